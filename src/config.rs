@@ -1,0 +1,172 @@
+//! The configuration as the program runs on it: complete, checked, every default filled in, nothing optional that
+//! need not be.
+//!
+//! `file` is what the user wrote; this is what it means. Nothing outside `config` sees the file's types, and no secret
+//! in here shows in `Debug`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use regex::Regex;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// The file itself, as given.
+    pub(crate) path: PathBuf,
+    /// Every consumer that a listener uses; the one of `[consumerConfig]` is named `default`.
+    pub(crate) consumers: Vec<Consumer>,
+    /// In the order of declaration.
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) lua: Lua,
+    pub(crate) log: Log,
+    pub(crate) daemon: Daemon,
+    /// What is allowed but deserves a word at every start and in `check`.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// One group membership.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Consumer {
+    pub(crate) name: String,
+    pub(crate) group_id: String,
+    /// Everything that librdkafka is told, by its own property names.
+    pub(crate) properties: BTreeMap<String, Value>,
+    /// `rebalanceTimeout`: how long a rebalance waits for this member, hence the longest possible drain.
+    pub(crate) rebalance_timeout: Duration,
+    /// `sessionTimeout`.
+    pub(crate) session_timeout: Duration,
+    /// `metadataMaxAge`: how often patterns are matched against the topics that exist.
+    pub(crate) metadata_max_age: Duration,
+    /// `requestTimeout`: the deadline of a query or a commit.
+    pub(crate) request_timeout: Duration,
+}
+
+/// A librdkafka property's value; a secret one never shows.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Value {
+    pub(crate) text: String,
+    pub(crate) secret: bool,
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.secret { "***" } else { &self.text })
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Listener {
+    /// Unique; the key of logs, status and of a message's outcome across reloads.
+    pub(crate) name: String,
+    /// Name of its consumer.
+    pub(crate) consumer: String,
+    pub(crate) topics: Vec<Topic>,
+    pub(crate) handler: Handler,
+    /// `subscription.fromBeginning`: counts only where the group has no committed offset.
+    pub(crate) from_beginning: bool,
+    pub(crate) run: Run,
+    pub(crate) max_in_flight: usize,
+    pub(crate) on_error: OnError,
+    pub(crate) retry: Retry,
+    pub(crate) limits: Limits,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Topic {
+    Literal(String),
+    /// Begins with `^`; matched by us against the topics that exist.
+    Pattern(Regex),
+}
+
+/// `"billing/orders.gotData"`: file `billing/orders.lua`, module `billing.orders`, function `gotData`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Handler {
+    /// As written.
+    pub(crate) text: String,
+    /// Below the handlers folder, with `/` and without `.lua`.
+    pub(crate) path: String,
+    /// Absent: the file itself returns the function.
+    pub(crate) function: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) auto_commit: bool,
+    pub(crate) auto_commit_interval: Option<Duration>,
+    pub(crate) auto_commit_threshold: Option<u64>,
+    /// Absent: all assigned partitions.
+    pub(crate) partitions_consumed_concurrently: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnError {
+    Retry,
+    Skip,
+    Stop,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Retry {
+    /// Runs, the first included; absent: without end.
+    pub(crate) attempts: Option<u32>,
+    pub(crate) initial_delay: Duration,
+    pub(crate) max_delay: Duration,
+    pub(crate) multiplier: f64,
+    /// Share of the delay, 0 to 1, by which it varies either way.
+    pub(crate) jitter: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Lua computing without a pause.
+    pub(crate) blocking: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lua {
+    /// The folder of handlers, absolute.
+    pub(crate) handlers: PathBuf,
+    pub(crate) workers: usize,
+    /// Bytes, of one VM.
+    pub(crate) memory: usize,
+    /// LuaRocks trees for `require`, in Lua's own template form, after the bundle.
+    pub(crate) path: String,
+    pub(crate) cpath: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Log {
+    /// An `EnvFilter` directive, as in `RUST_LOG`.
+    pub(crate) level: String,
+    pub(crate) format: LogFormat,
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) rotation: Rotation,
+    pub(crate) keep: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// Text on a terminal, journald under systemd, else JSON.
+    Auto,
+    Text,
+    Json,
+    Journald,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rotation {
+    Daily,
+    Hourly,
+    Minutely,
+    Never,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Daemon {
+    pub(crate) drain_deadline: Duration,
+    pub(crate) state_directory: PathBuf,
+    /// Where the control socket lies.
+    pub(crate) runtime_directory: PathBuf,
+}

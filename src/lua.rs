@@ -1,0 +1,67 @@
+//! Lua: one VM with the handlers of a bundle, and the calls that run in it.
+//!
+//! **Alone names mlua**, and knows nothing of Kafka: a message comes in as a [`Record`], and what a handler wants of the
+//! world (to sleep, to commit) goes out as a [`Wait`], which the worker answers by [`Vm::resume`].
+
+use std::time::Duration;
+
+use crate::message::Record;
+
+/// One message for one listener's handler.
+pub(crate) struct Call<'a> {
+    /// Index in the listeners of the VM's config.
+    pub(crate) listener: usize,
+    /// The same `Arc` for all messages of a lane: the VM keeps the Lua string of the last one it saw.
+    pub(crate) topic: &'a std::sync::Arc<str>,
+    pub(crate) partition: i32,
+    pub(crate) record: &'a dyn Record,
+    /// Runs of this message by this listener, this one included.
+    pub(crate) attempt: u32,
+}
+
+/// A call that waits; unique within its VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CallId(pub(crate) u64);
+
+/// How far a call has come.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Done,
+    Failed(Failure),
+    /// Answer by `Vm::resume`, or give it up by `Vm::cancel`.
+    Waits(CallId, Wait),
+}
+
+/// What a handler waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Sleep(Duration),
+    /// `ctx.commitOffsets(offset)`: the literal offset.
+    Commit(i64),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Answer {
+    Slept,
+    /// The offset that stands committed now, or why there is none: raised in the handler.
+    Committed(Result<i64, String>),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) kind: FailureKind,
+    /// One sentence, with `handlers/orders.lua:12:` where Lua knows it.
+    pub(crate) message: String,
+    pub(crate) traceback: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FailureKind {
+    Raised,
+    /// The handler returned `nil, err` or `false, err`.
+    Returned,
+    /// `limits.blocking`: the watchdog ended it; the VM should be replaced.
+    Blocking,
+    /// `[lua] memory`: the VM should be replaced.
+    Memory,
+}

@@ -1,0 +1,10 @@
+//! Nothing but the exit code: the program is the library beside it.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    moontide::cli::main()
+}

@@ -1,0 +1,64 @@
+//! What crosses modules: a record as Lua sees it, and what became of it.
+//!
+//! It knows neither Kafka's client nor Lua, so that each side can be tested without the other.
+
+/// One Kafka message, wherever its bytes lie.
+pub(crate) trait Record {
+    fn offset(&self) -> i64;
+    /// Milliseconds since the epoch, or -1 where the broker keeps none.
+    fn timestamp_ms(&self) -> i64;
+    /// `None` for a null key, `Some(b"")` for an empty one.
+    fn key(&self) -> Option<&[u8]>;
+    /// `None` for a tombstone.
+    fn value(&self) -> Option<&[u8]>;
+    /// Calls `each` with every header in the order of the message; names need not be UTF-8 and may repeat.
+    fn headers(&self, each: &mut dyn FnMut(&[u8], Option<&[u8]>));
+}
+
+/// A record of its own bytes: what waits long is copied into one, so that it does not pin a fetch buffer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OwnedRecord {
+    pub(crate) offset: i64,
+    pub(crate) timestamp_ms: i64,
+    pub(crate) key: Option<Box<[u8]>>,
+    pub(crate) value: Option<Box<[u8]>>,
+    pub(crate) headers: Vec<(Box<[u8]>, Option<Box<[u8]>>)>,
+}
+
+impl OwnedRecord {
+    pub(crate) fn copy_of(record: &dyn Record) -> Self {
+        let mut headers = Vec::new();
+        record.headers(&mut |name, value| headers.push((name.into(), value.map(Into::into))));
+        Self {
+            offset: record.offset(),
+            timestamp_ms: record.timestamp_ms(),
+            key: record.key().map(Into::into),
+            value: record.value().map(Into::into),
+            headers,
+        }
+    }
+}
+
+impl Record for OwnedRecord {
+    fn offset(&self) -> i64 {
+        self.offset
+    }
+
+    fn timestamp_ms(&self) -> i64 {
+        self.timestamp_ms
+    }
+
+    fn key(&self) -> Option<&[u8]> {
+        self.key.as_deref()
+    }
+
+    fn value(&self) -> Option<&[u8]> {
+        self.value.as_deref()
+    }
+
+    fn headers(&self, each: &mut dyn FnMut(&[u8], Option<&[u8]>)) {
+        for (name, value) in &self.headers {
+            each(name, value.as_deref());
+        }
+    }
+}

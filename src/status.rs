@@ -1,0 +1,114 @@
+//! What the daemon knows of itself, as `moontide status` prints it and the control socket sends it.
+//!
+//! Plain data: whoever has a fact writes it here, and the printing is done elsewhere. Times are milliseconds since the
+//! epoch.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Status {
+    pub(crate) version: String,
+    pub(crate) pid: u32,
+    pub(crate) config: String,
+    pub(crate) started_at: i64,
+    pub(crate) bundle: BundleStatus,
+    pub(crate) last_reload: Option<ReloadReport>,
+    /// Why a restart would fail: what is on disk now is bad.
+    pub(crate) disk: Option<String>,
+    /// Keys that were changed and take a restart.
+    pub(crate) waiting_for_restart: Vec<String>,
+    pub(crate) consumers: Vec<ConsumerStatus>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BundleStatus {
+    pub(crate) number: u64,
+    /// Hexadecimal hash of the bytes of config and Lua files.
+    pub(crate) hash: String,
+    pub(crate) loaded_at: i64,
+}
+
+/// How a reload ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ReloadReport {
+    pub(crate) at: i64,
+    pub(crate) result: ReloadResult,
+    /// The bundle in force afterwards.
+    pub(crate) bundle: u64,
+    /// The error of a rejected one, or a sentence on what changed.
+    pub(crate) message: String,
+    /// Keys whose new value waits for a restart.
+    pub(crate) waiting_for_restart: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum ReloadResult {
+    Applied,
+    Unchanged,
+    Rejected,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ConsumerStatus {
+    pub(crate) name: String,
+    pub(crate) group_id: String,
+    /// `connecting`, `joining`, `assigned`, `rebalancing`, `draining`, `closed`.
+    pub(crate) state: String,
+    /// The last error of broker or group, until things work again.
+    pub(crate) error: Option<String>,
+    pub(crate) error_since: Option<i64>,
+    /// The topics subscribed to, patterns expanded.
+    pub(crate) subscription: Vec<String>,
+    pub(crate) partitions: Vec<PartitionStatus>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PartitionStatus {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    /// The next offset to commit.
+    pub(crate) position: Option<i64>,
+    pub(crate) committed: Option<i64>,
+    /// Messages between the position and the end of the partition, where the end is known.
+    pub(crate) lag: Option<i64>,
+    /// Taken and unfinished.
+    pub(crate) in_flight: usize,
+    pub(crate) blocked: Option<Blocked>,
+}
+
+/// A message that keeps its lane waiting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Blocked {
+    pub(crate) offset: i64,
+    pub(crate) listener: String,
+    /// Runs so far.
+    pub(crate) attempt: u32,
+    /// The first failure.
+    pub(crate) since: i64,
+    pub(crate) next_attempt_at: i64,
+    pub(crate) error: String,
+}
+
+/// A request on the control socket: one line of JSON, answered by one line of JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "command")]
+pub(crate) enum Request {
+    Reload,
+    Status,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Response {
+    Reloaded(ReloadReport),
+    Status(Box<Status>),
+    /// What was wrong with the request.
+    Error(String),
+}
