@@ -12,4 +12,10 @@ mod bundle;
 
 mod status;
 
+mod systemd;
+
+mod logging;
+
+mod shutdown;
+
 pub mod cli;
