@@ -109,14 +109,20 @@ impl Guard {
         let new = total - dropped.told;
         if new > 0 && dropped.limit.allow(now).is_some() {
             dropped.told = total;
-            tracing::warn!(dropped = new, total, "log lines were dropped, as nobody took them fast enough");
+            tracing::warn!(
+                dropped = new,
+                total,
+                "log lines were dropped, as nobody took them fast enough"
+            );
         }
     }
 
     /// `[log] level` has changed. A level of the environment stays in force.
     pub(crate) fn set_level(&self, directives: &str) -> Result<(), String> {
         let filter = filter(directives).map_err(|error| format!("{error:#}"))?;
-        self.filter.reload(filter).map_err(|error| error.to_string())
+        self.filter
+            .reload(filter)
+            .map_err(|error| error.to_string())
     }
 
     /// To end the log file where `main` is not reached any more.
@@ -133,20 +139,42 @@ pub(crate) fn start(log: &config::Log, audience: Audience) -> anyhow::Result<Gua
     // The filter stands before the layers, so that a hidden line costs nothing anywhere.
     let (filter, handle) = reload::Layer::new(filter(&log.level)?);
 
-    let mut layers = vec![main_layer(form, audience, surroundings, log.format, &stderr)?];
+    let mut layers = vec![main_layer(
+        form,
+        audience,
+        surroundings,
+        log.format,
+        &stderr,
+    )?];
     let mut flush = None;
     let mut file = None;
     if let Some(path) = &log.file {
         let (writer, worker) = file_writer(path, log)?;
         file = Some(writer.error_counter());
         flush = Some(worker);
-        layers.push(if form == Form::Json { json(writer) } else { text(writer, false) });
+        layers.push(if form == Form::Json {
+            json(writer)
+        } else {
+            text(writer, false)
+        });
     }
-    let subscriber = tracing_subscriber::registry().with(filter).with(layers).with(librdkafka::Limits::default());
+    let subscriber = tracing_subscriber::registry()
+        .with(filter)
+        .with(layers)
+        .with(librdkafka::Limits::default());
     subscriber.try_init()?;
 
-    let dropped = Mutex::new(Dropped { told: 0, limit: RateLimit::new(1, DROPPED_WINDOW) });
-    Ok(Guard { filter: handle, stderr, file, flush: Flush(Arc::new(Mutex::new(flush))), dropped })
+    let dropped = Mutex::new(Dropped {
+        told: 0,
+        limit: RateLimit::new(1, DROPPED_WINDOW),
+    });
+    Ok(Guard {
+        filter: handle,
+        stderr,
+        file,
+        flush: Flush(Arc::new(Mutex::new(flush))),
+        dropped,
+    })
 }
 
 /// The filter of the environment, or else of the config.
@@ -166,7 +194,8 @@ fn main_layer(
     format: LogFormat,
     stderr: &Stderr,
 ) -> anyhow::Result<Boxed> {
-    let is_coloured = surroundings.is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let is_coloured = surroundings.is_terminal
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     Ok(match (form, audience) {
         (Form::Text, Audience::Person) => fmt::layer()
             .compact()
@@ -186,7 +215,8 @@ fn main_layer(
                 .boxed(),
             Err(_) if format == LogFormat::Auto => json(stderr.clone()),
             Err(error) => {
-                let message = "log.format: `journald` finds no journal; use `auto`, `json` or `text`";
+                let message =
+                    "log.format: `journald` finds no journal; use `auto`, `json` or `text`";
                 return Err(anyhow::Error::new(error).context(message));
             }
         },
@@ -197,7 +227,11 @@ fn text<W>(writer: W, is_coloured: bool) -> Boxed
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    fmt::layer().with_ansi(is_coloured).log_internal_errors(false).with_writer(writer).boxed()
+    fmt::layer()
+        .with_ansi(is_coloured)
+        .log_internal_errors(false)
+        .with_writer(writer)
+        .boxed()
 }
 
 /// One object a line; the fields stand beside `timestamp`, `level`, `target` and `message`.
@@ -219,21 +253,31 @@ where
 /// name in the config points at the latest one.
 fn file_writer(path: &Path, log: &config::Log) -> anyhow::Result<(NonBlocking, WorkerGuard)> {
     let place = || format!("log.file: `{}` cannot be written", path.display());
-    let name = path.file_name().and_then(OsStr::to_str).with_context(place)?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path
+        .file_name()
+        .and_then(OsStr::to_str)
+        .with_context(place)?;
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let rotation = match log.rotation {
         config::Rotation::Daily => rolling::Rotation::DAILY,
         config::Rotation::Hourly => rolling::Rotation::HOURLY,
         config::Rotation::Minutely => rolling::Rotation::MINUTELY,
         config::Rotation::Never => rolling::Rotation::NEVER,
     };
-    let builder = rolling::Builder::new().rotation(rotation).max_log_files(log.keep);
+    let builder = rolling::Builder::new()
+        .rotation(rotation)
+        .max_log_files(log.keep);
     let builder = if log.rotation == config::Rotation::Never {
         builder.filename_prefix(name)
     } else {
         let builder = builder.latest_symlink(name);
         match name.rsplit_once('.') {
-            Some((stem, suffix)) if !stem.is_empty() => builder.filename_prefix(stem).filename_suffix(suffix),
+            Some((stem, suffix)) if !stem.is_empty() => {
+                builder.filename_prefix(stem).filename_suffix(suffix)
+            }
             _ => builder.filename_prefix(name),
         }
     };

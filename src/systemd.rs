@@ -64,7 +64,9 @@ impl Notifier {
 
     /// How often to ping: half of `WatchdogSec=`, if the unit has it and means this process.
     pub(crate) fn watchdog_interval(&self) -> Option<Duration> {
-        sd_notify::watchdog_enabled().map(|limit| limit / 2).filter(|half| !half.is_zero())
+        sd_notify::watchdog_enabled()
+            .map(|limit| limit / 2)
+            .filter(|half| !half.is_zero())
     }
 
     pub(crate) fn watchdog(&self) {
@@ -88,7 +90,9 @@ impl Notifier {
                 }
                 continue;
             }
-            let is_due = interval.is_some_and(|interval| pinged.is_none_or(|at| now.duration_since(at) + LOOK > interval));
+            let is_due = interval.is_some_and(|interval| {
+                pinged.is_none_or(|at| now.duration_since(at) + LOOK > interval)
+            });
             if is_due {
                 self.watchdog();
                 pinged = Some(now);

@@ -12,20 +12,29 @@ const VARIABLES: [&str; 2] = ["MOONTIDE_LOG", "RUST_LOG"];
 /// What is wrong with `directives`, if anything: for `[log] level`.
 pub(crate) fn level_error(directives: &str) -> Option<String> {
     for part in directives.split(',').map(str::trim) {
-        let level = part.rsplit_once('=').map_or(part, |(_, level)| level.trim());
+        let level = part
+            .rsplit_once('=')
+            .map_or(part, |(_, level)| level.trim());
         let is_level = LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level));
         if !is_level {
             let levels = LEVELS.join("`, `");
-            return Some(format!("`{part}` is neither a level (`{levels}`) nor `target=level`"));
+            return Some(format!(
+                "`{part}` is neither a level (`{levels}`) nor `target=level`"
+            ));
         }
     }
-    EnvFilter::builder().parse(directives).err().map(|error| error.to_string())
+    EnvFilter::builder()
+        .parse(directives)
+        .err()
+        .map(|error| error.to_string())
 }
 
 /// The variable of the environment that decides, if one is set, and its value.
 pub(super) fn of_environment() -> Option<(&'static str, String)> {
     VARIABLES.into_iter().find_map(|name| {
-        let value = std::env::var(name).ok().filter(|value| !value.trim().is_empty())?;
+        let value = std::env::var(name)
+            .ok()
+            .filter(|value| !value.trim().is_empty())?;
         Some((name, value))
     })
 }
@@ -39,7 +48,10 @@ mod tests {
         let found = level_error(directives);
         match expected {
             None => assert_eq!(found, None),
-            Some(part) => assert!(found.as_ref().is_some_and(|found| found.contains(part)), "{found:?}"),
+            Some(part) => assert!(
+                found.as_ref().is_some_and(|found| found.contains(part)),
+                "{found:?}"
+            ),
         }
     }
 

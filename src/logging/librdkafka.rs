@@ -33,7 +33,10 @@ impl Limits {
         if let Some(limit) = limits.get_mut(key) {
             return limit.allow(now);
         }
-        limits.entry(key.to_owned()).or_insert_with(|| RateLimit::new(BURST, WINDOW)).allow(now)
+        limits
+            .entry(key.to_owned())
+            .or_insert_with(|| RateLimit::new(BURST, WINDOW))
+            .allow(now)
     }
 }
 
@@ -43,13 +46,20 @@ pub(crate) fn librdkafka(level: i32, facility: &str, client: &str, text: &str) {
     let left_out = tracing::dispatcher::get_default(|subscriber| {
         // Lines that the level hides are neither shown nor counted. The check comes first, as librdkafka's debug lines
         // are many.
-        let limits = subscriber.downcast_ref::<Limits>().filter(|_| is_enabled(level));
+        let limits = subscriber
+            .downcast_ref::<Limits>()
+            .filter(|_| is_enabled(level));
         limits.map_or(Some(0), |limits| limits.allow(facility, Instant::now()))
     });
     let Some(left_out) = left_out else { return };
     write(level, facility, client, text);
     if left_out > 0 {
-        write(level, facility, client, &format!("{left_out} similar lines left out"));
+        write(
+            level,
+            facility,
+            client,
+            &format!("{left_out} similar lines left out"),
+        );
     }
 }
 

@@ -1,7 +1,10 @@
 //! Where log lines go and in which form: what the config says, and what standard error is.
 //!
 //! The choice is pure; looking at standard error and at the environment is a function of its own.
-#![expect(unsafe_code, reason = "fstat(2) of standard error, whose identity systemd tells in JOURNAL_STREAM")]
+#![expect(
+    unsafe_code,
+    reason = "fstat(2) of standard error, whose identity systemd tells in JOURNAL_STREAM"
+)]
 
 use std::ffi::OsStr;
 use std::io::IsTerminal;
@@ -30,7 +33,8 @@ impl Surroundings {
         let stream = std::env::var_os("JOURNAL_STREAM");
         Self {
             is_terminal: std::io::stderr().is_terminal(),
-            is_journal: stream.is_some_and(|stream| Some(stream.as_os_str()) == stderr_identity().as_deref()),
+            is_journal: stream
+                .is_some_and(|stream| Some(stream.as_os_str()) == stderr_identity().as_deref()),
         }
     }
 }
@@ -65,9 +69,18 @@ fn stderr_identity() -> Option<Box<OsStr>> {
 mod tests {
     use super::*;
 
-    const TERMINAL: Surroundings = Surroundings { is_terminal: true, is_journal: false };
-    const JOURNAL: Surroundings = Surroundings { is_terminal: false, is_journal: true };
-    const PIPE: Surroundings = Surroundings { is_terminal: false, is_journal: false };
+    const TERMINAL: Surroundings = Surroundings {
+        is_terminal: true,
+        is_journal: false,
+    };
+    const JOURNAL: Surroundings = Surroundings {
+        is_terminal: false,
+        is_journal: true,
+    };
+    const PIPE: Surroundings = Surroundings {
+        is_terminal: false,
+        is_journal: false,
+    };
 
     #[test]
     fn auto_is_text_on_a_terminal_journald_under_systemd_and_else_json() {
