@@ -1,0 +1,3 @@
+//! Kafka: alone names rdkafka.
+
+pub(crate) mod property;
