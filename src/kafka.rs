@@ -7,6 +7,7 @@ mod client;
 mod error;
 mod list;
 mod message;
+pub(crate) mod property;
 
 pub(crate) use client::{Client, Closing, Committed, Event, Rebalance};
 pub(crate) use error::{Class, Error};
