@@ -10,6 +10,10 @@ mod lua;
 
 mod bundle;
 
+mod difference;
+
+mod watch;
+
 mod status;
 
 pub mod cli;
