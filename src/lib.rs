@@ -14,6 +14,8 @@ mod difference;
 
 mod watch;
 
+mod control;
+
 mod status;
 
 pub mod cli;
