@@ -22,7 +22,7 @@ use tracing::warn;
 
 use crate::status::{Request, Response};
 
-const SOCKET: &str = "moontide.sock";
+pub(crate) const SOCKET: &str = "moontide.sock";
 const LOCK: &str = "moontide.lock";
 
 /// `sun_path` of Linux has 108 bytes, that of other systems 104; the last one is zero.

@@ -10,7 +10,7 @@ use crate::status::Status;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Answers a status with `version` and leaves a reload without an answer.
-async fn daemon(directory: &Path, version: &str) -> tokio::task::JoinHandle<Result<()>> {
+fn daemon(directory: &Path, version: &str) -> tokio::task::JoinHandle<Result<()>> {
     let server = Server::bind(directory).unwrap();
     let (sender, mut requests) = mpsc::channel::<Ask>(1);
     let version = version.to_owned();
@@ -53,7 +53,7 @@ fn error<T: std::fmt::Debug>(result: Result<T>) -> String {
 #[tokio::test]
 async fn a_request_gets_its_answer() {
     let temp = TempDir::new().unwrap();
-    daemon(temp.path(), "1.2.3").await;
+    daemon(temp.path(), "1.2.3");
     for _ in 0..3 {
         match ask_beside(temp.path(), Request::Status, DEADLINE)
             .await
@@ -68,7 +68,7 @@ async fn a_request_gets_its_answer() {
 #[tokio::test]
 async fn a_request_that_the_daemon_drops_is_answered_nevertheless() {
     let temp = TempDir::new().unwrap();
-    daemon(temp.path(), "").await;
+    daemon(temp.path(), "");
     match ask_beside(temp.path(), Request::Reload, DEADLINE)
         .await
         .unwrap()
@@ -81,7 +81,7 @@ async fn a_request_that_the_daemon_drops_is_answered_nevertheless() {
 #[tokio::test]
 async fn a_bad_request_is_told_so() {
     let temp = TempDir::new().unwrap();
-    daemon(temp.path(), "").await;
+    daemon(temp.path(), "");
     let answer = say(temp.path(), b"{\"command\":\"dance\"}\n".to_vec()).await;
     assert!(
         answer.starts_with("{\"error\":\"bad request: unknown variant `dance`"),
@@ -94,7 +94,7 @@ async fn a_bad_request_is_told_so() {
 #[tokio::test]
 async fn silent_connections_do_not_keep_others_waiting() {
     let temp = TempDir::new().unwrap();
-    daemon(temp.path(), "").await;
+    daemon(temp.path(), "");
     let path = socket_path(temp.path()).unwrap();
     let _silent: Vec<_> = (0..CONNECTIONS_MAX - 1)
         .map(|_| UnixStream::connect(&path).unwrap())
@@ -139,7 +139,7 @@ async fn a_socket_that_was_left_behind_is_replaced() {
     let temp = TempDir::new().unwrap();
     drop(UnixListener::bind(temp.path().join(SOCKET)).unwrap());
     std::fs::write(temp.path().join(LOCK), "12345\n").unwrap();
-    daemon(temp.path(), "new").await;
+    daemon(temp.path(), "new");
     ask_beside(temp.path(), Request::Status, DEADLINE)
         .await
         .unwrap();

@@ -2,7 +2,7 @@
 //! files there are to compare.
 //!
 //! Knows nothing of events. Files are never watched themselves, because a save by rename leaves such a watch on the old
-//! file: always the directory that holds them, and the directory of each symbolic link on the way (a ConfigMap swaps
+//! file: always the directory that holds them, and the directory of each symbolic link on the way (a `ConfigMap` swaps
 //! only `..data`, `ln -sfn` only `current`). All directories are real paths, so none is watched under two names.
 
 use std::collections::hash_map::DefaultHasher;

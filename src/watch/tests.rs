@@ -201,6 +201,16 @@ async fn another_folder_of_handlers_is_watched_after_rearm() {
     case.write("other/orders.lua").await;
 }
 
+#[tokio::test]
+async fn saves_without_end_are_signalled_nevertheless() {
+    let mut case = Case::start(plain).await;
+    let start = Instant::now();
+    while timeout(PACE.quiet / 4, case.watch.changed()).await.is_err() {
+        fs::write(case.path("config.toml"), "again").unwrap();
+        assert!(start.elapsed() < DEADLINE, "no signal");
+    }
+}
+
 #[test]
 fn neither_reading_nor_a_log_beside_the_config_is_a_change() {
     let temp = TempDir::new().unwrap();
