@@ -283,7 +283,7 @@ impl Eye {
             self.report(refusal);
             // A directory that appeared meanwhile in one that was not watched yet told nobody.
             let again = Arc::new(Places::of(&self.config, &self.handlers));
-            if again.directories == places.directories {
+            if again == places {
                 break;
             }
             places = again;
@@ -304,19 +304,19 @@ impl Eye {
         };
         let mut refusal = None;
         // Parents come first, so that one who sees a folder vanish here is told when it comes back.
-        for (directory, interest) in &places.directories {
-            match watcher.watch(directory, RecursiveMode::NonRecursive) {
-                Ok(()) => _ = self.armed.insert(directory.clone()),
-                Err(error) if is_missing(&error) || !interest.essential => {}
+        for (path, essential) in places.targets() {
+            match watcher.watch(path, RecursiveMode::NonRecursive) {
+                Ok(()) => _ = self.armed.insert(path.clone()),
+                Err(error) if is_missing(&error) || !essential => {}
                 Err(error) => refusal = Some(error),
             }
         }
-        let keep = |directory: &PathBuf| places.directories.contains_key(directory);
-        for directory in self.armed.iter().filter(|directory| !keep(directory)) {
+        let targets: BTreeSet<&PathBuf> = places.targets().map(|(path, _)| path).collect();
+        for path in self.armed.iter().filter(|path| !targets.contains(path)) {
             // It may be gone, and its watch with it.
-            let _ = watcher.unwatch(directory);
+            let _ = watcher.unwatch(path);
         }
-        self.armed.retain(keep);
+        self.armed.retain(|path| targets.contains(path));
         refusal
     }
 

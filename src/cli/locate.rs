@@ -23,6 +23,15 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    /// The daemon of a runtime directory.
+    #[cfg(test)]
+    pub(crate) fn of(directory: &Path) -> Self {
+        Self {
+            config: None,
+            runtime_directory: Some(directory.to_owned()),
+        }
+    }
+
     /// The directory to ask in.
     pub(crate) fn directory(&self) -> PathBuf {
         if let Some(directory) = &self.runtime_directory {

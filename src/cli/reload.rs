@@ -102,6 +102,33 @@ mod tests {
         );
     }
 
+    #[tokio::test]
+    async fn the_daemon_is_asked_for_its_outcome() {
+        let temp = tempfile::TempDir::new().unwrap();
+        let server = control::Server::bind(temp.path()).unwrap();
+        let (sender, mut requests) = tokio::sync::mpsc::channel::<control::Ask>(1);
+        let serving = tokio::spawn(server.serve(sender));
+        let daemon = Daemon::of(temp.path());
+        let asking =
+            tokio::task::spawn_blocking(move || reload(&daemon, Duration::from_secs(20)).unwrap());
+        let (request, answer) = requests.recv().await.unwrap();
+        assert!(matches!(request, Request::Reload));
+        let report = ReloadReport {
+            at: 1,
+            result: ReloadResult::Rejected,
+            bundle: 7,
+            message: "config.toml:12:1: unknown key".into(),
+            waiting_for_restart: vec!["log.file".into()],
+        };
+        answer.send(Response::Reloaded(report.clone())).unwrap();
+        assert_eq!(
+            format!("{:?}", asking.await.unwrap()),
+            format!("{report:?}")
+        );
+        drop(requests);
+        serving.await.unwrap().unwrap();
+    }
+
     #[test]
     fn people_and_scripts_learn_how_it_ended() {
         let added = "listeners added: `orders`";

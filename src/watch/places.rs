@@ -1,9 +1,9 @@
 //! Where a change of config or handlers would show: which directories to watch, for which names in them, and which
 //! files there are to compare.
 //!
-//! Knows nothing of events. Files are never watched themselves, because a save by rename leaves such a watch on the old
-//! file: always the directory that holds them, and the directory of each symbolic link on the way (a `ConfigMap` swaps
-//! only `..data`, `ln -sfn` only `current`). All directories are real paths, so none is watched under two names.
+//! A file's own watch is not enough, because a save by rename leaves it on the old file: watched is the directory that
+//! holds it, and the directory of each symbolic link on the way (a `ConfigMap` swaps only `..data`, `ln -sfn` only
+//! `current`). All directories are real paths, so none is watched under two names.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -21,7 +21,10 @@ const SYMLINKS_MAX: usize = 40;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Places {
-    pub(super) directories: BTreeMap<PathBuf, Interest>,
+    directories: BTreeMap<PathBuf, Interest>,
+    /// The config's real file, which is watched as well: when it alone is mounted into a container, the directory
+    /// there hears nothing of a save outside.
+    config: Option<PathBuf>,
     /// The config and every Lua file, as a loader names them.
     files: BTreeSet<PathBuf>,
 }
@@ -33,7 +36,7 @@ pub(super) struct Interest {
     /// Part of the handlers: every Lua file counts, and whatever appears or goes, for it may be a folder.
     handlers: bool,
     /// Without a watch here ordinary saves would be missed.
-    pub(super) essential: bool,
+    essential: bool,
 }
 
 /// How closely files are compared.
@@ -49,9 +52,21 @@ impl Places {
     pub(super) fn of(config: &Path, handlers: &Path) -> Self {
         let mut places = Self::default();
         places.files.insert(config.to_owned());
-        places.add_file(config);
+        places.config = places.follow(config);
+        if let Some(real) = places.config.clone() {
+            places.add_name(&real, true);
+        }
         places.add_handlers(handlers);
         places
+    }
+
+    /// What to watch, parents first, and whether it is essential.
+    pub(super) fn targets(&self) -> impl Iterator<Item = (&PathBuf, bool)> {
+        let directories = self
+            .directories
+            .iter()
+            .map(|(path, interest)| (path, interest.essential));
+        directories.chain(self.config.iter().map(|path| (path, false)))
     }
 
     /// Whether `event` can have changed what a loader reads.
@@ -95,12 +110,6 @@ impl Places {
             }
         }
         hasher.finish()
-    }
-
-    fn add_file(&mut self, path: &Path) {
-        if let Some(real) = self.follow(path) {
-            self.add_name(&real, true);
-        }
     }
 
     fn add_handlers(&mut self, handlers: &Path) {

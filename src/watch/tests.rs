@@ -202,6 +202,21 @@ async fn another_folder_of_handlers_is_watched_after_rearm() {
 }
 
 #[tokio::test]
+async fn a_config_that_is_written_by_another_way_than_its_directory_is_signalled() {
+    // As when the file alone is mounted into a container.
+    let mut case = Case::start(plain).await;
+    fs::hard_link(
+        case.path("config.toml"),
+        case.temp.path().join("outside.toml"),
+    )
+    .unwrap();
+    for text in ["new", "newer"] {
+        fs::write(case.temp.path().join("outside.toml"), text).unwrap();
+        case.signal(text).await;
+    }
+}
+
+#[tokio::test]
 async fn saves_without_end_are_signalled_nevertheless() {
     let mut case = Case::start(plain).await;
     let start = Instant::now();
