@@ -3,9 +3,14 @@
 //! Alone prints and exits; everything below returns what happened.
 
 mod check;
+mod locate;
+mod reload;
+mod run;
 mod schema;
+mod status;
+mod terminal;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -39,8 +44,11 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Arguments),
     /// Checks the configuration and its handlers without a broker, and prints what would run.
     Check(check::Arguments),
+    Reload(reload::Arguments),
+    Status(status::Arguments),
     /// Prints the JSON Schema of the configuration.
     Schema(schema::Arguments),
 }
@@ -55,12 +63,14 @@ pub(crate) struct ConfigOption {
 
 impl ConfigOption {
     pub(crate) fn path(&self) -> PathBuf {
-        let given = self
-            .config
-            .clone()
-            .or_else(|| std::env::var_os("MOONTIDE_CONFIG").map(PathBuf::from));
-        given.unwrap_or_else(|| "config.toml".into())
+        config_path(self.config.as_deref())
     }
+}
+
+/// The configuration that is meant: as given, else of the environment, else `config.toml` here.
+fn config_path(given: Option<&Path>) -> PathBuf {
+    let environment = || std::env::var_os("MOONTIDE_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+    given.map(Path::to_owned).or_else(environment).unwrap_or_else(|| PathBuf::from("config.toml"))
 }
 
 /// Parses the command line, runs the subcommand and tells its exit code.
@@ -68,7 +78,10 @@ impl ConfigOption {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let exit = match &arguments.command {
+        Command::Run(arguments) => run::run(arguments),
         Command::Check(arguments) => check::run(arguments),
+        Command::Reload(arguments) => reload::run(arguments),
+        Command::Status(arguments) => status::run(arguments),
         Command::Schema(arguments) => schema::run(arguments),
     };
     exit.into()
