@@ -1,9 +1,12 @@
 //! Signals, as one token with one deadline.
 //!
 //! The first SIGTERM or SIGINT asks for a drain, the second ends the process at once; SIGHUP asks for a reload. What a
-//! signal means is pure. They are heard on a thread of their own, so that the second one works however busy the rest is.
-//! SIGPIPE is already ignored: Rust starts every program so.
-#![expect(unsafe_code, reason = "_exit(2) for the second signal: no destructor may hold the process up")]
+//! signal means is pure. They are heard on a thread of their own, so that the second one works however busy the rest
+//! is. SIGPIPE is already ignored: Rust starts every program so.
+#![expect(
+    unsafe_code,
+    reason = "_exit(2) for the second signal: no destructor may hold the process up"
+)]
 
 use std::io;
 use std::thread::JoinHandle;
@@ -115,7 +118,9 @@ pub(crate) struct Signals {
 impl Signals {
     /// When this returns, the handlers stand: no later signal takes its default action.
     pub(crate) fn listen(reactions: Reactions) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()?;
         let entered = runtime.enter();
         let mut ears = Ears {
             terminate: signal(SignalKind::terminate())?,
@@ -124,15 +129,20 @@ impl Signals {
         };
         drop(entered);
         let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    () = hear(&mut ears, &reactions) => {}
-                    _ = stopped => {}
-                }
-            });
-        })?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = hear(&mut ears, &reactions) => {}
+                        _ = stopped => {}
+                    }
+                });
+            })?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 }
 
@@ -171,11 +181,17 @@ async fn hear(ears: &mut Ears, reactions: &Reactions) {
             Action::Drain => {
                 is_stopping = true;
                 let drain = (reactions.drain)();
-                tracing::info!(signal = arrived.name(), ?drain, "stopping: running calls may finish");
+                tracing::info!(
+                    signal = arrived.name(),
+                    ?drain,
+                    "stopping: running calls may finish"
+                );
                 reactions.trigger.request(drain);
             }
             Action::End => {
-                tracing::warn!("a second signal: ending at once; what was not committed will be delivered again");
+                tracing::warn!(
+                    "a second signal: ending at once; what was not committed will be delivered again"
+                );
                 (reactions.flush)();
                 // SAFETY: it only ends the process. Nothing unfinished was committed, so that nothing is lost.
                 unsafe { libc::_exit(1) }

@@ -4,6 +4,7 @@
 //! the daemon. What a config says is therefore checked more strictly than what the environment says.
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// They win over the config, the first one first.
@@ -12,20 +13,34 @@ const VARIABLES: [&str; 2] = ["MOONTIDE_LOG", "RUST_LOG"];
 /// What is wrong with `directives`, if anything: for `[log] level`.
 pub(crate) fn level_error(directives: &str) -> Option<String> {
     for part in directives.split(',').map(str::trim) {
-        let level = part.rsplit_once('=').map_or(part, |(_, level)| level.trim());
+        let level = part
+            .rsplit_once('=')
+            .map_or(part, |(_, level)| level.trim());
         let is_level = LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level));
         if !is_level {
             let levels = LEVELS.join("`, `");
-            return Some(format!("`{part}` is neither a level (`{levels}`) nor `target=level`"));
+            return Some(format!(
+                "`{part}` is neither a level (`{levels}`) nor `target=level`"
+            ));
         }
     }
-    EnvFilter::builder().parse(directives).err().map(|error| error.to_string())
+    parse(directives).err().map(|error| error.to_string())
+}
+
+/// Spaces around commas are allowed, and `EnvFilter` takes none.
+pub(super) fn parse(directives: &str) -> Result<EnvFilter, ParseError> {
+    let parts: Vec<&str> = directives.split(',').map(str::trim).collect();
+    EnvFilter::builder()
+        .with_regex(false)
+        .parse(parts.join(","))
 }
 
 /// The variable of the environment that decides, if one is set, and its value.
 pub(super) fn of_environment() -> Option<(&'static str, String)> {
     VARIABLES.into_iter().find_map(|name| {
-        let value = std::env::var(name).ok().filter(|value| !value.trim().is_empty())?;
+        let value = std::env::var(name)
+            .ok()
+            .filter(|value| !value.trim().is_empty())?;
         Some((name, value))
     })
 }
@@ -39,7 +54,10 @@ mod tests {
         let found = level_error(directives);
         match expected {
             None => assert_eq!(found, None),
-            Some(part) => assert!(found.as_ref().is_some_and(|found| found.contains(part)), "{found:?}"),
+            Some(part) => assert!(
+                found.as_ref().is_some_and(|found| found.contains(part)),
+                "{found:?}"
+            ),
         }
     }
 

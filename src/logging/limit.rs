@@ -17,12 +17,20 @@ pub(crate) struct RateLimit {
 
 impl RateLimit {
     pub(crate) fn new(burst: u32, window: Duration) -> Self {
-        Self { burst, window, began: None, shown: 0, left_out: 0 }
+        Self {
+            burst,
+            window,
+            began: None,
+            shown: 0,
+            left_out: 0,
+        }
     }
 
     /// `Some(n)`: the line may appear, and `n` were left out since the last one. `None`: it is left out itself.
     pub(crate) fn allow(&mut self, now: Instant) -> Option<u64> {
-        let over = self.began.is_none_or(|began| now.saturating_duration_since(began) >= self.window);
+        let over = self
+            .began
+            .is_none_or(|began| now.saturating_duration_since(began) >= self.window);
         if over {
             self.began = Some(now);
             self.shown = 0;
@@ -58,12 +66,30 @@ mod tests {
 
     #[test]
     fn the_first_line_of_the_next_window_tells_how_many_were_left_out() {
-        check(1, &[(0, Some(0)), (1, None), (2, None), (10_000, Some(2)), (10_001, None), (20_000, Some(1))]);
+        check(
+            1,
+            &[
+                (0, Some(0)),
+                (1, None),
+                (2, None),
+                (10_000, Some(2)),
+                (10_001, None),
+                (20_000, Some(1)),
+            ],
+        );
     }
 
     #[test]
     fn a_window_begins_with_its_first_line() {
-        check(1, &[(0, Some(0)), (15_000, Some(0)), (20_000, None), (25_000, Some(1))]);
+        check(
+            1,
+            &[
+                (0, Some(0)),
+                (15_000, Some(0)),
+                (20_000, None),
+                (25_000, Some(1)),
+            ],
+        );
     }
 
     #[test]

@@ -18,6 +18,10 @@ impl FormatTime for LocalTime {
             libc::localtime_r(&raw const now, parts.as_mut_ptr());
             parts.assume_init()
         };
-        write!(writer, "{:02}:{:02}:{:02}", parts.tm_hour, parts.tm_min, parts.tm_sec)
+        write!(
+            writer,
+            "{:02}:{:02}:{:02}",
+            parts.tm_hour, parts.tm_min, parts.tm_sec
+        )
     }
 }

@@ -1,7 +1,10 @@
 //! Where log lines go and in which form: what the config says, and what standard error is.
 //!
 //! The choice is pure; looking at standard error and at the environment is a function of its own.
-#![expect(unsafe_code, reason = "fstat(2) of standard error, whose identity systemd tells in JOURNAL_STREAM")]
+#![expect(
+    unsafe_code,
+    reason = "fstat(2) of standard error, whose identity systemd tells in JOURNAL_STREAM"
+)]
 
 use std::ffi::OsStr;
 use std::io::IsTerminal;
@@ -30,7 +33,8 @@ impl Surroundings {
         let stream = std::env::var_os("JOURNAL_STREAM");
         Self {
             is_terminal: std::io::stderr().is_terminal(),
-            is_journal: stream.is_some_and(|stream| Some(stream.as_os_str()) == stderr_identity().as_deref()),
+            is_journal: stream
+                .is_some_and(|stream| Some(stream.as_os_str()) == stderr_identity().as_deref()),
         }
     }
 }
@@ -38,11 +42,10 @@ impl Surroundings {
 pub(super) fn form(format: LogFormat, surroundings: Surroundings) -> Form {
     match format {
         LogFormat::Text => Form::Text,
-        LogFormat::Json => Form::Json,
         LogFormat::Journald => Form::Journald,
         LogFormat::Auto if surroundings.is_terminal => Form::Text,
         LogFormat::Auto if surroundings.is_journal => Form::Journald,
-        LogFormat::Auto => Form::Json,
+        LogFormat::Json | LogFormat::Auto => Form::Json,
     }
 }
 
@@ -65,9 +68,18 @@ fn stderr_identity() -> Option<Box<OsStr>> {
 mod tests {
     use super::*;
 
-    const TERMINAL: Surroundings = Surroundings { is_terminal: true, is_journal: false };
-    const JOURNAL: Surroundings = Surroundings { is_terminal: false, is_journal: true };
-    const PIPE: Surroundings = Surroundings { is_terminal: false, is_journal: false };
+    const TERMINAL: Surroundings = Surroundings {
+        is_terminal: true,
+        is_journal: false,
+    };
+    const JOURNAL: Surroundings = Surroundings {
+        is_terminal: false,
+        is_journal: true,
+    };
+    const PIPE: Surroundings = Surroundings {
+        is_terminal: false,
+        is_journal: false,
+    };
 
     #[test]
     fn auto_is_text_on_a_terminal_journald_under_systemd_and_else_json() {

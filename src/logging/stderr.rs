@@ -3,7 +3,10 @@
 //! `eprintln!` panics when the reader of a pipe has gone, and blocks when the reader has stopped reading; a daemon that
 //! stands still because nobody reads its log would lose its group membership. Here a line whose reader does not take it
 //! within a second is dropped and counted, and so are the next ones until the pipe can be written again.
-#![expect(unsafe_code, reason = "poll(2) tells whether a write would block, without making the shared pipe non-blocking")]
+#![expect(
+    unsafe_code,
+    reason = "poll(2) tells whether a write would block, without making the shared pipe non-blocking"
+)]
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,7 +53,11 @@ impl Stderr {
 
 fn write_piece(fd: libc::c_int, mut piece: &[u8], wait_ms: i32) -> io::Result<()> {
     while !piece.is_empty() {
-        let mut ready = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
+        let mut ready = libc::pollfd {
+            fd,
+            events: libc::POLLOUT,
+            revents: 0,
+        };
         // SAFETY: one initialised pollfd, and its count.
         let found = unsafe { libc::poll(&raw mut ready, 1, wait_ms) };
         if found == 0 {

@@ -48,7 +48,9 @@ impl Beat {
 
     /// How long one turn may take from now on.
     pub(crate) fn allow(&self, allowance: Duration) {
-        self.0.allowance_ms.store(millis(allowance), Ordering::Relaxed);
+        self.0
+            .allowance_ms
+            .store(millis(allowance), Ordering::Relaxed);
     }
 }
 
@@ -67,7 +69,11 @@ impl Progress {
             has_ended: AtomicBool::new(false),
         });
         let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        looks.threads.push(Thread { beat: Arc::clone(&beat), seen: 0, still_for: Duration::ZERO });
+        looks.threads.push(Thread {
+            beat: Arc::clone(&beat),
+            seen: 0,
+            still_for: Duration::ZERO,
+        });
         Beat(beat)
     }
 
@@ -76,7 +82,9 @@ impl Progress {
         let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let last = looks.last.replace(now).unwrap_or(now);
         let passed = now.saturating_duration_since(last).min(LOOK_MAX);
-        looks.threads.retain(|thread| !thread.beat.has_ended.load(Ordering::Relaxed));
+        looks
+            .threads
+            .retain(|thread| !thread.beat.has_ended.load(Ordering::Relaxed));
         let mut stalled = None;
         for thread in &mut looks.threads {
             let turns = thread.beat.turns.load(Ordering::Relaxed);
@@ -90,7 +98,10 @@ impl Progress {
             if thread.still_for > allowance && stalled.is_none() {
                 let still_for = thread.still_for.as_secs();
                 let name = &thread.beat.name;
-                stalled = Some(format!("{name}, for {still_for} s where {} s are allowed", allowance.as_secs()));
+                stalled = Some(format!(
+                    "{name}, for {still_for} s where {} s are allowed",
+                    allowance.as_secs()
+                ));
             }
         }
         stalled
