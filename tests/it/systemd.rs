@@ -39,7 +39,10 @@ fn bad_config() -> String {
 
 #[test]
 fn it_is_ready_without_a_broker_says_so_and_stops_cleanly() {
-    let Some(machine) = Machine::boot(&config(), "") else {
+    // A credential that could not be read would be a bad config.
+    let config = config().replace("systemd-test", "${credential:group}");
+    let credential = "[Service]\nLoadCredential=group:/etc/machine-id";
+    let Some(machine) = Machine::boot(&config, credential) else {
         return;
     };
     machine.succeed(&["systemctl", "start", "moontide"]);
@@ -166,6 +169,77 @@ fn the_journal_has_priorities_and_fields() {
         .filter(|line| field(line, "TARGET").starts_with("moontide"));
     let priorities: Vec<String> = ours.map(|line| field(line, "PRIORITY")).collect();
     assert!(priorities.contains(&"6".to_owned()), "{priorities:?}");
+}
+
+/// The unit around a program that ends at once with `code`.
+fn ends_with(code: u8) -> String {
+    format!("[Service]\nExecStart=\nExecStart=/bin/sh -c 'exit {code}'\nRestartSec=0")
+}
+
+#[test]
+fn a_message_that_stopped_it_keeps_it_stopped() {
+    let Some(machine) = Machine::boot(&config(), &ends_with(65)) else {
+        return;
+    };
+    assert!(
+        !machine
+            .run(&["systemctl", "start", "moontide"])
+            .status
+            .success()
+    );
+    wait_for("it has failed", || {
+        machine.property("ActiveState") == "failed"
+    });
+    assert_eq!(machine.property("NRestarts"), "0", "{}", machine.log());
+}
+
+#[test]
+fn any_other_failure_restarts_it_however_often() {
+    let Some(machine) = Machine::boot(&config(), &ends_with(1)) else {
+        return;
+    };
+    // The default limit would give up after five.
+    machine.succeed(&["systemctl", "start", "--no-block", "moontide"]);
+    wait_for("ten restarts", || {
+        machine.property("NRestarts").parse::<u32>().unwrap() >= 10
+    });
+}
+
+#[test]
+fn a_reload_of_which_something_waits_for_a_restart_is_a_success() {
+    let reload = "[Service]\nExecReload=\nExecReload=/bin/sh -c 'exit 3'";
+    let Some(machine) = Machine::boot(&config(), reload) else {
+        return;
+    };
+    machine.succeed(&["systemctl", "start", "moontide"]);
+    machine.succeed(&["systemctl", "reload", "moontide"]);
+    assert_eq!(machine.property("ActiveState"), "active");
+}
+
+#[test]
+fn with_the_drop_in_a_reload_is_a_signal_that_is_answered() {
+    let dropin = fs::read_to_string(format!("{UNITS}/notify-reload.conf")).unwrap();
+    let Some(machine) = Machine::boot(&config(), &dropin) else {
+        return;
+    };
+    let version = machine.succeed(&["systemctl", "--version"]);
+    let version = version.split_whitespace().nth(1).unwrap();
+    let version: u32 = version.split('.').next().unwrap().parse().unwrap();
+    if version < 253 {
+        skip(&format!(
+            "Type=notify-reload takes systemd 253, this is {version}"
+        ));
+        return;
+    }
+    machine.succeed(&["systemctl", "start", "moontide"]);
+    let process = machine.property("MainPID");
+    machine.succeed(&["systemctl", "reload", "moontide"]);
+    machine.write("/etc/moontide/config.toml", &bad_config());
+    machine.succeed(&["systemctl", "reload", "moontide"]);
+    wait_for("the reason in the journal", || {
+        machine.log().contains("handlr")
+    });
+    assert_eq!(machine.property("MainPID"), process);
 }
 
 /// The units as `systemd-analyze` reads them, with the built binary in place of the installed one.
