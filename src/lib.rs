@@ -6,9 +6,33 @@ mod message;
 
 mod config;
 
+mod route;
+
+mod retry;
+
+mod offsets;
+
+mod lanes;
+
+mod start;
+
+mod mailbox;
+
+mod kafka;
+
 mod lua;
 
 mod bundle;
+
+mod partition;
+
+mod asker;
+
+mod consumer;
+
+mod worker;
+
+mod supervisor;
 
 mod status;
 
