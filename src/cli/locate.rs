@@ -58,8 +58,8 @@ fn places(config: &Path, text: &str, environment: &dyn Fn(&str) -> Option<String
     let given = given
         .split(':')
         .next()
-        .filter(|directory| !directory.is_empty())
-        .map(PathBuf::from);
+        .map(PathBuf::from)
+        .filter(|directory| directory.is_absolute());
     // The last is where the daemon is when systemd runs it, which gives that variable to nobody but the daemon.
     given
         .into_iter()
