@@ -6,9 +6,33 @@ mod message;
 
 mod config;
 
+mod route;
+
+mod retry;
+
+mod offsets;
+
+mod lanes;
+
+mod start;
+
+mod mailbox;
+
+mod kafka;
+
 mod lua;
 
 mod bundle;
+
+mod partition;
+
+mod asker;
+
+mod consumer;
+
+mod worker;
+
+mod supervisor;
 
 mod difference;
 
@@ -17,5 +41,11 @@ mod watch;
 mod control;
 
 mod status;
+
+mod systemd;
+
+mod logging;
+
+mod shutdown;
 
 pub mod cli;

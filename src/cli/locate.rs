@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-const CONFIG_HELP: &str =
-    "The configuration that the daemon runs on [default: $MOONTIDE_CONFIG, else config.toml]";
+use super::ConfigOption;
 
 const RUNTIME_DIRECTORY_HELP: &str = "The daemon's runtime directory [default: daemon.runtimeDirectory of the \
     configuration, else $RUNTIME_DIRECTORY, else .moontide beside the configuration or /run/moontide]";
@@ -16,8 +15,8 @@ const RUNTIME_DIRECTORY_HELP: &str = "The daemon's runtime directory [default: d
 /// Options of the subcommands that talk to a daemon.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Daemon {
-    #[arg(short, long, value_name = "FILE", help = CONFIG_HELP)]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigOption,
     #[arg(long, value_name = "DIR", help = RUNTIME_DIRECTORY_HELP)]
     runtime_directory: Option<PathBuf>,
 }
@@ -27,7 +26,7 @@ impl Daemon {
     #[cfg(test)]
     pub(crate) fn of(directory: &Path) -> Self {
         Self {
-            config: None,
+            config: ConfigOption { config: None },
             runtime_directory: Some(directory.to_owned()),
         }
     }
@@ -37,7 +36,7 @@ impl Daemon {
         if let Some(directory) = &self.runtime_directory {
             return directory.clone();
         }
-        let config = super::config_path(self.config.as_deref());
+        let config = self.config.path();
         let text = std::fs::read_to_string(&config).unwrap_or_default();
         let environment = |name: &str| std::env::var(name).ok();
         let places = places(&config, &text, &environment);
