@@ -10,7 +10,7 @@ mod schema;
 mod status;
 mod terminal;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -63,14 +63,9 @@ pub(crate) struct ConfigOption {
 
 impl ConfigOption {
     pub(crate) fn path(&self) -> PathBuf {
-        config_path(self.config.as_deref())
+        let environment = || std::env::var_os("MOONTIDE_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        self.config.clone().or_else(environment).unwrap_or_else(|| PathBuf::from("config.toml"))
     }
-}
-
-/// The configuration that is meant: as given, else of the environment, else `config.toml` here.
-fn config_path(given: Option<&Path>) -> PathBuf {
-    let environment = || std::env::var_os("MOONTIDE_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
-    given.map(Path::to_owned).or_else(environment).unwrap_or_else(|| PathBuf::from("config.toml"))
 }
 
 /// Parses the command line, runs the subcommand and tells its exit code.

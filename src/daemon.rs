@@ -69,7 +69,7 @@ impl From<anyhow::Error> for StartError {
 
 /// Runs until it is stopped.
 pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
-    let notifier = Notifier::default();
+    let notifier = Arc::new(Notifier::of_environment());
     let loaded = load::bundle(&options.config, 1, options.adjust.as_ref()).map_err(StartError::Config)?;
     let config = loaded.config.clone();
     let guard = Arc::new(logging::start(&config.log, options.audience)?);
@@ -132,7 +132,7 @@ fn first_status(fleet: &Fleet) -> Status {
 
 /// What the main thread looks after.
 struct Supervisor {
-    notifier: Notifier,
+    notifier: Arc<Notifier>,
     progress: Arc<Progress>,
     guard: Arc<logging::Guard>,
     trigger: Trigger,
@@ -165,12 +165,11 @@ impl Supervisor {
         let mut reloading: Option<Reloading> = None;
         let mut ended = Ended::Stopped;
         let (shutdown, progress) = (self.shutdown.clone(), self.progress.clone());
-        let notifier = Arc::new(std::mem::take(&mut self.notifier));
+        let notifier = self.notifier.clone();
         let feeder = tokio::spawn({
             let notifier = notifier.clone();
             async move { notifier.watch(progress).await }
         });
-        self.notifier = Notifier::default();
         loop {
             tokio::select! {
                 biased;

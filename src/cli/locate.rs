@@ -5,10 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use toml::de::DeTable;
-
-const CONFIG_HELP: &str =
-    "The configuration that the daemon runs on [default: $MOONTIDE_CONFIG, else config.toml]";
+use super::ConfigOption;
+use crate::{config, control};
 
 const RUNTIME_DIRECTORY_HELP: &str = "The daemon's runtime directory [default: daemon.runtimeDirectory of the \
     configuration, else $RUNTIME_DIRECTORY, else .moontide beside the configuration or /run/moontide]";
@@ -16,8 +14,8 @@ const RUNTIME_DIRECTORY_HELP: &str = "The daemon's runtime directory [default: d
 /// Options of the subcommands that talk to a daemon.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Daemon {
-    #[arg(short, long, value_name = "FILE", help = CONFIG_HELP)]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigOption,
     #[arg(long, value_name = "DIR", help = RUNTIME_DIRECTORY_HELP)]
     runtime_directory: Option<PathBuf>,
 }
@@ -27,7 +25,7 @@ impl Daemon {
     #[cfg(test)]
     pub(crate) fn of(directory: &Path) -> Self {
         Self {
-            config: None,
+            config: ConfigOption { config: None },
             runtime_directory: Some(directory.to_owned()),
         }
     }
@@ -37,29 +35,28 @@ impl Daemon {
         if let Some(directory) = &self.runtime_directory {
             return directory.clone();
         }
-        let config = super::config_path(self.config.as_deref());
-        let text = std::fs::read_to_string(&config).unwrap_or_default();
+        let path = self.config.path();
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
         let environment = |name: &str| std::env::var(name).ok();
-        let places = places(&config, &text, &environment);
-        let listens = |place: &&PathBuf| place.join(crate::control::SOCKET).exists();
+        let places = places(&path, &text, &environment);
+        let listens = |place: &&PathBuf| place.join(control::SOCKET).exists();
         places.iter().find(listens).unwrap_or(&places[0]).clone()
     }
 }
 
 /// Runtime directories in which the daemon of this configuration may be, the likeliest first; never none.
-fn places(config: &Path, text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {
-    let beside = config.parent().unwrap_or(Path::new(""));
-    if let Some(directory) = configured(text).and_then(|directory| expand(&directory, environment))
-    {
-        return vec![beside.join(directory)];
+fn places(path: &Path, text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {
+    if let Some(directory) = config::runtime_directory(path, text, environment) {
+        return vec![directory];
     }
+    let beside = path.parent().unwrap_or(Path::new(""));
     // systemd separates several by colons; ours is the first.
     let given = environment("RUNTIME_DIRECTORY").unwrap_or_default();
     let given = given
         .split(':')
         .next()
-        .filter(|directory| !directory.is_empty())
-        .map(PathBuf::from);
+        .map(PathBuf::from)
+        .filter(|directory| directory.is_absolute());
     // The last is where the daemon is when systemd runs it, which gives that variable to nobody but the daemon.
     given
         .into_iter()
@@ -67,49 +64,18 @@ fn places(config: &Path, text: &str, environment: &dyn Fn(&str) -> Option<String
         .collect()
 }
 
-/// `daemon.runtimeDirectory` as written, also of a file that has errors elsewhere.
-fn configured(text: &str) -> Option<String> {
-    let (table, _errors) = DeTable::parse_recoverable(text);
-    let daemon = table.get_ref().get("daemon")?.get_ref();
-    Some(
-        daemon
-            .as_table()?
-            .get("runtimeDirectory")?
-            .get_ref()
-            .as_str()?
-            .to_owned(),
-    )
-}
-
-/// Replaces `${NAME}` and `${NAME:-default}`; `None` when that does not do.
-fn expand(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Option<String> {
-    let Some((before, rest)) = text.split_once("${") else {
-        return Some(text.to_owned());
-    };
-    let (reference, after) = rest.split_once('}')?;
-    let (name, default) = match reference.split_once(":-") {
-        Some((name, default)) => (name, Some(default)),
-        None => (reference, None),
-    };
-    let value = environment(name).filter(|value| default.is_none() || !value.is_empty());
-    let value = value.or_else(|| default.map(str::to_owned))?;
-    Some(format!("{before}{value}{}", expand(after, environment)?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// What is tried for `/etc/moontide/config.toml` with this text.
     #[track_caller]
     fn check(text: &str, runtime_directory: Option<&str>, expected: &[&str]) {
-        let environment = |name: &str| {
-            (name == "RUNTIME_DIRECTORY").then(|| runtime_directory.map(str::to_owned))?
-        };
+        let given = runtime_directory.map(str::to_owned);
+        let environment = |name: &str| (name == "RUNTIME_DIRECTORY").then(|| given.clone())?;
         let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
-        assert_eq!(
-            places(Path::new("etc/config.toml"), text, &environment),
-            expected
-        );
+        let path = Path::new("/etc/moontide/config.toml");
+        assert_eq!(places(path, text, &environment), expected);
     }
 
     #[test]
@@ -119,7 +85,11 @@ mod tests {
             Some("/run/b"),
             &["/run/a"],
         );
-        check("daemon.runtimeDirectory = 'run'", None, &["etc/run"]);
+        check(
+            "daemon.runtimeDirectory = 'run'",
+            None,
+            &["/etc/moontide/run"],
+        );
     }
 
     #[test]
@@ -151,22 +121,22 @@ mod tests {
         check(
             "daemon.runtimeDirectory = '${OTHER}'",
             Some("/run/b"),
-            &["/run/b", "etc/.moontide", "/run/moontide"],
+            &["/run/b", "/etc/moontide/.moontide", "/run/moontide"],
         );
     }
 
     #[test]
     fn without_it_the_usual_places_are_tried() {
-        check("", None, &["etc/.moontide", "/run/moontide"]);
+        check("", None, &["/etc/moontide/.moontide", "/run/moontide"]);
         check(
             "",
             Some("/run/b:/run/c"),
-            &["/run/b", "etc/.moontide", "/run/moontide"],
+            &["/run/b", "/etc/moontide/.moontide", "/run/moontide"],
         );
         check(
             "[daemon]\nruntimeDirectory = 7",
             Some(""),
-            &["etc/.moontide", "/run/moontide"],
+            &["/etc/moontide/.moontide", "/run/moontide"],
         );
     }
 }

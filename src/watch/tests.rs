@@ -289,6 +289,16 @@ async fn changes_are_found_where_no_events_come() {
 }
 
 #[test]
+fn a_loss_of_events_may_have_been_any_change() {
+    let rescan = notify::Event::new(notify::EventKind::Other).set_flag(notify::event::Flag::Rescan);
+    for event in [Ok(rescan), Err(notify::Error::generic("overflow"))] {
+        let shared = Shared::default();
+        shared.note(event);
+        assert!(shared.lock().unrest.is_some());
+    }
+}
+
+#[test]
 fn a_signal_waits_for_quiet_but_not_beyond_the_limit() {
     let first = Instant::now();
     let settled_after = |last_ms| {
