@@ -13,6 +13,8 @@ mod kafkajs;
 mod listeners;
 mod load;
 mod process;
+#[cfg(test)]
+mod reference;
 mod refused;
 mod shape;
 mod tree;

@@ -276,26 +276,49 @@ fn properties(
         }
     }
     let mut properties = BTreeMap::new();
+    let before = scene.report.len();
     for (name, value) in passed_through(consumer, path, &mapped, scene) {
         properties.insert(name, value);
     }
-    for (name, mapped) in mapped {
+    for (name, mapped) in &mapped {
         if !mapped.keys.is_empty()
-            && let Err(Refusal::Invalid(sentence)) = property::check(&name, &mapped.value)
+            && let Err(Refusal::Invalid(sentence)) = property::check(name, &mapped.value)
         {
             let at = scene.at_keys(path, mapped.keys);
-            let sentence = reason(&name, &mapped.value, sentence);
+            let sentence = reason(name, &mapped.value, sentence);
             scene
                 .report
                 .error(at, format!("`{}`: {sentence}", mapped.keys.join(".")));
         }
         let value = Value {
-            secret: scene.is_secret(&name, &mapped.value),
-            text: mapped.value,
+            secret: scene.is_secret(name, &mapped.value),
+            text: mapped.value.clone(),
         };
-        properties.entry(name).or_insert(value);
+        properties.entry(name.clone()).or_insert(value);
+    }
+    if scene.report.len() == before {
+        together(&properties, &mapped, path, scene);
     }
     properties
+}
+
+/// What librdkafka has against the whole, when it has nothing against any part.
+fn together(
+    properties: &BTreeMap<String, Value>,
+    mapped: &Properties,
+    path: &[&str],
+    scene: &mut Scene<'_, '_>,
+) {
+    let all = properties
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.text.as_str()));
+    if let Err(sentence) = property::check_together(all) {
+        let named = mapped
+            .iter()
+            .find(|(name, of)| !of.keys.is_empty() && sentence.contains(name.as_str()));
+        let at = scene.at_keys(path, named.map_or(&[], |(_, of)| of.keys));
+        scene.report.error(at, format!("librdkafka: {sentence}"));
+    }
 }
 
 /// The `librdkafka` table: what is left of it after everything that has a name or a promise here.
