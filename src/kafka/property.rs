@@ -25,7 +25,9 @@ pub(crate) fn check(name: &str, value: &str) -> Result<(), Refusal> {
         Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
             Err(Refusal::Unknown)
         }
-        Err(KafkaError::ClientConfig(_, sentence, ..)) => Err(Refusal::Invalid(sentence)),
+        Err(KafkaError::ClientConfig(_, sentence, ..)) => {
+            Err(Refusal::Invalid(sentence.trim().to_owned()))
+        }
         Err(error) => Err(Refusal::Invalid(error.to_string())),
     }
 }
@@ -57,7 +59,7 @@ pub(crate) fn check_together<'p>(
     }
     match client.create::<BaseConsumer>() {
         Ok(_) => Ok(()),
-        Err(KafkaError::ClientCreation(sentence)) => Err(sentence),
+        Err(KafkaError::ClientCreation(sentence)) => Err(sentence.trim().to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }
