@@ -34,26 +34,38 @@ pub(crate) struct Message {
 
 impl Message {
     pub(crate) fn value(value: impl AsRef<[u8]>) -> Self {
-        Self { value: Some(value.as_ref().to_vec()), ..Self::default() }
+        Self {
+            value: Some(value.as_ref().to_vec()),
+            ..Self::default()
+        }
     }
 
     pub(crate) fn key(self, key: impl AsRef<[u8]>) -> Self {
-        Self { key: Some(key.as_ref().to_vec()), ..self }
+        Self {
+            key: Some(key.as_ref().to_vec()),
+            ..self
+        }
     }
 
     pub(crate) fn partition(self, partition: i32) -> Self {
-        Self { partition: Some(partition), ..self }
+        Self {
+            partition: Some(partition),
+            ..self
+        }
     }
 
     pub(crate) fn header(mut self, name: impl AsRef<[u8]>, value: Option<&[u8]>) -> Self {
-        self.headers.push((name.as_ref().to_vec(), value.map(<[u8]>::to_vec)));
+        self.headers
+            .push((name.as_ref().to_vec(), value.map(<[u8]>::to_vec)));
         self
     }
 }
 
 /// `0`, `1`, … as values, all to one partition.
 pub(crate) fn numbered(range: std::ops::Range<u64>, partition: i32) -> Vec<Message> {
-    range.map(|number| Message::value(number.to_string()).partition(partition)).collect()
+    range
+        .map(|number| Message::value(number.to_string()).partition(partition))
+        .collect()
 }
 
 /// A topic of its test alone, and what can be done to it from outside.
@@ -71,7 +83,9 @@ impl Kafka {
     pub(crate) fn topic_named(&self, name: String, partitions: usize) -> Topic<'_> {
         let topic = NewTopic::new(&name, partitions as i32, TopicReplication::Fixed(1));
         let created = block_on(self.admin().create_topics([&topic], &options())).unwrap();
-        created.into_iter().for_each(|result| drop(result.expect("the topic is created")));
+        created
+            .into_iter()
+            .for_each(|result| drop(result.expect("the topic is created")));
         let topic = Topic { kafka: self, name };
         // A broker says yes before every topic can be used.
         wait_for("the topic has its leaders", DEADLINE, || {
@@ -88,17 +102,27 @@ impl Kafka {
     /// Sets a group's offset as an administrator would; nobody may be in the group.
     pub(crate) fn commit(&self, group: &str, topic: &str, partition: i32, offset: i64) {
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
-        wait_some("the offset is set", DEADLINE, || self.asker(group).commit(&list, CommitMode::Sync).ok());
+        list.add_partition_offset(topic, partition, Offset::Offset(offset))
+            .unwrap();
+        wait_some("the offset is set", DEADLINE, || {
+            self.asker(group).commit(&list, CommitMode::Sync).ok()
+        });
     }
 
     /// Member ids and client ids of a group of the classic protocol.
     pub(crate) fn members(&self, group: &str) -> BTreeMap<String, String> {
         let list: GroupList = wait_some("the group can be described", DEADLINE, || {
-            self.asker("nobody").fetch_group_list(Some(group), REQUEST).ok()
+            self.asker("nobody")
+                .fetch_group_list(Some(group), REQUEST)
+                .ok()
         });
-        let members = list.groups().iter().flat_map(rdkafka::groups::GroupInfo::members);
-        members.map(|member| (member.id().to_owned(), member.client_id().to_owned())).collect()
+        let members = list
+            .groups()
+            .iter()
+            .flat_map(rdkafka::groups::GroupInfo::members);
+        members
+            .map(|member| (member.id().to_owned(), member.client_id().to_owned()))
+            .collect()
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {
@@ -106,12 +130,18 @@ impl Kafka {
     }
 
     fn asker(&self, group: &str) -> BaseConsumer {
-        self.client().set("group.id", group).set("enable.auto.commit", "false").create().unwrap()
+        self.client()
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .create()
+            .unwrap()
     }
 
     fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", self.bootstrap()).set("log_level", "0");
+        config
+            .set("bootstrap.servers", self.bootstrap())
+            .set("log_level", "0");
         config
     }
 }
@@ -125,12 +155,18 @@ impl Committed {
     }
 
     pub(crate) fn of(&self, topic: &str, partition: i32) -> Option<i64> {
-        wait_some("the committed offset is told", DEADLINE, || self.try_all(topic, partition + 1).ok())
-            .remove(&partition)
+        wait_some("the committed offset is told", DEADLINE, || {
+            self.try_all(topic, partition + 1).ok()
+        })
+        .remove(&partition)
     }
 
     /// By partition, those that have none left out.
-    pub(crate) fn try_all(&self, topic: &str, partitions: i32) -> Result<BTreeMap<i32, i64>, KafkaError> {
+    pub(crate) fn try_all(
+        &self,
+        topic: &str,
+        partitions: i32,
+    ) -> Result<BTreeMap<i32, i64>, KafkaError> {
         let mut list = TopicPartitionList::new();
         list.add_partition_range(topic, 0, partitions - 1);
         let committed = self.0.committed_offsets(list, REQUEST)?;
@@ -175,36 +211,61 @@ impl Topic<'_> {
 
     /// First offset and next offset.
     pub(crate) fn watermarks(&self, partition: i32) -> (i64, i64) {
-        wait_some("the watermarks are told", DEADLINE, || self.try_watermarks(partition).ok())
+        wait_some("the watermarks are told", DEADLINE, || {
+            self.try_watermarks(partition).ok()
+        })
     }
 
     pub(crate) fn add_partitions(&self, count: usize) {
         let partitions = NewPartitions::new(&self.name, count);
-        let added = block_on(self.kafka.admin().create_partitions([&partitions], &options())).unwrap();
-        added.into_iter().for_each(|result| drop(result.expect("the partitions are added")));
-        wait_for("the new partition has its leader", DEADLINE, || self.try_watermarks(count as i32 - 1).is_ok());
+        let added = block_on(
+            self.kafka
+                .admin()
+                .create_partitions([&partitions], &options()),
+        )
+        .unwrap();
+        added
+            .into_iter()
+            .for_each(|result| drop(result.expect("the partitions are added")));
+        wait_for("the new partition has its leader", DEADLINE, || {
+            self.try_watermarks(count as i32 - 1).is_ok()
+        });
     }
 
     /// As retention does: everything below `offset` is gone.
     pub(crate) fn delete_records(&self, partition: i32, offset: i64) {
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.name, partition, Offset::Offset(offset)).unwrap();
+        list.add_partition_offset(&self.name, partition, Offset::Offset(offset))
+            .unwrap();
         block_on(self.kafka.admin().delete_records(&list, &options())).unwrap();
-        wait_for("the records are gone", DEADLINE, || self.watermarks(partition).0 == offset);
+        wait_for("the records are gone", DEADLINE, || {
+            self.watermarks(partition).0 == offset
+        });
     }
 
     pub(crate) fn delete(&self) {
-        let deleted = block_on(self.kafka.admin().delete_topics(&[&self.name], &options())).unwrap();
-        deleted.into_iter().for_each(|result| drop(result.expect("the topic is deleted")));
+        let deleted =
+            block_on(self.kafka.admin().delete_topics(&[&self.name], &options())).unwrap();
+        deleted
+            .into_iter()
+            .for_each(|result| drop(result.expect("the topic is deleted")));
+        wait_for("the topic is gone", DEADLINE, || {
+            self.try_watermarks(0).is_err()
+        });
     }
 
     fn try_watermarks(&self, partition: i32) -> Result<(i64, i64), KafkaError> {
-        self.kafka.asker("nobody").fetch_watermarks(&self.name, partition, REQUEST)
+        self.kafka
+            .asker("nobody")
+            .fetch_watermarks(&self.name, partition, REQUEST)
     }
 
     fn producer(&self, properties: &[(&str, &str)]) -> BaseProducer<Deliveries> {
         let mut config = self.kafka.client();
-        config.set("acks", "all").set("enable.idempotence", "true").set("linger.ms", "5");
+        config
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "5");
         config.set("message.max.bytes", "2000000");
         for (name, value) in properties {
             config.set(*name, *value);
@@ -213,7 +274,11 @@ impl Topic<'_> {
     }
 
     /// Returns how many.
-    fn send(&self, producer: &BaseProducer<Deliveries>, messages: impl IntoIterator<Item = Message>) -> usize {
+    fn send(
+        &self,
+        producer: &BaseProducer<Deliveries>,
+        messages: impl IntoIterator<Item = Message>,
+    ) -> usize {
         let mut count = 0;
         for message in messages {
             let mut record = record(&self.name, &message, count);
@@ -235,10 +300,14 @@ impl Topic<'_> {
 
     fn delivered(&self, producer: &BaseProducer<Deliveries>, count: usize) -> Vec<(i32, i64)> {
         let deliveries = || producer.context().0.lock().unwrap();
-        wait_for(&format!("everything is acknowledged in `{}`", self.name), DEADLINE * 2, || {
-            producer.poll(Duration::from_millis(10));
-            deliveries().len() == count
-        });
+        wait_for(
+            &format!("everything is acknowledged in `{}`", self.name),
+            DEADLINE * 2,
+            || {
+                producer.poll(Duration::from_millis(10));
+                deliveries().len() == count
+            },
+        );
         std::mem::take(&mut *deliveries()).into_values().collect()
     }
 }
@@ -254,20 +323,30 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, delivery: &DeliveryResult<'_>, number: usize) {
         let message = delivery.as_ref().expect("the broker acknowledges");
-        self.0.lock().unwrap().insert(number, (message.partition(), message.offset()));
+        self.0
+            .lock()
+            .unwrap()
+            .insert(number, (message.partition(), message.offset()));
     }
 }
 
-fn record<'a>(topic: &'a str, message: &'a Message, number: usize) -> BaseRecord<'a, [u8], [u8], usize> {
+fn record<'a>(
+    topic: &'a str,
+    message: &'a Message,
+    number: usize,
+) -> BaseRecord<'a, [u8], [u8], usize> {
     let mut record = BaseRecord::with_opaque_to(topic, number);
     record.key = message.key.as_deref();
     record.payload = message.value.as_deref();
     record.partition = message.partition;
     record.timestamp = message.timestamp;
     if !message.headers.is_empty() {
-        let headers = message.headers.iter().fold(OwnedHeaders::new(), |headers, (name, value)| {
-            insert_header(headers, name, value.as_deref())
-        });
+        let headers = message
+            .headers
+            .iter()
+            .fold(OwnedHeaders::new(), |headers, (name, value)| {
+                insert_header(headers, name, value.as_deref())
+            });
         record.headers = Some(headers);
     }
     record
@@ -287,22 +366,38 @@ mod raw_header {
     use rdkafka::message::OwnedHeaders;
 
     pub(super) fn insert(headers: OwnedHeaders, name: &[u8], value: Option<&[u8]>) -> OwnedHeaders {
-        let (data, length) = value.map_or((std::ptr::null(), -1), |value| (value.as_ptr(), value.len() as isize));
+        let (data, length) = value.map_or((std::ptr::null(), -1), |value| {
+            (value.as_ptr(), value.len() as isize)
+        });
         let list = std::ptr::from_ref(headers.as_borrowed()).cast_mut().cast();
         // SAFETY: `BorrowedHeaders` is librdkafka's own list behind its pointer, which `headers` owns and nobody else
         // holds; librdkafka copies name and value.
         let error = unsafe {
-            rdkafka_sys::rd_kafka_header_add(list, name.as_ptr().cast(), name.len() as isize, data.cast(), length)
+            rdkafka_sys::rd_kafka_header_add(
+                list,
+                name.as_ptr().cast(),
+                name.len() as isize,
+                data.cast(),
+                length,
+            )
         };
-        assert_eq!(error, rdkafka_sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR);
+        assert_eq!(
+            error,
+            rdkafka_sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+        );
         headers
     }
 }
 
 fn options() -> AdminOptions {
-    AdminOptions::new().request_timeout(Some(REQUEST)).operation_timeout(Some(REQUEST))
+    AdminOptions::new()
+        .request_timeout(Some(REQUEST))
+        .operation_timeout(Some(REQUEST))
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
 }

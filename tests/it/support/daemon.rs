@@ -2,7 +2,10 @@
 //!
 //! It ends with its test, also when the test panics (then the end of its log is printed) or the test process is killed.
 
-#![expect(unsafe_code, reason = "a child must be told, between fork and exec, to die with its parent")]
+#![expect(
+    unsafe_code,
+    reason = "a child must be told, between fork and exec, to die with its parent"
+)]
 
 use std::fs::{self, File};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -30,7 +33,9 @@ pub(crate) struct Line(Value);
 impl Line {
     /// A field as text, wherever the formatter puts it.
     pub(crate) fn field(&self, name: &str) -> String {
-        let value = [&self.0, &self.0["fields"]].into_iter().find_map(|place| place.get(name));
+        let value = [&self.0, &self.0["fields"]]
+            .into_iter()
+            .find_map(|place| place.get(name));
         match value {
             Some(Value::String(text)) => text.clone(),
             Some(other) => other.to_string(),
@@ -62,10 +67,20 @@ impl Daemon {
         let log = project.path(&unique("log"));
         let config = project.path("config.toml");
         let mut command = Command::new(env!("CARGO_BIN_EXE_moontide"));
-        command.arg("run").arg("--config").arg(&config).current_dir(project.path("."));
-        command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET").env_remove("JOURNAL_STREAM");
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(&config)
+            .current_dir(project.path("."));
+        command
+            .env_remove("RUST_LOG")
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("JOURNAL_STREAM");
         command.envs(environment.iter().copied());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap());
         // SAFETY: prctl is async-signal-safe and touches nothing of ours.
         unsafe {
             command.pre_exec(|| {
@@ -74,7 +89,12 @@ impl Daemon {
             });
         }
         let child = command.spawn().expect("the binary was built");
-        Self { child, config, log, exit: None }
+        Self {
+            child,
+            config,
+            log,
+            exit: None,
+        }
     }
 
     /// Starts it and waits until config and handlers are loaded.
@@ -95,7 +115,8 @@ impl Daemon {
 
     pub(crate) fn lines(&self) -> Vec<Line> {
         let text = fs::read_to_string(&self.log).unwrap();
-        let line = |line: &str| serde_json::from_str(line).unwrap_or_else(|_| Value::String(line.into()));
+        let line =
+            |line: &str| serde_json::from_str(line).unwrap_or_else(|_| Value::String(line.into()));
         text.lines().map(|text| Line(line(text))).collect()
     }
 
@@ -112,9 +133,18 @@ impl Daemon {
 
     /// As `wait_line`, for one that comes after the first `seen` lines.
     #[track_caller]
-    pub(crate) fn wait_line_after(&mut self, seen: usize, what: &str, condition: impl Fn(&Line) -> bool) -> Line {
+    pub(crate) fn wait_line_after(
+        &mut self,
+        seen: usize,
+        what: &str,
+        condition: impl Fn(&Line) -> bool,
+    ) -> Line {
         self.wait_some(&format!("a log line: {what}"), |daemon| {
-            daemon.lines().into_iter().skip(seen).find(|line| condition(line))
+            daemon
+                .lines()
+                .into_iter()
+                .skip(seen)
+                .find(|line| condition(line))
         })
     }
 
@@ -125,11 +155,19 @@ impl Daemon {
     }
 
     #[track_caller]
-    pub(crate) fn wait_some<T>(&mut self, what: &str, mut ask: impl FnMut(&Self) -> Option<T>) -> T {
+    pub(crate) fn wait_some<T>(
+        &mut self,
+        what: &str,
+        mut ask: impl FnMut(&Self) -> Option<T>,
+    ) -> T {
         wait_some(what, DEADLINE, || {
             let ended = self.ended();
             let answer = ask(self);
-            assert!(answer.is_some() || !ended, "the daemon ended ({:?}) before: {what}", self.exit);
+            assert!(
+                answer.is_some() || !ended,
+                "the daemon ended ({:?}) before: {what}",
+                self.exit
+            );
             answer
         })
     }
@@ -162,8 +200,11 @@ impl Daemon {
     /// Waits for its end; a signal counts as 128 and more, as in a shell.
     #[track_caller]
     pub(crate) fn exit_code(&mut self, deadline: Duration) -> i32 {
-        let exit = wait_some("the daemon ends", deadline, || self.ended().then_some(self.exit).flatten());
-        exit.code().unwrap_or_else(|| 128 + exit.signal().unwrap_or_default())
+        let exit = wait_some("the daemon ends", deadline, || {
+            self.ended().then_some(self.exit).flatten()
+        });
+        exit.code()
+            .unwrap_or_else(|| 128 + exit.signal().unwrap_or_default())
     }
 
     /// SIGTERM, and what an orderly end looks like.
@@ -186,19 +227,33 @@ impl Daemon {
     pub(crate) fn reload(&self) -> (i32, String) {
         let output = moontide(&["reload", "--config"], &self.config);
         let printed = [output.stdout, output.stderr].concat();
-        (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&printed).into_owned())
+        (
+            output.status.code().unwrap_or(-1),
+            String::from_utf8_lossy(&printed).into_owned(),
+        )
     }
 
     /// The most memory that it has had, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("the kernel tells it");
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmHWM:"))
+            .expect("the kernel tells it");
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            * 1024
     }
 }
 
 impl Drop for Daemon {
-    #[expect(clippy::print_stderr, reason = "the test runner shows it with the failed test")]
+    #[expect(
+        clippy::print_stderr,
+        reason = "the test runner shows it with the failed test"
+    )]
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
@@ -206,7 +261,12 @@ impl Drop for Daemon {
             let log = fs::read_to_string(&self.log).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
             let tail = &lines[lines.len().saturating_sub(60)..];
-            eprintln!("--- the daemon's log ({:?}), last {} lines\n{}", self.exit, tail.len(), tail.join("\n"));
+            eprintln!(
+                "--- the daemon's log ({:?}), last {} lines\n{}",
+                self.exit,
+                tail.len(),
+                tail.join("\n")
+            );
         }
     }
 }

@@ -79,7 +79,11 @@ impl Kafka {
         assert!(running.is_none(), "the broker runs already");
         *running = Some(self.launch(None));
         drop(running);
-        assert!(self.is_listening(Duration::from_secs(60)), "the broker does not listen:\n{}", self.log());
+        assert!(
+            self.is_listening(Duration::from_secs(60)),
+            "the broker does not listen:\n{}",
+            self.log()
+        );
     }
 
     /// SIGTERM: as in an orderly restart.
@@ -92,21 +96,13 @@ impl Kafka {
         self.end(libc::SIGKILL);
     }
 
-    /// The output of one of Kafka's own command-line tools.
-    pub(crate) fn tool(&self, class: &str, arguments: &[&str]) -> String {
-        let output = java()
-            .arg(class)
-            .args(["--bootstrap-server", &self.bootstrap()])
-            .args(arguments)
-            .output()
-            .expect("java was found before");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(output.status.success(), "{class}: {}{}", text(&output.stdout), text(&output.stderr));
-        text(&output.stdout)
-    }
-
     fn end(&self, signal: i32) {
-        let running = self.running.lock().unwrap().take().expect("the broker runs");
+        let running = self
+            .running
+            .lock()
+            .unwrap()
+            .take()
+            .expect("the broker runs");
         send_signal(running.pid, signal);
         wait_for("the broker has ended", DEADLINE, || !is_alive(running.pid));
     }
@@ -118,7 +114,10 @@ impl Kafka {
             .arg(java.get_program())
             .args(["-Xms64m", "-Xmx512m", "-XX:+UseSerialGC"])
             .args(java.get_args())
-            .arg(format!("-Dlog4j2.configurationFile={}", self.directory.join("log4j2.properties").display()))
+            .arg(format!(
+                "-Dlog4j2.configurationFile={}",
+                self.directory.join("log4j2.properties").display()
+            ))
             .arg("kafka.Kafka")
             .arg(self.directory.join("server.properties"))
             .env("LOG", self.directory.join("broker.log"))
@@ -130,13 +129,27 @@ impl Kafka {
             .expect("there is a shell");
         let pipe = guard.stdin.take();
         let mut pid = String::new();
-        guard.stdout.take().expect("it is piped").read_to_string(&mut pid).unwrap();
-        Running { pid: pid.trim().parse().expect("the guard tells the process id"), guard, pipe }
+        guard
+            .stdout
+            .take()
+            .expect("it is piped")
+            .read_to_string(&mut pid)
+            .unwrap();
+        Running {
+            pid: pid.trim().parse().expect("the guard tells the process id"),
+            guard,
+            pipe,
+        }
     }
 
     fn is_listening(&self, deadline: Duration) -> bool {
         let started = Instant::now();
-        let pid = self.running.lock().unwrap().as_ref().map(|running| running.pid);
+        let pid = self
+            .running
+            .lock()
+            .unwrap()
+            .as_ref()
+            .map(|running| running.pid);
         while started.elapsed() < deadline && pid.is_some_and(is_alive) {
             if TcpStream::connect((Ipv4Addr::LOCALHOST, self.ports.0)).is_ok() {
                 return true;
@@ -155,10 +168,23 @@ impl Kafka {
 fn start_on_free_ports(shared: bool) -> Kafka {
     let mut log = String::new();
     for _ in 0..3 {
-        let data = tempfile::Builder::new().prefix("moontide-kafka-").tempdir().unwrap();
+        let data = tempfile::Builder::new()
+            .prefix("moontide-kafka-")
+            .tempdir()
+            .unwrap();
         let directory = data.path().to_path_buf();
-        let data = if shared { drop(data.keep()); None } else { Some(data) };
-        let kafka = Kafka { ports: (free_port(), free_port()), directory, _data: data, running: Mutex::new(None) };
+        let data = if shared {
+            drop(data.keep());
+            None
+        } else {
+            Some(data)
+        };
+        let kafka = Kafka {
+            ports: (free_port(), free_port()),
+            directory,
+            _data: data,
+            running: Mutex::new(None),
+        };
         write_configuration(&kafka);
         let remove = shared.then_some(kafka.directory.as_path());
         *kafka.running.lock().unwrap() = Some(kafka.launch(remove));
@@ -179,13 +205,27 @@ fn write_configuration(kafka: &Kafka) {
         .replace("@CONTROLLER@", &controller.to_string())
         .replace("@DATA@", data.to_str().unwrap());
     fs::write(&properties, text).unwrap();
-    fs::write(kafka.directory.join("log4j2.properties"), include_str!("kafka/log4j2.properties")).unwrap();
+    fs::write(
+        kafka.directory.join("log4j2.properties"),
+        include_str!("kafka/log4j2.properties"),
+    )
+    .unwrap();
     let format = java()
-        .args(["kafka.tools.StorageTool", "format", "-t", "bW9vbnRpZGUtdGVzdHMtMQ", "-c"])
+        .args([
+            "kafka.tools.StorageTool",
+            "format",
+            "-t",
+            "bW9vbnRpZGUtdGVzdHMtMQ",
+            "-c",
+        ])
         .arg(&properties)
         .output()
         .expect("java was found before");
-    assert!(format.status.success(), "{}", String::from_utf8_lossy(&format.stderr));
+    assert!(
+        format.status.success(),
+        "{}",
+        String::from_utf8_lossy(&format.stderr)
+    );
 }
 
 /// Below the range from which the system takes the ports of outgoing connections: a stopped broker's port stays free.
@@ -194,13 +234,17 @@ fn free_port() -> u16 {
     let first = 20_000 + (std::process::id() as u16 % 100) * 100;
     wait_some("a free port", DEADLINE, || {
         let port = first + NEXT.fetch_add(1, Ordering::Relaxed);
-        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok().then_some(port)
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+            .is_ok()
+            .then_some(port)
     })
 }
 
 fn java() -> Command {
     let mut command = Command::new("java");
-    command.args(["-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-cp"]).arg(libraries().join("*"));
+    command
+        .args(["-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-cp"])
+        .arg(libraries().join("*"));
     command
 }
 
@@ -209,7 +253,9 @@ fn libraries() -> &'static Path {
     static LIBRARIES: OnceLock<PathBuf> = OnceLock::new();
     LIBRARIES.get_or_init(|| {
         let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let sum = POM.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let sum = POM.bytes().fold(0_u32, |sum, byte| {
+            sum.wrapping_mul(31).wrapping_add(byte.into())
+        });
         let libraries = temporary.join(format!("../kafka-libs-{sum:08x}"));
         if libraries.is_dir() {
             return libraries;
@@ -220,10 +266,17 @@ fn libraries() -> &'static Path {
             .args(["-q", "-B", "-f"])
             .arg(pom)
             .arg("dependency:copy-dependencies")
-            .arg(format!("-DoutputDirectory={}", fetched.path().join("libs").display()))
+            .arg(format!(
+                "-DoutputDirectory={}",
+                fetched.path().join("libs").display()
+            ))
             .output()
             .expect("mvn was found before");
-        assert!(maven.status.success(), "maven: {}", String::from_utf8_lossy(&maven.stdout));
+        assert!(
+            maven.status.success(),
+            "maven: {}",
+            String::from_utf8_lossy(&maven.stdout)
+        );
         // Another test process may have been faster.
         drop(fs::rename(fetched.path().join("libs"), &libraries));
         libraries
@@ -232,7 +285,11 @@ fn libraries() -> &'static Path {
 
 fn available() -> bool {
     let runs = |program: &str| {
-        let command = Command::new(program).arg("-version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let command = Command::new(program)
+            .arg("-version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
         command.is_ok_and(|status| status.success())
     };
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
@@ -242,7 +299,8 @@ fn available() -> bool {
 fn said_if_absent<T>(kafka: Option<T>) -> Option<T> {
     if kafka.is_none() {
         let test = std::thread::current().name().unwrap_or("a test").to_owned();
-        let sentence = format!("SKIPPED {test}: java and mvn are needed to run it against Apache Kafka\n");
+        let sentence =
+            format!("SKIPPED {test}: java and mvn are needed to run it against Apache Kafka\n");
         assert!(std::env::var("CI").as_deref() != Ok("true"), "{sentence}");
         // Past the test runner, which swallows what a passing test prints.
         std::io::stderr().write_all(sentence.as_bytes()).unwrap();
@@ -253,16 +311,29 @@ fn said_if_absent<T>(kafka: Option<T>) -> Option<T> {
 /// A name that no other test of this or another run has.
 pub(crate) fn unique(name: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "{name}-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 pub(crate) fn is_alive(pid: i32) -> bool {
     // A zombie has ended, whether or not its parent has looked.
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .trim_start()
+            .starts_with('Z')
+    })
 }
 
 pub(crate) fn send_signal(pid: i32, signal: i32) {
-    let sent = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status().unwrap();
+    let sent = Command::new("kill")
+        .args([format!("-{signal}"), pid.to_string()])
+        .status()
+        .unwrap();
     assert!(sent.success(), "signal {signal} to {pid}");
 }

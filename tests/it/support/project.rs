@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -50,6 +51,20 @@ end
 return M
 "#;
 
+/// Records each attempt as `try`, fails until the gate is open, then records `done`.
+pub(crate) const GATED: &str = r#"
+local record = require "record"
+local M = {}
+function M.handle(message, ctx)
+  record.line("try", message, ctx)
+  local gate = io.open("gate")
+  if not gate then error("the gate is closed") end
+  gate:close()
+  record.line("done", message, ctx)
+end
+return M
+"#;
+
 pub(crate) struct Project {
     directory: TempDir,
     pub(crate) group: String,
@@ -73,7 +88,10 @@ pub(crate) struct Entry {
 impl Project {
     /// With a group of its own, and `handlers/record.lua` for its handlers.
     pub(crate) fn new(kafka: &Kafka) -> Self {
-        let directory = tempfile::Builder::new().prefix("moontide-test-").tempdir().unwrap();
+        let directory = tempfile::Builder::new()
+            .prefix("moontide-test-")
+            .tempdir()
+            .unwrap();
         fs::create_dir(directory.path().join("handlers")).unwrap();
         let project = Self {
             directory,
@@ -85,6 +103,36 @@ impl Project {
         let record = RECORD.replace("@FILE@", project.record_path().to_str().unwrap());
         project.handler("record.lua", &record);
         project
+    }
+
+    /// The same group, config and handlers in another directory; what is recorded goes to the first one's file.
+    pub(crate) fn another_member(&self) -> Self {
+        let directory = tempfile::Builder::new()
+            .prefix("moontide-test-")
+            .tempdir()
+            .unwrap();
+        let mut copy = Command::new("cp");
+        let copied = copy
+            .arg("-r")
+            .arg(self.path("handlers"))
+            .arg(directory.path())
+            .status()
+            .unwrap();
+        assert!(copied.success());
+        let member = Self {
+            directory,
+            group: self.group.clone(),
+            bootstrap: self.bootstrap.clone(),
+            consumer: self.consumer.clone(),
+            sections: self.sections.clone(),
+        };
+        let text = fs::read_to_string(self.path("config.toml")).unwrap();
+        let (old, new) = (self.path("."), member.path("."));
+        member.write(
+            "config.toml",
+            &text.replace(old.to_str().unwrap(), new.to_str().unwrap()),
+        );
+        member
     }
 
     /// The lines of `[consumerConfig]` but groupId, in place of short time-outs.
@@ -106,8 +154,18 @@ impl Project {
 
     pub(crate) fn config_text(&self, listeners: &str) -> String {
         let mut text = String::new();
-        writeln!(text, "[kafkaConfig]\nclientId = \"tests\"\nbrokers = [\"{}\"]\n", self.bootstrap).unwrap();
-        writeln!(text, "[consumerConfig]\ngroupId = \"{}\"\n{}", self.group, self.consumer).unwrap();
+        writeln!(
+            text,
+            "[kafkaConfig]\nclientId = \"tests\"\nbrokers = [\"{}\"]\n",
+            self.bootstrap
+        )
+        .unwrap();
+        writeln!(
+            text,
+            "[consumerConfig]\ngroupId = \"{}\"\n{}",
+            self.group, self.consumer
+        )
+        .unwrap();
         writeln!(text, "{}\n{listeners}", self.sections).unwrap();
         if !self.sections.contains("[log]") {
             text.push_str("\n[log]\nformat = \"json\"\n");
@@ -118,7 +176,10 @@ impl Project {
         // Of the tests' own: no two projects share a socket.
         text.replace(
             "[daemon]\n",
-            &format!("[daemon]\nruntimeDirectory = \"{0}\"\nstateDirectory = \"{0}\"\n", self.path(".").display()),
+            &format!(
+                "[daemon]\nruntimeDirectory = \"{0}\"\nstateDirectory = \"{0}\"\n",
+                self.path(".").display()
+            ),
         )
     }
 
@@ -141,9 +202,18 @@ impl Project {
         fs::write(path, text).unwrap();
     }
 
+    /// What the handlers of `GATED` wait for.
+    pub(crate) fn open_gate(&self) {
+        self.write("gate", "");
+    }
+
     pub(crate) fn path(&self, file: &str) -> PathBuf {
         let directory = self.directory.path();
-        if file == "." { directory.into() } else { directory.join(file) }
+        if file == "." {
+            directory.into()
+        } else {
+            directory.join(file)
+        }
     }
 
     pub(crate) fn record_path(&self) -> PathBuf {
@@ -157,28 +227,60 @@ impl Project {
 
     /// What was recorded as `event`.
     pub(crate) fn entries_of(&self, event: &str) -> Vec<Entry> {
-        self.entries().into_iter().filter(|entry| entry.event == event).collect()
+        self.entries()
+            .into_iter()
+            .filter(|entry| entry.event == event)
+            .collect()
     }
 
     /// The values of `event`, in the order of the calls.
     pub(crate) fn values_of(&self, event: &str) -> Vec<String> {
-        self.entries_of(event).into_iter().map(|entry| entry.value).collect()
+        self.entries_of(event)
+            .into_iter()
+            .map(|entry| entry.value)
+            .collect()
     }
 
     /// Waits for so many calls recorded as `event`, and no more than those.
     #[track_caller]
-    pub(crate) fn wait_for_entries(&self, event: &str, count: usize, deadline: Duration) -> Vec<Entry> {
-        wait_for(&format!("{count} times `{event}`"), deadline, || self.entries_of(event).len() >= count);
+    pub(crate) fn wait_for_entries(
+        &self,
+        event: &str,
+        count: usize,
+        deadline: Duration,
+    ) -> Vec<Entry> {
+        wait_for(&format!("{count} times `{event}`"), deadline, || {
+            self.entries_of(event).len() >= count
+        });
         let entries = self.entries_of(event);
-        assert_eq!(entries.len(), count, "more calls than expected: {entries:?}");
+        assert_eq!(
+            entries.len(),
+            count,
+            "more calls than expected: {entries:?}"
+        );
         entries
     }
 }
 
+/// One listener as it stands in config.toml; more keys may be appended.
+pub(crate) fn listener(name: &str, topic: &str, handler: &str) -> String {
+    format!("\n[[listeners]]\nname = \"{name}\"\ntopic = \"{topic}\"\nhandler = \"{handler}\"\n")
+}
+
+pub(crate) fn from_beginning(name: &str, topic: &str, handler: &str) -> String {
+    listener(name, topic, handler) + "subscription = { fromBeginning = true }\n"
+}
+
 pub(crate) fn read_entries(path: &Path) -> Vec<Entry> {
     let text = fs::read(path).unwrap_or_default();
-    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    String::from_utf8_lossy(&text[..whole]).lines().map(entry).collect()
+    let whole = text
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |end| end + 1);
+    String::from_utf8_lossy(&text[..whole])
+        .lines()
+        .map(entry)
+        .collect()
 }
 
 pub(crate) fn entry(line: &str) -> Entry {

@@ -32,41 +32,64 @@ struct Finished {
 
 impl Tally {
     pub(crate) fn new(project: &Project) -> Self {
-        Self { path: project.record_path(), read: 0, partitions: BTreeMap::new(), calls: 0 }
+        Self {
+            path: project.record_path(),
+            read: 0,
+            partitions: BTreeMap::new(),
+            calls: 0,
+        }
     }
 
     /// Takes in what was recorded since the last time.
     pub(crate) fn update(&mut self) {
-        let Ok(mut file) = File::open(&self.path) else { return };
+        let Ok(mut file) = File::open(&self.path) else {
+            return;
+        };
         let mut new = Vec::new();
         file.seek(SeekFrom::Start(self.read)).unwrap();
         file.read_to_end(&mut new).unwrap();
-        new.truncate(new.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
+        new.truncate(
+            new.iter()
+                .rposition(|byte| *byte == b'\n')
+                .map_or(0, |end| end + 1),
+        );
         self.read += new.len() as u64;
         for line in String::from_utf8(new).unwrap().lines() {
             let entry = entry(line);
             if entry.event == "end" {
                 self.calls += 1;
-                self.partitions.entry(entry.partition).or_default().finish(entry.offset);
+                self.partitions
+                    .entry(entry.partition)
+                    .or_default()
+                    .finish(entry.offset);
             }
         }
     }
 
     /// How many different messages are finished.
     pub(crate) fn finished(&self) -> u64 {
-        self.partitions.values().map(|finished| finished.next as u64 + finished.above.len() as u64).sum()
+        self.partitions
+            .values()
+            .map(|finished| finished.next as u64 + finished.above.len() as u64)
+            .sum()
     }
 
     /// Everything below is finished.
     pub(crate) fn next(&self, partition: i32) -> i64 {
-        self.partitions.get(&partition).map_or(0, |finished| finished.next)
+        self.partitions
+            .get(&partition)
+            .map_or(0, |finished| finished.next)
     }
 
     /// No message ended for the first time before one that stands before it in its partition.
     #[track_caller]
     pub(crate) fn assert_order(&self) {
         for (partition, finished) in &self.partitions {
-            assert!(finished.overtaken.is_empty(), "partition {partition}: {:?} came too early", finished.overtaken);
+            assert!(
+                finished.overtaken.is_empty(),
+                "partition {partition}: {:?} came too early",
+                finished.overtaken
+            );
         }
     }
 }
@@ -87,7 +110,13 @@ impl Finished {
 }
 
 /// Until `stop`: whatever is committed at a moment is finished at that moment. Returns how many looks there were.
-pub(crate) fn watch_commits(kafka: &Kafka, project: &Project, topic: &str, partitions: i32, stop: &AtomicBool) -> u64 {
+pub(crate) fn watch_commits(
+    kafka: &Kafka,
+    project: &Project,
+    topic: &str,
+    partitions: i32,
+    stop: &AtomicBool,
+) -> u64 {
     let committed = Committed::new(kafka, &project.group);
     let mut tally = Tally::new(project);
     let mut looks = 0;
@@ -98,7 +127,10 @@ pub(crate) fn watch_commits(kafka: &Kafka, project: &Project, topic: &str, parti
             tally.update();
             for (partition, offset) in offsets {
                 let finished = tally.next(partition);
-                assert!(offset <= finished, "partition {partition}: committed {offset}, finished below {finished}");
+                assert!(
+                    offset <= finished,
+                    "partition {partition}: committed {offset}, finished below {finished}"
+                );
             }
             looks += 1;
         }

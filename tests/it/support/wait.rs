@@ -9,13 +9,20 @@ const INTERVAL: Duration = Duration::from_millis(25);
 
 /// Asks until there is an answer; what it waited for stands in the panic.
 #[track_caller]
-pub(crate) fn wait_some<T>(what: &str, deadline: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_some<T>(
+    what: &str,
+    deadline: Duration,
+    mut ask: impl FnMut() -> Option<T>,
+) -> T {
     let started = Instant::now();
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(started.elapsed() < deadline, "waited {deadline:?} in vain: {what}");
+        assert!(
+            started.elapsed() < deadline,
+            "waited {deadline:?} in vain: {what}"
+        );
         std::thread::sleep(INTERVAL);
     }
 }
