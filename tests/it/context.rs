@@ -93,10 +93,9 @@ fn a_message_arrives_byte_for_byte() {
 
     let entries = project.wait_for_entries("done", 5, DEADLINE);
     let seen: Vec<&str> = entries.iter().map(|entry| entry.extra.as_str()).collect();
-    let all: String = every_byte
+    let all = every_byte
         .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     assert_eq!(seen[0], format!("key=00ff value={all} integers=true 0"));
     assert_eq!(seen[1], "key=6b value=nil integers=true 0");
     assert_eq!(seen[2], "key= value= integers=true 0");

@@ -172,9 +172,9 @@ fn come_and_go(project: &Project) -> Vec<(Project, Daemon)> {
         if members.len() > 2 {
             let (_place, mut oldest) = members.remove(0);
             if round == 5 {
-                oldest.kill()
+                oldest.kill();
             } else {
-                oldest.stop()
+                oldest.stop();
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Black-box tests of the real binary against a real Apache Kafka.
 
+#![expect(clippy::unwrap_used, reason = "a test ends by a panic")]
+
 mod support;
 
 mod commits; // what is committed, and when

@@ -176,7 +176,7 @@ fn a_handler_saved_by_rename_is_seen_each_time() {
     running.daemon.stop();
 }
 
-/// The handlers folder behind a link that is swapped, as ConfigMaps and deployments do.
+/// The handlers folder behind a link that is swapped, as `ConfigMap`s and deployments do.
 #[test]
 fn a_swapped_symlink_is_seen() {
     let Some(kafka) = kafka::shared() else { return };
@@ -343,7 +343,7 @@ fn a_syntax_error_keeps_the_old_handlers_and_says_where() {
     let mut running = Running::start(kafka);
 
     let error = running.wait_rejected(|project| {
-        project.handler("orders.lua", "local M = {}\nfunction M.handle(\n")
+        project.handler("orders.lua", "local M = {}\nfunction M.handle(\n");
     });
 
     assert!(error.contains("handlers/orders.lua:"), "{error}");

@@ -83,9 +83,9 @@ impl Kafka {
     pub(crate) fn topic_named(&self, name: String, partitions: usize) -> Topic<'_> {
         let topic = NewTopic::new(&name, partitions as i32, TopicReplication::Fixed(1));
         let created = block_on(self.admin().create_topics([&topic], &options())).unwrap();
-        created
-            .into_iter()
-            .for_each(|result| drop(result.expect("the topic is created")));
+        for result in created {
+            result.expect("the topic is created");
+        }
         let topic = Topic { kafka: self, name };
         // A broker says yes before every topic can be used.
         wait_for("the topic has its leaders", DEADLINE, || {
@@ -224,9 +224,9 @@ impl Topic<'_> {
                 .create_partitions([&partitions], &options()),
         )
         .unwrap();
-        added
-            .into_iter()
-            .for_each(|result| drop(result.expect("the partitions are added")));
+        for result in added {
+            result.expect("the partitions are added");
+        }
         wait_for("the new partition has its leader", DEADLINE, || {
             self.try_watermarks(count as i32 - 1).is_ok()
         });
@@ -246,9 +246,9 @@ impl Topic<'_> {
     pub(crate) fn delete(&self) {
         let deleted =
             block_on(self.kafka.admin().delete_topics(&[&self.name], &options())).unwrap();
-        deleted
-            .into_iter()
-            .for_each(|result| drop(result.expect("the topic is deleted")));
+        for result in deleted {
+            result.expect("the topic is deleted");
+        }
         wait_for("the topic is gone", DEADLINE, || {
             self.try_watermarks(0).is_err()
         });

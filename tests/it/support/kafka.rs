@@ -1,4 +1,4 @@
-//! A real Apache Kafka: one KRaft node, started by the tests themselves and gone with their process.
+//! A real Apache Kafka: one node, started by the tests themselves and gone with their process.
 //!
 //! One broker is shared by all tests, which keep apart by topic and group names; whoever stops or restarts a broker
 //! starts an own one. Without Java or Maven the tests that need a broker are skipped, loudly; under `CI=true` they
@@ -284,6 +284,7 @@ fn libraries() -> &'static Path {
 }
 
 fn available() -> bool {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
     let runs = |program: &str| {
         let command = Command::new(program)
             .arg("-version")
@@ -292,7 +293,6 @@ fn available() -> bool {
             .status();
         command.is_ok_and(|status| status.success())
     };
-    static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| runs("java") && runs("mvn"))
 }
 
