@@ -7,9 +7,10 @@ mod support;
 mod commits; // what is committed, and when
 mod context; // what a handler is given
 mod data; // what can stand in a topic
-mod failures; // handlers that fail, never return, or eat all memory
+mod failures; // handlers that fail
 mod faults; // kills, outages and storms of members under load
 mod lifecycle; // start and stop
+mod limits; // handlers that never return or eat all memory
 mod listeners; // which handler gets which message
 mod positions; // where a partition starts
 mod reload; // files that change while the daemon runs
