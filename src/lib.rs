@@ -6,10 +6,40 @@ mod message;
 
 mod config;
 
+mod route;
+
+mod retry;
+
+mod offsets;
+
+mod lanes;
+
+mod start;
+
+mod mailbox;
+
+mod kafka;
+
 mod lua;
 
 mod bundle;
 
+mod partition;
+
+mod asker;
+
+mod consumer;
+
+mod worker;
+
+mod supervisor;
+
 mod status;
+
+mod systemd;
+
+mod logging;
+
+mod shutdown;
 
 pub mod cli;
