@@ -136,7 +136,7 @@ fn the_drain_ends_at_its_deadline() {
 fn a_second_sigterm_ends_at_once() {
     let Some(kafka) = kafka::shared() else { return };
     let topic = kafka.topic("twice", 1);
-    let project = Project::new(kafka).sections("[daemon]\ndrainDeadline = \"10m\"");
+    let project = Project::new(kafka).sections("[daemon]\ndrainDeadline = \"50s\"");
     project.handler("sleepy.lua", SLEEPY);
     project.config(&from_beginning("sleepy", &topic.name, "sleepy"));
     topic.produce(["0", "3600000"].map(crate::support::client::Message::value));
