@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::client::{Topic, numbered};
 use crate::support::daemon::Daemon;
-use crate::support::kafka::{self, Kafka};
+use crate::support::kafka::{self, Kafka, send_signal};
 use crate::support::project::{Project, from_beginning};
 use crate::support::tally::{Tally, watch_commits};
 use crate::support::wait::{DEADLINE, wait_for};
@@ -179,6 +179,57 @@ fn come_and_go(project: &Project) -> Vec<(Project, Daemon)> {
         }
     }
     members
+}
+
+/// A member that is frozen for longer than its session and thaws: fenced off, it neither commits nor loses anything.
+#[test]
+fn a_member_that_was_frozen_does_no_harm() {
+    let Some(kafka) = kafka::shared() else { return };
+    let _alone = heavy();
+    let (partitions, count) = (4, 3000);
+    let topic = kafka.topic("frozen", partitions as usize);
+    let project = Project::new(kafka).consumer(QUICK);
+    project.handler("sleeps.lua", SLEEPS);
+    project.config(&from_beginning("sleeps", &topic.name, "sleeps"));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| watch_commits(kafka, &project, &topic.name, partitions, &stop));
+        let _stops = SetOnDrop(&stop);
+        let place = project.another_member();
+        let mut frozen = Daemon::join(&project);
+        let mut other = Daemon::join(&place);
+        produce_evenly(&topic, partitions, 0..count);
+        let mut tally = Tally::new(&project);
+        other.wait_for("both are at work", |_| {
+            tally.update();
+            tally.finished() > 500
+        });
+        send_signal(frozen.pid(), libc::SIGSTOP);
+        other.wait_for("the other has all partitions", |other| {
+            let status = other.try_status().unwrap_or_default();
+            status["consumers"][0]["partitions"]
+                .as_array()
+                .map(Vec::len)
+                == Some(4)
+        });
+        send_signal(frozen.pid(), libc::SIGCONT);
+        frozen.wait_for("every message is finished", |_| {
+            tally.update();
+            tally.finished() == count * partitions as u64
+        });
+        frozen.stop();
+        other.stop();
+        stop.store(true, Ordering::SeqCst);
+        assert!(watch.join().unwrap() > 10, "the commits were looked at");
+        tally.update();
+        tally.assert_order();
+    });
+    for partition in 0..partitions {
+        assert_eq!(
+            kafka.committed(&project.group, &topic.name, partition),
+            Some(count as i64)
+        );
+    }
 }
 
 /// The broker goes for twenty seconds and comes back: the daemon lives on, goes on, and commits.

@@ -147,3 +147,27 @@ fn a_changed_group_joins_anew_and_the_other_consumer_stays() {
     assert_eq!(kafka.members(&audit_group), stayed);
     running.daemon.stop();
 }
+
+/// A message that only waits for a listener which is removed is final at once: another listener's topic goes on.
+#[test]
+fn a_removed_listener_lets_go_of_its_message() {
+    let Some(kafka) = kafka::shared() else { return };
+    let project = Project::new(kafka);
+    let topic = kafka.topic("removed", 1);
+    project.handler("orders.lua", &version("old"));
+    project.handler("failing.lua", "return function() error(\"never\") end\n");
+    let orders = from_beginning("orders", &topic.name, "orders.handle");
+    project.config(&(orders.clone() + &from_beginning("failing", &topic.name, "failing")));
+    let mut running = Running::begin(kafka, topic, project);
+    running.topic.produce(numbered(1..4, 0));
+
+    running.wait_reloaded(|project| project.config(&orders));
+
+    running.project.wait_for_entries("old", 4, DEADLINE);
+    let (group, name) = (running.project.group.clone(), running.topic.name.clone());
+    running.daemon.wait_for("all are committed", |_| {
+        kafka.committed(&group, &name, 0) == Some(4)
+    });
+    running.never_left_the_group();
+    running.daemon.stop();
+}
