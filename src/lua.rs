@@ -11,6 +11,7 @@ mod failure;
 mod globals;
 mod hook;
 mod json;
+mod last_words;
 mod load;
 mod logger;
 mod message;

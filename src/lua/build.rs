@@ -14,9 +14,10 @@ use mlua::ffi::{self, lua_State};
 use mlua::{LuaOptions, StdLib};
 
 use super::failure;
+use super::last_words::About;
 use super::shared::{Shared, nearest, push_bytes, type_name};
 use super::vm::Vm;
-use super::watchdog::{About, Pulse};
+use super::watchdog::Pulse;
 use super::{App, app, coroutine, globals, hook, load, logger, message, tide};
 use crate::bundle::Bundle;
 
@@ -302,32 +303,23 @@ unsafe fn handler_of(
         let found = type_name(main, -1);
         let result = match (function, ffi::lua_type(main, -1)) {
             (None, ffi::LUA_TFUNCTION) => return Ok(reference(main)),
-            (None, ffi::LUA_TTABLE) => {
-                let names = functions_of(main);
-                let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                Err(format!(
-                    "{place}: returns a table, but the handler names no function of it{}",
-                    names_in(&names)
-                ))
-            }
+            (None, ffi::LUA_TTABLE) => Err(format!(
+                "{place}: returns a table, but the handler names no function of it; {}",
+                functions_hint(main, "")
+            )),
             (None, _) => Err(format!(
                 "{place}: returns {found}, but should return a function"
             )),
-            (Some(name), ffi::LUA_TTABLE) => match function_of(main, name, place)? {
-                Some(reference) => Ok(reference),
-                None => {
-                    let names = functions_of(main);
-                    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                    let hint = if names.is_empty() {
-                        "there are no functions in it".to_owned()
-                    } else {
-                        nearest(name, &names)
-                    };
-                    Err(format!(
-                        "{place}: no function `{name}` in the table that it returns, {hint}"
-                    ))
+            (Some(name), ffi::LUA_TTABLE) => {
+                if let Some(reference) = function_of(main, name, place)? {
+                    ffi::lua_pop(main, 1);
+                    return Ok(reference);
                 }
-            },
+                Err(format!(
+                    "{place}: no function `{name}` in the table that it returns, {}",
+                    functions_hint(main, name)
+                ))
+            }
             (Some(name), _) => Err(format!(
                 "{place}: returns {found}, but should return a table with the function `{name}`"
             )),
@@ -337,11 +329,15 @@ unsafe fn handler_of(
     }
 }
 
-fn names_in(names: &[&str]) -> String {
+/// Which functions there are in the table on top, the one nearest to `name` first of all.
+unsafe fn functions_hint(main: *mut lua_State, name: &str) -> String {
+    // SAFETY: as in `functions_of`.
+    let names = unsafe { functions_of(main) };
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
     if names.is_empty() {
-        String::new()
+        "there are no functions in it".to_owned()
     } else {
-        format!("; there are {}", super::shared::list(names))
+        nearest(name, &names)
     }
 }
 

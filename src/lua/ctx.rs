@@ -112,8 +112,7 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
             b"startTime" => ffi::lua_pushinteger(state, ctx.start_ms),
             b"attempt" => ffi::lua_pushinteger(state, ctx.attempt.into()),
             b"logger" => {
-                let name = &*(&raw const *shared.listeners[ctx.listener]);
-                push_bytes(state, name.as_bytes());
+                push_bytes(state, shared.listeners[ctx.listener].as_bytes());
                 logger::push(state, 1);
             }
             b"app" => app::push(state),

@@ -52,6 +52,8 @@ pub(super) struct Shared {
     scratch: RefCell<Vec<u8>>,
     /// The headers of the message that is being pushed; `entry` alone uses it.
     pub(super) headers: RefCell<Vec<u8>>,
+    /// The modules whose chunks run, the innermost last.
+    pub(super) loading: RefCell<Vec<String>>,
     /// Plain data on its way into Lua, the innermost last.
     plain: RefCell<Vec<Arc<Plain>>>,
     /// The topic whose Lua string `entry` keeps: compared by address, kept alive by this.
@@ -85,6 +87,7 @@ impl Shared {
             message: RefCell::default(),
             scratch: RefCell::default(),
             headers: RefCell::default(),
+            loading: RefCell::default(),
             plain: RefCell::default(),
             topic: RefCell::default(),
         }

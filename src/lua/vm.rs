@@ -16,9 +16,10 @@ use mlua::ffi::{self, lua_State};
 
 use super::build::Hooks;
 use super::failure::{self, Words, describe};
+use super::last_words::About;
 use super::message::Frame;
 use super::shared::Shared;
-use super::watchdog::{About, Pulse, Slice};
+use super::watchdog::{Pulse, Slice};
 use super::{Answer, Call, CallId, Failure, FailureKind, Step, Wait, coroutine, hook, wait};
 use crate::config::Config;
 
@@ -272,7 +273,7 @@ impl Vm {
             unsafe { hook::clear(self.main) };
             match &mut ended {
                 Ended::Waits(_) => {
-                    ended = Ended::Failed(FailureKind::Blocking, failure::words(&too_long(limit)))
+                    ended = Ended::Failed(FailureKind::Blocking, failure::words(&too_long(limit)));
                 }
                 Ended::Failed(kind, _) => *kind = FailureKind::Blocking,
                 Ended::Done => {}
@@ -293,9 +294,9 @@ impl Vm {
         // SAFETY: reads the stack of a coroutine that does not run.
         unsafe {
             if slice.killed() {
-                let place =
-                    failure::position(state).map_or_else(String::new, |place| format!("{place}: "));
-                let message = format!("{place}{}", too_long_for(slice));
+                let place = slice.place().or_else(|| failure::position(state));
+                let place = place.map_or_else(String::new, |place| format!("{place}: "));
+                let message = format!("{place}{}", too_long(slice.limit()));
                 let words = Words {
                     message,
                     traceback: self.protected(|| failure::traceback(self.main, state)),
@@ -396,10 +397,6 @@ fn too_long(limit: Duration) -> String {
         "computed for more than {} ms without a pause (limits.blocking)",
         limit.as_millis()
     )
-}
-
-fn too_long_for(slice: &Slice<'_>) -> String {
-    too_long(slice.limit())
 }
 
 fn memory_words() -> Words {

@@ -201,7 +201,7 @@ impl<'a> Decoder<'a> {
             match text.parse::<i64>() {
                 // `-0` is a float: there is no such integer.
                 Ok(integer) if integral && text != "-0" => {
-                    ffi::lua_pushinteger(self.state, integer)
+                    ffi::lua_pushinteger(self.state, integer);
                 }
                 _ => match text.parse::<f64>() {
                     Ok(number) if number.is_finite() => ffi::lua_pushnumber(self.state, number),

@@ -62,7 +62,7 @@ impl Encoder {
                 ffi::LUA_TNIL => self.text.extend(b"null"),
                 ffi::LUA_TLIGHTUSERDATA if is_null(self.state, index) => self.text.extend(b"null"),
                 ffi::LUA_TBOOLEAN if ffi::lua_toboolean(self.state, index) != 0 => {
-                    self.text.extend(b"true")
+                    self.text.extend(b"true");
                 }
                 ffi::LUA_TBOOLEAN => self.text.extend(b"false"),
                 ffi::LUA_TNUMBER if ffi::lua_isinteger(self.state, index) != 0 => {
@@ -103,7 +103,7 @@ impl Encoder {
         match str::from_utf8(bytes) {
             Ok(text) => self.quoted(text),
             Err(_) if self.strictness == Strictness::Log => {
-                self.quoted(&String::from_utf8_lossy(bytes))
+                self.quoted(&String::from_utf8_lossy(bytes));
             }
             Err(error) => {
                 let at = error.valid_up_to() + 1;

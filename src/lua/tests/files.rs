@@ -83,6 +83,22 @@ fn a_module_has_one_name() {
 }
 
 #[test]
+fn modules_that_require_each_other_are_told() {
+    let setup = Setup::new()
+        .file("a.lua", "require 'b'")
+        .file("b.lua", "require 'a'")
+        .handler("a");
+    assert_eq!(
+        setup.error(),
+        "handlers/b.lua:1: module 'a' requires itself: a → b → a"
+    );
+    // One that failed may be tried again.
+    passes(
+        "assert(not pcall(require, 'none')) package.preload.x = function() return 7 end assert(require('x') == 7)",
+    );
+}
+
+#[test]
 fn init_runs_once_in_each_vm() {
     let init = "local tide = require 'tide' started = 0 return { start = function() tide.sleep(1) started = started + 1 end, shutdown = function() error('late') end }";
     let mut f = Setup::new()
@@ -181,7 +197,7 @@ fn c_modules_find_luas_api_in_the_program() {
     let directory = tempfile::tempdir().unwrap();
     let source = directory.path().join("tiny.c");
     // Declared here, since the program carries Lua's code but not its headers.
-    let code = r#"
+    let code = r"
         typedef struct lua_State lua_State;
         typedef long long lua_Integer;
         extern lua_Integer luaL_checkinteger(lua_State *, int);
@@ -193,7 +209,7 @@ fn c_modules_find_luas_api_in_the_program() {
         void *unused[] = { luaL_testudata, luaL_gsub, lua_upvaluejoin };
         static int twice(lua_State *L) { lua_pushinteger(L, 2 * luaL_checkinteger(L, 1)); return 1; }
         int luaopen_tiny(lua_State *L) { lua_pushcclosure(L, twice, 0); return 1; }
-    "#;
+    ";
     std::fs::write(&source, code).unwrap();
     let library = directory.path().join("tiny.so");
     let compiled = std::process::Command::new("cc")
