@@ -246,7 +246,7 @@ fn stuck_in_c_code() {
         return;
     }
     let mut setup =
-        handler("string.find(string.rep('a', 500), string.rep('a?', 500) .. string.rep('a', 500))");
+        handler("string.find(string.rep('a', 40), string.rep('a?', 40) .. string.rep('a', 40))");
     setup.blocking = Duration::from_millis(50);
     setup.build().run();
 }
