@@ -203,7 +203,7 @@ pub(crate) struct Lua {
     pub(crate) workers: usize,
     /// Bytes, of one VM.
     pub(crate) memory: usize,
-    /// LuaRocks trees for `require`, in Lua's own template form, after the bundle.
+    /// `LuaRocks` trees for `require`, in Lua's own template form, after the bundle.
     pub(crate) path: String,
     pub(crate) cpath: String,
 }

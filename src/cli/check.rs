@@ -83,7 +83,12 @@ fn as_text(bundle: &Bundle) -> String {
             );
         }
         for (name, value) in &consumer.properties {
-            line(&mut text, format_args!("  {name} = {value:?}"));
+            // A certificate is many lines, of which the first tells what it is.
+            let value = format!("{value:?}");
+            let (first, more) = value
+                .split_once('\n')
+                .map_or((value.as_str(), ""), |(first, _)| (first, " …"));
+            line(&mut text, format_args!("  {name} = {first}{more}"));
         }
     }
     line(

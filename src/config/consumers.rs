@@ -102,12 +102,11 @@ fn one(
     file: &File,
     scene: &mut Scene<'_, '_>,
 ) -> Option<super::Consumer> {
-    let before = scene.report.len();
     brokers(consumer, path, scene);
     let group_id = group(name, consumer, path, scene);
     classic(consumer, path, scene);
     limits(consumer, path, file, scene);
-    let properties = properties(consumer, path, before, scene);
+    let properties = properties(consumer, path, scene);
     Some(super::Consumer {
         name: name.to_owned(),
         group_id: group_id?,
@@ -120,13 +119,7 @@ fn one(
 }
 
 fn brokers(consumer: &Consumer, path: &[&str], scene: &mut Scene<'_, '_>) {
-    let list: Vec<&str> = consumer
-        .client
-        .brokers
-        .iter()
-        .flat_map(|entry| entry.split(','))
-        .map(str::trim)
-        .collect();
+    let list = kafkajs::brokers(&consumer.client);
     if list.is_empty() {
         if !scene.report.is_left_out("brokers") {
             let at = scene.at_keys(&["kafkaConfig"], &["brokers"]);
@@ -261,7 +254,6 @@ fn limits(consumer: &Consumer, path: &[&str], file: &File, scene: &mut Scene<'_,
 fn properties(
     consumer: &Consumer,
     path: &[&str],
-    before: usize,
     scene: &mut Scene<'_, '_>,
 ) -> BTreeMap<String, Value> {
     let (mapped, complaints) = kafkajs::consumer(consumer, scene.folder);
@@ -295,7 +287,8 @@ fn properties(
         };
         properties.entry(name.clone()).or_insert(value);
     }
-    if scene.report.len() == before {
+    // What was left out for an error would be missed here.
+    if scene.report.is_empty() {
         together(consumer, &properties, &mapped, path, scene);
     }
     properties

@@ -38,6 +38,7 @@ pub(super) struct File {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "the names are kafkajs'")]
 pub(super) struct Client {
     /// Brokers to ask for the cluster's others, as host:port.
     pub(super) brokers: Vec<String>,
@@ -442,9 +443,9 @@ pub(super) struct Lua {
     pub(super) workers: u32,
     /// Memory of one VM.
     pub(super) memory: Size,
-    /// Where `require` looks for Lua modules after the handlers folder, as in LUA_PATH.
+    /// Where `require` looks for Lua modules after the handlers folder, as in `LUA_PATH`.
     pub(super) path: String,
-    /// Where `require` looks for C modules, as in LUA_CPATH.
+    /// Where `require` looks for C modules, as in `LUA_CPATH`.
     pub(super) cpath: String,
 }
 
@@ -465,7 +466,7 @@ impl Default for Lua {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub(super) struct Log {
-    /// error, warn, info, debug or trace, and by target, as in RUST_LOG.
+    /// error, warn, info, debug or trace, and by target, as in `RUST_LOG`.
     pub(super) level: String,
     /// auto: text on a terminal, journald under systemd, else json.
     pub(super) format: LogFormat,

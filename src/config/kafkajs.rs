@@ -4,6 +4,7 @@
 //! asked of librdkafka.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::Path;
 
 use super::file::{
@@ -57,7 +58,7 @@ pub(super) fn consumer(consumer: &Consumer, folder: &Path) -> (Properties, Vec<C
 }
 
 impl Mapping<'_> {
-    fn set(&mut self, name: &str, value: impl ToString, keys: &'static [&'static str]) {
+    fn set(&mut self, name: &str, value: impl Display, keys: &'static [&'static str]) {
         self.properties.insert(
             name.to_owned(),
             Mapped {
@@ -82,7 +83,7 @@ impl Mapping<'_> {
 
     fn client(&mut self, client: &Client) {
         if !client.brokers.is_empty() {
-            self.set("bootstrap.servers", client.brokers.join(","), &["brokers"]);
+            self.set("bootstrap.servers", brokers(client).join(","), &["brokers"]);
         }
         self.set("client.id", &client.client_id, &["clientId"]);
         // librdkafka's limit includes TLS and authentication.
@@ -164,7 +165,7 @@ impl Mapping<'_> {
             // OpenSSL is our own copy, which does not know where this system keeps its certificates.
             None => self.set("ssl.ca.location", "probe", &["ssl"]),
             Some(OneOrMany::One(ca)) => {
-                self.pem("ssl.ca.pem", "ssl.ca.location", ca, &["ssl", "ca"])
+                self.pem("ssl.ca.pem", "ssl.ca.location", ca, &["ssl", "ca"]);
             }
             Some(OneOrMany::Many(list)) => {
                 let mut all = String::new();
@@ -296,11 +297,11 @@ impl Mapping<'_> {
                 "only oauthbearer takes clientId, clientSecret, tokenEndpointUrl, scope and extensions",
             );
         }
-        let Some(username) = &sasl.username else {
-            return complain(&["sasl", "username"], "`sasl.username` is missing");
+        let Some(username) = sasl.username.as_ref().filter(|name| !name.is_empty()) else {
+            return complain(&["sasl", "username"], "`sasl.username` is missing or empty");
         };
-        let Some(password) = &sasl.password else {
-            return complain(&["sasl", "password"], "`sasl.password` is missing");
+        let Some(password) = sasl.password.as_ref().filter(|word| !word.is_empty()) else {
+            return complain(&["sasl", "password"], "`sasl.password` is missing or empty");
         };
         self.set("sasl.username", username, &["sasl", "username"]);
         self.set("sasl.password", password, &["sasl", "password"]);
@@ -434,6 +435,16 @@ impl Mapping<'_> {
             self.set("client.rack", &consumer.rack_id, &["rackId"]);
         }
     }
+}
+
+/// Every broker by itself: a variable may hold several, separated by commas.
+pub(super) fn brokers(client: &Client) -> Vec<&str> {
+    client
+        .brokers
+        .iter()
+        .flat_map(|entry| entry.split(','))
+        .map(str::trim)
+        .collect()
 }
 
 fn is_pem(text: &str) -> bool {

@@ -225,7 +225,7 @@ impl One<'_, '_, '_> {
         for name in names {
             match parse_topic(name) {
                 Ok(_) if !seen.insert(name) => {
-                    self.error(&[key], format!("topic `{name}` is there twice"))
+                    self.error(&[key], format!("topic `{name}` is there twice"));
                 }
                 Ok(topic) => topics.push(topic),
                 Err(message) => self.error(&[key], message),

@@ -14,6 +14,21 @@ use super::tree::Tree;
 use super::unit::{Millis, Size};
 use crate::kafka::property;
 
+/// Where a key that stands in the wrong table belongs, by the name of the table's type.
+const TABLES: [(&str, &str); 11] = [
+    ("Client", "`[kafkaConfig]`"),
+    ("Consumer", "`[consumerConfig]`"),
+    ("Policies", "`[[listeners]]` or `[listenerDefaults]`"),
+    ("Listener", "`[[listeners]]`"),
+    ("Subscription", "`subscription` of a listener"),
+    ("RunConfig", "`runConfig` of a listener"),
+    ("Retry", "`retry` of a listener"),
+    ("Limits", "`limits` of a listener"),
+    ("Lua", "`[lua]`"),
+    ("Log", "`[log]`"),
+    ("Daemon", "`[daemon]`"),
+];
+
 /// The JSON Schema of the configuration.
 pub(crate) fn schema() -> Json {
     schemars::schema_for!(File).to_value()
@@ -135,12 +150,20 @@ impl<'w> Walk<'w, '_> {
             if let Some(nearest) = nearest {
                 self.report.leave_out(nearest);
             }
-            let meant = nearest
-                .map(|nearest| format!(", did you mean `{nearest}`?"))
-                .unwrap_or_default();
+            let meant = match (nearest, self.home(name)) {
+                (Some(nearest), _) => format!(", did you mean `{nearest}`?"),
+                (None, Some(home)) => format!("; its place is {home}"),
+                (None, None) => String::new(),
+            };
             format!("unknown key `{key}`{table}{meant}")
         };
         self.report.error(Some(span), message);
+    }
+
+    /// The table that has a key of this name.
+    fn home(&self, name: &str) -> Option<&'static str> {
+        let has = |of: &&(&str, &str)| !self.root["$defs"][of.0]["properties"][name].is_null();
+        TABLES.iter().find(has).map(|(_, home)| *home)
     }
 
     fn value(&mut self, value: &mut Spanned<DeValue<'_>>, schema: &'w Json) -> bool {
@@ -232,9 +255,14 @@ impl<'w> Walk<'w, '_> {
 
     fn wrong_type(&mut self, value: &Spanned<DeValue<'_>>, schema: &Json) -> bool {
         let (found, expected) = (describe_kind(kind(value.get_ref())), self.describe(schema));
+        let instead = if self.path == ["listeners"] {
+            "; write `[[listeners]]`"
+        } else {
+            ""
+        };
         self.report.error(
             Some(value.span()),
-            format!("{} is {found}, not {expected}", self.place()),
+            format!("{} is {found}, not {expected}{instead}", self.place()),
         );
         false
     }

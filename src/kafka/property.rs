@@ -2,6 +2,8 @@
 //!
 //! No list of names is kept here that could fall behind the library. Nothing in here opens a connection.
 
+use std::collections::BTreeMap;
+
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
@@ -38,6 +40,9 @@ pub(crate) fn check(name: &str, value: &str) -> Result<(), Refusal> {
 pub(crate) fn check_together<'p>(
     properties: impl Iterator<Item = (&'p str, &'p str)>,
 ) -> Result<(), String> {
+    let properties: BTreeMap<&str, &str> = properties.collect();
+    // Such a client would ask for a token at once.
+    let oauth = properties.get("sasl.mechanisms") == Some(&"OAUTHBEARER");
     let mut client = ClientConfig::new();
     for (name, value) in properties {
         match name {
@@ -46,12 +51,10 @@ pub(crate) fn check_together<'p>(
             | "group.instance.id"
             | "debug"
             | "statistics.interval.ms" => {}
-            // With its method known, a client would ask for a token at once.
-            name if name.starts_with("sasl.oauthbearer.") => {}
-            "security.protocol" if value == "sasl_ssl" => {
-                client.set(name, "ssl");
+            "security.protocol" if oauth => {
+                client.set(name, value.trim_start_matches("sasl_"));
             }
-            "security.protocol" if value == "sasl_plaintext" => {}
+            name if oauth && name.starts_with("sasl.") => {}
             name => {
                 client.set(name, value);
             }
