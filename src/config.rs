@@ -12,11 +12,15 @@ mod interpolate;
 mod kafkajs;
 mod listeners;
 mod load;
+mod names;
+mod passthrough;
 mod process;
 #[cfg(test)]
 mod reference;
 mod refused;
 mod shape;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod unit;
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::file::{Assigner, Consumer, File, GroupProtocol};
 use super::kafkajs::{self, Properties};
+use super::passthrough;
 use super::tree::{self, CLASSIC_KEYS, Step};
 use super::{DEFAULT_CONSUMER, Scene, Value};
 use crate::kafka::property::{self, Refusal};
@@ -268,7 +269,7 @@ fn properties(
         }
     }
     let mut properties = BTreeMap::new();
-    for (name, value) in passed_through(consumer, path, &mapped, scene) {
+    for (name, value) in passthrough::resolve(consumer, path, &mapped, scene) {
         properties.insert(name, value);
     }
     for (name, mapped) in &mapped {
@@ -276,7 +277,7 @@ fn properties(
             && let Err(Refusal::Invalid(sentence)) = property::check(name, &mapped.value)
         {
             let at = scene.at_keys(path, mapped.keys);
-            let sentence = reason(name, &mapped.value, sentence);
+            let sentence = passthrough::reason(name, &mapped.value, sentence);
             scene
                 .report
                 .error(at, format!("`{}`: {sentence}", mapped.keys.join(".")));
@@ -321,64 +322,4 @@ fn together(
         None => scene.at_keys(path, named.map_or(&[], |(_, of)| of.keys)),
     };
     scene.report.error(at, format!("librdkafka: {sentence}"));
-}
-
-/// The `librdkafka` table: what is left of it after everything that has a name or a promise here.
-fn passed_through(
-    consumer: &Consumer,
-    path: &[&str],
-    mapped: &Properties,
-    scene: &mut Scene<'_, '_>,
-) -> Vec<(String, Value)> {
-    let mut passed = Vec::new();
-    for (name, value) in &consumer.client.librdkafka {
-        let at = scene.at_keys(path, &["librdkafka", name]);
-        let text = value.text();
-        if let Some(reason) = kafkajs::reserved(name) {
-            scene
-                .report
-                .error(at, format!("librdkafka's `{name}` {reason}"));
-            continue;
-        }
-        match property::check(name, &text) {
-            Ok(()) => {}
-            Err(Refusal::Unknown) => {
-                let known = mapped.keys().map(String::as_str);
-                let near = super::shape::nearest(name, known)
-                    .map(|near| format!(", did you mean `{near}`?"));
-                scene.report.error(
-                    at,
-                    format!(
-                        "librdkafka knows no property `{name}`{}",
-                        near.unwrap_or_default()
-                    ),
-                );
-                continue;
-            }
-            Err(Refusal::Invalid(sentence)) => {
-                scene.report.error(
-                    at,
-                    format!("librdkafka's `{name}`: {}", reason(name, &text, sentence)),
-                );
-                continue;
-            }
-        }
-        passed.push((
-            name.clone(),
-            Value {
-                secret: scene.is_secret(name, &text),
-                text,
-            },
-        ));
-    }
-    passed
-}
-
-/// librdkafka's sentence, unless it could repeat a secret.
-fn reason(name: &str, value: &str, sentence: String) -> String {
-    if property::is_sensitive(name) && !value.is_empty() {
-        "librdkafka refuses its value".to_owned()
-    } else {
-        sentence
-    }
 }
