@@ -14,6 +14,9 @@ use crate::kafka::property::{self, Refusal};
 /// librdkafka's default of `message.max.bytes`, below which `fetch.max.bytes` may not be.
 const MESSAGE_MAX_BYTES: u64 = 1_000_000;
 
+/// The property by which librdkafka asks for tokens itself.
+const OAUTH_METHOD: &str = "sasl.oauthbearer.method";
+
 pub(super) fn resolve(
     file: &File,
     used: &BTreeSet<String>,
@@ -272,8 +275,19 @@ fn properties(
     for (name, value) in passthrough::resolve(consumer, path, &mapped, scene) {
         properties.insert(name, value);
     }
+    let no_oauth =
+        mapped.contains_key(OAUTH_METHOD) && property::check(OAUTH_METHOD, "oidc").is_err();
+    if no_oauth {
+        let at = scene.at_keys(path, &["sasl", "mechanism"]);
+        scene.report.error(
+            at,
+            "`sasl.mechanism` is \"oauthbearer\", but this program's librdkafka is built without libcurl, which asks for \
+             the tokens; use \"scram-sha-512\"",
+        );
+    }
     for (name, mapped) in &mapped {
         if !mapped.keys.is_empty()
+            && !(no_oauth && (name.contains("oauthbearer") || name.starts_with("https.")))
             && let Err(Refusal::Invalid(sentence)) = property::check(name, &mapped.value)
         {
             let at = scene.at_keys(path, mapped.keys);
