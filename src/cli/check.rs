@@ -43,6 +43,7 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
     }
 }
 
+/// Everything that a start does before it joins a group.
 fn check(config: &ConfigOption) -> Result<Bundle, Errors> {
     let snapshot = bundle::read(&config.path())?;
     bundle::check(&snapshot, 1)

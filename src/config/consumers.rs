@@ -125,7 +125,10 @@ fn one(
 fn brokers(consumer: &Consumer, path: &[&str], scene: &mut Scene<'_, '_>) {
     let list = kafkajs::brokers(&consumer.client);
     if list.is_empty() {
-        if !scene.report.is_left_out("brokers") {
+        if !["brokers", "kafkaConfig"]
+            .iter()
+            .any(|key| scene.report.is_left_out(key))
+        {
             let at = scene.at_keys(&["kafkaConfig"], &["brokers"]);
             scene.report.error(
                 at,

@@ -98,12 +98,6 @@ fn reserved(property: &str) -> Option<String> {
         "group.protocol.type" => "would keep this consumer out of every consumer group",
         "rebalance_cb" | "offset_commit_cb" | "consume_cb" | "enabled_events" | "opaque"
         | "default_topic_conf" => "is for programs: it cannot be written as a text",
-        "consume.callback.max.messages"
-        | "topic.blacklist"
-        | "plugin.library.paths"
-        | "test.mock.num.brokers" => {
-            "would take away messages or what runs them; it is not passed on"
-        }
         _ => return None,
     };
     Some(reason.to_owned())

@@ -5,7 +5,7 @@
 
 use serde_json::Value as Json;
 use toml::Spanned;
-use toml::de::{DeArray, DeValue};
+use toml::de::{DeArray, DeInteger, DeValue};
 
 use super::error::Report;
 use super::file::File;
@@ -197,30 +197,12 @@ impl<'w> Walk<'w, '_> {
             }
             DeValue::String(text) => self.text(text, &span, schema),
             DeValue::Integer(number) => {
-                let number =
-                    i64::from_str_radix(number.as_str(), number.radix()).unwrap_or(i64::MAX);
-                let most = if schema["format"] == "uint32" {
-                    i64::from(u32::MAX)
-                } else {
-                    i64::MAX
-                };
-                match schema["minimum"].as_i64() {
-                    Some(least) if number < least => {
-                        self.report.error(
-                            Some(span),
-                            format!("{} is {number}, less than {least}", self.place()),
-                        );
-                        false
-                    }
-                    Some(_) if number > most => {
-                        self.report.error(
-                            Some(span),
-                            format!("{} is {number}, more than {most}", self.place()),
-                        );
-                        false
-                    }
-                    _ => true,
+                let wrong = out_of_range(number, schema);
+                if let Some(wrong) = &wrong {
+                    self.report
+                        .error(Some(span), format!("{} {wrong}", self.place()));
                 }
+                wrong.is_none()
             }
             _ => true,
         }
@@ -368,6 +350,20 @@ fn describe_kind(kind: &str) -> &'static str {
         "array" => "a list",
         "object" => "a table",
         _ => "",
+    }
+}
+
+fn out_of_range(number: &DeInteger<'_>, schema: &Json) -> Option<String> {
+    let most = if schema["format"] == "uint32" {
+        i64::from(u32::MAX)
+    } else {
+        i64::MAX
+    };
+    let least = schema["minimum"].as_i64().unwrap_or(i64::MIN);
+    match i64::from_str_radix(number.as_str(), number.radix()) {
+        Ok(number) if number < least => Some(format!("is {number}, less than {least}")),
+        Ok(number) if number <= most || least == i64::MIN => None,
+        _ => Some(format!("is {number}, more than {most}")),
     }
 }
 

@@ -46,11 +46,12 @@ pub(crate) fn check_together<'p>(
     let mut client = ClientConfig::new();
     for (name, value) in properties {
         match name {
-            "bootstrap.servers"
-            | "group.id"
-            | "group.instance.id"
-            | "debug"
-            | "statistics.interval.ms" => {}
+            "bootstrap.servers" | "group.id" | "group.instance.id" => {}
+            // What acts outside of the client.
+            "debug"
+            | "statistics.interval.ms"
+            | "plugin.library.paths"
+            | "test.mock.num.brokers" => {}
             "security.protocol" if oauth => {
                 client.set(name, value.trim_start_matches("sasl_"));
             }
