@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use rdkafka::config::ClientConfig;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
@@ -34,6 +34,18 @@ pub(crate) fn check(name: &str, value: &str) -> Result<(), Refusal> {
     }
 }
 
+/// What acts outside of a client, or keeps one waiting.
+const ELSEWHERE: [&str; 8] = [
+    "bootstrap.servers",
+    "group.id",
+    "group.instance.id",
+    "debug",
+    "log_level",
+    "statistics.interval.ms",
+    "plugin.library.paths",
+    "test.mock.num.brokers",
+];
+
 /// Whether librdkafka takes all of them together, certificates included; its own sentence when it does not.
 ///
 /// A client is made and dropped: without brokers it opens no connection, and without a group dropping it takes no time.
@@ -44,14 +56,13 @@ pub(crate) fn check_together<'p>(
     // Such a client would ask for a token at once.
     let oauth = properties.get("sasl.mechanisms") == Some(&"OAUTHBEARER");
     let mut client = ClientConfig::new();
+    // It has nothing to say but its error.
+    client
+        .set_log_level(RDKafkaLogLevel::Emerg)
+        .set("log_level", "0");
     for (name, value) in properties {
         match name {
-            "bootstrap.servers" | "group.id" | "group.instance.id" => {}
-            // What acts outside of the client.
-            "debug"
-            | "statistics.interval.ms"
-            | "plugin.library.paths"
-            | "test.mock.num.brokers" => {}
+            name if ELSEWHERE.contains(&name) => {}
             "security.protocol" if oauth => {
                 client.set(name, value.trim_start_matches("sasl_"));
             }
