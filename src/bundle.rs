@@ -53,11 +53,8 @@ pub(crate) fn read(path: &Path) -> Result<Snapshot, Errors> {
     let bytes =
         fs::read(path).map_err(|error| Errors::of(path, format!("cannot be read: {error}")))?;
     let text = String::from_utf8(bytes).map_err(|error| {
-        let line = error.as_bytes()[..error.utf8_error().valid_up_to()]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count()
-            + 1;
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = String::from_utf8_lossy(valid).matches('\n').count() + 1;
         Errors::of(path, format!("is not UTF-8, in line {line}"))
     })?;
     let handlers = config::handlers_folder(path, &text, &environment);

@@ -12,11 +12,15 @@ mod interpolate;
 mod kafkajs;
 mod listeners;
 mod load;
+mod names;
+mod passthrough;
 mod process;
 #[cfg(test)]
 mod reference;
 mod refused;
 mod shape;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod unit;
 
@@ -203,7 +207,7 @@ pub(crate) struct Lua {
     pub(crate) workers: usize,
     /// Bytes, of one VM.
     pub(crate) memory: usize,
-    /// LuaRocks trees for `require`, in Lua's own template form, after the bundle.
+    /// `LuaRocks` trees for `require`, in Lua's own template form, after the bundle.
     pub(crate) path: String,
     pub(crate) cpath: String,
 }

@@ -43,6 +43,7 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
     }
 }
 
+/// Everything that a start does before it joins a group.
 fn check(config: &ConfigOption) -> Result<Bundle, Errors> {
     let snapshot = bundle::read(&config.path())?;
     bundle::check(&snapshot, 1)
@@ -83,7 +84,12 @@ fn as_text(bundle: &Bundle) -> String {
             );
         }
         for (name, value) in &consumer.properties {
-            line(&mut text, format_args!("  {name} = {value:?}"));
+            // A certificate is many lines, of which the first tells what it is.
+            let value = format!("{value:?}");
+            let (first, more) = value
+                .split_once('\n')
+                .map_or((value.as_str(), ""), |(first, _)| (first, " …"));
+            line(&mut text, format_args!("  {name} = {first}{more}"));
         }
     }
     line(

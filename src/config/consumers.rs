@@ -6,12 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::file::{Assigner, Consumer, File, GroupProtocol};
 use super::kafkajs::{self, Properties};
+use super::passthrough;
 use super::tree::{self, CLASSIC_KEYS, Step};
 use super::{DEFAULT_CONSUMER, Scene, Value};
 use crate::kafka::property::{self, Refusal};
 
 /// librdkafka's default of `message.max.bytes`, below which `fetch.max.bytes` may not be.
 const MESSAGE_MAX_BYTES: u64 = 1_000_000;
+
+/// The property by which librdkafka asks for tokens itself.
+const OAUTH_METHOD: &str = "sasl.oauthbearer.method";
 
 pub(super) fn resolve(
     file: &File,
@@ -102,12 +106,11 @@ fn one(
     file: &File,
     scene: &mut Scene<'_, '_>,
 ) -> Option<super::Consumer> {
-    let before = scene.report.len();
     brokers(consumer, path, scene);
     let group_id = group(name, consumer, path, scene);
     classic(consumer, path, scene);
     limits(consumer, path, file, scene);
-    let properties = properties(consumer, path, before, scene);
+    let properties = properties(consumer, path, scene);
     Some(super::Consumer {
         name: name.to_owned(),
         group_id: group_id?,
@@ -120,15 +123,12 @@ fn one(
 }
 
 fn brokers(consumer: &Consumer, path: &[&str], scene: &mut Scene<'_, '_>) {
-    let list: Vec<&str> = consumer
-        .client
-        .brokers
-        .iter()
-        .flat_map(|entry| entry.split(','))
-        .map(str::trim)
-        .collect();
+    let list = kafkajs::brokers(&consumer.client);
     if list.is_empty() {
-        if !scene.report.is_left_out("brokers") {
+        if !["brokers", "kafkaConfig"]
+            .iter()
+            .any(|key| scene.report.is_left_out(key))
+        {
             let at = scene.at_keys(&["kafkaConfig"], &["brokers"]);
             scene.report.error(
                 at,
@@ -261,7 +261,6 @@ fn limits(consumer: &Consumer, path: &[&str], file: &File, scene: &mut Scene<'_,
 fn properties(
     consumer: &Consumer,
     path: &[&str],
-    before: usize,
     scene: &mut Scene<'_, '_>,
 ) -> BTreeMap<String, Value> {
     let (mapped, complaints) = kafkajs::consumer(consumer, scene.folder);
@@ -276,15 +275,26 @@ fn properties(
         }
     }
     let mut properties = BTreeMap::new();
-    for (name, value) in passed_through(consumer, path, &mapped, scene) {
+    for (name, value) in passthrough::resolve(consumer, path, &mapped, scene) {
         properties.insert(name, value);
+    }
+    let no_oauth =
+        mapped.contains_key(OAUTH_METHOD) && property::check(OAUTH_METHOD, "oidc").is_err();
+    if no_oauth {
+        let at = scene.at_keys(path, &["sasl", "mechanism"]);
+        scene.report.error(
+            at,
+            "`sasl.mechanism` is \"oauthbearer\", but this program's librdkafka is built without libcurl, which asks for \
+             the tokens; use \"scram-sha-512\"",
+        );
     }
     for (name, mapped) in &mapped {
         if !mapped.keys.is_empty()
+            && !(no_oauth && (name.contains("oauthbearer") || name.starts_with("https.")))
             && let Err(Refusal::Invalid(sentence)) = property::check(name, &mapped.value)
         {
             let at = scene.at_keys(path, mapped.keys);
-            let sentence = reason(name, &mapped.value, sentence);
+            let sentence = passthrough::reason(name, &mapped.value, sentence);
             scene
                 .report
                 .error(at, format!("`{}`: {sentence}", mapped.keys.join(".")));
@@ -295,7 +305,8 @@ fn properties(
         };
         properties.entry(name.clone()).or_insert(value);
     }
-    if scene.report.len() == before {
+    // What was left out for an error would be missed here.
+    if scene.report.is_empty() {
         together(consumer, &properties, &mapped, path, scene);
     }
     properties
@@ -328,64 +339,4 @@ fn together(
         None => scene.at_keys(path, named.map_or(&[], |(_, of)| of.keys)),
     };
     scene.report.error(at, format!("librdkafka: {sentence}"));
-}
-
-/// The `librdkafka` table: what is left of it after everything that has a name or a promise here.
-fn passed_through(
-    consumer: &Consumer,
-    path: &[&str],
-    mapped: &Properties,
-    scene: &mut Scene<'_, '_>,
-) -> Vec<(String, Value)> {
-    let mut passed = Vec::new();
-    for (name, value) in &consumer.client.librdkafka {
-        let at = scene.at_keys(path, &["librdkafka", name]);
-        let text = value.text();
-        if let Some(reason) = kafkajs::reserved(name) {
-            scene
-                .report
-                .error(at, format!("librdkafka's `{name}` {reason}"));
-            continue;
-        }
-        match property::check(name, &text) {
-            Ok(()) => {}
-            Err(Refusal::Unknown) => {
-                let known = mapped.keys().map(String::as_str);
-                let near = super::shape::nearest(name, known)
-                    .map(|near| format!(", did you mean `{near}`?"));
-                scene.report.error(
-                    at,
-                    format!(
-                        "librdkafka knows no property `{name}`{}",
-                        near.unwrap_or_default()
-                    ),
-                );
-                continue;
-            }
-            Err(Refusal::Invalid(sentence)) => {
-                scene.report.error(
-                    at,
-                    format!("librdkafka's `{name}`: {}", reason(name, &text, sentence)),
-                );
-                continue;
-            }
-        }
-        passed.push((
-            name.clone(),
-            Value {
-                secret: scene.is_secret(name, &text),
-                text,
-            },
-        ));
-    }
-    passed
-}
-
-/// librdkafka's sentence, unless it could repeat a secret.
-fn reason(name: &str, value: &str, sentence: String) -> String {
-    if property::is_sensitive(name) && !value.is_empty() {
-        "librdkafka refuses its value".to_owned()
-    } else {
-        sentence
-    }
 }

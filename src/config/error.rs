@@ -146,10 +146,6 @@ impl<'a> Report<'a> {
         self.list.is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.list.len()
-    }
-
     fn hide(&self, sentence: &str) -> String {
         self.secrets
             .iter()
@@ -175,7 +171,9 @@ impl<'a> Report<'a> {
     }
 
     fn place(&self, offset: usize) -> Place {
-        let offset = self.text.floor_char_boundary(offset.min(self.text.len()));
+        let offset = (0..=offset.min(self.text.len()))
+            .rfind(|at| self.text.is_char_boundary(*at))
+            .unwrap_or(0);
         let start = self.text[..offset].rfind('\n').map_or(0, |at| at + 1);
         let end = self.text[offset..]
             .find('\n')

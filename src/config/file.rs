@@ -3,11 +3,18 @@
 //! The JSON Schema, the defaults and the list of valid keys all come from these types. Nothing in here is checked
 //! beyond its shape; what a key means is decided where it is resolved. Only `config` sees these types.
 
+mod kafka;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub(super) use kafka::{
+    Assigner, Client, Consumer, GroupProtocol, LogLevel, Mechanism, OneOrMany, Property, Sasl, Ssl,
+    SslTable,
+};
 
 use super::unit::{Millis, Size};
 
@@ -32,248 +39,6 @@ pub(super) struct File {
     pub(super) log: Log,
     /// The process.
     pub(super) daemon: Daemon,
-}
-
-/// The connection to Kafka.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-#[schemars(deny_unknown_fields)]
-pub(super) struct Client {
-    /// Brokers to ask for the cluster's others, as host:port.
-    pub(super) brokers: Vec<String>,
-    /// What the brokers' logs, metrics and quotas call this client.
-    pub(super) client_id: String,
-    /// TLS: true, or a table.
-    pub(super) ssl: Option<Ssl>,
-    /// Authentication.
-    pub(super) sasl: Option<Sasl>,
-    /// How long to wait for a connection; TLS and authentication have authenticationTimeout on top of it.
-    pub(super) connection_timeout: Millis,
-    /// How long TLS and authentication may take.
-    pub(super) authentication_timeout: Millis,
-    /// How long to wait for the answer to a request.
-    pub(super) request_timeout: Millis,
-    /// Back-off of requests to brokers and of reconnecting; a listener's retry is its own.
-    pub(super) retry: ClientRetry,
-    /// What librdkafka logs; `[log] level` filters it further.
-    pub(super) log_level: LogLevel,
-    /// Requests under way on one connection; absent: no limit.
-    pub(super) max_in_flight_requests: Option<u32>,
-    /// Any librdkafka property that has no name of its own here.
-    pub(super) librdkafka: BTreeMap<String, Property>,
-}
-
-impl Default for Client {
-    fn default() -> Self {
-        Self {
-            brokers: Vec::new(),
-            client_id: "moontide".into(),
-            ssl: None,
-            sasl: None,
-            connection_timeout: Millis(1_000),
-            authentication_timeout: Millis(10_000),
-            request_timeout: Millis(30_000),
-            retry: ClientRetry::default(),
-            log_level: LogLevel::default(),
-            max_in_flight_requests: None,
-            librdkafka: BTreeMap::new(),
-        }
-    }
-}
-
-/// The value of a librdkafka property.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub(super) enum Property {
-    Switch(bool),
-    Whole(i64),
-    Number(f64),
-    Text(String),
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub(super) enum Ssl {
-    On(bool),
-    Table(Box<SslTable>),
-}
-
-/// TLS.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-#[schemars(deny_unknown_fields)]
-pub(super) struct SslTable {
-    /// Certificates of the authorities to trust, as PEM text or a path; absent: the system's.
-    pub(super) ca: Option<OneOrMany>,
-    /// The client's certificate, as PEM text or a path.
-    pub(super) cert: Option<String>,
-    /// The key of the client's certificate, as PEM text or a path.
-    pub(super) key: Option<String>,
-    /// The password of the key, or of the pfx file.
-    pub(super) passphrase: Option<String>,
-    /// Path of a PKCS#12 file, instead of cert and key.
-    pub(super) pfx: Option<String>,
-    /// OpenSSL's list of ciphers.
-    pub(super) ciphers: Option<String>,
-    /// Whether the broker's certificate must be valid.
-    pub(super) reject_unauthorized: bool,
-    /// Whether the broker's certificate must name the broker's host.
-    pub(super) check_server_identity: bool,
-}
-
-impl Default for SslTable {
-    fn default() -> Self {
-        Self {
-            ca: None,
-            cert: None,
-            key: None,
-            passphrase: None,
-            pfx: None,
-            ciphers: None,
-            reject_unauthorized: true,
-            check_server_identity: true,
-        }
-    }
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub(super) enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
-/// Authentication.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-#[schemars(deny_unknown_fields)]
-pub(super) struct Sasl {
-    /// How to authenticate.
-    pub(super) mechanism: Option<Mechanism>,
-    /// For plain and scram.
-    pub(super) username: Option<String>,
-    /// For plain and scram.
-    pub(super) password: Option<String>,
-    /// For oauthbearer: who asks for a token.
-    pub(super) client_id: Option<String>,
-    /// For oauthbearer: the secret of clientId.
-    pub(super) client_secret: Option<String>,
-    /// For oauthbearer: where to ask for a token.
-    pub(super) token_endpoint_url: Option<String>,
-    /// For oauthbearer: the scope to ask for.
-    pub(super) scope: Option<String>,
-    /// For oauthbearer: what to tell the broker besides the token.
-    pub(super) extensions: BTreeMap<String, String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Mechanism {
-    Plain,
-    #[serde(rename = "scram-sha-256")]
-    ScramSha256,
-    #[serde(rename = "scram-sha-512")]
-    ScramSha512,
-    Oauthbearer,
-}
-
-/// Back-off of requests to brokers and of reconnecting.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-#[schemars(deny_unknown_fields)]
-pub(super) struct ClientRetry {
-    /// The first wait; absent: librdkafka's 100 ms.
-    pub(super) initial_retry_time: Option<Millis>,
-    /// The longest wait; absent: librdkafka's 1 s of a request, 10 s of a connection.
-    pub(super) max_retry_time: Option<Millis>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "UPPERCASE")]
-pub(super) enum LogLevel {
-    Nothing,
-    Error,
-    Warn,
-    #[default]
-    Info,
-    Debug,
-}
-
-/// One group membership.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-#[schemars(deny_unknown_fields)]
-pub(super) struct Consumer {
-    #[serde(flatten)]
-    pub(super) client: Client,
-    /// The consumer group.
-    pub(super) group_id: Option<String>,
-    /// classic, or consumer for KIP-848 (brokers of 4.0 and later).
-    pub(super) group_protocol: GroupProtocol,
-    /// How partitions are shared out, in the order of preference.
-    pub(super) partition_assigners: Vec<Assigner>,
-    /// A member that sends no heartbeat for so long has left.
-    pub(super) session_timeout: Millis,
-    /// How long a rebalance waits for this member to finish what it is doing.
-    pub(super) rebalance_timeout: Millis,
-    /// Time between heartbeats.
-    pub(super) heartbeat_interval: Millis,
-    /// How often topics and partitions are looked up anew, and patterns matched again.
-    pub(super) metadata_max_age: Millis,
-    /// Whether to subscribe to a topic makes it.
-    pub(super) allow_auto_topic_creation: bool,
-    /// Bytes to fetch of one partition at once; a larger message is fetched all the same.
-    pub(super) max_bytes_per_partition: Size,
-    /// Bytes that the broker waits for, up to maxWaitTimeInMs.
-    pub(super) min_bytes: Size,
-    /// Bytes to fetch at once.
-    pub(super) max_bytes: Size,
-    /// How long the broker may wait for minBytes.
-    pub(super) max_wait_time_in_ms: Millis,
-    /// Whether messages of open and aborted transactions are delivered.
-    pub(super) read_uncommitted: bool,
-    /// Where this client is, to fetch from the nearest replica.
-    pub(super) rack_id: String,
-}
-
-impl Default for Consumer {
-    fn default() -> Self {
-        Self {
-            client: Client::default(),
-            group_id: None,
-            group_protocol: GroupProtocol::default(),
-            partition_assigners: vec![Assigner::CooperativeSticky],
-            session_timeout: Millis(30_000),
-            rebalance_timeout: Millis(60_000),
-            heartbeat_interval: Millis(3_000),
-            metadata_max_age: Millis(300_000),
-            allow_auto_topic_creation: false,
-            max_bytes_per_partition: Size(1 << 20),
-            min_bytes: Size(1),
-            max_bytes: Size(10 << 20),
-            max_wait_time_in_ms: Millis(500),
-            read_uncommitted: false,
-            rack_id: String::new(),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) enum GroupProtocol {
-    #[default]
-    Classic,
-    Consumer,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub(super) enum Assigner {
-    #[serde(rename = "cooperative-sticky")]
-    CooperativeSticky,
-    #[serde(rename = "roundRobin")]
-    RoundRobin,
-    #[serde(rename = "range")]
-    Range,
 }
 
 /// Topics bound to a handler, with their policies.
@@ -442,9 +207,9 @@ pub(super) struct Lua {
     pub(super) workers: u32,
     /// Memory of one VM.
     pub(super) memory: Size,
-    /// Where `require` looks for Lua modules after the handlers folder, as in LUA_PATH.
+    /// Where `require` looks for Lua modules after the handlers folder, as in `LUA_PATH`.
     pub(super) path: String,
-    /// Where `require` looks for C modules, as in LUA_CPATH.
+    /// Where `require` looks for C modules, as in `LUA_CPATH`.
     pub(super) cpath: String,
 }
 
@@ -465,7 +230,7 @@ impl Default for Lua {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub(super) struct Log {
-    /// error, warn, info, debug or trace, and by target, as in RUST_LOG.
+    /// error, warn, info, debug or trace, and by target, as in `RUST_LOG`.
     pub(super) level: String,
     /// auto: text on a terminal, journald under systemd, else json.
     pub(super) format: LogFormat,

@@ -46,7 +46,9 @@ fn value(
                 text: Some(expanded),
                 secrets,
             }) => {
-                secrets.iter().for_each(|piece| report.secret(piece));
+                for piece in &secrets {
+                    report.secret(piece);
+                }
                 *text = Cow::Owned(expanded);
             }
             Ok(Expanded { text: None, .. }) => {}

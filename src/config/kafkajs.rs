@@ -4,11 +4,11 @@
 //! asked of librdkafka.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::Path;
 
 use super::file::{
-    Assigner, Client, Consumer, GroupProtocol, LogLevel, Mechanism, OneOrMany, Property, Sasl, Ssl,
-    SslTable,
+    Assigner, Client, Consumer, GroupProtocol, LogLevel, Mechanism, OneOrMany, Sasl, Ssl, SslTable,
 };
 
 /// A property, and the keys of the file below the consumer's table that it comes from.
@@ -57,7 +57,7 @@ pub(super) fn consumer(consumer: &Consumer, folder: &Path) -> (Properties, Vec<C
 }
 
 impl Mapping<'_> {
-    fn set(&mut self, name: &str, value: impl ToString, keys: &'static [&'static str]) {
+    fn set(&mut self, name: &str, value: impl Display, keys: &'static [&'static str]) {
         self.properties.insert(
             name.to_owned(),
             Mapped {
@@ -82,7 +82,7 @@ impl Mapping<'_> {
 
     fn client(&mut self, client: &Client) {
         if !client.brokers.is_empty() {
-            self.set("bootstrap.servers", client.brokers.join(","), &["brokers"]);
+            self.set("bootstrap.servers", brokers(client).join(","), &["brokers"]);
         }
         self.set("client.id", &client.client_id, &["clientId"]);
         // librdkafka's limit includes TLS and authentication.
@@ -164,7 +164,7 @@ impl Mapping<'_> {
             // OpenSSL is our own copy, which does not know where this system keeps its certificates.
             None => self.set("ssl.ca.location", "probe", &["ssl"]),
             Some(OneOrMany::One(ca)) => {
-                self.pem("ssl.ca.pem", "ssl.ca.location", ca, &["ssl", "ca"])
+                self.pem("ssl.ca.pem", "ssl.ca.location", ca, &["ssl", "ca"]);
             }
             Some(OneOrMany::Many(list)) => {
                 let mut all = String::new();
@@ -296,11 +296,11 @@ impl Mapping<'_> {
                 "only oauthbearer takes clientId, clientSecret, tokenEndpointUrl, scope and extensions",
             );
         }
-        let Some(username) = &sasl.username else {
-            return complain(&["sasl", "username"], "`sasl.username` is missing");
+        let Some(username) = sasl.username.as_ref().filter(|name| !name.is_empty()) else {
+            return complain(&["sasl", "username"], "`sasl.username` is missing or empty");
         };
-        let Some(password) = &sasl.password else {
-            return complain(&["sasl", "password"], "`sasl.password` is missing");
+        let Some(password) = sasl.password.as_ref().filter(|word| !word.is_empty()) else {
+            return complain(&["sasl", "password"], "`sasl.password` is missing or empty");
         };
         self.set("sasl.username", username, &["sasl", "username"]);
         self.set("sasl.password", password, &["sasl", "password"]);
@@ -436,6 +436,16 @@ impl Mapping<'_> {
     }
 }
 
+/// Every broker by itself: a variable may hold several, separated by commas.
+pub(super) fn brokers(client: &Client) -> Vec<&str> {
+    client
+        .brokers
+        .iter()
+        .flat_map(|entry| entry.split(','))
+        .map(str::trim)
+        .collect()
+}
+
 fn is_pem(text: &str) -> bool {
     text.trim_start().starts_with("-----BEGIN")
 }
@@ -446,95 +456,4 @@ fn assigner(assigner: Assigner) -> &'static str {
         Assigner::RoundRobin => "roundrobin",
         Assigner::Range => "range",
     }
-}
-
-impl Property {
-    pub(super) fn text(&self) -> String {
-        match self {
-            Self::Switch(value) => value.to_string(),
-            Self::Whole(value) => value.to_string(),
-            Self::Number(value) => value.to_string(),
-            Self::Text(value) => value.clone(),
-        }
-    }
-}
-
-/// Why a property may not be passed through, when librdkafka would take it.
-pub(super) fn reserved(property: &str) -> Option<String> {
-    if let Some(key) = named(property) {
-        return Some(format!("has a name here: write `{key}`"));
-    }
-    let reason = match property {
-        "enable.auto.commit"
-        | "auto.commit.enable"
-        | "enable.auto.offset.store"
-        | "auto.commit.interval.ms" => {
-            "is this program's own: an offset is committed only after its message's outcome; see `runConfig`"
-        }
-        "auto.offset.reset" => {
-            "is this program's own: write `subscription.fromBeginning` in a `[[listeners]]`"
-        }
-        "enable.partition.eof" => "is this program's own: it must stay false",
-        "group.protocol.type" => "would keep this consumer out of every consumer group",
-        "rebalance_cb" | "offset_commit_cb" | "consume_cb" | "enabled_events" | "opaque"
-        | "default_topic_conf" => "is for programs: it cannot be written as a text",
-        "consume.callback.max.messages"
-        | "topic.blacklist"
-        | "plugin.library.paths"
-        | "test.mock.num.brokers" => {
-            "would take away messages or what runs them; it is not passed on"
-        }
-        _ => return None,
-    };
-    Some(reason.to_owned())
-}
-
-/// The key of the file for a property of librdkafka, its aliases included.
-fn named(property: &str) -> Option<&'static str> {
-    Some(match property {
-        "bootstrap.servers" | "metadata.broker.list" => "brokers",
-        "client.id" => "clientId",
-        "socket.connection.setup.timeout.ms" => "connectionTimeout",
-        "socket.timeout.ms" => "requestTimeout",
-        "retry.backoff.ms" | "reconnect.backoff.ms" => "retry.initialRetryTime",
-        "retry.backoff.max.ms" | "reconnect.backoff.max.ms" => "retry.maxRetryTime",
-        "max.in.flight.requests.per.connection" | "max.in.flight" => "maxInFlightRequests",
-        "log_level" => "logLevel",
-        "security.protocol" => "ssl` or `sasl",
-        "ssl.ca.location" | "ssl.ca.pem" => "ssl.ca",
-        "ssl.certificate.location" | "ssl.certificate.pem" => "ssl.cert",
-        "ssl.key.location" | "ssl.key.pem" => "ssl.key",
-        "ssl.key.password" | "ssl.keystore.password" => "ssl.passphrase",
-        "ssl.keystore.location" => "ssl.pfx",
-        "ssl.cipher.suites" => "ssl.ciphers",
-        "ssl.endpoint.identification.algorithm" => "ssl.checkServerIdentity",
-        "enable.ssl.certificate.verification" => "ssl.rejectUnauthorized",
-        "sasl.mechanism" | "sasl.mechanisms" | "sasl.oauthbearer.method" => "sasl.mechanism",
-        "sasl.username" => "sasl.username",
-        "sasl.password" => "sasl.password",
-        "sasl.oauthbearer.client.id" | "sasl.oauthbearer.client.credentials.client.id" => {
-            "sasl.clientId"
-        }
-        "sasl.oauthbearer.client.secret" | "sasl.oauthbearer.client.credentials.client.secret" => {
-            "sasl.clientSecret"
-        }
-        "sasl.oauthbearer.token.endpoint.url" => "sasl.tokenEndpointUrl",
-        "sasl.oauthbearer.scope" => "sasl.scope",
-        "sasl.oauthbearer.extensions" => "sasl.extensions",
-        "group.id" => "groupId",
-        "group.protocol" => "groupProtocol",
-        "partition.assignment.strategy" => "partitionAssigners",
-        "session.timeout.ms" => "sessionTimeout",
-        "max.poll.interval.ms" => "rebalanceTimeout",
-        "heartbeat.interval.ms" => "heartbeatInterval",
-        "topic.metadata.refresh.interval.ms" | "metadata.max.age.ms" => "metadataMaxAge",
-        "allow.auto.create.topics" => "allowAutoTopicCreation",
-        "max.partition.fetch.bytes" | "fetch.message.max.bytes" => "maxBytesPerPartition",
-        "fetch.min.bytes" => "minBytes",
-        "fetch.max.bytes" => "maxBytes",
-        "fetch.wait.max.ms" => "maxWaitTimeInMs",
-        "isolation.level" => "readUncommitted",
-        "client.rack" => "rackId",
-        _ => return None,
-    })
 }

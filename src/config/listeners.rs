@@ -4,16 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use regex::Regex;
-
 use super::file::{self, File};
+use super::names::{parse_handler, parse_topic};
 use super::tree::Step;
 use super::unit::Millis;
 use super::{DEFAULT_CONSUMER, Handler, Limits, Listener, OnError, Retry, Run, Scene, Topic};
 use crate::bundle::Sources;
-
-/// Kafka's own limit.
-const TOPIC_CHARACTERS_MAX: usize = 249;
 
 pub(super) fn resolve(
     file: &File,
@@ -225,7 +221,7 @@ impl One<'_, '_, '_> {
         for name in names {
             match parse_topic(name) {
                 Ok(_) if !seen.insert(name) => {
-                    self.error(&[key], format!("topic `{name}` is there twice"))
+                    self.error(&[key], format!("topic `{name}` is there twice"));
                 }
                 Ok(topic) => topics.push(topic),
                 Err(message) => self.error(&[key], message),
@@ -320,134 +316,6 @@ impl One<'_, '_, '_> {
             max_delay: most.duration(),
             multiplier: retry.multiplier,
             jitter: retry.jitter,
-        }
-    }
-}
-
-/// The path up to the first dot after the last slash, then the function.
-fn parse_handler(text: &str) -> Result<Handler, String> {
-    let folder = text.rfind('/').map_or(0, |slash| slash + 1);
-    let (path, function) = match text[folder..].split_once('.') {
-        Some((file, function)) => (&text[..folder + file.len()], Some(function)),
-        None => (text, None),
-    };
-    let steps_good = path
-        .split('/')
-        .all(|step| !step.is_empty() && !step.contains(['.', '\\', '\0']));
-    if !steps_good {
-        return Err(format!(
-            "`handler` is `{text}`, not a path below the handlers folder as \"orders.gotData\" or \"billing/orders.gotData\""
-        ));
-    }
-    if function == Some("lua") {
-        return Err(format!(
-            "`handler` is `{text}`, which would be the function `lua`; write `{path}`, or `{path}.function`"
-        ));
-    }
-    if function.is_some_and(|function| function.is_empty() || function.contains('.')) {
-        return Err(format!(
-            "`handler` is `{text}`: one dot stands before the function, and a file's name has none of its own"
-        ));
-    }
-    if path.ends_with("_test") {
-        return Err(format!(
-            "`handler` is `{text}`, but files named *_test.lua never run here"
-        ));
-    }
-    Ok(Handler {
-        text: text.to_owned(),
-        path: path.to_owned(),
-        function: function.map(str::to_owned),
-    })
-}
-
-fn parse_topic(name: &str) -> Result<Topic, String> {
-    if name.starts_with('^') {
-        return Regex::new(name).map(Topic::Pattern).map_err(|error| {
-            let error = error.to_string();
-            let reason = error
-                .lines()
-                .last()
-                .unwrap_or_default()
-                .trim_start_matches("error: ");
-            format!("pattern `{name}` is bad: {reason}")
-        });
-    }
-    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if name.is_empty()
-        || name.len() > TOPIC_CHARACTERS_MAX
-        || name == "."
-        || name == ".."
-        || !name.chars().all(good)
-    {
-        return Err(format!(
-            "topic `{name}` is bad: a name has 1 to {TOPIC_CHARACTERS_MAX} letters, digits, `.`, `_` and `-`; a pattern begins with `^`"
-        ));
-    }
-    Ok(Topic::Literal(name.to_owned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(text: &str, expected: Option<(&str, Option<&str>)>) {
-        let found = parse_handler(text)
-            .ok()
-            .map(|handler| (handler.path, handler.function));
-        assert_eq!(
-            found,
-            expected.map(|(path, function)| (path.to_owned(), function.map(str::to_owned))),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn a_handler_is_a_file_and_a_function() {
-        check("orders.gotData", Some(("orders", Some("gotData"))));
-        check(
-            "billing/orders.gotData",
-            Some(("billing/orders", Some("gotData"))),
-        );
-        check("orders", Some(("orders", None)));
-    }
-
-    #[test]
-    fn a_handler_stays_below_its_folder() {
-        for text in [
-            "",
-            "/orders",
-            "../orders",
-            "a//b",
-            "a/",
-            "a.b/c",
-            ".x",
-            "a\\b",
-        ] {
-            check(text, None);
-        }
-    }
-
-    #[test]
-    fn a_handler_has_one_dot_and_no_ending() {
-        for text in ["orders.lua", "a.b.c", "orders.", "orders_test.f"] {
-            check(text, None);
-        }
-    }
-
-    #[test]
-    fn a_topic_is_a_name_or_a_pattern() {
-        for (text, good) in [
-            ("a.b-c_D9", true),
-            ("", false),
-            ("a b", false),
-            ("..", false),
-            ("^a.*", true),
-            ("^a(", false),
-            ("ä", false),
-        ] {
-            assert_eq!(parse_topic(text).is_ok(), good, "{text}");
         }
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use toml::Spanned;
 
 use super::error::Report;
-use super::file::File;
+use super::file::{File, SslTable};
 use super::{shape, tree};
 
 const REFERENCE: &str = include_str!("../../config.toml");
@@ -109,6 +109,8 @@ fn the_values_of_the_reference_are_the_defaults() {
     let written = serde_json::to_value(file(&uncommented())).unwrap();
     let defaults = serde_json::to_value(File::default()).unwrap();
     equal(&written, &defaults, "");
+    let ssl = serde_json::to_value(SslTable::default()).unwrap();
+    equal(&written["kafkaConfig"]["ssl"], &ssl, ".kafkaConfig.ssl");
 }
 
 #[track_caller]

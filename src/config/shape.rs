@@ -5,7 +5,7 @@
 
 use serde_json::Value as Json;
 use toml::Spanned;
-use toml::de::{DeArray, DeValue};
+use toml::de::{DeArray, DeInteger, DeValue};
 
 use super::error::Report;
 use super::file::File;
@@ -13,6 +13,21 @@ use super::refused;
 use super::tree::Tree;
 use super::unit::{Millis, Size};
 use crate::kafka::property;
+
+/// Where a key that stands in the wrong table belongs, by the name of the table's type.
+const TABLES: [(&str, &str); 11] = [
+    ("Client", "`[kafkaConfig]`"),
+    ("Consumer", "`[consumerConfig]`"),
+    ("Policies", "`[[listeners]]` or `[listenerDefaults]`"),
+    ("Listener", "`[[listeners]]`"),
+    ("Subscription", "`subscription` of a listener"),
+    ("RunConfig", "`runConfig` of a listener"),
+    ("Retry", "`retry` of a listener"),
+    ("Limits", "`limits` of a listener"),
+    ("Lua", "`[lua]`"),
+    ("Log", "`[log]`"),
+    ("Daemon", "`[daemon]`"),
+];
 
 /// The JSON Schema of the configuration.
 pub(crate) fn schema() -> Json {
@@ -135,12 +150,20 @@ impl<'w> Walk<'w, '_> {
             if let Some(nearest) = nearest {
                 self.report.leave_out(nearest);
             }
-            let meant = nearest
-                .map(|nearest| format!(", did you mean `{nearest}`?"))
-                .unwrap_or_default();
+            let meant = match (nearest, self.home(name)) {
+                (Some(nearest), _) => format!(", did you mean `{nearest}`?"),
+                (None, Some(home)) => format!("; its place is {home}"),
+                (None, None) => String::new(),
+            };
             format!("unknown key `{key}`{table}{meant}")
         };
         self.report.error(Some(span), message);
+    }
+
+    /// The table that has a key of this name.
+    fn home(&self, name: &str) -> Option<&'static str> {
+        let has = |of: &&(&str, &str)| !self.root["$defs"][of.0]["properties"][name].is_null();
+        TABLES.iter().find(has).map(|(_, home)| *home)
     }
 
     fn value(&mut self, value: &mut Spanned<DeValue<'_>>, schema: &'w Json) -> bool {
@@ -174,30 +197,12 @@ impl<'w> Walk<'w, '_> {
             }
             DeValue::String(text) => self.text(text, &span, schema),
             DeValue::Integer(number) => {
-                let number =
-                    i64::from_str_radix(number.as_str(), number.radix()).unwrap_or(i64::MAX);
-                let most = if schema["format"] == "uint32" {
-                    i64::from(u32::MAX)
-                } else {
-                    i64::MAX
-                };
-                match schema["minimum"].as_i64() {
-                    Some(least) if number < least => {
-                        self.report.error(
-                            Some(span),
-                            format!("{} is {number}, less than {least}", self.place()),
-                        );
-                        false
-                    }
-                    Some(_) if number > most => {
-                        self.report.error(
-                            Some(span),
-                            format!("{} is {number}, more than {most}", self.place()),
-                        );
-                        false
-                    }
-                    _ => true,
+                let wrong = out_of_range(number, schema);
+                if let Some(wrong) = &wrong {
+                    self.report
+                        .error(Some(span), format!("{} {wrong}", self.place()));
                 }
+                wrong.is_none()
             }
             _ => true,
         }
@@ -232,9 +237,14 @@ impl<'w> Walk<'w, '_> {
 
     fn wrong_type(&mut self, value: &Spanned<DeValue<'_>>, schema: &Json) -> bool {
         let (found, expected) = (describe_kind(kind(value.get_ref())), self.describe(schema));
+        let instead = if self.path == ["listeners"] {
+            "; write `[[listeners]]`"
+        } else {
+            ""
+        };
         self.report.error(
             Some(value.span()),
-            format!("{} is {found}, not {expected}", self.place()),
+            format!("{} is {found}, not {expected}{instead}", self.place()),
         );
         false
     }
@@ -340,6 +350,20 @@ fn describe_kind(kind: &str) -> &'static str {
         "array" => "a list",
         "object" => "a table",
         _ => "",
+    }
+}
+
+fn out_of_range(number: &DeInteger<'_>, schema: &Json) -> Option<String> {
+    let most = if schema["format"] == "uint32" {
+        i64::from(u32::MAX)
+    } else {
+        i64::MAX
+    };
+    let least = schema["minimum"].as_i64().unwrap_or(i64::MIN);
+    match i64::from_str_radix(number.as_str(), number.radix()) {
+        Ok(number) if number < least => Some(format!("is {number}, less than {least}")),
+        Ok(number) if number <= most || least == i64::MIN => None,
+        _ => Some(format!("is {number}, more than {most}")),
     }
 }
 

@@ -158,7 +158,7 @@ impl JsonSchema for Millis {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": ["integer", "string"], "format": "duration-ms", "minimum": 0, "pattern": "^[0-9]+ *(ms|s|m|h|d)$" })
+        json_schema!({ "type": ["integer", "string"], "format": "duration-ms", "minimum": 0, "pattern": r"^([0-9]+ *(ms|s|m|h|d)|.*\$\{.*)$" })
     }
 }
 
@@ -172,7 +172,7 @@ impl JsonSchema for Size {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": ["integer", "string"], "format": "size-bytes", "minimum": 0, "pattern": "^[0-9]+ *([KMG]iB|[kMG]?B)$" })
+        json_schema!({ "type": ["integer", "string"], "format": "size-bytes", "minimum": 0, "pattern": r"^([0-9]+ *([KMG]iB|[kMG]?B)|.*\$\{.*)$" })
     }
 }
 

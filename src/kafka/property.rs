@@ -2,7 +2,9 @@
 //!
 //! No list of names is kept here that could fall behind the library. Nothing in here opens a connection.
 
-use rdkafka::config::ClientConfig;
+use std::collections::BTreeMap;
+
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
@@ -32,26 +34,39 @@ pub(crate) fn check(name: &str, value: &str) -> Result<(), Refusal> {
     }
 }
 
+/// What acts outside of a client, or keeps one waiting.
+const ELSEWHERE: [&str; 8] = [
+    "bootstrap.servers",
+    "group.id",
+    "group.instance.id",
+    "debug",
+    "log_level",
+    "statistics.interval.ms",
+    "plugin.library.paths",
+    "test.mock.num.brokers",
+];
+
 /// Whether librdkafka takes all of them together, certificates included; its own sentence when it does not.
 ///
 /// A client is made and dropped: without brokers it opens no connection, and without a group dropping it takes no time.
 pub(crate) fn check_together<'p>(
     properties: impl Iterator<Item = (&'p str, &'p str)>,
 ) -> Result<(), String> {
+    let properties: BTreeMap<&str, &str> = properties.collect();
+    // Such a client would ask for a token at once.
+    let oauth = properties.get("sasl.mechanisms") == Some(&"OAUTHBEARER");
     let mut client = ClientConfig::new();
+    // It has nothing to say but its error.
+    client
+        .set_log_level(RDKafkaLogLevel::Emerg)
+        .set("log_level", "0");
     for (name, value) in properties {
         match name {
-            "bootstrap.servers"
-            | "group.id"
-            | "group.instance.id"
-            | "debug"
-            | "statistics.interval.ms" => {}
-            // With its method known, a client would ask for a token at once.
-            name if name.starts_with("sasl.oauthbearer.") => {}
-            "security.protocol" if value == "sasl_ssl" => {
-                client.set(name, "ssl");
+            name if ELSEWHERE.contains(&name) => {}
+            "security.protocol" if oauth => {
+                client.set(name, value.trim_start_matches("sasl_"));
             }
-            "security.protocol" if value == "sasl_plaintext" => {}
+            name if oauth && name.starts_with("sasl.") => {}
             name => {
                 client.set(name, value);
             }

@@ -1,0 +1,154 @@
+//! The `librdkafka` tables: properties that go to librdkafka by their own names.
+//!
+//! Refused is what has a name in the file, so that one thing has one name, and what the promises rest on. Which names
+//! and values there are, librdkafka says itself.
+
+use super::file::{Consumer, Property};
+use super::kafkajs::Properties;
+use super::{Scene, Value, shape};
+use crate::kafka::property::{self, Refusal};
+
+/// The `librdkafka` table: what is left of it after everything that has a name or a promise here.
+pub(super) fn resolve(
+    consumer: &Consumer,
+    path: &[&str],
+    mapped: &Properties,
+    scene: &mut Scene<'_, '_>,
+) -> Vec<(String, Value)> {
+    let mut passed = Vec::new();
+    for (name, value) in &consumer.client.librdkafka {
+        let at = scene.at_keys(path, &["librdkafka", name]);
+        let text = value.text();
+        if let Some(reason) = reserved(name) {
+            scene
+                .report
+                .error(at, format!("librdkafka's `{name}` {reason}"));
+            continue;
+        }
+        match property::check(name, &text) {
+            Ok(()) => {}
+            Err(Refusal::Unknown) => {
+                let known = mapped.keys().map(String::as_str);
+                let near =
+                    shape::nearest(name, known).map(|near| format!(", did you mean `{near}`?"));
+                scene.report.error(
+                    at,
+                    format!(
+                        "librdkafka knows no property `{name}`{}",
+                        near.unwrap_or_default()
+                    ),
+                );
+                continue;
+            }
+            Err(Refusal::Invalid(sentence)) => {
+                scene.report.error(
+                    at,
+                    format!("librdkafka's `{name}`: {}", reason(name, &text, sentence)),
+                );
+                continue;
+            }
+        }
+        passed.push((
+            name.clone(),
+            Value {
+                secret: scene.is_secret(name, &text),
+                text,
+            },
+        ));
+    }
+    passed
+}
+
+/// librdkafka's sentence, unless it could repeat a secret.
+pub(super) fn reason(name: &str, value: &str, sentence: String) -> String {
+    if property::is_sensitive(name) && !value.is_empty() {
+        "librdkafka refuses its value".to_owned()
+    } else {
+        sentence
+    }
+}
+
+impl Property {
+    fn text(&self) -> String {
+        match self {
+            Self::Switch(value) => value.to_string(),
+            Self::Whole(value) => value.to_string(),
+            Self::Number(value) => value.to_string(),
+            Self::Text(value) => value.clone(),
+        }
+    }
+}
+
+/// Why a property may not be passed through, when librdkafka would take it.
+fn reserved(property: &str) -> Option<String> {
+    if let Some(key) = named(property) {
+        return Some(format!("has a name here: write `{key}`"));
+    }
+    let reason = match property {
+        "enable.auto.commit"
+        | "auto.commit.enable"
+        | "enable.auto.offset.store"
+        | "auto.commit.interval.ms" => {
+            "is this program's own: an offset is committed only after its message's outcome; see `runConfig`"
+        }
+        "auto.offset.reset" => {
+            "is this program's own: write `subscription.fromBeginning` in a `[[listeners]]`"
+        }
+        "enable.partition.eof" => "is this program's own: it must stay false",
+        "group.protocol.type" => "would keep this consumer out of every consumer group",
+        "rebalance_cb" | "offset_commit_cb" | "consume_cb" | "enabled_events" | "opaque"
+        | "default_topic_conf" => "is for programs: it cannot be written as a text",
+        _ => return None,
+    };
+    Some(reason.to_owned())
+}
+
+/// The key of the file for a property of librdkafka, its aliases included.
+fn named(property: &str) -> Option<&'static str> {
+    Some(match property {
+        "bootstrap.servers" | "metadata.broker.list" => "brokers",
+        "client.id" => "clientId",
+        "socket.connection.setup.timeout.ms" => "connectionTimeout",
+        "socket.timeout.ms" => "requestTimeout",
+        "retry.backoff.ms" | "reconnect.backoff.ms" => "retry.initialRetryTime",
+        "retry.backoff.max.ms" | "reconnect.backoff.max.ms" => "retry.maxRetryTime",
+        "max.in.flight.requests.per.connection" | "max.in.flight" => "maxInFlightRequests",
+        "log_level" => "logLevel",
+        "security.protocol" => "ssl` or `sasl",
+        "ssl.ca.location" | "ssl.ca.pem" => "ssl.ca",
+        "ssl.certificate.location" | "ssl.certificate.pem" => "ssl.cert",
+        "ssl.key.location" | "ssl.key.pem" => "ssl.key",
+        "ssl.key.password" | "ssl.keystore.password" => "ssl.passphrase",
+        "ssl.keystore.location" => "ssl.pfx",
+        "ssl.cipher.suites" => "ssl.ciphers",
+        "ssl.endpoint.identification.algorithm" => "ssl.checkServerIdentity",
+        "enable.ssl.certificate.verification" => "ssl.rejectUnauthorized",
+        "sasl.mechanism" | "sasl.mechanisms" | "sasl.oauthbearer.method" => "sasl.mechanism",
+        "sasl.username" => "sasl.username",
+        "sasl.password" => "sasl.password",
+        "sasl.oauthbearer.client.id" | "sasl.oauthbearer.client.credentials.client.id" => {
+            "sasl.clientId"
+        }
+        "sasl.oauthbearer.client.secret" | "sasl.oauthbearer.client.credentials.client.secret" => {
+            "sasl.clientSecret"
+        }
+        "sasl.oauthbearer.token.endpoint.url" => "sasl.tokenEndpointUrl",
+        "sasl.oauthbearer.scope" => "sasl.scope",
+        "sasl.oauthbearer.extensions" => "sasl.extensions",
+        "group.id" => "groupId",
+        "group.protocol" => "groupProtocol",
+        "partition.assignment.strategy" => "partitionAssigners",
+        "session.timeout.ms" => "sessionTimeout",
+        "max.poll.interval.ms" => "rebalanceTimeout",
+        "heartbeat.interval.ms" => "heartbeatInterval",
+        "topic.metadata.refresh.interval.ms" | "metadata.max.age.ms" => "metadataMaxAge",
+        "allow.auto.create.topics" => "allowAutoTopicCreation",
+        "max.partition.fetch.bytes" | "fetch.message.max.bytes" => "maxBytesPerPartition",
+        "fetch.min.bytes" => "minBytes",
+        "fetch.max.bytes" => "maxBytes",
+        "fetch.wait.max.ms" => "maxWaitTimeInMs",
+        "isolation.level" => "readUncommitted",
+        "client.rack" => "rackId",
+        _ => return None,
+    })
+}
