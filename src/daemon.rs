@@ -168,8 +168,8 @@ struct Supervisor {
 struct Reloading {
     task: tokio::task::JoinHandle<(Reloader, ReloadReport)>,
     asked: Vec<oneshot::Sender<Response>>,
-    /// Something came in meanwhile: look again.
-    again: bool,
+    /// Something came in meanwhile: look again, whatever the bytes say where it was asked for.
+    again: Option<bool>,
 }
 
 impl Supervisor {
@@ -228,26 +228,36 @@ impl Supervisor {
         force: bool,
         asked: Option<oneshot::Sender<Response>>,
     ) {
+        if force {
+            // At once: the manager that asked waits for it.
+            self.notifier.reloading();
+        }
         if let Some(reloading) = reloading {
             // The files may have been read already: they are read again, and who asked hears of that.
-            reloading.again = true;
+            reloading.again = Some(force || reloading.again.unwrap_or(false));
             reloading.asked.extend(asked);
             return;
         }
+        self.begin_reload(reloading, force, asked.into_iter().collect());
+    }
+
+    fn begin_reload(
+        &mut self,
+        reloading: &mut Option<Reloading>,
+        force: bool,
+        asked: Vec<oneshot::Sender<Response>>,
+    ) {
         let Some(mut reloader) = self.reloader.take() else {
             return;
         };
-        if force {
-            self.notifier.reloading();
-        }
         let task = tokio::task::spawn_blocking(move || {
             let report = reloader.reload(force);
             (reloader, report)
         });
         *reloading = Some(Reloading {
             task,
-            asked: asked.into_iter().collect(),
-            again: false,
+            asked,
+            again: None,
         });
     }
 
@@ -268,16 +278,13 @@ impl Supervisor {
                 return;
             }
         };
-        self.notifier.ready();
         watch.rearm(reloader.handlers());
         self.reloader = Some(reloader);
-        if again {
-            self.reload(reloading, !asked.is_empty(), None);
-            if let Some(reloading) = reloading {
-                reloading.asked = asked;
-            }
+        if let Some(force) = again {
+            self.begin_reload(reloading, force, asked);
             return;
         }
+        self.notifier.ready();
         for answer in asked {
             // Whoever asked may have gone.
             let _ = answer.send(Response::Reloaded(report.clone()));
