@@ -6,6 +6,8 @@ mod message;
 
 mod config;
 
+mod kafka;
+
 mod lua;
 
 mod bundle;

@@ -1,0 +1,56 @@
+//! What `moontide dev` changes in a config: the broker, and what would make a newcomer wait.
+//!
+//! Pure, and the same for the config of the start and of every reload, so that a reload differs in what was edited alone.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::config::{Config, Listener, Topic, Value};
+
+/// A mended handler is seen to work after this long at most.
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// A topic that a pattern matches is found after this long.
+const METADATA_MAX_AGE: Duration = Duration::from_secs(1);
+
+/// Of a property's name: how the config's own brokers are reached and trusted, and protocols that need a real cluster.
+const REMOVED: &[&str] = &[
+    "bootstrap.servers", "broker.address.family", "client.rack", "enable.sasl.", "enable.ssl.", "group.protocol",
+    "group.remote.assignor", "metadata.broker.list", "sasl.", "security.protocol", "ssl.",
+];
+
+/// Puts the broker at `address` in place of the config's.
+pub(super) fn adjust(config: &mut Config, address: &str) {
+    for consumer in &mut config.consumers {
+        consumer.properties.retain(|name, _| !REMOVED.iter().any(|prefix| name.starts_with(prefix)));
+        let address = Value { text: address.to_owned(), secret: false };
+        consumer.properties.insert("bootstrap.servers".to_owned(), address);
+        let age = METADATA_MAX_AGE.min(consumer.metadata_max_age);
+        consumer.metadata_max_age = age;
+    }
+    for listener in &mut config.listeners {
+        listener.from_beginning = true;
+        listener.retry.max_delay = listener.retry.max_delay.min(RETRY_MAX);
+        listener.retry.initial_delay = listener.retry.initial_delay.min(RETRY_MAX);
+    }
+    // The log is for whoever looks on; its file belongs to the daemon that runs in earnest.
+    config.log.file = None;
+}
+
+/// The topics that the listeners name.
+pub(super) fn literal_topics(config: &Config) -> BTreeSet<String> {
+    let topics = config.listeners.iter().flat_map(|listener| &listener.topics);
+    let literal = topics.filter_map(|topic| match topic {
+        Topic::Literal(name) => Some(name.clone()),
+        Topic::Pattern(_) => None,
+    });
+    literal.collect()
+}
+
+/// Whether a listener's messages come from this topic.
+pub(super) fn takes(listener: &Listener, topic: &str) -> bool {
+    listener.topics.iter().any(|each| match each {
+        Topic::Literal(name) => name == topic,
+        Topic::Pattern(pattern) => pattern.is_match(topic),
+    })
+}
