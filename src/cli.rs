@@ -2,6 +2,10 @@
 //!
 //! Alone prints and exits; everything below returns what happened.
 
+mod init;
+mod terminal;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -35,8 +39,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Says who it is.
-    Version,
+    /// Writes a small project that runs as it is
+    Init(init::Arguments),
+}
+
+/// The configuration that is meant: as given, else of the environment, else `config.toml` here.
+fn config_path(given: Option<&Path>) -> PathBuf {
+    let environment = || std::env::var_os("MOONTIDE_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+    given.map(Path::to_owned).or_else(environment).unwrap_or_else(|| PathBuf::from("config.toml"))
 }
 
 /// Parses the command line, runs the subcommand and tells its exit code.
@@ -44,6 +54,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command {
-        Command::Version => Exit::Ok.into(),
+        Command::Init(arguments) => init::run(&arguments),
     }
+    .into()
 }

@@ -2,7 +2,7 @@
 //!
 //! Pure, and the same for the config of the start and of every reload, so that a reload differs in what was edited alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::config::{Config, Listener, Topic, Value};
@@ -22,11 +22,8 @@ const REMOVED: &[&str] = &[
 /// Puts the broker at `address` in place of the config's.
 pub(super) fn adjust(config: &mut Config, address: &str) {
     for consumer in &mut config.consumers {
-        consumer.properties.retain(|name, _| !REMOVED.iter().any(|prefix| name.starts_with(prefix)));
-        let address = Value { text: address.to_owned(), secret: false };
-        consumer.properties.insert("bootstrap.servers".to_owned(), address);
-        let age = METADATA_MAX_AGE.min(consumer.metadata_max_age);
-        consumer.metadata_max_age = age;
+        replace_broker(&mut consumer.properties, address);
+        consumer.metadata_max_age = consumer.metadata_max_age.min(METADATA_MAX_AGE);
     }
     for listener in &mut config.listeners {
         listener.from_beginning = true;
@@ -35,6 +32,12 @@ pub(super) fn adjust(config: &mut Config, address: &str) {
     }
     // The log is for whoever looks on; its file belongs to the daemon that runs in earnest.
     config.log.file = None;
+}
+
+fn replace_broker(properties: &mut BTreeMap<String, Value>, address: &str) {
+    properties.retain(|name, _| !REMOVED.iter().any(|prefix| name.starts_with(prefix)));
+    let address = Value { text: address.to_owned(), secret: false };
+    properties.insert("bootstrap.servers".to_owned(), address);
 }
 
 /// The topics that the listeners name.
@@ -48,9 +51,32 @@ pub(super) fn literal_topics(config: &Config) -> BTreeSet<String> {
 }
 
 /// Whether a listener's messages come from this topic.
-pub(super) fn takes(listener: &Listener, topic: &str) -> bool {
+pub(crate) fn takes(listener: &Listener, topic: &str) -> bool {
     listener.topics.iter().any(|each| match each {
         Topic::Literal(name) => name == topic,
         Topic::Pattern(pattern) => pattern.is_match(topic),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_the_configs_own_brokers_remains() {
+        let value = |text: &str| Value { text: text.to_owned(), secret: false };
+        let names = [
+            "bootstrap.servers", "client.id", "group.id", "group.protocol", "sasl.mechanisms", "sasl.password",
+            "security.protocol", "session.timeout.ms", "socket.timeout.ms", "ssl.ca.location",
+            "enable.ssl.certificate.verification",
+        ];
+        let mut properties = names.iter().map(|name| ((*name).to_owned(), value("theirs"))).collect();
+        replace_broker(&mut properties, "127.0.0.1:1");
+        let kept: Vec<_> = properties.iter().map(|(name, value)| format!("{name}={}", value.text)).collect();
+        let expected = [
+            "bootstrap.servers=127.0.0.1:1", "client.id=theirs", "group.id=theirs", "session.timeout.ms=theirs",
+            "socket.timeout.ms=theirs",
+        ];
+        assert_eq!(kept, expected);
+    }
 }
