@@ -30,7 +30,7 @@ const SEND_DEADLINE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The configuration [default: $MOONTIDE_CONFIG, else config.toml]
+    /// The configuration [default: `$MOONTIDE_CONFIG`, else config.toml]
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// A further topic to create, as for a listener with a pattern; may be given several times

@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     /// Let the broker create the topic
     #[arg(long)]
     create: bool,
-    /// The configuration [default: $MOONTIDE_CONFIG, else config.toml]
+    /// The configuration [default: `$MOONTIDE_CONFIG`, else config.toml]
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// To these brokers, without TLS and SASL

@@ -63,3 +63,41 @@ impl Broker {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::{Duration, Instant};
+
+    use rdkafka::consumer::{BaseConsumer, Consumer as _};
+    use rdkafka::message::Message as _;
+
+    use super::*;
+    use crate::config::Value;
+    use crate::kafka::producer::{Outgoing, Producer};
+
+    #[test]
+    fn a_group_reads_what_was_produced() {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("orders", 1).unwrap();
+        let address = Value { text: broker.address().to_owned(), secret: false };
+        let properties = BTreeMap::from([("bootstrap.servers".to_owned(), address)]);
+        let producer = Producer::new(&properties, Duration::from_secs(20)).unwrap();
+        let record = Outgoing { topic: "orders".to_owned(), value: Some(b"a kite".to_vec()), ..Outgoing::default() };
+        producer.send(&record).unwrap();
+
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", broker.address());
+        config.set("group.id", "readers").set("auto.offset.reset", "earliest");
+        let consumer: BaseConsumer = config.create().unwrap();
+        consumer.subscribe(&["orders"]).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        let message = loop {
+            assert!(Instant::now() < until, "nothing was read");
+            if let Some(message) = consumer.poll(Duration::from_millis(100)) {
+                break message.unwrap();
+            }
+        };
+        assert_eq!(message.payload(), Some(&b"a kite"[..]));
+    }
+}

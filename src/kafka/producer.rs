@@ -19,8 +19,22 @@ use crate::config::Value;
 
 /// What a producer takes over of a consumer's properties: how to reach the brokers, and as whom.
 const CONNECTION: &[&str] = &[
-    "api.version.", "bootstrap.", "broker.", "client.", "connections.", "debug", "enable.sasl", "enable.ssl", "log",
-    "https.", "metadata.broker.list", "reconnect.", "sasl.", "security.", "socket.", "ssl.",
+    "api.version.",
+    "bootstrap.",
+    "broker.",
+    "client.",
+    "connections.",
+    "debug",
+    "enable.sasl",
+    "enable.ssl",
+    "log",
+    "https.",
+    "metadata.broker.list",
+    "reconnect.",
+    "sasl.",
+    "security.",
+    "socket.",
+    "ssl.",
 ];
 
 /// So many records of a batch are on their way at once.
@@ -78,11 +92,8 @@ impl Producer {
 
     /// The topics that exist, without creating any.
     pub(crate) fn topics(&self) -> Result<Vec<String>> {
-        let metadata = self
-            .client
-            .client()
-            .fetch_metadata(None, self.deadline)
-            .map_err(|error| self.unreachable(&error))?;
+        let metadata =
+            self.client.client().fetch_metadata(None, self.deadline).map_err(|error| self.unreachable(&error))?;
         Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
     }
 
@@ -149,9 +160,11 @@ impl Outgoing {
         base.timestamp = self.timestamp_ms;
         if !self.headers.is_empty() {
             let headers = OwnedHeaders::new_with_capacity(self.headers.len());
-            base.headers = Some(self.headers.iter().fold(headers, |headers, (key, value)| {
-                headers.insert(Header { key, value: value.as_ref() })
-            }));
+            base.headers = Some(
+                self.headers
+                    .iter()
+                    .fold(headers, |headers, (key, value)| headers.insert(Header { key, value: value.as_ref() })),
+            );
         }
         base
     }

@@ -154,17 +154,17 @@ fn a_newcomer_sees_a_handler_run_edits_it_breaks_it_and_mends_it() {
     let project = new_project();
     let directory = project.path();
     let mut dev = Dev::start(directory, &[]);
-    dev.wait_line("order 3 of ada");
+    dev.wait_line("ada ordered a tail for the kite");
 
-    replace(&handler(directory), "\"order \"", "\"seen: order \"");
+    replace(&handler(directory), " ordered ", " wants ");
     dev.wait_line("reloaded");
-    let output = run(directory, &["send", "orders", r#"{"id":4,"customer":"cyd"}"#, "--key", "cyd"]);
+    let output = run(directory, &["send", "orders", "a flute", "--key", "cyd"]);
     assert!(text(&output).contains("sent to `orders`, partition 0, offset 3"), "{}", text(&output));
-    dev.wait_any_line("seen: order 4 of cyd");
+    dev.wait_any_line("cyd wants a flute");
 
-    replace(&handler(directory), "order.id ..", "order.id .. nobody.name ..");
+    replace(&handler(directory), "info(who", "info(nobody.name .. who");
     dev.wait_line("reloaded");
-    let output = run(directory, &["send", "orders", r#"{"id":5,"customer":"dan"}"#]);
+    let output = run(directory, &["send", "orders", "a harp"]);
     assert!(output.status.success(), "{}", text(&output));
     let line = line_of(&handler(directory), "nobody.name");
     dev.wait_any_line(&format!("handlers/orders.lua:{line}:"));
@@ -174,16 +174,16 @@ fn a_newcomer_sees_a_handler_run_edits_it_breaks_it_and_mends_it() {
     dev.wait_line(&format!("orders.lua:{line}: ')' expected near 'local'"));
 
     replace(&handler(directory), "(message, ctx", "(message, ctx)");
-    replace(&handler(directory), " nobody.name ..", "");
-    dev.wait_line("seen: order 5 of dan");
-    assert_eq!(dev.seen("seen: order 4 of cyd"), 1, "a message that was handled is not handled again");
+    replace(&handler(directory), "nobody.name .. ", "");
+    dev.wait_line("somebody wants a harp");
+    assert_eq!(dev.seen("cyd wants a flute"), 1, "a message that was handled is not handled again");
 }
 
 #[test]
 fn ctrl_c_ends_dev_in_success_and_send_then_says_that_nobody_is_there() {
     let project = new_project();
     let mut dev = Dev::start(project.path(), &[]);
-    dev.wait_line("order 3 of ada");
+    dev.wait_line("ada ordered a tail for the kite");
     assert!(project.path().join("dev.json").exists());
     assert_eq!(dev.interrupt(), Some(0));
     assert!(!project.path().join("dev.json").exists());
@@ -196,7 +196,7 @@ fn ctrl_c_ends_dev_in_success_and_send_then_says_that_nobody_is_there() {
 fn a_second_dev_of_one_project_is_refused() {
     let project = new_project();
     let mut dev = Dev::start(project.path(), &[]);
-    dev.wait_line("order 3 of ada");
+    dev.wait_line("ada ordered a tail for the kite");
     let output = run(project.path(), &["dev"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("config.toml: `moontide dev` already runs here"), "{}", text(&output));
@@ -206,7 +206,7 @@ fn a_second_dev_of_one_project_is_refused() {
 fn a_typo_in_a_topic_makes_no_topic() {
     let project = new_project();
     let mut dev = Dev::start(project.path(), &[]);
-    dev.wait_line("order 3 of ada");
+    dev.wait_line("ada ordered a tail for the kite");
     let output = run(project.path(), &["send", "ordres", "x"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("`ordres` does not exist, did you mean `orders`?"), "{}", text(&output));
@@ -217,13 +217,14 @@ fn a_config_with_tls_and_sasl_meets_the_embedded_broker_alone() {
     let project = new_project();
     let secured = "[kafkaConfig]\nssl = true\nsasl = { mechanism = \"plain\", username = \"u\", password = \"p\" }";
     replace(&project.path().join("config.toml"), "[kafkaConfig]", secured);
-    Dev::start(project.path(), &[]).wait_line("order 3 of ada");
+    Dev::start(project.path(), &[]).wait_line("ada ordered a tail for the kite");
 }
 
 #[test]
 fn a_bad_line_of_messages_is_named_before_anything_starts() {
     let project = new_project();
-    fs::write(project.path().join("messages.jsonl"), "{\"topic\": \"orders\", \"value\": 1}\n{\"topic\": 5}\n").unwrap();
+    fs::write(project.path().join("messages.jsonl"), "{\"topic\": \"orders\", \"value\": 1}\n{\"topic\": 5}\n")
+        .unwrap();
     let output = run(project.path(), &["dev"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("messages.jsonl:2:11: invalid type"), "{}", text(&output));
@@ -236,10 +237,9 @@ fn a_pattern_meets_the_topics_that_are_asked_for_and_those_that_are_sent_to_late
     fs::write(project.path().join("messages.jsonl"), "").unwrap();
     let mut dev = Dev::start(project.path(), &["--topic", "shop.one"]);
     dev.wait_line("shop");
-    for (topic, id) in [("shop.one", 1), ("shop.two", 2)] {
-        let value = format!(r#"{{"id":{id},"customer":"ada"}}"#);
-        let output = run(project.path(), &["send", "--create", topic, &value]);
+    for topic in ["shop.one", "shop.two"] {
+        let output = run(project.path(), &["send", "--create", topic, &format!("a kite of {topic}")]);
         assert!(output.status.success(), "{}", text(&output));
-        dev.wait_line(&format!("order {id} of ada"));
+        dev.wait_line(&format!("somebody ordered a kite of {topic}"));
     }
 }

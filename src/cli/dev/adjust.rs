@@ -15,8 +15,17 @@ const METADATA_MAX_AGE: Duration = Duration::from_secs(1);
 
 /// Of a property's name: how the config's own brokers are reached and trusted, and protocols that need a real cluster.
 const REMOVED: &[&str] = &[
-    "bootstrap.servers", "broker.address.family", "client.rack", "enable.sasl.", "enable.ssl.", "group.protocol",
-    "group.remote.assignor", "metadata.broker.list", "sasl.", "security.protocol", "ssl.",
+    "bootstrap.servers",
+    "broker.address.family",
+    "client.rack",
+    "enable.sasl.",
+    "enable.ssl.",
+    "group.protocol",
+    "group.remote.assignor",
+    "metadata.broker.list",
+    "sasl.",
+    "security.protocol",
+    "ssl.",
 ];
 
 /// Puts the broker at `address` in place of the config's.
@@ -66,15 +75,26 @@ mod tests {
     fn nothing_of_the_configs_own_brokers_remains() {
         let value = |text: &str| Value { text: text.to_owned(), secret: false };
         let names = [
-            "bootstrap.servers", "client.id", "group.id", "group.protocol", "sasl.mechanisms", "sasl.password",
-            "security.protocol", "session.timeout.ms", "socket.timeout.ms", "ssl.ca.location",
+            "bootstrap.servers",
+            "client.id",
+            "group.id",
+            "group.protocol",
+            "sasl.mechanisms",
+            "sasl.password",
+            "security.protocol",
+            "session.timeout.ms",
+            "socket.timeout.ms",
+            "ssl.ca.location",
             "enable.ssl.certificate.verification",
         ];
         let mut properties = names.iter().map(|name| ((*name).to_owned(), value("theirs"))).collect();
         replace_broker(&mut properties, "127.0.0.1:1");
         let kept: Vec<_> = properties.iter().map(|(name, value)| format!("{name}={}", value.text)).collect();
         let expected = [
-            "bootstrap.servers=127.0.0.1:1", "client.id=theirs", "group.id=theirs", "session.timeout.ms=theirs",
+            "bootstrap.servers=127.0.0.1:1",
+            "client.id=theirs",
+            "group.id=theirs",
+            "session.timeout.ms=theirs",
             "socket.timeout.ms=theirs",
         ];
         assert_eq!(kept, expected);

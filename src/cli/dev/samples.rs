@@ -38,7 +38,8 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<Sample>, String> {
     lines
         .map(|(index, text)| {
             let line = index + 1;
-            let record = parse_line(text).map_err(|(column, error)| format!("{}:{line}:{column}: {error}", path.display()))?;
+            let record =
+                parse_line(text).map_err(|(column, error)| format!("{}:{line}:{column}: {error}", path.display()))?;
             Ok(Sample { line, record })
         })
         .collect()
@@ -152,7 +153,8 @@ mod tests {
     #[test]
     fn an_error_names_its_line_and_column() {
         check("\n{\"topic\":\"t\",\"value\":1}\n{\"topic\":}\n", "messages.jsonl:3:10: expected value");
-        let unknown = "unknown field `valeu`, expected one of `topic`, `key`, `value`, `headers`, `partition`, `timestamp`";
+        let unknown =
+            "unknown field `valeu`, expected one of `topic`, `key`, `value`, `headers`, `partition`, `timestamp`";
         check(r#"{"topic":"t","valeu":1}"#, &format!("messages.jsonl:1:20: {unknown}"));
     }
 }

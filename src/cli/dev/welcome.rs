@@ -46,7 +46,9 @@ impl Welcome<'_> {
             lines.push(format!("  send one:  {}", bold(command)));
         }
         let handlers = self.config.lua.handlers.file_name().unwrap_or_default().to_string_lossy();
-        lines.push(dim(format_args!("  {handlers}/ and the config are watched: save, and the next call runs what you saved; Ctrl-C ends")));
+        lines.push(dim(format_args!(
+            "  {handlers}/ and the config are watched: save, and the next call runs what you saved; Ctrl-C ends"
+        )));
         lines
     }
 
@@ -62,8 +64,10 @@ impl Welcome<'_> {
         let value = sample.and_then(|record| String::from_utf8(record.value.clone()?).ok());
         let value = value.filter(|value| value.len() <= VALUE_LENGTH_MAX && !value.starts_with('-'));
         let value = value.unwrap_or_else(|| r#"{"id": 1}"#.to_owned());
+        let key = sample.and_then(|record| String::from_utf8(record.key.clone()?).ok());
+        let key = key.map(|key| format!(" --key {}", quote(&key))).unwrap_or_default();
         let config = self.config_argument.map(|path| format!("--config {} ", quote(&path.display().to_string())));
-        Some(format!("{} send {}{} {}", program(), config.unwrap_or_default(), quote(topic), quote(&value)))
+        Some(format!("{} send {}{} {}{key}", program(), config.unwrap_or_default(), quote(topic), quote(&value)))
     }
 }
 
