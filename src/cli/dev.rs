@@ -17,9 +17,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::{Exit, init, terminal};
+use crate::bundle;
 use crate::config::{Config, Value};
 use crate::daemon;
-use crate::kafka::mock::Broker;
+use crate::kafka::mock::{self, Broker};
 use crate::kafka::producer::{Outgoing, Producer};
 use crate::logging::Audience;
 use samples::Sample;
@@ -65,9 +66,10 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
     }
 }
 
-/// The config alone: what a handler's mistake does not keep from being read.
-pub(super) fn load(path: &Path) -> Result<Config> {
-    crate::config::load(path).map_err(|errors| anyhow!("{errors}"))
+/// The config alone, which a mistake in a handler does not keep from being read.
+pub(super) fn load(path: &Path) -> Result<Arc<Config>> {
+    let bundle = bundle::read(path).and_then(|snapshot| bundle::check(&snapshot, 1));
+    bundle.map(|bundle| bundle.config).map_err(|errors| anyhow!("{errors}"))
 }
 
 /// Where there is no config, a project can be written instead.
@@ -172,6 +174,11 @@ fn read_samples(arguments: &Arguments, config: &Path) -> Result<(PathBuf, Vec<Sa
                 arguments.partitions
             );
         }
+    }
+    let bytes: usize = samples.iter().map(|sample| sample.record.size()).sum();
+    if bytes > mock::PARTITION_BYTES_MAX {
+        let (found, allowed) = (bytes >> 10, mock::PARTITION_BYTES_MAX >> 10);
+        bail!("{}: {found} KiB of messages, the embedded broker keeps {allowed} KiB and loses the rest", path.display());
     }
     Ok((path.clone(), samples))
 }

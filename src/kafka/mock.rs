@@ -13,6 +13,9 @@ use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::types::RDKafkaType;
 
+/// Of keys, values and headers: what a partition keeps for sure, with the overhead of records left out of 5 MiB.
+pub(crate) const PARTITION_BYTES_MAX: usize = 4 << 20;
+
 pub(crate) struct Broker {
     /// Owns the cluster: both end together.
     client: Client<DefaultClientContext>,

@@ -152,6 +152,13 @@ impl Producer {
 }
 
 impl Outgoing {
+    /// About its bytes in a log: each record has some hundred bytes beside its own when it is sent alone.
+    pub(crate) fn size(&self) -> usize {
+        let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + length(value)).sum();
+        100 + length(&self.key) + length(&self.value) + headers
+    }
+
     fn as_base(&self, waiting: Box<Waiting>) -> BaseRecord<'_, [u8], [u8], Box<Waiting>> {
         let mut base = BaseRecord::with_opaque_to(&self.topic, waiting);
         base.partition = self.partition;

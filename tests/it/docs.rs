@@ -64,8 +64,10 @@ fn write_handlers(config: &toml::Table, directory: &Path) {
     let folder = directory.join(folder.unwrap_or("handlers"));
     fs::create_dir_all(&folder).unwrap();
     for (file, functions) in functions {
-        let members: String = functions.iter().map(|name| format!("{name} = function() end,")).collect();
-        let returned = if functions.is_empty() { "function() end".to_owned() } else { format!("{{ {members} }}") };
+        let returned = match functions.as_slice() {
+            [] => "function() end".to_owned(),
+            names => format!("{{ {} = function() end }}", names.join(" = function() end, ")),
+        };
         let path = folder.join(file + ".lua");
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, format!("return {returned}\n")).unwrap();
