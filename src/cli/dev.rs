@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use super::{Exit, init, terminal};
+use super::{ConfigOption, Exit, init, terminal};
 use crate::bundle;
 use crate::config::{Config, Value};
 use crate::daemon;
@@ -31,9 +31,8 @@ const SEND_DEADLINE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The configuration [default: `$MOONTIDE_CONFIG`, else config.toml]
-    #[arg(short, long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigOption,
     /// A further topic to create, as for a listener with a pattern; may be given several times
     #[arg(long = "topic", value_name = "TOPIC")]
     topics: Vec<String>,
@@ -46,7 +45,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Exit {
-    let path = super::config_path(arguments.config.as_deref());
+    let path = arguments.config.path();
     if let Err(exit) = offer_init(&path) {
         return exit;
     }
@@ -122,7 +121,7 @@ impl Stage {
         let published = address::publish(runtime_directory, broker.address())?;
         let welcome = Welcome {
             config,
-            config_argument: arguments.config.as_deref(),
+            config_argument: arguments.config.config.as_deref(),
             address: broker.address(),
             topics: &topics.into_iter().collect::<Vec<_>>(),
             samples: &samples,
@@ -178,7 +177,10 @@ fn read_samples(arguments: &Arguments, config: &Path) -> Result<(PathBuf, Vec<Sa
     let bytes: usize = samples.iter().map(|sample| sample.record.size()).sum();
     if bytes > mock::PARTITION_BYTES_MAX {
         let (found, allowed) = (bytes >> 10, mock::PARTITION_BYTES_MAX >> 10);
-        bail!("{}: {found} KiB of messages, the embedded broker keeps {allowed} KiB and loses the rest", path.display());
+        bail!(
+            "{}: {found} KiB of messages, the embedded broker keeps {allowed} KiB and loses the rest",
+            path.display()
+        );
     }
     Ok((path.clone(), samples))
 }

@@ -3,15 +3,16 @@
 //! To the broker of a running `moontide dev`, unless another one is asked for: a message meant for trying a handler must
 //! never end up in a real cluster because `dev` was not running.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
 use super::dev::address;
 use super::dev::adjust::takes;
-use super::{Exit, terminal};
+use super::{Exit, locate, terminal};
 use crate::config::{Config, Value};
 use crate::kafka::producer::{Outgoing, Producer};
 
@@ -39,9 +40,8 @@ pub(crate) struct Arguments {
     /// Let the broker create the topic
     #[arg(long)]
     create: bool,
-    /// The configuration [default: `$MOONTIDE_CONFIG`, else config.toml]
-    #[arg(short, long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    daemon: locate::Daemon,
     /// To these brokers, without TLS and SASL
     #[arg(long, value_name = "HOST:PORT,…", conflicts_with = "config_brokers")]
     brokers: Option<String>,
@@ -77,7 +77,7 @@ fn send(arguments: &Arguments) -> Result<String> {
 
 /// Whom to send to.
 struct Target {
-    properties: std::collections::BTreeMap<String, Value>,
+    properties: BTreeMap<String, Value>,
     description: String,
 }
 
@@ -86,16 +86,16 @@ impl Target {
         if let Some(brokers) = &arguments.brokers {
             return Ok(Self::plain(brokers, format!("on {brokers}")));
         }
-        let path = super::config_path(arguments.config.as_deref());
-        let config = super::dev::load(&path)?;
         if arguments.config_brokers {
+            let config = super::dev::load(&arguments.daemon.config())?;
             let properties = properties_for(&config, &arguments.topic);
             let brokers = properties.get("bootstrap.servers").map_or("", |value| value.text.as_str());
             return Ok(Self { description: format!("on {brokers}"), properties: properties.clone() });
         }
-        match address::find(&config.daemon.runtime_directory)? {
+        // Whether the configuration is good does not matter: it is being written.
+        match address::find(&arguments.daemon.directory())? {
             Some(dev) => Ok(Self::plain(&dev.brokers, format!("on {}, the broker of `moontide dev`", dev.brokers))),
-            None => bail!(nobody_there(&path)),
+            None => bail!(nobody_there(&arguments.daemon.config())),
         }
     }
 
@@ -113,7 +113,7 @@ fn nobody_there(config: &Path) -> String {
 }
 
 /// The properties of the consumer that takes the topic, else of the first one.
-fn properties_for<'a>(config: &'a Config, topic: &str) -> &'a std::collections::BTreeMap<String, Value> {
+fn properties_for<'a>(config: &'a Config, topic: &str) -> &'a BTreeMap<String, Value> {
     let listener = config.listeners.iter().find(|listener| takes(listener, topic));
     let consumer = listener.and_then(|listener| config.consumers.iter().find(|each| each.name == listener.consumer));
     &consumer.unwrap_or(&config.consumers[0]).properties

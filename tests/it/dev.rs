@@ -184,9 +184,9 @@ fn ctrl_c_ends_dev_in_success_and_send_then_says_that_nobody_is_there() {
     let project = new_project();
     let mut dev = Dev::start(project.path(), &[]);
     dev.wait_line("ada ordered a tail for the kite");
-    assert!(project.path().join("dev.json").exists());
+    assert!(project.path().join(".moontide/dev.json").exists());
     assert_eq!(dev.interrupt(), Some(0));
-    assert!(!project.path().join("dev.json").exists());
+    assert!(!project.path().join(".moontide/dev.json").exists());
     let output = run(project.path(), &["send", "orders", "x"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("no `moontide dev` runs with config.toml"), "{}", text(&output));

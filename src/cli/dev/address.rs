@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -67,7 +68,8 @@ impl Drop for Published {
 /// A reader sees the old file or the new one, never half of one.
 fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
+        // As the daemon makes it, which comes later.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }
     let new = path.with_extension("json.new");
     fs::write(&new, text)?;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::config::{Config, Listener, Topic, Value};
+use crate::config::{Config, Listener, LogFormat, Topic, Value};
 
 /// A mended handler is seen to work after this long at most.
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -40,6 +40,7 @@ pub(super) fn adjust(config: &mut Config, address: &str) {
         listener.retry.initial_delay = listener.retry.initial_delay.min(RETRY_MAX);
     }
     // The log is for whoever looks on; its file belongs to the daemon that runs in earnest.
+    config.log.format = LogFormat::Text;
     config.log.file = None;
 }
 
