@@ -3,7 +3,28 @@
 //! **Alone names mlua**, and knows nothing of Kafka: a message comes in as a [`Record`], and what a handler wants of the
 //! world (to sleep, to commit) goes out as a [`Wait`], which the worker answers by [`Vm::resume`].
 
+mod app;
+mod build;
+mod coroutine;
+mod ctx;
+mod failure;
+mod hook;
+mod load;
+mod logger;
+mod message;
+mod plain;
+mod shared;
+mod tide;
+mod vm;
+mod wait;
+mod watchdog;
+
 use std::time::Duration;
+
+pub(crate) use app::App;
+pub(crate) use build::Error;
+pub(crate) use vm::Vm;
+pub(crate) use watchdog::{Pulse, Watchdog};
 
 use crate::message::Record;
 
@@ -65,3 +86,6 @@ pub(crate) enum FailureKind {
     /// `[lua] memory`: the VM should be replaced.
     Memory,
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use super::{ConfigOption, Exit, init, terminal};
+use super::{ConfigOption, Exit, init, run, terminal};
 use crate::bundle;
 use crate::config::{Config, Value};
-use crate::daemon;
+use crate::daemon::{self, Options};
 use crate::kafka::mock::{self, Broker};
 use crate::kafka::producer::{Outgoing, Producer};
 use crate::logging::Audience;
@@ -29,6 +29,7 @@ use welcome::Welcome;
 /// Of a send to the embedded broker, which answers within milliseconds.
 const SEND_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Runs the handlers on an embedded broker, for writing them without any Kafka.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -135,14 +136,14 @@ impl Stage {
     fn play(self, config: PathBuf) -> Exit {
         let stage = Arc::new(self);
         let adjusting = Arc::clone(&stage);
-        let exit = daemon::run(daemon::Options {
+        let ended = daemon::run(Options {
             config,
             adjust: Some(Arc::new(move |config| adjusting.adjust(config))),
             audience: Audience::Person,
-            watch: true,
+            started: None,
         });
         drop(stage);
-        exit
+        run::exit(ended)
     }
 
     /// Called for the config of the start and of each reload, which may name new topics.

@@ -16,6 +16,7 @@ const FILES: &[(&str, &str)] = &[
     ("messages.jsonl", include_str!("init/messages.jsonl")),
 ];
 
+/// Writes a small project that runs as it is.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Where to; created if it is not there

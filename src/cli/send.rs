@@ -18,6 +18,7 @@ use crate::kafka::producer::{Outgoing, Producer};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// Sends one message to the broker of `moontide dev`, or to another one that is asked for.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The topic, which has to exist

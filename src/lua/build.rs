@@ -1,0 +1,285 @@
+//! From a bundle to a VM: libraries, init.lua, and the function of every listener.
+//!
+//! The code of files runs on the main state, where nothing can wait, under the same limits as a call.
+
+#![expect(unsafe_code, reason = "sets a VM up through the C API")]
+
+use std::ffi::c_int;
+use std::fmt;
+use std::ptr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlua::ffi::{self, lua_State};
+use mlua::{LuaOptions, StdLib};
+
+use super::failure;
+use super::shared::{Shared, nearest, push_bytes, type_name};
+use super::vm::Vm;
+use super::watchdog::{About, Pulse};
+use super::{App, app, coroutine, hook, load, logger, message, tide};
+use crate::bundle::Bundle;
+
+/// Between two collections the heap may grow by this many per cent: handlers make short-lived garbage.
+const GC_PAUSE: c_int = 400;
+/// For init.lua, which no listener's `limits.blocking` speaks of.
+const BLOCKING: Duration = Duration::from_secs(5);
+
+/// Why there is no VM, or why init.lua failed: one sentence, with the place first.
+#[derive(Debug)]
+pub(crate) struct Error {
+    message: String,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Registry references to init.lua's functions.
+#[derive(Default)]
+pub(super) struct Hooks {
+    start: Option<c_int>,
+    shutdown: Option<c_int>,
+}
+
+impl Vm {
+    /// A fresh VM: runs init.lua's chunk, but not its functions, and every file that a listener's handler names.
+    pub(crate) fn build(bundle: &Bundle, app: &Arc<App>, pulse: &Pulse) -> Result<Self, Error> {
+        let config = Arc::clone(&bundle.config);
+        let folder = config.lua.handlers.file_name().map_or_else(|| "handlers".into(), |name| name.to_string_lossy().into_owned());
+        let listeners = config.listeners.iter().map(|listener| listener.name.clone()).collect();
+        let shared = Box::new(Shared::new(Arc::clone(app), Arc::clone(&bundle.sources), folder, listeners));
+        let options = LuaOptions::new().catch_rust_panics(false);
+        // SAFETY: the libraries that can break a VM are there on purpose: handlers are the user's own code.
+        let lua = unsafe { mlua::Lua::unsafe_new_with(StdLib::ALL, options) };
+        let mut main = ptr::null_mut();
+        // SAFETY: only reads the address of the main state.
+        let read = unsafe { lua.exec_raw::<()>((), |state| main = main_state(state)) };
+        read.map_err(|error| Error { message: format!("lua: {error}") })?;
+        let mut vm = Self::assemble(lua, shared, main, config);
+        vm.install()?;
+        let _ = vm.lua.set_memory_limit(vm.config.lua.memory);
+        vm.load_init(pulse)?;
+        vm.load_handlers(pulse)?;
+        Ok(vm)
+    }
+
+    /// Runs init.lua's function, or its `start`.
+    pub(crate) fn start(&mut self, pulse: &Pulse) -> Result<(), Error> {
+        self.hook_of_init(pulse, self.hooks.start)
+    }
+
+    /// Runs init.lua's `shutdown`.
+    pub(crate) fn shutdown(&mut self, pulse: &Pulse) -> Result<(), Error> {
+        self.hook_of_init(pulse, self.hooks.shutdown)
+    }
+
+    fn hook_of_init(&mut self, pulse: &Pulse, function: Option<c_int>) -> Result<(), Error> {
+        let Some(function) = function else { return Ok(()) };
+        self.run_hook(pulse, function, BLOCKING).map_err(|failure| Error { message: failure.message })
+    }
+
+    fn install(&mut self) -> Result<(), Error> {
+        // SAFETY: `setup` runs protected and gets a pointer that outlives the call.
+        unsafe {
+            let top = ffi::lua_gettop(self.main);
+            ffi::lua_pushcclosure(self.main, setup, 0);
+            ffi::lua_pushlightuserdata(self.main, ptr::from_ref(&*self.shared).cast_mut().cast());
+            let status = ffi::lua_pcall(self.main, 1, 1, 0);
+            if status == ffi::LUA_OK {
+                self.entry = ffi::lua_tointegerx(self.main, -1, ptr::null_mut()) as c_int;
+            }
+            let text = failure::text_at(self.main, 1000);
+            ffi::lua_settop(self.main, top);
+            if status == ffi::LUA_OK { Ok(()) } else { Err(Error { message: format!("lua: {text}") }) }
+        }
+    }
+
+    fn load_init(&mut self, pulse: &Pulse) -> Result<(), Error> {
+        if !self.shared.sources.contains_key("init.lua") {
+            return Ok(());
+        }
+        let place = format!("{}/init.lua", self.shared.folder);
+        self.require(pulse, "init", BLOCKING)?;
+        let main = self.main;
+        // SAFETY: the module's value lies on top of the main state.
+        unsafe {
+            match ffi::lua_type(main, -1) {
+                ffi::LUA_TFUNCTION => self.hooks.start = Some(reference(main)),
+                ffi::LUA_TTABLE => {
+                    self.hooks.start = function_of(main, "start", &place)?;
+                    self.hooks.shutdown = function_of(main, "shutdown", &place)?;
+                    ffi::lua_pop(main, 1);
+                }
+                // What `require` makes of a file that returns nothing.
+                ffi::LUA_TBOOLEAN => ffi::lua_pop(main, 1),
+                _ => {
+                    let found = type_name(main, -1);
+                    ffi::lua_settop(main, 0);
+                    let message = format!("{place}: returns {found}, but should return a function, or a table with `start` and `shutdown`, or nothing");
+                    return Err(Error { message });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn load_handlers(&mut self, pulse: &Pulse) -> Result<(), Error> {
+        let config = Arc::clone(&self.config);
+        for listener in &config.listeners {
+            let handler = &listener.handler;
+            let place = format!("{}/{}.lua", self.shared.folder, handler.path);
+            if !self.shared.sources.contains_key(&format!("{}.lua", handler.path)) {
+                let message = format!("listener `{}`: handler `{}` needs the file {place}, which does not exist", listener.name, handler.text);
+                return Err(Error { message });
+            }
+            self.require(pulse, &handler.path.replace('/', "."), listener.limits.blocking)?;
+            // SAFETY: the module's value lies on top of the main state.
+            let reference = unsafe { handler_of(self.main, handler.function.as_deref(), &place)? };
+            self.shared.handlers.borrow_mut().push(reference);
+        }
+        Ok(())
+    }
+
+    /// Leaves the value of `require(module)` on the main state.
+    fn require(&self, pulse: &Pulse, module: &str, limit: Duration) -> Result<(), Error> {
+        let about = About { listener: module, topic: "", partition: -1, offset: -1 };
+        let slice = pulse.begin(self.main, limit, &about);
+        // SAFETY: `require_module` runs protected; the name lives through the call.
+        unsafe {
+            let top = ffi::lua_gettop(self.main);
+            ffi::lua_pushcclosure(self.main, require_module, 0);
+            ffi::lua_pushlightuserdata(self.main, ptr::from_ref(&module).cast_mut().cast());
+            let status = ffi::lua_pcall(self.main, 1, 1, 0);
+            if status == ffi::LUA_OK && !slice.killed() {
+                return Ok(());
+            }
+            let words = self.protected(|| failure::describe_top(self.main));
+            ffi::lua_settop(self.main, top);
+            hook::clear(self.main);
+            Err(Error { message: words.message })
+        }
+    }
+}
+
+unsafe fn main_state(state: *mut lua_State) -> *mut lua_State {
+    // SAFETY: the registry holds the main thread.
+    unsafe {
+        ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, ffi::LUA_RIDX_MAINTHREAD);
+        let main = ffi::lua_tothread(state, -1);
+        ffi::lua_pop(state, 1);
+        main
+    }
+}
+
+/// Everything that a VM has before the bundle's own code: one argument, `Shared`; one result, the reference of `entry`.
+unsafe extern "C-unwind" fn setup(state: *mut lua_State) -> c_int {
+    // SAFETY: runs protected; the pointer outlives the VM.
+    unsafe {
+        let shared = &*ffi::lua_touserdata(state, 1).cast::<Shared>();
+        ffi::lua_settop(state, 0);
+        ffi::lua_gc(state, ffi::LUA_GCINC, GC_PAUSE, 0, 0);
+        coroutine::install(state, shared);
+        load::install(state, shared);
+        logger::install(state, shared);
+        app::install(state, shared);
+        tide::install(state, shared);
+        message::push_entry(state, shared);
+        let entry = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);
+        ffi::lua_pushinteger(state, entry.into());
+        1
+    }
+}
+
+unsafe extern "C-unwind" fn require_module(state: *mut lua_State) -> c_int {
+    // SAFETY: the argument points at the host's `&str`.
+    unsafe {
+        let module = *ffi::lua_touserdata(state, 1).cast::<&str>();
+        ffi::lua_getglobal(state, c"require".as_ptr());
+        push_bytes(state, module.as_bytes());
+        ffi::lua_callk(state, 1, 1, 0, None);
+        1
+    }
+}
+
+/// Takes the value on top into the registry. Only while a VM is set up, when memory is far from its limit.
+unsafe fn reference(state: *mut lua_State) -> c_int {
+    // SAFETY: as above.
+    unsafe { ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX) }
+}
+
+/// The function at `name` of the table on top, where there is one.
+unsafe fn function_of(main: *mut lua_State, name: &str, place: &str) -> Result<Option<c_int>, Error> {
+    // SAFETY: raw access, so that nothing of the user's runs.
+    unsafe {
+        push_bytes(main, name.as_bytes());
+        match ffi::lua_rawget(main, -2) {
+            ffi::LUA_TFUNCTION => Ok(Some(reference(main))),
+            ffi::LUA_TNIL => {
+                ffi::lua_pop(main, 1);
+                Ok(None)
+            }
+            _ => {
+                let found = type_name(main, -1);
+                ffi::lua_pop(main, 1);
+                Err(Error { message: format!("{place}: `{name}` is {found}, but should be a function") })
+            }
+        }
+    }
+}
+
+/// The handler in the module's value on top, which is popped.
+unsafe fn handler_of(main: *mut lua_State, function: Option<&str>, place: &str) -> Result<c_int, Error> {
+    // SAFETY: the value lies on top.
+    unsafe {
+        let found = type_name(main, -1);
+        let result = match (function, ffi::lua_type(main, -1)) {
+            (None, ffi::LUA_TFUNCTION) => return Ok(reference(main)),
+            (None, ffi::LUA_TTABLE) => {
+                let names = functions_of(main);
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                Err(format!("{place}: returns a table, but the handler names no function of it{}", names_in(&names)))
+            }
+            (None, _) => Err(format!("{place}: returns {found}, but should return a function")),
+            (Some(name), ffi::LUA_TTABLE) => match function_of(main, name, place)? {
+                Some(reference) => Ok(reference),
+                None => {
+                    let names = functions_of(main);
+                    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                    let hint = if names.is_empty() { "there are no functions in it".to_owned() } else { nearest(name, &names) };
+                    Err(format!("{place}: no function `{name}` in the table that it returns, {hint}"))
+                }
+            },
+            (Some(name), _) => Err(format!("{place}: returns {found}, but should return a table with the function `{name}`")),
+        };
+        ffi::lua_pop(main, 1);
+        result.map_err(|message| Error { message })
+    }
+}
+
+fn names_in(names: &[&str]) -> String {
+    if names.is_empty() { String::new() } else { format!("; there are {}", super::shared::list(names)) }
+}
+
+/// The names of the functions in the table on top.
+unsafe fn functions_of(main: *mut lua_State) -> Vec<String> {
+    let mut names = Vec::new();
+    // SAFETY: `lua_next` gets keys that it gave, and nothing is converted in place.
+    unsafe {
+        ffi::lua_pushnil(main);
+        while ffi::lua_next(main, -2) != 0 {
+            if ffi::lua_type(main, -1) == ffi::LUA_TFUNCTION
+                && let Some(name) = super::shared::bytes_at(main, -2)
+            {
+                names.push(String::from_utf8_lossy(name).into_owned());
+            }
+            ffi::lua_pop(main, 1);
+        }
+    }
+    names.sort();
+    names
+}

@@ -1,0 +1,294 @@
+//! `ctx`: what a handler knows and may do about its call.
+//!
+//! A userdata of plain numbers with Lua values beside it, so that it needs no finalizer. A method is a closure over its
+//! ctx, made when it is asked for: it answers to `.` and `:` alike, and raises once another call runs.
+
+#![expect(unsafe_code, reason = "C functions for Lua")]
+
+use std::ffi::c_int;
+use std::time::SystemTime;
+
+use mlua::ffi::{self, lua_CFunction, lua_KContext, lua_State};
+
+use super::message::Frame;
+use super::shared::{Shared, bytes_at, nearest, push_bytes, type_name};
+use super::{Wait, app, logger, wait};
+
+/// What a ctx is made of; no destructor.
+#[derive(Clone, Copy)]
+pub(super) struct Ctx {
+    pub(super) call: u64,
+    pub(super) listener: usize,
+    pub(super) offset: i64,
+    pub(super) partition: i32,
+    attempt: u32,
+    start_ms: i64,
+}
+
+/// The Lua values beside it.
+const MESSAGE: c_int = 1;
+pub(super) const TOPIC: c_int = 2;
+const REQUEST_CONTEXT: c_int = 3;
+const ATTRIBUTES: c_int = 4;
+
+const FIELDS: [&str; 14] = [
+    "topic", "partition", "message", "requestContext", "logger", "getLogger", "setAttr", "getAttr", "startTime", "attempt",
+    "headers", "app", "commitOffsets", "offset",
+];
+
+/// Pushes the metatable that all ctx of a VM share.
+pub(super) unsafe fn push_metatable(state: *mut lua_State, shared: &Shared) {
+    // SAFETY: runs protected.
+    unsafe {
+        ffi::lua_createtable(state, 0, 4);
+        shared.push_function(state, index, 0);
+        ffi::lua_setfield(state, -2, c"__index".as_ptr());
+        shared.push_function(state, new_index, 0);
+        ffi::lua_setfield(state, -2, c"__newindex".as_ptr());
+        push_bytes(state, b"ctx");
+        ffi::lua_setfield(state, -2, c"__name".as_ptr());
+        ffi::lua_pushboolean(state, 0);
+        ffi::lua_setfield(state, -2, c"__metatable".as_ptr());
+    }
+}
+
+/// Pushes the ctx of a call; its message lies on top of the stack.
+pub(super) unsafe fn push(state: *mut lua_State, frame: &Frame<'_>, metatable: c_int, topic: c_int) {
+    let call = frame.call;
+    // SAFETY: the block is large enough for a `Ctx`, and Lua aligns it for any type.
+    unsafe {
+        let block = ffi::lua_newuserdatauv(state, size_of::<Ctx>(), 4).cast::<Ctx>();
+        block.write(Ctx {
+            call: frame.id,
+            listener: call.listener,
+            offset: call.record.offset(),
+            partition: call.partition,
+            attempt: call.attempt,
+            start_ms: now_ms(),
+        });
+        ffi::lua_pushvalue(state, -2);
+        ffi::lua_setiuservalue(state, -2, MESSAGE);
+        ffi::lua_pushvalue(state, topic);
+        ffi::lua_setiuservalue(state, -2, TOPIC);
+        ffi::lua_pushvalue(state, metatable);
+        ffi::lua_setmetatable(state, -2);
+    }
+}
+
+pub(super) fn now_ms() -> i64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
+    // SAFETY: only the metatable has this function, which Lua code cannot get at; the first argument is a ctx.
+    unsafe {
+        let shared = Shared::of(state);
+        let ctx = *ffi::lua_touserdata(state, 1).cast::<Ctx>();
+        match bytes_at(state, 2).unwrap_or_default() {
+            b"topic" => _ = ffi::lua_getiuservalue(state, 1, TOPIC),
+            b"partition" => ffi::lua_pushinteger(state, ctx.partition.into()),
+            b"offset" => ffi::lua_pushinteger(state, ctx.offset),
+            b"message" => _ = ffi::lua_getiuservalue(state, 1, MESSAGE),
+            b"requestContext" => push_own_table(state, 1, REQUEST_CONTEXT),
+            b"startTime" => ffi::lua_pushinteger(state, ctx.start_ms),
+            b"attempt" => ffi::lua_pushinteger(state, ctx.attempt.into()),
+            b"logger" => {
+                let name = &*(&raw const *shared.listeners[ctx.listener]);
+                push_bytes(state, name.as_bytes());
+                logger::push(state, shared, 1);
+            }
+            b"app" => app::push(state, shared),
+            b"getLogger" => push_method(state, shared, get_logger),
+            b"setAttr" => push_method(state, shared, set_attribute),
+            b"getAttr" => push_method(state, shared, get_attribute),
+            b"headers" => push_method(state, shared, headers),
+            b"commitOffsets" => push_method(state, shared, commit_offsets),
+            _ => return unknown(state, shared, 2, "ctx", &FIELDS),
+        }
+        1
+    }
+}
+
+/// Raises for the unknown field at `key` of `object`.
+pub(super) unsafe fn unknown(state: *mut lua_State, shared: &Shared, key: c_int, object: &str, fields: &[&str]) -> c_int {
+    // SAFETY: `attempt` raises after its closure has returned.
+    unsafe {
+        shared.attempt(state, || {
+            let Some(key) = bytes_at(state, key) else {
+                return Err(format!("a field of `{object}` is named by a string, not by {}", type_name(state, key)));
+            };
+            let key = String::from_utf8_lossy(key);
+            Err(format!("`{object}` has no field `{key}`, {}", nearest(&key, fields)))
+        })
+    }
+}
+
+unsafe extern "C-unwind" fn new_index(state: *mut lua_State) -> c_int {
+    // SAFETY: `raise` takes the message away before it raises.
+    unsafe {
+        let shared = Shared::of(state);
+        shared.raise(state, "`ctx` cannot be changed; keep values in `ctx.requestContext` or by `ctx.setAttr`".to_owned())
+    }
+}
+
+/// Pushes the table at `value` of the userdata at `ctx`, made at its first use.
+unsafe fn push_own_table(state: *mut lua_State, ctx: c_int, value: c_int) {
+    // SAFETY: the userdata has four values.
+    unsafe {
+        if ffi::lua_getiuservalue(state, ctx, value) == ffi::LUA_TTABLE {
+            return;
+        }
+        ffi::lua_pop(state, 1);
+        ffi::lua_createtable(state, 0, 0);
+        ffi::lua_pushvalue(state, -1);
+        ffi::lua_setiuservalue(state, ctx, value);
+    }
+}
+
+unsafe fn push_method(state: *mut lua_State, shared: &Shared, method: lua_CFunction) {
+    // SAFETY: the ctx is the first argument of `index`.
+    unsafe {
+        ffi::lua_pushvalue(state, 1);
+        shared.push_function(state, method, 1);
+    }
+}
+
+/// Index of a method's own ctx.
+const OWN: c_int = ffi::lua_upvalueindex(2);
+
+/// The start of a method: drops a first argument that is the ctx itself, and raises when the call is not the running one.
+unsafe fn enter<'a>(state: *mut lua_State) -> (&'a Shared, Ctx) {
+    // SAFETY: only `push_method` makes methods.
+    unsafe {
+        let shared = Shared::of(state);
+        if ffi::lua_rawequal(state, 1, OWN) != 0 {
+            ffi::lua_remove(state, 1);
+        }
+        let ctx = *ffi::lua_touserdata(state, OWN).cast::<Ctx>();
+        if shared.call.get() != ctx.call {
+            shared.raise(state, "this `ctx` belongs to another call, which may have ended; use the one that the handler was given".to_owned());
+        }
+        (shared, ctx)
+    }
+}
+
+unsafe extern "C-unwind" fn get_logger(state: *mut lua_State) -> c_int {
+    // SAFETY: as in `enter`.
+    unsafe {
+        let (shared, _) = enter(state);
+        ffi::luaL_checklstring(state, 1, std::ptr::null_mut());
+        ffi::lua_settop(state, 1);
+        logger::push(state, shared, OWN);
+        1
+    }
+}
+
+unsafe extern "C-unwind" fn set_attribute(state: *mut lua_State) -> c_int {
+    // SAFETY: as in `enter`.
+    unsafe {
+        enter(state);
+        ffi::luaL_checklstring(state, 1, std::ptr::null_mut());
+        ffi::lua_settop(state, 2);
+        push_own_table(state, OWN, ATTRIBUTES);
+        ffi::lua_insert(state, 1);
+        ffi::lua_rawset(state, 1);
+        0
+    }
+}
+
+unsafe extern "C-unwind" fn get_attribute(state: *mut lua_State) -> c_int {
+    // SAFETY: as in `enter`.
+    unsafe {
+        enter(state);
+        ffi::luaL_checklstring(state, 1, std::ptr::null_mut());
+        ffi::lua_settop(state, 1);
+        push_own_table(state, OWN, ATTRIBUTES);
+        ffi::lua_insert(state, 1);
+        ffi::lua_rawget(state, 1);
+        1
+    }
+}
+
+unsafe extern "C-unwind" fn headers(state: *mut lua_State) -> c_int {
+    // SAFETY: as in `enter`.
+    unsafe {
+        enter(state);
+        ffi::luaL_checklstring(state, 1, std::ptr::null_mut());
+        ffi::lua_getiuservalue(state, OWN, MESSAGE);
+        ffi::lua_getfield(state, -1, c"headers".as_ptr());
+        ffi::lua_pushvalue(state, 1);
+        let found = if ffi::lua_type(state, -2) == ffi::LUA_TTABLE { ffi::lua_rawget(state, -2) } else { ffi::LUA_TNIL };
+        ffi::lua_createtable(state, 1, 0);
+        match found {
+            ffi::LUA_TNIL => {}
+            ffi::LUA_TTABLE => {
+                let length = ffi::lua_rawlen(state, -2) as i64;
+                for i in 1..=length {
+                    ffi::lua_rawgeti(state, -2, i);
+                    ffi::lua_rawseti(state, -2, i);
+                }
+            }
+            _ => {
+                ffi::lua_pushvalue(state, -2);
+                ffi::lua_rawseti(state, -2, 1);
+            }
+        }
+        1
+    }
+}
+
+unsafe extern "C-unwind" fn commit_offsets(state: *mut lua_State) -> c_int {
+    // SAFETY: as in `enter`; the offset is read into plain data before anything is pending.
+    unsafe {
+        let (shared, _) = enter(state);
+        ffi::lua_settop(state, 1);
+        let mut offset = 0;
+        shared.attempt(state, || {
+            offset = offset_at(state, 1)?;
+            Ok(0)
+        });
+        wait::begin(state, shared, Wait::Commit(offset), "ctx.commitOffsets", committed)
+    }
+}
+
+/// The broker's answer: an integer on top, or a reason that the host left.
+unsafe extern "C-unwind" fn committed(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
+    // SAFETY: resumed by the host alone.
+    unsafe {
+        let shared = Shared::of(state);
+        let refused = shared.refused.take();
+        if let Some(reason) = refused {
+            shared.raise(state, reason);
+        }
+        1
+    }
+}
+
+/// An offset as Kafka has them: integers, floats with an integral value, and decimal strings.
+unsafe fn offset_at(state: *mut lua_State, index: c_int) -> Result<i64, String> {
+    // SAFETY: numbers and strings are read, never converted in place.
+    unsafe {
+        let offset = match ffi::lua_type(state, index) {
+            ffi::LUA_TNUMBER => {
+                let mut exact = 0;
+                let integer = ffi::lua_tointegerx(state, index, &raw mut exact);
+                if exact == 0 {
+                    let number = ffi::lua_tonumber(state, index);
+                    return Err(format!("`ctx.commitOffsets` takes a whole offset, not {number}"));
+                }
+                integer
+            }
+            ffi::LUA_TSTRING => {
+                let text = String::from_utf8_lossy(bytes_at(state, index).unwrap_or_default());
+                let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+                let parsed = if digits { text.parse().ok() } else { None };
+                parsed.ok_or_else(|| format!("`ctx.commitOffsets` takes an offset in decimal digits, not {text:?}"))?
+            }
+            _ => return Err(format!("`ctx.commitOffsets` takes an offset, not {}", type_name(state, index))),
+        };
+        if offset < 0 {
+            return Err(format!("`ctx.commitOffsets` takes an offset of 0 or more, not {offset}"));
+        }
+        Ok(offset)
+    }
+}

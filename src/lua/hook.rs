@@ -1,0 +1,68 @@
+//! How a call that computes too long ends.
+//!
+//! The hook fires at every instruction of a state that was told to end. Where the state can yield, it yields: control
+//! is back in the host at once, no `pcall` catches it, no message handler runs, and the suspended coroutine, which
+//! nobody resumes, still shows where it was. Elsewhere (inside a C function's callback) it raises, again at each
+//! instruction, until it stands where it can yield or the whole call has unwound.
+
+#![expect(unsafe_code, reason = "Lua's hooks")]
+
+use std::ffi::c_int;
+
+use mlua::ffi::{self, lua_Debug, lua_State};
+
+use super::watchdog::Beat;
+
+/// Sets the hook. May be called from a signal handler.
+pub(super) unsafe fn set(state: *mut lua_State) {
+    // SAFETY: the caller's state is alive.
+    unsafe { ffi::lua_sethook(state, Some(end), ffi::LUA_MASKCOUNT, 1) };
+}
+
+pub(super) unsafe fn clear(state: *mut lua_State) {
+    // SAFETY: the caller's state is alive.
+    unsafe { ffi::lua_sethook(state, None, 0, 0) };
+}
+
+/// Whether what runs on this thread was told to end.
+pub(super) fn killed() -> bool {
+    Beat::current().is_some_and(Beat::killed)
+}
+
+unsafe extern "C-unwind" fn end(state: *mut lua_State, _: *mut lua_Debug) {
+    // SAFETY: Lua calls this with its running state; nothing of Rust's is pending when it yields or raises.
+    unsafe {
+        if !killed() {
+            // Left over from a slice that is gone.
+            clear(state);
+        } else if ffi::lua_isyieldable(state) != 0 {
+            ffi::lua_yieldk(state, 0, 0, None);
+        } else {
+            raise(state, 0);
+        }
+    }
+}
+
+/// Goes on ending the call in `state`, a C function of which a deeper state was told to end.
+pub(super) unsafe fn pass_on(state: *mut lua_State) -> c_int {
+    // SAFETY: as in `end`.
+    unsafe {
+        set(state);
+        if ffi::lua_isyieldable(state) != 0 {
+            return ffi::lua_yieldk(state, 0, 0, None);
+        }
+        raise(state, 1)
+    }
+}
+
+unsafe fn raise(state: *mut lua_State, level: c_int) -> ! {
+    // SAFETY: pushes two strings and raises.
+    unsafe {
+        ffi::luaL_where(state, level);
+        let limit_ms = Beat::current().map_or(0, |beat| beat.limit().as_millis() as i64);
+        ffi::lua_pushfstring(state, c"computed for more than %I ms without a pause (limits.blocking)".as_ptr(), limit_ms);
+        ffi::lua_concat(state, 2);
+        ffi::lua_error(state)
+    }
+}
+

@@ -1,0 +1,176 @@
+//! From a record to a handler's arguments, and from its results to an outcome.
+//!
+//! `entry` is the bottom of every call's coroutine. It runs protected by the resume, makes the message table through
+//! the C API with key strings made once, and calls the handler so that it may yield.
+
+#![expect(unsafe_code, reason = "the hot path is Lua's C API")]
+
+use std::ffi::c_int;
+use std::sync::Arc;
+
+use mlua::ffi::{self, lua_KContext, lua_State};
+
+use super::shared::{Shared, push_bytes};
+use super::{Call, ctx};
+
+/// What `entry` gets of a call; read before the handler starts, never after.
+pub(super) struct Frame<'a> {
+    pub(super) call: &'a Call<'a>,
+    pub(super) id: u64,
+}
+
+/// Upvalues of `entry`, after `Shared`.
+const METATABLE: c_int = 2;
+const LAST_TOPIC: c_int = 3;
+const FIRST_KEY: c_int = 4;
+const KEYS: [&str; 7] = ["topic", "partition", "offset", "key", "value", "timestamp", "headers"];
+
+/// Pushes the closure that starts a call.
+pub(super) unsafe fn push_entry(state: *mut lua_State, shared: &Shared) {
+    // SAFETY: runs protected, with room for ten values.
+    unsafe {
+        ctx::push_metatable(state, shared);
+        push_bytes(state, b"");
+        for key in KEYS {
+            push_bytes(state, key.as_bytes());
+        }
+        shared.push_function(state, entry, 2 + KEYS.len() as c_int);
+    }
+}
+
+unsafe extern "C-unwind" fn entry(state: *mut lua_State) -> c_int {
+    // SAFETY: the host pushed a frame that lives until the resume returns. Nothing with a destructor is pending.
+    unsafe {
+        let shared = Shared::of(state);
+        let frame = &*ffi::lua_touserdata(state, 1).cast::<Frame<'_>>();
+        let call = frame.call;
+        ffi::lua_settop(state, 0);
+        push_handler(state, shared, call.listener);
+        push_message(state, shared, call);
+        ctx::push(state, frame, ffi::lua_upvalueindex(METATABLE), ffi::lua_upvalueindex(LAST_TOPIC));
+        ffi::lua_callk(state, 2, 2, 0, Some(returned));
+        returned(state, ffi::LUA_OK, 0)
+    }
+}
+
+/// One result for a failure, the error value; none for done.
+unsafe extern "C-unwind" fn returned(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
+    // SAFETY: the two results of the handler lie on top.
+    unsafe { c_int::from(ffi::lua_toboolean(state, -2) == 0 && ffi::lua_type(state, -1) != ffi::LUA_TNIL) }
+}
+
+unsafe fn push_handler(state: *mut lua_State, shared: &Shared, listener: usize) {
+    let reference = shared.handlers.borrow()[listener];
+    // SAFETY: the reference was made when the VM was built.
+    unsafe { ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, reference.into()) };
+}
+
+unsafe fn push_message(state: *mut lua_State, shared: &Shared, call: &Call<'_>) {
+    // SAFETY: a coroutine starts with room for twenty values; each key is an upvalue of `entry`.
+    unsafe {
+        let record = call.record;
+        keep_topic(state, shared, call.topic);
+        ffi::lua_createtable(state, 0, KEYS.len() as c_int);
+        let mut key = ffi::lua_upvalueindex(FIRST_KEY) + 1;
+        let mut next = || {
+            key -= 1;
+            ffi::lua_pushvalue(state, key);
+        };
+        next();
+        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(LAST_TOPIC));
+        ffi::lua_rawset(state, -3);
+        next();
+        ffi::lua_pushinteger(state, call.partition.into());
+        ffi::lua_rawset(state, -3);
+        next();
+        ffi::lua_pushinteger(state, record.offset());
+        ffi::lua_rawset(state, -3);
+        for bytes in [record.key(), record.value()] {
+            next();
+            match bytes {
+                Some(bytes) => push_bytes(state, bytes),
+                None => ffi::lua_pushnil(state),
+            }
+            ffi::lua_rawset(state, -3);
+        }
+        next();
+        match record.timestamp_ms() {
+            -1 => ffi::lua_pushnil(state),
+            timestamp => ffi::lua_pushinteger(state, timestamp),
+        }
+        ffi::lua_rawset(state, -3);
+        next();
+        push_headers(state, shared, call);
+        ffi::lua_rawset(state, -3);
+    }
+}
+
+/// Leaves the topic's Lua string in its upvalue; the messages of a lane share their `Arc`, so it is made once.
+unsafe fn keep_topic(state: *mut lua_State, shared: &Shared, topic: &Arc<str>) {
+    let same = shared.topic.borrow().as_ref().is_some_and(|last| Arc::ptr_eq(last, topic));
+    if same {
+        return;
+    }
+    // SAFETY: the string is pushed before the cache says that it is there; nothing is borrowed while it may raise.
+    unsafe {
+        push_bytes(state, topic.as_bytes());
+        ffi::lua_replace(state, ffi::lua_upvalueindex(LAST_TOPIC));
+    }
+    shared.topic.replace(Some(Arc::clone(topic)));
+}
+
+/// A table from name to value, or to a list of values where the name repeats. A null header is an empty string.
+unsafe fn push_headers(state: *mut lua_State, shared: &Shared, call: &Call<'_>) {
+    // The record's code must not be jumped over, so its headers are copied first: name and value, each after its size.
+    let mut scratch = shared.headers.take();
+    scratch.clear();
+    call.record.headers(&mut |name, value| {
+        for bytes in [name, value.unwrap_or_default()] {
+            scratch.extend_from_slice(&bytes.len().to_ne_bytes());
+            scratch.extend_from_slice(bytes);
+        }
+    });
+    shared.headers.replace(scratch);
+    // SAFETY: the buffer belongs to `shared` and nothing changes it until the loop is over.
+    unsafe {
+        ffi::lua_createtable(state, 0, 0);
+        let mut rest: &[u8] = &*(&raw const **shared.headers.borrow());
+        while !rest.is_empty() {
+            let name = take(&mut rest);
+            let value = take(&mut rest);
+            push_bytes(state, name);
+            ffi::lua_pushvalue(state, -1);
+            match ffi::lua_rawget(state, -3) {
+                ffi::LUA_TNIL => {
+                    ffi::lua_pop(state, 1);
+                    push_bytes(state, value);
+                    ffi::lua_rawset(state, -3);
+                }
+                ffi::LUA_TTABLE => {
+                    push_bytes(state, value);
+                    let next = ffi::lua_rawlen(state, -2) + 1;
+                    ffi::lua_rawseti(state, -2, next as i64);
+                    ffi::lua_pop(state, 2);
+                }
+                _ => {
+                    ffi::lua_createtable(state, 2, 0);
+                    ffi::lua_insert(state, -2);
+                    ffi::lua_rawseti(state, -2, 1);
+                    push_bytes(state, value);
+                    ffi::lua_rawseti(state, -2, 2);
+                    ffi::lua_rawset(state, -3);
+                }
+            }
+        }
+    }
+}
+
+fn take<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
+    const SIZE: usize = size_of::<usize>();
+    let mut size = [0; SIZE];
+    size.copy_from_slice(&rest[..SIZE]);
+    let end = SIZE + usize::from_ne_bytes(size);
+    let taken = &rest[SIZE..end];
+    *rest = &rest[end..];
+    taken
+}

@@ -1,0 +1,82 @@
+//! Plain data: what can be copied out of one VM and into another.
+
+#![expect(unsafe_code, reason = "reads and pushes Lua values")]
+
+use std::ffi::{c_int, c_void};
+
+use mlua::ffi::{self, lua_State};
+
+use super::shared::{bytes_at, push_bytes, type_name};
+
+/// Deeper tables are refused: they are most likely cycles.
+const DEPTH_MAX: usize = 100;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Plain {
+    Nil,
+    Boolean(bool),
+    Integer(i64),
+    Number(f64),
+    Bytes(Box<[u8]>),
+    /// `tide.json.null`, an address.
+    Null(usize),
+    Table(Vec<(Plain, Plain)>),
+}
+
+/// Copies the value at `index`. Raises nothing.
+pub(super) unsafe fn read(state: *mut lua_State, index: c_int) -> Result<Plain, String> {
+    // SAFETY: the caller's index is valid.
+    unsafe { read_within(state, ffi::lua_absindex(state, index), DEPTH_MAX) }
+}
+
+unsafe fn read_within(state: *mut lua_State, index: c_int, depth: usize) -> Result<Plain, String> {
+    // SAFETY: nothing here converts in place, and `lua_next` gets keys that it gave.
+    unsafe {
+        Ok(match ffi::lua_type(state, index) {
+            ffi::LUA_TNIL => Plain::Nil,
+            ffi::LUA_TBOOLEAN => Plain::Boolean(ffi::lua_toboolean(state, index) != 0),
+            ffi::LUA_TNUMBER if ffi::lua_isinteger(state, index) != 0 => Plain::Integer(ffi::lua_tointeger(state, index)),
+            ffi::LUA_TNUMBER => Plain::Number(ffi::lua_tonumber(state, index)),
+            ffi::LUA_TSTRING => Plain::Bytes(bytes_at(state, index).unwrap_or_default().into()),
+            ffi::LUA_TLIGHTUSERDATA => Plain::Null(ffi::lua_touserdata(state, index) as usize),
+            ffi::LUA_TTABLE => {
+                if depth == 0 || ffi::lua_checkstack(state, 4) == 0 {
+                    return Err(format!("a table within itself, or more than {DEPTH_MAX} deep"));
+                }
+                let mut pairs = Vec::new();
+                ffi::lua_pushnil(state);
+                while ffi::lua_next(state, index) != 0 {
+                    let top = ffi::lua_gettop(state);
+                    pairs.push((read_within(state, top - 1, depth - 1)?, read_within(state, top, depth - 1)?));
+                    ffi::lua_settop(state, top - 1);
+                }
+                Plain::Table(pairs)
+            }
+            _ => return Err(format!("{} cannot be copied", type_name(state, index))),
+        })
+    }
+}
+
+/// Pushes a copy of `value`; may raise, and has nothing pending.
+pub(super) unsafe fn push(state: *mut lua_State, value: &Plain) {
+    // SAFETY: the caller keeps `value` alive, and the stack is checked at each level.
+    unsafe {
+        match value {
+            Plain::Nil => ffi::lua_pushnil(state),
+            Plain::Boolean(value) => ffi::lua_pushboolean(state, (*value).into()),
+            Plain::Integer(value) => ffi::lua_pushinteger(state, *value),
+            Plain::Number(value) => ffi::lua_pushnumber(state, *value),
+            Plain::Bytes(bytes) => push_bytes(state, bytes),
+            Plain::Null(address) => ffi::lua_pushlightuserdata(state, *address as *mut c_void),
+            Plain::Table(pairs) => {
+                ffi::luaL_checkstack(state, 4, std::ptr::null());
+                ffi::lua_createtable(state, 0, pairs.len() as c_int);
+                for (key, value) in pairs {
+                    push(state, key);
+                    push(state, value);
+                    ffi::lua_rawset(state, -3);
+                }
+            }
+        }
+    }
+}

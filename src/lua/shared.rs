@@ -1,0 +1,197 @@
+//! What the C functions of one VM share, and how they raise.
+//!
+//! Lua raises by `longjmp`, which runs no destructor. So a C function of ours does its Rust work in a closure that
+//! returns before anything can raise, keeps what must outlive that here, and calls the raising part of Lua's API only
+//! with plain data pending.
+
+#![expect(unsafe_code, reason = "C functions for Lua")]
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::ffi::{c_int, c_void};
+use std::ptr;
+use std::sync::Arc;
+
+use mlua::ffi::{self, lua_State};
+
+use super::plain::Plain;
+use super::{App, Wait};
+use crate::bundle::Sources;
+
+/// What a coroutine of the host yields when it waits; nothing that Lua code can make.
+pub(super) static TOKEN: u8 = 0;
+
+/// One a VM, at an address that does not change: every C function of ours has it as its first upvalue.
+pub(super) struct Shared {
+    pub(super) app: Arc<App>,
+    pub(super) sources: Arc<Sources>,
+    /// The last part of the handlers folder's path: what chunk names start with.
+    pub(super) folder: String,
+    /// Names, by index.
+    pub(super) listeners: Vec<String>,
+    /// Registry references to the handlers, by listener.
+    pub(super) handlers: RefCell<Vec<c_int>>,
+    /// The call that runs, or 0.
+    pub(super) call: Cell<u64>,
+    /// The coroutine of that call.
+    pub(super) coroutine: Cell<*mut lua_State>,
+    /// Every coroutine that belongs to the host, which Lua code may not resume.
+    pub(super) hosts: RefCell<HashSet<*mut lua_State>>,
+    /// A coroutine was resumed from where its waits could not be passed on.
+    pub(super) walled: Cell<bool>,
+    pub(super) wait: Cell<Option<Wait>>,
+    /// Why the wait that is being answered failed.
+    pub(super) refused: RefCell<Option<String>>,
+    /// The message of the error being raised.
+    message: RefCell<String>,
+    /// Bytes on their way into Lua. Good for one push: a finalizer that runs later may change them.
+    scratch: RefCell<Vec<u8>>,
+    /// The headers of the message that is being pushed; `entry` alone uses it.
+    pub(super) headers: RefCell<Vec<u8>>,
+    /// Plain data on its way into Lua, the innermost last.
+    plain: RefCell<Vec<Arc<Plain>>>,
+    /// The topic whose Lua string `entry` keeps: compared by address, kept alive by this.
+    pub(super) topic: RefCell<Option<Arc<str>>>,
+}
+
+impl Shared {
+    pub(super) fn new(app: Arc<App>, sources: Arc<Sources>, folder: String, listeners: Vec<String>) -> Self {
+        Self {
+            app,
+            sources,
+            folder,
+            listeners,
+            handlers: RefCell::default(),
+            call: Cell::new(0),
+            coroutine: Cell::new(ptr::null_mut()),
+            hosts: RefCell::default(),
+            walled: Cell::new(false),
+            wait: Cell::new(None),
+            refused: RefCell::default(),
+            message: RefCell::default(),
+            scratch: RefCell::default(),
+            headers: RefCell::default(),
+            plain: RefCell::default(),
+            topic: RefCell::default(),
+        }
+    }
+
+    /// Of the C function that runs: its first upvalue.
+    pub(super) unsafe fn of<'a>(state: *mut lua_State) -> &'a Self {
+        // SAFETY: `push_function` put it there, and it outlives the VM.
+        unsafe { &*ffi::lua_touserdata(state, ffi::lua_upvalueindex(1)).cast::<Self>() }
+    }
+
+    /// Pushes `function` with this as its first upvalue, before the `further` ones on the stack.
+    pub(super) unsafe fn push_function(&self, state: *mut lua_State, function: ffi::lua_CFunction, further: c_int) {
+        // SAFETY: room for one value is the caller's duty, as everywhere in Lua's API.
+        unsafe {
+            ffi::lua_pushlightuserdata(state, ptr::from_ref(self).cast_mut().cast::<c_void>());
+            ffi::lua_insert(state, -1 - further);
+            ffi::lua_pushcclosure(state, function, 1 + further);
+        }
+    }
+
+    /// Runs `work` and, when it fails, raises its message with the position of Lua's caller. In `work` nothing may
+    /// raise while something with a destructor is pending.
+    pub(super) unsafe fn attempt(&self, state: *mut lua_State, work: impl FnOnce() -> Result<c_int, String>) -> c_int {
+        match work() {
+            Ok(results) => return results,
+            Err(message) => self.message.replace(message),
+        };
+        // SAFETY: nothing of Rust's is pending in this frame any more.
+        unsafe { self.raise_kept(state) }
+    }
+
+    /// Raises `message` with the position of Lua's caller.
+    pub(super) unsafe fn raise(&self, state: *mut lua_State, message: String) -> ! {
+        self.message.replace(message);
+        // SAFETY: the message was moved away; nothing is pending.
+        unsafe { self.raise_kept(state) }
+    }
+
+    /// Pushes bytes that Rust owns; they are gone from the caller's frame before Lua may raise.
+    pub(super) unsafe fn push_owned(&self, state: *mut lua_State, bytes: Vec<u8>) {
+        self.scratch.replace(bytes);
+        // SAFETY: Lua copies the bytes before its collector may run.
+        unsafe {
+            let kept: *const [u8] = &raw const **self.scratch.borrow();
+            push_bytes(state, &*kept);
+        }
+    }
+
+    /// Keeps a value alive while it is pushed.
+    pub(super) fn keep_plain(&self, value: Option<Arc<Plain>>) -> Option<*const Plain> {
+        let value = value?;
+        let address = Arc::as_ptr(&value);
+        self.plain.borrow_mut().push(value);
+        Some(address)
+    }
+
+    pub(super) fn release_plain(&self) {
+        self.plain.borrow_mut().pop();
+    }
+
+    unsafe fn raise_kept(&self, state: *mut lua_State) -> ! {
+        // SAFETY: Lua copies the message before its collector may run a finalizer, which could raise another; `lua_error`
+        // leaves only plain frames behind.
+        unsafe {
+            let message: *const str = &raw const **self.message.borrow();
+            push_bytes(state, (*message).as_bytes());
+            ffi::luaL_where(state, 1);
+            ffi::lua_insert(state, -2);
+            ffi::lua_concat(state, 2);
+            ffi::lua_error(state)
+        }
+    }
+}
+
+pub(super) unsafe fn push_bytes(state: *mut lua_State, bytes: &[u8]) {
+    // SAFETY: Lua copies the bytes.
+    unsafe { ffi::lua_pushlstring(state, bytes.as_ptr().cast(), bytes.len()) };
+}
+
+/// The bytes of the string at `index`, as long as it stays on the stack.
+pub(super) unsafe fn bytes_at<'a>(state: *mut lua_State, index: c_int) -> Option<&'a [u8]> {
+    // SAFETY: only asked of strings, so that nothing is converted in place.
+    unsafe {
+        if ffi::lua_type(state, index) != ffi::LUA_TSTRING {
+            return None;
+        }
+        let mut length = 0;
+        let start = ffi::lua_tolstring(state, index, &raw mut length);
+        Some(std::slice::from_raw_parts(start.cast(), length))
+    }
+}
+
+/// The name of the type at `index`, for messages.
+pub(super) unsafe fn type_name(state: *mut lua_State, index: c_int) -> &'static str {
+    // SAFETY: reads a tag.
+    match unsafe { ffi::lua_type(state, index) } {
+        ffi::LUA_TNONE => "no value",
+        ffi::LUA_TNIL => "nil",
+        ffi::LUA_TBOOLEAN => "a boolean",
+        ffi::LUA_TNUMBER => "a number",
+        ffi::LUA_TSTRING => "a string",
+        ffi::LUA_TTABLE => "a table",
+        ffi::LUA_TFUNCTION => "a function",
+        ffi::LUA_TTHREAD => "a coroutine",
+        _ => "a userdata",
+    }
+}
+
+/// `, did you mean …?`, or what there is.
+pub(super) fn nearest(found: &str, allowed: &[&str]) -> String {
+    let best = allowed
+        .iter()
+        .map(|name| (strsim::damerau_levenshtein(&found.to_lowercase(), &name.to_lowercase()), name))
+        .min_by_key(|(distance, _)| *distance);
+    match best {
+        Some((distance, name)) if distance <= 2.max(found.len() / 3) => format!("did you mean `{name}`?"),
+        _ => format!("there are {}", list(allowed)),
+    }
+}
+
+pub(super) fn list(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}

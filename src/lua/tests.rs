@@ -1,0 +1,193 @@
+//! Handlers in a real VM: one `Fixture` a test, handlers as text.
+
+mod calls;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Answer, App, Call, CallId, Error, Failure, Pulse, Step, Vm, Watchdog};
+use crate::bundle::Bundle;
+use crate::config::{
+    Config, Daemon, Handler, Limits, Listener, Log, LogFormat, Lua, OnError, Retry, Rotation, Run, Topic,
+};
+use crate::message::OwnedRecord;
+
+/// A VM on the test's own thread.
+struct Fixture {
+    vm: Vm,
+    pulse: Pulse,
+    topic: Arc<str>,
+    _watchdog: Watchdog,
+}
+
+#[derive(Clone)]
+struct Setup {
+    files: BTreeMap<String, Arc<[u8]>>,
+    handlers: Vec<String>,
+    blocking: Duration,
+    memory: usize,
+    path: String,
+    cpath: String,
+}
+
+impl Setup {
+    fn new() -> Self {
+        Self {
+            files: BTreeMap::new(),
+            handlers: Vec::new(),
+            blocking: Duration::from_secs(5),
+            memory: 64 << 20,
+            path: String::new(),
+            cpath: String::new(),
+        }
+    }
+
+    fn file(mut self, path: &str, text: &str) -> Self {
+        self.files.insert(path.to_owned(), text.as_bytes().into());
+        self
+    }
+
+    fn handler(mut self, text: &str) -> Self {
+        self.handlers.push(text.to_owned());
+        self
+    }
+
+    fn bundle(&self) -> Bundle {
+        let listeners = self.handlers.iter().map(|text| listener(text, self.blocking)).collect();
+        Bundle { number: 1, hash: 0, loaded_at: 0, config: Arc::new(config(self, listeners)), sources: Arc::new(self.files.clone()) }
+    }
+
+    fn build_with(&self, app: &Arc<App>) -> Result<Fixture, Error> {
+        let watchdog = Watchdog::start().unwrap();
+        let pulse = watchdog.watch_current_thread("test");
+        let vm = Vm::build(&self.bundle(), app, &pulse)?;
+        Ok(Fixture { vm, pulse, topic: "orders".into(), _watchdog: watchdog })
+    }
+
+    #[track_caller]
+    fn build(&self) -> Fixture {
+        self.build_with(&Arc::default()).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[track_caller]
+    fn error(&self) -> String {
+        match self.build_with(&Arc::default()) {
+            Ok(_) => panic!("the bundle loads"),
+            Err(error) => error.to_string(),
+        }
+    }
+}
+
+impl Fixture {
+    fn call(&mut self, record: &OwnedRecord) -> Step {
+        self.call_listener(0, record)
+    }
+
+    fn call_listener(&mut self, listener: usize, record: &OwnedRecord) -> Step {
+        let call = Call { listener, topic: &self.topic, partition: 3, record, attempt: 1 };
+        self.vm.call(&self.pulse, &call)
+    }
+
+    fn run(&mut self) -> Step {
+        self.call(&OwnedRecord::default())
+    }
+
+    fn resume(&mut self, id: CallId, answer: Answer) -> Step {
+        self.vm.resume(&self.pulse, id, answer)
+    }
+}
+
+/// A VM whose one handler has `body`, with `message` and `ctx`.
+fn handler(body: &str) -> Setup {
+    Setup::new().file("h.lua", &format!("local tide = require \"tide\"\nreturn function(message, ctx) {body}\nend")).handler("h")
+}
+
+/// Runs `body`, which asserts for itself.
+#[track_caller]
+fn passes(body: &str) {
+    passes_with(body, &OwnedRecord::default());
+}
+
+#[track_caller]
+fn passes_with(body: &str, record: &OwnedRecord) {
+    match handler(body).build().call(record) {
+        Step::Done => {}
+        step => panic!("{step:?}"),
+    }
+}
+
+/// Runs `body` and tells how it failed.
+#[track_caller]
+fn fails(body: &str) -> Failure {
+    failure(handler(body).build().run())
+}
+
+#[track_caller]
+fn failure(step: Step) -> Failure {
+    match step {
+        Step::Failed(failure) => failure,
+        step => panic!("{step:?}"),
+    }
+}
+
+fn listener(text: &str, blocking: Duration) -> Listener {
+    let slash = text.rfind('/').map_or(0, |at| at + 1);
+    let dot = text[slash..].find('.').map(|at| slash + at);
+    Listener {
+        name: text.to_owned(),
+        consumer: "default".to_owned(),
+        topics: vec![Topic::Literal("orders".to_owned())],
+        handler: Handler {
+            text: text.to_owned(),
+            path: text[..dot.unwrap_or(text.len())].to_owned(),
+            function: dot.map(|dot| text[dot + 1..].to_owned()),
+        },
+        from_beginning: false,
+        run: Run {
+            auto_commit: true,
+            auto_commit_interval: None,
+            auto_commit_threshold: None,
+            partitions_consumed_concurrently: None,
+        },
+        max_in_flight: 1,
+        on_error: OnError::Retry,
+        retry: Retry {
+            attempts: None,
+            initial_delay: Duration::from_millis(300),
+            max_delay: Duration::from_secs(30),
+            multiplier: 2.0,
+            jitter: 0.2,
+        },
+        limits: Limits { blocking },
+    }
+}
+
+fn config(setup: &Setup, listeners: Vec<Listener>) -> Config {
+    Config {
+        path: PathBuf::from("/etc/moontide/config.toml"),
+        consumers: Vec::new(),
+        listeners,
+        lua: Lua {
+            handlers: PathBuf::from("/etc/moontide/handlers"),
+            workers: 1,
+            memory: setup.memory,
+            path: setup.path.clone(),
+            cpath: setup.cpath.clone(),
+        },
+        log: Log {
+            level: "info".to_owned(),
+            format: LogFormat::Auto,
+            file: None,
+            rotation: Rotation::Daily,
+            keep: 1,
+        },
+        daemon: Daemon {
+            drain_deadline: Duration::from_secs(20),
+            state_directory: PathBuf::new(),
+            runtime_directory: PathBuf::new(),
+        },
+        warnings: Vec::new(),
+    }
+}

@@ -1,0 +1,388 @@
+//! Ends Lua that computes too long: one thread a process, and a [`Pulse`] for each thread that runs Lua.
+//!
+//! No call pays for a clock. A slice of Lua bumps a counter; the watchdog samples the counter, and one that stands still
+//! for longer than its limit gets a signal on its own thread, whose handler sets a hook on the running `lua_State`
+//! (`lua_sethook` is the one function that Lua allows there). The hook ends the call, see `hook`. Invariant: whatever
+//! the watchdog says is bound to a counter value, so that it never meets a later slice.
+
+#![expect(unsafe_code, reason = "signals, and what their handler may touch")]
+
+use std::cell::Cell;
+use std::io;
+use std::marker::PhantomData;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use mlua::ffi::lua_State;
+
+use super::hook;
+
+/// How exact limits are: a slice ends at most two ticks late.
+const TICK: Duration = Duration::from_millis(5);
+/// Idle ticks before the watchdog sleeps until it is woken.
+const IDLE_TICKS: u32 = 20;
+/// A slice longer than this deserves a word in the log.
+const SLOW: Duration = Duration::from_millis(100);
+/// What code that nothing can interrupt gets beyond its limit, at least, before the process ends.
+const LAST_DEADLINE: Duration = Duration::from_secs(5);
+
+thread_local! {
+    /// The beat of this thread. Const and without a destructor, hence fit for a signal handler.
+    static BEAT: Cell<*const Beat> = const { Cell::new(ptr::null()) };
+}
+
+/// What a thread is at, for the last words of the process.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct About<'a> {
+    pub(super) listener: &'a str,
+    pub(super) topic: &'a str,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+}
+
+/// What one thread and the watchdog share.
+pub(super) struct Beat {
+    /// Odd while Lua runs.
+    sequence: AtomicU64,
+    /// The state that executes; set before the sequence turns odd.
+    pub(super) running: AtomicPtr<lua_State>,
+    limit_us: AtomicU64,
+    /// The sequence that was told to end.
+    killed: AtomicU64,
+    /// The sequence that was seen to be slow, and since when it has run.
+    slow: AtomicU64,
+    slow_since_us: AtomicU64,
+    about: AtomicPtr<About<'static>>,
+    /// What `about` said when the signal came: copied by the thread itself, whose slice keeps it alive.
+    last_words: LastWords,
+    thread: libc::pthread_t,
+    name: String,
+    start: Instant,
+    registry: Arc<Registry>,
+    seen: Mutex<Seen>,
+}
+
+struct LastWords {
+    partition: AtomicU64,
+    offset: AtomicU64,
+    listener: [AtomicU64; 16],
+    topic: [AtomicU64; 32],
+}
+
+#[derive(Clone, Copy)]
+struct Seen {
+    sequence: u64,
+    since: Instant,
+}
+
+struct Registry {
+    beats: Mutex<Vec<Arc<Beat>>>,
+    /// The watchdog waits to be woken by the next slice.
+    asleep: AtomicBool,
+    stop: AtomicBool,
+    thread: Mutex<Option<Thread>>,
+}
+
+/// The thread that watches; it ends with this.
+pub(crate) struct Watchdog {
+    registry: Arc<Registry>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What one thread that runs Lua shows the watchdog. It stays on its thread.
+pub(crate) struct Pulse {
+    beat: Arc<Beat>,
+    previous: *const Beat,
+    slow: Cell<Option<Duration>>,
+    here: PhantomData<*const ()>,
+}
+
+/// One stretch of Lua on this thread.
+pub(super) struct Slice<'a> {
+    pulse: &'a Pulse,
+    sequence: u64,
+}
+
+impl Watchdog {
+    /// Starts the thread and installs the signal's handler.
+    pub(crate) fn start() -> io::Result<Self> {
+        install_handler()?;
+        let registry = Arc::new(Registry {
+            beats: Mutex::new(Vec::new()),
+            asleep: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            thread: Mutex::new(None),
+        });
+        let watched = Arc::clone(&registry);
+        let thread = std::thread::Builder::new().name("lua-watchdog".into()).spawn(move || watch(&watched))?;
+        *registry.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread.thread().clone());
+        Ok(Self { registry, thread: Some(thread) })
+    }
+
+    /// Watches the calling thread until the pulse is dropped.
+    pub(crate) fn watch_current_thread(&self, name: &str) -> Pulse {
+        let beat = Arc::new(Beat {
+            sequence: AtomicU64::new(0),
+            running: AtomicPtr::new(ptr::null_mut()),
+            limit_us: AtomicU64::new(0),
+            killed: AtomicU64::new(0),
+            slow: AtomicU64::new(0),
+            slow_since_us: AtomicU64::new(0),
+            about: AtomicPtr::new(ptr::null_mut()),
+            last_words: LastWords {
+                partition: AtomicU64::new(0),
+                offset: AtomicU64::new(0),
+                listener: [const { AtomicU64::new(0) }; 16],
+                topic: [const { AtomicU64::new(0) }; 32],
+            },
+            // SAFETY: asks for the calling thread's own id.
+            thread: unsafe { libc::pthread_self() },
+            name: name.to_owned(),
+            start: Instant::now(),
+            registry: Arc::clone(&self.registry),
+            seen: Mutex::new(Seen { sequence: 0, since: Instant::now() }),
+        });
+        self.registry.beats.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&beat));
+        let previous = BEAT.replace(Arc::as_ptr(&beat));
+        Pulse { beat, previous, slow: Cell::new(None), here: PhantomData }
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.registry.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // A panic in there was reported by its hook; there is nothing to add while dropping.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        BEAT.set(self.previous);
+        // The watchdog signals under this lock, so it never signals a thread that has ended.
+        let mut beats = self.beat.registry.beats.lock().unwrap_or_else(PoisonError::into_inner);
+        beats.retain(|beat| !Arc::ptr_eq(beat, &self.beat));
+    }
+}
+
+impl Pulse {
+    /// How long the last call or resume held the thread, where that was more than 100 ms.
+    pub(crate) fn take_slow(&self) -> Option<Duration> {
+        self.slow.take()
+    }
+
+    /// From here on the thread runs Lua, on `state`, for at most `limit`. `about` lives as long as the slice.
+    pub(super) fn begin<'a>(&'a self, state: *mut lua_State, limit: Duration, about: &'a About<'a>) -> Slice<'a> {
+        let beat = &*self.beat;
+        debug_assert!(beat.sequence.load(Ordering::Relaxed) % 2 == 0, "slices do not nest");
+        beat.running.store(state, Ordering::Relaxed);
+        beat.limit_us.store(limit.as_micros() as u64, Ordering::Relaxed);
+        beat.about.store(ptr::from_ref(about).cast_mut().cast(), Ordering::Relaxed);
+        let sequence = beat.sequence.load(Ordering::Relaxed) + 1;
+        // SeqCst on both sides: either the watchdog sees the odd number before it falls asleep, or it is seen asleep.
+        beat.sequence.store(sequence, Ordering::SeqCst);
+        let registry = &*beat.registry;
+        if registry.asleep.load(Ordering::SeqCst) {
+            registry.wake();
+        }
+        Slice { pulse: self, sequence }
+    }
+}
+
+impl Slice<'_> {
+    /// Whether the watchdog told this slice to end.
+    pub(super) fn killed(&self) -> bool {
+        self.pulse.beat.killed.load(Ordering::Acquire) == self.sequence
+    }
+
+    pub(super) fn limit(&self) -> Duration {
+        self.pulse.beat.limit()
+    }
+}
+
+impl Drop for Slice<'_> {
+    fn drop(&mut self) {
+        let beat = &*self.pulse.beat;
+        beat.sequence.store(self.sequence + 1, Ordering::Release);
+        beat.running.store(ptr::null_mut(), Ordering::Relaxed);
+        beat.about.store(ptr::null_mut(), Ordering::Relaxed);
+        if beat.slow.load(Ordering::Acquire) == self.sequence {
+            let since = Duration::from_micros(beat.slow_since_us.load(Ordering::Relaxed));
+            self.pulse.slow.set(Some(beat.start.elapsed().saturating_sub(since)));
+        } else {
+            self.pulse.slow.set(None);
+        }
+    }
+}
+
+impl Beat {
+    /// Of the calling thread. Safe to call from a signal handler.
+    pub(super) fn current<'a>() -> Option<&'a Self> {
+        // SAFETY: the pulse that owns the beat clears the pointer on this very thread before the beat goes.
+        unsafe { BEAT.get().as_ref() }
+    }
+
+    /// Whether what runs now was told to end.
+    pub(super) fn killed(&self) -> bool {
+        let sequence = self.sequence.load(Ordering::Relaxed);
+        sequence % 2 == 1 && self.killed.load(Ordering::Acquire) == sequence
+    }
+
+    pub(super) fn limit(&self) -> Duration {
+        Duration::from_micros(self.limit_us.load(Ordering::Relaxed))
+    }
+}
+
+impl LastWords {
+    fn write(&self, about: &About<'_>) {
+        self.partition.store(about.partition as u64, Ordering::Relaxed);
+        self.offset.store(about.offset as u64, Ordering::Relaxed);
+        write_text(&self.listener, about.listener);
+        write_text(&self.topic, about.topic);
+    }
+}
+
+/// Copies as much as fits, with neither allocation nor lock.
+fn write_text(into: &[AtomicU64], text: &str) {
+    let mut chunks = text.as_bytes().chunks(8);
+    for word in into {
+        let mut bytes = [0; 8];
+        if let Some(chunk) = chunks.next() {
+            bytes[..chunk.len()].copy_from_slice(chunk);
+        }
+        word.store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
+    }
+}
+
+fn read_text(from: &[AtomicU64]) -> String {
+    let bytes: Vec<u8> = from.iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes()).collect();
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+impl Registry {
+    fn wake(&self) {
+        if self.asleep.swap(false, Ordering::SeqCst)
+            && let Some(thread) = &*self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            thread.unpark();
+        }
+    }
+
+    /// Looks at every beat; true when one of them runs.
+    fn look(&self) -> bool {
+        let beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let mut busy = false;
+        for beat in beats.iter() {
+            busy |= look_at(beat, now);
+        }
+        busy
+    }
+}
+
+fn watch(registry: &Registry) {
+    let mut idle = 0;
+    while !registry.stop.load(Ordering::SeqCst) {
+        if registry.look() {
+            idle = 0;
+        } else {
+            idle += 1;
+        }
+        if idle < IDLE_TICKS {
+            std::thread::park_timeout(TICK);
+            continue;
+        }
+        registry.asleep.store(true, Ordering::SeqCst);
+        if !registry.look() && !registry.stop.load(Ordering::SeqCst) {
+            // A time-out for the one wake-up that may come before `thread` is set.
+            std::thread::park_timeout(Duration::from_secs(1));
+        }
+        registry.asleep.store(false, Ordering::SeqCst);
+    }
+}
+
+fn look_at(beat: &Beat, now: Instant) -> bool {
+    let sequence = beat.sequence.load(Ordering::SeqCst);
+    if sequence % 2 == 0 {
+        return false;
+    }
+    let mut seen = beat.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    if seen.sequence != sequence {
+        *seen = Seen { sequence, since: now };
+        return true;
+    }
+    let ran = now.duration_since(seen.since);
+    let limit = beat.limit();
+    if ran >= SLOW && beat.slow.load(Ordering::Relaxed) != sequence {
+        let since = seen.since.duration_since(beat.start);
+        beat.slow_since_us.store(since.as_micros() as u64, Ordering::Relaxed);
+        beat.slow.store(sequence, Ordering::Release);
+    }
+    if ran >= limit {
+        // Again at each tick: the first one may have met a state that was just being left.
+        beat.killed.store(sequence, Ordering::Release);
+        // SAFETY: the thread deregisters under the lock that is held here before it ends.
+        unsafe { libc::pthread_kill(beat.thread, signal()) };
+    }
+    if ran >= limit + limit.max(LAST_DEADLINE) && beat.sequence.load(Ordering::SeqCst) == sequence {
+        give_up(beat, ran);
+    }
+    true
+}
+
+/// C code that does not come back: nothing was committed for what it held, and a new process can go on.
+fn give_up(beat: &Beat, ran: Duration) -> ! {
+    let words = &beat.last_words;
+    tracing::error!(
+        thread = beat.name,
+        listener = read_text(&words.listener),
+        topic = read_text(&words.topic),
+        partition = words.partition.load(Ordering::Relaxed) as i32,
+        offset = words.offset.load(Ordering::Relaxed) as i64,
+        seconds = ran.as_secs(),
+        "a handler is stuck in code that nothing can interrupt; the process ends"
+    );
+    // Lets a log writer of another thread get the line out.
+    std::thread::sleep(Duration::from_millis(200));
+    std::process::abort()
+}
+
+fn signal() -> libc::c_int {
+    libc::SIGRTMIN() + 4
+}
+
+fn install_handler() -> io::Result<()> {
+    // SAFETY: the action is wholly initialised, and its handler does only what is allowed in one.
+    let result = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_signal as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART;
+        libc::sigemptyset(&raw mut action.sa_mask);
+        libc::sigaction(signal(), &raw const action, ptr::null_mut())
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Runs on the thread whose Lua is to end: reads atomics, sets the hook, and nothing else.
+extern "C" fn on_signal(_: libc::c_int) {
+    let Some(beat) = Beat::current() else { return };
+    if !beat.killed() {
+        return;
+    }
+    // SAFETY: while the sequence is odd `about` points into the slice's caller, on this very thread.
+    if let Some(about) = unsafe { beat.about.load(Ordering::Relaxed).as_ref() } {
+        beat.last_words.write(about);
+    }
+    let state = beat.running.load(Ordering::Relaxed);
+    if !state.is_null() {
+        // SAFETY: `running` is alive while the sequence is odd, and Lua allows this call from a signal handler.
+        unsafe { hook::set(state) };
+    }
+}
