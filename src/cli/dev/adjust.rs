@@ -13,6 +13,10 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 /// A topic that a pattern matches is found after this long.
 const METADATA_MAX_AGE: Duration = Duration::from_secs(1);
 
+/// The embedded broker lets a member that subscribes anew wait for the session time-out less a second, as if it had to
+/// hear of others. So long is it from a new topic in the config to its first message.
+const SESSION: &[(&str, &str)] = &[("session.timeout.ms", "2000"), ("heartbeat.interval.ms", "200")];
+
 /// Of a property's name: how the config's own brokers are reached and trusted, and protocols that need a real cluster.
 const REMOVED: &[&str] = &[
     "bootstrap.servers",
@@ -46,8 +50,9 @@ pub(super) fn adjust(config: &mut Config, address: &str) {
 
 fn replace_broker(properties: &mut BTreeMap<String, Value>, address: &str) {
     properties.retain(|name, _| !REMOVED.iter().any(|prefix| name.starts_with(prefix)));
-    let address = Value { text: address.to_owned(), secret: false };
-    properties.insert("bootstrap.servers".to_owned(), address);
+    for (name, text) in [("bootstrap.servers", address)].iter().chain(SESSION) {
+        properties.insert((*name).to_owned(), Value { text: (*text).to_owned(), secret: false });
+    }
 }
 
 /// The topics that the listeners name.
@@ -95,7 +100,8 @@ mod tests {
             "bootstrap.servers=127.0.0.1:1",
             "client.id=theirs",
             "group.id=theirs",
-            "session.timeout.ms=theirs",
+            "heartbeat.interval.ms=200",
+            "session.timeout.ms=2000",
             "socket.timeout.ms=theirs",
         ];
         assert_eq!(kept, expected);
