@@ -73,8 +73,13 @@ unsafe extern "C-unwind" fn set(state: *mut lua_State) -> c_int {
         let shared = Shared::of(state);
         shared.attempt(state, || {
             let key: Box<[u8]> = bytes_at(state, 1).unwrap_or_default().into();
-            let value = plain::read(state, 2).map_err(|reason| format!("`app.setAttr` takes plain data: {reason}"))?;
-            let mut attributes = shared.app.attributes.write().unwrap_or_else(PoisonError::into_inner);
+            let value = plain::read(state, 2)
+                .map_err(|reason| format!("`app.setAttr` takes plain data: {reason}"))?;
+            let mut attributes = shared
+                .app
+                .attributes
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             match value {
                 Plain::Nil => attributes.remove(&key),
                 value => attributes.insert(key, Arc::new(value)),
@@ -91,7 +96,13 @@ unsafe extern "C-unwind" fn get(state: *mut lua_State) -> c_int {
         let shared = Shared::of(state);
         let value = {
             let key = bytes_at(state, 1).unwrap_or_default();
-            shared.app.attributes.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+            shared
+                .app
+                .attributes
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(key)
+                .cloned()
         };
         let Some(value) = shared.keep_plain(value) else {
             ffi::lua_pushnil(state);

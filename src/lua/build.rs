@@ -50,16 +50,30 @@ impl Vm {
     /// A fresh VM: runs init.lua's chunk, but not its functions, and every file that a listener's handler names.
     pub(crate) fn build(bundle: &Bundle, app: &Arc<App>, pulse: &Pulse) -> Result<Self, Error> {
         let config = Arc::clone(&bundle.config);
-        let folder = config.lua.handlers.file_name().map_or_else(|| "handlers".into(), |name| name.to_string_lossy().into_owned());
-        let listeners = config.listeners.iter().map(|listener| listener.name.clone()).collect();
-        let shared = Box::new(Shared::new(Arc::clone(app), Arc::clone(&bundle.sources), folder, listeners));
+        let folder = config.lua.handlers.file_name().map_or_else(
+            || "handlers".into(),
+            |name| name.to_string_lossy().into_owned(),
+        );
+        let listeners = config
+            .listeners
+            .iter()
+            .map(|listener| listener.name.clone())
+            .collect();
+        let shared = Box::new(Shared::new(
+            Arc::clone(app),
+            Arc::clone(&bundle.sources),
+            folder,
+            listeners,
+        ));
         let options = LuaOptions::new().catch_rust_panics(false);
         // SAFETY: the libraries that can break a VM are there on purpose: handlers are the user's own code.
         let lua = unsafe { mlua::Lua::unsafe_new_with(StdLib::ALL, options) };
         let mut main = ptr::null_mut();
         // SAFETY: only reads the address of the main state.
         let read = unsafe { lua.exec_raw::<()>((), |state| main = main_state(state)) };
-        read.map_err(|error| Error { message: format!("lua: {error}") })?;
+        read.map_err(|error| Error {
+            message: format!("lua: {error}"),
+        })?;
         let mut vm = Self::assemble(lua, shared, main, config);
         vm.install()?;
         let _ = vm.lua.set_memory_limit(vm.config.lua.memory);
@@ -79,8 +93,13 @@ impl Vm {
     }
 
     fn hook_of_init(&mut self, pulse: &Pulse, function: Option<c_int>) -> Result<(), Error> {
-        let Some(function) = function else { return Ok(()) };
-        self.run_hook(pulse, function, BLOCKING).map_err(|failure| Error { message: failure.message })
+        let Some(function) = function else {
+            return Ok(());
+        };
+        self.run_hook(pulse, function, BLOCKING)
+            .map_err(|failure| Error {
+                message: failure.message,
+            })
     }
 
     fn install(&mut self) -> Result<(), Error> {
@@ -95,7 +114,13 @@ impl Vm {
             }
             let text = failure::text_at(self.main, 1000);
             ffi::lua_settop(self.main, top);
-            if status == ffi::LUA_OK { Ok(()) } else { Err(Error { message: format!("lua: {text}") }) }
+            if status == ffi::LUA_OK {
+                Ok(())
+            } else {
+                Err(Error {
+                    message: format!("lua: {text}"),
+                })
+            }
         }
     }
 
@@ -120,7 +145,9 @@ impl Vm {
                 _ => {
                     let found = type_name(main, -1);
                     ffi::lua_settop(main, 0);
-                    let message = format!("{place}: returns {found}, but should return a function, or a table with `start` and `shutdown`, or nothing");
+                    let message = format!(
+                        "{place}: returns {found}, but should return a function, or a table with `start` and `shutdown`, or nothing"
+                    );
                     return Err(Error { message });
                 }
             }
@@ -133,11 +160,22 @@ impl Vm {
         for listener in &config.listeners {
             let handler = &listener.handler;
             let place = format!("{}/{}.lua", self.shared.folder, handler.path);
-            if !self.shared.sources.contains_key(&format!("{}.lua", handler.path)) {
-                let message = format!("listener `{}`: handler `{}` needs the file {place}, which does not exist", listener.name, handler.text);
+            if !self
+                .shared
+                .sources
+                .contains_key(&format!("{}.lua", handler.path))
+            {
+                let message = format!(
+                    "listener `{}`: handler `{}` needs the file {place}, which does not exist",
+                    listener.name, handler.text
+                );
                 return Err(Error { message });
             }
-            self.require(pulse, &handler.path.replace('/', "."), listener.limits.blocking)?;
+            self.require(
+                pulse,
+                &handler.path.replace('/', "."),
+                listener.limits.blocking,
+            )?;
             // SAFETY: the module's value lies on top of the main state.
             let reference = unsafe { handler_of(self.main, handler.function.as_deref(), &place)? };
             self.shared.handlers.borrow_mut().push(reference);
@@ -147,7 +185,12 @@ impl Vm {
 
     /// Leaves the value of `require(module)` on the main state.
     fn require(&self, pulse: &Pulse, module: &str, limit: Duration) -> Result<(), Error> {
-        let about = About { listener: module, topic: "", partition: -1, offset: -1 };
+        let about = About {
+            listener: module,
+            topic: "",
+            partition: -1,
+            offset: -1,
+        };
         let slice = pulse.begin(self.main, limit, &about);
         // SAFETY: `require_module` runs protected; the name lives through the call.
         unsafe {
@@ -161,7 +204,9 @@ impl Vm {
             let words = self.protected(|| failure::describe_top(self.main));
             ffi::lua_settop(self.main, top);
             hook::clear(self.main);
-            Err(Error { message: words.message })
+            Err(Error {
+                message: words.message,
+            })
         }
     }
 }
@@ -213,7 +258,11 @@ unsafe fn reference(state: *mut lua_State) -> c_int {
 }
 
 /// The function at `name` of the table on top, where there is one.
-unsafe fn function_of(main: *mut lua_State, name: &str, place: &str) -> Result<Option<c_int>, Error> {
+unsafe fn function_of(
+    main: *mut lua_State,
+    name: &str,
+    place: &str,
+) -> Result<Option<c_int>, Error> {
     // SAFETY: raw access, so that nothing of the user's runs.
     unsafe {
         push_bytes(main, name.as_bytes());
@@ -226,14 +275,20 @@ unsafe fn function_of(main: *mut lua_State, name: &str, place: &str) -> Result<O
             _ => {
                 let found = type_name(main, -1);
                 ffi::lua_pop(main, 1);
-                Err(Error { message: format!("{place}: `{name}` is {found}, but should be a function") })
+                Err(Error {
+                    message: format!("{place}: `{name}` is {found}, but should be a function"),
+                })
             }
         }
     }
 }
 
 /// The handler in the module's value on top, which is popped.
-unsafe fn handler_of(main: *mut lua_State, function: Option<&str>, place: &str) -> Result<c_int, Error> {
+unsafe fn handler_of(
+    main: *mut lua_State,
+    function: Option<&str>,
+    place: &str,
+) -> Result<c_int, Error> {
     // SAFETY: the value lies on top.
     unsafe {
         let found = type_name(main, -1);
@@ -242,19 +297,32 @@ unsafe fn handler_of(main: *mut lua_State, function: Option<&str>, place: &str) 
             (None, ffi::LUA_TTABLE) => {
                 let names = functions_of(main);
                 let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                Err(format!("{place}: returns a table, but the handler names no function of it{}", names_in(&names)))
+                Err(format!(
+                    "{place}: returns a table, but the handler names no function of it{}",
+                    names_in(&names)
+                ))
             }
-            (None, _) => Err(format!("{place}: returns {found}, but should return a function")),
+            (None, _) => Err(format!(
+                "{place}: returns {found}, but should return a function"
+            )),
             (Some(name), ffi::LUA_TTABLE) => match function_of(main, name, place)? {
                 Some(reference) => Ok(reference),
                 None => {
                     let names = functions_of(main);
                     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                    let hint = if names.is_empty() { "there are no functions in it".to_owned() } else { nearest(name, &names) };
-                    Err(format!("{place}: no function `{name}` in the table that it returns, {hint}"))
+                    let hint = if names.is_empty() {
+                        "there are no functions in it".to_owned()
+                    } else {
+                        nearest(name, &names)
+                    };
+                    Err(format!(
+                        "{place}: no function `{name}` in the table that it returns, {hint}"
+                    ))
                 }
             },
-            (Some(name), _) => Err(format!("{place}: returns {found}, but should return a table with the function `{name}`")),
+            (Some(name), _) => Err(format!(
+                "{place}: returns {found}, but should return a table with the function `{name}`"
+            )),
         };
         ffi::lua_pop(main, 1);
         result.map_err(|message| Error { message })
@@ -262,7 +330,11 @@ unsafe fn handler_of(main: *mut lua_State, function: Option<&str>, place: &str) 
 }
 
 fn names_in(names: &[&str]) -> String {
-    if names.is_empty() { String::new() } else { format!("; there are {}", super::shared::list(names)) }
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!("; there are {}", super::shared::list(names))
+    }
 }
 
 /// The names of the functions in the table on top.

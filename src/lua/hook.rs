@@ -60,9 +60,12 @@ unsafe fn raise(state: *mut lua_State, level: c_int) -> ! {
     unsafe {
         ffi::luaL_where(state, level);
         let limit_ms = Beat::current().map_or(0, |beat| beat.limit().as_millis() as i64);
-        ffi::lua_pushfstring(state, c"computed for more than %I ms without a pause (limits.blocking)".as_ptr(), limit_ms);
+        ffi::lua_pushfstring(
+            state,
+            c"computed for more than %I ms without a pause (limits.blocking)".as_ptr(),
+            limit_ms,
+        );
         ffi::lua_concat(state, 2);
         ffi::lua_error(state)
     }
 }
-

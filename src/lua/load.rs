@@ -35,7 +35,9 @@ unsafe extern "C-unwind" fn search(state: *mut lua_State) -> c_int {
         let shared = Shared::of(state);
         let mut name = 0;
         ffi::luaL_checklstring(state, 1, &raw mut name);
-        let Some(module) = bytes_at(state, 1) else { return 0 };
+        let Some(module) = bytes_at(state, 1) else {
+            return 0;
+        };
         let module: &str = match std::str::from_utf8(module) {
             Ok(module) => module,
             Err(_) => return 0,
@@ -54,7 +56,13 @@ pub(super) unsafe fn load_source(state: *mut lua_State, source: &[u8]) -> c_int 
     // SAFETY: the name stays on the stack as long as it is used.
     unsafe {
         let chunk = ffi::lua_tolstring(state, -1, std::ptr::null_mut());
-        let status = ffi::luaL_loadbufferx(state, source.as_ptr().cast(), source.len(), chunk, c"t".as_ptr());
+        let status = ffi::luaL_loadbufferx(
+            state,
+            source.as_ptr().cast(),
+            source.len(),
+            chunk,
+            c"t".as_ptr(),
+        );
         if status != ffi::LUA_OK {
             ffi::lua_error(state);
         }
@@ -68,9 +76,18 @@ impl Shared {
     fn source_of(&self, module: &str) -> (Option<*const [u8]>, Vec<u8>) {
         let path = format!("{}.lua", module.replace('.', "/"));
         match self.sources.get(&path) {
-            Some(source) if !module.contains('/') => (Some(&raw const **source), self.chunk_name(&path)),
-            Some(_) => (None, format!("no module '{module}' in the bundle: its name is written with dots").into_bytes()),
-            None => (None, format!("no file '{}/{path}' in the bundle", self.folder).into_bytes()),
+            Some(source) if !module.contains('/') => {
+                (Some(&raw const **source), self.chunk_name(&path))
+            }
+            Some(_) => (
+                None,
+                format!("no module '{module}' in the bundle: its name is written with dots")
+                    .into_bytes(),
+            ),
+            None => (
+                None,
+                format!("no file '{}/{path}' in the bundle", self.folder).into_bytes(),
+            ),
         }
     }
 

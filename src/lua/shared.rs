@@ -55,7 +55,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(app: Arc<App>, sources: Arc<Sources>, folder: String, listeners: Vec<String>) -> Self {
+    pub(super) fn new(
+        app: Arc<App>,
+        sources: Arc<Sources>,
+        folder: String,
+        listeners: Vec<String>,
+    ) -> Self {
         Self {
             app,
             sources,
@@ -83,7 +88,12 @@ impl Shared {
     }
 
     /// Pushes `function` with this as its first upvalue, before the `further` ones on the stack.
-    pub(super) unsafe fn push_function(&self, state: *mut lua_State, function: ffi::lua_CFunction, further: c_int) {
+    pub(super) unsafe fn push_function(
+        &self,
+        state: *mut lua_State,
+        function: ffi::lua_CFunction,
+        further: c_int,
+    ) {
         // SAFETY: room for one value is the caller's duty, as everywhere in Lua's API.
         unsafe {
             ffi::lua_pushlightuserdata(state, ptr::from_ref(self).cast_mut().cast::<c_void>());
@@ -94,7 +104,11 @@ impl Shared {
 
     /// Runs `work` and, when it fails, raises its message with the position of Lua's caller. In `work` nothing may
     /// raise while something with a destructor is pending.
-    pub(super) unsafe fn attempt(&self, state: *mut lua_State, work: impl FnOnce() -> Result<c_int, String>) -> c_int {
+    pub(super) unsafe fn attempt(
+        &self,
+        state: *mut lua_State,
+        work: impl FnOnce() -> Result<c_int, String>,
+    ) -> c_int {
         match work() {
             Ok(results) => return results,
             Err(message) => self.message.replace(message),
@@ -184,14 +198,25 @@ pub(super) unsafe fn type_name(state: *mut lua_State, index: c_int) -> &'static 
 pub(super) fn nearest(found: &str, allowed: &[&str]) -> String {
     let best = allowed
         .iter()
-        .map(|name| (strsim::damerau_levenshtein(&found.to_lowercase(), &name.to_lowercase()), name))
+        .map(|name| {
+            (
+                strsim::damerau_levenshtein(&found.to_lowercase(), &name.to_lowercase()),
+                name,
+            )
+        })
         .min_by_key(|(distance, _)| *distance);
     match best {
-        Some((distance, name)) if distance <= 2.max(found.len() / 3) => format!("did you mean `{name}`?"),
+        Some((distance, name)) if distance <= 2.max(found.len() / 3) => {
+            format!("did you mean `{name}`?")
+        }
         _ => format!("there are {}", list(allowed)),
     }
 }
 
 pub(super) fn list(names: &[&str]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    names
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }

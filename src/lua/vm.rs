@@ -69,7 +69,12 @@ enum Ended {
 }
 
 impl Vm {
-    pub(super) fn assemble(lua: mlua::Lua, shared: Box<Shared>, main: *mut lua_State, config: Arc<Config>) -> Self {
+    pub(super) fn assemble(
+        lua: mlua::Lua,
+        shared: Box<Shared>,
+        main: *mut lua_State,
+        config: Arc<Config>,
+    ) -> Self {
         Self {
             lua,
             shared,
@@ -102,7 +107,14 @@ impl Vm {
             partition: call.partition,
             offset: call.record.offset(),
         };
-        match self.run(pulse, id, coroutine, 1, self.blocking(call.listener), &about) {
+        match self.run(
+            pulse,
+            id,
+            coroutine,
+            1,
+            self.blocking(call.listener),
+            &about,
+        ) {
             Ended::Done => Step::Done,
             Ended::Waits(wait) => {
                 let waiting = Waiting {
@@ -132,7 +144,14 @@ impl Vm {
             offset: waiting.offset,
         };
         let arguments = self.push_answer(waiting.coroutine.state, answer);
-        match self.run(pulse, id, waiting.coroutine, arguments, self.blocking(waiting.listener), &about) {
+        match self.run(
+            pulse,
+            id,
+            waiting.coroutine,
+            arguments,
+            self.blocking(waiting.listener),
+            &about,
+        ) {
             Ended::Done => Step::Done,
             Ended::Waits(wait) => {
                 self.waiting.insert(id, waiting);
@@ -164,13 +183,23 @@ impl Vm {
     }
 
     /// Runs the function on the stack of a new coroutine to its end; waits are done by blocking this thread.
-    pub(super) fn run_hook(&mut self, pulse: &Pulse, function: c_int, limit: Duration) -> Result<(), Failure> {
+    pub(super) fn run_hook(
+        &mut self,
+        pulse: &Pulse,
+        function: c_int,
+        limit: Duration,
+    ) -> Result<(), Failure> {
         let Some(coroutine) = self.coroutine() else {
             return Err(out_of_memory());
         };
         self.last_call += 1;
         let id = CallId(self.last_call);
-        let about = About { listener: "init.lua", topic: "", partition: -1, offset: -1 };
+        let about = About {
+            listener: "init.lua",
+            topic: "",
+            partition: -1,
+            offset: -1,
+        };
         // SAFETY: the coroutine is empty and has room; the push allocates nothing.
         unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, function.into()) };
         let mut arguments = 0;
@@ -179,7 +208,8 @@ impl Vm {
                 Ended::Done => return Ok(()),
                 Ended::Waits(Wait::Sleep(duration)) => std::thread::sleep(duration),
                 Ended::Waits(Wait::Commit(_)) => {
-                    let refused = Answer::Committed(Err("there is no message to commit".to_owned()));
+                    let refused =
+                        Answer::Committed(Err("there is no message to commit".to_owned()));
                     arguments = self.push_answer(coroutine.state, refused);
                 }
                 Ended::Failed(kind, words) => return Err(failure_of(kind, words)),
@@ -203,13 +233,22 @@ impl Vm {
         }
     }
 
-    fn run(&self, pulse: &Pulse, id: CallId, coroutine: Coroutine, arguments: c_int, limit: Duration, about: &About<'_>) -> Ended {
+    fn run(
+        &self,
+        pulse: &Pulse,
+        id: CallId,
+        coroutine: Coroutine,
+        arguments: c_int,
+        limit: Duration,
+        about: &About<'_>,
+    ) -> Ended {
         self.shared.call.set(id.0);
         self.shared.coroutine.set(coroutine.state);
         let slice = pulse.begin(coroutine.state, limit, about);
         let mut results = 0;
         // SAFETY: the state is a coroutine of this VM that is new or suspended, with its arguments on top.
-        let status = unsafe { ffi::lua_resume(coroutine.state, self.main, arguments, &raw mut results) };
+        let status =
+            unsafe { ffi::lua_resume(coroutine.state, self.main, arguments, &raw mut results) };
         let ended = if status == ffi::LUA_OK && results == 0 {
             Ended::Done
         } else {
@@ -239,14 +278,24 @@ impl Vm {
     }
 
     /// What a coroutine that did not simply end has come to. Still within the slice: error values may run Lua code.
-    fn look(&self, slice: &Slice<'_>, coroutine: Coroutine, status: c_int, results: c_int) -> Ended {
+    fn look(
+        &self,
+        slice: &Slice<'_>,
+        coroutine: Coroutine,
+        status: c_int,
+        results: c_int,
+    ) -> Ended {
         let state = coroutine.state;
         // SAFETY: reads the stack of a coroutine that does not run.
         unsafe {
             if slice.killed() {
-                let place = failure::position(state).map_or_else(String::new, |place| format!("{place}: "));
+                let place =
+                    failure::position(state).map_or_else(String::new, |place| format!("{place}: "));
                 let message = format!("{place}{}", too_long_for(slice));
-                let words = Words { message, traceback: self.protected(|| failure::traceback(self.main, state)) };
+                let words = Words {
+                    message,
+                    traceback: self.protected(|| failure::traceback(self.main, state)),
+                };
                 return Ended::Failed(FailureKind::Blocking, words);
             }
             match status {
@@ -254,7 +303,10 @@ impl Vm {
                     ffi::lua_pop(state, 1);
                     match self.shared.wait.take() {
                         Some(wait) => Ended::Waits(wait),
-                        None => Ended::Failed(FailureKind::Raised, failure::words("the handler waits for nothing")),
+                        None => Ended::Failed(
+                            FailureKind::Raised,
+                            failure::words("the handler waits for nothing"),
+                        ),
                     }
                 }
                 ffi::LUA_YIELD => {
@@ -262,7 +314,9 @@ impl Vm {
                     Ended::Failed(FailureKind::Raised, failure::words(message))
                 }
                 ffi::LUA_ERRMEM => Ended::Failed(FailureKind::Memory, memory_words()),
-                _ if failure::is_memory_error(state) => Ended::Failed(FailureKind::Memory, memory_words()),
+                _ if failure::is_memory_error(state) => {
+                    Ended::Failed(FailureKind::Memory, memory_words())
+                }
                 ffi::LUA_OK => {
                     let words = self.protected(|| describe(self.main, state, false));
                     Ended::Failed(FailureKind::Returned, words)
@@ -279,7 +333,9 @@ impl Vm {
     pub(super) fn protected<T>(&self, work: impl FnOnce() -> T) -> T {
         let limit = self.config.lua.memory;
         // Fails only for a state of foreign making.
-        let _ = self.lua.set_memory_limit(limit.max(self.lua.used_memory()) + RESERVE);
+        let _ = self
+            .lua
+            .set_memory_limit(limit.max(self.lua.used_memory()) + RESERVE);
         let result = work();
         let _ = self.lua.set_memory_limit(limit);
         result
@@ -327,7 +383,10 @@ unsafe extern "C-unwind" fn new_coroutine(state: *mut lua_State) -> c_int {
 }
 
 fn too_long(limit: Duration) -> String {
-    format!("computed for more than {} ms without a pause (limits.blocking)", limit.as_millis())
+    format!(
+        "computed for more than {} ms without a pause (limits.blocking)",
+        limit.as_millis()
+    )
 }
 
 fn too_long_for(slice: &Slice<'_>) -> String {
@@ -343,5 +402,9 @@ fn out_of_memory() -> Failure {
 }
 
 fn failure_of(kind: FailureKind, words: Words) -> Failure {
-    Failure { kind, message: words.message, traceback: words.traceback }
+    Failure {
+        kind,
+        message: words.message,
+        traceback: words.traceback,
+    }
 }

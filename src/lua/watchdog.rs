@@ -117,9 +117,17 @@ impl Watchdog {
             thread: Mutex::new(None),
         });
         let watched = Arc::clone(&registry);
-        let thread = std::thread::Builder::new().name("lua-watchdog".into()).spawn(move || watch(&watched))?;
-        *registry.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread.thread().clone());
-        Ok(Self { registry, thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name("lua-watchdog".into())
+            .spawn(move || watch(&watched))?;
+        *registry
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(thread.thread().clone());
+        Ok(Self {
+            registry,
+            thread: Some(thread),
+        })
     }
 
     /// Watches the calling thread until the pulse is dropped.
@@ -143,11 +151,23 @@ impl Watchdog {
             name: name.to_owned(),
             start: Instant::now(),
             registry: Arc::clone(&self.registry),
-            seen: Mutex::new(Seen { sequence: 0, since: Instant::now() }),
+            seen: Mutex::new(Seen {
+                sequence: 0,
+                since: Instant::now(),
+            }),
         });
-        self.registry.beats.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&beat));
+        self.registry
+            .beats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::clone(&beat));
         let previous = BEAT.replace(Arc::as_ptr(&beat));
-        Pulse { beat, previous, slow: Cell::new(None), here: PhantomData }
+        Pulse {
+            beat,
+            previous,
+            slow: Cell::new(None),
+            here: PhantomData,
+        }
     }
 }
 
@@ -166,7 +186,12 @@ impl Drop for Pulse {
     fn drop(&mut self) {
         BEAT.set(self.previous);
         // The watchdog signals under this lock, so it never signals a thread that has ended.
-        let mut beats = self.beat.registry.beats.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut beats = self
+            .beat
+            .registry
+            .beats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         beats.retain(|beat| !Arc::ptr_eq(beat, &self.beat));
     }
 }
@@ -178,12 +203,22 @@ impl Pulse {
     }
 
     /// From here on the thread runs Lua, on `state`, for at most `limit`. `about` lives as long as the slice.
-    pub(super) fn begin<'a>(&'a self, state: *mut lua_State, limit: Duration, about: &'a About<'a>) -> Slice<'a> {
+    pub(super) fn begin<'a>(
+        &'a self,
+        state: *mut lua_State,
+        limit: Duration,
+        about: &'a About<'a>,
+    ) -> Slice<'a> {
         let beat = &*self.beat;
-        debug_assert!(beat.sequence.load(Ordering::Relaxed) % 2 == 0, "slices do not nest");
+        debug_assert!(
+            beat.sequence.load(Ordering::Relaxed) % 2 == 0,
+            "slices do not nest"
+        );
         beat.running.store(state, Ordering::Relaxed);
-        beat.limit_us.store(limit.as_micros() as u64, Ordering::Relaxed);
-        beat.about.store(ptr::from_ref(about).cast_mut().cast(), Ordering::Relaxed);
+        beat.limit_us
+            .store(limit.as_micros() as u64, Ordering::Relaxed);
+        beat.about
+            .store(ptr::from_ref(about).cast_mut().cast(), Ordering::Relaxed);
         let sequence = beat.sequence.load(Ordering::Relaxed) + 1;
         // SeqCst on both sides: either the watchdog sees the odd number before it falls asleep, or it is seen asleep.
         beat.sequence.store(sequence, Ordering::SeqCst);
@@ -191,7 +226,10 @@ impl Pulse {
         if registry.asleep.load(Ordering::SeqCst) {
             registry.wake();
         }
-        Slice { pulse: self, sequence }
+        Slice {
+            pulse: self,
+            sequence,
+        }
     }
 }
 
@@ -214,7 +252,9 @@ impl Drop for Slice<'_> {
         beat.about.store(ptr::null_mut(), Ordering::Relaxed);
         if beat.slow.load(Ordering::Acquire) == self.sequence {
             let since = Duration::from_micros(beat.slow_since_us.load(Ordering::Relaxed));
-            self.pulse.slow.set(Some(beat.start.elapsed().saturating_sub(since)));
+            self.pulse
+                .slow
+                .set(Some(beat.start.elapsed().saturating_sub(since)));
         } else {
             self.pulse.slow.set(None);
         }
@@ -241,7 +281,8 @@ impl Beat {
 
 impl LastWords {
     fn write(&self, about: &About<'_>) {
-        self.partition.store(about.partition as u64, Ordering::Relaxed);
+        self.partition
+            .store(about.partition as u64, Ordering::Relaxed);
         self.offset.store(about.offset as u64, Ordering::Relaxed);
         write_text(&self.listener, about.listener);
         write_text(&self.topic, about.topic);
@@ -261,8 +302,14 @@ fn write_text(into: &[AtomicU64], text: &str) {
 }
 
 fn read_text(from: &[AtomicU64]) -> String {
-    let bytes: Vec<u8> = from.iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes()).collect();
-    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    let bytes: Vec<u8> = from
+        .iter()
+        .flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes())
+        .collect();
+    let end = bytes
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
@@ -315,14 +362,18 @@ fn look_at(beat: &Beat, now: Instant) -> bool {
     }
     let mut seen = beat.seen.lock().unwrap_or_else(PoisonError::into_inner);
     if seen.sequence != sequence {
-        *seen = Seen { sequence, since: now };
+        *seen = Seen {
+            sequence,
+            since: now,
+        };
         return true;
     }
     let ran = now.duration_since(seen.since);
     let limit = beat.limit();
     if ran >= SLOW && beat.slow.load(Ordering::Relaxed) != sequence {
         let since = seen.since.duration_since(beat.start);
-        beat.slow_since_us.store(since.as_micros() as u64, Ordering::Relaxed);
+        beat.slow_since_us
+            .store(since.as_micros() as u64, Ordering::Relaxed);
         beat.slow.store(sequence, Ordering::Release);
     }
     if ran >= limit {
@@ -367,7 +418,11 @@ fn install_handler() -> io::Result<()> {
         libc::sigemptyset(&raw mut action.sa_mask);
         libc::sigaction(signal(), &raw const action, ptr::null_mut())
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Runs on the thread whose Lua is to end: reads atomics, sets the hook, and nothing else.
