@@ -22,8 +22,10 @@ fn examples() -> Vec<(String, tempfile::TempDir)> {
     names.iter().map(copy).collect()
 }
 
+/// Without `.moontide`, which a `moontide dev` in the working copy leaves there.
 fn children(directory: &Path) -> Vec<PathBuf> {
-    fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect()
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+    entries.filter(|entry| entry.file_name() != ".moontide").map(|entry| entry.path()).collect()
 }
 
 fn copy_tree(from: &Path, to: &Path) {
