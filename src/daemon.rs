@@ -36,13 +36,16 @@ const REQUESTS: usize = 16;
 /// Rewrites every configuration that is loaded.
 pub(crate) type Adjust = Arc<dyn Fn(&mut Config) + Send + Sync>;
 
+/// Hears of the start.
+pub(crate) type Started = Box<dyn FnOnce(&Config) + Send>;
+
 pub(crate) struct Options {
     pub(crate) config: PathBuf,
     /// At the start and at each reload: the embedded broker in place of the config's.
     pub(crate) adjust: Option<Adjust>,
     pub(crate) audience: Audience,
     /// Called once everything runs.
-    pub(crate) started: Option<Box<dyn FnOnce(&Config) + Send>>,
+    pub(crate) started: Option<Started>,
 }
 
 /// How a daemon that ran has ended.
@@ -328,7 +331,7 @@ impl Supervisor {
             match stopped {
                 Ok(true) => tracing::info!("stopped"),
                 Ok(false) | Err(_) => {
-                    tracing::error!("stopped without draining: the deadline has passed")
+                    tracing::error!("stopped without draining: the deadline has passed");
                 }
             }
         }

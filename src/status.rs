@@ -114,7 +114,7 @@ impl Status {
         for consumer in &self.consumers {
             match (&consumer.error, consumer.state.as_str()) {
                 (Some(error), state) => {
-                    parts.push(format!("consumer `{}` {state}: {error}", consumer.name))
+                    parts.push(format!("consumer `{}` {state}: {error}", consumer.name));
                 }
                 (None, "assigned") => {}
                 (None, state) => parts.push(format!("consumer `{}` {state}", consumer.name)),

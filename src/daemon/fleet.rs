@@ -226,17 +226,17 @@ impl Fleet {
     /// that it began with; workers swap between two calls; consumers follow, and take what is new.
     pub(super) fn apply(
         &mut self,
-        bundle: Arc<Bundle>,
+        bundle: &Arc<Bundle>,
         vms: Vec<Vm>,
         difference: &Difference,
     ) -> anyhow::Result<()> {
         let drain = self.bundle.config.daemon.drain_deadline;
         let deadline = Instant::now() + drain;
-        self.retire(&bundle, deadline);
+        self.retire(bundle, deadline);
         for name in difference.removed.iter().chain(&difference.rejoin) {
             self.close_consumer(name, deadline);
         }
-        self.swap(&bundle, vms);
+        self.swap(bundle, vms);
         self.bundle = bundle.clone();
         for consumer in self.consumers.values() {
             consumer.inbox.send(ToConsumer::Reload(bundle.clone()));

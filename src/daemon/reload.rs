@@ -104,7 +104,7 @@ impl Reloader {
             Ok(vms) => vms,
             Err(error) => return rejected(error),
         };
-        if let Err(error) = self.fleet.apply(Arc::new(new), vms, &difference) {
+        if let Err(error) = self.fleet.apply(&Arc::new(new), vms, &difference) {
             return rejected(format!("{error:#}"));
         }
         self.follow();

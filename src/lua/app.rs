@@ -42,7 +42,8 @@ pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     }
 }
 
-pub(super) unsafe fn push(state: *mut lua_State, _: &Shared) {
+/// Pushes that table.
+pub(super) unsafe fn push(state: *mut lua_State) {
     // SAFETY: `install` put it there.
     unsafe { ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, REGISTRY.as_ptr()) };
 }
@@ -56,7 +57,7 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
 unsafe fn enter(state: *mut lua_State, arguments: c_int) {
     // SAFETY: plain stack work.
     unsafe {
-        push(state, Shared::of(state));
+        push(state);
         if ffi::lua_gettop(state) > 1 && ffi::lua_rawequal(state, 1, -1) != 0 {
             ffi::lua_remove(state, 1);
         }

@@ -35,7 +35,7 @@ pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
 }
 
 /// Says which state runs, until the returned one is put back.
-fn running(state: *mut lua_State) {
+pub(super) fn running(state: *mut lua_State) {
     if let Some(beat) = Beat::current() {
         beat.running.store(state, Ordering::Relaxed);
     }

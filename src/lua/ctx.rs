@@ -112,11 +112,10 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
             b"startTime" => ffi::lua_pushinteger(state, ctx.start_ms),
             b"attempt" => ffi::lua_pushinteger(state, ctx.attempt.into()),
             b"logger" => {
-                let name = &*(&raw const *shared.listeners[ctx.listener]);
-                push_bytes(state, name.as_bytes());
-                logger::push(state, shared, 1);
+                push_bytes(state, shared.listeners[ctx.listener].as_bytes());
+                logger::push(state, 1);
             }
-            b"app" => app::push(state, shared),
+            b"app" => app::push(state),
             b"getLogger" => push_method(state, shared, get_logger),
             b"setAttr" => push_method(state, shared, set_attribute),
             b"getAttr" => push_method(state, shared, get_attribute),
@@ -210,10 +209,10 @@ unsafe fn enter<'a>(state: *mut lua_State) -> (&'a Shared, Ctx) {
 unsafe extern "C-unwind" fn get_logger(state: *mut lua_State) -> c_int {
     // SAFETY: as in `enter`.
     unsafe {
-        let (shared, _) = enter(state);
+        enter(state);
         ffi::luaL_checklstring(state, 1, std::ptr::null_mut());
         ffi::lua_settop(state, 1);
-        logger::push(state, shared, OWN);
+        logger::push(state, OWN);
         1
     }
 }

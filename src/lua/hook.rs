@@ -11,6 +11,7 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_Debug, lua_State};
 
+use super::failure;
 use super::watchdog::Beat;
 
 /// Sets the hook. May be called from a signal handler.
@@ -30,6 +31,10 @@ pub(super) fn killed() -> bool {
 }
 
 unsafe extern "C-unwind" fn end(state: *mut lua_State, _: *mut lua_Debug) {
+    if let Some(beat) = Beat::current().filter(|beat| beat.killed()) {
+        // SAFETY: reads the stack of the state that runs.
+        beat.note_place(|| unsafe { failure::position(state) }.unwrap_or_default());
+    }
     // SAFETY: Lua calls this with its running state; nothing of Rust's is pending when it yields or raises.
     unsafe {
         if !killed() {

@@ -153,7 +153,7 @@ unsafe fn push_headers(state: *mut lua_State, shared: &Shared, call: &Call<'_>) 
     // SAFETY: the buffer belongs to `shared` and nothing changes it until the loop is over.
     unsafe {
         ffi::lua_createtable(state, 0, 0);
-        let mut rest: &[u8] = &*(&raw const **shared.headers.borrow());
+        let mut rest: &[u8] = &*shared.headers.as_ptr();
         while !rest.is_empty() {
             let name = take(&mut rest);
             let value = take(&mut rest);

@@ -1,6 +1,11 @@
 //! Handlers in a real VM: one `Fixture` a test, handlers as text.
 
 mod calls;
+mod context;
+mod files;
+mod json;
+mod limits;
+mod waits;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -39,7 +44,7 @@ impl Setup {
             files: BTreeMap::new(),
             handlers: Vec::new(),
             blocking: Duration::from_secs(5),
-            memory: 64 << 20,
+            memory: 256 << 20,
             path: String::new(),
             cpath: String::new(),
         }

@@ -16,10 +16,11 @@ use mlua::ffi::{self, lua_State};
 
 use super::build::Hooks;
 use super::failure::{self, Words, describe};
+use super::last_words::About;
 use super::message::Frame;
 use super::shared::Shared;
-use super::watchdog::{About, Pulse, Slice};
-use super::{Answer, Call, CallId, Failure, FailureKind, Step, Wait, hook, wait};
+use super::watchdog::{Pulse, Slice};
+use super::{Answer, Call, CallId, Failure, FailureKind, Step, Wait, coroutine, hook, wait};
 use crate::config::Config;
 
 /// Above the limit, for the words about a failure.
@@ -249,7 +250,7 @@ impl Vm {
         // SAFETY: the state is a coroutine of this VM that is new or suspended, with its arguments on top.
         let status =
             unsafe { ffi::lua_resume(coroutine.state, self.main, arguments, &raw mut results) };
-        let ended = if status == ffi::LUA_OK && results == 0 {
+        let mut ended = if status == ffi::LUA_OK && results == 0 {
             Ended::Done
         } else {
             self.look(&slice, coroutine, status, results)
@@ -270,8 +271,12 @@ impl Vm {
         if killed {
             // SAFETY: the main state is alive; a hook may be left on it from describing the failure.
             unsafe { hook::clear(self.main) };
-            if matches!(ended, Ended::Waits(_)) {
-                return Ended::Failed(FailureKind::Blocking, failure::words(&too_long(limit)));
+            match &mut ended {
+                Ended::Waits(_) => {
+                    ended = Ended::Failed(FailureKind::Blocking, failure::words(&too_long(limit)));
+                }
+                Ended::Failed(kind, _) => *kind = FailureKind::Blocking,
+                Ended::Done => {}
             }
         }
         ended
@@ -289,9 +294,9 @@ impl Vm {
         // SAFETY: reads the stack of a coroutine that does not run.
         unsafe {
             if slice.killed() {
-                let place =
-                    failure::position(state).map_or_else(String::new, |place| format!("{place}: "));
-                let message = format!("{place}{}", too_long_for(slice));
+                let place = slice.place().or_else(|| failure::position(state));
+                let place = place.map_or_else(String::new, |place| format!("{place}: "));
+                let message = format!("{place}{}", too_long(slice.limit()));
                 let words = Words {
                     message,
                     traceback: self.protected(|| failure::traceback(self.main, state)),
@@ -323,6 +328,9 @@ impl Vm {
                 }
                 _ => {
                     let words = self.protected(|| describe(self.main, state, true));
+                    // Runs the `__close` methods of what the handler left open.
+                    coroutine::running(state);
+                    ffi::lua_closethread(state, self.main);
                     Ended::Failed(FailureKind::Raised, words)
                 }
             }
@@ -336,6 +344,8 @@ impl Vm {
         let _ = self
             .lua
             .set_memory_limit(limit.max(self.lua.used_memory()) + RESERVE);
+        // An error value's `__tostring` runs here.
+        coroutine::running(self.main);
         let result = work();
         let _ = self.lua.set_memory_limit(limit);
         result
@@ -387,10 +397,6 @@ fn too_long(limit: Duration) -> String {
         "computed for more than {} ms without a pause (limits.blocking)",
         limit.as_millis()
     )
-}
-
-fn too_long_for(slice: &Slice<'_>) -> String {
-    too_long(slice.limit())
 }
 
 fn memory_words() -> Words {

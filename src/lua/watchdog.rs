@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use mlua::ffi::lua_State;
 
 use super::hook;
+use super::last_words::{About, LastWords};
 
 /// How exact limits are: a slice ends at most two ticks late.
 const TICK: Duration = Duration::from_millis(5);
@@ -32,15 +33,6 @@ const LAST_DEADLINE: Duration = Duration::from_secs(5);
 thread_local! {
     /// The beat of this thread. Const and without a destructor, hence fit for a signal handler.
     static BEAT: Cell<*const Beat> = const { Cell::new(ptr::null()) };
-}
-
-/// What a thread is at, for the last words of the process.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct About<'a> {
-    pub(super) listener: &'a str,
-    pub(super) topic: &'a str,
-    pub(super) partition: i32,
-    pub(super) offset: i64,
 }
 
 /// What one thread and the watchdog share.
@@ -58,18 +50,13 @@ pub(super) struct Beat {
     about: AtomicPtr<About<'static>>,
     /// What `about` said when the signal came: copied by the thread itself, whose slice keeps it alive.
     last_words: LastWords,
+    /// Where the hook first ended something, and in which sequence.
+    place: Mutex<Option<(u64, String)>>,
     thread: libc::pthread_t,
     name: String,
     start: Instant,
     registry: Arc<Registry>,
     seen: Mutex<Seen>,
-}
-
-struct LastWords {
-    partition: AtomicU64,
-    offset: AtomicU64,
-    listener: [AtomicU64; 16],
-    topic: [AtomicU64; 32],
 }
 
 #[derive(Clone, Copy)]
@@ -140,12 +127,8 @@ impl Watchdog {
             slow: AtomicU64::new(0),
             slow_since_us: AtomicU64::new(0),
             about: AtomicPtr::new(ptr::null_mut()),
-            last_words: LastWords {
-                partition: AtomicU64::new(0),
-                offset: AtomicU64::new(0),
-                listener: [const { AtomicU64::new(0) }; 16],
-                topic: [const { AtomicU64::new(0) }; 32],
-            },
+            last_words: LastWords::default(),
+            place: Mutex::new(None),
             // SAFETY: asks for the calling thread's own id.
             thread: unsafe { libc::pthread_self() },
             name: name.to_owned(),
@@ -211,7 +194,7 @@ impl Pulse {
     ) -> Slice<'a> {
         let beat = &*self.beat;
         debug_assert!(
-            beat.sequence.load(Ordering::Relaxed) % 2 == 0,
+            beat.sequence.load(Ordering::Relaxed).is_multiple_of(2),
             "slices do not nest"
         );
         beat.running.store(state, Ordering::Relaxed);
@@ -237,6 +220,19 @@ impl Slice<'_> {
     /// Whether the watchdog told this slice to end.
     pub(super) fn killed(&self) -> bool {
         self.pulse.beat.killed.load(Ordering::Acquire) == self.sequence
+    }
+
+    /// Where it was ended.
+    pub(super) fn place(&self) -> Option<String> {
+        let kept = self
+            .pulse
+            .beat
+            .place
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        kept.as_ref()
+            .filter(|(of, _)| *of == self.sequence)
+            .map(|(_, place)| place.clone())
     }
 
     pub(super) fn limit(&self) -> Duration {
@@ -271,46 +267,21 @@ impl Beat {
     /// Whether what runs now was told to end.
     pub(super) fn killed(&self) -> bool {
         let sequence = self.sequence.load(Ordering::Relaxed);
-        sequence % 2 == 1 && self.killed.load(Ordering::Acquire) == sequence
+        !sequence.is_multiple_of(2) && self.killed.load(Ordering::Acquire) == sequence
+    }
+
+    /// Keeps where the hook ended what runs; the first place of a slice is the one that tells.
+    pub(super) fn note_place(&self, place: impl FnOnce() -> String) {
+        let sequence = self.sequence.load(Ordering::Relaxed);
+        let mut kept = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.as_ref().is_none_or(|(of, _)| *of != sequence) {
+            *kept = Some((sequence, place()));
+        }
     }
 
     pub(super) fn limit(&self) -> Duration {
         Duration::from_micros(self.limit_us.load(Ordering::Relaxed))
     }
-}
-
-impl LastWords {
-    fn write(&self, about: &About<'_>) {
-        self.partition
-            .store(about.partition as u64, Ordering::Relaxed);
-        self.offset.store(about.offset as u64, Ordering::Relaxed);
-        write_text(&self.listener, about.listener);
-        write_text(&self.topic, about.topic);
-    }
-}
-
-/// Copies as much as fits, with neither allocation nor lock.
-fn write_text(into: &[AtomicU64], text: &str) {
-    let mut chunks = text.as_bytes().chunks(8);
-    for word in into {
-        let mut bytes = [0; 8];
-        if let Some(chunk) = chunks.next() {
-            bytes[..chunk.len()].copy_from_slice(chunk);
-        }
-        word.store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
-    }
-}
-
-fn read_text(from: &[AtomicU64]) -> String {
-    let bytes: Vec<u8> = from
-        .iter()
-        .flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes())
-        .collect();
-    let end = bytes
-        .iter()
-        .position(|&byte| byte == 0)
-        .unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
 impl Registry {
@@ -357,7 +328,7 @@ fn watch(registry: &Registry) {
 
 fn look_at(beat: &Beat, now: Instant) -> bool {
     let sequence = beat.sequence.load(Ordering::SeqCst);
-    if sequence % 2 == 0 {
+    if sequence.is_multiple_of(2) {
         return false;
     }
     let mut seen = beat.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -390,13 +361,13 @@ fn look_at(beat: &Beat, now: Instant) -> bool {
 
 /// C code that does not come back: nothing was committed for what it held, and a new process can go on.
 fn give_up(beat: &Beat, ran: Duration) -> ! {
-    let words = &beat.last_words;
+    let words = beat.last_words.read();
     tracing::error!(
         thread = beat.name,
-        listener = read_text(&words.listener),
-        topic = read_text(&words.topic),
-        partition = words.partition.load(Ordering::Relaxed) as i32,
-        offset = words.offset.load(Ordering::Relaxed) as i64,
+        listener = words.listener,
+        topic = words.topic,
+        partition = words.partition,
+        offset = words.offset,
         seconds = ran.as_secs(),
         "a handler is stuck in code that nothing can interrupt; the process ends"
     );
