@@ -3,10 +3,13 @@
 //! Alone prints and exits; everything below returns what happened.
 
 mod check;
+mod dev;
+mod init;
 mod locate;
 mod reload;
 mod run;
 mod schema;
+mod send;
 mod status;
 mod terminal;
 
@@ -47,6 +50,9 @@ enum Command {
     Run(run::Arguments),
     /// Checks the configuration and its handlers without a broker, and prints what would run.
     Check(check::Arguments),
+    Dev(dev::Arguments),
+    Send(send::Arguments),
+    Init(init::Arguments),
     Reload(reload::Arguments),
     Status(status::Arguments),
     /// Prints the JSON Schema of the configuration.
@@ -82,6 +88,9 @@ pub fn main() -> ExitCode {
     let exit = match &arguments.command {
         Command::Run(arguments) => run::run(arguments),
         Command::Check(arguments) => check::run(arguments),
+        Command::Dev(arguments) => dev::run(arguments),
+        Command::Send(arguments) => send::run(arguments),
+        Command::Init(arguments) => init::run(arguments),
         Command::Reload(arguments) => reload::run(arguments),
         Command::Status(arguments) => status::run(arguments),
         Command::Schema(arguments) => schema::run(arguments),

@@ -7,6 +7,8 @@ mod client;
 mod error;
 mod list;
 mod message;
+pub(crate) mod mock;
+pub(crate) mod producer;
 pub(crate) mod property;
 
 pub(crate) use client::{Client, Closing, Committed, Event, Rebalance};

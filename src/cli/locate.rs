@@ -30,6 +30,11 @@ impl Daemon {
         }
     }
 
+    /// The configuration that is meant.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.config.path()
+    }
+
     /// The directory to ask in.
     pub(crate) fn directory(&self) -> PathBuf {
         if let Some(directory) = &self.runtime_directory {

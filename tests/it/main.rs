@@ -8,6 +8,9 @@ mod check; // what `moontide check` refuses, word for word, and what it prints
 mod commits; // what is committed, and when
 mod context; // what a handler is given
 mod data; // what can stand in a topic
+mod dev; // init, dev and send, as a newcomer meets them
+mod docs; // what the documents show is what the program takes
+mod examples; // every example does what its README says
 mod failures; // handlers that fail
 mod faults; // kills, outages and storms of members under load
 mod lifecycle; // start and stop

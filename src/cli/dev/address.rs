@@ -1,0 +1,103 @@
+//! `dev.json`: where the broker of a running `moontide dev` listens, for `moontide send` and other clients.
+//!
+//! It lies in the runtime directory of the config and goes with the process that wrote it. One that was left behind by a
+//! killed process is told by nobody listening at its address, so a file is never taken for a broker.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+const FILE: &str = "dev.json";
+
+/// A loopback broker that runs answers within microseconds.
+const CONNECT_MAX: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) pid: u32,
+    /// For `bootstrap.servers`.
+    pub(crate) brokers: String,
+}
+
+/// The broker of the `moontide dev` that runs with this runtime directory, if one does.
+pub(crate) fn find(runtime_directory: &Path) -> Result<Option<Address>> {
+    let path = runtime_directory.join(FILE);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| path.display().to_string()),
+    };
+    let address: Address = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    Ok(address.answers().then_some(address))
+}
+
+/// The file, as long as it is to lie there.
+pub(super) struct Published {
+    path: PathBuf,
+}
+
+/// Writes the file, in place of a stale one.
+pub(super) fn publish(runtime_directory: &Path, brokers: &str) -> Result<Published> {
+    let path = runtime_directory.join(FILE);
+    let address = Address { pid: std::process::id(), brokers: brokers.to_owned() };
+    let text = serde_json::to_string(&address).context("dev.json")?;
+    write_whole(&path, &text).with_context(|| path.display().to_string())?;
+    Ok(Published { path })
+}
+
+impl Address {
+    fn answers(&self) -> bool {
+        let address = self.brokers.parse::<SocketAddr>();
+        address.is_ok_and(|address| TcpStream::connect_timeout(&address, CONNECT_MAX).is_ok())
+    }
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        // A file that stays is found stale by the next reader.
+        fs::remove_file(&self.path).ok();
+    }
+}
+
+/// A reader sees the old file or the new one, never half of one.
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        // As the daemon makes it, which comes later.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    }
+    let new = path.with_extension("json.new");
+    fs::write(&new, text)?;
+    fs::rename(new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn the_file_is_found_as_long_as_somebody_listens_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime_directory = directory.path().join("run");
+        assert_eq!(find(&runtime_directory).unwrap(), None);
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let brokers = listener.local_addr().unwrap().to_string();
+        let published = publish(&runtime_directory, &brokers).unwrap();
+        let address = Address { pid: std::process::id(), brokers };
+        assert_eq!(find(&runtime_directory).unwrap(), Some(address));
+
+        drop(listener);
+        assert_eq!(find(&runtime_directory).unwrap(), None);
+
+        drop(published);
+        assert!(!runtime_directory.join(FILE).exists());
+    }
+}

@@ -1,0 +1,109 @@
+//! What `moontide dev` changes in a config: the broker, and what would make a newcomer wait.
+//!
+//! Pure, and the same for the config of the start and of every reload, so that a reload differs in what was edited alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::config::{Config, Listener, LogFormat, Topic, Value};
+
+/// A mended handler is seen to work after this long at most.
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// A topic that a pattern matches is found after this long.
+const METADATA_MAX_AGE: Duration = Duration::from_secs(1);
+
+/// The embedded broker lets a member that subscribes anew wait for the session time-out less a second, as if it had to
+/// hear of others. So long is it from a new topic in the config to its first message.
+const SESSION: &[(&str, &str)] = &[("session.timeout.ms", "2000"), ("heartbeat.interval.ms", "200")];
+
+/// Of a property's name: how the config's own brokers are reached and trusted, and protocols that need a real cluster.
+const REMOVED: &[&str] = &[
+    "bootstrap.servers",
+    "broker.address.family",
+    "client.rack",
+    "enable.sasl.",
+    "enable.ssl.",
+    "group.protocol",
+    "group.remote.assignor",
+    "metadata.broker.list",
+    "sasl.",
+    "security.protocol",
+    "ssl.",
+];
+
+/// Puts the broker at `address` in place of the config's.
+pub(super) fn adjust(config: &mut Config, address: &str) {
+    for consumer in &mut config.consumers {
+        replace_broker(&mut consumer.properties, address);
+        consumer.metadata_max_age = consumer.metadata_max_age.min(METADATA_MAX_AGE);
+    }
+    for listener in &mut config.listeners {
+        listener.from_beginning = true;
+        listener.retry.max_delay = listener.retry.max_delay.min(RETRY_MAX);
+        listener.retry.initial_delay = listener.retry.initial_delay.min(RETRY_MAX);
+    }
+    // The log is for whoever looks on; its file belongs to the daemon that runs in earnest.
+    config.log.format = LogFormat::Text;
+    config.log.file = None;
+}
+
+fn replace_broker(properties: &mut BTreeMap<String, Value>, address: &str) {
+    properties.retain(|name, _| !REMOVED.iter().any(|prefix| name.starts_with(prefix)));
+    for (name, text) in [("bootstrap.servers", address)].iter().chain(SESSION) {
+        properties.insert((*name).to_owned(), Value { text: (*text).to_owned(), secret: false });
+    }
+}
+
+/// The topics that the listeners name.
+pub(super) fn literal_topics(config: &Config) -> BTreeSet<String> {
+    let topics = config.listeners.iter().flat_map(|listener| &listener.topics);
+    let literal = topics.filter_map(|topic| match topic {
+        Topic::Literal(name) => Some(name.clone()),
+        Topic::Pattern(_) => None,
+    });
+    literal.collect()
+}
+
+/// Whether a listener's messages come from this topic.
+pub(crate) fn takes(listener: &Listener, topic: &str) -> bool {
+    listener.topics.iter().any(|each| match each {
+        Topic::Literal(name) => name == topic,
+        Topic::Pattern(pattern) => pattern.is_match(topic),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_the_configs_own_brokers_remains() {
+        let value = |text: &str| Value { text: text.to_owned(), secret: false };
+        let names = [
+            "bootstrap.servers",
+            "client.id",
+            "group.id",
+            "group.protocol",
+            "sasl.mechanisms",
+            "sasl.password",
+            "security.protocol",
+            "session.timeout.ms",
+            "socket.timeout.ms",
+            "ssl.ca.location",
+            "enable.ssl.certificate.verification",
+        ];
+        let mut properties = names.iter().map(|name| ((*name).to_owned(), value("theirs"))).collect();
+        replace_broker(&mut properties, "127.0.0.1:1");
+        let kept: Vec<_> = properties.iter().map(|(name, value)| format!("{name}={}", value.text)).collect();
+        let expected = [
+            "bootstrap.servers=127.0.0.1:1",
+            "client.id=theirs",
+            "group.id=theirs",
+            "heartbeat.interval.ms=200",
+            "session.timeout.ms=2000",
+            "socket.timeout.ms=theirs",
+        ];
+        assert_eq!(kept, expected);
+    }
+}

@@ -1,0 +1,88 @@
+//! Every example and every shipped handler: it passes the check, and `dev` prints the lines that its README promises.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::dev::{Dev, run, text};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Each folder below examples/, copied, as a run leaves files beside its config.
+fn examples() -> Vec<(String, tempfile::TempDir)> {
+    let mut names: Vec<_> = children(&root().join("examples")).into_iter().filter(|path| path.is_dir()).collect();
+    names.sort();
+    assert!(!names.is_empty(), "no example was found");
+    let copy = |path: &PathBuf| {
+        let directory = tempfile::tempdir().unwrap();
+        copy_tree(path, directory.path());
+        (path.file_name().unwrap().to_string_lossy().into_owned(), directory)
+    };
+    names.iter().map(copy).collect()
+}
+
+/// Without `.moontide`, which a `moontide dev` in the working copy leaves there.
+fn children(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+    entries.filter(|entry| entry.file_name() != ".moontide").map(|entry| entry.path()).collect()
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for path in children(from) {
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_tree(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+/// The lines of the README's block of text.
+fn promised(readme: &str) -> Vec<&str> {
+    let block = readme.split("```text\n").nth(1).expect("the README has a block of text");
+    block.split("```").next().unwrap().lines().collect()
+}
+
+#[test]
+fn every_example_passes_the_check() {
+    for (name, directory) in examples() {
+        let output = run(directory.path(), &["check"]);
+        assert!(output.status.success(), "{name}: {}", text(&output));
+    }
+}
+
+#[test]
+fn every_example_does_what_its_readme_says() {
+    for (name, directory) in examples() {
+        let readme = fs::read_to_string(directory.path().join("README.md")).unwrap();
+        assert!(readme.lines().count() <= 20, "{name}: the README is longer than a glance");
+        assert!(readme.contains(&format!("moontide dev --config examples/{name}/config.toml")), "{name}");
+        let promised = promised(&readme);
+        assert!(!promised.is_empty(), "{name}");
+        let mut dev = Dev::start(directory.path(), &[]);
+        for line in promised {
+            dev.wait_any_line(line);
+        }
+        if name == "two-handlers" {
+            assert_eq!(dev.seen("stored order one"), 1, "a retry runs only the listener that failed");
+        }
+    }
+}
+
+#[test]
+fn every_shipped_handler_is_loaded_by_the_shipped_config() {
+    let output = run(root(), &["check", "--config", "config.toml"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let config = fs::read_to_string(root().join("config.toml")).unwrap();
+    let handlers = children(&root().join("handlers"));
+    let files: Vec<_> = handlers.iter().filter(|path| path.extension().is_some_and(|end| end == "lua")).collect();
+    assert!(!files.is_empty(), "no handler was found");
+    for file in files {
+        let stem = file.file_stem().unwrap().to_string_lossy();
+        let named = config.contains(&format!("\"{stem}.")) || config.contains(&format!("\"{stem}\""));
+        assert!(named || stem == "init", "no listener of config.toml names {}", file.display());
+    }
+}
