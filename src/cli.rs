@@ -3,7 +3,12 @@
 //! Alone prints and exits; everything below returns what happened.
 
 mod check;
+mod locate;
+mod reload;
+mod run;
 mod schema;
+mod status;
+mod terminal;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,8 +44,11 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Arguments),
     /// Checks the configuration and its handlers without a broker, and prints what would run.
     Check(check::Arguments),
+    Reload(reload::Arguments),
+    Status(status::Arguments),
     /// Prints the JSON Schema of the configuration.
     Schema(schema::Arguments),
 }
@@ -55,11 +63,8 @@ pub(crate) struct ConfigOption {
 
 impl ConfigOption {
     pub(crate) fn path(&self) -> PathBuf {
-        let given = self
-            .config
-            .clone()
-            .or_else(|| std::env::var_os("MOONTIDE_CONFIG").map(PathBuf::from));
-        given.unwrap_or_else(|| "config.toml".into())
+        let environment = || std::env::var_os("MOONTIDE_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        self.config.clone().or_else(environment).unwrap_or_else(|| PathBuf::from("config.toml"))
     }
 }
 
@@ -68,7 +73,10 @@ impl ConfigOption {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let exit = match &arguments.command {
+        Command::Run(arguments) => run::run(arguments),
         Command::Check(arguments) => check::run(arguments),
+        Command::Reload(arguments) => reload::run(arguments),
+        Command::Status(arguments) => status::run(arguments),
         Command::Schema(arguments) => schema::run(arguments),
     };
     exit.into()

@@ -27,7 +27,7 @@ use regex::Regex;
 
 pub(crate) use error::Errors;
 use load::Scene;
-pub(crate) use load::{handlers_folder, load};
+pub(crate) use load::{handlers_folder, load, runtime_directory};
 pub(crate) use shape::schema;
 
 /// The name of the consumer of `[consumerConfig]`.

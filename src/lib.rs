@@ -18,6 +18,8 @@ mod start;
 
 mod mailbox;
 
+mod difference;
+
 mod kafka;
 
 mod lua;
@@ -36,10 +38,16 @@ mod supervisor;
 
 mod status;
 
+mod control;
+
+mod watch;
+
 mod systemd;
 
 mod logging;
 
 mod shutdown;
+
+mod daemon;
 
 pub mod cli;

@@ -1,24 +1,24 @@
 //! The log: one subscriber for the process, and the guard that flushes it.
 //!
 //! Lines go to standard error or journald, and to a rolling file when the config names one. It knows nothing of what is
-//! logged. **The guard lives in `main`**: dropped earlier, the file would lose its last lines. Neither a reader that has
-//! gone nor a full disk stops the daemon; what could not be written is counted.
+//! logged. **The guard lives in `main`**: dropped earlier, the file would lose its last lines. Neither a reader that
+//! has gone nor a full disk stops the daemon; what could not be written is counted.
 
+mod file;
+mod journal;
 mod level;
 mod librdkafka;
 mod limit;
 mod local_time;
+mod panic;
 mod sink;
 mod stderr;
 
-use std::ffi::OsStr;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_appender::rolling;
+use tracing_appender::non_blocking::{ErrorCounter, WorkerGuard};
 use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layered, SubscriberExt};
@@ -30,12 +30,11 @@ pub(crate) use librdkafka::librdkafka;
 pub(crate) use limit::RateLimit;
 
 use crate::config::{self, LogFormat};
+use journal::Journal;
 use local_time::LocalTime;
 use sink::{Form, Surroundings};
 use stderr::Stderr;
 
-/// Lines that wait for the disk; more are dropped and counted. At some 300 bytes a line this is 5 MB.
-const FILE_LINES_MAX: usize = 16_384;
 /// Between two warnings of dropped lines.
 const DROPPED_WINDOW: Duration = Duration::from_secs(60);
 
@@ -149,7 +148,7 @@ pub(crate) fn start(log: &config::Log, audience: Audience) -> anyhow::Result<Gua
     let mut flush = None;
     let mut file = None;
     if let Some(path) = &log.file {
-        let (writer, worker) = file_writer(path, log)?;
+        let (writer, worker) = file::writer(path, log)?;
         file = Some(writer.error_counter());
         flush = Some(worker);
         layers.push(if form == Form::Json {
@@ -163,6 +162,7 @@ pub(crate) fn start(log: &config::Log, audience: Audience) -> anyhow::Result<Gua
         .with(layers)
         .with(librdkafka::Limits::default());
     subscriber.try_init()?;
+    panic::log_panics();
 
     let dropped = Mutex::new(Dropped {
         told: 0,
@@ -183,8 +183,8 @@ fn filter(directives: &str) -> anyhow::Result<EnvFilter> {
         Some((name, value)) => (name, value),
         None => ("log.level", directives.to_owned()),
     };
-    let filter = EnvFilter::builder().with_regex(false).parse(&directives);
-    filter.with_context(|| format!("{place}: `{directives}` is no list of levels by target"))
+    level::parse(&directives)
+        .with_context(|| format!("{place}: `{directives}` is no list of levels by target"))
 }
 
 fn main_layer(
@@ -208,11 +208,13 @@ fn main_layer(
         (Form::Text, Audience::Daemon) => text(stderr.clone(), is_coloured),
         (Form::Json, _) => json(stderr.clone()),
         (Form::Journald, _) => match tracing_journald::layer() {
-            Ok(layer) => layer
-                .with_field_prefix(Some("MOONTIDE".to_owned()))
-                .with_priority_mappings(PRIORITIES)
-                .with_syslog_identifier("moontide".to_owned())
-                .boxed(),
+            Ok(layer) => Journal(
+                layer
+                    .with_field_prefix(Some("MOONTIDE".to_owned()))
+                    .with_priority_mappings(PRIORITIES)
+                    .with_syslog_identifier("moontide".to_owned()),
+            )
+            .boxed(),
             Err(_) if format == LogFormat::Auto => json(stderr.clone()),
             Err(error) => {
                 let message =
@@ -249,42 +251,108 @@ where
         .boxed()
 }
 
-/// A rolling file, written by a thread of its own: `moontide.log` becomes `moontide.2026-05-28.log`, and a link of the
-/// name in the config points at the latest one.
-fn file_writer(path: &Path, log: &config::Log) -> anyhow::Result<(NonBlocking, WorkerGuard)> {
-    let place = || format!("log.file: `{}` cannot be written", path.display());
-    let name = path
-        .file_name()
-        .and_then(OsStr::to_str)
-        .with_context(place)?;
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let rotation = match log.rotation {
-        config::Rotation::Daily => rolling::Rotation::DAILY,
-        config::Rotation::Hourly => rolling::Rotation::HOURLY,
-        config::Rotation::Minutely => rolling::Rotation::MINUTELY,
-        config::Rotation::Never => rolling::Rotation::NEVER,
-    };
-    let builder = rolling::Builder::new()
-        .rotation(rotation)
-        .max_log_files(log.keep);
-    let builder = if log.rotation == config::Rotation::Never {
-        builder.filename_prefix(name)
-    } else {
-        let builder = builder.latest_symlink(name);
-        match name.rsplit_once('.') {
-            Some((stem, suffix)) if !stem.is_empty() => {
-                builder.filename_prefix(stem).filename_suffix(suffix)
-            }
-            _ => builder.filename_prefix(name),
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Lines {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
         }
-    };
-    let appender = builder.build(directory).with_context(place)?;
-    Ok(NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(FILE_LINES_MAX)
-        .thread_name("log-file")
-        .finish(appender))
+    }
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Lines {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    fn subscriber(
+        layer: Boxed,
+    ) -> (
+        reload::Handle<EnvFilter, Registry>,
+        impl tracing::Subscriber + Send + Sync,
+    ) {
+        let (filter, handle) = reload::Layer::new(EnvFilter::new("info"));
+        let limits = librdkafka::Limits::default();
+        (
+            handle,
+            tracing_subscriber::registry()
+                .with(filter)
+                .with(vec![layer])
+                .with(limits),
+        )
+    }
+
+    #[test]
+    fn json_has_one_object_a_line_with_the_fields_beside_the_message() {
+        let lines = Lines::default();
+        let (_handle, subscriber) = subscriber(json(lines.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(topic = "orders", offset = 42, "a message\nfailed");
+        });
+        let text = lines.text();
+        let line: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
+        assert_eq!(text.lines().count(), 1);
+        assert_eq!(line["level"], "WARN");
+        assert_eq!(line["target"], "moontide::logging::tests");
+        assert_eq!(line["message"], "a message\nfailed");
+        assert_eq!(line["topic"], "orders");
+        assert_eq!(line["offset"], 42);
+        assert!(line["timestamp"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn a_level_can_change_while_the_log_is_in_use() {
+        let lines = Lines::default();
+        let (handle, subscriber) = subscriber(text(lines.clone(), false));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug!("hidden");
+            handle.reload(EnvFilter::new("debug")).unwrap();
+            tracing::debug!("shown");
+        });
+        assert!(!lines.text().contains("hidden"));
+        assert!(lines.text().contains("shown"));
+    }
+
+    #[test]
+    fn librdkafka_says_a_thing_ten_times_and_then_counts() {
+        let lines = Lines::default();
+        let (_handle, subscriber) = subscriber(json(lines.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            for _ in 0..100 {
+                librdkafka(3, "FAIL", "rdkafka#consumer-1", "connection refused");
+                librdkafka(7, "FETCH", "rdkafka#consumer-1", "hidden by the level");
+            }
+        });
+        let shown = lines
+            .text()
+            .lines()
+            .filter(|line| line.contains("connection refused"))
+            .count();
+        assert_eq!(shown, 10);
+        assert!(
+            lines.text().contains(
+                r#""facility":"FAIL","client":"rdkafka#consumer-1","target":"librdkafka""#
+            )
+        );
+        assert!(!lines.text().contains("hidden"));
+    }
 }

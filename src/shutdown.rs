@@ -1,8 +1,8 @@
 //! Signals, as one token with one deadline.
 //!
 //! The first SIGTERM or SIGINT asks for a drain, the second ends the process at once; SIGHUP asks for a reload. What a
-//! signal means is pure. They are heard on a thread of their own, so that the second one works however busy the rest is.
-//! SIGPIPE is already ignored: Rust starts every program so.
+//! signal means is pure. They are heard on a thread of their own, so that the second one works however busy the rest
+//! is. SIGPIPE is already ignored: Rust starts every program so.
 #![expect(
     unsafe_code,
     reason = "_exit(2) for the second signal: no destructor may hold the process up"

@@ -1,11 +1,12 @@
 //! What the service manager is told, and when the watchdog may believe that all is well.
 //!
-//! Outside systemd (no `NOTIFY_SOCKET`) every notification is a no-op, so that nobody asks. **A watchdog ping is sent only
-//! while every registered thread moves**: one from a timer of its own would prove nothing. A broker that is away stops no
-//! thread and therefore no ping.
+//! Outside systemd (no `NOTIFY_SOCKET`) every notification is a no-op, so that nobody asks. **A watchdog ping is sent
+//! only while every registered thread moves**: one from a timer of its own would prove nothing. A broker that is away
+//! stops no thread and therefore no ping.
 
 mod progress;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,16 +22,40 @@ const LOOK: Duration = Duration::from_secs(1);
 const STALLED_WINDOW: Duration = Duration::from_secs(10);
 
 /// The service manager, as far as it listens.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Notifier {
+    /// Half of `WatchdogSec=`, if the unit has it and means this process.
+    watchdog: Option<Duration>,
     /// The last status sent, so that one that says the same is not sent again.
     status: Mutex<String>,
+    /// A manager that cannot be reached is worth one line, never an end.
+    has_failed: AtomicBool,
 }
 
 impl Notifier {
+    /// The manager that the environment names, if it names one.
+    pub(crate) fn of_environment() -> Self {
+        let watchdog = sd_notify::watchdog_enabled()
+            .map(|limit| limit / 2)
+            .filter(|half| !half.is_zero());
+        Self {
+            watchdog,
+            status: Mutex::default(),
+            has_failed: AtomicBool::new(false),
+        }
+    }
+
+    fn send(&self, states: &[NotifyState<'_>]) {
+        if let Err(error) = sd_notify::notify(states)
+            && !self.has_failed.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(%error, "the service manager cannot be notified");
+        }
+    }
+
     /// Config and Lua are loaded; the broker may be away.
     pub(crate) fn ready(&self) {
-        send(&[NotifyState::Ready]);
+        self.send(&[NotifyState::Ready]);
     }
 
     /// One line that a person can read in `systemctl status`.
@@ -38,7 +63,7 @@ impl Notifier {
         let text = one_line(text);
         let mut last = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         if *last != text {
-            send(&[NotifyState::Status(&text)]);
+            self.send(&[NotifyState::Status(&text)]);
             *last = text;
         }
     }
@@ -47,30 +72,28 @@ impl Notifier {
     pub(crate) fn reloading(&self) {
         // A reload by notification is only complete with the time at which it began, in the same datagram.
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => send(&[NotifyState::Reloading, now]),
+            Ok(now) => self.send(&[NotifyState::Reloading, now]),
             Err(error) => tracing::warn!(%error, "the service manager was not told of the reload"),
         }
     }
 
     pub(crate) fn stopping(&self) {
-        send(&[NotifyState::Stopping]);
+        self.send(&[NotifyState::Stopping]);
     }
 
     /// Whatever the manager waits for (start, stop) may take this much longer, from now.
     pub(crate) fn extend_timeout(&self, by: Duration) {
         let usec = u32::try_from(by.as_micros()).unwrap_or(u32::MAX);
-        send(&[NotifyState::ExtendTimeoutUsec(usec)]);
+        self.send(&[NotifyState::ExtendTimeoutUsec(usec)]);
     }
 
-    /// How often to ping: half of `WatchdogSec=`, if the unit has it and means this process.
+    /// How often to ping, if at all.
     pub(crate) fn watchdog_interval(&self) -> Option<Duration> {
-        sd_notify::watchdog_enabled()
-            .map(|limit| limit / 2)
-            .filter(|half| !half.is_zero())
+        self.watchdog
     }
 
     pub(crate) fn watchdog(&self) {
-        send(&[NotifyState::Watchdog]);
+        self.send(&[NotifyState::Watchdog]);
     }
 
     /// Looks at the threads every second and pings while all of them move. Runs until it is dropped; without a watchdog
@@ -98,13 +121,6 @@ impl Notifier {
                 pinged = Some(now);
             }
         }
-    }
-}
-
-/// A manager that cannot be reached is worth a line, never an end.
-fn send(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "the service manager was not notified");
     }
 }
 

@@ -130,6 +130,25 @@ pub(crate) fn handlers_folder(
     text: &str,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> PathBuf {
+    written_folder(path, text, ["lua", "handlers"], environment)
+        .unwrap_or_else(|| folder(path).join("handlers"))
+}
+
+/// `daemon.runtimeDirectory`, as far as a file that may be wrong elsewhere tells it.
+pub(crate) fn runtime_directory(
+    path: &Path,
+    text: &str,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Option<PathBuf> {
+    written_folder(path, text, ["daemon", "runtimeDirectory"], environment)
+}
+
+fn written_folder(
+    path: &Path,
+    text: &str,
+    [table, key]: [&str; 2],
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Option<PathBuf> {
     let folder = folder(path);
     let mut report = Report::new(text);
     let mut tree = tree::parse(text, &mut report).into_inner();
@@ -141,13 +160,8 @@ pub(crate) fn handlers_folder(
         },
         &mut report,
     );
-    let written =
-        tree::table(&tree, &["lua"]).and_then(|lua| lua.get("handlers")?.get_ref().as_str());
-    folder.join(
-        written
-            .filter(|written| !written.is_empty())
-            .unwrap_or("handlers"),
-    )
+    let written = tree::table(&tree, &[table])?.get(key)?.get_ref().as_str()?;
+    (!written.is_empty()).then(|| folder.join(written))
 }
 
 fn folder(path: &Path) -> PathBuf {

@@ -4,6 +4,7 @@
 //! the daemon. What a config says is therefore checked more strictly than what the environment says.
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// They win over the config, the first one first.
@@ -23,10 +24,15 @@ pub(crate) fn level_error(directives: &str) -> Option<String> {
             ));
         }
     }
+    parse(directives).err().map(|error| error.to_string())
+}
+
+/// Spaces around commas are allowed, and `EnvFilter` takes none.
+pub(super) fn parse(directives: &str) -> Result<EnvFilter, ParseError> {
+    let parts: Vec<&str> = directives.split(',').map(str::trim).collect();
     EnvFilter::builder()
-        .parse(directives)
-        .err()
-        .map(|error| error.to_string())
+        .with_regex(false)
+        .parse(parts.join(","))
 }
 
 /// The variable of the environment that decides, if one is set, and its value.

@@ -42,11 +42,10 @@ impl Surroundings {
 pub(super) fn form(format: LogFormat, surroundings: Surroundings) -> Form {
     match format {
         LogFormat::Text => Form::Text,
-        LogFormat::Json => Form::Json,
         LogFormat::Journald => Form::Journald,
         LogFormat::Auto if surroundings.is_terminal => Form::Text,
         LogFormat::Auto if surroundings.is_journal => Form::Journald,
-        LogFormat::Auto => Form::Json,
+        LogFormat::Json | LogFormat::Auto => Form::Json,
     }
 }
 

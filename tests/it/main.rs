@@ -1,4 +1,4 @@
-//! Black-box tests of the real binary against a real Apache Kafka.
+//! The built binary, from outside: one `mod` a behaviour. All but the last two against a real Apache Kafka.
 
 #![expect(clippy::unwrap_used, reason = "a test ends by a panic")]
 
@@ -14,3 +14,6 @@ mod limits; // handlers that never return or eat all memory
 mod listeners; // which handler gets which message
 mod positions; // where a partition starts
 mod reload; // files that change while the daemon runs
+
+mod notify; // what the service manager is told: ready, status, reloads, watchdog, the end
+mod systemd; // the shipped units under a real systemd: ready, reload, watchdog, stop, exit codes, journal fields
