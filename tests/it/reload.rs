@@ -23,8 +23,9 @@ fn version(event: &str) -> String {
 struct Running<'a> {
     kafka: &'a Kafka,
     topic: Topic<'a>,
-    project: Project,
+    // Before the project: a log is shown before its directory goes.
     daemon: Daemon,
+    project: Project,
     members: BTreeSet<String>,
     assignments: usize,
 }
