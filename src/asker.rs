@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::kafka::{Client, Error, TopicPartition};
 use crate::mailbox::Mailbox;
 use crate::partition::ToConsumer;
-use crate::start::{self, Facts, Start};
+use crate::start::{self, Facts, Policy, Start};
 
 pub(crate) enum Ask {
     /// Where these partitions start.
@@ -29,9 +29,7 @@ pub(crate) enum Ask {
 pub(crate) struct Assigned {
     pub(crate) topic: Arc<str>,
     pub(crate) partition: i32,
-    pub(crate) from_beginning: bool,
-    pub(crate) automatic: bool,
-    pub(crate) is_new_topic: bool,
+    pub(crate) policy: Policy,
 }
 
 pub(crate) enum Answered {
@@ -128,10 +126,8 @@ fn starts(
                     .copied()
                     .flatten(),
                 watermarks: client.watermarks(&one.topic, one.partition, timeout)?,
-                from_beginning: one.from_beginning,
-                automatic: one.automatic,
+                policy: one.policy,
                 is_added: added.contains(&one.topic),
-                is_new_topic: one.is_new_topic,
             };
             Ok((one, start::resolve(&facts)))
         })
@@ -163,7 +159,7 @@ fn topics_with_positions(
     let open: BTreeSet<Arc<str>> = assigned
         .iter()
         .filter(|one| {
-            one.automatic
+            one.policy.automatic
                 && known
                     .get(&(one.topic.clone(), one.partition))
                     .copied()

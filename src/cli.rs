@@ -63,8 +63,15 @@ pub(crate) struct ConfigOption {
 
 impl ConfigOption {
     pub(crate) fn path(&self) -> PathBuf {
-        let environment = || std::env::var_os("MOONTIDE_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
-        self.config.clone().or_else(environment).unwrap_or_else(|| PathBuf::from("config.toml"))
+        let environment = || {
+            std::env::var_os("MOONTIDE_CONFIG")
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from)
+        };
+        self.config
+            .clone()
+            .or_else(environment)
+            .unwrap_or_else(|| PathBuf::from("config.toml"))
     }
 }
 

@@ -13,6 +13,8 @@ mod kafkajs;
 mod listeners;
 mod load;
 mod process;
+#[cfg(test)]
+mod reference;
 mod refused;
 mod shape;
 mod tree;
@@ -49,6 +51,32 @@ pub(crate) struct Config {
     pub(crate) daemon: Daemon,
     /// What is allowed but deserves a word at every start and in `check`.
     pub(crate) warnings: Vec<String>,
+}
+
+impl Config {
+    /// Keys of class *restart* in which `new` differs.
+    pub(crate) fn waiting_for_restart(&self, new: &Self) -> Vec<String> {
+        let keys = [
+            ("lua.workers", self.lua.workers != new.lua.workers),
+            ("log.level", self.log.level != new.log.level),
+            ("log.format", self.log.format != new.log.format),
+            ("log.file", self.log.file != new.log.file),
+            ("log.rotation", self.log.rotation != new.log.rotation),
+            ("log.keep", self.log.keep != new.log.keep),
+            (
+                "daemon.stateDirectory",
+                self.daemon.state_directory != new.daemon.state_directory,
+            ),
+            (
+                "daemon.runtimeDirectory",
+                self.daemon.runtime_directory != new.daemon.runtime_directory,
+            ),
+        ];
+        keys.into_iter()
+            .filter(|(_, differs)| *differs)
+            .map(|(key, _)| key.to_owned())
+            .collect()
+    }
 }
 
 /// One group membership.

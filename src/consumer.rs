@@ -160,7 +160,7 @@ impl Consumer {
             for letter in letters.drain(..) {
                 self.open(letter, now);
             }
-            let took = self.take(now);
+            let took = self.take();
             self.keep_fair(now);
             self.settle_replies(now);
             self.progress(now);
@@ -237,7 +237,7 @@ impl Consumer {
 
     /// The partition as long as its epoch is the present one.
     fn of(&mut self, partition: &Arc<Partition>) -> Option<&mut Held> {
-        let key = (partition.topic.clone(), partition.partition);
+        let key = (partition.topic.clone(), partition.number);
         self.held
             .get_mut(&key)
             .filter(|held| held.partition.epoch == partition.epoch)
@@ -274,7 +274,7 @@ fn line_limit() -> RateLimit {
 }
 
 fn list<'a>(held: impl Iterator<Item = &'a Held>) -> Vec<TopicPartition> {
-    held.map(|held| TopicPartition::new(&held.partition.topic, held.partition.partition))
+    held.map(|held| TopicPartition::new(&held.partition.topic, held.partition.number))
         .collect()
 }
 

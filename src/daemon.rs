@@ -36,13 +36,16 @@ const REQUESTS: usize = 16;
 /// Rewrites every configuration that is loaded.
 pub(crate) type Adjust = Arc<dyn Fn(&mut Config) + Send + Sync>;
 
+/// Hears of the start.
+pub(crate) type Started = Box<dyn FnOnce(&Config) + Send>;
+
 pub(crate) struct Options {
     pub(crate) config: PathBuf,
     /// At the start and at each reload: the embedded broker in place of the config's.
     pub(crate) adjust: Option<Adjust>,
     pub(crate) audience: Audience,
     /// Called once everything runs.
-    pub(crate) started: Option<Box<dyn FnOnce(&Config) + Send>>,
+    pub(crate) started: Option<Started>,
 }
 
 /// How a daemon that ran has ended.
@@ -70,7 +73,8 @@ impl From<anyhow::Error> for StartError {
 /// Runs until it is stopped.
 pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
     let notifier = Arc::new(Notifier::of_environment());
-    let loaded = load::bundle(&options.config, 1, options.adjust.as_ref()).map_err(StartError::Config)?;
+    let loaded =
+        load::bundle(&options.config, 1, options.adjust.as_ref()).map_err(StartError::Config)?;
     let config = loaded.config.clone();
     let guard = Arc::new(logging::start(&config.log, options.audience)?);
     let (trigger, shutdown) = shutdown::channel();
@@ -99,7 +103,14 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
     let watch = Watch::start(config.path.clone(), config.lua.handlers.clone());
     let roster = fleet.roster();
     let status = Arc::new(Mutex::new(first_status(&fleet)));
-    let reloader = Reloader::new(options.config, options.adjust, fleet, guard.clone(), status.clone(), drain);
+    let reloader = Reloader::new(
+        options.config,
+        options.adjust,
+        fleet,
+        guard.clone(),
+        status.clone(),
+        drain,
+    );
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         librdkafka = crate::kafka::version(),
@@ -112,10 +123,20 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
     if let Some(started) = options.started {
         started(&config);
     }
-    let supervisor =
-        Supervisor { notifier, progress, guard, trigger, shutdown, roster, status, reloader: Some(reloader) };
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let supervisor = Supervisor {
+        notifier,
+        progress,
+        guard,
+        trigger,
+        shutdown,
+        roster,
+        status,
+        reloader: Some(reloader),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
     Ok(runtime.block_on(supervisor.run(server, watch, reloads, endings)))
 }
 
@@ -213,7 +234,9 @@ impl Supervisor {
             reloading.asked.extend(asked);
             return;
         }
-        let Some(mut reloader) = self.reloader.take() else { return };
+        let Some(mut reloader) = self.reloader.take() else {
+            return;
+        };
         if force {
             self.notifier.reloading();
         }
@@ -221,7 +244,11 @@ impl Supervisor {
             let report = reloader.reload(force);
             (reloader, report)
         });
-        *reloading = Some(Reloading { task, asked: asked.into_iter().collect(), again: false });
+        *reloading = Some(Reloading {
+            task,
+            asked: asked.into_iter().collect(),
+            again: false,
+        });
     }
 
     fn reloaded(
@@ -230,7 +257,9 @@ impl Supervisor {
         reloading: &mut Option<Reloading>,
         watch: &Watch,
     ) {
-        let Some(Reloading { asked, again, .. }) = reloading.take() else { return };
+        let Some(Reloading { asked, again, .. }) = reloading.take() else {
+            return;
+        };
         let (reloader, report) = match result {
             Ok(result) => result,
             Err(error) => {
@@ -267,20 +296,27 @@ impl Supervisor {
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
             return;
         }
-        let (roster, status, notifier) = (self.roster.clone(), self.status.clone(), notifier.clone());
+        let (roster, status, notifier) =
+            (self.roster.clone(), self.status.clone(), notifier.clone());
         tokio::task::spawn_blocking(move || notifier.status(&gather(&roster, &status).sentence()));
     }
 
     /// Drains, within the deadline, and joins every thread.
     async fn stop(mut self, notifier: &Notifier, reloading: Option<Reloading>, ended: &Ended) {
         notifier.stopping();
-        let drain = self.reloader.as_ref().map_or(TICK, Reloader::drain_deadline);
+        let drain = self
+            .reloader
+            .as_ref()
+            .map_or(TICK, Reloader::drain_deadline);
         self.trigger.request(drain);
         let deadline = self.shutdown.deadline().unwrap_or_else(Instant::now);
         notifier.extend_timeout(deadline.saturating_duration_since(Instant::now()) + AFTER_DRAIN);
         match ended {
             Ended::Stopped => tracing::info!("stopping"),
-            Ended::ByMessage(reason) => tracing::error!(reason, "stopping: a handler failed and `onError` is \"stop\""),
+            Ended::ByMessage(reason) => tracing::error!(
+                reason,
+                "stopping: a handler failed and `onError` is \"stop\""
+            ),
             Ended::Failed(reason) => tracing::error!(reason, "stopping"),
         }
         if let Some(reloading) = reloading {
@@ -290,17 +326,22 @@ impl Supervisor {
             }
         }
         if let Some(reloader) = self.reloader.take() {
-            let stopped = tokio::task::spawn_blocking(move || reloader.into_fleet().stop(deadline)).await;
+            let stopped =
+                tokio::task::spawn_blocking(move || reloader.into_fleet().stop(deadline)).await;
             match stopped {
                 Ok(true) => tracing::info!("stopped"),
-                Ok(false) | Err(_) => tracing::error!("stopped without draining: the deadline has passed"),
+                Ok(false) | Err(_) => {
+                    tracing::error!("stopped without draining: the deadline has passed");
+                }
             }
         }
     }
 }
 
 /// The reload that is under way, or never.
-async fn finished(reloading: &mut Option<Reloading>) -> Result<(Reloader, ReloadReport), tokio::task::JoinError> {
+async fn finished(
+    reloading: &mut Option<Reloading>,
+) -> Result<(Reloader, ReloadReport), tokio::task::JoinError> {
     match reloading {
         Some(reloading) => (&mut reloading.task).await,
         None => std::future::pending().await,
@@ -309,11 +350,17 @@ async fn finished(reloading: &mut Option<Reloading>) -> Result<(Reloader, Reload
 
 /// The status as it is now: every consumer is asked, one that does not answer in time is left out.
 fn gather(roster: &Roster, status: &Mutex<Status>) -> Status {
-    let mut status = status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut status = status
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     status.consumers = roster.status();
     status
 }
 
 fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis() as i64
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_millis() as i64
 }

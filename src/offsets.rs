@@ -34,7 +34,7 @@ pub(crate) struct Tracker {
     manual: Vec<(Arc<str>, Option<i64>)>,
     /// Whether the automatic position counts: some listener is not manual.
     automatic: bool,
-    /// An auto listener's own request, until it is committed.
+    /// An auto listener's own request, until the automatic position moves.
     early: Option<i64>,
 }
 
@@ -146,6 +146,7 @@ impl Tracker {
             };
             self.entries.pop_front();
             self.base += 1;
+            self.early = None;
         }
     }
 
@@ -184,13 +185,6 @@ impl Tracker {
         Position {
             offset,
             leader_epoch,
-        }
-    }
-
-    /// The target as it was sent is committed: an early request has had its effect.
-    pub(crate) fn committed(&mut self, offset: i64) {
-        if self.early == Some(offset) {
-            self.early = None;
         }
     }
 
@@ -360,12 +354,14 @@ mod tests {
     }
 
     #[test]
-    fn an_early_commit_counts_until_it_is_committed() {
+    fn an_early_commit_counts_until_the_automatic_position_moves() {
         let mut tracker = tracker(0);
         tracker.arrive(0, 0, 1);
         assert_eq!(tracker.ask("auto", 1), 1);
-        tracker.committed(1);
-        assert_eq!(tracker.target().offset, 0);
+        tracker.arrive(1, 0, 1);
+        assert_eq!(tracker.ask("auto", 7), 7);
+        tracker.finish(0..1);
+        assert_eq!(tracker.target().offset, 1);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(crate) struct Partition {
     pub(crate) epoch: u64,
     pub(crate) consumer: Arc<str>,
     pub(crate) topic: Arc<str>,
-    pub(crate) partition: i32,
+    pub(crate) number: i32,
     /// Where completions and requests go.
     pub(crate) inbox: Arc<Mailbox<ToConsumer>>,
     over: AtomicBool,
@@ -102,7 +102,7 @@ impl Partition {
             epoch,
             consumer: consumer.clone(),
             topic: topic.clone(),
-            partition,
+            number: partition,
             inbox: inbox.clone(),
             over: AtomicBool::new(false),
             blocked: Mutex::default(),

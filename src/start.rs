@@ -1,6 +1,16 @@
 //! Where a partition starts: at the group's committed offset, else by the listener's option; **never over a retained
 //! message**. Pure.
 
+/// What the topic's listeners want where the group has no offset.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Policy {
+    pub(crate) from_beginning: bool,
+    /// Whether the topic's commits happen by themselves.
+    pub(crate) automatic: bool,
+    /// The topic appeared while a pattern was waiting for it.
+    pub(crate) is_new_topic: bool,
+}
+
 /// What is known of a partition that was just assigned.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
@@ -8,13 +18,9 @@ pub(crate) struct Facts {
     pub(crate) committed: Option<(i64, i32)>,
     /// First retained and next offset.
     pub(crate) watermarks: (i64, i64),
-    pub(crate) from_beginning: bool,
-    /// Whether the topic's commits happen by themselves.
-    pub(crate) automatic: bool,
+    pub(crate) policy: Policy,
     /// Whether the group has a position on another partition of the topic: then this one was added since.
     pub(crate) is_added: bool,
-    /// The topic appeared while a pattern was waiting for it.
-    pub(crate) is_new_topic: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +71,10 @@ pub(crate) fn resolve(facts: &Facts) -> Start {
             leader_epoch,
             why: Why::Committed,
         },
-        None if facts.from_beginning => at(low, Why::Beginning),
-        None if facts.is_new_topic || (facts.automatic && facts.is_added) => at(low, Why::Added),
+        None if facts.policy.from_beginning => at(low, Why::Beginning),
+        None if facts.policy.is_new_topic || (facts.policy.automatic && facts.is_added) => {
+            at(low, Why::Added)
+        }
         None => at(
             high,
             Why::End {
@@ -80,13 +88,16 @@ pub(crate) fn resolve(facts: &Facts) -> Start {
 mod tests {
     use super::*;
 
+    const POLICY: Policy = Policy {
+        from_beginning: false,
+        automatic: true,
+        is_new_topic: false,
+    };
     const FACTS: Facts = Facts {
         committed: None,
         watermarks: (10, 20),
-        from_beginning: false,
-        automatic: true,
+        policy: POLICY,
         is_added: false,
-        is_new_topic: false,
     };
 
     #[track_caller]
@@ -95,12 +106,21 @@ mod tests {
         assert_eq!((start.offset, start.why), (offset, why));
     }
 
+    fn policy(from_beginning: bool, automatic: bool, is_new_topic: bool) -> Policy {
+        Policy {
+            from_beginning,
+            automatic,
+            is_new_topic,
+        }
+    }
+
     #[test]
     fn a_committed_offset_counts_whatever_the_option_says() {
+        let policy = policy(true, true, false);
         check(
             Facts {
                 committed: Some((15, 2)),
-                from_beginning: true,
+                policy,
                 ..FACTS
             },
             15,
@@ -121,7 +141,7 @@ mod tests {
         check(FACTS, 20, Why::End { left_out: 10 });
         check(
             Facts {
-                from_beginning: true,
+                policy: policy(true, true, false),
                 ..FACTS
             },
             10,
@@ -131,27 +151,23 @@ mod tests {
 
     #[test]
     fn an_added_partition_of_an_auto_topic_starts_at_its_beginning() {
+        let added = Facts {
+            is_added: true,
+            ..FACTS
+        };
+        check(added, 10, Why::Added);
+        let manual = policy(false, false, false);
         check(
             Facts {
-                is_added: true,
-                ..FACTS
-            },
-            10,
-            Why::Added,
-        );
-        check(
-            Facts {
-                is_added: true,
-                automatic: false,
-                ..FACTS
+                policy: manual,
+                ..added
             },
             20,
             Why::End { left_out: 10 },
         );
         check(
             Facts {
-                is_new_topic: true,
-                automatic: false,
+                policy: policy(false, false, true),
                 ..FACTS
             },
             10,

@@ -99,7 +99,11 @@ pub(crate) struct Blocked {
 impl Status {
     /// One line for the service manager: what runs, what is wrong, what waits.
     pub(crate) fn sentence(&self) -> String {
-        let partitions = || self.consumers.iter().flat_map(|consumer| &consumer.partitions);
+        let partitions = || {
+            self.consumers
+                .iter()
+                .flat_map(|consumer| &consumer.partitions)
+        };
         let lag: i64 = partitions().filter_map(|partition| partition.lag).sum();
         let mut parts = vec![format!(
             "bundle {}, {} consumers, {} partitions, lag {lag}",
@@ -109,12 +113,15 @@ impl Status {
         )];
         for consumer in &self.consumers {
             match (&consumer.error, consumer.state.as_str()) {
-                (Some(error), state) => parts.push(format!("consumer `{}` {state}: {error}", consumer.name)),
+                (Some(error), state) => {
+                    parts.push(format!("consumer `{}` {state}: {error}", consumer.name));
+                }
                 (None, "assigned") => {}
                 (None, state) => parts.push(format!("consumer `{}` {state}", consumer.name)),
             }
         }
-        let mut blocked = partitions().filter_map(|partition| Some((partition, partition.blocked.as_ref()?)));
+        let mut blocked =
+            partitions().filter_map(|partition| Some((partition, partition.blocked.as_ref()?)));
         if let Some((partition, first)) = blocked.next() {
             let (topic, number) = (&partition.topic, partition.partition);
             let others = match blocked.count() {
@@ -130,7 +137,10 @@ impl Status {
             parts.push("the files on disk are bad, a restart would fail".to_owned());
         }
         if !self.waiting_for_restart.is_empty() {
-            parts.push(format!("waits for a restart: {}", self.waiting_for_restart.join(", ")));
+            parts.push(format!(
+                "waits for a restart: {}",
+                self.waiting_for_restart.join(", ")
+            ));
         }
         parts.join("; ")
     }

@@ -288,7 +288,7 @@ impl Worker {
                 tracing::warn!(
                     listener,
                     topic = &*slot.partition.topic,
-                    partition = slot.partition.partition,
+                    partition = slot.partition.number,
                     offset = slot.lane.head().map(crate::message::Record::offset),
                     bundle = bundle.number,
                     "message skipped: its listener is gone"

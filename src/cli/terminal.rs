@@ -42,14 +42,23 @@ pub(crate) fn yellow(text: impl Display) -> String {
 }
 
 fn paint(code: &str, text: impl Display) -> String {
-    let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
+    let colour = io::stdout().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    if colour {
+        format!("\x1b[{code}m{text}\x1b[0m")
+    } else {
+        text.to_string()
+    }
 }
 
 /// How this program was called, for a command that somebody may copy: by its path where it is not on the `PATH`.
 pub(crate) fn program() -> String {
     let name = std::env::args().next().unwrap_or_default();
-    if name.contains('/') { quote(&name) } else { "moontide".to_owned() }
+    if name.contains('/') {
+        quote(&name)
+    } else {
+        "moontide".to_owned()
+    }
 }
 
 /// An argument as a shell reads it back.

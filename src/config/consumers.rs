@@ -102,11 +102,12 @@ fn one(
     file: &File,
     scene: &mut Scene<'_, '_>,
 ) -> Option<super::Consumer> {
+    let before = scene.report.len();
     brokers(consumer, path, scene);
     let group_id = group(name, consumer, path, scene);
     classic(consumer, path, scene);
     limits(consumer, path, file, scene);
-    let properties = properties(consumer, path, scene);
+    let properties = properties(consumer, path, before, scene);
     Some(super::Consumer {
         name: name.to_owned(),
         group_id: group_id?,
@@ -191,14 +192,14 @@ fn classic(consumer: &Consumer, path: &[&str], scene: &mut Scene<'_, '_>) {
     }
     let (heartbeat, session) = (consumer.heartbeat_interval, consumer.session_timeout);
     if heartbeat >= session {
-        let at = scene.at_keys(path, &["heartbeatInterval"]);
+        let at = scene.at_written(path, &["heartbeatInterval", "sessionTimeout"]);
         scene.report.error(
             at,
             format!("`heartbeatInterval` is {heartbeat}, not less than `sessionTimeout` {session}"),
         );
     }
     if session > consumer.rebalance_timeout {
-        let at = scene.at_keys(path, &["rebalanceTimeout"]);
+        let at = scene.at_written(path, &["sessionTimeout", "rebalanceTimeout"]);
         let rebalance = consumer.rebalance_timeout;
         scene.report.error(
             at,
@@ -230,7 +231,7 @@ fn limits(consumer: &Consumer, path: &[&str], file: &File, scene: &mut Scene<'_,
         consumer.client.request_timeout,
     );
     if wait >= request {
-        let at = scene.at_keys(path, &["maxWaitTimeInMs"]);
+        let at = scene.at_written(path, &["maxWaitTimeInMs", "requestTimeout"]);
         scene.report.error(
             at,
             format!("`maxWaitTimeInMs` is {wait}, not less than `requestTimeout` {request}"),
@@ -247,11 +248,9 @@ fn limits(consumer: &Consumer, path: &[&str], file: &File, scene: &mut Scene<'_,
     }
     let (drain, rebalance) = (file.daemon.drain_deadline, consumer.rebalance_timeout);
     if drain > rebalance {
-        let own = scene.at_keys(path, &["rebalanceTimeout"]);
-        let at = tree::table(scene.tree, &["daemon"])
-            .filter(|daemon| daemon.contains_key("drainDeadline"))
-            .and_then(|_| scene.at_keys(&["daemon"], &["drainDeadline"]))
-            .or(own);
+        let at = scene
+            .at_written(&["daemon"], &["drainDeadline"])
+            .or_else(|| scene.at_written(path, &["rebalanceTimeout"]));
         scene.report.error(
             at,
             format!("`drainDeadline` is {drain}, more than `rebalanceTimeout` {rebalance}, after which others have the partitions"),
@@ -262,6 +261,7 @@ fn limits(consumer: &Consumer, path: &[&str], file: &File, scene: &mut Scene<'_,
 fn properties(
     consumer: &Consumer,
     path: &[&str],
+    before: usize,
     scene: &mut Scene<'_, '_>,
 ) -> BTreeMap<String, Value> {
     let (mapped, complaints) = kafkajs::consumer(consumer, scene.folder);
@@ -279,23 +279,55 @@ fn properties(
     for (name, value) in passed_through(consumer, path, &mapped, scene) {
         properties.insert(name, value);
     }
-    for (name, mapped) in mapped {
+    for (name, mapped) in &mapped {
         if !mapped.keys.is_empty()
-            && let Err(Refusal::Invalid(sentence)) = property::check(&name, &mapped.value)
+            && let Err(Refusal::Invalid(sentence)) = property::check(name, &mapped.value)
         {
             let at = scene.at_keys(path, mapped.keys);
-            let sentence = reason(&name, &mapped.value, sentence);
+            let sentence = reason(name, &mapped.value, sentence);
             scene
                 .report
                 .error(at, format!("`{}`: {sentence}", mapped.keys.join(".")));
         }
         let value = Value {
-            secret: scene.is_secret(&name, &mapped.value),
-            text: mapped.value,
+            secret: scene.is_secret(name, &mapped.value),
+            text: mapped.value.clone(),
         };
-        properties.entry(name).or_insert(value);
+        properties.entry(name.clone()).or_insert(value);
+    }
+    if scene.report.len() == before {
+        together(consumer, &properties, &mapped, path, scene);
     }
     properties
+}
+
+/// What librdkafka has against the whole, when it has nothing against any part.
+fn together(
+    consumer: &Consumer,
+    properties: &BTreeMap<String, Value>,
+    mapped: &Properties,
+    path: &[&str],
+    scene: &mut Scene<'_, '_>,
+) {
+    let all = properties
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.text.as_str()));
+    let Err(sentence) = property::check_together(all) else {
+        return;
+    };
+    let passed = consumer
+        .client
+        .librdkafka
+        .keys()
+        .find(|name| sentence.contains(name.as_str()));
+    let named = mapped
+        .iter()
+        .find(|(name, of)| !of.keys.is_empty() && sentence.contains(name.as_str()));
+    let at = match passed {
+        Some(name) => scene.at_keys(path, &["librdkafka", name]),
+        None => scene.at_keys(path, named.map_or(&[], |(_, of)| of.keys)),
+    };
+    scene.report.error(at, format!("librdkafka: {sentence}"));
 }
 
 /// The `librdkafka` table: what is left of it after everything that has a name or a promise here.

@@ -146,6 +146,10 @@ impl<'a> Report<'a> {
         self.list.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
     fn hide(&self, sentence: &str) -> String {
         self.secrets
             .iter()
@@ -232,7 +236,7 @@ mod tests {
         report.error(Some(mechanism..mechanism + 1), "is 5");
         assert_eq!(
             report.finish(Path::new("c.toml")).to_string(),
-            "c.toml:2:44: is 5\n2 | sasl = { password = ***, mechanism = 5 }\n  |                                      ^"
+            "c.toml:2:43: is 5\n2 | sasl = { password = ***, mechanism = 5 }\n  |                                      ^"
         );
     }
 

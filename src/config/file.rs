@@ -414,12 +414,19 @@ impl Default for Retry {
 pub(super) struct Limits {
     /// Lua that computes for so long without a pause is ended, and the message has failed.
     pub(super) blocking: Millis,
+    /// The same for a whole call, waits included; this version has no other value yet.
+    pub(super) timeout: Millis,
+}
+
+impl Limits {
+    pub(super) const TIMEOUT: Millis = Millis(300_000);
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             blocking: Millis(5_000),
+            timeout: Limits::TIMEOUT,
         }
     }
 }

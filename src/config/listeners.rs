@@ -133,6 +133,13 @@ impl One<'_, '_, '_> {
                 "`limits.blocking` is 0, so that nothing could run; the default is 5 s",
             );
         }
+        if policies.limits.timeout != file::Limits::TIMEOUT {
+            let found = policies.limits.timeout;
+            self.error(
+                &["limits", "timeout"],
+                format!("`limits.timeout` is {found}: this version has no limit of a whole call yet; leave it out"),
+            );
+        }
         // The only ordering there is; naming it here breaks the build when there are more.
         let file::Ordering::Partition = policies.ordering;
         Some(Listener {

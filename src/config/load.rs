@@ -35,6 +35,15 @@ impl Scene<'_, '_> {
         self.at(&path)
     }
 
+    /// The first of `keys` that is written, or the table.
+    pub(super) fn at_written(&self, table: &[&str], keys: &[&str]) -> Option<Range<usize>> {
+        let written = tree::table(self.tree, table);
+        let key = keys
+            .iter()
+            .find(|key| written.is_some_and(|table| table.contains_key(**key)));
+        self.at_keys(table, key.map_or(&[], std::slice::from_ref))
+    }
+
     /// The line on which something stands, from 1.
     pub(super) fn line(&self, path: &[Step<'_>]) -> Option<usize> {
         self.at(path)

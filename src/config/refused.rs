@@ -2,6 +2,8 @@
 //!
 //! A name stands here when "unknown key" would be true but no help. The scope is the name of the table's type in `file`.
 
+use toml::de::DeValue;
+
 const RETRY_FACTOR: &str = "it means something else in kafkajs; write `multiplier` (growth of the wait) and `jitter` (its spread)";
 const RETRY_RETRIES: &str =
     "it means something else in kafkajs (runs after the first); write `attempts` (all runs)";
@@ -18,9 +20,6 @@ pub(super) fn key(scope: &str, key: &str) -> Option<&'static str> {
         "Subscription" => subscription(key),
         "RunConfig" => run_config(key),
         "Retry" => retry(key),
-        "Limits" if key == "timeout" => Some(
-            "this version has no limit of a whole call yet; `blocking` limits Lua that computes",
-        ),
         _ => None,
     };
     own.or_else(|| policies_key_in_defaults(scope, key))
@@ -29,6 +28,11 @@ pub(super) fn key(scope: &str, key: &str) -> Option<&'static str> {
 fn policies_key_in_defaults(scope: &str, key: &str) -> Option<&'static str> {
     (scope == "Policies" && matches!(key, "name" | "topic" | "topics" | "handler"))
         .then_some("it belongs to one listener; write it in its `[[listeners]]`")
+}
+
+/// Whether a key that is not taken may stand there all the same, because it says what is so anyway.
+pub(super) fn is_harmless(key: &str, value: &DeValue<'_>) -> bool {
+    matches!(key, "enforceRequestTimeout" | "eachBatchAutoResolve") && value.as_bool() == Some(true)
 }
 
 /// What to say of a value that is not taken, or not yet.

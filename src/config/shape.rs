@@ -92,6 +92,7 @@ impl<'w> Walk<'w, '_> {
             self.path.push(name.to_owned());
             let good = match inner {
                 Some(inner) => self.value(value, inner),
+                None if refused::is_harmless(name, value.get_ref()) => false,
                 None => {
                     self.unknown(
                         key,

@@ -81,7 +81,7 @@ fn show(number: u64, units: &[(&str, u64)], between: &str) -> String {
 
 impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&show(self.0, &TIMES[2..], " "))
+        f.write_str(&show(self.0, &TIMES[3..], " "))
     }
 }
 

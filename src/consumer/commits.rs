@@ -30,6 +30,8 @@ struct Sent {
     offset: i64,
     /// What had finished when it was sent does not count towards the next threshold.
     finished: u64,
+    /// Those whom its answer answers: they asked before it was sent.
+    waiters: Vec<Waiter>,
 }
 
 /// A handler that waits in `commitOffsets`.
@@ -37,6 +39,12 @@ struct Waiter {
     partition: Arc<Partition>,
     reply: Reply,
     deadline: Instant,
+}
+
+impl Waiter {
+    fn is_of(&self, partition: &Partition) -> bool {
+        self.partition.epoch == partition.epoch
+    }
 }
 
 impl Commits {
@@ -123,6 +131,7 @@ impl Consumer {
             return;
         }
         let everything = self.phase.commits_everything() || self.closing.is_some();
+        let mut waiters = std::mem::take(&mut self.commits.waiters);
         let due = self
             .held
             .values()
@@ -132,16 +141,20 @@ impl Consumer {
             let (partition, target) = (held.partition.clone(), held.tracker.target());
             list.push(TopicPartition::at(
                 &partition.topic,
-                partition.partition,
+                partition.number,
                 target.offset,
                 target.leader_epoch,
             ));
             sent.push(Sent {
+                waiters: waiters
+                    .extract_if(.., |one| one.is_of(&partition))
+                    .collect(),
                 partition,
                 offset: target.offset,
                 finished: held.finished_since_commit,
             });
         }
+        self.commits.waiters = waiters;
         if list.is_empty() {
             return;
         }
@@ -187,25 +200,32 @@ impl Consumer {
         let mut failed = None;
         for sent in self.commits.in_flight.take().unwrap_or_default() {
             let own = reply.partitions.iter().find(|one| {
-                one.topic == sent.partition.topic && one.partition == sent.partition.partition
+                one.topic == sent.partition.topic && one.partition == sent.partition.number
             });
             let result = match own.and_then(|one| one.error.clone()) {
                 Some(error) => Err(error),
                 None => reply.result.clone(),
             };
             let Some(held) = self.of(&sent.partition) else {
+                // The waiters hear below that the partition is gone.
+                self.commits.waiters.extend(sent.waiters);
                 continue;
             };
             match result {
                 Ok(()) => {
                     held.committed = Some(sent.offset);
-                    held.tracker.committed(sent.offset);
                     held.finished_since_commit =
                         held.finished_since_commit.saturating_sub(sent.finished);
                     held.last_commit = now;
                     held.commit_start = false;
+                    for waiter in sent.waiters {
+                        waiter.reply.send(Ok(sent.offset));
+                    }
                 }
-                Err(error) => failed = Some(error),
+                Err(error) => {
+                    failed = Some(error);
+                    self.commits.waiters.extend(sent.waiters);
+                }
             }
         }
         self.commits.not_before = None;

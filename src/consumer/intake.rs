@@ -38,6 +38,21 @@ struct Run {
     messages: Vec<Message>,
 }
 
+impl Run {
+    fn send(&mut self) {
+        let messages = std::mem::take(&mut self.messages);
+        if let Some(held) = self.held.as_ref().filter(|_| !messages.is_empty()) {
+            let (partition, plan) = (held.partition.clone(), held.plan.clone());
+            held.worker.send(ToWorker::Batch {
+                partition,
+                plan,
+                first: self.first,
+                messages,
+            });
+        }
+    }
+}
+
 impl Intake {
     pub(super) fn new(epochs: Arc<AtomicU64>) -> Self {
         Self {
@@ -57,7 +72,7 @@ impl Intake {
 
 impl Consumer {
     /// Takes one batch. Whether there may be more.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
+    pub(super) fn take(&mut self) -> bool {
         let most = self.room();
         if most == 0 {
             return false;
@@ -72,7 +87,7 @@ impl Consumer {
                 run.held = self.held.remove(&(topic_name, partition));
             }
             match taken {
-                Ok(message) => self.arrive(&mut run, message, now),
+                Ok(message) => self.arrive(&mut run, message),
                 Err(error) => {
                     let name = self.intake.names.entry(topic).or_insert_with(name).clone();
                     self.error(&error, Some((&name, partition)));
@@ -86,7 +101,7 @@ impl Consumer {
         took == most
     }
 
-    fn arrive(&mut self, run: &mut Run, message: Message, now: Instant) {
+    fn arrive(&mut self, run: &mut Run, message: Message) {
         // A partition that is going, or gone: whoever gets it next gets the message again.
         let Some(held) = run.held.as_mut().filter(|held| held.stage == Stage::Active) else {
             return;
@@ -97,11 +112,11 @@ impl Consumer {
             Arrival::New(number) => number,
             Arrival::Repeated => return,
             Arrival::WentBack => {
-                self.send(run);
+                run.send();
                 let Some(held) = run.held.as_mut() else {
                     return;
                 };
-                self.begin_epoch(held, offset, leader_epoch, now);
+                self.begin_epoch(held, offset, leader_epoch);
                 match held.tracker.arrive(offset, leader_epoch, bytes) {
                     Arrival::New(number) => number,
                     Arrival::Repeated | Arrival::WentBack => return,
@@ -115,12 +130,12 @@ impl Consumer {
     }
 
     /// The client went back: the log was truncated, or is another one. What runs is let go; its outcome counts no more.
-    fn begin_epoch(&mut self, held: &mut Held, offset: i64, leader_epoch: i32, _now: Instant) {
+    fn begin_epoch(&mut self, held: &mut Held, offset: i64, leader_epoch: i32) {
         let old = held.partition.clone();
         tracing::error!(
             consumer = &*self.name,
             topic = &*old.topic,
-            partition = old.partition,
+            partition = old.number,
             offset,
             position = held.tracker.finished().offset,
             "the partition went back: its log was truncated or made anew; messages from here on are handled again"
@@ -132,7 +147,7 @@ impl Consumer {
             epoch,
             &old.consumer,
             &old.topic,
-            old.partition,
+            old.number,
             &self.inbox,
             &self.client,
         ));
@@ -144,24 +159,11 @@ impl Consumer {
         held.committed = None;
     }
 
-    fn send(&mut self, run: &mut Run) {
-        let messages = std::mem::take(&mut run.messages);
-        if let Some(held) = run.held.as_ref().filter(|_| !messages.is_empty()) {
-            let (partition, plan) = (held.partition.clone(), held.plan.clone());
-            held.worker.send(ToWorker::Batch {
-                partition,
-                plan,
-                first: run.first,
-                messages,
-            });
-        }
-    }
-
     /// Ends a run: its messages go to the worker, the partition back where it belongs.
     fn hand_over(&mut self, run: &mut Run) {
-        self.send(run);
+        run.send();
         if let Some(held) = run.held.take() {
-            let key = (held.partition.topic.clone(), held.partition.partition);
+            let key = (held.partition.topic.clone(), held.partition.number);
             self.held.insert(key, held);
         }
     }

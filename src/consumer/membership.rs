@@ -14,7 +14,7 @@ use crate::kafka::{Error, Rebalance, TopicPartition};
 use crate::offsets::{Position, Tracker};
 use crate::partition::{Partition, ToWorker};
 use crate::route;
-use crate::start::{Start, Why};
+use crate::start::{Policy, Start, Why};
 use crate::supervisor::Ending;
 
 use super::{Consumer, Held, LEAVE, Stage, is_over, list};
@@ -145,9 +145,11 @@ impl Consumer {
                 Assigned {
                     topic: one.topic.clone(),
                     partition: one.partition,
-                    from_beginning: plan.as_ref().is_some_and(|plan| plan.from_beginning),
-                    automatic: plan.as_ref().is_some_and(|plan| plan.manual.is_empty()),
-                    is_new_topic: self.topics.is_new(&one.topic),
+                    policy: Policy {
+                        from_beginning: plan.as_ref().is_some_and(|plan| plan.from_beginning),
+                        automatic: plan.as_ref().is_some_and(|plan| plan.manual.is_empty()),
+                        is_new_topic: self.topics.is_new(&one.topic),
+                    },
                 }
             })
             .collect();
@@ -372,7 +374,9 @@ impl Consumer {
         if going.iter().any(|held| held.stage != Stage::Drained) {
             if now >= revoking.cancel_at && !revoking.is_cancelled {
                 revoking.is_cancelled = true;
-                going.iter().for_each(|held| held.cancel());
+                for held in &going {
+                    held.cancel();
+                }
             }
             self.say_overdue(revoking.cancel_at, now);
             self.phase.doing = Doing::Revoking(revoking);
@@ -499,9 +503,11 @@ impl Consumer {
             let one = Assigned {
                 topic: key.0.clone(),
                 partition: key.1,
-                from_beginning: false,
-                automatic: held.plan.manual.is_empty(),
-                is_new_topic: false,
+                policy: Policy {
+                    from_beginning: false,
+                    automatic: held.plan.manual.is_empty(),
+                    is_new_topic: false,
+                },
             };
             self.hold(
                 &one,
@@ -565,7 +571,7 @@ impl Consumer {
 impl Revoking {
     fn takes(&self, held: &Held) -> bool {
         let is = |one: &TopicPartition| {
-            one.partition == held.partition.partition && one.topic == held.partition.topic
+            one.partition == held.partition.number && one.topic == held.partition.topic
         };
         self.everything || self.partitions.iter().any(is)
     }
@@ -586,7 +592,7 @@ impl Held {
     }
 
     fn goes_on_at(&self) -> TopicPartition {
-        let (topic, partition) = (&self.partition.topic, self.partition.partition);
+        let (topic, partition) = (&self.partition.topic, self.partition.number);
         TopicPartition::at(topic, partition, self.tracker.expected(), -1)
     }
 }

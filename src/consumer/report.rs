@@ -76,10 +76,10 @@ impl Consumer {
         let position = held.tracker.finished().offset;
         let known = self
             .client
-            .known_watermarks(&held.partition.topic, held.partition.partition);
+            .known_watermarks(&held.partition.topic, held.partition.number);
         PartitionStatus {
             topic: held.partition.topic.to_string(),
-            partition: held.partition.partition,
+            partition: held.partition.number,
             position: Some(position),
             committed: held.committed,
             lag: known.map(|(_, high)| (high - position).max(0)),

@@ -57,7 +57,13 @@ pub(super) struct Roster(Arc<Mutex<BTreeMap<String, Arc<Mailbox<ToConsumer>>>>>)
 
 impl Roster {
     pub(super) fn status(&self) -> Vec<ConsumerStatus> {
-        let inboxes: Vec<_> = self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let inboxes: Vec<_> = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect();
         let asked: Vec<_> = inboxes
             .iter()
             .map(|inbox| {
@@ -67,14 +73,22 @@ impl Roster {
             })
             .collect();
         let until = Instant::now() + ANSWER;
-        let wait = |answer: mpsc::Receiver<_>| answer.recv_timeout(until.saturating_duration_since(Instant::now())).ok();
+        let wait = |answer: mpsc::Receiver<_>| {
+            answer
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+                .ok()
+        };
         asked.into_iter().filter_map(wait).collect()
     }
 }
 
 impl Fleet {
     /// Loads the bundle's VMs and starts all threads.
-    pub(super) fn start(bundle: Bundle, endings: Endings, progress: Arc<Progress>) -> Result<Self, StartError> {
+    pub(super) fn start(
+        bundle: Bundle,
+        endings: Endings,
+        progress: Arc<Progress>,
+    ) -> Result<Self, StartError> {
         let watchdog = Arc::new(Watchdog::start().context("cannot start the watchdog of Lua")?);
         let app = Arc::new(App::default());
         let vms = load::vms(&bundle, &app, &watchdog).map_err(StartError::Config)?;
@@ -126,13 +140,31 @@ impl Fleet {
     fn start_worker(&mut self, index: usize, count: usize, vm: Vm) -> anyhow::Result<()> {
         let mailbox = Arc::new(Mailbox::default());
         let name = format!("worker-{index}");
-        let blocking = self.bundle.config.listeners.iter().map(|one| one.limits.blocking).max().unwrap_or_default();
+        let blocking = self
+            .bundle
+            .config
+            .listeners
+            .iter()
+            .map(|one| one.limits.blocking)
+            .max()
+            .unwrap_or_default();
         let beat = self.progress.register(&name, blocking + WORKER_TURN);
-        let (app, bundle, watchdog) = (self.app.clone(), self.bundle.clone(), self.watchdog.clone());
+        let (app, bundle, watchdog) =
+            (self.app.clone(), self.bundle.clone(), self.watchdog.clone());
         let (endings, inbox) = (self.endings.clone(), mailbox.clone());
         let thread = self.spawn(&name, move || {
             let pulse = watchdog.watch_current_thread(&format!("worker-{index}"));
-            let start = worker::Start { index, count, mailbox: inbox, endings, beat, app, pulse, bundle, vm };
+            let start = worker::Start {
+                index,
+                count,
+                mailbox: inbox,
+                endings,
+                beat,
+                app,
+                pulse,
+                bundle,
+                vm,
+            };
             Worker::new(start).run();
         })?;
         self.workers.push(WorkerThread { mailbox, thread });
@@ -146,20 +178,38 @@ impl Fleet {
             settings: settings.clone(),
             bundle: self.bundle.clone(),
             inbox: inbox.clone(),
-            workers: self.workers.iter().map(|worker| worker.mailbox.clone()).collect(),
+            workers: self
+                .workers
+                .iter()
+                .map(|worker| worker.mailbox.clone())
+                .collect(),
             endings: self.endings.clone(),
             beat: self.progress.register(&name, CONSUMER_TURN),
             epochs: self.epochs.clone(),
         })
         .with_context(|| format!("consumer `{}`", settings.name))?;
         let thread = self.spawn(&name, move || consumer.run())?;
-        self.consumers.insert(settings.name.clone(), ConsumerThread { inbox: inbox.clone(), thread });
-        self.roster.0.lock().unwrap_or_else(PoisonError::into_inner).insert(settings.name.clone(), inbox);
+        self.consumers.insert(
+            settings.name.clone(),
+            ConsumerThread {
+                inbox: inbox.clone(),
+                thread,
+            },
+        );
+        self.roster
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(settings.name.clone(), inbox);
         Ok(())
     }
 
     /// A thread that panics ends the daemon.
-    fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> anyhow::Result<JoinHandle<()>> {
+    fn spawn(
+        &self,
+        name: &str,
+        body: impl FnOnce() + Send + 'static,
+    ) -> anyhow::Result<JoinHandle<()>> {
         let (endings, thread) = (self.endings.clone(), name.to_owned());
         std::thread::Builder::new()
             .name(name.to_owned())
@@ -174,14 +224,19 @@ impl Fleet {
 
     /// Puts another bundle in force, whose VMs stand already. In this order: what is removed finishes with the routes
     /// that it began with; workers swap between two calls; consumers follow, and take what is new.
-    pub(super) fn apply(&mut self, bundle: Arc<Bundle>, vms: Vec<Vm>, difference: &Difference) -> anyhow::Result<()> {
+    pub(super) fn apply(
+        &mut self,
+        bundle: &Arc<Bundle>,
+        vms: Vec<Vm>,
+        difference: &Difference,
+    ) -> anyhow::Result<()> {
         let drain = self.bundle.config.daemon.drain_deadline;
         let deadline = Instant::now() + drain;
-        self.retire(&bundle, deadline);
+        self.retire(bundle, deadline);
         for name in difference.removed.iter().chain(&difference.rejoin) {
             self.close_consumer(name, deadline);
         }
-        self.swap(&bundle, vms);
+        self.swap(bundle, vms);
         self.bundle = bundle.clone();
         for consumer in self.consumers.values() {
             consumer.inbox.send(ToConsumer::Reload(bundle.clone()));
@@ -200,13 +255,17 @@ impl Fleet {
             .values()
             .map(|consumer| {
                 let (done, waits) = mpsc::channel();
-                consumer.inbox.send(ToConsumer::Retire { bundle: bundle.clone(), done });
+                consumer.inbox.send(ToConsumer::Retire {
+                    bundle: bundle.clone(),
+                    done,
+                });
                 waits
             })
             .collect();
         for wait in waits {
             // The consumer has its own, shorter deadline; one that is stuck is the watchdog's business.
-            let _ = wait.recv_timeout(deadline.saturating_duration_since(Instant::now()) + AFTER_DRAIN);
+            let _ =
+                wait.recv_timeout(deadline.saturating_duration_since(Instant::now()) + AFTER_DRAIN);
         }
     }
 
@@ -214,7 +273,11 @@ impl Fleet {
         let mut waits = Vec::new();
         for (worker, vm) in self.workers.iter().zip(vms) {
             let (done, wait) = mpsc::channel();
-            worker.mailbox.send(ToWorker::Swap { bundle: bundle.clone(), vm: Box::new(vm), done });
+            worker.mailbox.send(ToWorker::Swap {
+                bundle: bundle.clone(),
+                vm: Box::new(vm),
+                done,
+            });
             waits.push(wait);
         }
         for wait in waits {
@@ -224,7 +287,11 @@ impl Fleet {
     }
 
     fn close_consumer(&mut self, name: &str, deadline: Instant) {
-        self.roster.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.roster
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name);
         if let Some(consumer) = self.consumers.remove(name) {
             consumer.inbox.send(ToConsumer::Close(deadline));
             join(consumer.thread, deadline + AFTER_DRAIN);

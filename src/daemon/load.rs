@@ -14,7 +14,11 @@ pub(super) fn bundle(path: &Path, number: u64, adjust: Option<&Adjust>) -> Resul
     check(&snapshot, number, adjust)
 }
 
-pub(super) fn check(snapshot: &Snapshot, number: u64, adjust: Option<&Adjust>) -> Result<Bundle, String> {
+pub(super) fn check(
+    snapshot: &Snapshot,
+    number: u64,
+    adjust: Option<&Adjust>,
+) -> Result<Bundle, String> {
     let mut bundle = bundle::check(snapshot, number).map_err(|errors| errors.to_string())?;
     if let Some(adjust) = adjust {
         let mut config = (*bundle.config).clone();

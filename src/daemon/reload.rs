@@ -40,7 +40,15 @@ impl Reloader {
         status: Arc<Mutex<Status>>,
         drain: Arc<Mutex<Duration>>,
     ) -> Self {
-        Self { path, adjust, fleet, guard, status, drain, rejected: None }
+        Self {
+            path,
+            adjust,
+            fleet,
+            guard,
+            status,
+            drain,
+            rejected: None,
+        }
     }
 
     pub(super) fn into_fleet(self) -> Fleet {
@@ -96,7 +104,7 @@ impl Reloader {
             Ok(vms) => vms,
             Err(error) => return rejected(error),
         };
-        if let Err(error) = self.fleet.apply(Arc::new(new), vms, &difference) {
+        if let Err(error) = self.fleet.apply(&Arc::new(new), vms, &difference) {
             return rejected(format!("{error:#}"));
         }
         self.follow();
@@ -133,7 +141,10 @@ impl Reloader {
                 report.waiting_for_restart.clone_from(&difference.restart);
                 tracing::info!(bundle = number, changes = report.message, "reloaded");
                 if !difference.restart.is_empty() {
-                    tracing::warn!(keys = difference.restart.join(", "), "these keys take effect at the next restart");
+                    tracing::warn!(
+                        keys = difference.restart.join(", "),
+                        "these keys take effect at the next restart"
+                    );
                 }
             }
             Outcome::Rejected(hash, error) => {
@@ -141,7 +152,11 @@ impl Reloader {
                 report.message.clone_from(error);
                 self.rejected = *hash;
                 if force || hash.is_none() || was_rejected != *hash {
-                    tracing::error!(bundle = number, error, "reload rejected: the old bundle goes on");
+                    tracing::error!(
+                        bundle = number,
+                        error,
+                        "reload rejected: the old bundle goes on"
+                    );
                 }
             }
         }

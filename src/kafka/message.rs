@@ -9,7 +9,7 @@ use std::ptr::{self, NonNull};
 
 use rdkafka_sys as sys;
 
-use crate::message::{OwnedRecord, Record};
+use crate::message::{EachHeader, OwnedRecord, Record};
 
 /// A message taken from a partition. It must be dropped before its client is: whoever holds messages holds the client
 /// (through their partition) too.
@@ -94,7 +94,7 @@ impl Record for Message {
         }
     }
 
-    fn headers(&self, each: &mut dyn FnMut(&[u8], Option<&[u8]>)) {
+    fn headers(&self, each: EachHeader<'_>) {
         let message = match &self.0 {
             Body::Native(message) => message,
             Body::Owned(record) => return record.headers(each),

@@ -42,7 +42,8 @@ pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     }
 }
 
-pub(super) unsafe fn push(state: *mut lua_State, _: &Shared) {
+/// Pushes that table.
+pub(super) unsafe fn push(state: *mut lua_State) {
     // SAFETY: `install` put it there.
     unsafe { ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, REGISTRY.as_ptr()) };
 }
@@ -56,7 +57,7 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
 unsafe fn enter(state: *mut lua_State, arguments: c_int) {
     // SAFETY: plain stack work.
     unsafe {
-        push(state, Shared::of(state));
+        push(state);
         if ffi::lua_gettop(state) > 1 && ffi::lua_rawequal(state, 1, -1) != 0 {
             ffi::lua_remove(state, 1);
         }
@@ -73,8 +74,13 @@ unsafe extern "C-unwind" fn set(state: *mut lua_State) -> c_int {
         let shared = Shared::of(state);
         shared.attempt(state, || {
             let key: Box<[u8]> = bytes_at(state, 1).unwrap_or_default().into();
-            let value = plain::read(state, 2).map_err(|reason| format!("`app.setAttr` takes plain data: {reason}"))?;
-            let mut attributes = shared.app.attributes.write().unwrap_or_else(PoisonError::into_inner);
+            let value = plain::read(state, 2)
+                .map_err(|reason| format!("`app.setAttr` takes plain data: {reason}"))?;
+            let mut attributes = shared
+                .app
+                .attributes
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             match value {
                 Plain::Nil => attributes.remove(&key),
                 value => attributes.insert(key, Arc::new(value)),
@@ -91,7 +97,13 @@ unsafe extern "C-unwind" fn get(state: *mut lua_State) -> c_int {
         let shared = Shared::of(state);
         let value = {
             let key = bytes_at(state, 1).unwrap_or_default();
-            shared.app.attributes.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+            shared
+                .app
+                .attributes
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(key)
+                .cloned()
         };
         let Some(value) = shared.keep_plain(value) else {
             ffi::lua_pushnil(state);

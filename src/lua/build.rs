@@ -14,10 +14,11 @@ use mlua::ffi::{self, lua_State};
 use mlua::{LuaOptions, StdLib};
 
 use super::failure;
+use super::last_words::About;
 use super::shared::{Shared, nearest, push_bytes, type_name};
 use super::vm::Vm;
-use super::watchdog::{About, Pulse};
-use super::{App, app, coroutine, hook, load, logger, message, tide};
+use super::watchdog::Pulse;
+use super::{App, app, coroutine, globals, hook, load, logger, message, tide};
 use crate::bundle::Bundle;
 
 /// Between two collections the heap may grow by this many per cent: handlers make short-lived garbage.
@@ -50,16 +51,20 @@ impl Vm {
     /// A fresh VM: runs init.lua's chunk, but not its functions, and every file that a listener's handler names.
     pub(crate) fn build(bundle: &Bundle, app: &Arc<App>, pulse: &Pulse) -> Result<Self, Error> {
         let config = Arc::clone(&bundle.config);
-        let folder = config.lua.handlers.file_name().map_or_else(|| "handlers".into(), |name| name.to_string_lossy().into_owned());
-        let listeners = config.listeners.iter().map(|listener| listener.name.clone()).collect();
-        let shared = Box::new(Shared::new(Arc::clone(app), Arc::clone(&bundle.sources), folder, listeners));
-        let options = LuaOptions::new().catch_rust_panics(false);
+        let shared = Box::new(Shared::new(
+            Arc::clone(app),
+            Arc::clone(&bundle.sources),
+            &config,
+        ));
+        // The default options leave Lua's own `pcall` in place, through which a call can wait.
         // SAFETY: the libraries that can break a VM are there on purpose: handlers are the user's own code.
-        let lua = unsafe { mlua::Lua::unsafe_new_with(StdLib::ALL, options) };
+        let lua = unsafe { mlua::Lua::unsafe_new_with(StdLib::ALL, LuaOptions::default()) };
         let mut main = ptr::null_mut();
         // SAFETY: only reads the address of the main state.
         let read = unsafe { lua.exec_raw::<()>((), |state| main = main_state(state)) };
-        read.map_err(|error| Error { message: format!("lua: {error}") })?;
+        read.map_err(|error| Error {
+            message: format!("lua: {error}"),
+        })?;
         let mut vm = Self::assemble(lua, shared, main, config);
         vm.install()?;
         let _ = vm.lua.set_memory_limit(vm.config.lua.memory);
@@ -79,8 +84,13 @@ impl Vm {
     }
 
     fn hook_of_init(&mut self, pulse: &Pulse, function: Option<c_int>) -> Result<(), Error> {
-        let Some(function) = function else { return Ok(()) };
-        self.run_hook(pulse, function, BLOCKING).map_err(|failure| Error { message: failure.message })
+        let Some(function) = function else {
+            return Ok(());
+        };
+        self.run_hook(pulse, function, BLOCKING)
+            .map_err(|failure| Error {
+                message: failure.message,
+            })
     }
 
     fn install(&mut self) -> Result<(), Error> {
@@ -95,7 +105,13 @@ impl Vm {
             }
             let text = failure::text_at(self.main, 1000);
             ffi::lua_settop(self.main, top);
-            if status == ffi::LUA_OK { Ok(()) } else { Err(Error { message: format!("lua: {text}") }) }
+            if status == ffi::LUA_OK {
+                Ok(())
+            } else {
+                Err(Error {
+                    message: format!("lua: {text}"),
+                })
+            }
         }
     }
 
@@ -105,26 +121,8 @@ impl Vm {
         }
         let place = format!("{}/init.lua", self.shared.folder);
         self.require(pulse, "init", BLOCKING)?;
-        let main = self.main;
         // SAFETY: the module's value lies on top of the main state.
-        unsafe {
-            match ffi::lua_type(main, -1) {
-                ffi::LUA_TFUNCTION => self.hooks.start = Some(reference(main)),
-                ffi::LUA_TTABLE => {
-                    self.hooks.start = function_of(main, "start", &place)?;
-                    self.hooks.shutdown = function_of(main, "shutdown", &place)?;
-                    ffi::lua_pop(main, 1);
-                }
-                // What `require` makes of a file that returns nothing.
-                ffi::LUA_TBOOLEAN => ffi::lua_pop(main, 1),
-                _ => {
-                    let found = type_name(main, -1);
-                    ffi::lua_settop(main, 0);
-                    let message = format!("{place}: returns {found}, but should return a function, or a table with `start` and `shutdown`, or nothing");
-                    return Err(Error { message });
-                }
-            }
-        }
+        self.hooks = self.protected(|| unsafe { hooks_of(self.main, &place) })?;
         Ok(())
     }
 
@@ -133,13 +131,26 @@ impl Vm {
         for listener in &config.listeners {
             let handler = &listener.handler;
             let place = format!("{}/{}.lua", self.shared.folder, handler.path);
-            if !self.shared.sources.contains_key(&format!("{}.lua", handler.path)) {
-                let message = format!("listener `{}`: handler `{}` needs the file {place}, which does not exist", listener.name, handler.text);
+            if !self
+                .shared
+                .sources
+                .contains_key(&format!("{}.lua", handler.path))
+            {
+                let message = format!(
+                    "listener `{}`: handler `{}` needs the file {place}, which does not exist",
+                    listener.name, handler.text
+                );
                 return Err(Error { message });
             }
-            self.require(pulse, &handler.path.replace('/', "."), listener.limits.blocking)?;
+            self.require(
+                pulse,
+                &handler.path.replace('/', "."),
+                listener.limits.blocking,
+            )?;
             // SAFETY: the module's value lies on top of the main state.
-            let reference = unsafe { handler_of(self.main, handler.function.as_deref(), &place)? };
+            let reference = self.protected(|| unsafe {
+                handler_of(self.main, handler.function.as_deref(), &place)
+            })?;
             self.shared.handlers.borrow_mut().push(reference);
         }
         Ok(())
@@ -147,7 +158,12 @@ impl Vm {
 
     /// Leaves the value of `require(module)` on the main state.
     fn require(&self, pulse: &Pulse, module: &str, limit: Duration) -> Result<(), Error> {
-        let about = About { listener: module, topic: "", partition: -1, offset: -1 };
+        let about = About {
+            listener: module,
+            topic: "",
+            partition: -1,
+            offset: -1,
+        };
         let slice = pulse.begin(self.main, limit, &about);
         // SAFETY: `require_module` runs protected; the name lives through the call.
         unsafe {
@@ -158,10 +174,18 @@ impl Vm {
             if status == ffi::LUA_OK && !slice.killed() {
                 return Ok(());
             }
-            let words = self.protected(|| failure::describe_top(self.main));
+            let message = if status == ffi::LUA_ERRMEM {
+                format!(
+                    "{}/{}.lua: not enough memory ([lua] memory)",
+                    self.shared.folder,
+                    module.replace('.', "/")
+                )
+            } else {
+                self.protected(|| failure::describe_top(self.main)).message
+            };
             ffi::lua_settop(self.main, top);
             hook::clear(self.main);
-            Err(Error { message: words.message })
+            Err(Error { message })
         }
     }
 }
@@ -184,6 +208,7 @@ unsafe extern "C-unwind" fn setup(state: *mut lua_State) -> c_int {
         ffi::lua_settop(state, 0);
         ffi::lua_gc(state, ffi::LUA_GCINC, GC_PAUSE, 0, 0);
         coroutine::install(state, shared);
+        globals::install(state, shared);
         load::install(state, shared);
         logger::install(state, shared);
         app::install(state, shared);
@@ -206,14 +231,47 @@ unsafe extern "C-unwind" fn require_module(state: *mut lua_State) -> c_int {
     }
 }
 
-/// Takes the value on top into the registry. Only while a VM is set up, when memory is far from its limit.
+/// Takes the value on top into the registry. Only within `protected`, which leaves memory for it.
 unsafe fn reference(state: *mut lua_State) -> c_int {
     // SAFETY: as above.
     unsafe { ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX) }
 }
 
+/// What init.lua returned, the value on top, which is popped.
+unsafe fn hooks_of(main: *mut lua_State, place: &str) -> Result<Hooks, Error> {
+    // SAFETY: the value lies on top.
+    unsafe {
+        let mut hooks = Hooks::default();
+        match ffi::lua_type(main, -1) {
+            ffi::LUA_TFUNCTION => {
+                hooks.start = Some(reference(main));
+                return Ok(hooks);
+            }
+            ffi::LUA_TTABLE => {
+                hooks.start = function_of(main, "start", place)?;
+                hooks.shutdown = function_of(main, "shutdown", place)?;
+            }
+            // What `require` makes of a file that returns nothing.
+            ffi::LUA_TBOOLEAN => {}
+            _ => {
+                let found = type_name(main, -1);
+                let message = format!(
+                    "{place}: returns {found}, but should return a function, or a table with `start` and `shutdown`, or nothing"
+                );
+                return Err(Error { message });
+            }
+        }
+        ffi::lua_pop(main, 1);
+        Ok(hooks)
+    }
+}
+
 /// The function at `name` of the table on top, where there is one.
-unsafe fn function_of(main: *mut lua_State, name: &str, place: &str) -> Result<Option<c_int>, Error> {
+unsafe fn function_of(
+    main: *mut lua_State,
+    name: &str,
+    place: &str,
+) -> Result<Option<c_int>, Error> {
     // SAFETY: raw access, so that nothing of the user's runs.
     unsafe {
         push_bytes(main, name.as_bytes());
@@ -226,43 +284,61 @@ unsafe fn function_of(main: *mut lua_State, name: &str, place: &str) -> Result<O
             _ => {
                 let found = type_name(main, -1);
                 ffi::lua_pop(main, 1);
-                Err(Error { message: format!("{place}: `{name}` is {found}, but should be a function") })
+                Err(Error {
+                    message: format!("{place}: `{name}` is {found}, but should be a function"),
+                })
             }
         }
     }
 }
 
 /// The handler in the module's value on top, which is popped.
-unsafe fn handler_of(main: *mut lua_State, function: Option<&str>, place: &str) -> Result<c_int, Error> {
+unsafe fn handler_of(
+    main: *mut lua_State,
+    function: Option<&str>,
+    place: &str,
+) -> Result<c_int, Error> {
     // SAFETY: the value lies on top.
     unsafe {
         let found = type_name(main, -1);
         let result = match (function, ffi::lua_type(main, -1)) {
             (None, ffi::LUA_TFUNCTION) => return Ok(reference(main)),
-            (None, ffi::LUA_TTABLE) => {
-                let names = functions_of(main);
-                let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                Err(format!("{place}: returns a table, but the handler names no function of it{}", names_in(&names)))
-            }
-            (None, _) => Err(format!("{place}: returns {found}, but should return a function")),
-            (Some(name), ffi::LUA_TTABLE) => match function_of(main, name, place)? {
-                Some(reference) => Ok(reference),
-                None => {
-                    let names = functions_of(main);
-                    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                    let hint = if names.is_empty() { "there are no functions in it".to_owned() } else { nearest(name, &names) };
-                    Err(format!("{place}: no function `{name}` in the table that it returns, {hint}"))
+            (None, ffi::LUA_TTABLE) => Err(format!(
+                "{place}: returns a table, but the handler names no function of it; {}",
+                functions_hint(main, "")
+            )),
+            (None, _) => Err(format!(
+                "{place}: returns {found}, but should return a function"
+            )),
+            (Some(name), ffi::LUA_TTABLE) => {
+                if let Some(reference) = function_of(main, name, place)? {
+                    ffi::lua_pop(main, 1);
+                    return Ok(reference);
                 }
-            },
-            (Some(name), _) => Err(format!("{place}: returns {found}, but should return a table with the function `{name}`")),
+                Err(format!(
+                    "{place}: no function `{name}` in the table that it returns, {}",
+                    functions_hint(main, name)
+                ))
+            }
+            (Some(name), _) => Err(format!(
+                "{place}: returns {found}, but should return a table with the function `{name}`"
+            )),
         };
         ffi::lua_pop(main, 1);
         result.map_err(|message| Error { message })
     }
 }
 
-fn names_in(names: &[&str]) -> String {
-    if names.is_empty() { String::new() } else { format!("; there are {}", super::shared::list(names)) }
+/// Which functions there are in the table on top, the one nearest to `name` first of all.
+unsafe fn functions_hint(main: *mut lua_State, name: &str) -> String {
+    // SAFETY: as in `functions_of`.
+    let names = unsafe { functions_of(main) };
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    if names.is_empty() {
+        "there are no functions in it".to_owned()
+    } else {
+        nearest(name, &names)
+    }
 }
 
 /// The names of the functions in the table on top.

@@ -16,8 +16,12 @@ use super::{hook, wait};
 
 /// Replaces the functions of the global `coroutine`.
 pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
-    let functions: [(&std::ffi::CStr, ffi::lua_CFunction); 4] =
-        [(c"resume", resume), (c"wrap", wrap), (c"close", close), (c"yield", yield_)];
+    let functions: [(&std::ffi::CStr, ffi::lua_CFunction); 4] = [
+        (c"resume", resume),
+        (c"wrap", wrap),
+        (c"close", close),
+        (c"yield", yield_),
+    ];
     // SAFETY: runs protected.
     unsafe {
         ffi::lua_getglobal(state, c"coroutine".as_ptr());
@@ -31,7 +35,7 @@ pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
 }
 
 /// Says which state runs, until the returned one is put back.
-fn running(state: *mut lua_State) {
+pub(super) fn running(state: *mut lua_State) {
     if let Some(beat) = Beat::current() {
         beat.running.store(state, Ordering::Relaxed);
     }
@@ -47,7 +51,10 @@ unsafe fn own(state: *mut lua_State, shared: &Shared, index: c_int) -> *mut lua_
         }
         let host = shared.hosts.borrow().contains(&inner);
         if host {
-            shared.raise(state, "a handler's own coroutine cannot be resumed or closed".to_owned());
+            shared.raise(
+                state,
+                "a handler's own coroutine cannot be resumed or closed".to_owned(),
+            );
         }
         inner
     }
@@ -76,7 +83,9 @@ unsafe fn drive(
         }
         ffi::lua_xmove(outer, inner, arguments);
         let walled = shared.walled.get();
-        shared.walled.set(walled || ffi::lua_isyieldable(outer) == 0);
+        shared
+            .walled
+            .set(walled || ffi::lua_isyieldable(outer) == 0);
         running(inner);
         let mut results = 0;
         let status = ffi::lua_resume(inner, outer, arguments, &raw mut results);
@@ -122,7 +131,13 @@ unsafe extern "C-unwind" fn resume_on(state: *mut lua_State, _: c_int, _: lua_KC
     // SAFETY: `own` checked the first value.
     unsafe {
         let inner = ffi::lua_tothread(state, 1);
-        match drive(state, Shared::of(state), inner, ffi::lua_gettop(state) - 1, resume_on) {
+        match drive(
+            state,
+            Shared::of(state),
+            inner,
+            ffi::lua_gettop(state) - 1,
+            resume_on,
+        ) {
             Resumed::Results(results) => {
                 ffi::lua_pushboolean(state, 1);
                 ffi::lua_insert(state, -(results + 1));
@@ -158,7 +173,13 @@ unsafe extern "C-unwind" fn wrapped_on(state: *mut lua_State, _: c_int, _: lua_K
     // SAFETY: the second upvalue is the coroutine that `wrap` made.
     unsafe {
         let inner = ffi::lua_tothread(state, ffi::lua_upvalueindex(2));
-        match drive(state, Shared::of(state), inner, ffi::lua_gettop(state), wrapped_on) {
+        match drive(
+            state,
+            Shared::of(state),
+            inner,
+            ffi::lua_gettop(state),
+            wrapped_on,
+        ) {
             Resumed::Results(results) => results,
             Resumed::Failed => raise_from(state, inner),
         }
@@ -211,7 +232,10 @@ unsafe extern "C-unwind" fn yield_(state: *mut lua_State) -> c_int {
     unsafe {
         let shared = Shared::of(state);
         if state == shared.coroutine.get() {
-            shared.raise(state, "attempt to yield from outside a coroutine; to wait, use `tide.sleep`".to_owned());
+            shared.raise(
+                state,
+                "attempt to yield from outside a coroutine; to wait, use `tide.sleep`".to_owned(),
+            );
         }
         ffi::lua_yieldk(state, ffi::lua_gettop(state), 0, None)
     }

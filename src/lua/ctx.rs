@@ -32,8 +32,20 @@ const REQUEST_CONTEXT: c_int = 3;
 const ATTRIBUTES: c_int = 4;
 
 const FIELDS: [&str; 14] = [
-    "topic", "partition", "message", "requestContext", "logger", "getLogger", "setAttr", "getAttr", "startTime", "attempt",
-    "headers", "app", "commitOffsets", "offset",
+    "topic",
+    "partition",
+    "message",
+    "requestContext",
+    "logger",
+    "getLogger",
+    "setAttr",
+    "getAttr",
+    "startTime",
+    "attempt",
+    "headers",
+    "app",
+    "commitOffsets",
+    "offset",
 ];
 
 /// Pushes the metatable that all ctx of a VM share.
@@ -53,7 +65,12 @@ pub(super) unsafe fn push_metatable(state: *mut lua_State, shared: &Shared) {
 }
 
 /// Pushes the ctx of a call; its message lies on top of the stack.
-pub(super) unsafe fn push(state: *mut lua_State, frame: &Frame<'_>, metatable: c_int, topic: c_int) {
+pub(super) unsafe fn push(
+    state: *mut lua_State,
+    frame: &Frame<'_>,
+    metatable: c_int,
+    topic: c_int,
+) {
     let call = frame.call;
     // SAFETY: the block is large enough for a `Ctx`, and Lua aligns it for any type.
     unsafe {
@@ -76,7 +93,9 @@ pub(super) unsafe fn push(state: *mut lua_State, frame: &Frame<'_>, metatable: c
 }
 
 pub(super) fn now_ms() -> i64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as i64)
 }
 
 unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
@@ -93,11 +112,10 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
             b"startTime" => ffi::lua_pushinteger(state, ctx.start_ms),
             b"attempt" => ffi::lua_pushinteger(state, ctx.attempt.into()),
             b"logger" => {
-                let name = &*(&raw const *shared.listeners[ctx.listener]);
-                push_bytes(state, name.as_bytes());
-                logger::push(state, shared, 1);
+                push_bytes(state, shared.listeners[ctx.listener].as_bytes());
+                logger::push(state, 1);
             }
-            b"app" => app::push(state, shared),
+            b"app" => app::push(state),
             b"getLogger" => push_method(state, shared, get_logger),
             b"setAttr" => push_method(state, shared, set_attribute),
             b"getAttr" => push_method(state, shared, get_attribute),
@@ -110,15 +128,27 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
 }
 
 /// Raises for the unknown field at `key` of `object`.
-pub(super) unsafe fn unknown(state: *mut lua_State, shared: &Shared, key: c_int, object: &str, fields: &[&str]) -> c_int {
+pub(super) unsafe fn unknown(
+    state: *mut lua_State,
+    shared: &Shared,
+    key: c_int,
+    object: &str,
+    fields: &[&str],
+) -> c_int {
     // SAFETY: `attempt` raises after its closure has returned.
     unsafe {
         shared.attempt(state, || {
             let Some(key) = bytes_at(state, key) else {
-                return Err(format!("a field of `{object}` is named by a string, not by {}", type_name(state, key)));
+                return Err(format!(
+                    "a field of `{object}` is named by a string, not by {}",
+                    type_name(state, key)
+                ));
             };
             let key = String::from_utf8_lossy(key);
-            Err(format!("`{object}` has no field `{key}`, {}", nearest(&key, fields)))
+            Err(format!(
+                "`{object}` has no field `{key}`, {}",
+                nearest(&key, fields)
+            ))
         })
     }
 }
@@ -127,7 +157,11 @@ unsafe extern "C-unwind" fn new_index(state: *mut lua_State) -> c_int {
     // SAFETY: `raise` takes the message away before it raises.
     unsafe {
         let shared = Shared::of(state);
-        shared.raise(state, "`ctx` cannot be changed; keep values in `ctx.requestContext` or by `ctx.setAttr`".to_owned())
+        shared.raise(
+            state,
+            "`ctx` cannot be changed; keep values in `ctx.requestContext` or by `ctx.setAttr`"
+                .to_owned(),
+        )
     }
 }
 
@@ -175,10 +209,10 @@ unsafe fn enter<'a>(state: *mut lua_State) -> (&'a Shared, Ctx) {
 unsafe extern "C-unwind" fn get_logger(state: *mut lua_State) -> c_int {
     // SAFETY: as in `enter`.
     unsafe {
-        let (shared, _) = enter(state);
+        enter(state);
         ffi::luaL_checklstring(state, 1, std::ptr::null_mut());
         ffi::lua_settop(state, 1);
-        logger::push(state, shared, OWN);
+        logger::push(state, OWN);
         1
     }
 }
@@ -217,7 +251,11 @@ unsafe extern "C-unwind" fn headers(state: *mut lua_State) -> c_int {
         ffi::lua_getiuservalue(state, OWN, MESSAGE);
         ffi::lua_getfield(state, -1, c"headers".as_ptr());
         ffi::lua_pushvalue(state, 1);
-        let found = if ffi::lua_type(state, -2) == ffi::LUA_TTABLE { ffi::lua_rawget(state, -2) } else { ffi::LUA_TNIL };
+        let found = if ffi::lua_type(state, -2) == ffi::LUA_TTABLE {
+            ffi::lua_rawget(state, -2)
+        } else {
+            ffi::LUA_TNIL
+        };
         ffi::lua_createtable(state, 1, 0);
         match found {
             ffi::LUA_TNIL => {}
@@ -247,7 +285,13 @@ unsafe extern "C-unwind" fn commit_offsets(state: *mut lua_State) -> c_int {
             offset = offset_at(state, 1)?;
             Ok(0)
         });
-        wait::begin(state, shared, Wait::Commit(offset), "ctx.commitOffsets", committed)
+        wait::begin(
+            state,
+            shared,
+            Wait::Commit(offset),
+            "ctx.commitOffsets",
+            committed,
+        )
     }
 }
 
@@ -274,7 +318,9 @@ unsafe fn offset_at(state: *mut lua_State, index: c_int) -> Result<i64, String> 
                 let integer = ffi::lua_tointegerx(state, index, &raw mut exact);
                 if exact == 0 {
                     let number = ffi::lua_tonumber(state, index);
-                    return Err(format!("`ctx.commitOffsets` takes a whole offset, not {number}"));
+                    return Err(format!(
+                        "`ctx.commitOffsets` takes a whole offset, not {number}"
+                    ));
                 }
                 integer
             }
@@ -282,12 +328,21 @@ unsafe fn offset_at(state: *mut lua_State, index: c_int) -> Result<i64, String> 
                 let text = String::from_utf8_lossy(bytes_at(state, index).unwrap_or_default());
                 let digits = text.bytes().all(|byte| byte.is_ascii_digit());
                 let parsed = if digits { text.parse().ok() } else { None };
-                parsed.ok_or_else(|| format!("`ctx.commitOffsets` takes an offset in decimal digits, not {text:?}"))?
+                parsed.ok_or_else(|| {
+                    format!("`ctx.commitOffsets` takes an offset in decimal digits, not {text:?}")
+                })?
             }
-            _ => return Err(format!("`ctx.commitOffsets` takes an offset, not {}", type_name(state, index))),
+            _ => {
+                return Err(format!(
+                    "`ctx.commitOffsets` takes an offset, not {}",
+                    type_name(state, index)
+                ));
+            }
         };
         if offset < 0 {
-            return Err(format!("`ctx.commitOffsets` takes an offset of 0 or more, not {offset}"));
+            return Err(format!(
+                "`ctx.commitOffsets` takes an offset of 0 or more, not {offset}"
+            ));
         }
         Ok(offset)
     }

@@ -30,15 +30,26 @@ pub(super) unsafe fn is_memory_error(state: *mut lua_State) -> bool {
 }
 
 /// Words for the error value on top of `state`, a coroutine, which is popped; with its stack where it is asked for.
-pub(super) unsafe fn describe(main: *mut lua_State, state: *mut lua_State, with_traceback: bool) -> Words {
+pub(super) unsafe fn describe(
+    main: *mut lua_State,
+    state: *mut lua_State,
+    with_traceback: bool,
+) -> Words {
     // SAFETY: a moved value allocates nothing; the rest runs protected.
     unsafe {
-        let traceback = if with_traceback { traceback(main, state) } else { None };
+        let traceback = if with_traceback {
+            traceback(main, state)
+        } else {
+            None
+        };
         if ffi::lua_checkstack(main, 8) == 0 {
             return words("an error that could not be read: the stack is full");
         }
         ffi::lua_xmove(state, main, 1);
-        Words { traceback, ..describe_top(main) }
+        Words {
+            traceback,
+            ..describe_top(main)
+        }
     }
 }
 
@@ -54,7 +65,10 @@ pub(super) unsafe fn describe_top(main: *mut lua_State) -> Words {
         ffi::lua_pcall(main, 1, 1, 0);
         let message = text_at(main, MESSAGE_MAX);
         ffi::lua_pop(main, 1);
-        Words { message, traceback: None }
+        Words {
+            message,
+            traceback: None,
+        }
     }
 }
 
@@ -68,14 +82,18 @@ pub(super) unsafe fn traceback(main: *mut lua_State, state: *mut lua_State) -> O
         ffi::lua_pushcclosure(main, traceback_of, 0);
         ffi::lua_pushlightuserdata(main, state.cast());
         let status = ffi::lua_pcall(main, 1, 1, 0);
-        let text = (status == ffi::LUA_OK).then(|| without_own_frames(&text_at(main, TRACEBACK_MAX)));
+        let text =
+            (status == ffi::LUA_OK).then(|| without_own_frames(&text_at(main, TRACEBACK_MAX)));
         ffi::lua_pop(main, 1);
         text
     }
 }
 
 pub(super) fn words(message: &str) -> Words {
-    Words { message: message.to_owned(), traceback: None }
+    Words {
+        message: message.to_owned(),
+        traceback: None,
+    }
 }
 
 /// The string on top of `state`.
@@ -94,13 +112,21 @@ pub(super) unsafe fn text_at(state: *mut lua_State, max: usize) -> String {
 unsafe extern "C-unwind" fn message_of(state: *mut lua_State) -> c_int {
     // SAFETY: runs protected; plain data only.
     unsafe {
-        if ffi::lua_type(state, 1) == ffi::LUA_TTABLE && ffi::luaL_getmetafield(state, 1, c"__tostring".as_ptr()) == 0 {
+        if ffi::lua_type(state, 1) == ffi::LUA_TTABLE
+            && ffi::luaL_getmetafield(state, 1, c"__tostring".as_ptr()) == 0
+        {
             ffi::lua_pushstring(state, c"message".as_ptr());
-            if matches!(ffi::lua_rawget(state, 1), ffi::LUA_TSTRING | ffi::LUA_TNUMBER) {
+            if matches!(
+                ffi::lua_rawget(state, 1),
+                ffi::LUA_TSTRING | ffi::LUA_TNUMBER
+            ) {
                 ffi::luaL_tolstring(state, -1, std::ptr::null_mut());
                 return 1;
             }
-            push_bytes(state, b"an error value that is a table, with neither `message` nor `__tostring`");
+            push_bytes(
+                state,
+                b"an error value that is a table, with neither `message` nor `__tostring`",
+            );
             return 1;
         }
         ffi::lua_settop(state, 1);
@@ -150,7 +176,11 @@ pub(super) unsafe fn position(state: *mut lua_State) -> Option<String> {
 /// Drops the lines of the C function at the bottom of every call.
 fn without_own_frames(traceback: &str) -> String {
     let mut lines: Vec<&str> = traceback.lines().collect();
-    while lines.last().is_some_and(|line| line.trim_start().starts_with("[C]: in ")) && lines.len() > 2 {
+    while lines
+        .last()
+        .is_some_and(|line| line.trim_start().starts_with("[C]: in "))
+        && lines.len() > 2
+    {
         lines.pop();
     }
     lines.join("\n")

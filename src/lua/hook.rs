@@ -11,6 +11,7 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_Debug, lua_State};
 
+use super::failure;
 use super::watchdog::Beat;
 
 /// Sets the hook. May be called from a signal handler.
@@ -30,6 +31,10 @@ pub(super) fn killed() -> bool {
 }
 
 unsafe extern "C-unwind" fn end(state: *mut lua_State, _: *mut lua_Debug) {
+    if let Some(beat) = Beat::current().filter(|beat| beat.killed()) {
+        // SAFETY: reads the stack of the state that runs.
+        beat.note_place(|| unsafe { failure::position(state) }.unwrap_or_default());
+    }
     // SAFETY: Lua calls this with its running state; nothing of Rust's is pending when it yields or raises.
     unsafe {
         if !killed() {
@@ -60,9 +65,12 @@ unsafe fn raise(state: *mut lua_State, level: c_int) -> ! {
     unsafe {
         ffi::luaL_where(state, level);
         let limit_ms = Beat::current().map_or(0, |beat| beat.limit().as_millis() as i64);
-        ffi::lua_pushfstring(state, c"computed for more than %I ms without a pause (limits.blocking)".as_ptr(), limit_ms);
+        ffi::lua_pushfstring(
+            state,
+            c"computed for more than %I ms without a pause (limits.blocking)".as_ptr(),
+            limit_ms,
+        );
         ffi::lua_concat(state, 2);
         ffi::lua_error(state)
     }
 }
-

@@ -9,7 +9,8 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-use super::shared::{Shared, bytes_at};
+use super::failure;
+use super::shared::{Shared, bytes_at, push_bytes};
 
 /// Sets the search paths and puts the bundle before them.
 pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
@@ -24,7 +25,12 @@ pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
         }
         shared.push_function(state, search, 0);
         ffi::lua_rawseti(state, -2, 2);
-        ffi::lua_pop(state, 2);
+        ffi::lua_pop(state, 1);
+        push_bytes(state, shared.path.as_bytes());
+        ffi::lua_setfield(state, -2, c"path".as_ptr());
+        push_bytes(state, shared.cpath.as_bytes());
+        ffi::lua_setfield(state, -2, c"cpath".as_ptr());
+        ffi::lua_pop(state, 1);
     }
 }
 
@@ -35,42 +41,115 @@ unsafe extern "C-unwind" fn search(state: *mut lua_State) -> c_int {
         let shared = Shared::of(state);
         let mut name = 0;
         ffi::luaL_checklstring(state, 1, &raw mut name);
-        let Some(module) = bytes_at(state, 1) else { return 0 };
+        let Some(module) = bytes_at(state, 1) else {
+            return 0;
+        };
         let module: &str = match std::str::from_utf8(module) {
             Ok(module) => module,
             Err(_) => return 0,
         };
+        shared.attempt(state, || {
+            // `require` itself stands between this and the code that asks.
+            let place =
+                failure::position(state).map_or_else(String::new, |place| format!("{place}: "));
+            shared
+                .refuse_loop(module)
+                .map_err(|reason| format!("{place}{reason}"))
+        });
         let (source, chunk) = shared.source_of(module);
         shared.push_owned(state, chunk);
-        match source {
-            Some(source) => load_source(state, &*source),
-            None => 1,
-        }
-    }
-}
-
-/// Compiles `source` under the chunk name on top of the stack; two results, the function and the name.
-pub(super) unsafe fn load_source(state: *mut lua_State, source: &[u8]) -> c_int {
-    // SAFETY: the name stays on the stack as long as it is used.
-    unsafe {
-        let chunk = ffi::lua_tolstring(state, -1, std::ptr::null_mut());
-        let status = ffi::luaL_loadbufferx(state, source.as_ptr().cast(), source.len(), chunk, c"t".as_ptr());
-        if status != ffi::LUA_OK {
-            ffi::lua_error(state);
-        }
+        let Some(source) = source else { return 1 };
+        load_source(state, &*source);
+        ffi::lua_insert(state, -2);
+        shared.push_function(state, run, 1);
         ffi::lua_insert(state, -2);
         2
     }
 }
 
+/// The loader: runs the module's chunk, and remembers meanwhile that it does.
+unsafe extern "C-unwind" fn run(state: *mut lua_State) -> c_int {
+    // SAFETY: the second upvalue is the chunk. Nothing is pending when it fails.
+    unsafe {
+        let shared = Shared::of(state);
+        shared.begin_loading(bytes_at(state, 1).unwrap_or_default());
+        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(2));
+        ffi::lua_insert(state, 1);
+        let status = ffi::lua_pcall(state, ffi::lua_gettop(state) - 1, 1, 0);
+        shared.loading.borrow_mut().pop();
+        if status != ffi::LUA_OK {
+            ffi::lua_error(state);
+        }
+        1
+    }
+}
+
+/// Compiles `source` under the chunk name on top of the stack; leaves the
+/// function below it.
+unsafe fn load_source(state: *mut lua_State, source: &[u8]) {
+    // SAFETY: the name stays on the stack as long as it is used.
+    unsafe {
+        let chunk = ffi::lua_tolstring(state, -1, std::ptr::null_mut());
+        let status = ffi::luaL_loadbufferx(
+            state,
+            source.as_ptr().cast(),
+            source.len(),
+            chunk,
+            c"t".as_ptr(),
+        );
+        if status == ffi::LUA_ERRSYNTAX
+            && bytes_at(state, -1).is_some_and(|text| text.starts_with(b"attempt to load"))
+        {
+            // The one error of this kind that comes without a place.
+            ffi::lua_pushfstring(
+                state,
+                c"%s: %s".as_ptr(),
+                chunk.add(1),
+                ffi::lua_tolstring(state, -1, std::ptr::null_mut()),
+            );
+        }
+        if status != ffi::LUA_OK {
+            ffi::lua_error(state);
+        }
+        ffi::lua_insert(state, -2);
+    }
+}
+
 impl Shared {
+    /// A module that is being loaded cannot be had: Lua alone would load it again and again.
+    fn refuse_loop(&self, module: &str) -> Result<c_int, String> {
+        let loading = self.loading.borrow();
+        if loading.iter().any(|name| name == module) {
+            return Err(format!(
+                "module '{module}' requires itself: {} → {module}",
+                loading.join(" → ")
+            ));
+        }
+        Ok(0)
+    }
+
+    fn begin_loading(&self, module: &[u8]) {
+        self.loading
+            .borrow_mut()
+            .push(String::from_utf8_lossy(module).into_owned());
+    }
+
     /// The bytes of module `name` and its chunk name, or what was looked for.
     fn source_of(&self, module: &str) -> (Option<*const [u8]>, Vec<u8>) {
         let path = format!("{}.lua", module.replace('.', "/"));
         match self.sources.get(&path) {
-            Some(source) if !module.contains('/') => (Some(&raw const **source), self.chunk_name(&path)),
-            Some(_) => (None, format!("no module '{module}' in the bundle: its name is written with dots").into_bytes()),
-            None => (None, format!("no file '{}/{path}' in the bundle", self.folder).into_bytes()),
+            Some(source) if !module.contains('/') => {
+                (Some(&raw const **source), self.chunk_name(&path))
+            }
+            Some(_) => (
+                None,
+                format!("no module '{module}' in the bundle: its name is written with dots")
+                    .into_bytes(),
+            ),
+            None => (
+                None,
+                format!("no file '{}/{path}' in the bundle", self.folder).into_bytes(),
+            ),
         }
     }
 

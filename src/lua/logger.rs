@@ -7,6 +7,7 @@ use std::ffi::c_int;
 use mlua::ffi::{self, lua_State};
 
 use super::ctx::{Ctx, TOPIC, unknown};
+use super::json;
 use super::shared::{Shared, bytes_at, push_bytes};
 
 const METATABLE: &std::ffi::CStr = c"moontide.logger";
@@ -33,7 +34,7 @@ pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
 }
 
 /// Replaces the name on top of the stack by a logger of that name, with the coordinates of the ctx at `ctx`.
-pub(super) unsafe fn push(state: *mut lua_State, _: &Shared, ctx: c_int) {
+pub(super) unsafe fn push(state: *mut lua_State, ctx: c_int) {
     // SAFETY: the block is a copy of the ctx's.
     unsafe {
         let coordinates = *ffi::lua_touserdata(state, ctx).cast::<Ctx>();
@@ -81,13 +82,18 @@ unsafe extern "C-unwind" fn log(state: *mut lua_State) -> c_int {
         ffi::lua_getiuservalue(state, OWN, NAME);
         ffi::lua_getiuservalue(state, OWN, LOGGER_TOPIC);
         let coordinates = *ffi::lua_touserdata(state, OWN).cast::<Ctx>();
+        let fields = match ffi::lua_type(state, 2) {
+            ffi::LUA_TNIL => None,
+            _ => json::encode(state, 2, json::Strictness::Log).ok(),
+        };
+        let fields = fields.as_deref().map(String::from_utf8_lossy);
         let line = Line {
             listener: &shared.listeners[coordinates.listener],
             topic: &text(state, 5),
             coordinates: &coordinates,
             logger: &text(state, 4),
             message: &text(state, 3),
-            fields: None,
+            fields: fields.as_deref(),
         };
         line.write(level);
     }

@@ -23,7 +23,15 @@ pub(super) struct Frame<'a> {
 const METATABLE: c_int = 2;
 const LAST_TOPIC: c_int = 3;
 const FIRST_KEY: c_int = 4;
-const KEYS: [&str; 7] = ["topic", "partition", "offset", "key", "value", "timestamp", "headers"];
+const KEYS: [&str; 7] = [
+    "topic",
+    "partition",
+    "offset",
+    "key",
+    "value",
+    "timestamp",
+    "headers",
+];
 
 /// Pushes the closure that starts a call.
 pub(super) unsafe fn push_entry(state: *mut lua_State, shared: &Shared) {
@@ -47,7 +55,12 @@ unsafe extern "C-unwind" fn entry(state: *mut lua_State) -> c_int {
         ffi::lua_settop(state, 0);
         push_handler(state, shared, call.listener);
         push_message(state, shared, call);
-        ctx::push(state, frame, ffi::lua_upvalueindex(METATABLE), ffi::lua_upvalueindex(LAST_TOPIC));
+        ctx::push(
+            state,
+            frame,
+            ffi::lua_upvalueindex(METATABLE),
+            ffi::lua_upvalueindex(LAST_TOPIC),
+        );
         ffi::lua_callk(state, 2, 2, 0, Some(returned));
         returned(state, ffi::LUA_OK, 0)
     }
@@ -56,7 +69,9 @@ unsafe extern "C-unwind" fn entry(state: *mut lua_State) -> c_int {
 /// One result for a failure, the error value; none for done.
 unsafe extern "C-unwind" fn returned(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
     // SAFETY: the two results of the handler lie on top.
-    unsafe { c_int::from(ffi::lua_toboolean(state, -2) == 0 && ffi::lua_type(state, -1) != ffi::LUA_TNIL) }
+    unsafe {
+        c_int::from(ffi::lua_toboolean(state, -2) == 0 && ffi::lua_type(state, -1) != ffi::LUA_TNIL)
+    }
 }
 
 unsafe fn push_handler(state: *mut lua_State, shared: &Shared, listener: usize) {
@@ -107,7 +122,11 @@ unsafe fn push_message(state: *mut lua_State, shared: &Shared, call: &Call<'_>) 
 
 /// Leaves the topic's Lua string in its upvalue; the messages of a lane share their `Arc`, so it is made once.
 unsafe fn keep_topic(state: *mut lua_State, shared: &Shared, topic: &Arc<str>) {
-    let same = shared.topic.borrow().as_ref().is_some_and(|last| Arc::ptr_eq(last, topic));
+    let same = shared
+        .topic
+        .borrow()
+        .as_ref()
+        .is_some_and(|last| Arc::ptr_eq(last, topic));
     if same {
         return;
     }
@@ -134,7 +153,7 @@ unsafe fn push_headers(state: *mut lua_State, shared: &Shared, call: &Call<'_>) 
     // SAFETY: the buffer belongs to `shared` and nothing changes it until the loop is over.
     unsafe {
         ffi::lua_createtable(state, 0, 0);
-        let mut rest: &[u8] = &*(&raw const **shared.headers.borrow());
+        let mut rest: &[u8] = &*shared.headers.as_ptr();
         while !rest.is_empty() {
             let name = take(&mut rest);
             let value = take(&mut rest);

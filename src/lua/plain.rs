@@ -35,19 +35,26 @@ unsafe fn read_within(state: *mut lua_State, index: c_int, depth: usize) -> Resu
         Ok(match ffi::lua_type(state, index) {
             ffi::LUA_TNIL => Plain::Nil,
             ffi::LUA_TBOOLEAN => Plain::Boolean(ffi::lua_toboolean(state, index) != 0),
-            ffi::LUA_TNUMBER if ffi::lua_isinteger(state, index) != 0 => Plain::Integer(ffi::lua_tointeger(state, index)),
+            ffi::LUA_TNUMBER if ffi::lua_isinteger(state, index) != 0 => {
+                Plain::Integer(ffi::lua_tointeger(state, index))
+            }
             ffi::LUA_TNUMBER => Plain::Number(ffi::lua_tonumber(state, index)),
             ffi::LUA_TSTRING => Plain::Bytes(bytes_at(state, index).unwrap_or_default().into()),
             ffi::LUA_TLIGHTUSERDATA => Plain::Null(ffi::lua_touserdata(state, index) as usize),
             ffi::LUA_TTABLE => {
                 if depth == 0 || ffi::lua_checkstack(state, 4) == 0 {
-                    return Err(format!("a table within itself, or more than {DEPTH_MAX} deep"));
+                    return Err(format!(
+                        "a table within itself, or more than {DEPTH_MAX} deep"
+                    ));
                 }
                 let mut pairs = Vec::new();
                 ffi::lua_pushnil(state);
                 while ffi::lua_next(state, index) != 0 {
                     let top = ffi::lua_gettop(state);
-                    pairs.push((read_within(state, top - 1, depth - 1)?, read_within(state, top, depth - 1)?));
+                    pairs.push((
+                        read_within(state, top - 1, depth - 1)?,
+                        read_within(state, top, depth - 1)?,
+                    ));
                     ffi::lua_settop(state, top - 1);
                 }
                 Plain::Table(pairs)

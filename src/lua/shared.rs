@@ -17,6 +17,7 @@ use mlua::ffi::{self, lua_State};
 use super::plain::Plain;
 use super::{App, Wait};
 use crate::bundle::Sources;
+use crate::config::Config;
 
 /// What a coroutine of the host yields when it waits; nothing that Lua code can make.
 pub(super) static TOKEN: u8 = 0;
@@ -25,6 +26,9 @@ pub(super) static TOKEN: u8 = 0;
 pub(super) struct Shared {
     pub(super) app: Arc<App>,
     pub(super) sources: Arc<Sources>,
+    /// For `require`, after the bundle.
+    pub(super) path: String,
+    pub(super) cpath: String,
     /// The last part of the handlers folder's path: what chunk names start with.
     pub(super) folder: String,
     /// Names, by index.
@@ -48,6 +52,8 @@ pub(super) struct Shared {
     scratch: RefCell<Vec<u8>>,
     /// The headers of the message that is being pushed; `entry` alone uses it.
     pub(super) headers: RefCell<Vec<u8>>,
+    /// The modules whose chunks run, the innermost last.
+    pub(super) loading: RefCell<Vec<String>>,
     /// Plain data on its way into Lua, the innermost last.
     plain: RefCell<Vec<Arc<Plain>>>,
     /// The topic whose Lua string `entry` keeps: compared by address, kept alive by this.
@@ -55,12 +61,22 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(app: Arc<App>, sources: Arc<Sources>, folder: String, listeners: Vec<String>) -> Self {
+    pub(super) fn new(app: Arc<App>, sources: Arc<Sources>, config: &Config) -> Self {
+        let folder = config.lua.handlers.file_name();
         Self {
             app,
             sources,
-            folder,
-            listeners,
+            path: config.lua.path.clone(),
+            cpath: config.lua.cpath.clone(),
+            folder: folder.map_or_else(
+                || "handlers".into(),
+                |name| name.to_string_lossy().into_owned(),
+            ),
+            listeners: config
+                .listeners
+                .iter()
+                .map(|listener| listener.name.clone())
+                .collect(),
             handlers: RefCell::default(),
             call: Cell::new(0),
             coroutine: Cell::new(ptr::null_mut()),
@@ -71,6 +87,7 @@ impl Shared {
             message: RefCell::default(),
             scratch: RefCell::default(),
             headers: RefCell::default(),
+            loading: RefCell::default(),
             plain: RefCell::default(),
             topic: RefCell::default(),
         }
@@ -83,7 +100,12 @@ impl Shared {
     }
 
     /// Pushes `function` with this as its first upvalue, before the `further` ones on the stack.
-    pub(super) unsafe fn push_function(&self, state: *mut lua_State, function: ffi::lua_CFunction, further: c_int) {
+    pub(super) unsafe fn push_function(
+        &self,
+        state: *mut lua_State,
+        function: ffi::lua_CFunction,
+        further: c_int,
+    ) {
         // SAFETY: room for one value is the caller's duty, as everywhere in Lua's API.
         unsafe {
             ffi::lua_pushlightuserdata(state, ptr::from_ref(self).cast_mut().cast::<c_void>());
@@ -94,7 +116,11 @@ impl Shared {
 
     /// Runs `work` and, when it fails, raises its message with the position of Lua's caller. In `work` nothing may
     /// raise while something with a destructor is pending.
-    pub(super) unsafe fn attempt(&self, state: *mut lua_State, work: impl FnOnce() -> Result<c_int, String>) -> c_int {
+    pub(super) unsafe fn attempt(
+        &self,
+        state: *mut lua_State,
+        work: impl FnOnce() -> Result<c_int, String>,
+    ) -> c_int {
         match work() {
             Ok(results) => return results,
             Err(message) => self.message.replace(message),
@@ -115,8 +141,7 @@ impl Shared {
         self.scratch.replace(bytes);
         // SAFETY: Lua copies the bytes before its collector may run.
         unsafe {
-            let kept: *const [u8] = &raw const **self.scratch.borrow();
-            push_bytes(state, &*kept);
+            push_bytes(state, &*self.scratch.as_ptr());
         }
     }
 
@@ -136,8 +161,7 @@ impl Shared {
         // SAFETY: Lua copies the message before its collector may run a finalizer, which could raise another; `lua_error`
         // leaves only plain frames behind.
         unsafe {
-            let message: *const str = &raw const **self.message.borrow();
-            push_bytes(state, (*message).as_bytes());
+            push_bytes(state, (*self.message.as_ptr()).as_bytes());
             ffi::luaL_where(state, 1);
             ffi::lua_insert(state, -2);
             ffi::lua_concat(state, 2);
@@ -180,18 +204,32 @@ pub(super) unsafe fn type_name(state: *mut lua_State, index: c_int) -> &'static 
     }
 }
 
-/// `, did you mean …?`, or what there is.
+/// `did you mean …?`, or what there is.
 pub(super) fn nearest(found: &str, allowed: &[&str]) -> String {
-    let best = allowed
+    let found = found.to_lowercase();
+    let distance = |name: &&&str| {
+        let name = name.to_lowercase();
+        let prefix = !found.is_empty() && (name.starts_with(&found) || found.starts_with(&name));
+        if prefix {
+            1
+        } else {
+            strsim::damerau_levenshtein(&found, &name)
+        }
+    };
+    match allowed
         .iter()
-        .map(|name| (strsim::damerau_levenshtein(&found.to_lowercase(), &name.to_lowercase()), name))
-        .min_by_key(|(distance, _)| *distance);
-    match best {
-        Some((distance, name)) if distance <= 2.max(found.len() / 3) => format!("did you mean `{name}`?"),
+        .map(|name| (distance(&name), name))
+        .min_by_key(|(distance, _)| *distance)
+    {
+        Some((distance, name)) if distance <= 2 => format!("did you mean `{name}`?"),
         _ => format!("there are {}", list(allowed)),
     }
 }
 
 pub(super) fn list(names: &[&str]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    names
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }

@@ -1,6 +1,11 @@
 //! Handlers in a real VM: one `Fixture` a test, handlers as text.
 
 mod calls;
+mod context;
+mod files;
+mod json;
+mod limits;
+mod waits;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,7 +15,8 @@ use std::time::Duration;
 use super::{Answer, App, Call, CallId, Error, Failure, Pulse, Step, Vm, Watchdog};
 use crate::bundle::Bundle;
 use crate::config::{
-    Config, Daemon, Handler, Limits, Listener, Log, LogFormat, Lua, OnError, Retry, Rotation, Run, Topic,
+    Config, Daemon, Handler, Limits, Listener, Log, LogFormat, Lua, OnError, Retry, Rotation, Run,
+    Topic,
 };
 use crate::message::OwnedRecord;
 
@@ -38,7 +44,7 @@ impl Setup {
             files: BTreeMap::new(),
             handlers: Vec::new(),
             blocking: Duration::from_secs(5),
-            memory: 64 << 20,
+            memory: 256 << 20,
             path: String::new(),
             cpath: String::new(),
         }
@@ -55,20 +61,36 @@ impl Setup {
     }
 
     fn bundle(&self) -> Bundle {
-        let listeners = self.handlers.iter().map(|text| listener(text, self.blocking)).collect();
-        Bundle { number: 1, hash: 0, loaded_at: 0, config: Arc::new(config(self, listeners)), sources: Arc::new(self.files.clone()) }
+        let listeners = self
+            .handlers
+            .iter()
+            .map(|text| listener(text, self.blocking))
+            .collect();
+        Bundle {
+            number: 1,
+            hash: 0,
+            loaded_at: 0,
+            config: Arc::new(config(self, listeners)),
+            sources: Arc::new(self.files.clone()),
+        }
     }
 
     fn build_with(&self, app: &Arc<App>) -> Result<Fixture, Error> {
         let watchdog = Watchdog::start().unwrap();
         let pulse = watchdog.watch_current_thread("test");
         let vm = Vm::build(&self.bundle(), app, &pulse)?;
-        Ok(Fixture { vm, pulse, topic: "orders".into(), _watchdog: watchdog })
+        Ok(Fixture {
+            vm,
+            pulse,
+            topic: "orders".into(),
+            _watchdog: watchdog,
+        })
     }
 
     #[track_caller]
     fn build(&self) -> Fixture {
-        self.build_with(&Arc::default()).unwrap_or_else(|error| panic!("{error}"))
+        self.build_with(&Arc::default())
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 
     #[track_caller]
@@ -86,7 +108,13 @@ impl Fixture {
     }
 
     fn call_listener(&mut self, listener: usize, record: &OwnedRecord) -> Step {
-        let call = Call { listener, topic: &self.topic, partition: 3, record, attempt: 1 };
+        let call = Call {
+            listener,
+            topic: &self.topic,
+            partition: 3,
+            record,
+            attempt: 1,
+        };
         self.vm.call(&self.pulse, &call)
     }
 
@@ -101,7 +129,12 @@ impl Fixture {
 
 /// A VM whose one handler has `body`, with `message` and `ctx`.
 fn handler(body: &str) -> Setup {
-    Setup::new().file("h.lua", &format!("local tide = require \"tide\"\nreturn function(message, ctx) {body}\nend")).handler("h")
+    Setup::new()
+        .file(
+            "h.lua",
+            &format!("local tide = require \"tide\"\nreturn function(message, ctx) {body}\nend"),
+        )
+        .handler("h")
 }
 
 /// Runs `body`, which asserts for itself.

@@ -9,9 +9,9 @@ use mlua::ffi::{self, lua_KContext, lua_State};
 
 use super::ctx::{now_ms, unknown};
 use super::shared::{Shared, bytes_at, push_bytes, type_name};
-use super::{Wait, wait};
+use super::{Wait, app, json, wait};
 
-const FIELDS: [&str; 2] = ["now", "sleep"];
+const FIELDS: [&str; 4] = ["app", "json", "now", "sleep"];
 
 /// Makes the module and puts it where `require` finds it.
 pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
@@ -22,6 +22,10 @@ pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
         ffi::lua_setfield(state, -2, c"sleep".as_ptr());
         shared.push_function(state, now, 0);
         ffi::lua_setfield(state, -2, c"now".as_ptr());
+        json::push(state, shared);
+        ffi::lua_setfield(state, -2, c"json".as_ptr());
+        app::push(state);
+        ffi::lua_setfield(state, -2, c"app".as_ptr());
         ffi::lua_createtable(state, 0, 2);
         shared.push_function(state, index, 0);
         ffi::lua_setfield(state, -2, c"__index".as_ptr());
@@ -85,7 +89,9 @@ unsafe fn duration_at(state: *mut lua_State, index: c_int) -> Result<Duration, S
 }
 
 fn parse(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: f64 = number.parse().ok()?;
     let seconds = match unit.trim() {

@@ -16,10 +16,11 @@ use mlua::ffi::{self, lua_State};
 
 use super::build::Hooks;
 use super::failure::{self, Words, describe};
+use super::last_words::About;
 use super::message::Frame;
 use super::shared::Shared;
-use super::watchdog::{About, Pulse, Slice};
-use super::{Answer, Call, CallId, Failure, FailureKind, Step, Wait, hook, wait};
+use super::watchdog::{Pulse, Slice};
+use super::{Answer, Call, CallId, Failure, FailureKind, Step, Wait, coroutine, hook, wait};
 use crate::config::Config;
 
 /// Above the limit, for the words about a failure.
@@ -69,7 +70,12 @@ enum Ended {
 }
 
 impl Vm {
-    pub(super) fn assemble(lua: mlua::Lua, shared: Box<Shared>, main: *mut lua_State, config: Arc<Config>) -> Self {
+    pub(super) fn assemble(
+        lua: mlua::Lua,
+        shared: Box<Shared>,
+        main: *mut lua_State,
+        config: Arc<Config>,
+    ) -> Self {
         Self {
             lua,
             shared,
@@ -102,7 +108,14 @@ impl Vm {
             partition: call.partition,
             offset: call.record.offset(),
         };
-        match self.run(pulse, id, coroutine, 1, self.blocking(call.listener), &about) {
+        match self.run(
+            pulse,
+            id,
+            coroutine,
+            1,
+            self.blocking(call.listener),
+            &about,
+        ) {
             Ended::Done => Step::Done,
             Ended::Waits(wait) => {
                 let waiting = Waiting {
@@ -132,7 +145,14 @@ impl Vm {
             offset: waiting.offset,
         };
         let arguments = self.push_answer(waiting.coroutine.state, answer);
-        match self.run(pulse, id, waiting.coroutine, arguments, self.blocking(waiting.listener), &about) {
+        match self.run(
+            pulse,
+            id,
+            waiting.coroutine,
+            arguments,
+            self.blocking(waiting.listener),
+            &about,
+        ) {
             Ended::Done => Step::Done,
             Ended::Waits(wait) => {
                 self.waiting.insert(id, waiting);
@@ -164,13 +184,23 @@ impl Vm {
     }
 
     /// Runs the function on the stack of a new coroutine to its end; waits are done by blocking this thread.
-    pub(super) fn run_hook(&mut self, pulse: &Pulse, function: c_int, limit: Duration) -> Result<(), Failure> {
+    pub(super) fn run_hook(
+        &mut self,
+        pulse: &Pulse,
+        function: c_int,
+        limit: Duration,
+    ) -> Result<(), Failure> {
         let Some(coroutine) = self.coroutine() else {
             return Err(out_of_memory());
         };
         self.last_call += 1;
         let id = CallId(self.last_call);
-        let about = About { listener: "init.lua", topic: "", partition: -1, offset: -1 };
+        let about = About {
+            listener: "init.lua",
+            topic: "",
+            partition: -1,
+            offset: -1,
+        };
         // SAFETY: the coroutine is empty and has room; the push allocates nothing.
         unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, function.into()) };
         let mut arguments = 0;
@@ -179,7 +209,8 @@ impl Vm {
                 Ended::Done => return Ok(()),
                 Ended::Waits(Wait::Sleep(duration)) => std::thread::sleep(duration),
                 Ended::Waits(Wait::Commit(_)) => {
-                    let refused = Answer::Committed(Err("there is no message to commit".to_owned()));
+                    let refused =
+                        Answer::Committed(Err("there is no message to commit".to_owned()));
                     arguments = self.push_answer(coroutine.state, refused);
                 }
                 Ended::Failed(kind, words) => return Err(failure_of(kind, words)),
@@ -203,14 +234,23 @@ impl Vm {
         }
     }
 
-    fn run(&self, pulse: &Pulse, id: CallId, coroutine: Coroutine, arguments: c_int, limit: Duration, about: &About<'_>) -> Ended {
+    fn run(
+        &self,
+        pulse: &Pulse,
+        id: CallId,
+        coroutine: Coroutine,
+        arguments: c_int,
+        limit: Duration,
+        about: &About<'_>,
+    ) -> Ended {
         self.shared.call.set(id.0);
         self.shared.coroutine.set(coroutine.state);
         let slice = pulse.begin(coroutine.state, limit, about);
         let mut results = 0;
         // SAFETY: the state is a coroutine of this VM that is new or suspended, with its arguments on top.
-        let status = unsafe { ffi::lua_resume(coroutine.state, self.main, arguments, &raw mut results) };
-        let ended = if status == ffi::LUA_OK && results == 0 {
+        let status =
+            unsafe { ffi::lua_resume(coroutine.state, self.main, arguments, &raw mut results) };
+        let mut ended = if status == ffi::LUA_OK && results == 0 {
             Ended::Done
         } else {
             self.look(&slice, coroutine, status, results)
@@ -231,22 +271,36 @@ impl Vm {
         if killed {
             // SAFETY: the main state is alive; a hook may be left on it from describing the failure.
             unsafe { hook::clear(self.main) };
-            if matches!(ended, Ended::Waits(_)) {
-                return Ended::Failed(FailureKind::Blocking, failure::words(&too_long(limit)));
+            match &mut ended {
+                Ended::Waits(_) => {
+                    ended = Ended::Failed(FailureKind::Blocking, failure::words(&too_long(limit)));
+                }
+                Ended::Failed(kind, _) => *kind = FailureKind::Blocking,
+                Ended::Done => {}
             }
         }
         ended
     }
 
     /// What a coroutine that did not simply end has come to. Still within the slice: error values may run Lua code.
-    fn look(&self, slice: &Slice<'_>, coroutine: Coroutine, status: c_int, results: c_int) -> Ended {
+    fn look(
+        &self,
+        slice: &Slice<'_>,
+        coroutine: Coroutine,
+        status: c_int,
+        results: c_int,
+    ) -> Ended {
         let state = coroutine.state;
         // SAFETY: reads the stack of a coroutine that does not run.
         unsafe {
             if slice.killed() {
-                let place = failure::position(state).map_or_else(String::new, |place| format!("{place}: "));
-                let message = format!("{place}{}", too_long_for(slice));
-                let words = Words { message, traceback: self.protected(|| failure::traceback(self.main, state)) };
+                let place = slice.place().or_else(|| failure::position(state));
+                let place = place.map_or_else(String::new, |place| format!("{place}: "));
+                let message = format!("{place}{}", too_long(slice.limit()));
+                let words = Words {
+                    message,
+                    traceback: self.protected(|| failure::traceback(self.main, state)),
+                };
                 return Ended::Failed(FailureKind::Blocking, words);
             }
             match status {
@@ -254,7 +308,10 @@ impl Vm {
                     ffi::lua_pop(state, 1);
                     match self.shared.wait.take() {
                         Some(wait) => Ended::Waits(wait),
-                        None => Ended::Failed(FailureKind::Raised, failure::words("the handler waits for nothing")),
+                        None => Ended::Failed(
+                            FailureKind::Raised,
+                            failure::words("the handler waits for nothing"),
+                        ),
                     }
                 }
                 ffi::LUA_YIELD => {
@@ -262,13 +319,18 @@ impl Vm {
                     Ended::Failed(FailureKind::Raised, failure::words(message))
                 }
                 ffi::LUA_ERRMEM => Ended::Failed(FailureKind::Memory, memory_words()),
-                _ if failure::is_memory_error(state) => Ended::Failed(FailureKind::Memory, memory_words()),
+                _ if failure::is_memory_error(state) => {
+                    Ended::Failed(FailureKind::Memory, memory_words())
+                }
                 ffi::LUA_OK => {
                     let words = self.protected(|| describe(self.main, state, false));
                     Ended::Failed(FailureKind::Returned, words)
                 }
                 _ => {
                     let words = self.protected(|| describe(self.main, state, true));
+                    // Runs the `__close` methods of what the handler left open.
+                    coroutine::running(state);
+                    ffi::lua_closethread(state, self.main);
                     Ended::Failed(FailureKind::Raised, words)
                 }
             }
@@ -279,7 +341,11 @@ impl Vm {
     pub(super) fn protected<T>(&self, work: impl FnOnce() -> T) -> T {
         let limit = self.config.lua.memory;
         // Fails only for a state of foreign making.
-        let _ = self.lua.set_memory_limit(limit.max(self.lua.used_memory()) + RESERVE);
+        let _ = self
+            .lua
+            .set_memory_limit(limit.max(self.lua.used_memory()) + RESERVE);
+        // An error value's `__tostring` runs here.
+        coroutine::running(self.main);
         let result = work();
         let _ = self.lua.set_memory_limit(limit);
         result
@@ -327,11 +393,10 @@ unsafe extern "C-unwind" fn new_coroutine(state: *mut lua_State) -> c_int {
 }
 
 fn too_long(limit: Duration) -> String {
-    format!("computed for more than {} ms without a pause (limits.blocking)", limit.as_millis())
-}
-
-fn too_long_for(slice: &Slice<'_>) -> String {
-    too_long(slice.limit())
+    format!(
+        "computed for more than {} ms without a pause (limits.blocking)",
+        limit.as_millis()
+    )
 }
 
 fn memory_words() -> Words {
@@ -343,5 +408,9 @@ fn out_of_memory() -> Failure {
 }
 
 fn failure_of(kind: FailureKind, words: Words) -> Failure {
-    Failure { kind, message: words.message, traceback: words.traceback }
+    Failure {
+        kind,
+        message: words.message,
+        traceback: words.traceback,
+    }
 }

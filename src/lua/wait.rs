@@ -11,16 +11,28 @@ use super::Wait;
 use super::shared::{Shared, TOKEN};
 
 /// Suspends the coroutine that runs, up to the host. `then` finds the answer on top of the stack.
-pub(super) unsafe fn begin(state: *mut lua_State, shared: &Shared, wait: Wait, name: &str, then: lua_KFunction) -> c_int {
+pub(super) unsafe fn begin(
+    state: *mut lua_State,
+    shared: &Shared,
+    wait: Wait,
+    name: &str,
+    then: lua_KFunction,
+) -> c_int {
     // SAFETY: nothing with a destructor is pending when it yields or raises.
     unsafe {
-        if ffi::lua_isyieldable(state) == 0 || shared.walled.get() || shared.coroutine.get().is_null() {
+        if ffi::lua_isyieldable(state) == 0
+            || shared.walled.get()
+            || shared.coroutine.get().is_null()
+        {
             let place = if shared.coroutine.get().is_null() {
                 "at the top level of a file; call it from the handler or from init.lua's `start`"
             } else {
                 "inside a callback of a C function (a sort, a gsub, a metamethod …)"
             };
-            shared.raise(state, format!("`{name}` waits, which cannot be done {place}"));
+            shared.raise(
+                state,
+                format!("`{name}` waits, which cannot be done {place}"),
+            );
         }
         shared.wait.set(Some(wait));
         push_token(state);

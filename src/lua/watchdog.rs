@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use mlua::ffi::lua_State;
 
 use super::hook;
+use super::last_words::{About, LastWords};
 
 /// How exact limits are: a slice ends at most two ticks late.
 const TICK: Duration = Duration::from_millis(5);
@@ -32,15 +33,6 @@ const LAST_DEADLINE: Duration = Duration::from_secs(5);
 thread_local! {
     /// The beat of this thread. Const and without a destructor, hence fit for a signal handler.
     static BEAT: Cell<*const Beat> = const { Cell::new(ptr::null()) };
-}
-
-/// What a thread is at, for the last words of the process.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct About<'a> {
-    pub(super) listener: &'a str,
-    pub(super) topic: &'a str,
-    pub(super) partition: i32,
-    pub(super) offset: i64,
 }
 
 /// What one thread and the watchdog share.
@@ -58,18 +50,13 @@ pub(super) struct Beat {
     about: AtomicPtr<About<'static>>,
     /// What `about` said when the signal came: copied by the thread itself, whose slice keeps it alive.
     last_words: LastWords,
+    /// Where the hook first ended something, and in which sequence.
+    place: Mutex<Option<(u64, String)>>,
     thread: libc::pthread_t,
     name: String,
     start: Instant,
     registry: Arc<Registry>,
     seen: Mutex<Seen>,
-}
-
-struct LastWords {
-    partition: AtomicU64,
-    offset: AtomicU64,
-    listener: [AtomicU64; 16],
-    topic: [AtomicU64; 32],
 }
 
 #[derive(Clone, Copy)]
@@ -117,9 +104,17 @@ impl Watchdog {
             thread: Mutex::new(None),
         });
         let watched = Arc::clone(&registry);
-        let thread = std::thread::Builder::new().name("lua-watchdog".into()).spawn(move || watch(&watched))?;
-        *registry.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread.thread().clone());
-        Ok(Self { registry, thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name("lua-watchdog".into())
+            .spawn(move || watch(&watched))?;
+        *registry
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(thread.thread().clone());
+        Ok(Self {
+            registry,
+            thread: Some(thread),
+        })
     }
 
     /// Watches the calling thread until the pulse is dropped.
@@ -132,22 +127,30 @@ impl Watchdog {
             slow: AtomicU64::new(0),
             slow_since_us: AtomicU64::new(0),
             about: AtomicPtr::new(ptr::null_mut()),
-            last_words: LastWords {
-                partition: AtomicU64::new(0),
-                offset: AtomicU64::new(0),
-                listener: [const { AtomicU64::new(0) }; 16],
-                topic: [const { AtomicU64::new(0) }; 32],
-            },
+            last_words: LastWords::default(),
+            place: Mutex::new(None),
             // SAFETY: asks for the calling thread's own id.
             thread: unsafe { libc::pthread_self() },
             name: name.to_owned(),
             start: Instant::now(),
             registry: Arc::clone(&self.registry),
-            seen: Mutex::new(Seen { sequence: 0, since: Instant::now() }),
+            seen: Mutex::new(Seen {
+                sequence: 0,
+                since: Instant::now(),
+            }),
         });
-        self.registry.beats.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&beat));
+        self.registry
+            .beats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::clone(&beat));
         let previous = BEAT.replace(Arc::as_ptr(&beat));
-        Pulse { beat, previous, slow: Cell::new(None), here: PhantomData }
+        Pulse {
+            beat,
+            previous,
+            slow: Cell::new(None),
+            here: PhantomData,
+        }
     }
 }
 
@@ -166,7 +169,12 @@ impl Drop for Pulse {
     fn drop(&mut self) {
         BEAT.set(self.previous);
         // The watchdog signals under this lock, so it never signals a thread that has ended.
-        let mut beats = self.beat.registry.beats.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut beats = self
+            .beat
+            .registry
+            .beats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         beats.retain(|beat| !Arc::ptr_eq(beat, &self.beat));
     }
 }
@@ -178,12 +186,22 @@ impl Pulse {
     }
 
     /// From here on the thread runs Lua, on `state`, for at most `limit`. `about` lives as long as the slice.
-    pub(super) fn begin<'a>(&'a self, state: *mut lua_State, limit: Duration, about: &'a About<'a>) -> Slice<'a> {
+    pub(super) fn begin<'a>(
+        &'a self,
+        state: *mut lua_State,
+        limit: Duration,
+        about: &'a About<'a>,
+    ) -> Slice<'a> {
         let beat = &*self.beat;
-        debug_assert!(beat.sequence.load(Ordering::Relaxed) % 2 == 0, "slices do not nest");
+        debug_assert!(
+            beat.sequence.load(Ordering::Relaxed).is_multiple_of(2),
+            "slices do not nest"
+        );
         beat.running.store(state, Ordering::Relaxed);
-        beat.limit_us.store(limit.as_micros() as u64, Ordering::Relaxed);
-        beat.about.store(ptr::from_ref(about).cast_mut().cast(), Ordering::Relaxed);
+        beat.limit_us
+            .store(limit.as_micros() as u64, Ordering::Relaxed);
+        beat.about
+            .store(ptr::from_ref(about).cast_mut().cast(), Ordering::Relaxed);
         let sequence = beat.sequence.load(Ordering::Relaxed) + 1;
         // SeqCst on both sides: either the watchdog sees the odd number before it falls asleep, or it is seen asleep.
         beat.sequence.store(sequence, Ordering::SeqCst);
@@ -191,7 +209,10 @@ impl Pulse {
         if registry.asleep.load(Ordering::SeqCst) {
             registry.wake();
         }
-        Slice { pulse: self, sequence }
+        Slice {
+            pulse: self,
+            sequence,
+        }
     }
 }
 
@@ -199,6 +220,19 @@ impl Slice<'_> {
     /// Whether the watchdog told this slice to end.
     pub(super) fn killed(&self) -> bool {
         self.pulse.beat.killed.load(Ordering::Acquire) == self.sequence
+    }
+
+    /// Where it was ended.
+    pub(super) fn place(&self) -> Option<String> {
+        let kept = self
+            .pulse
+            .beat
+            .place
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        kept.as_ref()
+            .filter(|(of, _)| *of == self.sequence)
+            .map(|(_, place)| place.clone())
     }
 
     pub(super) fn limit(&self) -> Duration {
@@ -214,7 +248,9 @@ impl Drop for Slice<'_> {
         beat.about.store(ptr::null_mut(), Ordering::Relaxed);
         if beat.slow.load(Ordering::Acquire) == self.sequence {
             let since = Duration::from_micros(beat.slow_since_us.load(Ordering::Relaxed));
-            self.pulse.slow.set(Some(beat.start.elapsed().saturating_sub(since)));
+            self.pulse
+                .slow
+                .set(Some(beat.start.elapsed().saturating_sub(since)));
         } else {
             self.pulse.slow.set(None);
         }
@@ -231,39 +267,21 @@ impl Beat {
     /// Whether what runs now was told to end.
     pub(super) fn killed(&self) -> bool {
         let sequence = self.sequence.load(Ordering::Relaxed);
-        sequence % 2 == 1 && self.killed.load(Ordering::Acquire) == sequence
+        !sequence.is_multiple_of(2) && self.killed.load(Ordering::Acquire) == sequence
+    }
+
+    /// Keeps where the hook ended what runs; the first place of a slice is the one that tells.
+    pub(super) fn note_place(&self, place: impl FnOnce() -> String) {
+        let sequence = self.sequence.load(Ordering::Relaxed);
+        let mut kept = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.as_ref().is_none_or(|(of, _)| *of != sequence) {
+            *kept = Some((sequence, place()));
+        }
     }
 
     pub(super) fn limit(&self) -> Duration {
         Duration::from_micros(self.limit_us.load(Ordering::Relaxed))
     }
-}
-
-impl LastWords {
-    fn write(&self, about: &About<'_>) {
-        self.partition.store(about.partition as u64, Ordering::Relaxed);
-        self.offset.store(about.offset as u64, Ordering::Relaxed);
-        write_text(&self.listener, about.listener);
-        write_text(&self.topic, about.topic);
-    }
-}
-
-/// Copies as much as fits, with neither allocation nor lock.
-fn write_text(into: &[AtomicU64], text: &str) {
-    let mut chunks = text.as_bytes().chunks(8);
-    for word in into {
-        let mut bytes = [0; 8];
-        if let Some(chunk) = chunks.next() {
-            bytes[..chunk.len()].copy_from_slice(chunk);
-        }
-        word.store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
-    }
-}
-
-fn read_text(from: &[AtomicU64]) -> String {
-    let bytes: Vec<u8> = from.iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes()).collect();
-    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
 impl Registry {
@@ -310,19 +328,23 @@ fn watch(registry: &Registry) {
 
 fn look_at(beat: &Beat, now: Instant) -> bool {
     let sequence = beat.sequence.load(Ordering::SeqCst);
-    if sequence % 2 == 0 {
+    if sequence.is_multiple_of(2) {
         return false;
     }
     let mut seen = beat.seen.lock().unwrap_or_else(PoisonError::into_inner);
     if seen.sequence != sequence {
-        *seen = Seen { sequence, since: now };
+        *seen = Seen {
+            sequence,
+            since: now,
+        };
         return true;
     }
     let ran = now.duration_since(seen.since);
     let limit = beat.limit();
     if ran >= SLOW && beat.slow.load(Ordering::Relaxed) != sequence {
         let since = seen.since.duration_since(beat.start);
-        beat.slow_since_us.store(since.as_micros() as u64, Ordering::Relaxed);
+        beat.slow_since_us
+            .store(since.as_micros() as u64, Ordering::Relaxed);
         beat.slow.store(sequence, Ordering::Release);
     }
     if ran >= limit {
@@ -339,13 +361,13 @@ fn look_at(beat: &Beat, now: Instant) -> bool {
 
 /// C code that does not come back: nothing was committed for what it held, and a new process can go on.
 fn give_up(beat: &Beat, ran: Duration) -> ! {
-    let words = &beat.last_words;
+    let words = beat.last_words.read();
     tracing::error!(
         thread = beat.name,
-        listener = read_text(&words.listener),
-        topic = read_text(&words.topic),
-        partition = words.partition.load(Ordering::Relaxed) as i32,
-        offset = words.offset.load(Ordering::Relaxed) as i64,
+        listener = words.listener,
+        topic = words.topic,
+        partition = words.partition,
+        offset = words.offset,
         seconds = ran.as_secs(),
         "a handler is stuck in code that nothing can interrupt; the process ends"
     );
@@ -367,7 +389,11 @@ fn install_handler() -> io::Result<()> {
         libc::sigemptyset(&raw mut action.sa_mask);
         libc::sigaction(signal(), &raw const action, ptr::null_mut())
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Runs on the thread whose Lua is to end: reads atomics, sets the hook, and nothing else.

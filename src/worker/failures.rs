@@ -30,7 +30,7 @@ impl Log {
         tracing::error!(
             listener = place.listener.name,
             topic = &*place.partition.topic,
-            partition = place.partition.partition,
+            partition = place.partition.number,
             offset = place.offset,
             attempt = place.attempt,
             bundle = place.bundle,
@@ -49,7 +49,7 @@ impl Log {
         tracing::error!(
             listener = place.listener.name,
             topic = &*place.partition.topic,
-            partition = place.partition.partition,
+            partition = place.partition.number,
             offset = place.offset,
             attempt = place.attempt,
             bundle = place.bundle,

@@ -77,7 +77,7 @@ impl Worker {
         let call = Call {
             listener: slot.plan.listeners[index],
             topic: &slot.partition.topic,
-            partition: slot.partition.partition,
+            partition: slot.partition.number,
             record,
             attempt,
         };
@@ -284,7 +284,7 @@ impl Worker {
             self.log.failed(&place, failure, None);
             let sentence = format!(
                 "listener `{}` stops at {}-{}@{offset} after {attempt} attempts: {}",
-                listener.name, slot.partition.topic, slot.partition.partition, failure.message
+                listener.name, slot.partition.topic, slot.partition.number, failure.message
             );
             // The daemon may be stopping for another reason already.
             let _ = self.endings.send(Ending::Message(sentence));
@@ -303,7 +303,7 @@ impl Worker {
             tracing::warn!(
                 listener,
                 topic = &*slot.partition.topic,
-                partition = slot.partition.partition,
+                partition = slot.partition.number,
                 offset = slot.lane.head().map(Record::offset),
                 held_ms = held.as_millis() as u64,
                 "handler held the vm: other handlers waited"

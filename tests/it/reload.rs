@@ -78,7 +78,9 @@ impl<'a> Running<'a> {
         change(&self.project);
         let line = self
             .daemon
-            .wait_line_after(seen, "reload rejected", |line| line.is("reload rejected"));
+            .wait_line_after(seen, "reload rejected", |line| {
+                line.field("message").starts_with("reload rejected")
+            });
         assert!(line.is_error(), "{line:?}");
         line.field("error")
     }

@@ -38,8 +38,16 @@ fn a_message_has_its_fields() {
 #[test]
 fn null_is_nil_and_empty_is_empty() {
     passes("assert(message.key == nil and message.value == nil and next(message.headers) == nil)");
-    let empty = OwnedRecord { key: Some(Box::default()), value: Some(Box::default()), timestamp_ms: -1, ..OwnedRecord::default() };
-    passes_with("assert(message.key == '' and message.value == '' and message.timestamp == nil)", &empty);
+    let empty = OwnedRecord {
+        key: Some(Box::default()),
+        value: Some(Box::default()),
+        timestamp_ms: -1,
+        ..OwnedRecord::default()
+    };
+    passes_with(
+        "assert(message.key == '' and message.value == '' and message.timestamp == nil)",
+        &empty,
+    );
 }
 
 #[test]
@@ -48,27 +56,46 @@ fn a_handler_that_raises_has_failed() {
     assert_eq!(failure.kind, FailureKind::Raised);
     assert_eq!(failure.message, "handlers/h.lua:2: bad");
     let traceback = failure.traceback.unwrap();
-    assert!(traceback.contains("handlers/h.lua:2: in function"), "{traceback}");
+    assert!(
+        traceback.contains("handlers/h.lua:2: in function"),
+        "{traceback}"
+    );
 }
 
 #[test]
 fn a_handler_that_returns_nil_and_an_error_has_failed() {
     for body in ["return nil, 'bad'", "return false, 'bad'"] {
         let failure = fails(body);
-        assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::Returned, "bad"));
+        assert_eq!(
+            (failure.kind, failure.message.as_str()),
+            (FailureKind::Returned, "bad")
+        );
     }
-    for body in ["return", "return nil", "return false", "return true, 'x'", "return 0", "return nil, nil"] {
+    for body in [
+        "return",
+        "return nil",
+        "return false",
+        "return true, 'x'",
+        "return 0",
+        "return nil, nil",
+    ] {
         passes(body);
     }
 }
 
 #[test]
 fn a_call_that_waits_goes_on_with_the_answer() {
-    let mut f = handler("tide.sleep('1.5s') local o = ctx.commitOffsets('7') assert(o == 9) return nil, o").build();
-    let Step::Waits(id, Wait::Sleep(duration)) = f.run() else { panic!() };
+    let mut f =
+        handler("tide.sleep('1.5s') local o = ctx.commitOffsets('7') assert(o == 9) return nil, o")
+            .build();
+    let Step::Waits(id, Wait::Sleep(duration)) = f.run() else {
+        panic!()
+    };
     assert_eq!(duration, Duration::from_millis(1500));
     assert_eq!(f.vm.waiting(), 1);
-    let Step::Waits(id, Wait::Commit(7)) = f.resume(id, Answer::Slept) else { panic!() };
+    let Step::Waits(id, Wait::Commit(7)) = f.resume(id, Answer::Slept) else {
+        panic!()
+    };
     let failure = failure(f.resume(id, Answer::Committed(Ok(9))));
     assert_eq!(failure.message, "9");
     assert_eq!(f.vm.waiting(), 0);
@@ -81,6 +108,9 @@ fn an_endless_loop_ends_at_its_limit() {
     let mut f = setup.build();
     let failure = failure(f.run());
     assert_eq!(failure.kind, FailureKind::Blocking);
-    assert_eq!(failure.message, "handlers/h.lua:2: computed for more than 50 ms without a pause (limits.blocking)");
+    assert_eq!(
+        failure.message,
+        "handlers/h.lua:2: computed for more than 50 ms without a pause (limits.blocking)"
+    );
     assert!(matches!(f.call(&record()), Step::Done));
 }

@@ -1,0 +1,182 @@
+//! ctx, its logger, app and tide.
+
+use super::*;
+use crate::lua::Wait;
+
+#[test]
+fn ctx_has_its_fields() {
+    passes(
+        r#"
+        assert(ctx.topic == "orders" and ctx.partition == 3 and ctx.offset == 0 and ctx.attempt == 1)
+        assert(ctx.message == message)
+        assert(math.type(ctx.startTime) == "integer" and tide.now() - ctx.startTime < 60000)
+        ctx.requestContext.a = 1
+        assert(ctx.requestContext.a == 1)
+        ctx.setAttr("a", 1) ctx:setAttr("b", { 2 })
+        assert(ctx.getAttr("a") == 1 and ctx:getAttr("b")[1] == 2 and ctx.getAttr("c") == nil)
+        ctx.logger.info("hello", { a = 1, f = print, n = 0/0 })
+        ctx.logger:warn("hello")
+        ctx.getLogger("mine").error("hello", { 1, 2 })
+        ctx:getLogger("mine"):debug(nil)
+        print("a", 1, nil, {})
+        "#,
+    );
+}
+
+#[test]
+fn every_call_has_a_request_context_of_its_own() {
+    let body = "assert(ctx.requestContext.a == nil and ctx.getAttr('a') == nil) ctx.requestContext.a = 1 ctx.setAttr('a', 1)";
+    let mut f = handler(body).build();
+    for _ in 0..3 {
+        assert!(matches!(f.run(), Step::Done));
+    }
+}
+
+#[test]
+fn an_unknown_field_names_the_nearest() {
+    for (body, message) in [
+        (
+            "return ctx.commitOffset",
+            "`ctx` has no field `commitOffset`, did you mean `commitOffsets`?",
+        ),
+        (
+            "return ctx.logger.warning('x')",
+            "`logger` has no field `warning`, did you mean `warn`?",
+        ),
+        (
+            "return tide.slep",
+            "`tide` has no field `slep`, did you mean `sleep`?",
+        ),
+        (
+            "return tide.json.parse",
+            "`tide.json` has no field `parse`, there are `array`, `decode`, `encode`, `null`",
+        ),
+        (
+            "return ctx.app.get",
+            "`app` has no field `get`, did you mean `getAttr`?",
+        ),
+        (
+            "return ctx[1]",
+            "a field of `ctx` is named by a string, not by a number",
+        ),
+        (
+            "ctx.x = 1",
+            "`ctx` cannot be changed; keep values in `ctx.requestContext` or by `ctx.setAttr`",
+        ),
+    ] {
+        assert_eq!(fails(body).message, format!("handlers/h.lua:2: {message}"));
+    }
+}
+
+#[test]
+fn offsets_are_whole_and_not_negative() {
+    for (argument, offset) in [
+        ("7", 7),
+        ("7.0", 7),
+        ("'7'", 7),
+        ("message.offset + 1", 1),
+        ("9223372036854775807", i64::MAX),
+    ] {
+        match handler(&format!("ctx.commitOffsets({argument})"))
+            .build()
+            .run()
+        {
+            Step::Waits(_, Wait::Commit(found)) => assert_eq!(found, offset),
+            step => panic!("{step:?}"),
+        }
+    }
+    for argument in [
+        "-1",
+        "0/0",
+        "1.5",
+        "1/0",
+        "'x'",
+        "'-1'",
+        "''",
+        "'1.0'",
+        "{}",
+        "nil",
+        "true",
+        "'99999999999999999999'",
+    ] {
+        let message = fails(&format!("ctx.commitOffsets({argument})")).message;
+        assert!(
+            message.starts_with("handlers/h.lua:2: `ctx.commitOffsets` takes "),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_ctx_belongs_to_its_call() {
+    let body = "if kept then return kept.getAttr('a') end kept = ctx";
+    let mut f = handler(body).build();
+    assert!(matches!(f.run(), Step::Done));
+    let message = failure(f.run()).message;
+    assert!(
+        message.contains("this `ctx` belongs to another call"),
+        "{message}"
+    );
+    // Also while the first one only waits: its commit would go to the wrong partition.
+    let mut f = handler("if kept then kept.commitOffsets(1) end kept = ctx tide.sleep(1)").build();
+    assert!(matches!(f.run(), Step::Waits(..)));
+    assert!(failure(f.run()).message.contains("belongs to another call"));
+}
+
+#[test]
+fn app_is_shared_by_all_vms_and_copies() {
+    let app = Arc::new(App::default());
+    let mut first = handler("app_table = { n = 1, list = { 1, 2.5, 'x', true, tide.json.null } } ctx.app.setAttr('t', app_table) app_table.n = 2").build_with(&app).unwrap();
+    let mut second = handler("local t = tide.app:getAttr('t') assert(t.n == 1 and #t.list == 5 and math.type(t.list[2]) == 'float' and t.list[5] == tide.json.null) t.n = 9 assert(tide.app.getAttr('t').n == 1) ctx.app:setAttr('t', nil)").build_with(&app).unwrap();
+    assert!(matches!(first.run(), Step::Done));
+    drop(first);
+    assert!(matches!(second.run(), Step::Done));
+    assert!(matches!(
+        handler("assert(ctx.app.getAttr('t') == nil)")
+            .build_with(&app)
+            .unwrap()
+            .run(),
+        Step::Done
+    ));
+}
+
+#[test]
+fn app_takes_plain_data_only() {
+    for value in [
+        "print",
+        "{ { print } }",
+        "coroutine.create(print)",
+        "(function() local t = {} t.t = t return t end)()",
+    ] {
+        let message = fails(&format!("ctx.app.setAttr('a', {value})")).message;
+        assert!(
+            message.starts_with("handlers/h.lua:2: `app.setAttr` takes plain data: "),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn error_values_become_words() {
+    for (value, message) in [
+        ("'x', 0", "x"),
+        ("{ message = 'from a table' }", "from a table"),
+        (
+            "{}",
+            "an error value that is a table, with neither `message` nor `__tostring`",
+        ),
+        (
+            "setmetatable({}, { __tostring = function() return 'from __tostring' end })",
+            "from __tostring",
+        ),
+        (
+            "setmetatable({}, { __tostring = error })",
+            "an error value whose `__tostring` fails",
+        ),
+        ("nil", "an error value that is nil"),
+        ("42", "42"),
+        ("print", "an error value that is a function"),
+    ] {
+        assert_eq!(fails(&format!("error({value})")).message, message);
+    }
+}

@@ -1,0 +1,160 @@
+//! `tide.json`.
+
+use super::*;
+
+#[test]
+fn what_is_decoded_is_encoded_alike() {
+    for text in [
+        "null",
+        "true",
+        "false",
+        "0",
+        "-1",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "1888944671579078978",
+        "0.1",
+        "-0.0",
+        "1e300",
+        "2.5e-10",
+        r#""""#,
+        r#""a\"\\\n\t\u0001""#,
+        r#""é€😀""#,
+        "[]",
+        "{}",
+        "[1,[2,[3,{}]],[]]",
+        r#"{"a":[null,true]}"#,
+        "[null,null]",
+    ] {
+        passes_with(
+            "local v = tide.json.encode(tide.json.decode(message.value)) assert(v == message.value, v)",
+            &OwnedRecord {
+                value: Some(text.as_bytes().into()),
+                ..OwnedRecord::default()
+            },
+        );
+    }
+}
+
+#[test]
+fn values_have_their_lua_types() {
+    passes(
+        r#"
+        local d = tide.json.decode
+        assert(math.type(d("1")) == "integer" and math.type(d("1.0")) == "float" and math.type(d("1e2")) == "float")
+        assert(d("18446744073709551616") == 2.0^64)
+        assert(d("null") == tide.json.null and d(" [ null , 1 ] ")[1] == tide.json.null)
+        assert(d('"\\u00e9\\ud83d\\ude00\\/\\b\\f"') == "é😀/\b\f")
+        local o = d('{"a":1,"a":2,"b":{"c":[1,2,3]}}')
+        assert(o.a == 2 and #o.b.c == 3)
+        "#,
+    );
+}
+
+#[test]
+fn tables_are_arrays_or_objects() {
+    passes(
+        r#"
+        local e = tide.json.encode
+        assert(e({}) == "{}" and e(tide.json.array({})) == "[]" and e(tide.json.array()) == "[]")
+        assert(e({ 1, 2 }) == "[1,2]" and e({ a = { "x" } }) == '{"a":["x"]}')
+        assert(e({ [10] = 1 }) == '{"10":1}')
+        assert(e(tide.json.array({ 1, nil, 3 })) == "[1,null,3]")
+        assert(e(1.0) == "1.0" and e(1) == "1" and e("/") == '"/"')
+        "#,
+    );
+}
+
+#[test]
+fn a_bad_document_has_a_position() {
+    for (text, message) in [
+        ("", "unexpected end at byte 1"),
+        ("[1,]", "expected a value at byte 4"),
+        ("[1 2]", "expected `,` or `]` at byte 4"),
+        ("{a:1}", "expected a key in quotes at byte 2"),
+        (r#"{"a" 1}"#, "expected `:` at byte 6"),
+        (r#"{"a":1"#, "unexpected end at byte 7"),
+        ("01", "trailing characters at byte 2"),
+        ("1.", "expected a digit at byte 3"),
+        ("tru", "expected a value at byte 1"),
+        ("NaN", "expected a value at byte 1"),
+        ("1e999", "a number out of range at byte 1"),
+        (r#""a"#, "unexpected end of a string at byte 3"),
+        (r#""\"#, "unexpected end of a string at byte 4"),
+        ("\"\n\"", "a control character in a string at byte 2"),
+        (r#"["a\x"]"#, "an unknown escape at byte 4"),
+        (r#""\ud800""#, "half of a surrogate pair at byte 2"),
+        (r#""\udc00\ud800""#, "half of a surrogate pair at byte 2"),
+        (
+            r#""\u12""#,
+            "four hexadecimal digits are missing after `\\u` at byte 2",
+        ),
+        ("[] []", "trailing characters at byte 4"),
+    ] {
+        let mut f = handler("tide.json.decode(message.value)").build();
+        let record = OwnedRecord {
+            value: Some(text.as_bytes().into()),
+            ..OwnedRecord::default()
+        };
+        assert_eq!(
+            failure(f.call(&record)).message,
+            format!("handlers/h.lua:2: tide.json.decode: {message}"),
+            "{text}"
+        );
+    }
+    assert!(
+        fails("tide.json.decode('\"\\xff\"')")
+            .message
+            .ends_with("invalid UTF-8 at byte 2")
+    );
+    assert!(
+        fails("tide.json.decode(nil)")
+            .message
+            .ends_with("`tide.json.decode` takes a string, not nil")
+    );
+}
+
+#[test]
+fn depth_has_a_limit_both_ways() {
+    passes(
+        "local s = string.rep('[', 128) .. string.rep(']', 128) assert(tide.json.encode(tide.json.decode(s)) == s)",
+    );
+    assert!(
+        fails("tide.json.decode(string.rep('[', 129) .. string.rep(']', 129))")
+            .message
+            .ends_with("more than 128 levels at byte 129")
+    );
+    assert!(
+        fails("tide.json.decode(string.rep('[', 1000000))")
+            .message
+            .ends_with("more than 128 levels at byte 129")
+    );
+    assert!(
+        fails("local t = {} t.t = t tide.json.encode(t)")
+            .message
+            .ends_with("a table within itself, or more than 128 deep")
+    );
+}
+
+#[test]
+fn what_has_no_json_form_raises() {
+    for (value, message) in [
+        ("print", "a function has no JSON form"),
+        ("0/0", "NaN has no JSON form"),
+        ("{ 1/0 }", "inf has no JSON form"),
+        (
+            "'\\xff'",
+            "a string with invalid UTF-8 at its byte 1 has no JSON form; encode it first, for instance as hexadecimal",
+        ),
+        ("{ [true] = 1 }", "a boolean cannot be a key of an object"),
+        (
+            "tide.json.array({ a = 1 })",
+            "an array has a key that is no index of it",
+        ),
+    ] {
+        assert_eq!(
+            fails(&format!("tide.json.encode({value})")).message,
+            format!("handlers/h.lua:2: tide.json.encode: {message}")
+        );
+    }
+}

@@ -1,0 +1,263 @@
+//! What computes too long, takes too much or runs too deep.
+
+use super::*;
+use crate::lua::FailureKind;
+
+/// Ends `body` by the watchdog, and sees that the VM still works.
+#[track_caller]
+fn is_ended(body: &str) -> Failure {
+    let mut setup = handler(&format!("if message.key then return end {body}"));
+    setup.blocking = Duration::from_millis(150);
+    let mut f = setup.build();
+    let failure = failure(f.run());
+    assert_eq!(failure.kind, FailureKind::Blocking, "{}", failure.message);
+    assert!(
+        f.pulse
+            .take_slow()
+            .is_none_or(|slow| slow >= Duration::from_millis(150))
+    );
+    let record = OwnedRecord {
+        key: Some(Box::default()),
+        ..OwnedRecord::default()
+    };
+    for _ in 0..3 {
+        assert!(matches!(f.call(&record), Step::Done));
+    }
+    failure
+}
+
+#[test]
+fn a_loop_is_ended_where_it_stands() {
+    let failure = is_ended("\nlocal function spin() while true do end end\nspin()");
+    assert_eq!(
+        failure.message,
+        "handlers/h.lua:3: computed for more than 150 ms without a pause (limits.blocking)"
+    );
+    let traceback = failure.traceback.unwrap();
+    assert!(traceback.contains("handlers/h.lua:4: in"), "{traceback}");
+}
+
+#[test]
+fn no_pcall_keeps_a_loop_alive() {
+    is_ended("while true do pcall(function() while true do end end) end");
+    is_ended(
+        "while true do xpcall(function() while true do end end, function() while true do end end) end",
+    );
+    is_ended("while true do xpcall(error, function() while true do end end) end");
+}
+
+#[test]
+fn a_loop_in_a_coroutine_is_ended() {
+    is_ended("coroutine.wrap(function() while true do end end)()");
+    is_ended(
+        "while true do coroutine.resume(coroutine.create(function() while true do pcall(error) end end)) end",
+    );
+    is_ended(
+        "while true do pcall(coroutine.wrap(function() coroutine.wrap(function() while true do end end)() end)) end",
+    );
+    is_ended("while true do coroutine.wrap(function() coroutine.yield() end)() end");
+}
+
+#[test]
+fn the_place_is_that_of_the_loop_itself() {
+    let failure = is_ended("\nlocal f = coroutine.wrap(function()\n while true do end end)\n\nf()");
+    assert!(
+        failure.message.starts_with("handlers/h.lua:4: computed"),
+        "{}",
+        failure.message
+    );
+}
+
+#[test]
+fn a_loop_of_c_functions_is_ended() {
+    is_ended("while true do local s = string.rep('x', 100000) end");
+    is_ended("while true do string.gsub('xxxxxxxx', 'x', function() return 'y' end) end");
+    is_ended(
+        "string.gsub(string.rep('x', 10), 'x', function() while true do pcall(error) end end)",
+    );
+    is_ended(
+        "table.sort({ 3, 2, 1 }, function(a, b) while true do pcall(function() while true do end end) end end)",
+    );
+    is_ended(
+        "setmetatable({}, { __index = function() while true do end end }).x = nil local t = setmetatable({}, { __index = function() while true do end end }) return t.x",
+    );
+}
+
+#[test]
+fn a_loop_in_an_error_value_is_ended() {
+    is_ended("error(setmetatable({}, { __tostring = function() while true do end end }))");
+    is_ended(
+        "local x <close> = setmetatable({}, { __close = function() while true do pcall(error) end end }) error('x')",
+    );
+}
+
+#[test]
+fn a_loop_at_the_top_level_is_ended() {
+    let mut setup = Setup::new()
+        .file(
+            "h.lua",
+            "while true do pcall(function() while true do end end) end",
+        )
+        .handler("h");
+    setup.blocking = Duration::from_millis(150);
+    let error = setup.error();
+    assert!(
+        error.starts_with("handlers/h.lua:1: computed for more than 150 ms"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_limit_counts_from_each_wait_anew() {
+    let mut setup = handler(
+        "local t = os.clock() while os.clock() - t < 0.05 do end tide.sleep(1) t = os.clock() while os.clock() - t < 0.05 do end",
+    );
+    setup.blocking = Duration::from_secs(2);
+    let mut f = setup.build();
+    let Step::Waits(id, _) = f.run() else {
+        panic!()
+    };
+    assert!(matches!(f.resume(id, Answer::Slept), Step::Done));
+}
+
+#[test]
+fn a_memory_bomb_is_an_outcome() {
+    for body in [
+        "local t = {} for i = 1, 1e9 do t[i] = i end",
+        "local s = 'x' while true do s = s .. s end",
+        "string.rep('x', 1 << 28)",
+    ] {
+        let app = Arc::default();
+        let mut setup = handler(body);
+        setup.memory = 8 << 20;
+        let mut f = setup.build_with(&app).unwrap();
+        let failure = failure(f.run());
+        assert_eq!(failure.kind, FailureKind::Memory, "{}", failure.message);
+        assert!(failure.traceback.is_none());
+        drop(f);
+        assert!(matches!(
+            handler("").build_with(&app).unwrap().run(),
+            Step::Done
+        ));
+    }
+}
+
+#[test]
+fn memory_that_is_used_up_at_the_top_level_is_an_error() {
+    let mut setup = Setup::new()
+        .file("h.lua", "local t = {} while true do t[#t + 1] = {} end")
+        .handler("h");
+    setup.memory = 4 << 20;
+    assert_eq!(
+        setup.error(),
+        "handlers/h.lua: not enough memory ([lua] memory)"
+    );
+}
+
+#[test]
+fn a_message_that_does_not_fit_is_an_outcome() {
+    let mut setup = handler("");
+    setup.memory = 4 << 20;
+    let mut f = setup.build();
+    let record = OwnedRecord {
+        value: Some(vec![7; 8 << 20].into()),
+        ..OwnedRecord::default()
+    };
+    assert_eq!(failure(f.call(&record)).kind, FailureKind::Memory);
+    assert!(f.vm.memory_used() < 4 << 20);
+}
+
+#[test]
+fn endless_recursion_is_an_ordinary_failure() {
+    for body in [
+        "local function f() return 1 + f() end f()",
+        "local t = setmetatable({}, {}) getmetatable(t).__index = function(t, k) return t[k] end return t.x",
+        "local function f() return coroutine.wrap(f)() end f()",
+        "local function f() string.gsub('x', 'x', f) end f()",
+    ] {
+        let failure = fails(body);
+        assert_eq!(failure.kind, FailureKind::Raised, "{body}");
+        assert!(failure.message.contains("overflow"), "{}", failure.message);
+        assert!(
+            failure
+                .traceback
+                .is_some_and(|traceback| traceback.len() < 20_000)
+        );
+    }
+}
+
+#[test]
+fn what_a_handler_left_open_is_closed_when_it_fails() {
+    let body = "if not closed then local x <close> = setmetatable({}, { __close = function() closed = true end }) error('x') end";
+    let mut f = handler(body).build();
+    failure(f.run());
+    assert!(matches!(f.run(), Step::Done));
+}
+
+#[test]
+fn a_vm_may_be_built_by_one_thread_and_run_by_another() {
+    let watchdog = Watchdog::start().unwrap();
+    let mut setup = handler("if message.key then while true do end end");
+    setup.blocking = Duration::from_millis(150);
+    let bundle = setup.bundle();
+    let app = Arc::default();
+    std::thread::scope(|scope| {
+        let build = scope
+            .spawn(|| Vm::build(&bundle, &app, &watchdog.watch_current_thread("build")).unwrap());
+        let mut vm = build.join().unwrap();
+        let pulse = watchdog.watch_current_thread("run");
+        let record = OwnedRecord {
+            key: Some(Box::default()),
+            ..OwnedRecord::default()
+        };
+        let topic: Arc<str> = "t".into();
+        let step = vm.call(
+            &pulse,
+            &Call {
+                listener: 0,
+                topic: &topic,
+                partition: 0,
+                record: &record,
+                attempt: 1,
+            },
+        );
+        assert_eq!(failure(step).kind, FailureKind::Blocking);
+    });
+}
+
+#[test]
+fn a_slow_call_is_told() {
+    let mut f =
+        handler("if message.key then local t = os.clock() while os.clock() - t < 0.3 do end end")
+            .build();
+    let record = OwnedRecord {
+        key: Some(Box::default()),
+        ..OwnedRecord::default()
+    };
+    assert!(matches!(f.call(&record), Step::Done));
+    assert!(f.pulse.take_slow().unwrap() >= Duration::from_millis(100));
+    assert!(f.pulse.take_slow().is_none());
+}
+
+/// In the child process of the test below: C code that no hook reaches.
+#[test]
+fn stuck_in_c_code() {
+    if std::env::var_os("MOONTIDE_TEST_STUCK").is_none() {
+        return;
+    }
+    let mut setup =
+        handler("string.find(string.rep('a', 40), string.rep('a?', 40) .. string.rep('a', 40))");
+    setup.blocking = Duration::from_millis(50);
+    setup.build().run();
+}
+
+#[test]
+fn c_code_that_nothing_interrupts_ends_the_process() {
+    use std::os::unix::process::ExitStatusExt;
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "lua::tests::limits::stuck_in_c_code"])
+        .env("MOONTIDE_TEST_STUCK", "1")
+        .output()
+        .unwrap();
+    assert_eq!(child.status.signal(), Some(libc::SIGABRT), "{child:?}");
+}
