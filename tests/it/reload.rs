@@ -23,8 +23,9 @@ fn version(event: &str) -> String {
 struct Running<'a> {
     kafka: &'a Kafka,
     topic: Topic<'a>,
-    project: Project,
+    // Before the project: a log is shown before its directory goes.
     daemon: Daemon,
+    project: Project,
     members: BTreeSet<String>,
     assignments: usize,
 }
@@ -77,7 +78,9 @@ impl<'a> Running<'a> {
         change(&self.project);
         let line = self
             .daemon
-            .wait_line_after(seen, "reload rejected", |line| line.is("reload rejected"));
+            .wait_line_after(seen, "reload rejected", |line| {
+                line.field("message").starts_with("reload rejected")
+            });
         assert!(line.is_error(), "{line:?}");
         line.field("error")
     }
