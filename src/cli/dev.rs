@@ -69,7 +69,9 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
 /// The config alone, which a mistake in a handler does not keep from being read.
 pub(super) fn load(path: &Path) -> Result<Arc<Config>> {
     let bundle = bundle::read(path).and_then(|snapshot| bundle::check(&snapshot, 1));
-    bundle.map(|bundle| bundle.config).map_err(|errors| anyhow!("{errors}"))
+    bundle
+        .map(|bundle| bundle.config)
+        .map_err(|errors| anyhow!("{errors}"))
 }
 
 /// Where there is no config, a project can be written instead.
@@ -77,8 +79,14 @@ fn offer_init(config: &Path) -> Result<(), Exit> {
     if config.exists() || config.file_name() != Some("config.toml".as_ref()) {
         return Ok(());
     }
-    let directory = config.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let question = format!("There is no {}. Write a small project here?", config.display());
+    let directory = config
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let question = format!(
+        "There is no {}. Write a small project here?",
+        config.display()
+    );
     match terminal::ask(&question) {
         Some(true) => init::write(directory).map_err(|error| {
             terminal::complain(format_args!("{error:#}"));
@@ -108,7 +116,11 @@ impl Stage {
     fn set(arguments: &Arguments, path: &Path, config: &Config) -> Result<Self> {
         let runtime_directory = &config.daemon.runtime_directory;
         if let Some(other) = address::find(runtime_directory)? {
-            bail!("{}: `moontide dev` already runs here, as process {}", path.display(), other.pid);
+            bail!(
+                "{}: `moontide dev` already runs here, as process {}",
+                path.display(),
+                other.pid
+            );
         }
         let (messages, samples) = read_samples(arguments, path)?;
         let broker = Broker::start()?;
@@ -129,7 +141,11 @@ impl Stage {
             messages: &messages,
         };
         welcome.lines().iter().for_each(terminal::say);
-        Ok(Self { broker, partitions: arguments.partitions, _published: published })
+        Ok(Self {
+            broker,
+            partitions: arguments.partitions,
+            _published: published,
+        })
     }
 
     /// Runs the daemon until it is stopped.
@@ -150,7 +166,11 @@ impl Stage {
     fn adjust(&self, config: &mut Config) {
         for topic in adjust::literal_topics(config) {
             if let Err(error) = self.broker.create_topic(&topic, self.partitions) {
-                tracing::error!(topic, error = format!("{error:#}"), "cannot create the topic");
+                tracing::error!(
+                    topic,
+                    error = format!("{error:#}"),
+                    "cannot create the topic"
+                );
             }
         }
         adjust::adjust(config, self.broker.address());
@@ -166,7 +186,10 @@ fn read_samples(arguments: &Arguments, config: &Path) -> Result<(PathBuf, Vec<Sa
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let samples = samples::parse(path, &text).map_err(|error| anyhow!(error))?;
     for Sample { line, record } in &samples {
-        if record.partition.is_some_and(|partition| partition >= arguments.partitions) {
+        if record
+            .partition
+            .is_some_and(|partition| partition >= arguments.partitions)
+        {
             bail!(
                 "{}:{line}: partition {} of {} (--partitions says how many there are)",
                 path.display(),
@@ -190,8 +213,14 @@ fn deliver(samples: &[Sample], address: &str) -> Result<()> {
     if samples.is_empty() {
         return Ok(());
     }
-    let brokers = Value { text: address.to_owned(), secret: false };
-    let producer = Producer::new(&BTreeMap::from([("bootstrap.servers".to_owned(), brokers)]), SEND_DEADLINE)?;
+    let brokers = Value {
+        text: address.to_owned(),
+        secret: false,
+    };
+    let producer = Producer::new(
+        &BTreeMap::from([("bootstrap.servers".to_owned(), brokers)]),
+        SEND_DEADLINE,
+    )?;
     let records: Vec<Outgoing> = samples.iter().map(|sample| sample.record.clone()).collect();
     producer.send_all(&records).map(|_| ())
 }

@@ -12,7 +12,10 @@ use super::{Exit, terminal};
 
 const FILES: &[(&str, &str)] = &[
     ("config.toml", include_str!("init/config.toml")),
-    ("handlers/orders.lua", include_str!("init/handlers/orders.lua")),
+    (
+        "handlers/orders.lua",
+        include_str!("init/handlers/orders.lua"),
+    ),
     ("messages.jsonl", include_str!("init/messages.jsonl")),
 ];
 
@@ -35,17 +38,30 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
     if directory == "." {
         terminal::say(terminal::bold(format_args!("  {program} dev")));
     } else {
-        let config = arguments.directory.join("config.toml").display().to_string();
-        terminal::say(terminal::bold(format_args!("  {program} dev --config {}", terminal::quote(&config))));
+        let config = arguments
+            .directory
+            .join("config.toml")
+            .display()
+            .to_string();
+        terminal::say(terminal::bold(format_args!(
+            "  {program} dev --config {}",
+            terminal::quote(&config)
+        )));
     }
     Exit::Ok
 }
 
 /// Writes the project and says so, file by file.
 pub(super) fn write(directory: &Path) -> Result<()> {
-    let paths: Vec<_> = FILES.iter().map(|(name, text)| (directory.join(name), text)).collect();
-    let exist: Vec<_> =
-        paths.iter().filter(|(path, _)| path.exists()).map(|(path, _)| format!("`{}`", path.display())).collect();
+    let paths: Vec<_> = FILES
+        .iter()
+        .map(|(name, text)| (directory.join(name), text))
+        .collect();
+    let exist: Vec<_> = paths
+        .iter()
+        .filter(|(path, _)| path.exists())
+        .map(|(path, _)| format!("`{}`", path.display()))
+        .collect();
     if !exist.is_empty() {
         let verb = if exist.len() == 1 { "exists" } else { "exist" };
         bail!("{} already {verb}: nothing was written", exist.join(", "));
@@ -61,7 +77,11 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
-    OpenOptions::new().write(true).create_new(true).open(path)?.write_all(text.as_bytes())
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path)?
+        .write_all(text.as_bytes())
 }
 
 #[cfg(test)]
@@ -74,9 +94,15 @@ mod tests {
         let directory = directory.path();
         fs::write(directory.join("messages.jsonl"), "mine").unwrap();
         let error = write(directory).unwrap_err().to_string();
-        assert!(error.ends_with("messages.jsonl` already exists: nothing was written"), "{error}");
+        assert!(
+            error.ends_with("messages.jsonl` already exists: nothing was written"),
+            "{error}"
+        );
         assert!(!directory.join("config.toml").exists());
-        assert_eq!(fs::read_to_string(directory.join("messages.jsonl")).unwrap(), "mine");
+        assert_eq!(
+            fs::read_to_string(directory.join("messages.jsonl")).unwrap(),
+            "mine"
+        );
     }
 
     #[test]

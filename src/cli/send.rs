@@ -73,7 +73,10 @@ fn send(arguments: &Arguments) -> Result<String> {
     }
     let place = producer.send(&record)?;
     let Outgoing { topic, .. } = record;
-    Ok(format!("sent to `{topic}`, partition {}, offset {}, {}", place.partition, place.offset, target.description))
+    Ok(format!(
+        "sent to `{topic}`, partition {}, offset {}, {}",
+        place.partition, place.offset, target.description
+    ))
 }
 
 /// Whom to send to.
@@ -90,19 +93,33 @@ impl Target {
         if arguments.config_brokers {
             let config = super::dev::load(&arguments.daemon.config())?;
             let properties = properties_for(&config, &arguments.topic);
-            let brokers = properties.get("bootstrap.servers").map_or("", |value| value.text.as_str());
-            return Ok(Self { description: format!("on {brokers}"), properties: properties.clone() });
+            let brokers = properties
+                .get("bootstrap.servers")
+                .map_or("", |value| value.text.as_str());
+            return Ok(Self {
+                description: format!("on {brokers}"),
+                properties: properties.clone(),
+            });
         }
         // Whether the configuration is good does not matter: it is being written.
         match address::find(&arguments.daemon.directory())? {
-            Some(dev) => Ok(Self::plain(&dev.brokers, format!("on {}, the broker of `moontide dev`", dev.brokers))),
+            Some(dev) => Ok(Self::plain(
+                &dev.brokers,
+                format!("on {}, the broker of `moontide dev`", dev.brokers),
+            )),
             None => bail!(nobody_there(&arguments.daemon.config())),
         }
     }
 
     fn plain(brokers: &str, description: String) -> Self {
-        let brokers = Value { text: brokers.to_owned(), secret: false };
-        Self { properties: [("bootstrap.servers".to_owned(), brokers)].into(), description }
+        let brokers = Value {
+            text: brokers.to_owned(),
+            secret: false,
+        };
+        Self {
+            properties: [("bootstrap.servers".to_owned(), brokers)].into(),
+            description,
+        }
     }
 }
 
@@ -115,8 +132,16 @@ fn nobody_there(config: &Path) -> String {
 
 /// The properties of the consumer that takes the topic, else of the first one.
 fn properties_for<'a>(config: &'a Config, topic: &str) -> &'a BTreeMap<String, Value> {
-    let listener = config.listeners.iter().find(|listener| takes(listener, topic));
-    let consumer = listener.and_then(|listener| config.consumers.iter().find(|each| each.name == listener.consumer));
+    let listener = config
+        .listeners
+        .iter()
+        .find(|listener| takes(listener, topic));
+    let consumer = listener.and_then(|listener| {
+        config
+            .consumers
+            .iter()
+            .find(|each| each.name == listener.consumer)
+    });
     &consumer.unwrap_or(&config.consumers[0]).properties
 }
 
@@ -124,12 +149,18 @@ fn record(arguments: &Arguments) -> Result<Outgoing> {
     let value = match arguments.value.as_deref() {
         Some("-") => {
             let mut bytes = Vec::new();
-            io::stdin().lock().read_to_end(&mut bytes).context("standard input")?;
+            io::stdin()
+                .lock()
+                .read_to_end(&mut bytes)
+                .context("standard input")?;
             Some(bytes)
         }
         other => other.map(|text| text.as_bytes().to_vec()),
     };
-    let headers = arguments.headers.iter().map(|(name, value)| (name.clone(), Some(value.clone().into_bytes())));
+    let headers = arguments
+        .headers
+        .iter()
+        .map(|(name, value)| (name.clone(), Some(value.clone().into_bytes())));
     Ok(Outgoing {
         topic: arguments.topic.clone(),
         partition: arguments.partition.map(i32::from),
@@ -152,10 +183,16 @@ fn expect_topic(topic: &str, existing: &[String]) -> Result<()> {
     if existing.iter().any(|each| each == topic) {
         return Ok(());
     }
-    let near = existing.iter().map(|each| (strsim::jaro_winkler(topic, each), each));
-    let near = near.filter(|(similarity, _)| *similarity > 0.8).max_by(|a, b| a.0.total_cmp(&b.0));
+    let near = existing
+        .iter()
+        .map(|each| (strsim::jaro_winkler(topic, each), each));
+    let near = near
+        .filter(|(similarity, _)| *similarity > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
     match near {
-        Some((_, near)) => bail!("topic `{topic}` does not exist, did you mean `{near}`? (--create creates it)"),
+        Some((_, near)) => {
+            bail!("topic `{topic}` does not exist, did you mean `{near}`? (--create creates it)")
+        }
         None => bail!("topic `{topic}` does not exist (--create creates it)"),
     }
 }
@@ -171,12 +208,18 @@ mod tests {
         assert_eq!(check("orders"), Ok(()));
         let error = "topic `ordres` does not exist, did you mean `orders`? (--create creates it)";
         assert_eq!(check("ordres"), Err(error.to_owned()));
-        assert_eq!(check("zzz"), Err("topic `zzz` does not exist (--create creates it)".to_owned()));
+        assert_eq!(
+            check("zzz"),
+            Err("topic `zzz` does not exist (--create creates it)".to_owned())
+        );
     }
 
     #[test]
     fn a_header_is_a_name_and_a_value_which_may_hold_further_equals_signs() {
-        assert_eq!(parse_header("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert_eq!(
+            parse_header("a=b=c"),
+            Ok(("a".to_owned(), "b=c".to_owned()))
+        );
         assert_eq!(parse_header("a="), Ok(("a".to_owned(), String::new())));
         assert!(parse_header("a").is_err() && parse_header("=a").is_err());
     }

@@ -3,7 +3,10 @@
 //! It lives in this process's memory and is gone with it. It keeps 5 MiB a partition and deletes older messages without
 //! a word, so it is for tests and for trying handlers, never for data. It must not know who talks to it: a client is
 //! given [`Broker::address`] like any other broker's.
-#![expect(unsafe_code, reason = "the delay of a group's first join is set by a call that rdkafka does not wrap")]
+#![expect(
+    unsafe_code,
+    reason = "the delay of a group's first join is set by a call that rdkafka does not wrap"
+)]
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -29,8 +32,13 @@ impl Broker {
         let mut config = ClientConfig::new();
         config.set("test.mock.num.brokers", "1");
         let native = config.create_native_config().context("embedded broker")?;
-        let client = Client::new(&config, native, RDKafkaType::RD_KAFKA_PRODUCER, DefaultClientContext)
-            .context("embedded broker")?;
+        let client = Client::new(
+            &config,
+            native,
+            RDKafkaType::RD_KAFKA_PRODUCER,
+            DefaultClientContext,
+        )
+        .context("embedded broker")?;
         let Some(cluster) = client.mock_cluster() else {
             bail!("embedded broker: the client came without its cluster");
         };
@@ -44,7 +52,11 @@ impl Broker {
             let cluster = rdkafka_sys::rd_kafka_handle_mock_cluster(client.native_ptr());
             rdkafka_sys::rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, 0);
         }
-        Ok(Self { client, address, topics: Mutex::default() })
+        Ok(Self {
+            client,
+            address,
+            topics: Mutex::default(),
+        })
     }
 
     /// For `bootstrap.servers`.
@@ -58,10 +70,15 @@ impl Broker {
         if topics.contains(topic) {
             return Ok(());
         }
-        let cluster = self.client.mock_cluster().context("embedded broker: it has ended")?;
+        let cluster = self
+            .client
+            .mock_cluster()
+            .context("embedded broker: it has ended")?;
         cluster
             .create_topic(topic, partitions, 1)
-            .with_context(|| format!("embedded broker: topic `{topic}` with {partitions} partitions"))?;
+            .with_context(|| {
+                format!("embedded broker: topic `{topic}` with {partitions} partitions")
+            })?;
         topics.insert(topic.to_owned());
         Ok(())
     }
@@ -83,15 +100,24 @@ mod tests {
     fn a_group_reads_what_was_produced() {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 1).unwrap();
-        let address = Value { text: broker.address().to_owned(), secret: false };
+        let address = Value {
+            text: broker.address().to_owned(),
+            secret: false,
+        };
         let properties = BTreeMap::from([("bootstrap.servers".to_owned(), address)]);
         let producer = Producer::new(&properties, Duration::from_secs(20)).unwrap();
-        let record = Outgoing { topic: "orders".to_owned(), value: Some(b"a kite".to_vec()), ..Outgoing::default() };
+        let record = Outgoing {
+            topic: "orders".to_owned(),
+            value: Some(b"a kite".to_vec()),
+            ..Outgoing::default()
+        };
         producer.send(&record).unwrap();
 
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", broker.address());
-        config.set("group.id", "readers").set("auto.offset.reset", "earliest");
+        config
+            .set("group.id", "readers")
+            .set("auto.offset.reset", "earliest");
         let consumer: BaseConsumer = config.create().unwrap();
         consumer.subscribe(&["orders"]).unwrap();
         let until = Instant::now() + Duration::from_secs(20);

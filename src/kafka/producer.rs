@@ -13,7 +13,9 @@ use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{
+    BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, ThreadedProducer,
+};
 
 use crate::config::Value;
 
@@ -84,17 +86,35 @@ impl Producer {
             .set("acks", "all")
             .set("linger.ms", "0")
             .set("partitioner", "murmur2_random")
-            .set("message.timeout.ms", deadline.as_millis().max(1).to_string());
-        let brokers = config.get("bootstrap.servers").unwrap_or_default().to_owned();
-        let client = ThreadedProducer::from_config_and_context(&config, Reports).context("producer")?;
-        Ok(Self { client, brokers, deadline })
+            .set(
+                "message.timeout.ms",
+                deadline.as_millis().max(1).to_string(),
+            );
+        let brokers = config
+            .get("bootstrap.servers")
+            .unwrap_or_default()
+            .to_owned();
+        let client =
+            ThreadedProducer::from_config_and_context(&config, Reports).context("producer")?;
+        Ok(Self {
+            client,
+            brokers,
+            deadline,
+        })
     }
 
     /// The topics that exist, without creating any.
     pub(crate) fn topics(&self) -> Result<Vec<String>> {
-        let metadata =
-            self.client.client().fetch_metadata(None, self.deadline).map_err(|error| self.unreachable(&error))?;
-        Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
+        let metadata = self
+            .client
+            .client()
+            .fetch_metadata(None, self.deadline)
+            .map_err(|error| self.unreachable(&error))?;
+        Ok(metadata
+            .topics()
+            .iter()
+            .map(|topic| topic.name().to_owned())
+            .collect())
     }
 
     /// Sends one record and waits for the broker's answer.
@@ -116,26 +136,39 @@ impl Producer {
     fn send_some(&self, records: &[Outgoing]) -> Result<Vec<Acknowledged>> {
         let (sender, receiver) = mpsc::channel();
         for (index, record) in records.iter().enumerate() {
-            let waiting = Box::new(Waiting { index, sender: sender.clone() });
+            let waiting = Box::new(Waiting {
+                index,
+                sender: sender.clone(),
+            });
             self.client
                 .send(record.as_base(waiting))
-                .map_err(|(error, _)| anyhow!(error).context(format!("topic `{}`", record.topic)))?;
+                .map_err(|(error, _)| {
+                    anyhow!(error).context(format!("topic `{}`", record.topic))
+                })?;
         }
         drop(sender);
         let until = Instant::now() + self.deadline + REPORT_GRACE;
         let mut answers = vec![None; records.len()];
         for _ in records {
-            let (index, answer) = match receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(report) => report,
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-            };
+            let (index, answer) =
+                match receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                    Ok(report) => report,
+                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+                };
             let topic = || format!("topic `{}`", records[index].topic);
-            answers[index] = Some(answer.map_err(|error| self.refused(error)).with_context(topic)?);
+            answers[index] = Some(
+                answer
+                    .map_err(|error| self.refused(error))
+                    .with_context(topic)?,
+            );
         }
-        answers
-            .into_iter()
-            .collect::<Option<_>>()
-            .ok_or_else(|| anyhow!("{} did not answer within {} s", self.brokers, self.deadline.as_secs_f32()))
+        answers.into_iter().collect::<Option<_>>().ok_or_else(|| {
+            anyhow!(
+                "{} did not answer within {} s",
+                self.brokers,
+                self.deadline.as_secs_f32()
+            )
+        })
     }
 
     fn refused(&self, error: KafkaError) -> anyhow::Error {
@@ -146,8 +179,14 @@ impl Producer {
     }
 
     fn unreachable(&self, error: &KafkaError) -> anyhow::Error {
-        let code = error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string());
-        anyhow!("{} did not answer within {} s: {code}", self.brokers, self.deadline.as_secs_f32())
+        let code = error
+            .rdkafka_error_code()
+            .map_or_else(|| error.to_string(), |code| code.to_string());
+        anyhow!(
+            "{} did not answer within {} s: {code}",
+            self.brokers,
+            self.deadline.as_secs_f32()
+        )
     }
 }
 
@@ -155,7 +194,11 @@ impl Outgoing {
     /// About its bytes in a log: each record has some hundred bytes beside its own when it is sent alone.
     pub(crate) fn size(&self) -> usize {
         let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
-        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + length(value)).sum();
+        let headers: usize = self
+            .headers
+            .iter()
+            .map(|(name, value)| name.len() + length(value))
+            .sum();
         100 + length(&self.key) + length(&self.value) + headers
     }
 
@@ -167,11 +210,12 @@ impl Outgoing {
         base.timestamp = self.timestamp_ms;
         if !self.headers.is_empty() {
             let headers = OwnedHeaders::new_with_capacity(self.headers.len());
-            base.headers = Some(
-                self.headers
-                    .iter()
-                    .fold(headers, |headers, (key, value)| headers.insert(Header { key, value: value.as_ref() })),
-            );
+            base.headers = Some(self.headers.iter().fold(headers, |headers, (key, value)| {
+                headers.insert(Header {
+                    key,
+                    value: value.as_ref(),
+                })
+            }));
         }
         base
     }
@@ -193,7 +237,10 @@ impl ProducerContext<NoCustomPartitioner> for Reports {
 
     fn delivery(&self, result: &DeliveryResult<'_>, waiting: Box<Waiting>) {
         let answer = match result {
-            Ok(message) => Ok(Acknowledged { partition: message.partition(), offset: message.offset() }),
+            Ok(message) => Ok(Acknowledged {
+                partition: message.partition(),
+                offset: message.offset(),
+            }),
             Err((error, _)) => Err(error.clone()),
         };
         waiting.sender.send((waiting.index, answer)).ok();
@@ -206,8 +253,14 @@ mod tests {
     use crate::kafka::mock::Broker;
 
     fn producer(brokers: &str, deadline: Duration) -> Producer {
-        let value = |text: &str| Value { text: text.to_owned(), secret: false };
-        let properties = [("bootstrap.servers", brokers), ("group.id", "not a producer's")];
+        let value = |text: &str| Value {
+            text: text.to_owned(),
+            secret: false,
+        };
+        let properties = [
+            ("bootstrap.servers", brokers),
+            ("group.id", "not a producer's"),
+        ];
         let properties = properties.map(|(name, text)| (name.to_owned(), value(text)));
         Producer::new(&BTreeMap::from(properties), deadline).unwrap()
     }
@@ -217,7 +270,10 @@ mod tests {
             topic: topic.to_owned(),
             partition: Some(partition),
             value: Some(value.into()),
-            headers: vec![("trace".to_owned(), Some(b"1".to_vec())), ("empty".to_owned(), None)],
+            headers: vec![
+                ("trace".to_owned(), Some(b"1".to_vec())),
+                ("empty".to_owned(), None),
+            ],
             ..Outgoing::default()
         }
     }
@@ -228,7 +284,11 @@ mod tests {
         broker.create_topic("orders", 2).unwrap();
         broker.create_topic("orders", 2).unwrap();
         let producer = producer(broker.address(), Duration::from_secs(20));
-        let records = [record("orders", 0, "a"), record("orders", 1, "b"), record("orders", 0, "c")];
+        let records = [
+            record("orders", 0, "a"),
+            record("orders", 1, "b"),
+            record("orders", 0, "c"),
+        ];
         let acknowledged = producer.send_all(&records).unwrap();
         let at = |partition, offset| Acknowledged { partition, offset };
         assert_eq!(acknowledged, [at(0, 0), at(1, 0), at(0, 1)]);
@@ -240,9 +300,18 @@ mod tests {
         let broker = Broker::start().unwrap();
         broker.create_topic("orders", 5).unwrap();
         let producer = producer(broker.address(), Duration::from_secs(20));
-        let keyed = Outgoing { topic: "orders".to_owned(), key: Some(b"k".to_vec()), ..Outgoing::default() };
+        let keyed = Outgoing {
+            topic: "orders".to_owned(),
+            key: Some(b"k".to_vec()),
+            ..Outgoing::default()
+        };
         let acknowledged = producer.send_all(&vec![keyed; 8]).unwrap();
-        assert!(acknowledged.iter().all(|each| each.partition == acknowledged[0].partition), "{acknowledged:?}");
+        assert!(
+            acknowledged
+                .iter()
+                .all(|each| each.partition == acknowledged[0].partition),
+            "{acknowledged:?}"
+        );
     }
 
     #[test]
@@ -250,8 +319,13 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         drop(listener);
-        let error = producer(&address, Duration::from_millis(300)).send(&record("orders", 0, "a")).unwrap_err();
+        let error = producer(&address, Duration::from_millis(300))
+            .send(&record("orders", 0, "a"))
+            .unwrap_err();
         let error = format!("{error:#}");
-        assert!(error.contains(&format!("{address} did not answer within 0.3 s")), "{error}");
+        assert!(
+            error.contains(&format!("{address} did not answer within 0.3 s")),
+            "{error}"
+        );
     }
 }

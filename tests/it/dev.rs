@@ -15,7 +15,14 @@ const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) fn moontide(directory: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_moontide"));
     command.current_dir(directory).stdin(Stdio::null());
-    for name in ["RUST_LOG", "MOONTIDE_LOG", "MOONTIDE_CONFIG", "KAFKA_URL", "NOTIFY_SOCKET", "JOURNAL_STREAM"] {
+    for name in [
+        "RUST_LOG",
+        "MOONTIDE_LOG",
+        "MOONTIDE_CONFIG",
+        "KAFKA_URL",
+        "NOTIFY_SOCKET",
+        "JOURNAL_STREAM",
+    ] {
         command.env_remove(name);
     }
     command
@@ -41,12 +48,20 @@ pub(crate) struct Dev {
 impl Dev {
     pub(crate) fn start(directory: &Path, arguments: &[&str]) -> Self {
         let mut command = moontide(directory);
-        command.arg("dev").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .arg("dev")
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (sender, lines) = mpsc::channel();
         forward(child.stdout.take().unwrap(), sender.clone());
         forward(child.stderr.take().unwrap(), sender);
-        Self { child, lines, seen: Vec::new() }
+        Self {
+            child,
+            lines,
+            seen: Vec::new(),
+        }
     }
 
     /// The first line from here on that holds this text.
@@ -71,10 +86,17 @@ impl Dev {
                 return line.clone();
             }
             next = self.seen.len();
-            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            match self
+                .lines
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+            {
                 Ok(line) => self.seen.push(line),
-                Err(RecvTimeoutError::Timeout) => panic!("no line `{text}` in\n{}", self.seen.join("\n")),
-                Err(RecvTimeoutError::Disconnected) => panic!("ended without `{text}`\n{}", self.seen.join("\n")),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("no line `{text}` in\n{}", self.seen.join("\n"))
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("ended without `{text}`\n{}", self.seen.join("\n"))
+                }
             }
         }
     }
@@ -86,7 +108,13 @@ impl Dev {
     /// Ctrl-C, and its exit code.
     pub(crate) fn interrupt(mut self) -> Option<i32> {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-INT", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
         self.child.wait().unwrap().code()
     }
 }
@@ -101,7 +129,9 @@ impl Drop for Dev {
 fn forward(output: impl Read + Send + 'static, sender: Sender<String>) {
     thread::spawn(move || {
         let lines = BufReader::new(output).lines().map_while(Result::ok);
-        lines.map_while(|line| sender.send(line).ok()).for_each(drop);
+        lines
+            .map_while(|line| sender.send(line).ok())
+            .for_each(drop);
     });
 }
 
@@ -126,7 +156,10 @@ fn replace(path: &Path, from: &str, to: &str) {
 /// The line of a file on which `text` stands.
 fn line_of(path: &Path, text: &str) -> usize {
     let content = fs::read_to_string(path).unwrap();
-    1 + content.lines().position(|line| line.contains(text)).unwrap()
+    1 + content
+        .lines()
+        .position(|line| line.contains(text))
+        .unwrap()
 }
 
 #[test]
@@ -145,8 +178,16 @@ fn in_an_empty_folder_dev_names_the_command_that_writes_a_project() {
     let directory = tempfile::tempdir().unwrap();
     let output = run(directory.path(), &["dev"]);
     assert_eq!(output.status.code(), Some(78));
-    assert!(text(&output).contains("config.toml does not exist; `"), "{}", text(&output));
-    assert!(text(&output).contains(" init .` writes a small project"), "{}", text(&output));
+    assert!(
+        text(&output).contains("config.toml does not exist; `"),
+        "{}",
+        text(&output)
+    );
+    assert!(
+        text(&output).contains(" init .` writes a small project"),
+        "{}",
+        text(&output)
+    );
 }
 
 #[test]
@@ -159,7 +200,11 @@ fn a_newcomer_sees_a_handler_run_edits_it_breaks_it_and_mends_it() {
     replace(&handler(directory), " ordered ", " wants ");
     dev.wait_line("reloaded");
     let output = run(directory, &["send", "orders", "a flute", "--key", "cyd"]);
-    assert!(text(&output).contains("sent to `orders`, partition 0, offset 3"), "{}", text(&output));
+    assert!(
+        text(&output).contains("sent to `orders`, partition 0, offset 3"),
+        "{}",
+        text(&output)
+    );
     dev.wait_any_line("cyd wants a flute");
 
     replace(&handler(directory), "info(who", "info(nobody.name .. who");
@@ -176,7 +221,11 @@ fn a_newcomer_sees_a_handler_run_edits_it_breaks_it_and_mends_it() {
     replace(&handler(directory), "(message, ctx", "(message, ctx)");
     replace(&handler(directory), "nobody.name .. ", "");
     dev.wait_line("somebody wants a harp");
-    assert_eq!(dev.seen("cyd wants a flute"), 1, "a message that was handled is not handled again");
+    assert_eq!(
+        dev.seen("cyd wants a flute"),
+        1,
+        "a message that was handled is not handled again"
+    );
 }
 
 #[test]
@@ -189,7 +238,11 @@ fn ctrl_c_ends_dev_in_success_and_send_then_says_that_nobody_is_there() {
     assert!(!project.path().join(".moontide/dev.json").exists());
     let output = run(project.path(), &["send", "orders", "x"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output).contains("no `moontide dev` runs with config.toml"), "{}", text(&output));
+    assert!(
+        text(&output).contains("no `moontide dev` runs with config.toml"),
+        "{}",
+        text(&output)
+    );
 }
 
 #[test]
@@ -199,7 +252,11 @@ fn a_second_dev_of_one_project_is_refused() {
     dev.wait_line("ada ordered a tail for the kite");
     let output = run(project.path(), &["dev"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output).contains("config.toml: `moontide dev` already runs here"), "{}", text(&output));
+    assert!(
+        text(&output).contains("config.toml: `moontide dev` already runs here"),
+        "{}",
+        text(&output)
+    );
 }
 
 #[test]
@@ -209,36 +266,58 @@ fn a_typo_in_a_topic_makes_no_topic() {
     dev.wait_line("ada ordered a tail for the kite");
     let output = run(project.path(), &["send", "ordres", "x"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output).contains("`ordres` does not exist, did you mean `orders`?"), "{}", text(&output));
+    assert!(
+        text(&output).contains("`ordres` does not exist, did you mean `orders`?"),
+        "{}",
+        text(&output)
+    );
 }
 
 #[test]
 fn a_config_with_tls_and_sasl_meets_the_embedded_broker_alone() {
     let project = new_project();
     let secured = "[kafkaConfig]\nssl = true\nsasl = { mechanism = \"plain\", username = \"u\", password = \"p\" }";
-    replace(&project.path().join("config.toml"), "[kafkaConfig]", secured);
+    replace(
+        &project.path().join("config.toml"),
+        "[kafkaConfig]",
+        secured,
+    );
     Dev::start(project.path(), &[]).wait_line("ada ordered a tail for the kite");
 }
 
 #[test]
 fn a_bad_line_of_messages_is_named_before_anything_starts() {
     let project = new_project();
-    fs::write(project.path().join("messages.jsonl"), "{\"topic\": \"orders\", \"value\": 1}\n{\"topic\": 5}\n")
-        .unwrap();
+    fs::write(
+        project.path().join("messages.jsonl"),
+        "{\"topic\": \"orders\", \"value\": 1}\n{\"topic\": 5}\n",
+    )
+    .unwrap();
     let output = run(project.path(), &["dev"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output).contains("messages.jsonl:2:11: invalid type"), "{}", text(&output));
+    assert!(
+        text(&output).contains("messages.jsonl:2:11: invalid type"),
+        "{}",
+        text(&output)
+    );
 }
 
 #[test]
 fn a_pattern_meets_the_topics_that_are_asked_for_and_those_that_are_sent_to_later() {
     let project = new_project();
-    replace(&project.path().join("config.toml"), "topic = \"orders\"", "topic = \"^shop\\\\..+\"");
+    replace(
+        &project.path().join("config.toml"),
+        "topic = \"orders\"",
+        "topic = \"^shop\\\\..+\"",
+    );
     fs::write(project.path().join("messages.jsonl"), "").unwrap();
     let mut dev = Dev::start(project.path(), &["--topic", "shop.one"]);
     dev.wait_line("shop");
     for topic in ["shop.one", "shop.two"] {
-        let output = run(project.path(), &["send", "--create", topic, &format!("a kite of {topic}")]);
+        let output = run(
+            project.path(),
+            &["send", "--create", topic, &format!("a kite of {topic}")],
+        );
         assert!(output.status.success(), "{}", text(&output));
         dev.wait_line(&format!("somebody ordered a kite of {topic}"));
     }

@@ -15,14 +15,23 @@ struct Block {
 
 fn documents() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let docs = fs::read_dir(root.join("docs")).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let docs = fs::read_dir(root.join("docs"))
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path());
     let docs = docs.filter(|path| path.extension().is_some_and(|end| end == "md"));
     [root.join("README.md")].into_iter().chain(docs).collect()
 }
 
 fn blocks(language: &str) -> Vec<Block> {
-    let all: Vec<_> = documents().iter().flat_map(|path| blocks_of(path)).collect();
-    let found: Vec<_> = all.into_iter().filter(|block| block.language == language).collect();
+    let all: Vec<_> = documents()
+        .iter()
+        .flat_map(|path| blocks_of(path))
+        .collect();
+    let found: Vec<_> = all
+        .into_iter()
+        .filter(|block| block.language == language)
+        .collect();
     assert!(!found.is_empty(), "no block of {language} was found");
     found
 }
@@ -37,7 +46,11 @@ fn blocks_of(path: &Path) -> Vec<Block> {
             Some(language) => {
                 open = true;
                 let place = format!("{}:{}", path.display(), index + 2);
-                blocks.push(Block { place, language: language.trim().to_owned(), text: String::new() });
+                blocks.push(Block {
+                    place,
+                    language: language.trim().to_owned(),
+                    text: String::new(),
+                });
             }
             None if open => writeln!(blocks.last_mut().unwrap().text, "{line}").unwrap(),
             None => {}
@@ -52,21 +65,33 @@ fn write_handlers(config: &toml::Table, directory: &Path) {
     let mut functions = std::collections::BTreeMap::<String, Vec<String>>::new();
     let listeners = config.get("listeners").and_then(toml::Value::as_array);
     for listener in listeners.into_iter().flatten() {
-        let handler = listener.get("handler").and_then(toml::Value::as_str).unwrap();
+        let handler = listener
+            .get("handler")
+            .and_then(toml::Value::as_str)
+            .unwrap();
         let name = handler.rfind('/').map_or(0, |slash| slash + 1);
         let (file, function) = match handler[name..].split_once('.') {
-            Some((file, function)) => (format!("{}{file}", &handler[..name]), Some(function.to_owned())),
+            Some((file, function)) => (
+                format!("{}{file}", &handler[..name]),
+                Some(function.to_owned()),
+            ),
             None => (handler.to_owned(), None),
         };
         functions.entry(file).or_default().extend(function);
     }
-    let folder = config.get("lua").and_then(|lua| lua.get("handlers")).and_then(toml::Value::as_str);
+    let folder = config
+        .get("lua")
+        .and_then(|lua| lua.get("handlers"))
+        .and_then(toml::Value::as_str);
     let folder = directory.join(folder.unwrap_or("handlers"));
     fs::create_dir_all(&folder).unwrap();
     for (file, functions) in functions {
         let returned = match functions.as_slice() {
             [] => "function() end".to_owned(),
-            names => format!("{{ {} = function() end }}", names.join(" = function() end, ")),
+            names => format!(
+                "{{ {} = function() end }}",
+                names.join(" = function() end, ")
+            ),
         };
         let path = folder.join(file + ".lua");
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -78,7 +103,10 @@ fn write_handlers(config: &toml::Table, directory: &Path) {
 fn every_block_of_toml_is_toml_and_every_whole_config_passes_the_check() {
     let mut whole = 0;
     for block in blocks("toml") {
-        let config: toml::Table = block.text.parse().unwrap_or_else(|error| panic!("{}: {error}", block.place));
+        let config: toml::Table = block
+            .text
+            .parse()
+            .unwrap_or_else(|error| panic!("{}: {error}", block.place));
         if !config.contains_key("listeners") || !config.contains_key("consumerConfig") {
             continue;
         }
@@ -87,7 +115,12 @@ fn every_block_of_toml_is_toml_and_every_whole_config_passes_the_check() {
         write_handlers(&config, directory.path());
         fs::write(directory.path().join("config.toml"), &block.text).unwrap();
         let output = run(directory.path(), &["check"]);
-        assert!(output.status.success(), "{}: {}", block.place, text(&output));
+        assert!(
+            output.status.success(),
+            "{}: {}",
+            block.place,
+            text(&output)
+        );
     }
     assert!(whole > 0, "no block is a whole config");
 }
@@ -97,7 +130,9 @@ fn every_block_of_lua_is_lua() {
     let lua = mlua::Lua::new();
     for block in blocks("lua") {
         let chunk = lua.load(&block.text).set_name(format!("@{}", block.place));
-        chunk.into_function().unwrap_or_else(|error| panic!("{}: {error}", block.place));
+        chunk
+            .into_function()
+            .unwrap_or_else(|error| panic!("{}: {error}", block.place));
     }
 }
 
@@ -106,14 +141,22 @@ fn every_link_within_the_documents_leads_to_a_file() {
     let mut count = 0;
     for path in documents() {
         let document = fs::read_to_string(&path).unwrap();
-        for link in document.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        for link in document
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
             let file = link.split('#').next().unwrap();
             if file.is_empty() || file.contains("://") {
                 continue;
             }
             count += 1;
             let target = path.parent().unwrap().join(file);
-            assert!(target.exists(), "{}: `{link}` leads nowhere", path.display());
+            assert!(
+                target.exists(),
+                "{}: `{link}` leads nowhere",
+                path.display()
+            );
         }
     }
     assert!(count > 0, "no link was found");

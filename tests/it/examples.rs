@@ -11,13 +11,19 @@ fn root() -> &'static Path {
 
 /// Each folder below examples/, copied, as a run leaves files beside its config.
 fn examples() -> Vec<(String, tempfile::TempDir)> {
-    let mut names: Vec<_> = children(&root().join("examples")).into_iter().filter(|path| path.is_dir()).collect();
+    let mut names: Vec<_> = children(&root().join("examples"))
+        .into_iter()
+        .filter(|path| path.is_dir())
+        .collect();
     names.sort();
     assert!(!names.is_empty(), "no example was found");
     let copy = |path: &PathBuf| {
         let directory = tempfile::tempdir().unwrap();
         copy_tree(path, directory.path());
-        (path.file_name().unwrap().to_string_lossy().into_owned(), directory)
+        (
+            path.file_name().unwrap().to_string_lossy().into_owned(),
+            directory,
+        )
     };
     names.iter().map(copy).collect()
 }
@@ -25,7 +31,10 @@ fn examples() -> Vec<(String, tempfile::TempDir)> {
 /// Without `.moontide`, which a `moontide dev` in the working copy leaves there.
 fn children(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
-    entries.filter(|entry| entry.file_name() != ".moontide").map(|entry| entry.path()).collect()
+    entries
+        .filter(|entry| entry.file_name() != ".moontide")
+        .map(|entry| entry.path())
+        .collect()
 }
 
 fn copy_tree(from: &Path, to: &Path) {
@@ -42,7 +51,10 @@ fn copy_tree(from: &Path, to: &Path) {
 
 /// The lines of the README's block of text.
 fn promised(readme: &str) -> Vec<&str> {
-    let block = readme.split("```text\n").nth(1).expect("the README has a block of text");
+    let block = readme
+        .split("```text\n")
+        .nth(1)
+        .expect("the README has a block of text");
     block.split("```").next().unwrap().lines().collect()
 }
 
@@ -58,8 +70,16 @@ fn every_example_passes_the_check() {
 fn every_example_does_what_its_readme_says() {
     for (name, directory) in examples() {
         let readme = fs::read_to_string(directory.path().join("README.md")).unwrap();
-        assert!(readme.lines().count() <= 20, "{name}: the README is longer than a glance");
-        assert!(readme.contains(&format!("moontide dev --config examples/{name}/config.toml")), "{name}");
+        assert!(
+            readme.lines().count() <= 20,
+            "{name}: the README is longer than a glance"
+        );
+        assert!(
+            readme.contains(&format!(
+                "moontide dev --config examples/{name}/config.toml"
+            )),
+            "{name}"
+        );
         let promised = promised(&readme);
         assert!(!promised.is_empty(), "{name}");
         let mut dev = Dev::start(directory.path(), &[]);
@@ -67,7 +87,11 @@ fn every_example_does_what_its_readme_says() {
             dev.wait_any_line(line);
         }
         if name == "two-handlers" {
-            assert_eq!(dev.seen("stored order one"), 1, "a retry runs only the listener that failed");
+            assert_eq!(
+                dev.seen("stored order one"),
+                1,
+                "a retry runs only the listener that failed"
+            );
         }
     }
 }
@@ -78,11 +102,19 @@ fn every_shipped_handler_is_loaded_by_the_shipped_config() {
     assert!(output.status.success(), "{}", text(&output));
     let config = fs::read_to_string(root().join("config.toml")).unwrap();
     let handlers = children(&root().join("handlers"));
-    let files: Vec<_> = handlers.iter().filter(|path| path.extension().is_some_and(|end| end == "lua")).collect();
+    let files: Vec<_> = handlers
+        .iter()
+        .filter(|path| path.extension().is_some_and(|end| end == "lua"))
+        .collect();
     assert!(!files.is_empty(), "no handler was found");
     for file in files {
         let stem = file.file_stem().unwrap().to_string_lossy();
-        let named = config.contains(&format!("\"{stem}.")) || config.contains(&format!("\"{stem}\""));
-        assert!(named || stem == "init", "no listener of config.toml names {}", file.display());
+        let named =
+            config.contains(&format!("\"{stem}.")) || config.contains(&format!("\"{stem}\""));
+        assert!(
+            named || stem == "init",
+            "no listener of config.toml names {}",
+            file.display()
+        );
     }
 }

@@ -33,7 +33,8 @@ pub(crate) fn find(runtime_directory: &Path) -> Result<Option<Address>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| path.display().to_string()),
     };
-    let address: Address = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    let address: Address =
+        serde_json::from_str(&text).with_context(|| path.display().to_string())?;
     Ok(address.answers().then_some(address))
 }
 
@@ -45,7 +46,10 @@ pub(super) struct Published {
 /// Writes the file, in place of a stale one.
 pub(super) fn publish(runtime_directory: &Path, brokers: &str) -> Result<Published> {
     let path = runtime_directory.join(FILE);
-    let address = Address { pid: std::process::id(), brokers: brokers.to_owned() };
+    let address = Address {
+        pid: std::process::id(),
+        brokers: brokers.to_owned(),
+    };
     let text = serde_json::to_string(&address).context("dev.json")?;
     write_whole(&path, &text).with_context(|| path.display().to_string())?;
     Ok(Published { path })
@@ -69,7 +73,10 @@ impl Drop for Published {
 fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         // As the daemon makes it, which comes later.
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)?;
     }
     let new = path.with_extension("json.new");
     fs::write(&new, text)?;
@@ -91,7 +98,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let brokers = listener.local_addr().unwrap().to_string();
         let published = publish(&runtime_directory, &brokers).unwrap();
-        let address = Address { pid: std::process::id(), brokers };
+        let address = Address {
+            pid: std::process::id(),
+            brokers,
+        };
         assert_eq!(find(&runtime_directory).unwrap(), Some(address));
 
         drop(listener);

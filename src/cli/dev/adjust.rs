@@ -15,7 +15,10 @@ const METADATA_MAX_AGE: Duration = Duration::from_secs(1);
 
 /// The embedded broker lets a member that subscribes anew wait for the session time-out less a second, as if it had to
 /// hear of others. So long is it from a new topic in the config to its first message.
-const SESSION: &[(&str, &str)] = &[("session.timeout.ms", "2000"), ("heartbeat.interval.ms", "200")];
+const SESSION: &[(&str, &str)] = &[
+    ("session.timeout.ms", "2000"),
+    ("heartbeat.interval.ms", "200"),
+];
 
 /// Of a property's name: how the config's own brokers are reached and trusted, and protocols that need a real cluster.
 const REMOVED: &[&str] = &[
@@ -51,13 +54,22 @@ pub(super) fn adjust(config: &mut Config, address: &str) {
 fn replace_broker(properties: &mut BTreeMap<String, Value>, address: &str) {
     properties.retain(|name, _| !REMOVED.iter().any(|prefix| name.starts_with(prefix)));
     for (name, text) in [("bootstrap.servers", address)].iter().chain(SESSION) {
-        properties.insert((*name).to_owned(), Value { text: (*text).to_owned(), secret: false });
+        properties.insert(
+            (*name).to_owned(),
+            Value {
+                text: (*text).to_owned(),
+                secret: false,
+            },
+        );
     }
 }
 
 /// The topics that the listeners name.
 pub(super) fn literal_topics(config: &Config) -> BTreeSet<String> {
-    let topics = config.listeners.iter().flat_map(|listener| &listener.topics);
+    let topics = config
+        .listeners
+        .iter()
+        .flat_map(|listener| &listener.topics);
     let literal = topics.filter_map(|topic| match topic {
         Topic::Literal(name) => Some(name.clone()),
         Topic::Pattern(_) => None,
@@ -79,7 +91,10 @@ mod tests {
 
     #[test]
     fn nothing_of_the_configs_own_brokers_remains() {
-        let value = |text: &str| Value { text: text.to_owned(), secret: false };
+        let value = |text: &str| Value {
+            text: text.to_owned(),
+            secret: false,
+        };
         let names = [
             "bootstrap.servers",
             "client.id",
@@ -93,9 +108,15 @@ mod tests {
             "ssl.ca.location",
             "enable.ssl.certificate.verification",
         ];
-        let mut properties = names.iter().map(|name| ((*name).to_owned(), value("theirs"))).collect();
+        let mut properties = names
+            .iter()
+            .map(|name| ((*name).to_owned(), value("theirs")))
+            .collect();
         replace_broker(&mut properties, "127.0.0.1:1");
-        let kept: Vec<_> = properties.iter().map(|(name, value)| format!("{name}={}", value.text)).collect();
+        let kept: Vec<_> = properties
+            .iter()
+            .map(|(name, value)| format!("{name}={}", value.text))
+            .collect();
         let expected = [
             "bootstrap.servers=127.0.0.1:1",
             "client.id=theirs",

@@ -34,12 +34,16 @@ struct Line {
 
 /// Parses a whole file; empty lines count but say nothing. The error names the place first.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<Sample>, String> {
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let lines = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(index, text)| {
             let line = index + 1;
-            let record =
-                parse_line(text).map_err(|(column, error)| format!("{}:{line}:{column}: {error}", path.display()))?;
+            let record = parse_line(text).map_err(|(column, error)| {
+                format!("{}:{line}:{column}: {error}", path.display())
+            })?;
             Ok(Sample { line, record })
         })
         .collect()
@@ -49,7 +53,13 @@ fn parse_line(text: &str) -> Result<Outgoing, (usize, String)> {
     let line: Line = serde_json::from_str(text).map_err(|error| {
         let sentence = error.to_string();
         let place = format!(" at line {} column {}", error.line(), error.column());
-        (error.column().max(1), sentence.strip_suffix(&place).unwrap_or(&sentence).to_owned())
+        (
+            error.column().max(1),
+            sentence
+                .strip_suffix(&place)
+                .unwrap_or(&sentence)
+                .to_owned(),
+        )
     })?;
     let mut headers = Vec::new();
     for (name, value) in &line.headers {
@@ -88,7 +98,10 @@ fn field(object: &str, wanted: &str) -> String {
         let Some(Ok(name)) = names.next() else {
             return String::new();
         };
-        rest = rest[names.byte_offset()..].trim_start().trim_start_matches(':').trim_start();
+        rest = rest[names.byte_offset()..]
+            .trim_start()
+            .trim_start_matches(':')
+            .trim_start();
         let mut values = Deserializer::from_str(rest).into_iter::<IgnoredAny>();
         values.next();
         let (value, after) = rest.split_at(values.byte_offset());
@@ -114,17 +127,36 @@ mod tests {
 
     fn show(sample: &Sample) -> String {
         let text = |bytes: &Option<Vec<u8>>| {
-            bytes.as_ref().map_or_else(|| "null".to_owned(), |bytes| String::from_utf8_lossy(bytes).into_owned())
+            bytes.as_ref().map_or_else(
+                || "null".to_owned(),
+                |bytes| String::from_utf8_lossy(bytes).into_owned(),
+            )
         };
-        let Outgoing { topic, partition, key, value, headers, timestamp_ms } = &sample.record;
-        let headers: Vec<_> = headers.iter().map(|(name, value)| format!("{name}={}", text(value))).collect();
+        let Outgoing {
+            topic,
+            partition,
+            key,
+            value,
+            headers,
+            timestamp_ms,
+        } = &sample.record;
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}={}", text(value)))
+            .collect();
         let (key, value, headers) = (text(key), text(value), headers.join(","));
-        format!("{} {topic} {partition:?} {key} {value} [{headers}] {timestamp_ms:?}", sample.line)
+        format!(
+            "{} {topic} {partition:?} {key} {value} [{headers}] {timestamp_ms:?}",
+            sample.line
+        )
     }
 
     #[test]
     fn a_string_is_sent_as_it_is() {
-        check(r#"{"topic":"orders","key":"k","value":"é \" {"}"#, "1 orders None k é \" { [] None");
+        check(
+            r#"{"topic":"orders","key":"k","value":"é \" {"}"#,
+            "1 orders None k é \" { [] None",
+        );
     }
 
     #[test]
@@ -138,8 +170,14 @@ mod tests {
 
     #[test]
     fn null_is_a_tombstone_but_a_forgotten_value_is_an_error() {
-        check(r#"{"topic":"t","value":null}"#, "1 t None null null [] None");
-        check("{\"topic\":\"t\"}", "messages.jsonl:1:13: missing field `value`");
+        check(
+            r#"{"topic":"t","value":null}"#,
+            "1 t None null null [] None",
+        );
+        check(
+            "{\"topic\":\"t\"}",
+            "messages.jsonl:1:13: missing field `value`",
+        );
     }
 
     #[test]
@@ -152,9 +190,14 @@ mod tests {
 
     #[test]
     fn an_error_names_its_line_and_column() {
-        check("\n{\"topic\":\"t\",\"value\":1}\n{\"topic\":}\n", "messages.jsonl:3:10: expected value");
-        let unknown =
-            "unknown field `valeu`, expected one of `topic`, `key`, `value`, `headers`, `partition`, `timestamp`";
-        check(r#"{"topic":"t","valeu":1}"#, &format!("messages.jsonl:1:20: {unknown}"));
+        check(
+            "\n{\"topic\":\"t\",\"value\":1}\n{\"topic\":}\n",
+            "messages.jsonl:3:10: expected value",
+        );
+        let unknown = "unknown field `valeu`, expected one of `topic`, `key`, `value`, `headers`, `partition`, `timestamp`";
+        check(
+            r#"{"topic":"t","valeu":1}"#,
+            &format!("messages.jsonl:1:20: {unknown}"),
+        );
     }
 }

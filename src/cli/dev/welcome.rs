@@ -28,24 +28,40 @@ impl Welcome<'_> {
             bold(self.address)
         )];
         for listener in &self.config.listeners {
-            lines.push(format!("  {} → {}", topics(listener), handler(&listener.handler)));
+            lines.push(format!(
+                "  {} → {}",
+                topics(listener),
+                handler(&listener.handler)
+            ));
             if !self.topics.iter().any(|topic| takes(listener, topic)) {
                 let what = "no topic matches yet: --topic NAME creates one at the start";
-                lines.push(yellow(format_args!("    {what}, `moontide send --create NAME …` later")));
+                lines.push(yellow(format_args!(
+                    "    {what}, `moontide send --create NAME …` later"
+                )));
             }
         }
         if !self.samples.is_empty() {
             let (count, path) = (self.samples.len(), self.messages.display());
             let noun = if count == 1 { "message" } else { "messages" };
-            lines.push(dim(format_args!("  {count} {noun} of {path} sent; each start sends them again")));
+            lines.push(dim(format_args!(
+                "  {count} {noun} of {path} sent; each start sends them again"
+            )));
         }
         for topic in self.without_listener() {
-            lines.push(yellow(format_args!("  no listener takes the messages of topic `{topic}`")));
+            lines.push(yellow(format_args!(
+                "  no listener takes the messages of topic `{topic}`"
+            )));
         }
         if let Some(command) = self.command() {
             lines.push(format!("  send one:  {}", bold(command)));
         }
-        let handlers = self.config.lua.handlers.file_name().unwrap_or_default().to_string_lossy();
+        let handlers = self
+            .config
+            .lua
+            .handlers
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy();
         lines.push(dim(format_args!(
             "  {handlers}/ and the config are watched: save, and the next call runs what you saved; Ctrl-C ends"
         )));
@@ -53,21 +69,49 @@ impl Welcome<'_> {
     }
 
     fn without_listener(&self) -> impl Iterator<Item = &String> {
-        self.topics.iter().filter(|topic| !self.config.listeners.iter().any(|listener| takes(listener, topic)))
+        self.topics.iter().filter(|topic| {
+            !self
+                .config
+                .listeners
+                .iter()
+                .any(|listener| takes(listener, topic))
+        })
     }
 
     /// A command that sends a message which some handler gets.
     fn command(&self) -> Option<String> {
-        let taken = |topic: &str| self.config.listeners.iter().any(|listener| takes(listener, topic));
-        let sample = self.samples.iter().map(|sample| &sample.record).find(|record| taken(&record.topic));
-        let topic = sample.map(|record| &record.topic).or_else(|| self.topics.iter().find(|topic| taken(topic)))?;
+        let taken = |topic: &str| {
+            self.config
+                .listeners
+                .iter()
+                .any(|listener| takes(listener, topic))
+        };
+        let sample = self
+            .samples
+            .iter()
+            .map(|sample| &sample.record)
+            .find(|record| taken(&record.topic));
+        let topic = sample
+            .map(|record| &record.topic)
+            .or_else(|| self.topics.iter().find(|topic| taken(topic)))?;
         let value = sample.and_then(|record| String::from_utf8(record.value.clone()?).ok());
-        let value = value.filter(|value| value.len() <= VALUE_LENGTH_MAX && !value.starts_with('-'));
+        let value =
+            value.filter(|value| value.len() <= VALUE_LENGTH_MAX && !value.starts_with('-'));
         let value = value.unwrap_or_else(|| r#"{"id": 1}"#.to_owned());
         let key = sample.and_then(|record| String::from_utf8(record.key.clone()?).ok());
-        let key = key.map(|key| format!(" --key {}", quote(&key))).unwrap_or_default();
-        let config = self.config_argument.map(|path| format!("--config {} ", quote(&path.display().to_string())));
-        Some(format!("{} send {}{} {}{key}", program(), config.unwrap_or_default(), quote(topic), quote(&value)))
+        let key = key
+            .map(|key| format!(" --key {}", quote(&key)))
+            .unwrap_or_default();
+        let config = self
+            .config_argument
+            .map(|path| format!("--config {} ", quote(&path.display().to_string())));
+        Some(format!(
+            "{} send {}{} {}{key}",
+            program(),
+            config.unwrap_or_default(),
+            quote(topic),
+            quote(&value)
+        ))
     }
 }
 

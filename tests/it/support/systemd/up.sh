@@ -33,6 +33,8 @@ mkdir -p mnt
 pivot_root . mnt
 cd /
 umount -l /mnt
+# As on any booted machine: credentials are mounted aside and propagate to where the service sees them.
+mount --make-rshared /
 unset NOTIFY_SOCKET LISTEN_FDS LISTEN_PID
 export container=unshare SYSTEMD_UNIT_PATH=/var/tmp/units
 exec /lib/systemd/systemd --system --unit=mt.target
