@@ -3,10 +3,19 @@
 //! Start and reload take the same road through here. A bundle is made of bytes that were read once: nothing that runs
 //! later (a second VM, a late `require`) looks at the disk again, so no call ever mixes two of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use crate::config::Config;
+use crate::config::{self, Config, Errors};
+
+const FILES_MAX: usize = 10_000;
+const FOLDERS_MAX: usize = 1_000;
+const BYTES_MAX: u64 = 64 << 20;
 
 /// Every Lua file under the handlers folder, by its path below it (`billing/orders.lua`), as it was on disk.
 pub(crate) type Sources = BTreeMap<String, Arc<[u8]>>;
@@ -20,4 +29,234 @@ pub(crate) struct Bundle {
     pub(crate) loaded_at: i64,
     pub(crate) config: Arc<Config>,
     pub(crate) sources: Arc<Sources>,
+}
+
+/// What lay on disk at one time, unchecked.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    /// The configuration, as given.
+    pub(crate) path: PathBuf,
+    pub(crate) text: String,
+    /// The folder of handlers, absolute.
+    pub(crate) handlers: PathBuf,
+    pub(crate) sources: Arc<Sources>,
+    /// Of text and sources together.
+    pub(crate) hash: u64,
+}
+
+/// Reads the configuration and every Lua file below its handlers folder.
+///
+/// # Errors
+///
+/// What cannot be read, or must not lie in the handlers folder.
+pub(crate) fn read(path: &Path) -> Result<Snapshot, Errors> {
+    let bytes =
+        fs::read(path).map_err(|error| Errors::of(path, format!("cannot be read: {error}")))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let line = error.as_bytes()[..error.utf8_error().valid_up_to()]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count()
+            + 1;
+        Errors::of(path, format!("is not UTF-8, in line {line}"))
+    })?;
+    let handlers = config::handlers_folder(path, &text, &environment);
+    let sources = Reader::default()
+        .all(&handlers)
+        .map_err(|message| Errors::of(path, message))?;
+    let mut hasher = DefaultHasher::new();
+    (&text, &sources).hash(&mut hasher);
+    let hash = hasher.finish();
+    Ok(Snapshot {
+        path: path.to_owned(),
+        text,
+        handlers,
+        sources: Arc::new(sources),
+        hash,
+    })
+}
+
+/// Checks all of it that can be checked without running Lua.
+///
+/// # Errors
+///
+/// Everything that is wrong with the configuration, at once.
+pub(crate) fn check(snapshot: &Snapshot, number: u64) -> Result<Bundle, Errors> {
+    let config = config::load(
+        &snapshot.path,
+        &snapshot.text,
+        &snapshot.sources,
+        &environment,
+    )?;
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    Ok(Bundle {
+        number,
+        hash: snapshot.hash,
+        loaded_at: now.as_millis() as i64,
+        config: Arc::new(config),
+        sources: Arc::clone(&snapshot.sources),
+    })
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Walks the handlers folder, symbolic links followed: mounted config maps consist of them.
+#[derive(Default)]
+struct Reader {
+    sources: Sources,
+    bytes: u64,
+    /// Folders on the way down, by their real path, so that a link to one of them is not followed for ever.
+    above: BTreeSet<PathBuf>,
+    folders: usize,
+}
+
+impl Reader {
+    fn all(mut self, folder: &Path) -> Result<Sources, String> {
+        // A folder that is not there has no files: the config's own check names every one that is missing.
+        if folder.exists() {
+            self.folder(folder, "")?;
+        }
+        Ok(self.sources)
+    }
+
+    fn folder(&mut self, folder: &Path, below: &str) -> Result<(), String> {
+        let real = folder.canonicalize().map_err(cannot_read(folder))?;
+        self.folders += 1;
+        if self.folders > FOLDERS_MAX {
+            return Err(format!("handlers folder: more than {FOLDERS_MAX} folders"));
+        }
+        if !self.above.insert(real.clone()) {
+            return Ok(());
+        }
+        for entry in fs::read_dir(folder).map_err(cannot_read(folder))? {
+            let entry = entry.map_err(cannot_read(folder))?;
+            let (path, name) = (entry.path(), entry.file_name());
+            let Some(name) = name.to_str() else {
+                return Err(format!("{}: a file's name is not UTF-8", path.display()));
+            };
+            if name.starts_with('.') {
+                continue;
+            }
+            let meta = match fs::metadata(&path) {
+                Ok(meta) => meta,
+                // A link to nothing, or an editor's file that is gone already.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_lua(name) => {
+                    continue;
+                }
+                Err(error) => return Err(cannot_read(&path)(error)),
+            };
+            if meta.is_dir() {
+                self.folder(&path, &format!("{below}{name}/"))?;
+            } else if is_lua(name) {
+                self.file(&path, format!("{below}{name}"), meta.len(), meta.is_file())?;
+            }
+        }
+        self.above.remove(&real);
+        Ok(())
+    }
+
+    fn file(&mut self, path: &Path, key: String, bytes: u64, regular: bool) -> Result<(), String> {
+        if !regular {
+            return Err(format!("{}: is not a regular file", path.display()));
+        }
+        let module = key.strip_suffix(".lua").unwrap_or(&key);
+        if module.contains('.') {
+            let better = module.replace('.', "_");
+            return Err(format!(
+                "{}: a dot in the name of a handler file or its folder would be taken for the one before the function; rename \
+                 it to `{better}.lua`",
+                path.display()
+            ));
+        }
+        self.bytes += bytes;
+        if self.sources.len() >= FILES_MAX || self.bytes > BYTES_MAX {
+            return Err(format!(
+                "handlers folder: more than {FILES_MAX} files or {} MiB",
+                BYTES_MAX >> 20
+            ));
+        }
+        let content = fs::read(path).map_err(cannot_read(path))?;
+        self.sources.insert(key, content.into());
+        Ok(())
+    }
+}
+
+fn is_lua(name: &str) -> bool {
+    name.strip_suffix(".lua").is_some()
+}
+
+fn cannot_read<E: Display>(path: &Path) -> impl FnOnce(E) -> String {
+    let path = path.display().to_string();
+    move |error| format!("{path}: cannot be read: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = "[kafkaConfig]\nbrokers = ['localhost:9092']\n[consumerConfig]\ngroupId = 'g'\n\
+                          [[listeners]]\ntopic = 't'\nhandler = 'orders.f'\n";
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in [("config.toml", CONFIG)].iter().chain(files) {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn a_bundle_holds_every_lua_file_but_hidden_ones() {
+        let folder = folder(&[
+            ("handlers/orders.lua", "a"),
+            ("handlers/billing/x.lua", "b"),
+            ("handlers/..data/y.lua", "c"),
+            ("handlers/readme.md", "d"),
+        ]);
+        let snapshot = read(&folder.path().join("config.toml")).unwrap();
+        assert_eq!(
+            snapshot.sources.keys().collect::<Vec<_>>(),
+            ["billing/x.lua", "orders.lua"]
+        );
+        let bundle = check(&snapshot, 7).unwrap();
+        assert_eq!((bundle.number, bundle.hash), (7, snapshot.hash));
+    }
+
+    #[test]
+    fn equal_bytes_have_an_equal_hash() {
+        let folder = folder(&[("handlers/orders.lua", "a")]);
+        let path = folder.path().join("config.toml");
+        let first = read(&path).unwrap().hash;
+        assert_eq!(read(&path).unwrap().hash, first);
+        fs::write(folder.path().join("handlers/orders.lua"), "b").unwrap();
+        assert_ne!(read(&path).unwrap().hash, first);
+    }
+
+    #[test]
+    fn links_are_followed_but_not_in_a_circle() {
+        let folder = folder(&[("elsewhere/orders.lua", "a"), ("handlers/x.lua", "b")]);
+        let at = |name: &str| folder.path().join(name);
+        std::os::unix::fs::symlink(at("elsewhere/orders.lua"), at("handlers/orders.lua")).unwrap();
+        std::os::unix::fs::symlink(at("handlers"), at("handlers/again")).unwrap();
+        let snapshot = read(&at("config.toml")).unwrap();
+        assert_eq!(
+            snapshot.sources.keys().collect::<Vec<_>>(),
+            ["orders.lua", "x.lua"]
+        );
+    }
+
+    #[test]
+    fn a_file_name_with_a_dot_of_its_own_is_refused() {
+        let folder = folder(&[("handlers/a.b.lua", "a")]);
+        let error = read(&folder.path().join("config.toml"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("rename it to `a_b.lua`"), "{error}");
+    }
 }

@@ -2,6 +2,15 @@
 //!
 //! Alone prints and exits; everything below returns what happened.
 
+mod check;
+mod locate;
+mod reload;
+mod run;
+mod schema;
+mod status;
+mod terminal;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -35,15 +44,47 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Says who it is.
-    Version,
+    Run(run::Arguments),
+    /// Checks the configuration and its handlers without a broker, and prints what would run.
+    Check(check::Arguments),
+    Reload(reload::Arguments),
+    Status(status::Arguments),
+    /// Prints the JSON Schema of the configuration.
+    Schema(schema::Arguments),
+}
+
+/// Where the configuration lies; the same option in every subcommand that reads it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConfigOption {
+    /// The configuration; default: `$MOONTIDE_CONFIG`, else config.toml.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigOption {
+    pub(crate) fn path(&self) -> PathBuf {
+        let environment = || {
+            std::env::var_os("MOONTIDE_CONFIG")
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from)
+        };
+        self.config
+            .clone()
+            .or_else(environment)
+            .unwrap_or_else(|| PathBuf::from("config.toml"))
+    }
 }
 
 /// Parses the command line, runs the subcommand and tells its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match arguments.command {
-        Command::Version => Exit::Ok.into(),
-    }
+    let exit = match &arguments.command {
+        Command::Run(arguments) => run::run(arguments),
+        Command::Check(arguments) => check::run(arguments),
+        Command::Reload(arguments) => reload::run(arguments),
+        Command::Status(arguments) => status::run(arguments),
+        Command::Schema(arguments) => schema::run(arguments),
+    };
+    exit.into()
 }

@@ -2,7 +2,23 @@
 //! need not be.
 //!
 //! `file` is what the user wrote; this is what it means. Nothing outside `config` sees the file's types, and no secret
-//! in here shows in `Debug`.
+//! in here shows in `Debug`. Nothing in here touches the network, and the disk only for what the file refers to.
+
+mod agree;
+mod consumers;
+mod error;
+mod file;
+mod interpolate;
+mod kafkajs;
+mod listeners;
+mod load;
+mod process;
+#[cfg(test)]
+mod reference;
+mod refused;
+mod shape;
+mod tree;
+mod unit;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +27,18 @@ use std::time::Duration;
 
 use regex::Regex;
 
-#[derive(Clone, Debug)]
+pub(crate) use error::Errors;
+use load::Scene;
+pub(crate) use load::{handlers_folder, load, runtime_directory};
+pub(crate) use shape::schema;
+
+/// The name of the consumer of `[consumerConfig]`.
+pub(crate) const DEFAULT_CONSUMER: &str = "default";
+
+/// The control socket's name in the runtime directory.
+const SOCKET_NAME: &str = "moontide.sock";
+
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Config {
     /// The file itself, as given.
     pub(crate) path: PathBuf,
@@ -24,6 +51,32 @@ pub(crate) struct Config {
     pub(crate) daemon: Daemon,
     /// What is allowed but deserves a word at every start and in `check`.
     pub(crate) warnings: Vec<String>,
+}
+
+impl Config {
+    /// Keys of class *restart* in which `new` differs.
+    pub(crate) fn waiting_for_restart(&self, new: &Self) -> Vec<String> {
+        let keys = [
+            ("lua.workers", self.lua.workers != new.lua.workers),
+            ("log.level", self.log.level != new.log.level),
+            ("log.format", self.log.format != new.log.format),
+            ("log.file", self.log.file != new.log.file),
+            ("log.rotation", self.log.rotation != new.log.rotation),
+            ("log.keep", self.log.keep != new.log.keep),
+            (
+                "daemon.stateDirectory",
+                self.daemon.state_directory != new.daemon.state_directory,
+            ),
+            (
+                "daemon.runtimeDirectory",
+                self.daemon.runtime_directory != new.daemon.runtime_directory,
+            ),
+        ];
+        keys.into_iter()
+            .filter(|(_, differs)| *differs)
+            .map(|(key, _)| key.to_owned())
+            .collect()
+    }
 }
 
 /// One group membership.
@@ -56,7 +109,7 @@ impl fmt::Debug for Value {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Listener {
     /// Unique; the key of logs, status and of a message's outcome across reloads.
     pub(crate) name: String,
@@ -78,6 +131,25 @@ pub(crate) enum Topic {
     Literal(String),
     /// Begins with `^`; matched by us against the topics that exist.
     Pattern(Regex),
+}
+
+impl PartialEq for Topic {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Literal(one), Self::Literal(other)) => one == other,
+            (Self::Pattern(one), Self::Pattern(other)) => one.as_str() == other.as_str(),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Literal(name) => name,
+            Self::Pattern(pattern) => pattern.as_str(),
+        })
+    }
 }
 
 /// `"billing/orders.gotData"`: file `billing/orders.lua`, module `billing.orders`, function `gotData`.
@@ -167,6 +239,13 @@ pub(crate) enum Rotation {
 pub(crate) struct Daemon {
     pub(crate) drain_deadline: Duration,
     pub(crate) state_directory: PathBuf,
-    /// Where the control socket lies.
+    /// The folder of the control socket.
     pub(crate) runtime_directory: PathBuf,
+}
+
+impl Daemon {
+    /// Where the control socket lies.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.runtime_directory.join(SOCKET_NAME)
+    }
 }

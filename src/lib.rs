@@ -6,10 +6,48 @@ mod message;
 
 mod config;
 
+mod route;
+
+mod retry;
+
+mod offsets;
+
+mod lanes;
+
+mod start;
+
+mod mailbox;
+
+mod difference;
+
+mod kafka;
+
 mod lua;
 
 mod bundle;
 
+mod partition;
+
+mod asker;
+
+mod consumer;
+
+mod worker;
+
+mod supervisor;
+
 mod status;
+
+mod control;
+
+mod watch;
+
+mod systemd;
+
+mod logging;
+
+mod shutdown;
+
+mod daemon;
 
 pub mod cli;

@@ -2,6 +2,9 @@
 //!
 //! It knows neither Kafka's client nor Lua, so that each side can be tested without the other.
 
+/// Gets a header's name and value.
+pub(crate) type EachHeader<'a> = &'a mut dyn FnMut(&[u8], Option<&[u8]>);
+
 /// One Kafka message, wherever its bytes lie.
 pub(crate) trait Record {
     fn offset(&self) -> i64;
@@ -12,7 +15,7 @@ pub(crate) trait Record {
     /// `None` for a tombstone.
     fn value(&self) -> Option<&[u8]>;
     /// Calls `each` with every header in the order of the message; names need not be UTF-8 and may repeat.
-    fn headers(&self, each: &mut dyn FnMut(&[u8], Option<&[u8]>));
+    fn headers(&self, each: EachHeader<'_>);
 }
 
 /// A record of its own bytes: what waits long is copied into one, so that it does not pin a fetch buffer.
@@ -56,7 +59,7 @@ impl Record for OwnedRecord {
         self.value.as_deref()
     }
 
-    fn headers(&self, each: &mut dyn FnMut(&[u8], Option<&[u8]>)) {
+    fn headers(&self, each: EachHeader<'_>) {
         for (name, value) in &self.headers {
             each(name, value.as_deref());
         }

@@ -96,6 +96,56 @@ pub(crate) struct Blocked {
     pub(crate) error: String,
 }
 
+impl Status {
+    /// One line for the service manager: what runs, what is wrong, what waits.
+    pub(crate) fn sentence(&self) -> String {
+        let partitions = || {
+            self.consumers
+                .iter()
+                .flat_map(|consumer| &consumer.partitions)
+        };
+        let lag: i64 = partitions().filter_map(|partition| partition.lag).sum();
+        let mut parts = vec![format!(
+            "bundle {}, {} consumers, {} partitions, lag {lag}",
+            self.bundle.number,
+            self.consumers.len(),
+            partitions().count(),
+        )];
+        for consumer in &self.consumers {
+            match (&consumer.error, consumer.state.as_str()) {
+                (Some(error), state) => {
+                    parts.push(format!("consumer `{}` {state}: {error}", consumer.name));
+                }
+                (None, "assigned") => {}
+                (None, state) => parts.push(format!("consumer `{}` {state}", consumer.name)),
+            }
+        }
+        let mut blocked =
+            partitions().filter_map(|partition| Some((partition, partition.blocked.as_ref()?)));
+        if let Some((partition, first)) = blocked.next() {
+            let (topic, number) = (&partition.topic, partition.partition);
+            let others = match blocked.count() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            parts.push(format!(
+                "blocked: {topic}-{number}@{} in listener `{}`, attempt {}{others}",
+                first.offset, first.listener, first.attempt
+            ));
+        }
+        if self.disk.is_some() {
+            parts.push("the files on disk are bad, a restart would fail".to_owned());
+        }
+        if !self.waiting_for_restart.is_empty() {
+            parts.push(format!(
+                "waits for a restart: {}",
+                self.waiting_for_restart.join(", ")
+            ));
+        }
+        parts.join("; ")
+    }
+}
+
 /// A request on the control socket: one line of JSON, answered by one line of JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "command")]

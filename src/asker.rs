@@ -1,0 +1,191 @@
+//! A thread that asks the brokers what takes waiting for, so that the consumer's never does.
+//!
+//! One question after the other, each with a deadline; an answer that failed goes back as it is, and the consumer asks
+//! again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::kafka::{Client, Error, TopicPartition};
+use crate::mailbox::Mailbox;
+use crate::partition::ToConsumer;
+use crate::start::{self, Facts, Policy, Start};
+
+pub(crate) enum Ask {
+    /// Where these partitions start.
+    Starts {
+        id: u64,
+        partitions: Vec<Assigned>,
+    },
+    /// Which topics there are.
+    Topics,
+    Stop,
+}
+
+/// A partition that was assigned, with what its topic's listeners want.
+#[derive(Clone, Debug)]
+pub(crate) struct Assigned {
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: i32,
+    pub(crate) policy: Policy,
+}
+
+pub(crate) enum Answered {
+    Starts {
+        id: u64,
+        starts: Result<Vec<(Assigned, Start)>, Error>,
+    },
+    Topics(Result<Vec<(String, usize)>, Error>),
+}
+
+pub(crate) struct Asker {
+    questions: Arc<Mailbox<Ask>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Asker {
+    pub(crate) fn start(
+        client: Arc<Client>,
+        inbox: Arc<Mailbox<ToConsumer>>,
+        timeout: Duration,
+    ) -> std::io::Result<Self> {
+        let questions = Arc::new(Mailbox::default());
+        let thread = std::thread::Builder::new()
+            .name("asker".to_owned())
+            .spawn({
+                let questions = questions.clone();
+                move || serve(&client, &questions, &inbox, timeout)
+            })?;
+        Ok(Self {
+            questions,
+            thread: Some(thread),
+        })
+    }
+
+    pub(crate) fn ask(&self, question: Ask) {
+        self.questions.send(question);
+    }
+}
+
+impl Drop for Asker {
+    /// Waits for the question under way: its deadline at most.
+    fn drop(&mut self) {
+        self.questions.send(Ask::Stop);
+        if let Some(thread) = self.thread.take() {
+            // A panic in it was reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(
+    client: &Client,
+    questions: &Mailbox<Ask>,
+    inbox: &Mailbox<ToConsumer>,
+    timeout: Duration,
+) {
+    let mut letters = Vec::new();
+    loop {
+        questions.wait(&mut letters, Instant::now() + Duration::from_secs(3600));
+        // To stop overtakes what is still asked.
+        if letters.iter().any(|letter| matches!(letter, Ask::Stop)) {
+            return;
+        }
+        for question in letters.drain(..) {
+            inbox.send(ToConsumer::Answered(match question {
+                Ask::Starts { id, partitions } => Answered::Starts {
+                    id,
+                    starts: starts(client, partitions, timeout),
+                },
+                Ask::Topics => Answered::Topics(client.topics(timeout)),
+                Ask::Stop => return,
+            }));
+        }
+    }
+}
+
+fn starts(
+    client: &Client,
+    assigned: Vec<Assigned>,
+    timeout: Duration,
+) -> Result<Vec<(Assigned, Start)>, Error> {
+    let asked: Vec<_> = assigned
+        .iter()
+        .map(|one| TopicPartition::new(&one.topic, one.partition))
+        .collect();
+    let mut committed = committed(client, &asked, timeout)?;
+    let added = topics_with_positions(client, &assigned, &mut committed, timeout)?;
+    assigned
+        .into_iter()
+        .map(|one| {
+            let facts = Facts {
+                committed: committed
+                    .get(&(one.topic.clone(), one.partition))
+                    .copied()
+                    .flatten(),
+                watermarks: client.watermarks(&one.topic, one.partition, timeout)?,
+                policy: one.policy,
+                is_added: added.contains(&one.topic),
+            };
+            Ok((one, start::resolve(&facts)))
+        })
+        .collect()
+}
+
+type Positions = BTreeMap<(Arc<str>, i32), Option<(i64, i32)>>;
+
+fn committed(
+    client: &Client,
+    asked: &[TopicPartition],
+    timeout: Duration,
+) -> Result<Positions, Error> {
+    let found = client.committed(asked, timeout)?;
+    let offset = |one: &TopicPartition| (one.offset >= 0).then_some((one.offset, one.leader_epoch));
+    Ok(found
+        .into_iter()
+        .map(|one| ((one.topic.clone(), one.partition), offset(&one)))
+        .collect())
+}
+
+/// Topics of which the group has a position on some partition, looked up where one of ours has none.
+fn topics_with_positions(
+    client: &Client,
+    assigned: &[Assigned],
+    known: &mut Positions,
+    timeout: Duration,
+) -> Result<BTreeSet<Arc<str>>, Error> {
+    let open: BTreeSet<Arc<str>> = assigned
+        .iter()
+        .filter(|one| {
+            one.policy.automatic
+                && known
+                    .get(&(one.topic.clone(), one.partition))
+                    .copied()
+                    .flatten()
+                    .is_none()
+        })
+        .map(|one| one.topic.clone())
+        .collect();
+    if open.is_empty() {
+        return Ok(open);
+    }
+    let mut others = Vec::new();
+    for (topic, partitions) in client.topics(timeout)? {
+        if let Some(topic) = open.get(topic.as_str()) {
+            others.extend(
+                (0..partitions as i32).map(|partition| TopicPartition::new(topic, partition)),
+            );
+        }
+    }
+    others.retain(|one| !known.contains_key(&(one.topic.clone(), one.partition)));
+    if !others.is_empty() {
+        known.extend(committed(client, &others, timeout)?);
+    }
+    let with = known
+        .iter()
+        .filter(|(_, position)| position.is_some())
+        .map(|((topic, _), _)| topic.clone());
+    Ok(with.filter(|topic| open.contains(topic)).collect())
+}

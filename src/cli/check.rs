@@ -1,0 +1,215 @@
+//! `moontide check`: says whether the daemon would start with what lies on disk, and what would run.
+//!
+//! No broker is asked. The same road as a start, up to the first message: it exits with 78 where a start would.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value as Json, json};
+
+use super::{ConfigOption, Exit};
+use crate::bundle::{self, Bundle};
+use crate::config::{Consumer, Errors, Listener, OnError};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    config: ConfigOption,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Exit {
+    match check(&arguments.config) {
+        Ok(bundle) => {
+            let text = if arguments.json {
+                format!("{:#}\n", as_json(&bundle))
+            } else {
+                as_text(&bundle)
+            };
+            print(&mut std::io::stdout(), &text)
+        }
+        Err(errors) if arguments.json => {
+            print(
+                &mut std::io::stdout(),
+                &format!("{:#}\n", errors_as_json(&errors)),
+            );
+            Exit::BadConfig
+        }
+        Err(errors) => {
+            print(&mut std::io::stderr(), &format!("{errors}\n"));
+            Exit::BadConfig
+        }
+    }
+}
+
+fn check(config: &ConfigOption) -> Result<Bundle, Errors> {
+    let snapshot = bundle::read(&config.path())?;
+    bundle::check(&snapshot, 1)
+}
+
+/// A reader that closes early (`| head`) has what it wanted.
+fn print(to: &mut dyn std::io::Write, text: &str) -> Exit {
+    match to.write_all(text.as_bytes()).and_then(|()| to.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Exit::Failed,
+        _ => Exit::Ok,
+    }
+}
+
+fn as_text(bundle: &Bundle) -> String {
+    let config = &bundle.config;
+    let mut text = String::new();
+    for warning in &config.warnings {
+        line(&mut text, format_args!("warning: {warning}"));
+    }
+    for consumer in &config.consumers {
+        line(
+            &mut text,
+            format_args!("consumer {} of group {}", consumer.name, consumer.group_id),
+        );
+        for listener in config
+            .listeners
+            .iter()
+            .filter(|listener| listener.consumer == consumer.name)
+        {
+            let topics: Vec<String> = listener.topics.iter().map(ToString::to_string).collect();
+            line(
+                &mut text,
+                format_args!("  {} -> {}", topics.join(", "), listener.handler.text),
+            );
+            line(
+                &mut text,
+                format_args!("    listener {}: {}", listener.name, policies(listener)),
+            );
+        }
+        for (name, value) in &consumer.properties {
+            line(&mut text, format_args!("  {name} = {value:?}"));
+        }
+    }
+    line(
+        &mut text,
+        format_args!(
+            "handlers {}: {} files, {} workers, {} MiB each",
+            config.lua.handlers.display(),
+            bundle.sources.len(),
+            config.lua.workers,
+            config.lua.memory >> 20
+        ),
+    );
+    line(&mut text, format_args!("{}: ok", config.path.display()));
+    text
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    writeln!(text, "{line}").expect("a String takes everything");
+}
+
+fn policies(listener: &Listener) -> String {
+    let start = if listener.from_beginning {
+        "the beginning"
+    } else {
+        "the end"
+    };
+    let commit = if listener.run.auto_commit {
+        "commits by itself"
+    } else {
+        "commits by ctx.commitOffsets alone"
+    };
+    let retry = &listener.retry;
+    let waits = format!(
+        "waits of {:?} to {:?}",
+        retry.initial_delay, retry.max_delay
+    );
+    let failure = match (listener.on_error, retry.attempts) {
+        (OnError::Retry, _) => format!("retries until done, {waits}"),
+        (OnError::Skip, Some(1) | None) => "skips what fails".to_owned(),
+        (OnError::Stop, Some(1) | None) => "stops when a message fails".to_owned(),
+        (OnError::Skip, Some(attempts)) => format!("skips what fails {attempts} times, {waits}"),
+        (OnError::Stop, Some(attempts)) => {
+            format!("stops when a message fails {attempts} times, {waits}")
+        }
+    };
+    let (most, blocking) = (listener.max_in_flight, listener.limits.blocking);
+    format!(
+        "a new group starts at {start}; {commit}; {failure}; at most {most} in flight; at most {blocking:?} of Lua without a pause"
+    )
+}
+
+fn as_json(bundle: &Bundle) -> Json {
+    let config = &bundle.config;
+    json!({
+        "ok": true,
+        "config": config.path,
+        "hash": format!("{:016x}", bundle.hash),
+        "warnings": config.warnings,
+        "consumers": config.consumers.iter().map(consumer_as_json).collect::<Vec<_>>(),
+        "listeners": config.listeners.iter().map(listener_as_json).collect::<Vec<_>>(),
+        "lua": {
+            "handlers": config.lua.handlers,
+            "files": bundle.sources.keys().collect::<Vec<_>>(),
+            "workers": config.lua.workers,
+            "memory": config.lua.memory,
+            "path": config.lua.path,
+            "cpath": config.lua.cpath,
+        },
+        "log": {
+            "level": config.log.level,
+            "format": format!("{:?}", config.log.format).to_lowercase(),
+            "file": config.log.file,
+            "rotation": format!("{:?}", config.log.rotation).to_lowercase(),
+            "keep": config.log.keep,
+        },
+        "daemon": {
+            "drainDeadline": config.daemon.drain_deadline.as_millis() as u64,
+            "stateDirectory": config.daemon.state_directory,
+            "runtimeDirectory": config.daemon.runtime_directory,
+        },
+    })
+}
+
+fn consumer_as_json(consumer: &Consumer) -> Json {
+    let properties: serde_json::Map<String, Json> = consumer
+        .properties
+        .iter()
+        .map(|(name, value)| (name.clone(), format!("{value:?}").into()))
+        .collect();
+    json!({ "name": consumer.name, "groupId": consumer.group_id, "librdkafka": properties })
+}
+
+fn listener_as_json(listener: &Listener) -> Json {
+    let (run, retry) = (&listener.run, &listener.retry);
+    json!({
+        "name": listener.name,
+        "consumer": listener.consumer,
+        "topics": listener.topics.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "handler": listener.handler.text,
+        "subscription": { "fromBeginning": listener.from_beginning },
+        "runConfig": {
+            "autoCommit": run.auto_commit,
+            "autoCommitInterval": run.auto_commit_interval.map(|time| time.as_millis() as u64),
+            "autoCommitThreshold": run.auto_commit_threshold,
+            "partitionsConsumedConcurrently": run.partitions_consumed_concurrently,
+        },
+        "maxInFlight": listener.max_in_flight,
+        "onError": format!("{:?}", listener.on_error).to_lowercase(),
+        "retry": {
+            "attempts": retry.attempts,
+            "initialDelay": retry.initial_delay.as_millis() as u64,
+            "maxDelay": retry.max_delay.as_millis() as u64,
+            "multiplier": retry.multiplier,
+            "jitter": retry.jitter,
+        },
+        "limits": { "blocking": listener.limits.blocking.as_millis() as u64 },
+    })
+}
+
+fn errors_as_json(errors: &Errors) -> Json {
+    let list = errors.list.iter().map(|error| {
+        json!({
+            "line": error.place.as_ref().map(|place| place.line),
+            "column": error.place.as_ref().map(|place| place.column),
+            "message": error.message,
+        })
+    });
+    json!({ "ok": false, "config": errors.file, "errors": list.collect::<Vec<_>>() })
+}

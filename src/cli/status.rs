@@ -1,0 +1,79 @@
+//! `moontide status`: what the running daemon does, and what keeps it from doing so.
+
+mod picture;
+mod table;
+mod words;
+
+use std::io::IsTerminal;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Result, bail};
+
+use super::terminal::{complain, say};
+use super::{Exit, locate};
+use crate::control;
+use crate::status::{Request, Response, Status};
+use picture::{View, picture};
+
+/// A daemon answers at once, or something is wrong with it.
+const DEADLINE: Duration = Duration::from_secs(10);
+const WIDTH_DEFAULT: usize = 100;
+
+/// Shows what the running daemon does: consumers, partitions, what is blocked and why
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    daemon: locate::Daemon,
+    /// Show every partition, and errors in full
+    #[arg(long)]
+    all: bool,
+    /// Print everything as JSON
+    #[arg(long, conflicts_with = "all")]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Exit {
+    match text(arguments) {
+        Ok(text) => {
+            say(text.trim_end());
+            Exit::Ok
+        }
+        Err(error) => {
+            complain(format_args!("{error:#}"));
+            Exit::Failed
+        }
+    }
+}
+
+fn text(arguments: &Arguments) -> Result<String> {
+    let status = ask(&arguments.daemon)?;
+    if arguments.json {
+        return Ok(serde_json::to_string_pretty(&status)?);
+    }
+    Ok(picture(&status, &view(arguments.all)))
+}
+
+fn ask(daemon: &locate::Daemon) -> Result<Status> {
+    match control::ask(&daemon.directory(), &Request::Status, DEADLINE)? {
+        Response::Status(status) => Ok(*status),
+        Response::Error(error) => bail!("{error}"),
+        Response::Reloaded(_) => bail!("moontide has answered another question"),
+    }
+}
+
+fn view(all: bool) -> View {
+    let terminal = std::io::stdout().is_terminal();
+    let columns = std::env::var("COLUMNS")
+        .ok()
+        .and_then(|columns| columns.parse().ok());
+    let since_epoch = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    View {
+        now: since_epoch.as_millis() as i64,
+        // A file or a pipe is as wide as it has to be.
+        width: (terminal && !all).then(|| columns.unwrap_or(WIDTH_DEFAULT)),
+        all,
+        colour: terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+    }
+}

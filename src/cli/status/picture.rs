@@ -1,0 +1,228 @@
+//! A status as text for people; pure, so that it is tested without a daemon.
+
+use super::table::{self, ROWS_MAX};
+use super::words::{count, duration, first_line, harmless};
+use crate::status::{Blocked, ConsumerStatus, PartitionStatus, ReloadReport, ReloadResult, Status};
+
+/// How to draw it.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    /// Milliseconds since the epoch.
+    pub(super) now: i64,
+    /// Characters of a line; what is longer is cut, but never a table.
+    pub(super) width: Option<usize>,
+    /// Every partition, every line of an error.
+    pub(super) all: bool,
+    pub(super) colour: bool,
+}
+
+pub(super) fn picture(status: &Status, view: &View) -> String {
+    let mut lines = head(status, view);
+    for consumer in &status.consumers {
+        lines.push(String::new());
+        lines.extend(self::consumer(consumer, view));
+    }
+    if status.consumers.is_empty() {
+        lines.extend([String::new(), "no consumers".to_owned()]);
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn head(status: &Status, view: &View) -> Vec<String> {
+    let Status {
+        version,
+        pid,
+        bundle,
+        ..
+    } = status;
+    let mut lines = vec![
+        view.bold(&format!(
+            "moontide {version}, pid {pid}, started {} ago",
+            view.since(status.started_at)
+        )),
+        format!("config    {}", harmless(&status.config)),
+        format!(
+            "bundle    {} ({}), loaded {} ago",
+            bundle.number,
+            bundle.hash,
+            view.since(bundle.loaded_at)
+        ),
+    ];
+    if let Some(report) = &status.last_reload {
+        lines.extend(view.text(
+            "reload    ",
+            &reload(report, view),
+            report.result == ReloadResult::Rejected,
+        ));
+    }
+    if let Some(error) = &status.disk {
+        lines.extend(view.text(
+            "on disk   ",
+            &format!("bad, a restart would fail: {error}"),
+            true,
+        ));
+    }
+    if !status.waiting_for_restart.is_empty() {
+        let keys = status.waiting_for_restart.join("`, `");
+        lines.extend(view.text("restart   ", &format!("needed for `{keys}`"), true));
+    }
+    lines
+}
+
+fn reload(report: &ReloadReport, view: &View) -> String {
+    let ago = view.since(report.at);
+    match report.result {
+        ReloadResult::Applied => format!("applied {ago} ago: {}", report.message),
+        ReloadResult::Unchanged => format!("unchanged {ago} ago"),
+        ReloadResult::Rejected => format!("rejected {ago} ago: {}", report.message),
+    }
+}
+
+fn consumer(consumer: &ConsumerStatus, view: &View) -> Vec<String> {
+    let (name, group) = (harmless(&consumer.name), harmless(&consumer.group_id));
+    let state = harmless(&consumer.state);
+    let state = if state == "assigned" {
+        state
+    } else {
+        view.paint("33", &state)
+    };
+    let mut lines = vec![format!(
+        "{}, group {group}: {state}",
+        view.bold(&format!("consumer {name}"))
+    )];
+    if let Some(error) = &consumer.error {
+        let since = consumer
+            .error_since
+            .map(|at| format!("for {}: ", view.since(at)));
+        lines.extend(view.text(
+            "  error   ",
+            &format!("{}{error}", since.unwrap_or_default()),
+            true,
+        ));
+    }
+    let subscription = if consumer.subscription.is_empty() {
+        "none yet".to_owned()
+    } else {
+        consumer.subscription.join(", ")
+    };
+    lines.extend(view.text("  topics  ", &subscription, false));
+    lines.push(format!("  {}", table::summary(&consumer.partitions)));
+    let chosen = table::chosen(&consumer.partitions, view.all);
+    if !chosen.is_empty() {
+        lines.push(String::new());
+        lines.extend(table::rows(&chosen).iter().map(|row| format!("  {row}")));
+    }
+    let hidden = consumer.partitions.len() - chosen.len();
+    if hidden > 0 {
+        let hidden = count(hidden, "other partition");
+        lines.push(format!(
+            "  … and {hidden} with no more lag; --all shows them"
+        ));
+    }
+    lines.extend(blocked(&consumer.partitions, view));
+    lines
+}
+
+fn blocked(partitions: &[PartitionStatus], view: &View) -> Vec<String> {
+    let mut blocked: Vec<_> = partitions
+        .iter()
+        .filter_map(|p| Some((p, p.blocked.as_ref()?)))
+        .collect();
+    if blocked.is_empty() {
+        return Vec::new();
+    }
+    // The one that has waited longest is where to begin.
+    blocked
+        .sort_by_key(|(partition, blocked)| (blocked.since, &partition.topic, partition.partition));
+    let shown = if view.all {
+        blocked.len()
+    } else {
+        blocked.len().min(ROWS_MAX)
+    };
+    let mut lines = vec![String::new()];
+    for (partition, blocked) in &blocked[..shown] {
+        lines.extend(block(partition, blocked, view));
+    }
+    if shown < blocked.len() {
+        let hidden = count(blocked.len() - shown, "other partition");
+        lines.push(format!("  … and {hidden} blocked; --all shows them"));
+    }
+    lines
+}
+
+fn block(partition: &PartitionStatus, blocked: &Blocked, view: &View) -> Vec<String> {
+    let Blocked {
+        offset, attempt, ..
+    } = blocked;
+    let wait = match blocked.next_attempt_at - view.now {
+        ..=0 => "next attempt due".to_owned(),
+        wait => format!("next attempt in {}", duration(wait)),
+    };
+    let place = format!(
+        "{}/{} at offset {offset}",
+        harmless(&partition.topic),
+        partition.partition
+    );
+    let (since, listener) = (view.since(blocked.since), harmless(&blocked.listener));
+    let runs = count(*attempt as usize, "attempt");
+    let mut lines = vec![format!(
+        "  {} for {since}: listener {listener}, {runs}, {wait}",
+        view.paint("31", &format!("blocked {place}"))
+    )];
+    lines.extend(view.text("    ", &blocked.error, true));
+    lines
+}
+
+impl View {
+    fn since(&self, at: i64) -> String {
+        duration(self.now - at)
+    }
+
+    /// A line with a label; further lines of the text, where all are shown, stand below its first.
+    fn text(&self, label: &str, text: &str, bad: bool) -> Vec<String> {
+        let indent = label.chars().count();
+        let lines = if self.all {
+            text.trim().lines().map(harmless).collect()
+        } else {
+            vec![first_line(
+                text,
+                self.width.map(|width| width.saturating_sub(indent)),
+            )]
+        };
+        let paint = |line: &String| {
+            if bad {
+                self.paint("31", line)
+            } else {
+                line.clone()
+            }
+        };
+        let label = |index| {
+            if index == 0 {
+                label.to_owned()
+            } else {
+                " ".repeat(indent)
+            }
+        };
+        lines
+            .iter()
+            .enumerate()
+            .map(|(index, line)| label(index) + &paint(line))
+            .collect()
+    }
+
+    fn bold(&self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.colour {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+//! The table of a consumer's partitions: which of them to show, and in columns.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use super::words::{count, harmless};
+use crate::status::PartitionStatus;
+
+/// So many partitions are shown unless all are asked for.
+pub(super) const ROWS_MAX: usize = 20;
+
+/// The partitions to show, by topic and number; the most troubled ones where they are too many.
+pub(super) fn chosen(partitions: &[PartitionStatus], all: bool) -> Vec<&PartitionStatus> {
+    let mut chosen: Vec<_> = partitions.iter().collect();
+    if !all && chosen.len() > ROWS_MAX {
+        chosen.sort_by_key(|p| {
+            (
+                p.blocked.is_none(),
+                -p.lag.unwrap_or(0),
+                std::cmp::Reverse(p.in_flight),
+            )
+        });
+        chosen.truncate(ROWS_MAX);
+    }
+    chosen.sort_by_key(|partition| (&partition.topic, partition.partition));
+    chosen
+}
+
+/// The rows, the heading first; numbers stand right, what is unknown is a dash.
+pub(super) fn rows(partitions: &[&PartitionStatus]) -> Vec<String> {
+    let heading = [
+        "topic",
+        "partition",
+        "position",
+        "committed",
+        "lag",
+        "in flight",
+    ]
+    .map(str::to_owned);
+    let number =
+        |number: Option<i64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+    let cells: Vec<[String; 6]> = std::iter::once(heading)
+        .chain(partitions.iter().map(|p| {
+            let numbers = [
+                number(p.position),
+                number(p.committed),
+                number(p.lag),
+                p.in_flight.to_string(),
+            ];
+            let [position, committed, lag, in_flight] = numbers;
+            [
+                harmless(&p.topic),
+                p.partition.to_string(),
+                position,
+                committed,
+                lag,
+                in_flight,
+            ]
+        }))
+        .collect();
+    let width = |column: usize| {
+        cells
+            .iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: [usize; 6] = std::array::from_fn(width);
+    let line = |row: &[String; 6]| {
+        let mut line = format!("{:<width$}", row[0], width = widths[0]);
+        for (cell, width) in row.iter().zip(widths).skip(1) {
+            // Writing to a string cannot fail.
+            let _ = write!(line, "  {cell:>width$}");
+        }
+        line
+    };
+    cells.iter().map(line).collect()
+}
+
+/// One line on all partitions together.
+pub(super) fn summary(partitions: &[PartitionStatus]) -> String {
+    if partitions.is_empty() {
+        return "no partitions assigned".to_owned();
+    }
+    let topics: BTreeSet<_> = partitions
+        .iter()
+        .map(|partition| &partition.topic)
+        .collect();
+    let lag = match partitions
+        .iter()
+        .filter_map(|partition| partition.lag)
+        .reduce(|a, b| a + b)
+    {
+        Some(lag) => format!("lag {lag}"),
+        None => "lag unknown".to_owned(),
+    };
+    let in_flight: usize = partitions.iter().map(|partition| partition.in_flight).sum();
+    let partitions = count(partitions.len(), "partition");
+    format!(
+        "{partitions} of {}, {lag}, {in_flight} in flight",
+        count(topics.len(), "topic")
+    )
+}

@@ -1,0 +1,93 @@
+//! What listeners of one topic in one consumer must agree on: the topic has one set of lanes and one position.
+//!
+//! Only what the file itself tells is compared: two patterns may meet in a topic that does not exist yet, and then the
+//! listener that stands first decides.
+
+use super::tree::Step;
+use super::{Listener, Scene, Topic};
+
+/// Reports every pair of listeners that share a topic and cannot.
+pub(super) fn check(listeners: &[(usize, Listener)], scene: &mut Scene<'_, '_>) {
+    for (place, (index, later)) in listeners.iter().enumerate() {
+        for (_, earlier) in &listeners[..place] {
+            if earlier.consumer == later.consumer
+                && let Some(topic) = common_topic(earlier, later)
+            {
+                pair(*index, earlier, later, &topic, scene);
+            }
+        }
+    }
+}
+
+fn common_topic(one: &Listener, other: &Listener) -> Option<String> {
+    let pairs = one
+        .topics
+        .iter()
+        .flat_map(|a| other.topics.iter().map(move |b| (a, b)));
+    pairs.into_iter().find_map(|(a, b)| match (a, b) {
+        (Topic::Literal(a), Topic::Literal(b)) => (a == b).then(|| a.clone()),
+        (Topic::Literal(name), Topic::Pattern(pattern))
+        | (Topic::Pattern(pattern), Topic::Literal(name)) => {
+            pattern.is_match(name).then(|| name.clone())
+        }
+        (Topic::Pattern(a), Topic::Pattern(b)) => {
+            (a.as_str() == b.as_str()).then(|| a.as_str().to_owned())
+        }
+    })
+}
+
+fn pair(
+    index: usize,
+    earlier: &Listener,
+    later: &Listener,
+    topic: &str,
+    scene: &mut Scene<'_, '_>,
+) {
+    let who = format!(
+        "listeners `{}` and `{}` of topic `{topic}`",
+        earlier.name, later.name
+    );
+    let (a, b) = (&earlier.run, &later.run);
+    let differ: [(&[&str], bool); 4] = [
+        (
+            &["maxInFlight"],
+            earlier.max_in_flight != later.max_in_flight,
+        ),
+        (
+            &["runConfig", "autoCommitInterval"],
+            a.auto_commit_interval != b.auto_commit_interval,
+        ),
+        (
+            &["runConfig", "autoCommitThreshold"],
+            a.auto_commit_threshold != b.auto_commit_threshold,
+        ),
+        (
+            &["runConfig", "partitionsConsumedConcurrently"],
+            a.partitions_consumed_concurrently != b.partitions_consumed_concurrently,
+        ),
+    ];
+    for (keys, _) in differ.iter().filter(|(_, differ)| *differ) {
+        let way = [Step::Key("listeners"), Step::Index(index)];
+        let path: Vec<Step<'_>> = way
+            .into_iter()
+            .chain(keys.iter().copied().map(Step::Key))
+            .collect();
+        let at = scene.at(&path);
+        let key = keys.join(".");
+        scene.report.error(
+            at,
+            format!("{who} differ in `{key}`, which belongs to the topic; write the same in both"),
+        );
+    }
+    if a.auto_commit != b.auto_commit {
+        scene.report.warning(format!(
+            "{who} differ in `runConfig.autoCommit`: the topic's offset is the smaller of both, so it moves only as far as \
+             ctx.commitOffsets says"
+        ));
+    }
+    if earlier.from_beginning != later.from_beginning {
+        scene.report.warning(format!(
+            "{who} differ in `subscription.fromBeginning`: true counts for both"
+        ));
+    }
+}

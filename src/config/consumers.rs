@@ -1,0 +1,391 @@
+//! Consumers: from the file's tables, inheritance done, to groups with the properties that librdkafka is told.
+//!
+//! Every table is checked, those that no listener uses too; only the used ones come out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::file::{Assigner, Consumer, File, GroupProtocol};
+use super::kafkajs::{self, Properties};
+use super::tree::{self, CLASSIC_KEYS, Step};
+use super::{DEFAULT_CONSUMER, Scene, Value};
+use crate::kafka::property::{self, Refusal};
+
+/// librdkafka's default of `message.max.bytes`, below which `fetch.max.bytes` may not be.
+const MESSAGE_MAX_BYTES: u64 = 1_000_000;
+
+pub(super) fn resolve(
+    file: &File,
+    used: &BTreeSet<String>,
+    scene: &mut Scene<'_, '_>,
+) -> Vec<super::Consumer> {
+    let mut resolved = Vec::new();
+    for (name, consumer) in &file.consumers {
+        let path = ["consumers", name.as_str()];
+        check_name(name, &path, scene);
+        let ready = one(name, consumer, &path, file, scene);
+        if used.contains(name) {
+            resolved.extend(ready);
+        } else {
+            scene
+                .report
+                .warning(format!("consumer `{name}` is used by no listener"));
+        }
+    }
+    // Without a listener of its own it is only what the others inherit, which was checked with them.
+    if used.contains(DEFAULT_CONSUMER) || file.consumers.is_empty() {
+        let ready = one(
+            DEFAULT_CONSUMER,
+            &file.consumer_config,
+            &["consumerConfig"],
+            file,
+            scene,
+        );
+        if used.contains(DEFAULT_CONSUMER) {
+            resolved.extend(ready);
+        }
+    }
+    groups_differ(&resolved, scene);
+    resolved.sort_by_key(|consumer| consumer.name != DEFAULT_CONSUMER);
+    resolved
+}
+
+fn check_name(name: &str, path: &[&str], scene: &mut Scene<'_, '_>) {
+    let at = scene.at_keys(path, &[]);
+    if name == DEFAULT_CONSUMER {
+        scene.report.error(
+            at,
+            format!(
+                "`{name}` is the name of the consumer of `[consumerConfig]`; write its keys there"
+            ),
+        );
+    } else if name.is_empty()
+        || !name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+    {
+        scene.report.error(
+            at,
+            format!("consumer `{name}`: a name has letters, digits, `_` and `-` only"),
+        );
+    }
+}
+
+fn groups_differ(consumers: &[super::Consumer], scene: &mut Scene<'_, '_>) {
+    let mut groups: BTreeMap<&str, &str> = BTreeMap::new();
+    for consumer in consumers {
+        if let Some(other) = groups.insert(&consumer.group_id, &consumer.name) {
+            let at = scene.at(&table_of(&consumer.name, Step::Key("groupId")));
+            scene.report.error(
+                at,
+                format!(
+                    "consumers `{other}` and `{}` have the same `groupId` `{}`; give each its own, or let their listeners \
+                     join one of them",
+                    consumer.name, consumer.group_id
+                ),
+            );
+        }
+    }
+}
+
+fn table_of<'a>(name: &'a str, key: Step<'a>) -> Vec<Step<'a>> {
+    if name == DEFAULT_CONSUMER {
+        vec![Step::Key("consumerConfig"), key]
+    } else {
+        vec![Step::Key("consumers"), Step::Key(name), key]
+    }
+}
+
+fn one(
+    name: &str,
+    consumer: &Consumer,
+    path: &[&str],
+    file: &File,
+    scene: &mut Scene<'_, '_>,
+) -> Option<super::Consumer> {
+    let before = scene.report.len();
+    brokers(consumer, path, scene);
+    let group_id = group(name, consumer, path, scene);
+    classic(consumer, path, scene);
+    limits(consumer, path, file, scene);
+    let properties = properties(consumer, path, before, scene);
+    Some(super::Consumer {
+        name: name.to_owned(),
+        group_id: group_id?,
+        properties,
+        rebalance_timeout: consumer.rebalance_timeout.duration(),
+        session_timeout: consumer.session_timeout.duration(),
+        metadata_max_age: consumer.metadata_max_age.duration(),
+        request_timeout: consumer.client.request_timeout.duration(),
+    })
+}
+
+fn brokers(consumer: &Consumer, path: &[&str], scene: &mut Scene<'_, '_>) {
+    let list: Vec<&str> = consumer
+        .client
+        .brokers
+        .iter()
+        .flat_map(|entry| entry.split(','))
+        .map(str::trim)
+        .collect();
+    if list.is_empty() {
+        if !scene.report.is_left_out("brokers") {
+            let at = scene.at_keys(&["kafkaConfig"], &["brokers"]);
+            scene.report.error(
+                at,
+                "`brokers` is missing in `[kafkaConfig]`; write `brokers = [\"localhost:9092\"]`",
+            );
+        }
+        return;
+    }
+    for broker in list {
+        let address = broker
+            .rsplit_once("://")
+            .map_or(broker, |(_, address)| address);
+        let (host, port) = match address.rsplit_once(':') {
+            Some((host, port)) if !address.ends_with(']') => (host, Some(port)),
+            _ => (address, None),
+        };
+        let bad_port =
+            port.is_some_and(|port| port.parse::<u16>().ok().is_none_or(|port| port == 0));
+        if host.is_empty() || host.contains(char::is_whitespace) || host.contains('/') || bad_port {
+            let at = scene.at_keys(path, &["brokers"]);
+            scene.report.error(
+                at,
+                format!("`brokers` has `{broker}`, which is not host:port"),
+            );
+        }
+    }
+}
+
+fn group(
+    name: &str,
+    consumer: &Consumer,
+    path: &[&str],
+    scene: &mut Scene<'_, '_>,
+) -> Option<String> {
+    let at = scene.at_keys(path, &["groupId"]);
+    match consumer.group_id.as_deref() {
+        Some("") => scene
+            .report
+            .error(at, format!("consumer `{name}`: `groupId` is empty")),
+        Some(id) => return Some(id.to_owned()),
+        None if scene.report.is_left_out("groupId") => {}
+        None if name == DEFAULT_CONSUMER => scene
+            .report
+            .error(at, "`groupId` is missing in `[consumerConfig]`"),
+        None => {
+            scene.report.error(at, format!("`groupId` is missing in `[consumers.{name}]`; a named consumer has a group of its own"));
+        }
+    }
+    None
+}
+
+fn classic(consumer: &Consumer, path: &[&str], scene: &mut Scene<'_, '_>) {
+    if consumer.group_protocol == GroupProtocol::Consumer {
+        for key in CLASSIC_KEYS {
+            if tree::table(scene.tree, path).is_some_and(|table| table.contains_key(key)) {
+                let at = scene.at_keys(path, &[key]);
+                scene.report.error(at, format!("`{key}` is the broker's to decide with `groupProtocol` \"consumer\"; remove it"));
+            }
+        }
+        return;
+    }
+    let (heartbeat, session) = (consumer.heartbeat_interval, consumer.session_timeout);
+    if heartbeat >= session {
+        let at = scene.at_written(path, &["heartbeatInterval", "sessionTimeout"]);
+        scene.report.error(
+            at,
+            format!("`heartbeatInterval` is {heartbeat}, not less than `sessionTimeout` {session}"),
+        );
+    }
+    if session > consumer.rebalance_timeout {
+        let at = scene.at_written(path, &["sessionTimeout", "rebalanceTimeout"]);
+        let rebalance = consumer.rebalance_timeout;
+        scene.report.error(
+            at,
+            format!("`rebalanceTimeout` is {rebalance}, less than `sessionTimeout` {session}"),
+        );
+    }
+    let assigners = &consumer.partition_assigners;
+    let at = scene.at_keys(path, &["partitionAssigners"]);
+    if assigners.is_empty() && !scene.report.is_left_out("partitionAssigners") {
+        scene.report.error(
+            at,
+            "`partitionAssigners` is empty; leave it out for [\"cooperative-sticky\"]",
+        );
+    } else if assigners.len() > 1 && assigners.contains(&Assigner::CooperativeSticky) {
+        scene.report.error(at, "`partitionAssigners` has \"cooperative-sticky\" beside another one, which librdkafka cannot mix");
+    }
+}
+
+fn limits(consumer: &Consumer, path: &[&str], file: &File, scene: &mut Scene<'_, '_>) {
+    if consumer.metadata_max_age.0 == 0 {
+        let at = scene.at_keys(path, &["metadataMaxAge"]);
+        scene.report.error(
+            at,
+            "`metadataMaxAge` is 0; new topics and partitions would never be seen",
+        );
+    }
+    let (wait, request) = (
+        consumer.max_wait_time_in_ms,
+        consumer.client.request_timeout,
+    );
+    if wait >= request {
+        let at = scene.at_written(path, &["maxWaitTimeInMs", "requestTimeout"]);
+        scene.report.error(
+            at,
+            format!("`maxWaitTimeInMs` is {wait}, not less than `requestTimeout` {request}"),
+        );
+    }
+    let own_limit = consumer.client.librdkafka.contains_key("message.max.bytes");
+    if consumer.max_bytes.0 < MESSAGE_MAX_BYTES && !own_limit {
+        let at = scene.at_keys(path, &["maxBytes"]);
+        let most = consumer.max_bytes;
+        scene.report.error(
+            at,
+            format!("`maxBytes` is {most}, less than the 1 MB that a message may have"),
+        );
+    }
+    let (drain, rebalance) = (file.daemon.drain_deadline, consumer.rebalance_timeout);
+    if drain > rebalance {
+        let at = scene
+            .at_written(&["daemon"], &["drainDeadline"])
+            .or_else(|| scene.at_written(path, &["rebalanceTimeout"]));
+        scene.report.error(
+            at,
+            format!("`drainDeadline` is {drain}, more than `rebalanceTimeout` {rebalance}, after which others have the partitions"),
+        );
+    }
+}
+
+fn properties(
+    consumer: &Consumer,
+    path: &[&str],
+    before: usize,
+    scene: &mut Scene<'_, '_>,
+) -> BTreeMap<String, Value> {
+    let (mapped, complaints) = kafkajs::consumer(consumer, scene.folder);
+    for complaint in complaints {
+        let at = scene.at_keys(path, complaint.keys);
+        if !complaint
+            .keys
+            .iter()
+            .any(|key| scene.report.is_left_out(key))
+        {
+            scene.report.error(at, complaint.message);
+        }
+    }
+    let mut properties = BTreeMap::new();
+    for (name, value) in passed_through(consumer, path, &mapped, scene) {
+        properties.insert(name, value);
+    }
+    for (name, mapped) in &mapped {
+        if !mapped.keys.is_empty()
+            && let Err(Refusal::Invalid(sentence)) = property::check(name, &mapped.value)
+        {
+            let at = scene.at_keys(path, mapped.keys);
+            let sentence = reason(name, &mapped.value, sentence);
+            scene
+                .report
+                .error(at, format!("`{}`: {sentence}", mapped.keys.join(".")));
+        }
+        let value = Value {
+            secret: scene.is_secret(name, &mapped.value),
+            text: mapped.value.clone(),
+        };
+        properties.entry(name.clone()).or_insert(value);
+    }
+    if scene.report.len() == before {
+        together(consumer, &properties, &mapped, path, scene);
+    }
+    properties
+}
+
+/// What librdkafka has against the whole, when it has nothing against any part.
+fn together(
+    consumer: &Consumer,
+    properties: &BTreeMap<String, Value>,
+    mapped: &Properties,
+    path: &[&str],
+    scene: &mut Scene<'_, '_>,
+) {
+    let all = properties
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.text.as_str()));
+    let Err(sentence) = property::check_together(all) else {
+        return;
+    };
+    let passed = consumer
+        .client
+        .librdkafka
+        .keys()
+        .find(|name| sentence.contains(name.as_str()));
+    let named = mapped
+        .iter()
+        .find(|(name, of)| !of.keys.is_empty() && sentence.contains(name.as_str()));
+    let at = match passed {
+        Some(name) => scene.at_keys(path, &["librdkafka", name]),
+        None => scene.at_keys(path, named.map_or(&[], |(_, of)| of.keys)),
+    };
+    scene.report.error(at, format!("librdkafka: {sentence}"));
+}
+
+/// The `librdkafka` table: what is left of it after everything that has a name or a promise here.
+fn passed_through(
+    consumer: &Consumer,
+    path: &[&str],
+    mapped: &Properties,
+    scene: &mut Scene<'_, '_>,
+) -> Vec<(String, Value)> {
+    let mut passed = Vec::new();
+    for (name, value) in &consumer.client.librdkafka {
+        let at = scene.at_keys(path, &["librdkafka", name]);
+        let text = value.text();
+        if let Some(reason) = kafkajs::reserved(name) {
+            scene
+                .report
+                .error(at, format!("librdkafka's `{name}` {reason}"));
+            continue;
+        }
+        match property::check(name, &text) {
+            Ok(()) => {}
+            Err(Refusal::Unknown) => {
+                let known = mapped.keys().map(String::as_str);
+                let near = super::shape::nearest(name, known)
+                    .map(|near| format!(", did you mean `{near}`?"));
+                scene.report.error(
+                    at,
+                    format!(
+                        "librdkafka knows no property `{name}`{}",
+                        near.unwrap_or_default()
+                    ),
+                );
+                continue;
+            }
+            Err(Refusal::Invalid(sentence)) => {
+                scene.report.error(
+                    at,
+                    format!("librdkafka's `{name}`: {}", reason(name, &text, sentence)),
+                );
+                continue;
+            }
+        }
+        passed.push((
+            name.clone(),
+            Value {
+                secret: scene.is_secret(name, &text),
+                text,
+            },
+        ));
+    }
+    passed
+}
+
+/// librdkafka's sentence, unless it could repeat a secret.
+fn reason(name: &str, value: &str, sentence: String) -> String {
+    if property::is_sensitive(name) && !value.is_empty() {
+        "librdkafka refuses its value".to_owned()
+    } else {
+        sentence
+    }
+}

@@ -1,0 +1,253 @@
+//! What is wrong with a configuration: sentences with their place in the file.
+//!
+//! All of them are collected before any is shown. No sentence and no excerpt shows a secret: what was interpolated from
+//! a file or a credential is hidden in every sentence, and the value of a sensitive key in every excerpt.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+/// Everything that is wrong, in the order of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Errors {
+    pub(crate) file: String,
+    pub(crate) list: Vec<Error>,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Error {
+    pub(crate) place: Option<Place>,
+    pub(crate) message: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// From 1.
+    pub(crate) line: usize,
+    /// From 1, in characters.
+    pub(crate) column: usize,
+    /// The line itself and how many characters stand before the caret; absent where it could show a secret.
+    pub(crate) excerpt: Option<(String, usize)>,
+}
+
+impl Errors {
+    /// A single error without a place in the file.
+    pub(crate) fn of(file: &Path, message: impl Into<String>) -> Self {
+        let error = Error {
+            place: None,
+            message: message.into(),
+        };
+        Self {
+            file: file.display().to_string(),
+            list: vec![error],
+        }
+    }
+}
+
+impl fmt::Display for Errors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.list.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            match &error.place {
+                None => write!(f, "{}: {}", self.file, error.message)?,
+                Some(place) => {
+                    write!(
+                        f,
+                        "{}:{}:{}: {}",
+                        self.file, place.line, place.column, error.message
+                    )?;
+                    if let Some((line, before)) = &place.excerpt {
+                        let margin = place.line.to_string();
+                        let blank = " ".repeat(margin.len());
+                        write!(f, "\n{margin} | {line}\n{blank} | {}^", " ".repeat(*before))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Errors {}
+
+/// Collects errors while a file is read.
+pub(super) struct Report<'a> {
+    text: &'a str,
+    list: Vec<(Option<Range<usize>>, String)>,
+    pub(super) warnings: Vec<String>,
+    /// Where values of sensitive keys stand in the text.
+    masked: Vec<Range<usize>>,
+    /// What came from files and credentials.
+    secrets: Vec<String>,
+    /// The tree is incomplete, so a line that may hold a secret is not shown at all.
+    broken: bool,
+    /// Keys that were left out because they are wrong: their absence is no further error.
+    left_out: BTreeSet<String>,
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        Self {
+            text,
+            list: Vec::new(),
+            warnings: Vec::new(),
+            masked: Vec::new(),
+            secrets: Vec::new(),
+            broken: false,
+            left_out: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn error(&mut self, at: Option<Range<usize>>, message: impl Into<String>) {
+        let entry = (at, message.into());
+        if !self.list.contains(&entry) {
+            self.list.push(entry);
+        }
+    }
+
+    pub(super) fn warning(&mut self, message: impl AsRef<str>) {
+        let message = self.hide(message.as_ref());
+        self.warnings.push(message);
+    }
+
+    pub(super) fn mask(&mut self, range: Range<usize>) {
+        self.masked.push(range);
+    }
+
+    pub(super) fn broken(&mut self) {
+        self.broken = true;
+    }
+
+    pub(super) fn secret(&mut self, piece: &str) {
+        if !piece.is_empty() {
+            self.secrets.push(piece.to_owned());
+        }
+    }
+
+    pub(super) fn is_secret(&self, value: &str) -> bool {
+        self.secrets
+            .iter()
+            .any(|piece| value.contains(piece.as_str()))
+    }
+
+    pub(super) fn leave_out(&mut self, key: &str) {
+        self.left_out.insert(key.to_owned());
+    }
+
+    pub(super) fn is_left_out(&self, key: &str) -> bool {
+        self.left_out.contains(key)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    fn hide(&self, sentence: &str) -> String {
+        self.secrets
+            .iter()
+            .fold(sentence.to_owned(), |sentence, piece| {
+                sentence.replace(piece.as_str(), "***")
+            })
+    }
+
+    pub(super) fn finish(mut self, file: &Path) -> Errors {
+        let list = std::mem::take(&mut self.list);
+        let mut list: Vec<_> = list
+            .into_iter()
+            .map(|(at, message)| Error {
+                place: at.map(|at| self.place(at.start)),
+                message: self.hide(&message),
+            })
+            .collect();
+        list.sort_by_key(|error| error.place.as_ref().map(|place| (place.line, place.column)));
+        Errors {
+            file: file.display().to_string(),
+            list,
+        }
+    }
+
+    fn place(&self, offset: usize) -> Place {
+        let offset = self.text.floor_char_boundary(offset.min(self.text.len()));
+        let start = self.text[..offset].rfind('\n').map_or(0, |at| at + 1);
+        let end = self.text[offset..]
+            .find('\n')
+            .map_or(self.text.len(), |at| offset + at);
+        let column = self.text[start..offset].chars().count() + 1;
+        let line = self.text[..start].matches('\n').count() + 1;
+        let source = self.text[start..end].to_lowercase();
+        let hidden = self.broken
+            && ["pass", "secret", "key"]
+                .iter()
+                .any(|word| source.contains(word));
+        let excerpt = (!hidden).then(|| self.excerpt(start..end, offset));
+        Place {
+            line,
+            column,
+            excerpt,
+        }
+    }
+
+    /// The line without the secrets in it, and the characters before the caret.
+    fn excerpt(&self, line: Range<usize>, caret: usize) -> (String, usize) {
+        let mut shown = String::new();
+        let mut before = None;
+        let mut hidden = false;
+        for (index, character) in self.text[line.clone()].char_indices() {
+            let at = line.start + index;
+            if at >= caret && before.is_none() {
+                before = Some(shown.chars().count());
+            }
+            if self.masked.iter().any(|range| range.contains(&at)) {
+                if !hidden {
+                    shown.push_str("***");
+                }
+                hidden = true;
+                continue;
+            }
+            hidden = false;
+            // A tab would put the caret somewhere else.
+            shown.push(if character == '\t' { ' ' } else { character });
+        }
+        let shown = shown.trim_end().to_owned();
+        let before = before.unwrap_or_else(|| shown.chars().count());
+        (shown, before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_points_at_its_place_and_hides_what_is_masked() {
+        let text = "a = 1\nsasl = { password = \"secret\", mechanism = 5 }\n";
+        let mut report = Report::new(text);
+        let at = text.find("\"secret\"").unwrap();
+        report.mask(at..at + 8);
+        let mechanism = text.find('5').unwrap();
+        report.error(Some(mechanism..mechanism + 1), "is 5");
+        assert_eq!(
+            report.finish(Path::new("c.toml")).to_string(),
+            "c.toml:2:43: is 5\n2 | sasl = { password = ***, mechanism = 5 }\n  |                                      ^"
+        );
+    }
+
+    #[test]
+    fn what_came_from_a_credential_shows_in_no_sentence() {
+        let mut report = Report::new("");
+        report.secret("hunter2");
+        report.error(None, "topic `hunter2` is bad");
+        assert_eq!(
+            report.finish(Path::new("c.toml")).to_string(),
+            "c.toml: topic `***` is bad"
+        );
+    }
+}

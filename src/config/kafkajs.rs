@@ -1,0 +1,540 @@
+//! kafkajs' names as librdkafka's properties.
+//!
+//! The one place that knows both. It decides nothing about groups or listeners; what librdkafka itself would refuse is
+//! asked of librdkafka.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::file::{
+    Assigner, Client, Consumer, GroupProtocol, LogLevel, Mechanism, OneOrMany, Property, Sasl, Ssl,
+    SslTable,
+};
+
+/// A property, and the keys of the file below the consumer's table that it comes from.
+pub(super) struct Mapped {
+    pub(super) value: String,
+    pub(super) keys: &'static [&'static str],
+}
+
+pub(super) type Properties = BTreeMap<String, Mapped>;
+
+/// A complaint about keys that cannot be mapped.
+pub(super) struct Complaint {
+    pub(super) keys: &'static [&'static str],
+    pub(super) message: String,
+}
+
+fn complain<T>(keys: &'static [&'static str], message: impl Into<String>) -> Result<T, Complaint> {
+    Err(Complaint {
+        keys,
+        message: message.into(),
+    })
+}
+
+struct Mapping<'a> {
+    folder: &'a Path,
+    properties: Properties,
+}
+
+/// Everything that librdkafka is told of a consumer but its own pass-through table.
+pub(super) fn consumer(consumer: &Consumer, folder: &Path) -> (Properties, Vec<Complaint>) {
+    let mut mapping = Mapping {
+        folder,
+        properties: Properties::new(),
+    };
+    let mut complaints = Vec::new();
+    mapping.always();
+    mapping.client(&consumer.client);
+    complaints.extend(mapping.ssl(consumer.client.ssl.as_ref()).err());
+    if let Some(sasl) = &consumer.client.sasl {
+        complaints.extend(mapping.sasl(sasl).err());
+    }
+    mapping.security(&consumer.client);
+    mapping.group(consumer);
+    mapping.fetch(consumer);
+    (mapping.properties, complaints)
+}
+
+impl Mapping<'_> {
+    fn set(&mut self, name: &str, value: impl ToString, keys: &'static [&'static str]) {
+        self.properties.insert(
+            name.to_owned(),
+            Mapped {
+                value: value.to_string(),
+                keys,
+            },
+        );
+    }
+
+    /// What the promises and the throughput rest on, whatever the file says.
+    fn always(&mut self) {
+        self.set("enable.auto.commit", false, &[]);
+        self.set("enable.auto.offset.store", false, &[]);
+        // Where to start is decided at the assignment; underneath, a truncated log repeats rather than skips.
+        self.set("auto.offset.reset", "earliest", &[]);
+        self.set("enable.partition.eof", false, &[]);
+        // The default of a second costs most of the throughput.
+        self.set("fetch.queue.backoff.ms", 5, &[]);
+        self.set("queued.max.messages.kbytes", 16_384, &[]);
+        self.set("queued.min.messages", 100_000, &[]);
+    }
+
+    fn client(&mut self, client: &Client) {
+        if !client.brokers.is_empty() {
+            self.set("bootstrap.servers", client.brokers.join(","), &["brokers"]);
+        }
+        self.set("client.id", &client.client_id, &["clientId"]);
+        // librdkafka's limit includes TLS and authentication.
+        let setup = client
+            .connection_timeout
+            .0
+            .saturating_add(client.authentication_timeout.0);
+        self.set(
+            "socket.connection.setup.timeout.ms",
+            setup,
+            &["connectionTimeout"],
+        );
+        self.set(
+            "socket.timeout.ms",
+            client.request_timeout.0,
+            &["requestTimeout"],
+        );
+        if let Some(time) = client.retry.initial_retry_time {
+            self.set("retry.backoff.ms", time.0, &["retry", "initialRetryTime"]);
+            self.set(
+                "reconnect.backoff.ms",
+                time.0,
+                &["retry", "initialRetryTime"],
+            );
+        }
+        if let Some(time) = client.retry.max_retry_time {
+            self.set("retry.backoff.max.ms", time.0, &["retry", "maxRetryTime"]);
+            self.set(
+                "reconnect.backoff.max.ms",
+                time.0,
+                &["retry", "maxRetryTime"],
+            );
+        }
+        if let Some(requests) = client.max_in_flight_requests {
+            self.set(
+                "max.in.flight.requests.per.connection",
+                requests,
+                &["maxInFlightRequests"],
+            );
+        }
+        let level = match client.log_level {
+            LogLevel::Nothing => 0,
+            LogLevel::Error => 3,
+            LogLevel::Warn => 4,
+            LogLevel::Info => 6,
+            LogLevel::Debug => 7,
+        };
+        self.set("log_level", level, &["logLevel"]);
+        if client.log_level == LogLevel::Debug {
+            self.set("debug", "broker,cgrp,topic", &["logLevel"]);
+        }
+    }
+
+    fn security(&mut self, client: &Client) {
+        let ssl = client
+            .ssl
+            .as_ref()
+            .is_some_and(|ssl| !matches!(ssl, Ssl::On(false)));
+        let protocol = match (ssl, client.sasl.is_some()) {
+            (false, false) => "plaintext",
+            (true, false) => "ssl",
+            (false, true) => "sasl_plaintext",
+            (true, true) => "sasl_ssl",
+        };
+        self.set(
+            "security.protocol",
+            protocol,
+            if ssl { &["ssl"] } else { &["sasl"] },
+        );
+    }
+
+    fn ssl(&mut self, ssl: Option<&Ssl>) -> Result<(), Complaint> {
+        let table = match ssl {
+            None | Some(Ssl::On(false)) => return Ok(()),
+            Some(Ssl::On(true)) => &SslTable::default(),
+            Some(Ssl::Table(table)) => table,
+        };
+        match &table.ca {
+            // OpenSSL is our own copy, which does not know where this system keeps its certificates.
+            None => self.set("ssl.ca.location", "probe", &["ssl"]),
+            Some(OneOrMany::One(ca)) => {
+                self.pem("ssl.ca.pem", "ssl.ca.location", ca, &["ssl", "ca"])
+            }
+            Some(OneOrMany::Many(list)) => {
+                let mut all = String::new();
+                for ca in list {
+                    let pem = if is_pem(ca) {
+                        ca.clone()
+                    } else {
+                        let path = self.folder.join(ca);
+                        std::fs::read_to_string(&path).or_else(|error| {
+                            complain(
+                                &["ssl", "ca"],
+                                format!("`ssl.ca`: {}: {error}", path.display()),
+                            )
+                        })?
+                    };
+                    all.push_str(pem.trim_end());
+                    all.push('\n');
+                }
+                self.set("ssl.ca.pem", all, &["ssl", "ca"]);
+            }
+        }
+        if !table.reject_unauthorized {
+            self.set(
+                "enable.ssl.certificate.verification",
+                false,
+                &["ssl", "rejectUnauthorized"],
+            );
+        }
+        let identity = if table.check_server_identity {
+            "https"
+        } else {
+            "none"
+        };
+        self.set(
+            "ssl.endpoint.identification.algorithm",
+            identity,
+            &["ssl", "checkServerIdentity"],
+        );
+        if let Some(ciphers) = &table.ciphers {
+            self.set("ssl.cipher.suites", ciphers, &["ssl", "ciphers"]);
+        }
+        self.own_certificate(table)
+    }
+
+    fn own_certificate(&mut self, table: &SslTable) -> Result<(), Complaint> {
+        if let Some(pfx) = &table.pfx {
+            if table.cert.is_some() || table.key.is_some() {
+                return complain(
+                    &["ssl", "pfx"],
+                    "`ssl.pfx` holds a certificate and its key; leave out `ssl.cert` and `ssl.key`",
+                );
+            }
+            self.set(
+                "ssl.keystore.location",
+                self.folder.join(pfx).display(),
+                &["ssl", "pfx"],
+            );
+            if let Some(passphrase) = &table.passphrase {
+                self.set("ssl.keystore.password", passphrase, &["ssl", "passphrase"]);
+            }
+            return Ok(());
+        }
+        match (&table.cert, &table.key) {
+            (Some(cert), Some(key)) => {
+                self.pem(
+                    "ssl.certificate.pem",
+                    "ssl.certificate.location",
+                    cert,
+                    &["ssl", "cert"],
+                );
+                self.pem("ssl.key.pem", "ssl.key.location", key, &["ssl", "key"]);
+            }
+            (Some(_), None) => {
+                return complain(&["ssl", "cert"], "`ssl.cert` is without its `ssl.key`");
+            }
+            (None, Some(_)) => {
+                return complain(&["ssl", "key"], "`ssl.key` is without its `ssl.cert`");
+            }
+            (None, None) if table.passphrase.is_some() => {
+                return complain(
+                    &["ssl", "passphrase"],
+                    "`ssl.passphrase` has no `ssl.key` or `ssl.pfx` to open",
+                );
+            }
+            (None, None) => {}
+        }
+        if let Some(passphrase) = &table.passphrase {
+            self.set("ssl.key.password", passphrase, &["ssl", "passphrase"]);
+        }
+        Ok(())
+    }
+
+    fn pem(&mut self, text: &str, location: &str, value: &str, keys: &'static [&'static str]) {
+        if is_pem(value) {
+            self.set(text, value, keys);
+        } else {
+            self.set(location, self.folder.join(value).display(), keys);
+        }
+    }
+
+    fn sasl(&mut self, sasl: &Sasl) -> Result<(), Complaint> {
+        let Some(mechanism) = sasl.mechanism else {
+            return complain(&["sasl", "mechanism"], "`sasl.mechanism` is missing");
+        };
+        let name = match mechanism {
+            Mechanism::Plain => "PLAIN",
+            Mechanism::ScramSha256 => "SCRAM-SHA-256",
+            Mechanism::ScramSha512 => "SCRAM-SHA-512",
+            Mechanism::Oauthbearer => "OAUTHBEARER",
+        };
+        self.set("sasl.mechanisms", name, &["sasl", "mechanism"]);
+        let oauth = sasl.client_id.is_some()
+            || sasl.client_secret.is_some()
+            || sasl.token_endpoint_url.is_some()
+            || sasl.scope.is_some()
+            || !sasl.extensions.is_empty();
+        if mechanism == Mechanism::Oauthbearer {
+            if sasl.username.is_some() || sasl.password.is_some() {
+                return complain(
+                    &["sasl"],
+                    "oauthbearer takes `sasl.clientId` and `sasl.clientSecret`, not a user name and password",
+                );
+            }
+            return self.oauth(sasl);
+        }
+        if oauth {
+            return complain(
+                &["sasl"],
+                "only oauthbearer takes clientId, clientSecret, tokenEndpointUrl, scope and extensions",
+            );
+        }
+        let Some(username) = &sasl.username else {
+            return complain(&["sasl", "username"], "`sasl.username` is missing");
+        };
+        let Some(password) = &sasl.password else {
+            return complain(&["sasl", "password"], "`sasl.password` is missing");
+        };
+        self.set("sasl.username", username, &["sasl", "username"]);
+        self.set("sasl.password", password, &["sasl", "password"]);
+        Ok(())
+    }
+
+    fn oauth(&mut self, sasl: &Sasl) -> Result<(), Complaint> {
+        let Some(id) = &sasl.client_id else {
+            return complain(&["sasl", "clientId"], "`sasl.clientId` is missing");
+        };
+        let Some(secret) = &sasl.client_secret else {
+            return complain(&["sasl", "clientSecret"], "`sasl.clientSecret` is missing");
+        };
+        let Some(url) = &sasl.token_endpoint_url else {
+            return complain(
+                &["sasl", "tokenEndpointUrl"],
+                "`sasl.tokenEndpointUrl` is missing",
+            );
+        };
+        if !url.starts_with("https://") && !url.starts_with("http://") {
+            return complain(
+                &["sasl", "tokenEndpointUrl"],
+                "`sasl.tokenEndpointUrl` is not a URL with http or https",
+            );
+        }
+        self.set("sasl.oauthbearer.method", "oidc", &["sasl", "mechanism"]);
+        self.set("sasl.oauthbearer.client.id", id, &["sasl", "clientId"]);
+        self.set(
+            "sasl.oauthbearer.client.secret",
+            secret,
+            &["sasl", "clientSecret"],
+        );
+        self.set(
+            "sasl.oauthbearer.token.endpoint.url",
+            url,
+            &["sasl", "tokenEndpointUrl"],
+        );
+        self.set("https.ca.location", "probe", &["sasl", "tokenEndpointUrl"]);
+        if let Some(scope) = &sasl.scope {
+            self.set("sasl.oauthbearer.scope", scope, &["sasl", "scope"]);
+        }
+        if !sasl.extensions.is_empty() {
+            let pairs: Vec<String> = sasl
+                .extensions
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            self.set(
+                "sasl.oauthbearer.extensions",
+                pairs.join(","),
+                &["sasl", "extensions"],
+            );
+        }
+        Ok(())
+    }
+
+    fn group(&mut self, consumer: &Consumer) {
+        if let Some(id) = &consumer.group_id {
+            self.set("group.id", id, &["groupId"]);
+        }
+        self.set(
+            "max.poll.interval.ms",
+            consumer.rebalance_timeout.0,
+            &["rebalanceTimeout"],
+        );
+        match consumer.group_protocol {
+            GroupProtocol::Consumer => self.set("group.protocol", "consumer", &["groupProtocol"]),
+            GroupProtocol::Classic => {
+                self.set(
+                    "session.timeout.ms",
+                    consumer.session_timeout.0,
+                    &["sessionTimeout"],
+                );
+                self.set(
+                    "heartbeat.interval.ms",
+                    consumer.heartbeat_interval.0,
+                    &["heartbeatInterval"],
+                );
+                let names: Vec<&str> = consumer
+                    .partition_assigners
+                    .iter()
+                    .copied()
+                    .map(assigner)
+                    .collect();
+                self.set(
+                    "partition.assignment.strategy",
+                    names.join(","),
+                    &["partitionAssigners"],
+                );
+            }
+        }
+    }
+
+    fn fetch(&mut self, consumer: &Consumer) {
+        let age = consumer.metadata_max_age.0;
+        self.set(
+            "topic.metadata.refresh.interval.ms",
+            age,
+            &["metadataMaxAge"],
+        );
+        // librdkafka's own proportion: what is known outlives two refreshes that fail.
+        self.set(
+            "metadata.max.age.ms",
+            age.saturating_mul(3).min(86_400_000),
+            &["metadataMaxAge"],
+        );
+        self.set(
+            "allow.auto.create.topics",
+            consumer.allow_auto_topic_creation,
+            &["allowAutoTopicCreation"],
+        );
+        self.set(
+            "max.partition.fetch.bytes",
+            consumer.max_bytes_per_partition.0,
+            &["maxBytesPerPartition"],
+        );
+        self.set("fetch.min.bytes", consumer.min_bytes.0, &["minBytes"]);
+        self.set("fetch.max.bytes", consumer.max_bytes.0, &["maxBytes"]);
+        self.set(
+            "fetch.wait.max.ms",
+            consumer.max_wait_time_in_ms.0,
+            &["maxWaitTimeInMs"],
+        );
+        let isolation = if consumer.read_uncommitted {
+            "read_uncommitted"
+        } else {
+            "read_committed"
+        };
+        self.set("isolation.level", isolation, &["readUncommitted"]);
+        if !consumer.rack_id.is_empty() {
+            self.set("client.rack", &consumer.rack_id, &["rackId"]);
+        }
+    }
+}
+
+fn is_pem(text: &str) -> bool {
+    text.trim_start().starts_with("-----BEGIN")
+}
+
+fn assigner(assigner: Assigner) -> &'static str {
+    match assigner {
+        Assigner::CooperativeSticky => "cooperative-sticky",
+        Assigner::RoundRobin => "roundrobin",
+        Assigner::Range => "range",
+    }
+}
+
+impl Property {
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::Switch(value) => value.to_string(),
+            Self::Whole(value) => value.to_string(),
+            Self::Number(value) => value.to_string(),
+            Self::Text(value) => value.clone(),
+        }
+    }
+}
+
+/// Why a property may not be passed through, when librdkafka would take it.
+pub(super) fn reserved(property: &str) -> Option<String> {
+    if let Some(key) = named(property) {
+        return Some(format!("has a name here: write `{key}`"));
+    }
+    let reason = match property {
+        "enable.auto.commit"
+        | "auto.commit.enable"
+        | "enable.auto.offset.store"
+        | "auto.commit.interval.ms" => {
+            "is this program's own: an offset is committed only after its message's outcome; see `runConfig`"
+        }
+        "auto.offset.reset" => {
+            "is this program's own: write `subscription.fromBeginning` in a `[[listeners]]`"
+        }
+        "enable.partition.eof" => "is this program's own: it must stay false",
+        "group.protocol.type" => "would keep this consumer out of every consumer group",
+        "rebalance_cb" | "offset_commit_cb" | "consume_cb" | "enabled_events" | "opaque"
+        | "default_topic_conf" => "is for programs: it cannot be written as a text",
+        "consume.callback.max.messages"
+        | "topic.blacklist"
+        | "plugin.library.paths"
+        | "test.mock.num.brokers" => {
+            "would take away messages or what runs them; it is not passed on"
+        }
+        _ => return None,
+    };
+    Some(reason.to_owned())
+}
+
+/// The key of the file for a property of librdkafka, its aliases included.
+fn named(property: &str) -> Option<&'static str> {
+    Some(match property {
+        "bootstrap.servers" | "metadata.broker.list" => "brokers",
+        "client.id" => "clientId",
+        "socket.connection.setup.timeout.ms" => "connectionTimeout",
+        "socket.timeout.ms" => "requestTimeout",
+        "retry.backoff.ms" | "reconnect.backoff.ms" => "retry.initialRetryTime",
+        "retry.backoff.max.ms" | "reconnect.backoff.max.ms" => "retry.maxRetryTime",
+        "max.in.flight.requests.per.connection" | "max.in.flight" => "maxInFlightRequests",
+        "log_level" => "logLevel",
+        "security.protocol" => "ssl` or `sasl",
+        "ssl.ca.location" | "ssl.ca.pem" => "ssl.ca",
+        "ssl.certificate.location" | "ssl.certificate.pem" => "ssl.cert",
+        "ssl.key.location" | "ssl.key.pem" => "ssl.key",
+        "ssl.key.password" | "ssl.keystore.password" => "ssl.passphrase",
+        "ssl.keystore.location" => "ssl.pfx",
+        "ssl.cipher.suites" => "ssl.ciphers",
+        "ssl.endpoint.identification.algorithm" => "ssl.checkServerIdentity",
+        "enable.ssl.certificate.verification" => "ssl.rejectUnauthorized",
+        "sasl.mechanism" | "sasl.mechanisms" | "sasl.oauthbearer.method" => "sasl.mechanism",
+        "sasl.username" => "sasl.username",
+        "sasl.password" => "sasl.password",
+        "sasl.oauthbearer.client.id" | "sasl.oauthbearer.client.credentials.client.id" => {
+            "sasl.clientId"
+        }
+        "sasl.oauthbearer.client.secret" | "sasl.oauthbearer.client.credentials.client.secret" => {
+            "sasl.clientSecret"
+        }
+        "sasl.oauthbearer.token.endpoint.url" => "sasl.tokenEndpointUrl",
+        "sasl.oauthbearer.scope" => "sasl.scope",
+        "sasl.oauthbearer.extensions" => "sasl.extensions",
+        "group.id" => "groupId",
+        "group.protocol" => "groupProtocol",
+        "partition.assignment.strategy" => "partitionAssigners",
+        "session.timeout.ms" => "sessionTimeout",
+        "max.poll.interval.ms" => "rebalanceTimeout",
+        "heartbeat.interval.ms" => "heartbeatInterval",
+        "topic.metadata.refresh.interval.ms" | "metadata.max.age.ms" => "metadataMaxAge",
+        "allow.auto.create.topics" => "allowAutoTopicCreation",
+        "max.partition.fetch.bytes" | "fetch.message.max.bytes" => "maxBytesPerPartition",
+        "fetch.min.bytes" => "minBytes",
+        "fetch.max.bytes" => "maxBytes",
+        "fetch.wait.max.ms" => "maxWaitTimeInMs",
+        "isolation.level" => "readUncommitted",
+        "client.rack" => "rackId",
+        _ => return None,
+    })
+}

@@ -1,0 +1,147 @@
+//! `[lua]`, `[log]` and `[daemon]`: what belongs to the process.
+
+use std::path::{Path, PathBuf};
+
+use tracing_subscriber::EnvFilter;
+
+use super::file::{self, File};
+use super::{Daemon, Log, LogFormat, Lua, Rotation, SOCKET_NAME, Scene};
+
+/// `sun_path` of a socket's address has 108 bytes, one of them for the end.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Below this the standard library and a few handlers would not fit.
+const MEMORY_MIN: u64 = 4 << 20;
+const WORKERS_MAX: u32 = 1_024;
+
+pub(super) fn lua(file: &File, scene: &mut Scene<'_, '_>) -> Lua {
+    let lua = &file.lua;
+    if lua.workers == 0 || lua.workers > WORKERS_MAX {
+        let at = scene.at_keys(&["lua"], &["workers"]);
+        scene.report.error(
+            at,
+            format!("`workers` is {}, not from 1 to {WORKERS_MAX}", lua.workers),
+        );
+    }
+    if lua.memory.0 < MEMORY_MIN {
+        let at = scene.at_keys(&["lua"], &["memory"]);
+        scene.report.error(
+            at,
+            format!(
+                "`memory` is {}, less than the 4 MiB that a VM needs",
+                lua.memory
+            ),
+        );
+    }
+    if lua.handlers.as_os_str().is_empty() {
+        let at = scene.at_keys(&["lua"], &["handlers"]);
+        scene
+            .report
+            .error(at, "`handlers` is empty; write the folder of the Lua files");
+    }
+    Lua {
+        handlers: scene.folder.join(&lua.handlers),
+        workers: lua.workers as usize,
+        memory: lua.memory.0 as usize,
+        path: templates(&lua.path, scene.folder),
+        cpath: templates(&lua.cpath, scene.folder),
+    }
+}
+
+/// Lua's templates, relative ones taken from the folder of the configuration.
+fn templates(text: &str, folder: &Path) -> String {
+    let entries = text.split(';').filter(|entry| !entry.is_empty());
+    let entries: Vec<String> = entries
+        .map(|entry| folder.join(entry).display().to_string())
+        .collect();
+    entries.join(";")
+}
+
+pub(super) fn log(file: &File, scene: &mut Scene<'_, '_>) -> Log {
+    let log = &file.log;
+    if let Err(error) = EnvFilter::try_new(&log.level) {
+        let at = scene.at_keys(&["log"], &["level"]);
+        scene.report.error(
+            at,
+            format!(
+                "`level` is `{}`, not as \"info\" or \"info,moontide=debug\": {error}",
+                log.level
+            ),
+        );
+    }
+    if log.keep == 0 {
+        let at = scene.at_keys(&["log"], &["keep"]);
+        scene.report.error(
+            at,
+            "`keep` is 0; the least is 1, and without `file` no file is written",
+        );
+    }
+    if log
+        .file
+        .as_ref()
+        .is_some_and(|file| file.file_name().is_none())
+    {
+        let at = scene.at_keys(&["log"], &["file"]);
+        scene.report.error(at, "`file` is not the name of a file");
+    }
+    Log {
+        level: log.level.clone(),
+        format: match log.format {
+            file::LogFormat::Auto => LogFormat::Auto,
+            file::LogFormat::Text => LogFormat::Text,
+            file::LogFormat::Json => LogFormat::Json,
+            file::LogFormat::Journald => LogFormat::Journald,
+        },
+        file: log.file.as_ref().map(|file| scene.folder.join(file)),
+        rotation: match log.rotation {
+            file::Rotation::Daily => Rotation::Daily,
+            file::Rotation::Hourly => Rotation::Hourly,
+            file::Rotation::Minutely => Rotation::Minutely,
+            file::Rotation::Never => Rotation::Never,
+        },
+        keep: log.keep as usize,
+    }
+}
+
+pub(super) fn daemon(
+    file: &File,
+    scene: &mut Scene<'_, '_>,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Daemon {
+    let daemon = &file.daemon;
+    if daemon.drain_deadline.0 == 0 {
+        let at = scene.at_keys(&["daemon"], &["drainDeadline"]);
+        scene.report.error(
+            at,
+            "`drainDeadline` is 0, so that no call could finish; the default is 20 s",
+        );
+    }
+    let folder = scene.folder;
+    // systemd separates several folders by colons; the first one is ours.
+    let given =
+        |name: &str| environment(name).and_then(|list| list.split(':').next().map(PathBuf::from));
+    let or_beside = |path: Option<&PathBuf>, name: &str| match path {
+        Some(path) => folder.join(path),
+        None => given(name)
+            .filter(|path| path.is_absolute())
+            .unwrap_or_else(|| folder.join(".moontide")),
+    };
+    let state_directory = or_beside(daemon.state_directory.as_ref(), "STATE_DIRECTORY");
+    let runtime_directory = or_beside(daemon.runtime_directory.as_ref(), "RUNTIME_DIRECTORY");
+    let bytes = runtime_directory.join(SOCKET_NAME).as_os_str().len();
+    if bytes > SOCKET_PATH_BYTES_MAX {
+        let at = scene.at_keys(&["daemon"], &["runtimeDirectory"]);
+        scene.report.error(
+            at,
+            format!(
+                "`runtimeDirectory` is `{}`, too long for the control socket in it, whose path has {bytes} bytes of at most \
+                 {SOCKET_PATH_BYTES_MAX}",
+                runtime_directory.display()
+            ),
+        );
+    }
+    Daemon {
+        drain_deadline: daemon.drain_deadline.duration(),
+        state_directory,
+        runtime_directory,
+    }
+}

@@ -1,0 +1,157 @@
+//! Holds the shipped config.toml equal to the code: it names every key, and its values are the defaults.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+use serde_json::Value as Json;
+use toml::Spanned;
+
+use super::error::Report;
+use super::file::File;
+use super::{shape, tree};
+
+const REFERENCE: &str = include_str!("../../config.toml");
+
+/// The reference with every setting in force: `#key = value` is a setting, `# ` begins prose.
+fn uncommented() -> String {
+    let line = |line: &'static str| match line.strip_prefix('#') {
+        Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => setting,
+        _ => line,
+    };
+    REFERENCE.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn file(text: &str) -> File {
+    let mut report = Report::new(text);
+    let mut tree = tree::parse(text, &mut report).into_inner();
+    shape::check(&mut tree, &mut report);
+    assert!(
+        report.is_empty(),
+        "{}",
+        report.finish("config.toml".as_ref())
+    );
+    File::deserialize(toml::Deserializer::from(Spanned::new(0..text.len(), tree))).unwrap()
+}
+
+/// The dotted keys of `value`, list indices left out.
+fn keys(value: &Json, way: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Json::Object(entries) => {
+            for (key, value) in entries {
+                let way = format!("{way}.{key}");
+                found.insert(way.clone());
+                keys(value, &way, found);
+            }
+        }
+        Json::Array(entries) => entries.iter().for_each(|value| keys(value, way, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_key_of_the_schema_stands_in_the_reference() {
+    let written: toml::Table = uncommented().parse().unwrap();
+    let mut found = BTreeSet::new();
+    keys(&serde_json::to_value(written).unwrap(), "", &mut found);
+    let schema = shape::schema();
+    let tables = [
+        ("File", ""),
+        ("Client", ".kafkaConfig"),
+        ("ClientRetry", ".kafkaConfig.retry"),
+        ("SslTable", ".kafkaConfig.ssl"),
+        ("Sasl", ".kafkaConfig.sasl"),
+        ("Consumer", ".consumerConfig"),
+        ("Policies", ".listenerDefaults"),
+        ("Subscription", ".listenerDefaults.subscription"),
+        ("RunConfig", ".listenerDefaults.runConfig"),
+        ("Retry", ".listenerDefaults.retry"),
+        ("Limits", ".listenerDefaults.limits"),
+        ("Listener", ".listeners"),
+        ("Lua", ".lua"),
+        ("Log", ".log"),
+        ("Daemon", ".daemon"),
+    ];
+    let known: BTreeSet<&str> = schema["$defs"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(_, def)| def["properties"].is_object())
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let listed: BTreeSet<&str> = tables
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| *name != "File")
+        .collect();
+    assert_eq!(known, listed, "a table of the schema is not in this test");
+    for (name, way) in tables {
+        let table = if name == "File" {
+            &schema
+        } else {
+            &schema["$defs"][name]
+        };
+        for key in table["properties"].as_object().unwrap().keys() {
+            let inherited = match name {
+                "Consumer" => found.contains(&format!(".kafkaConfig.{key}")),
+                "Listener" => found.contains(&format!(".listenerDefaults.{key}")),
+                _ => false,
+            };
+            assert!(
+                inherited || found.contains(&format!("{way}.{key}")),
+                "config.toml lacks `{way}.{key}`"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_values_of_the_reference_are_the_defaults() {
+    let written = serde_json::to_value(file(&uncommented())).unwrap();
+    let defaults = serde_json::to_value(File::default()).unwrap();
+    equal(&written, &defaults, "");
+}
+
+#[track_caller]
+fn equal(written: &Json, default: &Json, way: &str) {
+    match default {
+        // No default: the reference has an example.
+        Json::Null => {}
+        Json::Object(entries) => {
+            for (key, default) in entries {
+                equal(&written[key], default, &format!("{way}.{key}"));
+            }
+        }
+        _ if matches!(way, ".kafkaConfig.brokers" | ".listeners") => {}
+        _ => assert_eq!(written, default, "`{way}` in config.toml"),
+    }
+}
+
+#[test]
+fn every_setting_of_the_reference_has_a_class() {
+    let settings = REFERENCE.lines().filter(|line| {
+        !line.is_empty()
+            && !line.starts_with("# ")
+            && *line != "#"
+            && !line.trim_start_matches('#').starts_with('[')
+    });
+    for line in settings {
+        let classed = ["  # live: ", "  # rejoin: ", "  # restart: ", " # rejoin: "]
+            .iter()
+            .any(|class| line.contains(class));
+        assert!(classed, "no class: {line}");
+    }
+}
+
+#[test]
+fn the_shipped_file_is_right_as_it_stands() {
+    let sources = [("orders.lua".to_owned(), [].into())].into();
+    let config = super::load("config.toml".as_ref(), REFERENCE, &sources, &|_| None).unwrap();
+    assert_eq!(
+        (
+            config.consumers.len(),
+            config.listeners.len(),
+            config.warnings.len()
+        ),
+        (1, 1, 0)
+    );
+}

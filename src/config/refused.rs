@@ -1,0 +1,180 @@
+//! Names that users of kafkajs or of later versions may write, and what to write instead.
+//!
+//! A name stands here when "unknown key" would be true but no help. The scope is the name of the table's type in `file`.
+
+use toml::de::DeValue;
+
+const RETRY_FACTOR: &str = "it means something else in kafkajs; write `multiplier` (growth of the wait) and `jitter` (its spread)";
+const RETRY_RETRIES: &str =
+    "it means something else in kafkajs (runs after the first); write `attempts` (all runs)";
+
+/// What to say of a key that is not taken, or not yet.
+pub(super) fn key(scope: &str, key: &str) -> Option<&'static str> {
+    let own = match scope {
+        "File" => file(key),
+        "Client" | "Consumer" => client(key).or_else(|| consumer(key)),
+        "SslTable" => ssl(key),
+        "Sasl" => sasl(key),
+        "ClientRetry" => client_retry(key),
+        "Listener" | "Policies" => listener(key),
+        "Subscription" => subscription(key),
+        "RunConfig" => run_config(key),
+        "Retry" => retry(key),
+        _ => None,
+    };
+    own.or_else(|| policies_key_in_defaults(scope, key))
+}
+
+fn policies_key_in_defaults(scope: &str, key: &str) -> Option<&'static str> {
+    (scope == "Policies" && matches!(key, "name" | "topic" | "topics" | "handler"))
+        .then_some("it belongs to one listener; write it in its `[[listeners]]`")
+}
+
+/// Whether a key that is not taken may stand there all the same, because it says what is so anyway.
+pub(super) fn is_harmless(key: &str, value: &DeValue<'_>) -> bool {
+    matches!(key, "enforceRequestTimeout" | "eachBatchAutoResolve") && value.as_bool() == Some(true)
+}
+
+/// What to say of a value that is not taken, or not yet.
+pub(super) fn value(key: &str, value: &str) -> Option<&'static str> {
+    match (key, value) {
+        ("onError", "deadLetter") => {
+            Some("this version has no dead-letter topics yet; use \"retry\", \"skip\" or \"stop\"")
+        }
+        ("ordering", "key" | "none") => Some("this version orders by \"partition\" alone"),
+        ("mechanism", "aws") => Some(
+            "librdkafka does not speak the AWS plugin's protocol; use \"scram-sha-512\" or \"oauthbearer\"",
+        ),
+        ("mechanism", "gssapi") => {
+            Some("this program is built without Kerberos; use \"scram-sha-512\" or \"oauthbearer\"")
+        }
+        _ => None,
+    }
+}
+
+fn file(key: &str) -> Option<&'static str> {
+    match key {
+        "producers" | "producerConfig" => Some("this version has no producers yet"),
+        "http" => Some("this version has no HTTP server yet; `moontide status` tells how it is"),
+        "subscription" | "runConfig" => {
+            Some("write it in `[listenerDefaults]` or in a `[[listeners]]`")
+        }
+        _ => None,
+    }
+}
+
+fn client(key: &str) -> Option<&'static str> {
+    match key {
+        "reauthenticationThreshold" => Some("librdkafka authenticates anew by itself; remove it"),
+        "enforceRequestTimeout" => Some("`requestTimeout` is always enforced; remove it"),
+        "socketFactory" => Some(
+            "sockets are librdkafka's; set `librdkafka.\"socket.keepalive.enable\"` or `librdkafka.\"socket.nagle.disable\"`",
+        ),
+        "logCreator" => Some("log lines are set up in `[log]`"),
+        _ => None,
+    }
+}
+
+fn consumer(key: &str) -> Option<&'static str> {
+    match key {
+        "fromBeginning" => Some(
+            "write `subscription.fromBeginning` in a `[[listeners]]` or in `[listenerDefaults]`",
+        ),
+        "autoCommit"
+        | "autoCommitInterval"
+        | "autoCommitThreshold"
+        | "partitionsConsumedConcurrently" => {
+            Some("write it under `runConfig` in a `[[listeners]]` or in `[listenerDefaults]`")
+        }
+        _ => None,
+    }
+}
+
+fn ssl(key: &str) -> Option<&'static str> {
+    match key {
+        "servername" | "host" => Some(
+            "librdkafka checks the name by which it reaches the broker; `checkServerIdentity = false` turns that off",
+        ),
+        "minVersion" | "maxVersion" | "secureProtocol" | "secureOptions" | "secureContext" => {
+            Some("OpenSSL's own configuration decides on versions; remove it")
+        }
+        _ => None,
+    }
+}
+
+fn sasl(key: &str) -> Option<&'static str> {
+    match key {
+        "oauthBearerProvider" => Some(
+            "a function has no place here; write `clientId`, `clientSecret` and `tokenEndpointUrl`",
+        ),
+        "authorizationIdentity" | "accessKeyId" | "secretAccessKey" | "sessionToken" => {
+            value("mechanism", "aws")
+        }
+        "authenticationProvider" => {
+            Some("librdkafka knows plain, scram-sha-256, scram-sha-512 and oauthbearer")
+        }
+        _ => None,
+    }
+}
+
+fn client_retry(key: &str) -> Option<&'static str> {
+    match key {
+        "factor" | "multiplier" => {
+            Some("librdkafka doubles its waits and varies them by 20 %; remove it")
+        }
+        "retries" => Some(
+            "a consumer asks again without end; handlers have `retry.attempts` in `[[listeners]]`",
+        ),
+        "restartOnFailure" => Some(
+            "a consumer that cannot go on ends the daemon, and systemd starts it again; remove it",
+        ),
+        _ => None,
+    }
+}
+
+fn listener(key: &str) -> Option<&'static str> {
+    match key {
+        "deadLetter" => Some(
+            "this version has no dead-letter topics yet; set `onError` to \"retry\", \"skip\" or \"stop\"",
+        ),
+        "eachBatch" => Some("this version has no batch handlers yet"),
+        "nullKeys" => Some("this version orders by partition alone"),
+        "fromBeginning" => Some("write it as `subscription.fromBeginning`"),
+        "autoCommit"
+        | "autoCommitInterval"
+        | "autoCommitThreshold"
+        | "partitionsConsumedConcurrently" => Some("write it under `runConfig`"),
+        "groupId" => Some(
+            "write it in `[consumerConfig]`, or in a `[consumers.NAME]` that the listener joins by `consumer`",
+        ),
+        _ => None,
+    }
+}
+
+fn subscription(key: &str) -> Option<&'static str> {
+    matches!(key, "topic" | "topics").then_some("write it one level up, as the listener's own")
+}
+
+fn run_config(key: &str) -> Option<&'static str> {
+    match key {
+        "eachBatchAutoResolve" | "eachBatch" => Some("this version has no batch handlers yet"),
+        "eachMessage" => Some("the function is named by the listener's `handler`"),
+        _ => None,
+    }
+}
+
+fn retry(key: &str) -> Option<&'static str> {
+    match key {
+        "factor" => Some(RETRY_FACTOR),
+        "retries" => Some(RETRY_RETRIES),
+        "topics" => Some("this version has no retry topics yet"),
+        "initialRetryTime" => Some(
+            "that is the name for requests to brokers, in `[kafkaConfig]`; write `initialDelay`",
+        ),
+        "maxRetryTime" => {
+            Some("that is the name for requests to brokers, in `[kafkaConfig]`; write `maxDelay`")
+        }
+        "restartOnFailure" => client_retry(key),
+        _ => None,
+    }
+}

@@ -1,0 +1,385 @@
+//! Checks names and types against the JSON Schema of `file`, all of them at once.
+//!
+//! What is wrong is reported and then taken out of the tree, so that the rules can go on with what is right. Names come
+//! from the schema alone: a key that is added to a type of `file` is known here.
+
+use serde_json::Value as Json;
+use toml::Spanned;
+use toml::de::{DeArray, DeValue};
+
+use super::error::Report;
+use super::file::File;
+use super::refused;
+use super::tree::Tree;
+use super::unit::{Millis, Size};
+use crate::kafka::property;
+
+/// The JSON Schema of the configuration.
+pub(crate) fn schema() -> Json {
+    schemars::schema_for!(File).to_value()
+}
+
+/// Reports every unknown key and every value of a wrong type.
+pub(super) fn check(tree: &mut Tree<'_>, report: &mut Report<'_>) {
+    let schema = schema();
+    let mut walk = Walk {
+        root: &schema,
+        path: Vec::new(),
+        report,
+    };
+    walk.table(tree, &schema, "File");
+}
+
+/// Hides the values of sensitive keys in every excerpt, the misspelt ones too.
+pub(super) fn mask(tree: &Tree<'_>, report: &mut Report<'_>) {
+    for (key, value) in tree {
+        let name = key.get_ref().to_lowercase();
+        let known = ["password", "passphrase", "clientsecret"];
+        let sensitive = name == "key"
+            || name.contains("pass")
+            || name.contains("secret")
+            || nearest(&name, known.into_iter()).is_some()
+            || property::is_sensitive(&name);
+        if sensitive && !value.get_ref().is_table() {
+            report.mask(value.span());
+        } else {
+            mask_value(value.get_ref(), report);
+        }
+    }
+}
+
+fn mask_value(value: &DeValue<'_>, report: &mut Report<'_>) {
+    match value {
+        DeValue::Table(table) => mask(table, report),
+        DeValue::Array(array) => array
+            .iter()
+            .for_each(|value| mask_value(value.get_ref(), report)),
+        _ => {}
+    }
+}
+
+/// The nearest of `names`, when it is near enough to be meant.
+pub(super) fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    let name = name.to_lowercase();
+    names
+        .map(|other| {
+            (
+                strsim::damerau_levenshtein(&name, &other.to_lowercase()),
+                other,
+            )
+        })
+        .filter(|(distance, other)| *distance <= 1.max(name.len().min(other.len()) / 3))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, other)| other)
+}
+
+struct Walk<'w, 'r> {
+    root: &'w Json,
+    path: Vec<String>,
+    report: &'w mut Report<'r>,
+}
+
+impl<'w> Walk<'w, '_> {
+    fn table(&mut self, table: &mut Tree<'_>, schema: &'w Json, scope: &str) {
+        let properties = schema["properties"].as_object();
+        let any = Some(&schema["additionalProperties"]).filter(|any| any.is_object());
+        let mut bad = Vec::new();
+        for (key, value) in table.iter_mut() {
+            let name = key.get_ref().as_ref();
+            let inner = properties
+                .and_then(|properties| properties.get(name))
+                .or(any);
+            self.path.push(name.to_owned());
+            let good = match inner {
+                Some(inner) => self.value(value, inner),
+                None if refused::is_harmless(name, value.get_ref()) => false,
+                None => {
+                    self.unknown(
+                        key,
+                        properties
+                            .into_iter()
+                            .flatten()
+                            .map(|(name, _)| name.as_str()),
+                        scope,
+                    );
+                    false
+                }
+            };
+            self.path.pop();
+            if !good {
+                self.report.leave_out(name);
+                bad.push(name.to_owned());
+            }
+        }
+        for name in bad {
+            table.remove(name.as_str());
+        }
+    }
+
+    fn unknown(
+        &mut self,
+        key: &Spanned<std::borrow::Cow<'_, str>>,
+        names: impl Iterator<Item = &'w str>,
+        scope: &str,
+    ) {
+        let (name, span) = (key.get_ref().as_ref(), key.span());
+        let message = if let Some(instead) = refused::key(scope, name) {
+            format!("{}: {instead}", self.place())
+        } else {
+            let (key, table) = place(&self.path);
+            let table = table.map_or_else(
+                || " at the top level".to_owned(),
+                |table| format!(" in `{table}`"),
+            );
+            let nearest = nearest(name, names);
+            if let Some(nearest) = nearest {
+                self.report.leave_out(nearest);
+            }
+            let meant = nearest
+                .map(|nearest| format!(", did you mean `{nearest}`?"))
+                .unwrap_or_default();
+            format!("unknown key `{key}`{table}{meant}")
+        };
+        self.report.error(Some(span), message);
+    }
+
+    fn value(&mut self, value: &mut Spanned<DeValue<'_>>, schema: &'w Json) -> bool {
+        let (schema, scope) = self.resolve(schema);
+        if let Some(branches) = schema["anyOf"].as_array() {
+            let kind = kind(value.get_ref());
+            let fitting = branches.iter().find(|branch| self.fits(branch, kind));
+            return match fitting {
+                Some(branch) => self.value(value, branch),
+                None => self.wrong_type(value, schema),
+            };
+        }
+        if !accepts(schema, kind(value.get_ref())) {
+            return self.wrong_type(value, schema);
+        }
+        let span = value.span();
+        match value.get_mut() {
+            DeValue::Table(table) => {
+                self.table(table, schema, scope.unwrap_or_default());
+                true
+            }
+            DeValue::Array(array) => {
+                for mut item in std::mem::replace(array, DeArray::new()) {
+                    self.path.push(String::new());
+                    if self.value(&mut item, &schema["items"]) {
+                        array.push(item);
+                    }
+                    self.path.pop();
+                }
+                true
+            }
+            DeValue::String(text) => self.text(text, &span, schema),
+            DeValue::Integer(number) => {
+                let number =
+                    i64::from_str_radix(number.as_str(), number.radix()).unwrap_or(i64::MAX);
+                let most = if schema["format"] == "uint32" {
+                    i64::from(u32::MAX)
+                } else {
+                    i64::MAX
+                };
+                match schema["minimum"].as_i64() {
+                    Some(least) if number < least => {
+                        self.report.error(
+                            Some(span),
+                            format!("{} is {number}, less than {least}", self.place()),
+                        );
+                        false
+                    }
+                    Some(_) if number > most => {
+                        self.report.error(
+                            Some(span),
+                            format!("{} is {number}, more than {most}", self.place()),
+                        );
+                        false
+                    }
+                    _ => true,
+                }
+            }
+            _ => true,
+        }
+    }
+
+    fn text(&mut self, text: &str, span: &std::ops::Range<usize>, schema: &Json) -> bool {
+        let wrong = match schema["format"].as_str() {
+            Some("duration-ms") => Millis::parse(text).err(),
+            Some("size-bytes") => Size::parse(text).err(),
+            _ => {
+                let allowed = constants(schema);
+                if allowed.is_empty() || allowed.contains(&text) {
+                    None
+                } else if let Some(instead) =
+                    refused::value(self.path.last().map_or("", String::as_str), text)
+                {
+                    Some(format!("is \"{text}\": {instead}"))
+                } else {
+                    Some(format!(
+                        "is \"{text}\", not one of \"{}\"",
+                        allowed.join("\", \"")
+                    ))
+                }
+            }
+        };
+        if let Some(wrong) = &wrong {
+            self.report
+                .error(Some(span.clone()), format!("{} {wrong}", self.place()));
+        }
+        wrong.is_none()
+    }
+
+    fn wrong_type(&mut self, value: &Spanned<DeValue<'_>>, schema: &Json) -> bool {
+        let (found, expected) = (describe_kind(kind(value.get_ref())), self.describe(schema));
+        self.report.error(
+            Some(value.span()),
+            format!("{} is {found}, not {expected}", self.place()),
+        );
+        false
+    }
+
+    fn fits(&self, schema: &Json, kind: &str) -> bool {
+        let (schema, _) = self.resolve(schema);
+        match schema["anyOf"].as_array() {
+            Some(branches) => branches.iter().any(|branch| self.fits(branch, kind)),
+            None => accepts(schema, kind),
+        }
+    }
+
+    /// Follows references; the last one's name is the table's scope.
+    fn resolve<'s>(&self, mut schema: &'s Json) -> (&'s Json, Option<&'s str>)
+    where
+        'w: 's,
+    {
+        let mut scope = None;
+        while let Some(name) = schema["$ref"]
+            .as_str()
+            .and_then(|reference| reference.strip_prefix("#/$defs/"))
+        {
+            scope = Some(name);
+            schema = &self.root["$defs"][name];
+        }
+        (schema, scope)
+    }
+
+    fn describe(&self, schema: &Json) -> String {
+        let (schema, _) = self.resolve(schema);
+        let allowed = constants(schema);
+        if !allowed.is_empty() {
+            return format!("one of \"{}\"", allowed.join("\", \""));
+        }
+        let mut words: Vec<String> = match schema["anyOf"].as_array() {
+            Some(branches) => branches
+                .iter()
+                .map(|branch| self.describe(branch))
+                .filter(|word| !word.is_empty())
+                .collect(),
+            None => match schema["format"].as_str() {
+                Some("duration-ms") => vec!["milliseconds".into(), "a text as \"5s\"".into()],
+                Some("size-bytes") => vec!["bytes".into(), "a text as \"64KiB\"".into()],
+                _ => types(schema)
+                    .map(|name| describe_kind(name).to_owned())
+                    .filter(|word| !word.is_empty())
+                    .collect(),
+            },
+        };
+        words.dedup();
+        words.join(" or ")
+    }
+
+    /// The key that is being looked at, as the user sees it.
+    fn place(&self) -> String {
+        match place(&self.path) {
+            (key, Some(table)) if !key.is_empty() => format!("`{key}` in `{table}`"),
+            (_, Some(table)) => format!("`{table}`"),
+            (key, None) => format!("`{key}`"),
+        }
+    }
+}
+
+/// Splits a path into the key and the table that stands in brackets; an empty step is an index.
+fn place(path: &[String]) -> (String, Option<String>) {
+    let (table, rest) = match path {
+        [list, index, rest @ ..] if list == "listeners" && index.is_empty() => {
+            (Some("[[listeners]]".to_owned()), rest)
+        }
+        [outer, name, rest @ ..] if outer == "consumers" => {
+            (Some(format!("[consumers.{name}]")), rest)
+        }
+        [table, rest @ ..] if !rest.is_empty() => (Some(format!("[{table}]")), rest),
+        _ => (None, path),
+    };
+    let rest: Vec<&str> = rest
+        .iter()
+        .map(String::as_str)
+        .filter(|step| !step.is_empty())
+        .collect();
+    (rest.join("."), table)
+}
+
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "string",
+        DeValue::Integer(_) => "integer",
+        DeValue::Float(_) => "number",
+        DeValue::Boolean(_) => "boolean",
+        DeValue::Datetime(_) => "datetime",
+        DeValue::Array(_) => "array",
+        DeValue::Table(_) => "object",
+    }
+}
+
+fn describe_kind(kind: &str) -> &'static str {
+    match kind {
+        "string" => "a text",
+        "integer" => "a whole number",
+        "number" => "a number",
+        "boolean" => "true or false",
+        "datetime" => "a date",
+        "array" => "a list",
+        "object" => "a table",
+        _ => "",
+    }
+}
+
+fn types(schema: &Json) -> impl Iterator<Item = &str> {
+    let one = schema["type"].as_str();
+    let many = schema["type"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Json::as_str);
+    let constant = (one.is_none() && !constants(schema).is_empty()).then_some("string");
+    one.into_iter().chain(many).chain(constant)
+}
+
+fn accepts(schema: &Json, kind: &str) -> bool {
+    types(schema).any(|name| name == kind || (name == "number" && kind == "integer"))
+}
+
+/// The words that are allowed, when there is a list of them.
+fn constants(schema: &Json) -> Vec<&str> {
+    let words = schema["enum"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Json::as_str);
+    let branches = schema["oneOf"].as_array().into_iter().flatten();
+    words
+        .chain(branches.filter_map(|branch| branch["const"].as_str()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_name_finds_its_neighbour() {
+        let names = ["handler", "topic", "topics", "name"];
+        assert_eq!(nearest("handlr", names.into_iter()), Some("handler"));
+        assert_eq!(nearest("Topic", names.into_iter()), Some("topic"));
+        assert_eq!(nearest("retries", names.into_iter()), None);
+    }
+}

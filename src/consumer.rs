@@ -1,0 +1,283 @@
+//! The consumer: one group membership, on a thread of its own.
+//!
+//! The loop never blocks inside librdkafka: one mailbox wakes it, rung by librdkafka's queues, by workers and by the
+//! daemon. Each turn serves events and letters, takes what the budget allows, commits what is due and looks at the
+//! clock. **Back-pressure is not taking**: what is not taken stays in librdkafka's bounded queue.
+
+mod commits;
+mod intake;
+mod membership;
+mod report;
+mod subscription;
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use crate::asker::{Answered, Asker};
+use crate::bundle::Bundle;
+use crate::config;
+use crate::kafka::{Class, Client, Closing, Error, Event, TopicPartition};
+use crate::logging::RateLimit;
+use crate::mailbox::Mailbox;
+use crate::offsets::Tracker;
+use crate::partition::{Partition, ToConsumer, ToWorker};
+use crate::route::Plan;
+use crate::supervisor::{Ending, Endings};
+use crate::systemd::Beat;
+
+use commits::Commits;
+use intake::Intake;
+use membership::Phase;
+use report::Trouble;
+use subscription::Topics;
+
+/// How often the loop turns at least: polls count towards the poll limit, and the daemon looks for progress.
+const TURN: Duration = Duration::from_secs(1);
+/// How long the group may take to let us go.
+const LEAVE: Duration = Duration::from_secs(5);
+
+/// How long one query may take: it is asked again, and a stop waits for it.
+const QUERY: Duration = Duration::from_secs(3);
+
+pub(crate) struct Consumer {
+    name: Arc<str>,
+    settings: config::Consumer,
+    bundle: Arc<Bundle>,
+    inbox: Arc<Mailbox<ToConsumer>>,
+    workers: Vec<Arc<Mailbox<ToWorker>>>,
+    endings: Endings,
+    beat: Beat,
+    asker: Asker,
+    topics: Topics,
+    phase: Phase,
+    held: HashMap<(Arc<str>, i32), Held>,
+    intake: Intake,
+    commits: Commits,
+    trouble: Trouble,
+    /// Set by `Close`: until when.
+    closing: Option<Instant>,
+    client: Arc<Client>,
+}
+
+/// A partition that is ours.
+struct Held {
+    partition: Arc<Partition>,
+    tracker: Tracker,
+    plan: Arc<Plan>,
+    worker: Arc<Mailbox<ToWorker>>,
+    /// The group's offset, as far as we know.
+    committed: Option<i64>,
+    last_commit: Instant,
+    finished_since_commit: u64,
+    /// The start was resolved by the listener's option: it is committed before anything else.
+    commit_start: bool,
+    stage: Stage,
+    is_paused: bool,
+    /// Since when it has used up its share of the budget.
+    full_since: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Active,
+    /// Nothing starts any more; running calls finish.
+    Releasing,
+    /// Nothing runs any more.
+    Drained,
+}
+
+/// What a consumer starts with.
+pub(crate) struct Start {
+    pub(crate) settings: config::Consumer,
+    pub(crate) bundle: Arc<Bundle>,
+    pub(crate) inbox: Arc<Mailbox<ToConsumer>>,
+    pub(crate) workers: Vec<Arc<Mailbox<ToWorker>>>,
+    pub(crate) endings: Endings,
+    pub(crate) beat: Beat,
+    /// Numbers the epochs of partitions, for the whole process.
+    pub(crate) epochs: Arc<AtomicU64>,
+}
+
+impl Consumer {
+    pub(crate) fn new(start: Start) -> Result<Self, Error> {
+        let Start {
+            settings,
+            bundle,
+            inbox,
+            workers,
+            endings,
+            beat,
+            epochs,
+        } = start;
+        let bell = {
+            let inbox = inbox.clone();
+            Arc::new(move || inbox.ring())
+        };
+        let properties = settings
+            .properties
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.text.as_str()));
+        let client = Arc::new(Client::new(properties, bell)?);
+        let asker = Asker::start(
+            client.clone(),
+            inbox.clone(),
+            settings.request_timeout.min(QUERY),
+        )
+        .map_err(|error| Error::fatal(format!("no thread for queries: {error}")))?;
+        Ok(Self {
+            name: settings.name.as_str().into(),
+            topics: Topics::new(&bundle.config, &settings.name),
+            settings,
+            bundle,
+            inbox,
+            workers,
+            endings,
+            beat,
+            asker,
+            phase: Phase::default(),
+            held: HashMap::new(),
+            intake: Intake::new(epochs),
+            commits: Commits::default(),
+            trouble: Trouble::default(),
+            closing: None,
+            client,
+        })
+    }
+
+    /// Runs until `Close` is done.
+    pub(crate) fn run(mut self) {
+        let mut letters = Vec::new();
+        self.subscribe(Instant::now());
+        loop {
+            self.beat.turn();
+            let now = Instant::now();
+            for event in self.client.events() {
+                self.event(event);
+            }
+            for letter in letters.drain(..) {
+                self.open(letter, now);
+            }
+            let took = self.take();
+            self.keep_fair(now);
+            self.settle_replies(now);
+            self.progress(now);
+            self.commit(now);
+            self.subscribe(now);
+            if let Some(deadline) = self.closing
+                && self.is_closed(now, deadline)
+            {
+                return self.leave();
+            }
+            if took || !self.inbox.is_empty() {
+                self.inbox.take(&mut letters);
+            } else {
+                self.inbox.wait(&mut letters, self.deadline(now));
+            }
+        }
+    }
+
+    /// When the loop has something to do though nobody calls.
+    fn deadline(&self, now: Instant) -> Instant {
+        let mut deadline = now + TURN;
+        for at in [
+            self.phase.deadline(),
+            self.commit_deadline(now),
+            self.fairness_deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            deadline = deadline.min(at);
+        }
+        deadline
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Rebalance(rebalance) => self.phase.queue(rebalance),
+            Event::Error(error) => self.error(&error, None),
+        }
+    }
+
+    fn open(&mut self, letter: ToConsumer, now: Instant) {
+        match letter {
+            ToConsumer::Finished(finished) => {
+                for (partition, numbers) in finished {
+                    if let Some(held) = self.of(&partition) {
+                        held.finished_since_commit += numbers.end - numbers.start;
+                        held.tracker.finish(numbers);
+                    }
+                }
+            }
+            ToConsumer::Drained(partition) => {
+                if let Some(held) = self.of(&partition) {
+                    held.stage = Stage::Drained;
+                }
+            }
+            ToConsumer::Commit {
+                partition,
+                listener,
+                offset,
+                reply,
+            } => {
+                self.ask_commit(&partition, &listener, offset, reply, now);
+            }
+            ToConsumer::Answered(Answered::Starts { id, starts }) => self.starts(id, starts, now),
+            ToConsumer::Answered(Answered::Topics(topics)) => self.topics_found(topics, now),
+            ToConsumer::Reload(bundle) => self.reload(bundle, now),
+            ToConsumer::Retire { bundle, done } => self.retire(&bundle, done, now),
+            // Nobody waits for it any more where the send fails.
+            ToConsumer::Status(reply) => drop(reply.send(self.status())),
+            ToConsumer::Close(deadline) => self.begin_close(deadline, now),
+        }
+    }
+
+    /// The partition as long as its epoch is the present one.
+    fn of(&mut self, partition: &Arc<Partition>) -> Option<&mut Held> {
+        let key = (partition.topic.clone(), partition.number);
+        self.held
+            .get_mut(&key)
+            .filter(|held| held.partition.epoch == partition.epoch)
+    }
+
+    /// The worker that runs a partition: by its name, among those that have a share of the topic's concurrency.
+    fn worker_of(&self, topic: &str, partition: i32, concurrency: usize) -> Arc<Mailbox<ToWorker>> {
+        let candidates = self.workers.len().min(concurrency.max(1));
+        let mut hasher = DefaultHasher::new();
+        topic.hash(&mut hasher);
+        let first = hasher.finish() as usize % candidates;
+        self.workers[(first + partition.unsigned_abs() as usize) % candidates].clone()
+    }
+
+    /// An error of the group (no partition) or of a partition: remembered for the status, said, and fatal or not.
+    fn error(&mut self, error: &Error, place: Option<(&str, i32)>) {
+        if error.is_partition_end() {
+            return;
+        }
+        if error.class() == Class::Fatal {
+            let error = self.client.fatal_error().unwrap_or_else(|| error.clone());
+            // The first ending counts; the daemon may be on its way out already.
+            let _ = self
+                .endings
+                .send(Ending::Failed(format!("consumer `{}`: {error}", self.name)));
+        }
+        self.trouble.note(&self.name, error, place);
+    }
+}
+
+/// One line in ten seconds a place is enough: librdkafka repeats itself.
+fn line_limit() -> RateLimit {
+    RateLimit::new(3, Duration::from_secs(10))
+}
+
+fn list<'a>(held: impl Iterator<Item = &'a Held>) -> Vec<TopicPartition> {
+    held.map(|held| TopicPartition::new(&held.partition.topic, held.partition.number))
+        .collect()
+}
+
+fn is_over(closing: Closing) -> bool {
+    closing == Closing::Closed
+}

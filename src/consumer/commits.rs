@@ -1,0 +1,274 @@
+//! Committing: which partitions are due, one commit in flight, and the answers to handlers that asked.
+//!
+//! A commit that failed leaves the position dirty, and it is tried again while the epoch is ours. **After the assignment
+//! is gone nothing is committed.**
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::kafka::{Class, Committed, Error, TopicPartition};
+use crate::partition::{Partition, Reply};
+
+use super::{Consumer, Held};
+
+/// Without a configured interval or threshold: at the latest.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Partitions with nothing left to do are committed together, not one by one.
+const GATHER: Duration = Duration::from_millis(10);
+/// After a commit that failed.
+const PAUSE: Duration = Duration::from_millis(500);
+
+#[derive(Default)]
+pub(super) struct Commits {
+    in_flight: Option<Vec<Sent>>,
+    not_before: Option<Instant>,
+    waiters: Vec<Waiter>,
+}
+
+struct Sent {
+    partition: Arc<Partition>,
+    offset: i64,
+    /// What had finished when it was sent does not count towards the next threshold.
+    finished: u64,
+    /// Those whom its answer answers: they asked before it was sent.
+    waiters: Vec<Waiter>,
+}
+
+/// A handler that waits in `commitOffsets`.
+struct Waiter {
+    partition: Arc<Partition>,
+    reply: Reply,
+    deadline: Instant,
+}
+
+impl Waiter {
+    fn is_of(&self, partition: &Partition) -> bool {
+        self.partition.epoch == partition.epoch
+    }
+}
+
+impl Commits {
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.is_none()
+    }
+}
+
+impl Held {
+    /// What to commit: the target, where it is not what the group has already.
+    fn dirty(&self) -> Option<i64> {
+        let target = self.tracker.target().offset;
+        let wanted = self.tracker.is_automatic() || self.tracker.is_asked() || self.commit_start;
+        (wanted && self.committed != Some(target)).then_some(target)
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty().is_some()
+    }
+
+    fn is_due(&self, now: Instant, at: &mut Option<Instant>) -> bool {
+        if self.dirty().is_none() {
+            return false;
+        }
+        // Whatever a handler asked for is due at once: it waits. So is a start, lest a restart skips what comes now.
+        if !self.tracker.is_automatic() || self.tracker.is_asked() || self.commit_start {
+            return true;
+        }
+        if self
+            .plan
+            .commit_threshold
+            .is_some_and(|threshold| self.finished_since_commit >= threshold)
+        {
+            return true;
+        }
+        let idle = self.plan.commit_interval.is_none() && self.tracker.unfinished() == 0;
+        let wait = match (idle, self.plan.commit_interval, self.plan.commit_threshold) {
+            (true, ..) => GATHER,
+            (false, Some(interval), _) => interval,
+            (false, None, None) => INTERVAL,
+            (false, None, Some(_)) => return false,
+        };
+        let due = self.last_commit + wait;
+        if due > now {
+            *at = Some(at.map_or(due, |other| other.min(due)));
+        }
+        due <= now
+    }
+}
+
+impl Consumer {
+    /// `ctx.commitOffsets(offset)`.
+    pub(super) fn ask_commit(
+        &mut self,
+        partition: &Arc<Partition>,
+        listener: &str,
+        offset: i64,
+        reply: Reply,
+        now: Instant,
+    ) {
+        let deadline = now + self.settings.request_timeout;
+        match self.of(partition) {
+            None => reply.send(Err(
+                "the partition was revoked; whoever has it now gets the message again".to_owned(),
+            )),
+            Some(held) => {
+                held.tracker.ask(listener, offset);
+                self.commits.waiters.push(Waiter {
+                    partition: partition.clone(),
+                    reply,
+                    deadline,
+                });
+            }
+        }
+    }
+
+    /// Sends one commit of all that is due, unless one is in flight.
+    pub(super) fn commit(&mut self, now: Instant) {
+        self.answer_waiters(now);
+        if !self.commits.is_idle()
+            || self.phase.is_lost()
+            || self.commits.not_before.is_some_and(|at| now < at)
+        {
+            return;
+        }
+        let everything = self.phase.commits_everything() || self.closing.is_some();
+        let mut waiters = std::mem::take(&mut self.commits.waiters);
+        let due = self
+            .held
+            .values()
+            .filter(|held| held.is_due(now, &mut None) || (everything && held.dirty().is_some()));
+        let (mut sent, mut list) = (Vec::new(), Vec::new());
+        for held in due {
+            let (partition, target) = (held.partition.clone(), held.tracker.target());
+            list.push(TopicPartition::at(
+                &partition.topic,
+                partition.number,
+                target.offset,
+                target.leader_epoch,
+            ));
+            sent.push(Sent {
+                waiters: waiters
+                    .extract_if(.., |one| one.is_of(&partition))
+                    .collect(),
+                partition,
+                offset: target.offset,
+                finished: held.finished_since_commit,
+            });
+        }
+        self.commits.waiters = waiters;
+        if list.is_empty() {
+            return;
+        }
+        self.commits.in_flight = Some(sent);
+        if let Err(error) = self.client.commit(&list) {
+            self.committed(
+                &Committed {
+                    result: Err(error),
+                    partitions: Vec::new(),
+                },
+                now,
+            );
+        }
+    }
+
+    pub(super) fn commit_deadline(&self, now: Instant) -> Option<Instant> {
+        if !self.commits.is_idle() {
+            return None;
+        }
+        let mut at = self
+            .commits
+            .waiters
+            .iter()
+            .map(|waiter| waiter.deadline)
+            .min();
+        for held in self.held.values() {
+            if held.is_due(now, &mut at) {
+                // Due already: only a failed commit keeps it waiting.
+                at = Some(self.commits.not_before.unwrap_or(now));
+            }
+        }
+        at
+    }
+
+    /// Reads the answers that have come.
+    pub(super) fn settle_replies(&mut self, now: Instant) {
+        for reply in self.client.replies() {
+            self.committed(&reply, now);
+        }
+    }
+
+    fn committed(&mut self, reply: &Committed, now: Instant) {
+        let mut failed = None;
+        for sent in self.commits.in_flight.take().unwrap_or_default() {
+            let own = reply.partitions.iter().find(|one| {
+                one.topic == sent.partition.topic && one.partition == sent.partition.number
+            });
+            let result = match own.and_then(|one| one.error.clone()) {
+                Some(error) => Err(error),
+                None => reply.result.clone(),
+            };
+            let Some(held) = self.of(&sent.partition) else {
+                // The waiters hear below that the partition is gone.
+                self.commits.waiters.extend(sent.waiters);
+                continue;
+            };
+            match result {
+                Ok(()) => {
+                    held.committed = Some(sent.offset);
+                    held.finished_since_commit =
+                        held.finished_since_commit.saturating_sub(sent.finished);
+                    held.last_commit = now;
+                    held.commit_start = false;
+                    for waiter in sent.waiters {
+                        waiter.reply.send(Ok(sent.offset));
+                    }
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    self.commits.waiters.extend(sent.waiters);
+                }
+            }
+        }
+        self.commits.not_before = None;
+        match failed {
+            None => self.trouble.over(),
+            Some(error) => self.commit_failed(&error, now),
+        }
+        self.answer_waiters(now);
+    }
+
+    fn commit_failed(&mut self, error: &Error, now: Instant) {
+        self.commits.not_before = Some(now + PAUSE);
+        self.trouble.note(&self.name, error, None);
+        if error.class() == Class::NotOwner || error.class() == Class::Fatal {
+            for waiter in std::mem::take(&mut self.commits.waiters) {
+                waiter.reply.send(Err(format!("not committed: {error}")));
+            }
+        }
+    }
+
+    /// Answers handlers whose position is committed, whose partition is gone, or who have waited for too long.
+    fn answer_waiters(&mut self, now: Instant) {
+        if self.commits.waiters.is_empty() {
+            return;
+        }
+        for waiter in std::mem::take(&mut self.commits.waiters) {
+            let is_lost = self.phase.is_lost();
+            let Some(held) = self.of(&waiter.partition).filter(|_| !is_lost) else {
+                waiter
+                    .reply
+                    .send(Err("not committed: the partition was revoked".to_owned()));
+                continue;
+            };
+            let target = held.tracker.target().offset;
+            if held.committed == Some(target) {
+                waiter.reply.send(Ok(target));
+            } else if waiter.deadline <= now {
+                waiter.reply.send(Err(
+                    "not committed: no answer from the group's coordinator in time".to_owned(),
+                ));
+            } else {
+                self.commits.waiters.push(waiter);
+            }
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Taking messages within the budget, and handing them to the workers by partition.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::kafka::Message;
+use crate::message::Record;
+use crate::offsets::{Arrival, Position, Tracker};
+use crate::partition::{Partition, ToWorker};
+
+use super::{Consumer, Held, Stage, list};
+
+/// Messages in flight (taken and unfinished) of one consumer, or more where its partitions need their least share.
+const MESSAGES_MAX: usize = 8192;
+/// The least share of a partition, whatever their number.
+const SHARE_MIN: usize = 64;
+/// Bytes in flight of one consumer. One message passes, however large.
+const BYTES_MAX: usize = 32 << 20;
+/// Messages of one batch.
+const BATCH_MAX: usize = 1024;
+/// How long a partition may hold the others up with a full share before it is paused.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+pub(super) struct Intake {
+    /// Address of librdkafka's topic → its name. Cleared with every assignment, as addresses come back.
+    names: HashMap<usize, Arc<str>>,
+    epochs: Arc<AtomicU64>,
+}
+
+/// Messages of one partition, taken one after the other.
+#[derive(Default)]
+struct Run {
+    place: (usize, i32),
+    held: Option<Held>,
+    first: u64,
+    messages: Vec<Message>,
+}
+
+impl Run {
+    fn send(&mut self) {
+        let messages = std::mem::take(&mut self.messages);
+        if let Some(held) = self.held.as_ref().filter(|_| !messages.is_empty()) {
+            let (partition, plan) = (held.partition.clone(), held.plan.clone());
+            held.worker.send(ToWorker::Batch {
+                partition,
+                plan,
+                first: self.first,
+                messages,
+            });
+        }
+    }
+}
+
+impl Intake {
+    pub(super) fn new(epochs: Arc<AtomicU64>) -> Self {
+        Self {
+            names: HashMap::new(),
+            epochs,
+        }
+    }
+
+    pub(super) fn forget_topics(&mut self) {
+        self.names.clear();
+    }
+
+    pub(super) fn next_epoch(&self) -> u64 {
+        self.epochs.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Consumer {
+    /// Takes one batch. Whether there may be more.
+    pub(super) fn take(&mut self) -> bool {
+        let most = self.room();
+        if most == 0 {
+            return false;
+        }
+        let client = self.client.clone();
+        let mut run = Run::default();
+        let took = client.take(most, |topic, partition, taken, name| {
+            if run.held.is_none() || run.place != (topic, partition) {
+                self.hand_over(&mut run);
+                let topic_name = self.intake.names.entry(topic).or_insert_with(name).clone();
+                run.place = (topic, partition);
+                run.held = self.held.remove(&(topic_name, partition));
+            }
+            match taken {
+                Ok(message) => self.arrive(&mut run, message),
+                Err(error) => {
+                    let name = self.intake.names.entry(topic).or_insert_with(name).clone();
+                    self.error(&error, Some((&name, partition)));
+                }
+            }
+        });
+        self.hand_over(&mut run);
+        if took > 0 {
+            self.trouble.over();
+        }
+        took == most
+    }
+
+    fn arrive(&mut self, run: &mut Run, message: Message) {
+        // A partition that is going, or gone: whoever gets it next gets the message again.
+        let Some(held) = run.held.as_mut().filter(|held| held.stage == Stage::Active) else {
+            return;
+        };
+        let (offset, leader_epoch, bytes) =
+            (message.offset(), message.leader_epoch(), message.bytes());
+        let number = match held.tracker.arrive(offset, leader_epoch, bytes) {
+            Arrival::New(number) => number,
+            Arrival::Repeated => return,
+            Arrival::WentBack => {
+                run.send();
+                let Some(held) = run.held.as_mut() else {
+                    return;
+                };
+                self.begin_epoch(held, offset, leader_epoch);
+                match held.tracker.arrive(offset, leader_epoch, bytes) {
+                    Arrival::New(number) => number,
+                    Arrival::Repeated | Arrival::WentBack => return,
+                }
+            }
+        };
+        if run.messages.is_empty() {
+            run.first = number;
+        }
+        run.messages.push(message);
+    }
+
+    /// The client went back: the log was truncated, or is another one. What runs is let go; its outcome counts no more.
+    fn begin_epoch(&mut self, held: &mut Held, offset: i64, leader_epoch: i32) {
+        let old = held.partition.clone();
+        tracing::error!(
+            consumer = &*self.name,
+            topic = &*old.topic,
+            partition = old.number,
+            offset,
+            position = held.tracker.finished().offset,
+            "the partition went back: its log was truncated or made anew; messages from here on are handled again"
+        );
+        old.end();
+        held.worker.send(ToWorker::Release(old.clone()));
+        let epoch = self.intake.next_epoch();
+        held.partition = Arc::new(Partition::new(
+            epoch,
+            &old.consumer,
+            &old.topic,
+            old.number,
+            &self.inbox,
+            &self.client,
+        ));
+        let start = Position {
+            offset,
+            leader_epoch,
+        };
+        held.tracker = Tracker::new(start, held.plan.manual.clone(), held.plan.automatic);
+        held.committed = None;
+    }
+
+    /// Ends a run: its messages go to the worker, the partition back where it belongs.
+    fn hand_over(&mut self, run: &mut Run) {
+        run.send();
+        if let Some(held) = run.held.take() {
+            let key = (held.partition.topic.clone(), held.partition.number);
+            self.held.insert(key, held);
+        }
+    }
+
+    /// How many messages may be taken now.
+    fn room(&self) -> usize {
+        let (mut messages, mut bytes) = (0, 0);
+        let share = self.share();
+        for held in self.held.values() {
+            messages += held.tracker.unfinished();
+            bytes += held.tracker.bytes();
+            if !held.is_paused && held.tracker.unfinished() >= share {
+                // Held up until it drains or is paused: taking can't choose among partitions.
+                return 0;
+            }
+        }
+        if self.held.is_empty() || bytes >= BYTES_MAX {
+            return 0;
+        }
+        let budget = MESSAGES_MAX.max(self.held.len() * SHARE_MIN * 2);
+        // Large messages come in small batches, so that a batch does not take many times the budget.
+        let size = bytes.checked_div(messages).unwrap_or(0).max(1);
+        budget
+            .saturating_sub(messages)
+            .min(BATCH_MAX)
+            .min(share)
+            .min((BYTES_MAX - bytes).div_ceil(size))
+    }
+
+    /// What one partition may have in flight: all of the budget where it is alone, else so little that all the others
+    /// together can't use it up.
+    fn share(&self) -> usize {
+        match self.held.len() {
+            0 | 1 => MESSAGES_MAX,
+            count => (MESSAGES_MAX / (2 * count)).max(SHARE_MIN),
+        }
+    }
+
+    /// Pauses partitions that hold the others up, and resumes them with half of their share. Never during a rebalance:
+    /// librdkafka pauses everything itself then, and has lost resumes given in between.
+    pub(super) fn keep_fair(&mut self, now: Instant) {
+        if self.phase.is_busy() || self.held.len() < 2 {
+            return;
+        }
+        let share = self.share();
+        let (mut pause, mut resume) = (Vec::new(), Vec::new());
+        for (key, held) in &mut self.held {
+            let unfinished = held.tracker.unfinished();
+            if held.is_paused {
+                if unfinished <= share / 2 {
+                    held.is_paused = false;
+                    resume.push(key.clone());
+                }
+            } else if unfinished < share {
+                held.full_since = None;
+            } else if now.duration_since(*held.full_since.get_or_insert(now)) >= PATIENCE {
+                held.full_since = None;
+                held.is_paused = true;
+                held.tracker.pause();
+                pause.push(key.clone());
+            }
+        }
+        let of = |keys: &[(Arc<str>, i32)]| list(keys.iter().filter_map(|key| self.held.get(key)));
+        for (partitions, result) in [
+            (
+                pause.len(),
+                (!pause.is_empty()).then(|| self.client.pause(&of(&pause))),
+            ),
+            (
+                resume.len(),
+                (!resume.is_empty()).then(|| self.client.resume(&of(&resume))),
+            ),
+        ] {
+            if let Some(Err(error)) = result {
+                tracing::warn!(consumer = &*self.name, partitions, %error, "pause or resume failed");
+            }
+        }
+    }
+
+    pub(super) fn fairness_deadline(&self) -> Option<Instant> {
+        self.held
+            .values()
+            .filter_map(|held| held.full_since)
+            .min()
+            .map(|since| since + PATIENCE)
+    }
+}

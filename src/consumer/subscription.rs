@@ -1,0 +1,125 @@
+//! What the consumer subscribes to: literal topics, and those that exist and match a pattern.
+//!
+//! Patterns are matched by us, since librdkafka, the brokers and Rust read three dialects. A topic that appears while a
+//! pattern waits for it starts at its beginning: what was written before we saw it is not lost.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::asker::Ask;
+use crate::config::Config;
+use crate::kafka::{Class, Error};
+use crate::route::{self, Subscription};
+use crate::supervisor::Ending;
+
+use super::Consumer;
+
+/// After a question that had no answer.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+pub(super) struct Topics {
+    wanted: Subscription,
+    /// The topics that exist, once they were asked for.
+    existing: Option<Vec<(String, usize)>>,
+    /// Those of the first answer: what is not among them is new.
+    first: Option<BTreeSet<String>>,
+    ask_at: Option<Instant>,
+    is_asking: bool,
+    subscribed: Vec<Arc<str>>,
+}
+
+impl Topics {
+    pub(super) fn new(config: &Config, consumer: &str) -> Self {
+        Self {
+            wanted: route::subscription(config, consumer),
+            existing: None,
+            first: None,
+            ask_at: None,
+            is_asking: false,
+            subscribed: Vec::new(),
+        }
+    }
+
+    pub(super) fn reload(&mut self, config: &Config, consumer: &str) {
+        self.wanted = route::subscription(config, consumer);
+        // Patterns may be new, and topics too.
+        self.ask_at = None;
+    }
+
+    pub(super) fn is_new(&self, topic: &str) -> bool {
+        let is_literal = self.wanted.topics.iter().any(|one| **one == *topic);
+        !is_literal
+            && self
+                .first
+                .as_ref()
+                .is_some_and(|first| !first.contains(topic))
+    }
+
+    pub(super) fn subscribed(&self) -> &[Arc<str>] {
+        &self.subscribed
+    }
+}
+
+impl Consumer {
+    /// Asks for topics when it is time, and subscribes when the list has changed.
+    pub(super) fn subscribe(&mut self, now: Instant) {
+        if self.closing.is_some() {
+            return;
+        }
+        let topics = &mut self.topics;
+        let has_patterns = !topics.wanted.patterns.is_empty();
+        if has_patterns && !topics.is_asking && topics.ask_at.is_none_or(|at| at <= now) {
+            topics.is_asking = true;
+            topics.ask_at = Some(now + self.settings.metadata_max_age);
+            self.asker.ask(Ask::Topics);
+        }
+        let existing = match &topics.existing {
+            // One subscription instead of two, each with its rebalance.
+            None if has_patterns => return,
+            None => &[],
+            Some(existing) => existing.as_slice(),
+        };
+        let list = topics.wanted.expand(existing);
+        if list == topics.subscribed {
+            return;
+        }
+        match self.client.subscribe(&list) {
+            Ok(()) => {
+                tracing::info!(
+                    consumer = &*self.name,
+                    topics = list.join(", "),
+                    "subscribed"
+                );
+                self.topics.subscribed = list;
+            }
+            Err(error) if error.class() == Class::Fatal => self.error(&error, None),
+            Err(error) => {
+                let _ = self.endings.send(Ending::Failed(format!(
+                    "consumer `{}`: not subscribed: {error}",
+                    self.name
+                )));
+                self.topics.subscribed = list;
+            }
+        }
+    }
+
+    pub(super) fn topics_found(
+        &mut self,
+        found: Result<Vec<(String, usize)>, Error>,
+        now: Instant,
+    ) {
+        self.topics.is_asking = false;
+        match found {
+            Ok(existing) => {
+                let names = || existing.iter().map(|(name, _)| name.clone()).collect();
+                self.topics.first.get_or_insert_with(names);
+                self.topics.existing = Some(existing);
+            }
+            Err(error) => {
+                self.topics.ask_at = Some(now + ASK_AGAIN);
+                self.trouble.note(&self.name, &error, None);
+            }
+        }
+    }
+}

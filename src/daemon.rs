@@ -1,0 +1,366 @@
+//! The daemon: starts everything, supervises it, reloads it and stops it. **Alone spawns the long-lived threads.**
+//!
+//! Start and reload take the same road (`load`, then the `fleet`), and whatever ends one thread unasked ends the daemon,
+//! with its reason.
+
+mod fleet;
+mod load;
+mod reload;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::Config;
+use crate::control::{self, Server};
+use crate::logging::{self, Audience};
+use crate::shutdown::{self, Reactions, Shutdown, Signals, Trigger};
+use crate::status::{ReloadReport, Request, Response, Status};
+use crate::supervisor::Ending;
+use crate::systemd::{Notifier, Progress};
+use crate::watch::Watch;
+
+use fleet::{Fleet, Roster};
+use reload::Reloader;
+
+/// Between two looks at dropped log lines and two status lines for systemd.
+const TICK: Duration = Duration::from_secs(2);
+/// What a stop may take beyond the drain: the last commit, and leaving the group.
+const AFTER_DRAIN: Duration = Duration::from_secs(15);
+/// Requests that wait on the control socket.
+const REQUESTS: usize = 16;
+
+/// Rewrites every configuration that is loaded.
+pub(crate) type Adjust = Arc<dyn Fn(&mut Config) + Send + Sync>;
+
+/// Hears of the start.
+pub(crate) type Started = Box<dyn FnOnce(&Config) + Send>;
+
+pub(crate) struct Options {
+    pub(crate) config: PathBuf,
+    /// At the start and at each reload: the embedded broker in place of the config's.
+    pub(crate) adjust: Option<Adjust>,
+    pub(crate) audience: Audience,
+    /// Called once everything runs.
+    pub(crate) started: Option<Started>,
+}
+
+/// How a daemon that ran has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Stopped,
+    ByMessage(String),
+    Failed(String),
+}
+
+/// Why it did not start.
+#[derive(Debug)]
+pub(crate) enum StartError {
+    /// What lies on disk is bad.
+    Config(String),
+    Other(anyhow::Error),
+}
+
+impl From<anyhow::Error> for StartError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// Runs until it is stopped.
+pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
+    let notifier = Arc::new(Notifier::of_environment());
+    let loaded =
+        load::bundle(&options.config, 1, options.adjust.as_ref()).map_err(StartError::Config)?;
+    let config = loaded.config.clone();
+    let guard = Arc::new(logging::start(&config.log, options.audience)?);
+    let (trigger, shutdown) = shutdown::channel();
+    let (reload_sender, reloads) = mpsc::channel(1);
+    let drain = Arc::new(Mutex::new(config.daemon.drain_deadline));
+    let _signals = Signals::listen(Reactions {
+        trigger: trigger.clone(),
+        drain: {
+            let drain = drain.clone();
+            Box::new(move || *drain.lock().unwrap_or_else(PoisonError::into_inner))
+        },
+        reloads: reload_sender,
+        flush: {
+            let flush = guard.flush();
+            Box::new(move || flush.now())
+        },
+    })
+    .context("cannot listen to signals")?;
+    let server = Server::bind(&config.daemon.runtime_directory)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let progress = Arc::new(Progress::default());
+    let (endings_sender, endings) = mpsc::unbounded_channel();
+    let fleet = Fleet::start(loaded, endings_sender, progress.clone())?;
+    let watch = Watch::start(config.path.clone(), config.lua.handlers.clone());
+    let roster = fleet.roster();
+    let status = Arc::new(Mutex::new(first_status(&fleet)));
+    let reloader = Reloader::new(
+        options.config,
+        options.adjust,
+        fleet,
+        guard.clone(),
+        status.clone(),
+        drain,
+    );
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        librdkafka = crate::kafka::version(),
+        bundle = 1,
+        consumers = config.consumers.len(),
+        listeners = config.listeners.len(),
+        "ready"
+    );
+    notifier.ready();
+    if let Some(started) = options.started {
+        started(&config);
+    }
+    let supervisor = Supervisor {
+        notifier,
+        progress,
+        guard,
+        trigger,
+        shutdown,
+        roster,
+        status,
+        reloader: Some(reloader),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    Ok(runtime.block_on(supervisor.run(server, watch, reloads, endings)))
+}
+
+fn first_status(fleet: &Fleet) -> Status {
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        config: fleet.bundle().config.path.display().to_string(),
+        started_at: now_ms(),
+        bundle: fleet.bundle_status(),
+        ..Status::default()
+    }
+}
+
+/// What the main thread looks after.
+struct Supervisor {
+    notifier: Arc<Notifier>,
+    progress: Arc<Progress>,
+    guard: Arc<logging::Guard>,
+    trigger: Trigger,
+    shutdown: Shutdown,
+    roster: Roster,
+    status: Arc<Mutex<Status>>,
+    /// Away while a reload is under way.
+    reloader: Option<Reloader>,
+}
+
+/// A reload on its thread, and who waits for its report.
+struct Reloading {
+    task: tokio::task::JoinHandle<(Reloader, ReloadReport)>,
+    asked: Vec<oneshot::Sender<Response>>,
+    /// Something came in meanwhile: look again.
+    again: bool,
+}
+
+impl Supervisor {
+    async fn run(
+        mut self,
+        server: Server,
+        mut watch: Watch,
+        mut signals: mpsc::Receiver<()>,
+        mut endings: mpsc::UnboundedReceiver<Ending>,
+    ) -> Ended {
+        let (ask, mut asked) = mpsc::channel::<control::Ask>(REQUESTS);
+        let control = tokio::spawn(server.serve(ask));
+        let mut tick = tokio::time::interval(TICK);
+        let mut reloading: Option<Reloading> = None;
+        let mut ended = Ended::Stopped;
+        let (shutdown, progress) = (self.shutdown.clone(), self.progress.clone());
+        let notifier = self.notifier.clone();
+        let feeder = tokio::spawn({
+            let notifier = notifier.clone();
+            async move { notifier.watch(progress).await }
+        });
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.requested() => break,
+                Some(ending) = endings.recv() => {
+                    ended = match ending {
+                        Ending::Message(sentence) => Ended::ByMessage(sentence),
+                        Ending::Failed(reason) => Ended::Failed(reason),
+                    };
+                    break;
+                }
+                report = finished(&mut reloading) => self.reloaded(report, &mut reloading, &watch),
+                Some((request, answer)) = asked.recv() => match request {
+                    Request::Reload => self.reload(&mut reloading, true, Some(answer)),
+                    Request::Status => self.answer_status(answer),
+                },
+                Some(()) = signals.recv() => self.reload(&mut reloading, true, None),
+                Some(()) = watch.changed() => self.reload(&mut reloading, false, None),
+                _ = tick.tick() => {
+                    self.guard.warn_of_dropped_lines(Instant::now());
+                    self.tell_status(&notifier);
+                }
+            }
+        }
+        self.stop(&notifier, reloading, &ended).await;
+        feeder.abort();
+        control.abort();
+        ended
+    }
+
+    /// Starts a reload, or joins the one under way.
+    fn reload(
+        &mut self,
+        reloading: &mut Option<Reloading>,
+        force: bool,
+        asked: Option<oneshot::Sender<Response>>,
+    ) {
+        if let Some(reloading) = reloading {
+            // The files may have been read already: they are read again, and who asked hears of that.
+            reloading.again = true;
+            reloading.asked.extend(asked);
+            return;
+        }
+        let Some(mut reloader) = self.reloader.take() else {
+            return;
+        };
+        if force {
+            self.notifier.reloading();
+        }
+        let task = tokio::task::spawn_blocking(move || {
+            let report = reloader.reload(force);
+            (reloader, report)
+        });
+        *reloading = Some(Reloading {
+            task,
+            asked: asked.into_iter().collect(),
+            again: false,
+        });
+    }
+
+    fn reloaded(
+        &mut self,
+        result: Result<(Reloader, ReloadReport), tokio::task::JoinError>,
+        reloading: &mut Option<Reloading>,
+        watch: &Watch,
+    ) {
+        let Some(Reloading { asked, again, .. }) = reloading.take() else {
+            return;
+        };
+        let (reloader, report) = match result {
+            Ok(result) => result,
+            Err(error) => {
+                tracing::error!(%error, "the reload ended unasked");
+                self.trigger.request(Duration::ZERO);
+                return;
+            }
+        };
+        self.notifier.ready();
+        watch.rearm(reloader.handlers());
+        self.reloader = Some(reloader);
+        if again {
+            self.reload(reloading, !asked.is_empty(), None);
+            if let Some(reloading) = reloading {
+                reloading.asked = asked;
+            }
+            return;
+        }
+        for answer in asked {
+            // Whoever asked may have gone.
+            let _ = answer.send(Response::Reloaded(report.clone()));
+        }
+    }
+
+    fn answer_status(&self, answer: oneshot::Sender<Response>) {
+        let (roster, status) = (self.roster.clone(), self.status.clone());
+        tokio::task::spawn_blocking(move || {
+            // Whoever asked may have gone.
+            let _ = answer.send(Response::Status(Box::new(gather(&roster, &status))));
+        });
+    }
+
+    fn tell_status(&self, notifier: &Arc<Notifier>) {
+        if std::env::var_os("NOTIFY_SOCKET").is_none() {
+            return;
+        }
+        let (roster, status, notifier) =
+            (self.roster.clone(), self.status.clone(), notifier.clone());
+        tokio::task::spawn_blocking(move || notifier.status(&gather(&roster, &status).sentence()));
+    }
+
+    /// Drains, within the deadline, and joins every thread.
+    async fn stop(mut self, notifier: &Notifier, reloading: Option<Reloading>, ended: &Ended) {
+        notifier.stopping();
+        let drain = self
+            .reloader
+            .as_ref()
+            .map_or(TICK, Reloader::drain_deadline);
+        self.trigger.request(drain);
+        let deadline = self.shutdown.deadline().unwrap_or_else(Instant::now);
+        notifier.extend_timeout(deadline.saturating_duration_since(Instant::now()) + AFTER_DRAIN);
+        match ended {
+            Ended::Stopped => tracing::info!("stopping"),
+            Ended::ByMessage(reason) => tracing::error!(
+                reason,
+                "stopping: a handler failed and `onError` is \"stop\""
+            ),
+            Ended::Failed(reason) => tracing::error!(reason, "stopping"),
+        }
+        if let Some(reloading) = reloading {
+            match reloading.task.await {
+                Ok((reloader, _)) => self.reloader = Some(reloader),
+                Err(error) => tracing::error!(%error, "the reload ended unasked"),
+            }
+        }
+        if let Some(reloader) = self.reloader.take() {
+            let stopped =
+                tokio::task::spawn_blocking(move || reloader.into_fleet().stop(deadline)).await;
+            match stopped {
+                Ok(true) => tracing::info!("stopped"),
+                Ok(false) | Err(_) => {
+                    tracing::error!("stopped without draining: the deadline has passed");
+                }
+            }
+        }
+    }
+}
+
+/// The reload that is under way, or never.
+async fn finished(
+    reloading: &mut Option<Reloading>,
+) -> Result<(Reloader, ReloadReport), tokio::task::JoinError> {
+    match reloading {
+        Some(reloading) => (&mut reloading.task).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The status as it is now: every consumer is asked, one that does not answer in time is left out.
+fn gather(roster: &Roster, status: &Mutex<Status>) -> Status {
+    let mut status = status
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    status.consumers = roster.status();
+    status
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_millis() as i64
+}

@@ -1,0 +1,331 @@
+//! The threads: workers and consumers, started, given another bundle, and joined.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use crate::bundle::Bundle;
+use crate::config;
+use crate::consumer::{self, Consumer};
+use crate::difference::Difference;
+use crate::lua::{App, Vm, Watchdog};
+use crate::mailbox::Mailbox;
+use crate::partition::{ToConsumer, ToWorker};
+use crate::status::{BundleStatus, ConsumerStatus};
+use crate::supervisor::{Ending, Endings};
+use crate::systemd::Progress;
+use crate::worker::{self, Worker};
+
+use super::{AFTER_DRAIN, StartError, load};
+
+/// How long one turn of a consumer's loop may take before the watchdog says that it stands still.
+const CONSUMER_TURN: Duration = Duration::from_secs(10);
+/// What a worker's turn may take beyond the longest call.
+const WORKER_TURN: Duration = Duration::from_secs(10);
+/// How long a consumer may take to tell its status.
+const ANSWER: Duration = Duration::from_secs(1);
+
+pub(super) struct Fleet {
+    bundle: Arc<Bundle>,
+    app: Arc<App>,
+    watchdog: Arc<Watchdog>,
+    progress: Arc<Progress>,
+    endings: Endings,
+    epochs: Arc<AtomicU64>,
+    workers: Vec<WorkerThread>,
+    consumers: BTreeMap<String, ConsumerThread>,
+    roster: Roster,
+}
+
+struct WorkerThread {
+    mailbox: Arc<Mailbox<ToWorker>>,
+    thread: JoinHandle<()>,
+}
+
+struct ConsumerThread {
+    inbox: Arc<Mailbox<ToConsumer>>,
+    thread: JoinHandle<()>,
+}
+
+/// Who to ask for the status, also while the fleet is busy with a reload.
+#[derive(Clone, Default)]
+pub(super) struct Roster(Arc<Mutex<BTreeMap<String, Arc<Mailbox<ToConsumer>>>>>);
+
+impl Roster {
+    pub(super) fn status(&self) -> Vec<ConsumerStatus> {
+        let inboxes: Vec<_> = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect();
+        let asked: Vec<_> = inboxes
+            .iter()
+            .map(|inbox| {
+                let (sender, answer) = mpsc::channel();
+                inbox.send(ToConsumer::Status(sender));
+                answer
+            })
+            .collect();
+        let until = Instant::now() + ANSWER;
+        let wait = |answer: mpsc::Receiver<_>| {
+            answer
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+                .ok()
+        };
+        asked.into_iter().filter_map(wait).collect()
+    }
+}
+
+impl Fleet {
+    /// Loads the bundle's VMs and starts all threads.
+    pub(super) fn start(
+        bundle: Bundle,
+        endings: Endings,
+        progress: Arc<Progress>,
+    ) -> Result<Self, StartError> {
+        let watchdog = Arc::new(Watchdog::start().context("cannot start the watchdog of Lua")?);
+        let app = Arc::new(App::default());
+        let vms = load::vms(&bundle, &app, &watchdog).map_err(StartError::Config)?;
+        let mut fleet = Self {
+            bundle: Arc::new(bundle),
+            app,
+            watchdog,
+            progress,
+            endings,
+            epochs: Arc::default(),
+            workers: Vec::new(),
+            consumers: BTreeMap::new(),
+            roster: Roster::default(),
+        };
+        let count = vms.len();
+        for (index, vm) in vms.into_iter().enumerate() {
+            fleet.start_worker(index, count, vm)?;
+        }
+        for settings in &fleet.bundle.config.consumers.clone() {
+            fleet.start_consumer(settings)?;
+        }
+        Ok(fleet)
+    }
+
+    pub(super) fn bundle(&self) -> &Arc<Bundle> {
+        &self.bundle
+    }
+
+    pub(super) fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    pub(super) fn watchdog(&self) -> &Watchdog {
+        &self.watchdog
+    }
+
+    pub(super) fn roster(&self) -> Roster {
+        self.roster.clone()
+    }
+
+    pub(super) fn bundle_status(&self) -> BundleStatus {
+        BundleStatus {
+            number: self.bundle.number,
+            hash: format!("{:016x}", self.bundle.hash),
+            loaded_at: self.bundle.loaded_at,
+        }
+    }
+
+    fn start_worker(&mut self, index: usize, count: usize, vm: Vm) -> anyhow::Result<()> {
+        let mailbox = Arc::new(Mailbox::default());
+        let name = format!("worker-{index}");
+        let blocking = self
+            .bundle
+            .config
+            .listeners
+            .iter()
+            .map(|one| one.limits.blocking)
+            .max()
+            .unwrap_or_default();
+        let beat = self.progress.register(&name, blocking + WORKER_TURN);
+        let (app, bundle, watchdog) =
+            (self.app.clone(), self.bundle.clone(), self.watchdog.clone());
+        let (endings, inbox) = (self.endings.clone(), mailbox.clone());
+        let thread = self.spawn(&name, move || {
+            let pulse = watchdog.watch_current_thread(&format!("worker-{index}"));
+            let start = worker::Start {
+                index,
+                count,
+                mailbox: inbox,
+                endings,
+                beat,
+                app,
+                pulse,
+                bundle,
+                vm,
+            };
+            Worker::new(start).run();
+        })?;
+        self.workers.push(WorkerThread { mailbox, thread });
+        Ok(())
+    }
+
+    fn start_consumer(&mut self, settings: &config::Consumer) -> anyhow::Result<()> {
+        let inbox = Arc::new(Mailbox::default());
+        let name = format!("consumer-{}", settings.name);
+        let consumer = Consumer::new(consumer::Start {
+            settings: settings.clone(),
+            bundle: self.bundle.clone(),
+            inbox: inbox.clone(),
+            workers: self
+                .workers
+                .iter()
+                .map(|worker| worker.mailbox.clone())
+                .collect(),
+            endings: self.endings.clone(),
+            beat: self.progress.register(&name, CONSUMER_TURN),
+            epochs: self.epochs.clone(),
+        })
+        .with_context(|| format!("consumer `{}`", settings.name))?;
+        let thread = self.spawn(&name, move || consumer.run())?;
+        self.consumers.insert(
+            settings.name.clone(),
+            ConsumerThread {
+                inbox: inbox.clone(),
+                thread,
+            },
+        );
+        self.roster
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(settings.name.clone(), inbox);
+        Ok(())
+    }
+
+    /// A thread that panics ends the daemon.
+    fn spawn(
+        &self,
+        name: &str,
+        body: impl FnOnce() + Send + 'static,
+    ) -> anyhow::Result<JoinHandle<()>> {
+        let (endings, thread) = (self.endings.clone(), name.to_owned());
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
+                    // The daemon may be on its way out for another reason.
+                    let _ = endings.send(Ending::Failed(format!("thread `{thread}` panicked")));
+                }
+            })
+            .with_context(|| format!("cannot start thread `{name}`"))
+    }
+
+    /// Puts another bundle in force, whose VMs stand already. In this order: what is removed finishes with the routes
+    /// that it began with; workers swap between two calls; consumers follow, and take what is new.
+    pub(super) fn apply(
+        &mut self,
+        bundle: &Arc<Bundle>,
+        vms: Vec<Vm>,
+        difference: &Difference,
+    ) -> anyhow::Result<()> {
+        let drain = self.bundle.config.daemon.drain_deadline;
+        let deadline = Instant::now() + drain;
+        self.retire(bundle, deadline);
+        for name in difference.removed.iter().chain(&difference.rejoin) {
+            self.close_consumer(name, deadline);
+        }
+        self.swap(bundle, vms);
+        self.bundle = bundle.clone();
+        for consumer in self.consumers.values() {
+            consumer.inbox.send(ToConsumer::Reload(bundle.clone()));
+        }
+        for settings in &bundle.config.consumers {
+            if !self.consumers.contains_key(&settings.name) {
+                self.start_consumer(settings)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn retire(&self, bundle: &Arc<Bundle>, deadline: Instant) {
+        let waits: Vec<_> = self
+            .consumers
+            .values()
+            .map(|consumer| {
+                let (done, waits) = mpsc::channel();
+                consumer.inbox.send(ToConsumer::Retire {
+                    bundle: bundle.clone(),
+                    done,
+                });
+                waits
+            })
+            .collect();
+        for wait in waits {
+            // The consumer has its own, shorter deadline; one that is stuck is the watchdog's business.
+            let _ =
+                wait.recv_timeout(deadline.saturating_duration_since(Instant::now()) + AFTER_DRAIN);
+        }
+    }
+
+    fn swap(&self, bundle: &Arc<Bundle>, vms: Vec<Vm>) {
+        let mut waits = Vec::new();
+        for (worker, vm) in self.workers.iter().zip(vms) {
+            let (done, wait) = mpsc::channel();
+            worker.mailbox.send(ToWorker::Swap {
+                bundle: bundle.clone(),
+                vm: Box::new(vm),
+                done,
+            });
+            waits.push(wait);
+        }
+        for wait in waits {
+            // Ends without an answer only where the worker ended, which ends the daemon.
+            let _ = wait.recv();
+        }
+    }
+
+    fn close_consumer(&mut self, name: &str, deadline: Instant) {
+        self.roster
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name);
+        if let Some(consumer) = self.consumers.remove(name) {
+            consumer.inbox.send(ToConsumer::Close(deadline));
+            join(consumer.thread, deadline + AFTER_DRAIN);
+        }
+    }
+
+    /// Drains and joins everything. Whether all of it ended in time.
+    pub(super) fn stop(mut self, deadline: Instant) -> bool {
+        for consumer in self.consumers.values() {
+            consumer.inbox.send(ToConsumer::Close(deadline));
+        }
+        let mut in_time = true;
+        for (_, consumer) in std::mem::take(&mut self.consumers) {
+            in_time &= join(consumer.thread, deadline + AFTER_DRAIN);
+        }
+        for worker in &self.workers {
+            worker.mailbox.send(ToWorker::Stop);
+        }
+        for worker in std::mem::take(&mut self.workers) {
+            in_time &= join(worker.thread, deadline + AFTER_DRAIN);
+        }
+        in_time
+    }
+}
+
+/// Joins a thread that has until then; one that has not ended is left to the end of the process.
+fn join(thread: JoinHandle<()>, deadline: Instant) -> bool {
+    while !thread.is_finished() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Its panic was caught and reported.
+    let _ = thread.join();
+    true
+}

@@ -1,0 +1,41 @@
+//! From the disk to a bundle and its VMs: the road that start and reload share.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::bundle::{self, Bundle, Snapshot};
+use crate::lua::{App, Vm, Watchdog};
+
+use super::Adjust;
+
+/// Reads and checks; the error is for people, whole.
+pub(super) fn bundle(path: &Path, number: u64, adjust: Option<&Adjust>) -> Result<Bundle, String> {
+    let snapshot = bundle::read(path).map_err(|errors| errors.to_string())?;
+    check(&snapshot, number, adjust)
+}
+
+pub(super) fn check(
+    snapshot: &Snapshot,
+    number: u64,
+    adjust: Option<&Adjust>,
+) -> Result<Bundle, String> {
+    let mut bundle = bundle::check(snapshot, number).map_err(|errors| errors.to_string())?;
+    if let Some(adjust) = adjust {
+        let mut config = (*bundle.config).clone();
+        adjust(&mut config);
+        bundle.config = Arc::new(config);
+    }
+    Ok(bundle)
+}
+
+/// One VM a worker, with init.lua run: when all of them stand the bundle is good.
+pub(super) fn vms(bundle: &Bundle, app: &Arc<App>, watchdog: &Watchdog) -> Result<Vec<Vm>, String> {
+    let pulse = watchdog.watch_current_thread("loader");
+    (0..bundle.config.lua.workers)
+        .map(|_| {
+            let mut vm = Vm::build(bundle, app, &pulse).map_err(|error| error.to_string())?;
+            vm.start(&pulse).map_err(|error| error.to_string())?;
+            Ok(vm)
+        })
+        .collect()
+}

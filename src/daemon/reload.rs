@@ -1,0 +1,165 @@
+//! A reload: the disk is read once, and what it holds comes into force whole or not at all.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::bundle;
+use crate::difference::{self, Difference};
+use crate::logging::Guard;
+use crate::status::{ReloadReport, ReloadResult, Status};
+
+use super::fleet::Fleet;
+use super::{Adjust, load, now_ms};
+
+pub(super) struct Reloader {
+    path: PathBuf,
+    adjust: Option<Adjust>,
+    fleet: Fleet,
+    guard: Arc<Guard>,
+    status: Arc<Mutex<Status>>,
+    drain: Arc<Mutex<Duration>>,
+    /// The hash of the bytes that were rejected last: they are not rejected aloud again.
+    rejected: Option<u64>,
+}
+
+/// How far a reload came.
+enum Outcome {
+    Applied(Difference),
+    Unchanged,
+    /// The hash of what was read, if it could be read, and why it is bad.
+    Rejected(Option<u64>, String),
+}
+
+impl Reloader {
+    pub(super) fn new(
+        path: PathBuf,
+        adjust: Option<Adjust>,
+        fleet: Fleet,
+        guard: Arc<Guard>,
+        status: Arc<Mutex<Status>>,
+        drain: Arc<Mutex<Duration>>,
+    ) -> Self {
+        Self {
+            path,
+            adjust,
+            fleet,
+            guard,
+            status,
+            drain,
+            rejected: None,
+        }
+    }
+
+    pub(super) fn into_fleet(self) -> Fleet {
+        self.fleet
+    }
+
+    pub(super) fn drain_deadline(&self) -> Duration {
+        self.fleet.bundle().config.daemon.drain_deadline
+    }
+
+    /// The folder to watch.
+    pub(super) fn handlers(&self) -> PathBuf {
+        self.fleet.bundle().config.lua.handlers.clone()
+    }
+
+    /// Blocks until it is in force, or rejected. `force`: also where the bytes are the same, and saying so.
+    pub(super) fn reload(&mut self, force: bool) -> ReloadReport {
+        let outcome = self.try_reload(force);
+        let report = self.report(&outcome, force);
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.bundle = self.fleet.bundle_status();
+        match &outcome {
+            Outcome::Applied(difference) => {
+                status.disk = None;
+                status.waiting_for_restart.clone_from(&difference.restart);
+            }
+            Outcome::Unchanged => status.disk = None,
+            Outcome::Rejected(_, error) => status.disk = Some(error.clone()),
+        }
+        if force || !matches!(outcome, Outcome::Unchanged) {
+            status.last_reload = Some(report.clone());
+        }
+        report
+    }
+
+    fn try_reload(&mut self, force: bool) -> Outcome {
+        let current = self.fleet.bundle().clone();
+        let snapshot = match bundle::read(&self.path) {
+            Ok(snapshot) => snapshot,
+            Err(errors) => return Outcome::Rejected(None, errors.to_string()),
+        };
+        if snapshot.hash == current.hash && !force {
+            return Outcome::Unchanged;
+        }
+        let rejected = |error| Outcome::Rejected(Some(snapshot.hash), error);
+        let mut new = match load::check(&snapshot, current.number + 1, self.adjust.as_ref()) {
+            Ok(bundle) => bundle,
+            Err(error) => return rejected(error),
+        };
+        let difference = difference::difference(&current.config, &new.config);
+        new.config = Arc::new(difference::effective(&current.config, &new.config));
+        let vms = match load::vms(&new, self.fleet.app(), self.fleet.watchdog()) {
+            Ok(vms) => vms,
+            Err(error) => return rejected(error),
+        };
+        if let Err(error) = self.fleet.apply(&Arc::new(new), vms, &difference) {
+            return rejected(format!("{error:#}"));
+        }
+        self.follow();
+        Outcome::Applied(difference)
+    }
+
+    /// What lies outside of the fleet and is live.
+    fn follow(&mut self) {
+        let config = &self.fleet.bundle().config;
+        if let Err(error) = self.guard.set_level(&config.log.level) {
+            tracing::warn!(%error, "log level not changed");
+        }
+        *self.drain.lock().unwrap_or_else(PoisonError::into_inner) = config.daemon.drain_deadline;
+    }
+
+    fn report(&mut self, outcome: &Outcome, force: bool) -> ReloadReport {
+        let number = self.fleet.bundle().number;
+        let was_rejected = self.rejected.take();
+        let mut report = ReloadReport {
+            at: now_ms(),
+            result: ReloadResult::Unchanged,
+            bundle: number,
+            message: "nothing changed".to_owned(),
+            waiting_for_restart: Vec::new(),
+        };
+        match outcome {
+            Outcome::Unchanged if was_rejected.is_some() => {
+                tracing::info!(bundle = number, "the files are again what runs");
+            }
+            Outcome::Unchanged => {}
+            Outcome::Applied(difference) => {
+                report.result = ReloadResult::Applied;
+                report.message = difference.sentence();
+                report.waiting_for_restart.clone_from(&difference.restart);
+                tracing::info!(bundle = number, changes = report.message, "reloaded");
+                if !difference.restart.is_empty() {
+                    tracing::warn!(
+                        keys = difference.restart.join(", "),
+                        "these keys take effect at the next restart"
+                    );
+                }
+            }
+            Outcome::Rejected(hash, error) => {
+                report.result = ReloadResult::Rejected;
+                report.message.clone_from(error);
+                self.rejected = *hash;
+                if force || hash.is_none() || was_rejected != *hash {
+                    tracing::error!(
+                        bundle = number,
+                        error,
+                        "reload rejected: the old bundle goes on"
+                    );
+                }
+            }
+        }
+        report
+    }
+}

@@ -1,0 +1,20 @@
+//! Kafka, as the rest of the program needs it. **Alone names rdkafka**, and knows nothing of Lua.
+//!
+//! The consumer has a handle of its own (`client`), since the crate's consumers hand out one message a call; `list` and
+//! `message` are what goes in and comes out of it, `error` sorts what can go wrong.
+
+mod client;
+mod error;
+mod list;
+mod message;
+pub(crate) mod property;
+
+pub(crate) use client::{Client, Closing, Committed, Event, Rebalance};
+pub(crate) use error::{Class, Error};
+pub(crate) use list::TopicPartition;
+pub(crate) use message::Message;
+
+/// Version of librdkafka and what it was built with, for the first line of the log.
+pub(crate) fn version() -> String {
+    rdkafka::util::get_rdkafka_version().1
+}

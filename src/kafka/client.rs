@@ -1,0 +1,620 @@
+//! The consumer's own handle on librdkafka: everything it calls is here, none of it blocks but what says so.
+//!
+//! Three queues: *events* (the consumer queue: rebalances, errors), *messages* (every assigned partition's queue is
+//! forwarded to it) and *replies* (commits). All three ring one bell when they become non-empty; whoever is woken drains
+//! them until they are empty, since the bell is edge-triggered.
+//!
+//! The rebalance callback only records. What follows is the consumer's state machine: to drain inside of it would block
+//! the very thread that handlers wait for.
+#![expect(unsafe_code, reason = "the C API of librdkafka")]
+
+use std::collections::VecDeque;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ptr::{self, NonNull};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::config::ClientConfig;
+use rdkafka_sys as sys;
+
+use super::list::{self, List};
+use super::{Error, Message, TopicPartition};
+
+/// Rung when a queue becomes non-empty.
+pub(crate) type Bell = Arc<dyn Fn() + Send + Sync>;
+
+pub(crate) struct Client {
+    rk: NonNull<sys::rd_kafka_t>,
+    events: NonNull<sys::rd_kafka_queue_t>,
+    messages: NonNull<sys::rd_kafka_queue_t>,
+    replies: NonNull<sys::rd_kafka_queue_t>,
+    /// What the callbacks write; librdkafka holds its address, so it must outlive the handle.
+    shared: Box<Shared>,
+}
+
+struct Shared {
+    bell: Bell,
+    events: Mutex<VecDeque<Event>>,
+}
+
+/// What came over the consumer queue.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Rebalance(Rebalance),
+    Error(Error),
+}
+
+/// Each must be answered, by assign or unassign.
+#[derive(Debug)]
+pub(crate) enum Rebalance {
+    Assign(Vec<TopicPartition>),
+    Revoke(Vec<TopicPartition>),
+    /// Neither: the answer is to give up everything.
+    Failed(Error),
+}
+
+/// The answer to one commit.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    pub(crate) result: Result<(), Error>,
+    /// Each with an error of its own, if it has one.
+    pub(crate) partitions: Vec<TopicPartition>,
+}
+
+/// How far a close has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    Waits,
+    Closed,
+}
+
+// SAFETY: librdkafka's handle and queues may be used from any thread; `Shared` is behind mutexes. The calls that must
+// not overlap (consume, poll, assign, pause) are made by the consumer's thread alone, which is their only caller.
+unsafe impl Send for Client {}
+// SAFETY: as above.
+unsafe impl Sync for Client {}
+
+impl Client {
+    /// Starts librdkafka's threads; connects in the background.
+    pub(crate) fn new<'a>(
+        properties: impl Iterator<Item = (&'a str, &'a str)>,
+        bell: Bell,
+    ) -> Result<Self, Error> {
+        let mut config = ClientConfig::new();
+        let mut oauth = false;
+        for (name, value) in properties {
+            oauth |= matches!(name, "sasl.mechanisms" | "sasl.mechanism") && value == "OAUTHBEARER";
+            config.set(name, value);
+        }
+        let native = config
+            .create_native_config()
+            .map_err(|error| Error::fatal(error.to_string()))?;
+        let shared = Box::new(Shared {
+            bell,
+            events: Mutex::default(),
+        });
+        let opaque = ptr::from_ref::<Shared>(&shared).cast_mut().cast::<c_void>();
+        let mut text = [0; 512];
+        // SAFETY: rd_kafka_new takes the conf over where it succeeds, and so we hand out a copy, which is freed where it
+        // fails; the opaque outlives the handle, as it is dropped after it.
+        let rk = unsafe {
+            let conf = sys::rd_kafka_conf_dup(native.ptr());
+            sys::rd_kafka_conf_set_opaque(conf, opaque);
+            sys::rd_kafka_conf_set_rebalance_cb(conf, Some(on_rebalance));
+            sys::rd_kafka_conf_set_error_cb(conf, Some(on_error));
+            sys::rd_kafka_conf_set_log_cb(conf, Some(on_log));
+            let kind = sys::rd_kafka_type_t::RD_KAFKA_CONSUMER;
+            let rk = sys::rd_kafka_new(kind, conf, text.as_mut_ptr(), text.len());
+            if rk.is_null() {
+                sys::rd_kafka_conf_destroy(conf);
+            }
+            rk
+        };
+        let Some(rk) = NonNull::new(rk) else {
+            // SAFETY: librdkafka wrote a NUL-terminated text into the buffer.
+            return Err(Error::fatal(
+                unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy(),
+            ));
+        };
+        // SAFETY: the handle is alive; its queues are ours until we destroy our references in drop.
+        unsafe {
+            if oauth {
+                // Tokens are then refreshed by a thread of librdkafka's, whatever ours is doing. An error says that
+                // no such callback is needed, which is fine.
+                let error = sys::rd_kafka_sasl_background_callbacks_enable(rk.as_ptr());
+                sys::rd_kafka_error_destroy(error);
+            }
+            sys::rd_kafka_poll_set_consumer(rk.as_ptr());
+            let client = Self {
+                rk,
+                events: NonNull::new_unchecked(sys::rd_kafka_queue_get_consumer(rk.as_ptr())),
+                messages: NonNull::new_unchecked(sys::rd_kafka_queue_new(rk.as_ptr())),
+                replies: NonNull::new_unchecked(sys::rd_kafka_queue_new(rk.as_ptr())),
+                shared,
+            };
+            for queue in [client.events, client.messages, client.replies] {
+                sys::rd_kafka_queue_cb_event_enable(queue.as_ptr(), Some(on_queue), opaque);
+            }
+            Ok(client)
+        }
+    }
+
+    /// Joins the group with these topics, or changes them; none leaves it.
+    pub(crate) fn subscribe(&self, topics: &[Arc<str>]) -> Result<(), Error> {
+        // SAFETY: the handle and the list are alive.
+        Error::check(unsafe {
+            if topics.is_empty() {
+                sys::rd_kafka_unsubscribe(self.rk.as_ptr())
+            } else {
+                sys::rd_kafka_subscribe(self.rk.as_ptr(), List::of_topics(topics).as_ptr())
+            }
+        })
+    }
+
+    /// Serves the callbacks and takes what they recorded, and the group's errors.
+    pub(crate) fn events(&self) -> VecDeque<Event> {
+        loop {
+            // SAFETY: the handle is alive. A message that belongs to a partition can't be here: all are forwarded.
+            let message = unsafe { sys::rd_kafka_consumer_poll(self.rk.as_ptr(), 0) };
+            let Some(message) = NonNull::new(message) else {
+                break;
+            };
+            // SAFETY: ours to read and destroy.
+            unsafe {
+                if let Some(error) = message_error(message) {
+                    self.shared.push(Event::Error(error));
+                }
+                sys::rd_kafka_message_destroy(message.as_ptr());
+            }
+        }
+        std::mem::take(&mut *self.shared.lock())
+    }
+
+    /// Takes up to `most` messages that are there already, and returns how many. Those of one partition come in order.
+    /// `each` gets the topic's address as a cheap key, valid while the partition is assigned, its partition, the
+    /// message and a way to the topic's name.
+    pub(crate) fn take(
+        &self,
+        most: usize,
+        mut each: impl FnMut(usize, i32, Result<Message, Error>, &dyn Fn() -> Arc<str>),
+    ) -> usize {
+        let mut buffer: Vec<*mut sys::rd_kafka_message_t> = Vec::with_capacity(most);
+        // SAFETY: room for `most` pointers; a time-out of 0 returns what is there.
+        let count = unsafe {
+            sys::rd_kafka_consume_batch_queue(self.messages.as_ptr(), 0, buffer.as_mut_ptr(), most)
+        };
+        let count = usize::try_from(count).unwrap_or(0);
+        // SAFETY: `count` pointers were written.
+        unsafe { buffer.set_len(count) };
+        for &message in &buffer {
+            // SAFETY: batch messages are never null, ours, and alive until destroyed.
+            unsafe {
+                let message = NonNull::new_unchecked(message);
+                let topic = message.as_ref().rkt;
+                let partition = message.as_ref().partition;
+                let name = || -> Arc<str> { topic_name(topic) };
+                match message_error(message) {
+                    None => each(
+                        topic as usize,
+                        partition,
+                        Ok(Message::from_native(message)),
+                        &name,
+                    ),
+                    Some(error) => {
+                        each(topic as usize, partition, Err(error), &name);
+                        sys::rd_kafka_message_destroy(message.as_ptr());
+                    }
+                }
+            }
+        }
+        count
+    }
+
+    /// The answers to commits that have come.
+    pub(crate) fn replies(&self) -> Vec<Committed> {
+        let mut replies = Vec::new();
+        loop {
+            // SAFETY: the queue is alive; the event is ours until destroyed.
+            unsafe {
+                let event = sys::rd_kafka_queue_poll(self.replies.as_ptr(), 0);
+                if event.is_null() {
+                    return replies;
+                }
+                if sys::rd_kafka_event_type(event) == sys::RD_KAFKA_EVENT_OFFSET_COMMIT {
+                    let partitions = list::read(sys::rd_kafka_event_topic_partition_list(event));
+                    replies.push(Committed {
+                        result: Error::check(sys::rd_kafka_event_error(event)),
+                        partitions,
+                    });
+                }
+                sys::rd_kafka_event_destroy(event);
+            }
+        }
+    }
+
+    /// Sends one commit of these offsets as they stand; the answer comes by `replies`.
+    pub(crate) fn commit(&self, partitions: &[TopicPartition]) -> Result<(), Error> {
+        let list = List::of(partitions);
+        // SAFETY: the list is copied by the call; without a callback the answer is an event.
+        Error::check(unsafe {
+            sys::rd_kafka_commit_queue(
+                self.rk.as_ptr(),
+                list.as_ptr(),
+                self.replies.as_ptr(),
+                None,
+                ptr::null_mut(),
+            )
+        })
+    }
+
+    /// Answers an assignment: these partitions start at their offsets, their messages come to `take`.
+    pub(crate) fn assign(&self, partitions: &[TopicPartition]) -> Result<(), Error> {
+        for one in partitions {
+            let Ok(topic) = CString::new(&*one.topic) else {
+                continue;
+            };
+            // SAFETY: both queues are alive; forwarding persists, so our reference can go.
+            unsafe {
+                let queue = sys::rd_kafka_queue_get_partition(
+                    self.rk.as_ptr(),
+                    topic.as_ptr(),
+                    one.partition,
+                );
+                if !queue.is_null() {
+                    sys::rd_kafka_queue_forward(queue, self.messages.as_ptr());
+                    sys::rd_kafka_queue_destroy(queue);
+                }
+            }
+        }
+        let list = List::of(partitions);
+        // SAFETY: handle and list are alive.
+        unsafe {
+            if self.is_cooperative() {
+                check_error(sys::rd_kafka_incremental_assign(
+                    self.rk.as_ptr(),
+                    list.as_ptr(),
+                ))?;
+            } else {
+                Error::check(sys::rd_kafka_assign(self.rk.as_ptr(), list.as_ptr()))?;
+            }
+            // A pause can outlive an assignment inside librdkafka, and would keep the partition silent for ever.
+            Error::check(sys::rd_kafka_resume_partitions(
+                self.rk.as_ptr(),
+                list.as_ptr(),
+            ))
+        }
+    }
+
+    /// Lets partitions that are assigned start at other offsets; under a protocol that assigns as a whole, `all` says
+    /// where every partition goes on, these included.
+    pub(crate) fn restart(
+        &self,
+        partitions: &[TopicPartition],
+        all: &[TopicPartition],
+    ) -> Result<(), Error> {
+        if self.is_cooperative() {
+            self.unassign(partitions)?;
+            self.assign(partitions)
+        } else {
+            self.assign(all)
+        }
+    }
+
+    /// Answers a revocation of these partitions.
+    pub(crate) fn unassign(&self, partitions: &[TopicPartition]) -> Result<(), Error> {
+        if self.is_cooperative() {
+            let list = List::of(partitions);
+            // SAFETY: handle and list are alive.
+            unsafe {
+                check_error(sys::rd_kafka_incremental_unassign(
+                    self.rk.as_ptr(),
+                    list.as_ptr(),
+                ))
+            }
+        } else {
+            self.unassign_all()
+        }
+    }
+
+    pub(crate) fn unassign_all(&self) -> Result<(), Error> {
+        // SAFETY: the handle is alive; null is "nothing".
+        Error::check(unsafe { sys::rd_kafka_assign(self.rk.as_ptr(), ptr::null()) })
+    }
+
+    /// Whether rebalances come as differences (cooperative-sticky, KIP-848) or as a whole.
+    pub(crate) fn is_cooperative(&self) -> bool {
+        // SAFETY: a static string, or null before the first join.
+        let name = unsafe { sys::rd_kafka_rebalance_protocol(self.rk.as_ptr()) };
+        // SAFETY: as above.
+        !name.is_null() && unsafe { CStr::from_ptr(name) }.to_bytes() == b"COOPERATIVE"
+    }
+
+    /// Whether the partitions under revocation went to somebody else already: then nothing may be committed.
+    pub(crate) fn is_assignment_lost(&self) -> bool {
+        // SAFETY: the handle is alive.
+        unsafe { sys::rd_kafka_assignment_lost(self.rk.as_ptr()) != 0 }
+    }
+
+    /// Purges what is prefetched of the partition; it goes on later where `take` has come to.
+    pub(crate) fn pause(&self, partitions: &[TopicPartition]) -> Result<(), Error> {
+        let list = List::of(partitions);
+        // SAFETY: handle and list are alive.
+        Error::check(unsafe { sys::rd_kafka_pause_partitions(self.rk.as_ptr(), list.as_ptr()) })
+    }
+
+    pub(crate) fn resume(&self, partitions: &[TopicPartition]) -> Result<(), Error> {
+        let list = List::of(partitions);
+        // SAFETY: handle and list are alive.
+        Error::check(unsafe { sys::rd_kafka_resume_partitions(self.rk.as_ptr(), list.as_ptr()) })
+    }
+
+    /// First and next offset of a partition as the last fetch told them; `None` before one did.
+    pub(crate) fn known_watermarks(&self, topic: &str, partition: i32) -> Option<(i64, i64)> {
+        let topic = CString::new(topic).ok()?;
+        let (mut low, mut high) = (-1, -1);
+        // SAFETY: out-pointers are ours.
+        let result = unsafe {
+            sys::rd_kafka_get_watermark_offsets(
+                self.rk.as_ptr(),
+                topic.as_ptr(),
+                partition,
+                &raw mut low,
+                &raw mut high,
+            )
+        };
+        (Error::check(result).is_ok() && high >= 0).then_some((low, high))
+    }
+
+    /// The group's committed offsets, with their leader epochs. **Blocks** up to the time-out.
+    pub(crate) fn committed(
+        &self,
+        partitions: &[TopicPartition],
+        timeout: Duration,
+    ) -> Result<Vec<TopicPartition>, Error> {
+        let list = List::of(partitions);
+        // SAFETY: handle and list are alive; the list is filled in place.
+        Error::check(unsafe {
+            sys::rd_kafka_committed(self.rk.as_ptr(), list.as_ptr(), millis(timeout))
+        })?;
+        let partitions = list.read();
+        match partitions.iter().find_map(|one| one.error.clone()) {
+            Some(error) => Err(error),
+            None => Ok(partitions),
+        }
+    }
+
+    /// First and next offset of a partition, asked of its leader. **Blocks** up to the time-out.
+    pub(crate) fn watermarks(
+        &self,
+        topic: &str,
+        partition: i32,
+        timeout: Duration,
+    ) -> Result<(i64, i64), Error> {
+        let topic =
+            CString::new(topic).map_err(|_| Error::fatal("a topic name with a NUL byte"))?;
+        let (mut low, mut high) = (-1, -1);
+        // SAFETY: out-pointers are ours.
+        Error::check(unsafe {
+            sys::rd_kafka_query_watermark_offsets(
+                self.rk.as_ptr(),
+                topic.as_ptr(),
+                partition,
+                &raw mut low,
+                &raw mut high,
+                millis(timeout),
+            )
+        })?;
+        Ok((low, high))
+    }
+
+    /// All topics that exist, with the number of their partitions. **Blocks** up to the time-out.
+    pub(crate) fn topics(&self, timeout: Duration) -> Result<Vec<(String, usize)>, Error> {
+        let mut metadata: *const sys::rd_kafka_metadata = ptr::null();
+        let all = 1;
+        // SAFETY: the out-pointer is ours; the result is freed below.
+        Error::check(unsafe {
+            sys::rd_kafka_metadata(
+                self.rk.as_ptr(),
+                all,
+                ptr::null_mut(),
+                &raw mut metadata,
+                millis(timeout),
+            )
+        })?;
+        let mut topics = Vec::new();
+        // SAFETY: `topic_cnt` topics stand at `topics`, each with a NUL-terminated name.
+        unsafe {
+            for index in 0..(*metadata).topic_cnt as usize {
+                let topic = (*metadata).topics.add(index);
+                if Error::check((*topic).err).is_ok() {
+                    let name = CStr::from_ptr((*topic).topic)
+                        .to_string_lossy()
+                        .into_owned();
+                    topics.push((name, (*topic).partition_cnt as usize));
+                }
+            }
+            sys::rd_kafka_metadata_destroy(metadata);
+        }
+        Ok(topics)
+    }
+
+    /// The error that ended this client for good, if one did.
+    pub(crate) fn fatal_error(&self) -> Option<Error> {
+        let mut text = [0; 512];
+        // SAFETY: the buffer is ours.
+        let code =
+            unsafe { sys::rd_kafka_fatal_error(self.rk.as_ptr(), text.as_mut_ptr(), text.len()) };
+        Error::check(code).err()?;
+        // SAFETY: librdkafka wrote a NUL-terminated text.
+        Some(Error::fatal(
+            unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy(),
+        ))
+    }
+
+    /// Begins to leave the group: a last revocation comes by `events`, and `closing` tells when it is over.
+    pub(crate) fn close(&self) -> Result<(), Error> {
+        // SAFETY: the handle and its consumer queue are alive.
+        unsafe {
+            check_error(sys::rd_kafka_consumer_close_queue(
+                self.rk.as_ptr(),
+                self.events.as_ptr(),
+            ))
+        }
+    }
+
+    pub(crate) fn closing(&self) -> Closing {
+        // SAFETY: the handle is alive.
+        if unsafe { sys::rd_kafka_consumer_closed(self.rk.as_ptr()) } != 0 {
+            Closing::Closed
+        } else {
+            Closing::Waits
+        }
+    }
+}
+
+impl Drop for Client {
+    /// Every message is gone by now, as each is held together with an `Arc` of the client.
+    fn drop(&mut self) {
+        // SAFETY: the queues are destroyed before the handle, each once. The close was done before, or is not wanted:
+        // the flag keeps librdkafka from waiting for one.
+        unsafe {
+            for queue in [self.events, self.messages, self.replies] {
+                sys::rd_kafka_queue_cb_event_enable(queue.as_ptr(), None, ptr::null_mut());
+                sys::rd_kafka_queue_destroy(queue.as_ptr());
+            }
+            sys::rd_kafka_destroy_flags(
+                self.rk.as_ptr(),
+                sys::RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE as c_int,
+            );
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Event>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, event: Event) {
+        self.lock().push_back(event);
+    }
+}
+
+fn millis(duration: Duration) -> c_int {
+    c_int::try_from(duration.as_millis()).unwrap_or(c_int::MAX)
+}
+
+/// # Safety
+/// `error` is null or an error that is ours.
+unsafe fn check_error(error: *mut sys::rd_kafka_error_t) -> Result<(), Error> {
+    if error.is_null() {
+        return Ok(());
+    }
+    // SAFETY: by the contract; destroyed once, after its text was copied.
+    unsafe {
+        let text = CStr::from_ptr(sys::rd_kafka_error_string(error))
+            .to_string_lossy()
+            .into_owned();
+        let result = Error::new(sys::rd_kafka_error_code(error), text);
+        sys::rd_kafka_error_destroy(error);
+        Err(result)
+    }
+}
+
+/// # Safety
+/// `message` is alive.
+unsafe fn message_error(message: NonNull<sys::rd_kafka_message_t>) -> Option<Error> {
+    // SAFETY: by the contract.
+    let code = unsafe { message.as_ref().err };
+    if code as i32 == 0 {
+        return None;
+    }
+    // SAFETY: by the contract; the text, where there is one, belongs to the message.
+    let text = unsafe {
+        let text = sys::rd_kafka_message_errstr(message.as_ptr());
+        if text.is_null() {
+            String::new()
+        } else {
+            CStr::from_ptr(text).to_string_lossy().into_owned()
+        }
+    };
+    Some(Error::new(code, text))
+}
+
+/// # Safety
+/// `topic` is null or alive.
+unsafe fn topic_name(topic: *mut sys::rd_kafka_topic_t) -> Arc<str> {
+    if topic.is_null() {
+        return "".into();
+    }
+    // SAFETY: by the contract; the name is a NUL-terminated string of the topic's.
+    unsafe { CStr::from_ptr(sys::rd_kafka_topic_name(topic)) }
+        .to_string_lossy()
+        .into()
+}
+
+unsafe extern "C" fn on_queue(_: *mut sys::rd_kafka_t, opaque: *mut c_void) {
+    // SAFETY: the address given at `queue_cb_event_enable`, alive until the callback is taken off in drop.
+    let shared = unsafe { &*opaque.cast::<Shared>() };
+    (shared.bell)();
+}
+
+unsafe extern "C" fn on_rebalance(
+    _: *mut sys::rd_kafka_t,
+    code: sys::rd_kafka_resp_err_t,
+    partitions: *mut sys::rd_kafka_topic_partition_list_t,
+    opaque: *mut c_void,
+) {
+    // SAFETY: called by our own poll, with the opaque of the conf and a list that lives as long as the call.
+    let (shared, partitions) = unsafe { (&*opaque.cast::<Shared>(), list::read(partitions)) };
+    shared.push(Event::Rebalance(match code {
+        sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+            Rebalance::Assign(partitions)
+        }
+        sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
+            Rebalance::Revoke(partitions)
+        }
+        other => Rebalance::Failed(Error::new(other, "")),
+    }));
+}
+
+unsafe extern "C" fn on_error(
+    _: *mut sys::rd_kafka_t,
+    code: c_int,
+    reason: *const c_char,
+    opaque: *mut c_void,
+) {
+    // SAFETY: called by our own poll, with the opaque of the conf and a NUL-terminated reason.
+    let (shared, reason) = unsafe {
+        (
+            &*opaque.cast::<Shared>(),
+            CStr::from_ptr(reason).to_string_lossy(),
+        )
+    };
+    // SAFETY: librdkafka's own code, which is one of the enum's values.
+    let code = unsafe { std::mem::transmute::<c_int, sys::rd_kafka_resp_err_t>(code) };
+    shared.push(Event::Error(Error::new(code, reason)));
+}
+
+unsafe extern "C" fn on_log(
+    rk: *const sys::rd_kafka_t,
+    level: c_int,
+    facility: *const c_char,
+    text: *const c_char,
+) {
+    // SAFETY: all are NUL-terminated and live as long as the call; the handle may be null while it is being made.
+    unsafe {
+        let client = if rk.is_null() {
+            "".into()
+        } else {
+            CStr::from_ptr(sys::rd_kafka_name(rk)).to_string_lossy()
+        };
+        let facility = CStr::from_ptr(facility).to_string_lossy();
+        crate::logging::librdkafka(
+            level,
+            &facility,
+            &client,
+            &CStr::from_ptr(text).to_string_lossy(),
+        );
+    }
+}

@@ -1,0 +1,148 @@
+//! One message: librdkafka's own, whose bytes lie in a fetch buffer, or a copy.
+#![expect(
+    unsafe_code,
+    reason = "reads librdkafka's message struct without copying it"
+)]
+
+use std::ffi::CStr;
+use std::ptr::{self, NonNull};
+
+use rdkafka_sys as sys;
+
+use crate::message::{EachHeader, OwnedRecord, Record};
+
+/// A message taken from a partition. It must be dropped before its client is: whoever holds messages holds the client
+/// (through their partition) too.
+pub(crate) struct Message(Body);
+
+enum Body {
+    Native(NonNull<sys::rd_kafka_message_t>),
+    Owned(Box<OwnedRecord>),
+}
+
+// SAFETY: librdkafka's messages are not bound to a thread; reference counts inside are atomic.
+unsafe impl Send for Message {}
+
+impl Message {
+    /// # Safety
+    /// `message` came from a consume call, carries no error, and belongs to the caller alone.
+    pub(super) unsafe fn from_native(message: NonNull<sys::rd_kafka_message_t>) -> Self {
+        Self(Body::Native(message))
+    }
+
+    /// Copies the bytes, so that the fetch buffer is free to go.
+    pub(crate) fn detach(&mut self) {
+        if matches!(self.0, Body::Native(_)) {
+            let copy = OwnedRecord::copy_of(self);
+            *self = Self(Body::Owned(Box::new(copy)));
+        }
+    }
+
+    /// What it takes of the budget: its bytes and the bookkeeping around them.
+    pub(crate) fn bytes(&self) -> usize {
+        const BOOKKEEPING: usize = 128;
+        BOOKKEEPING + self.key().map_or(0, <[u8]>::len) + self.value().map_or(0, <[u8]>::len)
+    }
+
+    pub(crate) fn leader_epoch(&self) -> i32 {
+        match &self.0 {
+            // SAFETY: alive until drop.
+            Body::Native(message) => unsafe {
+                sys::rd_kafka_message_leader_epoch(message.as_ptr())
+            },
+            Body::Owned(_) => -1,
+        }
+    }
+}
+
+impl Record for Message {
+    fn offset(&self) -> i64 {
+        match &self.0 {
+            // SAFETY: alive until drop.
+            Body::Native(message) => unsafe { message.as_ref().offset },
+            Body::Owned(record) => record.offset,
+        }
+    }
+
+    fn timestamp_ms(&self) -> i64 {
+        match &self.0 {
+            // SAFETY: alive until drop; a null type pointer is allowed.
+            Body::Native(message) => unsafe {
+                sys::rd_kafka_message_timestamp(message.as_ptr(), ptr::null_mut())
+            },
+            Body::Owned(record) => record.timestamp_ms,
+        }
+    }
+
+    fn key(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Body::Native(message) => {
+                // SAFETY: alive until drop; the key is null or has key_len bytes.
+                unsafe { bytes((*message.as_ptr()).key, (*message.as_ptr()).key_len) }
+            }
+            Body::Owned(record) => record.key(),
+        }
+    }
+
+    fn value(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Body::Native(message) => {
+                // SAFETY: alive until drop; the payload is null or has len bytes.
+                unsafe { bytes((*message.as_ptr()).payload, (*message.as_ptr()).len) }
+            }
+            Body::Owned(record) => record.value(),
+        }
+    }
+
+    fn headers(&self, each: EachHeader<'_>) {
+        let message = match &self.0 {
+            Body::Native(message) => message,
+            Body::Owned(record) => return record.headers(each),
+        };
+        let mut headers = ptr::null_mut();
+        // SAFETY: alive until drop; the headers belong to the message. Parsed on first use, by one thread at a time
+        // since a message has one owner.
+        if unsafe { sys::rd_kafka_message_headers(message.as_ptr(), &raw mut headers) } as i32 != 0
+        {
+            return;
+        }
+        for index in 0.. {
+            let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+            // SAFETY: out-pointers are ours; the name is NUL-terminated, the value null or `size` bytes long.
+            unsafe {
+                let found = sys::rd_kafka_header_get_all(
+                    headers,
+                    index,
+                    &raw mut name,
+                    &raw mut value,
+                    &raw mut size,
+                );
+                if found as i32 != 0 {
+                    return;
+                }
+                // Names need not be UTF-8, which is why the crate's reader, which panics on those, is not used.
+                each(CStr::from_ptr(name).to_bytes(), bytes(value, size));
+            }
+        }
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        if let Body::Native(message) = self.0 {
+            // SAFETY: ours alone, destroyed once.
+            unsafe { sys::rd_kafka_message_destroy(message.as_ptr()) }
+        }
+    }
+}
+
+/// # Safety
+/// `start` is null or has `len` bytes that outlive the result.
+unsafe fn bytes<'a>(start: *const std::ffi::c_void, len: usize) -> Option<&'a [u8]> {
+    if start.is_null() {
+        None
+    } else {
+        // SAFETY: by the contract.
+        Some(unsafe { std::slice::from_raw_parts(start.cast(), len) })
+    }
+}

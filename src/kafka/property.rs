@@ -1,0 +1,111 @@
+//! Asks librdkafka itself whether it knows a property and takes its value.
+//!
+//! No list of names is kept here that could fall behind the library. Nothing in here opens a connection.
+
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
+
+/// Why librdkafka refuses a property.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Unknown,
+    /// librdkafka's own sentence.
+    Invalid(String),
+}
+
+/// Whether librdkafka takes `value` for `name`.
+pub(crate) fn check(name: &str, value: &str) -> Result<(), Refusal> {
+    if name.contains('\0') || value.contains('\0') {
+        return Err(Refusal::Invalid("a NUL byte is not allowed".into()));
+    }
+    match ClientConfig::new().set(name, value).create_native_config() {
+        Ok(_) => Ok(()),
+        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
+            Err(Refusal::Unknown)
+        }
+        Err(KafkaError::ClientConfig(_, sentence, ..)) => {
+            Err(Refusal::Invalid(sentence.trim().to_owned()))
+        }
+        Err(error) => Err(Refusal::Invalid(error.to_string())),
+    }
+}
+
+/// Whether librdkafka takes all of them together, certificates included; its own sentence when it does not.
+///
+/// A client is made and dropped: without brokers it opens no connection, and without a group dropping it takes no time.
+pub(crate) fn check_together<'p>(
+    properties: impl Iterator<Item = (&'p str, &'p str)>,
+) -> Result<(), String> {
+    let mut client = ClientConfig::new();
+    for (name, value) in properties {
+        match name {
+            "bootstrap.servers"
+            | "group.id"
+            | "group.instance.id"
+            | "debug"
+            | "statistics.interval.ms" => {}
+            // With its method known, a client would ask for a token at once.
+            name if name.starts_with("sasl.oauthbearer.") => {}
+            "security.protocol" if value == "sasl_ssl" => {
+                client.set(name, "ssl");
+            }
+            "security.protocol" if value == "sasl_plaintext" => {}
+            name => {
+                client.set(name, value);
+            }
+        }
+    }
+    match client.create::<BaseConsumer>() {
+        Ok(_) => Ok(()),
+        Err(KafkaError::ClientCreation(sentence)) => Err(sentence.trim().to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Whether a property's value must never be shown.
+pub(crate) fn is_sensitive(name: &str) -> bool {
+    matches!(
+        name,
+        "sasl.password"
+            | "sasl.oauthbearer.config"
+            | "sasl.oauthbearer.client.secret"
+            | "sasl.oauthbearer.client.credentials.client.secret"
+            | "sasl.oauthbearer.assertion.private.key.passphrase"
+            | "sasl.oauthbearer.assertion.private.key.pem"
+            | "ssl.key.password"
+            | "ssl.key.pem"
+            | "ssl_key"
+            | "ssl.keystore.password"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn librdkafka_knows_its_own_names() {
+        assert_eq!(check("socket.keepalive.enable", "true"), Ok(()));
+        assert_eq!(check("no.such.thing", "true"), Err(Refusal::Unknown));
+    }
+
+    #[test]
+    fn what_is_right_alone_may_be_wrong_together() {
+        assert_eq!(
+            check_together([("fetch.max.bytes", "2000000")].into_iter()),
+            Ok(())
+        );
+        let sentence = check_together([("fetch.max.bytes", "1000")].into_iter()).unwrap_err();
+        assert!(sentence.contains("message.max.bytes"), "{sentence}");
+    }
+
+    #[test]
+    fn a_bad_value_brings_librdkafkas_sentence() {
+        let Err(Refusal::Invalid(sentence)) = check("socket.timeout.ms", "1") else {
+            panic!("1 ms was taken")
+        };
+        assert!(sentence.contains("10..300000"), "{sentence}");
+    }
+}

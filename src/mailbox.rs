@@ -1,0 +1,100 @@
+//! A mailbox of one thread: letters come in from any thread, and a bell that carries nothing.
+//!
+//! The owner takes everything at once and sleeps until a letter, a ring or its deadline. A sender pays for a wake-up
+//! only where the owner sleeps. Who sends is bounded elsewhere, by the budget or by asking one question at a time.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+pub(crate) struct Mailbox<T> {
+    state: Mutex<State<T>>,
+    bell: Condvar,
+    /// Whether there is anything, readable without the lock: a busy owner looks often.
+    full: AtomicBool,
+}
+
+struct State<T> {
+    letters: Vec<T>,
+    rung: bool,
+    sleeping: bool,
+}
+
+impl<T> Default for Mailbox<T> {
+    fn default() -> Self {
+        let state = State {
+            letters: Vec::new(),
+            rung: false,
+            sleeping: false,
+        };
+        Self {
+            state: Mutex::new(state),
+            bell: Condvar::new(),
+            full: AtomicBool::new(false),
+        }
+    }
+}
+
+impl<T> Mailbox<T> {
+    pub(crate) fn send(&self, letter: T) {
+        let mut state = self.lock();
+        state.letters.push(letter);
+        self.wake(state);
+    }
+
+    /// Ends a sleep, or the next one.
+    pub(crate) fn ring(&self) {
+        let mut state = self.lock();
+        state.rung = true;
+        self.wake(state);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.full.load(Ordering::Acquire)
+    }
+
+    /// Appends what there is, without waiting.
+    pub(crate) fn take(&self, into: &mut Vec<T>) {
+        if !self.is_empty() {
+            self.empty(&mut self.lock(), into);
+        }
+    }
+
+    /// Waits for a letter, a ring or the deadline, and appends what there is.
+    pub(crate) fn wait(&self, into: &mut Vec<T>, deadline: Instant) {
+        let mut state = self.lock();
+        while state.letters.is_empty() && !state.rung {
+            let now = Instant::now();
+            if now >= deadline {
+                break;
+            }
+            state.sleeping = true;
+            state = self
+                .bell
+                .wait_timeout(state, deadline - now)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            state.sleeping = false;
+        }
+        self.empty(&mut state, into);
+    }
+
+    fn empty(&self, state: &mut MutexGuard<'_, State<T>>, into: &mut Vec<T>) {
+        into.append(&mut state.letters);
+        state.rung = false;
+        self.full.store(false, Ordering::Release);
+    }
+
+    fn wake(&self, state: MutexGuard<'_, State<T>>) {
+        self.full.store(true, Ordering::Release);
+        let sleeping = state.sleeping;
+        drop(state);
+        if sleeping {
+            self.bell.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,143 @@
+//! One partition in one epoch of its assignment, as the consumer's thread and its worker share it; and the letters
+//! that these two exchange.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Instant;
+
+use crate::bundle::Bundle;
+use crate::kafka;
+use crate::lua::{Answer, CallId, Vm};
+use crate::mailbox::Mailbox;
+use crate::route::Plan;
+use crate::status::{Blocked, ConsumerStatus};
+
+/// An epoch of a partition: a new assignment, seek or reset makes a new one, and what comes in for an old one is
+/// refused. It holds the client, since no message may outlive that.
+pub(crate) struct Partition {
+    /// Unique in the process.
+    pub(crate) epoch: u64,
+    pub(crate) consumer: Arc<str>,
+    pub(crate) topic: Arc<str>,
+    pub(crate) number: i32,
+    /// Where completions and requests go.
+    pub(crate) inbox: Arc<Mailbox<ToConsumer>>,
+    over: AtomicBool,
+    blocked: Mutex<Option<Blocked>>,
+    _client: Arc<kafka::Client>,
+}
+
+/// What a consumer's thread is told.
+pub(crate) enum ToConsumer {
+    /// These messages have their outcome.
+    Finished(Vec<(Arc<Partition>, Range<u64>)>),
+    /// After `ToWorker::Release`: no call of this partition runs any more.
+    Drained(Arc<Partition>),
+    /// `ctx.commitOffsets`.
+    Commit {
+        partition: Arc<Partition>,
+        listener: Arc<str>,
+        offset: i64,
+        reply: Reply,
+    },
+    /// What the asking thread found.
+    Answered(crate::asker::Answered),
+    /// Another bundle is in force in every worker.
+    Reload(Arc<Bundle>),
+    /// Before such a bundle: finish what runs of topics that it does not have.
+    Retire {
+        bundle: Arc<Bundle>,
+        done: mpsc::Sender<()>,
+    },
+    Status(mpsc::Sender<ConsumerStatus>),
+    /// Drain, commit and leave the group until then.
+    Close(Instant),
+}
+
+/// Where the answer to a commit goes.
+pub(crate) struct Reply {
+    pub(crate) worker: Arc<Mailbox<ToWorker>>,
+    pub(crate) vm: u64,
+    pub(crate) call: CallId,
+}
+
+/// What a worker is told.
+pub(crate) enum ToWorker {
+    /// Messages of consecutive numbers.
+    Batch {
+        partition: Arc<Partition>,
+        plan: Arc<Plan>,
+        first: u64,
+        messages: Vec<kafka::Message>,
+    },
+    /// The partition's epoch is over: start nothing, let running calls finish, then report.
+    Release(Arc<Partition>),
+    /// The drain's deadline: end what still runs.
+    Cancel(Arc<Partition>),
+    Answer {
+        vm: u64,
+        call: CallId,
+        answer: Answer,
+    },
+    /// New calls go to this bundle from now on.
+    Swap {
+        bundle: Arc<Bundle>,
+        vm: Box<Vm>,
+        done: mpsc::Sender<()>,
+    },
+    Stop,
+}
+
+impl Partition {
+    pub(crate) fn new(
+        epoch: u64,
+        consumer: &Arc<str>,
+        topic: &Arc<str>,
+        partition: i32,
+        inbox: &Arc<Mailbox<ToConsumer>>,
+        client: &Arc<kafka::Client>,
+    ) -> Self {
+        Self {
+            epoch,
+            consumer: consumer.clone(),
+            topic: topic.clone(),
+            number: partition,
+            inbox: inbox.clone(),
+            over: AtomicBool::new(false),
+            blocked: Mutex::default(),
+            _client: client.clone(),
+        }
+    }
+
+    /// The epoch ends: no further call may start, even before the worker reads its letter.
+    pub(crate) fn end(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn blocked(&self) -> Option<Blocked> {
+        self.blocked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn set_blocked(&self, blocked: Option<Blocked>) {
+        *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = blocked;
+    }
+}
+
+impl Reply {
+    pub(crate) fn send(self, answer: Result<i64, String>) {
+        let answer = Answer::Committed(answer);
+        self.worker.send(ToWorker::Answer {
+            vm: self.vm,
+            call: self.call,
+            answer,
+        });
+    }
+}

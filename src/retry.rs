@@ -1,0 +1,63 @@
+//! How long a failed message waits before it runs again, or that it does not.
+
+use std::time::Duration;
+
+use crate::config::Retry;
+
+/// The wait after run number `attempt` (from 1) failed; `None` when it was the last. `random` lies in 0..1.
+pub(crate) fn delay(policy: &Retry, attempt: u32, random: f64) -> Option<Duration> {
+    if policy.attempts.is_some_and(|attempts| attempt >= attempts) {
+        return None;
+    }
+    let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
+    let grown = policy.initial_delay.as_secs_f64() * policy.multiplier.powi(exponent);
+    let capped = grown.min(policy.max_delay.as_secs_f64());
+    let varied = capped * (1.0 + policy.jitter * (2.0 * random - 1.0));
+    Some(Duration::from_secs_f64(
+        varied.min(policy.max_delay.as_secs_f64()),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(attempts: Option<u32>) -> Retry {
+        Retry {
+            attempts,
+            initial_delay: Duration::from_millis(300),
+            max_delay: Duration::from_secs(30),
+            multiplier: 2.0,
+            jitter: 0.2,
+        }
+    }
+
+    #[track_caller]
+    fn check(attempt: u32, random: f64, expected_ms: u64) {
+        let found = delay(&policy(None), attempt, random).unwrap();
+        assert_eq!((found.as_secs_f64() * 1000.0).round() as u64, expected_ms);
+    }
+
+    #[test]
+    fn it_doubles_up_to_the_cap() {
+        check(1, 0.5, 300);
+        check(2, 0.5, 600);
+        check(5, 0.5, 4800);
+        check(8, 0.5, 30_000);
+        check(4_000_000_000, 0.5, 30_000);
+    }
+
+    #[test]
+    fn jitter_varies_it_either_way_and_never_beyond_the_cap() {
+        check(1, 0.0, 240);
+        check(1, 1.0, 360);
+        check(20, 1.0, 30_000);
+    }
+
+    #[test]
+    fn the_last_attempt_has_no_delay() {
+        assert_eq!(delay(&policy(Some(1)), 1, 0.5), None);
+        assert!(delay(&policy(Some(3)), 2, 0.5).is_some());
+        assert_eq!(delay(&policy(Some(3)), 3, 0.5), None);
+    }
+}

@@ -1,0 +1,119 @@
+//! Topic → listeners: which handlers run for a message, and what belongs to the topic as a whole.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use regex::Regex;
+
+use crate::config::{Config, Listener, Topic};
+
+/// What one consumer does with one topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Indices in the config's listeners, in the order of declaration.
+    pub(crate) listeners: Vec<usize>,
+    /// The names of those that commit by themselves.
+    pub(crate) manual: Vec<Arc<str>>,
+    /// Whether some listener does not.
+    pub(crate) automatic: bool,
+    pub(crate) from_beginning: bool,
+    pub(crate) commit_interval: Option<Duration>,
+    pub(crate) commit_threshold: Option<u64>,
+    /// Lanes of the topic that run at once.
+    pub(crate) concurrency: usize,
+}
+
+impl Plan {
+    /// Of a topic that no listener wants.
+    pub(crate) fn nobody() -> Self {
+        Self {
+            listeners: Vec::new(),
+            manual: Vec::new(),
+            automatic: false,
+            from_beginning: false,
+            commit_interval: None,
+            commit_threshold: None,
+            concurrency: 1,
+        }
+    }
+}
+
+/// What one consumer subscribes to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Subscription {
+    pub(crate) topics: Vec<Arc<str>>,
+    pub(crate) patterns: Vec<Regex>,
+}
+
+/// `None` when no listener of that consumer wants the topic.
+pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan> {
+    let listeners: Vec<usize> = (0..config.listeners.len())
+        .filter(|&index| wants(&config.listeners[index], consumer, topic))
+        .collect();
+    let of = |index: &usize| &config.listeners[*index];
+    let first = of(listeners.first()?);
+    let manual: Vec<Arc<str>> = listeners
+        .iter()
+        .map(of)
+        .filter(|one| !one.run.auto_commit)
+        .map(|one| one.name.as_str().into())
+        .collect();
+    Some(Plan {
+        automatic: manual.len() < listeners.len(),
+        manual,
+        from_beginning: listeners.iter().map(of).any(|one| one.from_beginning),
+        commit_interval: first.run.auto_commit_interval,
+        commit_threshold: first.run.auto_commit_threshold,
+        concurrency: first.max_in_flight.min(
+            first
+                .run
+                .partitions_consumed_concurrently
+                .unwrap_or(usize::MAX),
+        ),
+        listeners,
+    })
+}
+
+pub(crate) fn subscription(config: &Config, consumer: &str) -> Subscription {
+    let mut subscription = Subscription::default();
+    for topic in config
+        .listeners
+        .iter()
+        .filter(|one| one.consumer == consumer)
+        .flat_map(|one| &one.topics)
+    {
+        match topic {
+            Topic::Literal(name) => {
+                if !subscription.topics.iter().any(|other| **other == **name) {
+                    subscription.topics.push(name.as_str().into());
+                }
+            }
+            Topic::Pattern(pattern) => subscription.patterns.push(pattern.clone()),
+        }
+    }
+    subscription
+}
+
+impl Subscription {
+    /// The literal topics and those of `existing` that a pattern matches, sorted. Kafka's internal ones never match.
+    pub(crate) fn expand(&self, existing: &[(String, usize)]) -> Vec<Arc<str>> {
+        let mut topics = self.topics.clone();
+        for (name, _) in existing {
+            let matches = !name.starts_with("__")
+                && self.patterns.iter().any(|pattern| pattern.is_match(name));
+            if matches && !topics.iter().any(|topic| **topic == **name) {
+                topics.push(name.as_str().into());
+            }
+        }
+        topics.sort();
+        topics
+    }
+}
+
+fn wants(listener: &Listener, consumer: &str, topic: &str) -> bool {
+    listener.consumer == consumer
+        && listener.topics.iter().any(|wanted| match wanted {
+            Topic::Literal(name) => name == topic,
+            Topic::Pattern(pattern) => !topic.starts_with("__") && pattern.is_match(topic),
+        })
+}

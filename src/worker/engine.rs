@@ -1,0 +1,188 @@
+//! The VMs of a worker: the one that new calls go to, and at most one old one that drains.
+//!
+//! A reload, a call that the watchdog ended and a VM without memory all end in the same exchange: a new VM with a new
+//! generation takes over, and the old one lives until its waiting calls have ended or its deadline has come.
+
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use crate::bundle::Bundle;
+use crate::lua::{Answer, App, Call, CallId, FailureKind, Pulse, Step, Vm};
+
+/// How long waiting calls of an old VM may take before they are given up and run again in the new one.
+const DRAIN: Duration = Duration::from_secs(30);
+
+pub(super) struct Engine {
+    app: Arc<App>,
+    pulse: Pulse,
+    bundle: Arc<Bundle>,
+    vm: Box<Vm>,
+    generation: u64,
+    old: Option<Old>,
+    queued: Option<Queued>,
+    spoiled: Option<FailureKind>,
+}
+
+struct Old {
+    vm: Box<Vm>,
+    generation: u64,
+    deadline: Instant,
+    /// The calls that wait in it are ended by the worker now.
+    is_overdue: bool,
+}
+
+struct Queued {
+    bundle: Arc<Bundle>,
+    vm: Box<Vm>,
+    done: mpsc::Sender<()>,
+}
+
+impl Engine {
+    pub(super) fn new(app: Arc<App>, pulse: Pulse, bundle: Arc<Bundle>, vm: Vm) -> Self {
+        Self {
+            app,
+            pulse,
+            bundle,
+            vm: Box::new(vm),
+            generation: 0,
+            old: None,
+            queued: None,
+            spoiled: None,
+        }
+    }
+
+    pub(super) fn bundle(&self) -> &Arc<Bundle> {
+        &self.bundle
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(super) fn call(&mut self, call: &Call<'_>) -> Step {
+        let step = self.vm.call(&self.pulse, call);
+        self.judge(self.generation, &step);
+        step
+    }
+
+    /// `None` where that VM is gone.
+    pub(super) fn resume(&mut self, generation: u64, call: CallId, answer: Answer) -> Option<Step> {
+        let vm = match &mut self.old {
+            _ if generation == self.generation => &mut self.vm,
+            Some(old) if old.generation == generation => &mut old.vm,
+            _ => return None,
+        };
+        let step = vm.resume(&self.pulse, call, answer);
+        self.judge(generation, &step);
+        Some(step)
+    }
+
+    pub(super) fn cancel(&mut self, generation: u64, call: CallId) {
+        if generation == self.generation {
+            self.vm.cancel(call);
+        } else if let Some(old) = self.old.as_mut().filter(|old| old.generation == generation) {
+            old.vm.cancel(call);
+        }
+    }
+
+    /// How long the last call held the VM, where that was worth a warning.
+    pub(super) fn take_slow(&self) -> Option<Duration> {
+        self.pulse.take_slow()
+    }
+
+    fn judge(&mut self, generation: u64, step: &Step) {
+        if let Step::Failed(failure) = step
+            && generation == self.generation
+            && matches!(failure.kind, FailureKind::Blocking | FailureKind::Memory)
+        {
+            self.spoiled = Some(failure.kind);
+        }
+    }
+
+    /// A bundle that takes over as soon as no older VM drains; a newer one takes its place in the line.
+    pub(super) fn queue(&mut self, bundle: Arc<Bundle>, vm: Box<Vm>, done: mpsc::Sender<()>) {
+        self.queued = Some(Queued { bundle, vm, done });
+    }
+
+    /// Swaps in what is queued. Whether it did.
+    pub(super) fn swap(&mut self, now: Instant) -> bool {
+        if self.old.is_some() {
+            return false;
+        }
+        let Some(Queued { bundle, vm, done }) = self.queued.take() else {
+            return false;
+        };
+        self.spoiled = None;
+        self.bundle = bundle;
+        self.replace(vm, now);
+        // Nobody listens any more where the daemon is stopping.
+        let _ = done.send(());
+        true
+    }
+
+    fn replace(&mut self, vm: Box<Vm>, now: Instant) {
+        let old = std::mem::replace(&mut self.vm, vm);
+        self.old = Some(Old {
+            vm: old,
+            generation: self.generation,
+            deadline: now + DRAIN,
+            is_overdue: false,
+        });
+        self.generation += 1;
+    }
+
+    /// After a killed call or one without memory: a fresh VM of the same bundle. The calls that wait in the old one go
+    /// on there, but where its memory is gone: then they are given up and run again.
+    pub(super) fn mend(&mut self, now: Instant) {
+        let Some(kind) = self.spoiled else { return };
+        if let Some(old) = &mut self.old {
+            // At most one drains: what still waits there has to go first.
+            old.is_overdue = true;
+            return;
+        }
+        self.spoiled = None;
+        let built = Vm::build(&self.bundle, &self.app, &self.pulse).and_then(|mut vm| {
+            vm.start(&self.pulse)?;
+            Ok(vm)
+        });
+        match built {
+            Ok(vm) => {
+                self.replace(Box::new(vm), now);
+                if let (FailureKind::Memory, Some(old)) = (kind, &mut self.old) {
+                    old.is_overdue = true;
+                }
+                tracing::warn!(bundle = self.bundle.number, reason = ?kind, "vm replaced");
+            }
+            Err(error) => {
+                tracing::error!(bundle = self.bundle.number, %error, "vm not replaced: a fresh one does not load");
+            }
+        }
+    }
+
+    /// The old VM whose waiting calls are to be given up now.
+    pub(super) fn overdue(&self, now: Instant) -> Option<u64> {
+        let old = self.old.as_ref()?;
+        (old.is_overdue || old.deadline <= now).then_some(old.generation)
+    }
+
+    /// Lets the old VM go when nothing waits in it.
+    pub(super) fn let_go(&mut self) {
+        if let Some(mut old) = self.old.take_if(|old| old.vm.waiting() == 0) {
+            shut_down(&mut old.vm, &self.pulse);
+        }
+    }
+
+    /// The end of the worker: nothing runs any more.
+    pub(super) fn stop(mut self) {
+        if let Some(mut old) = self.old.take() {
+            shut_down(&mut old.vm, &self.pulse);
+        }
+        shut_down(&mut self.vm, &self.pulse);
+    }
+}
+
+fn shut_down(vm: &mut Vm, pulse: &Pulse) {
+    if let Err(error) = vm.shutdown(pulse) {
+        tracing::error!(%error, "`shutdown` of init.lua failed");
+    }
+}

@@ -1,0 +1,329 @@
+//! Running a lane: call by call, until it is empty, waits, or has had its turn.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::config::{Config, Listener, OnError};
+use crate::lanes::{Next, Stage};
+use crate::lua::{Answer, Call, CallId, Failure, Step, Wait};
+use crate::message::Record;
+use crate::partition::{Partition, Reply, ToConsumer};
+use crate::retry;
+use crate::status::Blocked;
+use crate::supervisor::Ending;
+
+use super::calls::Open;
+use super::timers::Wake;
+use super::{QUANTUM, Slot, Worker, share};
+
+impl Worker {
+    pub(super) fn run_lane(&mut self, epoch: u64) {
+        let Some(mut slot) = self.slots.remove(&epoch) else {
+            return;
+        };
+        slot.queued = false;
+        let start = slot.lane.first();
+        let mut again = false;
+        let limit = share(slot.plan.concurrency, self.index, self.count).max(1);
+        if self.calls.of(epoch) > 0 || self.places.may_run(&slot.partition, limit) {
+            again = self.run_slot(&mut slot);
+        }
+        let end = slot.lane.first();
+        if end > start {
+            self.finished.push((slot.partition.clone(), start..end));
+        }
+        self.slots.insert(epoch, slot);
+        if again {
+            self.wake(epoch);
+        }
+    }
+
+    /// Whether there is more to run.
+    fn run_slot(&mut self, slot: &mut Slot) -> bool {
+        let config = self.engine.bundle().config.clone();
+        for _ in 0..QUANTUM {
+            if slot.released || slot.partition.is_over() {
+                return false;
+            }
+            match slot.lane.next(slot.plan.listeners.len()) {
+                Next::Run(index) => self.run_head(slot, &config, index),
+                Next::Finished => {
+                    slot.lane.advance();
+                    if slot.blocked {
+                        slot.blocked = false;
+                        slot.partition.set_blocked(None);
+                    }
+                }
+                Next::BackOff(until) => {
+                    self.timers.set(until, Wake::Lane(slot.partition.epoch));
+                    return false;
+                }
+                Next::Running | Next::Halted | Next::Empty => return false,
+            }
+        }
+        true
+    }
+
+    fn run_head(&mut self, slot: &mut Slot, config: &Config, index: usize) {
+        let Some(record) = slot.lane.head() else {
+            return;
+        };
+        let fresh = slot.lane.is_fresh();
+        let attempt = if fresh {
+            1
+        } else {
+            slot.lane.attempt(index) + 1
+        };
+        let call = Call {
+            listener: slot.plan.listeners[index],
+            topic: &slot.partition.topic,
+            partition: slot.partition.number,
+            record,
+            attempt,
+        };
+        let step = self.engine.call(&call);
+        self.warn_of_slow(slot, &config.listeners[slot.plan.listeners[index]].name);
+        if fresh && slot.plan.listeners.len() == 1 && matches!(step, Step::Done) {
+            slot.lane.advance();
+            return;
+        }
+        let names = slot
+            .plan
+            .listeners
+            .iter()
+            .map(|&index| config.listeners[index].name.as_str());
+        slot.lane.progress(names)[index].attempt = attempt;
+        let generation = self.engine.generation();
+        self.advance(slot, config, index, generation, step);
+    }
+
+    /// What a call has come to.
+    fn advance(&mut self, slot: &mut Slot, config: &Config, index: usize, vm: u64, step: Step) {
+        let stage = match step {
+            Step::Done => Stage::Final,
+            Step::Failed(failure) => self.failed(slot, config, index, &failure),
+            Step::Waits(call, wait) => {
+                let listener = slot.lane.begun()[index].listener.clone();
+                self.wait(&slot.partition, vm, call, wait, &listener);
+                self.places.enter(&slot.partition);
+                self.calls.insert(
+                    vm,
+                    call,
+                    Open {
+                        epoch: slot.partition.epoch,
+                        listener,
+                    },
+                );
+                Stage::Running
+            }
+        };
+        slot.lane.begun()[index].stage = stage;
+    }
+
+    fn wait(
+        &mut self,
+        partition: &Arc<Partition>,
+        vm: u64,
+        call: CallId,
+        wait: Wait,
+        listener: &str,
+    ) {
+        match wait {
+            Wait::Sleep(duration) => self
+                .timers
+                .set(Instant::now() + duration, Wake::Call(vm, call)),
+            Wait::Commit(offset) => {
+                // What is finished counts for the position, so it has to be there first.
+                self.report();
+                let reply = Reply {
+                    worker: self.mailbox.clone(),
+                    vm,
+                    call,
+                };
+                let listener = listener.into();
+                partition.inbox.send(ToConsumer::Commit {
+                    partition: partition.clone(),
+                    listener,
+                    offset,
+                    reply,
+                });
+            }
+        }
+    }
+
+    /// The answer to a waiting call. One that is gone (its VM or its lane) is passed over.
+    pub(super) fn resume(&mut self, vm: u64, call: CallId, answer: Answer) {
+        let Some(open) = self.calls.remove(vm, call) else {
+            return;
+        };
+        let step = self.engine.resume(vm, call, answer);
+        let Some(mut slot) = self.slots.remove(&open.epoch) else {
+            return;
+        };
+        for parked in self.places.leave(&slot.partition) {
+            self.wake(parked);
+        }
+        self.warn_of_slow(&slot, &open.listener);
+        let config = self.engine.bundle().config.clone();
+        let found = slot
+            .lane
+            .begun()
+            .iter()
+            .position(|progress| progress.listener == open.listener);
+        if let Some(index) = found {
+            match step {
+                Some(step)
+                    if slot
+                        .plan
+                        .listeners
+                        .iter()
+                        .any(|&one| config.listeners[one].name == open.listener) =>
+                {
+                    self.advance(&mut slot, &config, index, vm, step);
+                }
+                // It ended in a bundle that had this listener; the present one has not.
+                Some(Step::Waits(call, wait)) => {
+                    self.wait(&slot.partition, vm, call, wait, &open.listener);
+                    self.places.enter(&slot.partition);
+                    self.calls.insert(vm, call, open);
+                }
+                Some(_) => slot.lane.begun()[index].stage = Stage::Final,
+                None => slot.lane.begun()[index].stage = Stage::Due,
+            }
+        }
+        self.put_back(slot);
+    }
+
+    /// Gives up the calls that wait in this VM: they run again, and it is no attempt.
+    pub(super) fn abandon(&mut self, vm: u64) {
+        for (call, open) in self.calls.take_vm(vm) {
+            self.engine.cancel(vm, call);
+            let Some(mut slot) = self.slots.remove(&open.epoch) else {
+                continue;
+            };
+            for parked in self.places.leave(&slot.partition) {
+                self.wake(parked);
+            }
+            for progress in slot
+                .lane
+                .begun()
+                .iter_mut()
+                .filter(|progress| progress.listener == open.listener)
+            {
+                progress.stage = Stage::Due;
+                progress.attempt = progress.attempt.saturating_sub(1);
+            }
+            self.put_back(slot);
+        }
+    }
+
+    /// After a call of a released lane ended, the lane is drained; any other goes on.
+    fn put_back(&mut self, mut slot: Slot) {
+        let epoch = slot.partition.epoch;
+        let partition = slot.partition.clone();
+        if self.calls.of(epoch) == 0 && (slot.released || partition.is_over()) {
+            let start = slot.lane.first();
+            if slot.lane.next(slot.plan.listeners.len()) == Next::Finished {
+                slot.lane.advance();
+                self.finished.push((partition.clone(), start..start + 1));
+            }
+            let released = slot.released;
+            self.slots.insert(epoch, slot);
+            if released {
+                self.drop_lane(&partition);
+            }
+            return;
+        }
+        slot.queued = false;
+        self.slots.insert(epoch, slot);
+        self.wake(epoch);
+    }
+
+    /// Decides what follows a failed run, and says it.
+    fn failed(
+        &mut self,
+        slot: &mut Slot,
+        config: &Config,
+        index: usize,
+        failure: &Failure,
+    ) -> Stage {
+        let name = slot.lane.begun()[index].listener.clone();
+        let Some(listener) = config
+            .listeners
+            .iter()
+            .find(|listener| listener.name == name)
+        else {
+            return Stage::Final;
+        };
+        let now_ms = now_ms();
+        let progress = &mut slot.lane.begun()[index];
+        let since = *progress.failing_since.get_or_insert(now_ms);
+        let attempt = progress.attempt;
+        let delay = retry::delay(&listener.retry, attempt, fastrand::f64());
+        let offset = slot.lane.head().map_or(-1, Record::offset);
+        let place = Place {
+            listener,
+            partition: &slot.partition,
+            offset,
+            attempt,
+            bundle: self.engine.bundle().number,
+        };
+        let mut blocked = Blocked {
+            offset,
+            listener: name,
+            attempt,
+            since,
+            next_attempt_at: now_ms,
+            error: failure.message.clone(),
+        };
+        let stage = if let Some(delay) = delay {
+            self.log.failed(&place, failure, Some(delay));
+            blocked.next_attempt_at += i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+            Stage::BackOff(Instant::now() + delay)
+        } else if listener.on_error == OnError::Stop {
+            self.log.failed(&place, failure, None);
+            let sentence = format!(
+                "listener `{}` stops at {}-{}@{offset} after {attempt} attempts: {}",
+                listener.name, slot.partition.topic, slot.partition.number, failure.message
+            );
+            // The daemon may be stopping for another reason already.
+            let _ = self.endings.send(Ending::Message(sentence));
+            Stage::Halted
+        } else {
+            self.log.skipped(&place, failure);
+            return Stage::Final;
+        };
+        slot.blocked = true;
+        slot.partition.set_blocked(Some(blocked));
+        stage
+    }
+
+    fn warn_of_slow(&self, slot: &Slot, listener: &str) {
+        if let Some(held) = self.engine.take_slow() {
+            tracing::warn!(
+                listener,
+                topic = &*slot.partition.topic,
+                partition = slot.partition.number,
+                offset = slot.lane.head().map(Record::offset),
+                held_ms = held.as_millis() as u64,
+                "handler held the vm: other handlers waited"
+            );
+        }
+    }
+}
+
+/// Where a handler failed.
+pub(super) struct Place<'a> {
+    pub(super) listener: &'a Listener,
+    pub(super) partition: &'a Partition,
+    pub(super) offset: i64,
+    pub(super) attempt: u32,
+    pub(super) bundle: u64,
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_millis() as i64
+}

@@ -1,0 +1,157 @@
+//! `moontide check` and `moontide schema`: what is wrong is said word for word, and no secret is shown.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn moontide(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_moontide"))
+        .args(arguments)
+        .env_remove("MOONTIDE_CONFIG")
+        .env_remove("KAFKA_URL")
+        .env_remove("RUNTIME_DIRECTORY")
+        .env_remove("STATE_DIRECTORY")
+        .output()
+        .unwrap()
+}
+
+fn folder() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/config"))
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn every_bad_file_is_refused_in_its_own_words() {
+    let mut files = 0;
+    for entry in fs::read_dir(folder().join("bad")).unwrap() {
+        let path = entry.unwrap().path();
+        let path = path.to_str().unwrap();
+        let source = fs::read_to_string(path).unwrap();
+        let expected: Vec<&str> = source
+            .lines()
+            .map_while(|line| line.strip_prefix("# error: "))
+            .collect();
+        let output = moontide(&["check", "--config", path]);
+        let prefix = format!("{path}:");
+        let found: Vec<&str> = text(&output.stderr)
+            .lines()
+            .filter_map(|line| line.strip_prefix(&prefix))
+            .map(str::trim_start)
+            .collect();
+        assert!(!expected.is_empty(), "{path} begins with no `# error: `");
+        assert_eq!(found, expected, "{path}");
+        assert_eq!(output.status.code(), Some(78), "{path}");
+        assert_eq!(text(&output.stdout), "", "{path}");
+        files += 1;
+    }
+    assert!(files > 40, "only {files} files");
+}
+
+#[test]
+fn an_excerpt_shows_no_secret() {
+    let path = folder().join("bad/secret-hidden.toml");
+    let output = moontide(&["check", "--config", path.to_str().unwrap()]);
+    assert!(
+        text(&output.stderr).contains("password = ***"),
+        "{}",
+        text(&output.stderr)
+    );
+    assert!(!text(&output.stderr).contains("hunter2"));
+}
+
+/// A folder with a handler and this configuration.
+fn installation(config: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("handlers")).unwrap();
+    fs::write(
+        folder.path().join("handlers/orders.lua"),
+        "return { gotData = function() end }\n",
+    )
+    .unwrap();
+    fs::write(folder.path().join("config.toml"), config).unwrap();
+    folder
+}
+
+const GOOD: &str = r#"
+[kafkaConfig]
+brokers = ["localhost:9092"]
+sasl = { mechanism = "plain", username = "u", password = "${file:password}" }
+
+[consumerConfig]
+groupId = "g"
+
+[[listeners]]
+topic = "t"
+handler = "orders.gotData"
+"#;
+
+#[test]
+fn a_good_file_tells_what_would_run_and_no_secret() {
+    let folder = installation(GOOD);
+    fs::write(folder.path().join("password"), "hunter2\n").unwrap();
+    let config = folder.path().join("config.toml");
+    for form in [
+        &["check", "--config", config.to_str().unwrap()][..],
+        &["check", "--json", "--config", config.to_str().unwrap()],
+    ] {
+        let output = moontide(form);
+        let shown = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        assert!(
+            shown.contains("orders.gotData") && shown.contains("localhost:9092"),
+            "{shown}"
+        );
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
+
+#[test]
+fn listeners_of_one_topic_that_may_differ_are_warned_about() {
+    let listener = "[[listeners]]\nname = \"second\"\ntopic = \"^t\"\nhandler = \"orders.gotData\"\n\
+                    runConfig = { autoCommit = false }\nsubscription = { fromBeginning = true }\n";
+    let folder = installation(&format!("{GOOD}{listener}"));
+    fs::write(folder.path().join("password"), "x\n").unwrap();
+    let output = moontide(&[
+        "check",
+        "--config",
+        folder.path().join("config.toml").to_str().unwrap(),
+    ]);
+    let warnings = text(&output.stdout)
+        .lines()
+        .filter(|line| line.starts_with("warning: "))
+        .count();
+    assert_eq!(
+        (output.status.code(), warnings),
+        (Some(0), 2),
+        "{}",
+        text(&output.stdout)
+    );
+}
+
+#[test]
+fn a_file_that_is_missing_is_a_bad_configuration() {
+    let output = moontide(&["check", "--config", "/no/such/config.toml"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(
+        text(&output.stderr).starts_with("/no/such/config.toml: cannot be read: "),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn the_schema_is_json_and_describes_every_key() {
+    let output = moontide(&["schema"]);
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for (name, table) in schema["$defs"].as_object().unwrap() {
+        for (key, property) in table["properties"].as_object().into_iter().flatten() {
+            assert!(
+                property["description"].is_string(),
+                "{name}.{key} has no description"
+            );
+        }
+    }
+}

@@ -1,0 +1,1 @@
+return { gotData = function() end }

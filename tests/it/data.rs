@@ -1,0 +1,120 @@
+//! What can stand in a topic: codecs, sizes, backlogs.
+
+use crate::support::client::{Message, numbered};
+use crate::support::daemon::Daemon;
+use crate::support::kafka;
+use crate::support::project::{Project, RECORDING, from_beginning};
+use crate::support::wait::DEADLINE;
+
+/// Every codec that a producer may use, in one partition.
+#[test]
+fn every_codec_is_read() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("codecs", 1);
+    let project = Project::new(kafka);
+    project.handler("orders.lua", RECORDING);
+    project.config(&from_beginning("orders", &topic.name, "orders.handle"));
+    for (index, codec) in ["none", "gzip", "snappy", "lz4", "zstd"]
+        .into_iter()
+        .enumerate()
+    {
+        let first = 20 * index as u64;
+        topic.produce_with(
+            &[("compression.type", codec)],
+            numbered(first..first + 20, 0),
+        );
+    }
+
+    let daemon = Daemon::start(&project);
+
+    project.wait_for_entries("done", 100, DEADLINE);
+    assert_eq!(
+        project.values_of("done"),
+        (0..100)
+            .map(|number: i32| number.to_string())
+            .collect::<Vec<_>>()
+    );
+    daemon.stop();
+}
+
+/// Messages of a megabyte and more, above the fetch size of a partition, arrive whole.
+#[test]
+fn messages_of_a_megabyte_arrive_whole() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("large", 1);
+    let project = Project::new(kafka);
+    project.handler("sizes.lua", SIZES);
+    project.config(&from_beginning("sizes", &topic.name, "sizes"));
+    let sizes = [1, 900_000, 1_048_576, 1_900_000, 0, 17];
+    topic.produce(sizes.map(|size| Message::value(vec![b'x'; size]).partition(0)));
+
+    let daemon = Daemon::start(&project);
+
+    let entries = project.wait_for_entries("done", sizes.len(), DEADLINE);
+    let seen: Vec<usize> = entries
+        .iter()
+        .map(|entry| entry.extra.parse().unwrap())
+        .collect();
+    assert_eq!(seen, sizes);
+    daemon.stop();
+}
+
+const SIZES: &str = r#"
+local record = require "record"
+local tide = require "tide"
+return function(message, ctx)
+  if message.key == "slow" then tide.sleep(25) end
+  local small = { topic = message.topic, partition = message.partition, offset = message.offset, value = "" }
+  record.line("done", small, ctx, #message.value)
+end
+"#;
+
+/// Promise 5: a backlog that is larger than the memory it may take is handled in a bounded one.
+#[test]
+fn a_backlog_does_not_fill_the_memory() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("backlog", 1);
+    let project = Project::new(kafka);
+    project.handler("sizes.lua", SIZES);
+    project.config(&from_beginning("sizes", &topic.name, "sizes"));
+    let (count, size) = (300, 900_000);
+    topic.produce((0..count).map(|number: usize| {
+        // Not to be compressed away.
+        let value = (0..size)
+            .map(|index| (index * 31 + number) as u8)
+            .collect::<Vec<u8>>();
+        Message::value(value).key("slow").partition(0)
+    }));
+
+    let daemon = Daemon::start(&project);
+
+    project.wait_for_entries("done", count, DEADLINE);
+    let peak = daemon.peak_memory();
+    assert!(
+        peak < (count * size) as u64 * 2 / 3,
+        "{peak} bytes for a backlog of {}",
+        count * size
+    );
+    daemon.stop();
+}
+
+/// A quiet daemon that gets one message handles it at once, not with the next fetch or time-out.
+#[test]
+fn a_single_message_is_handled_soon() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("soon", 1);
+    let project = Project::new(kafka);
+    project.handler("orders.lua", RECORDING);
+    project.config(&from_beginning("orders", &topic.name, "orders.handle"));
+    topic.produce(numbered(0..1, 0));
+    let daemon = Daemon::start(&project);
+    project.wait_for_entries("done", 1, DEADLINE);
+
+    for round in 1..=20 {
+        topic.produce(numbered(round..round + 1, 0));
+        project.wait_for_entries("done", round as usize + 1, DEADLINE);
+    }
+
+    daemon.stop();
+    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(21));
+}

@@ -1,0 +1,178 @@
+//! Handlers that never return, eat all memory, or try to end the process.
+
+use std::time::Duration;
+
+use crate::support::client::{Message, numbered};
+use crate::support::daemon::Daemon;
+use crate::support::kafka;
+use crate::support::project::{Project, RECORDING, from_beginning};
+use crate::support::wait::{DEADLINE, stays};
+
+/// `limits.blocking`: a handler that computes without end is ended; others go on, in the same process.
+#[test]
+fn an_endless_handler_is_ended_and_the_others_go_on() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (topic, other) = (kafka.topic("endless", 1), kafka.topic("other", 1));
+    let project = Project::new(kafka);
+    project.handler("orders.lua", RECORDING);
+    project.handler(
+        "endless.lua",
+        r#"
+        local record = require "record"
+        return function(message, ctx)
+          record.line("try", message, ctx)
+          if message.value == "plain" then while true do end end
+          if message.value == "pcall" then while true do pcall(function() while true do end end) end end
+          if message.value == "coroutine" then coroutine.wrap(function() while true do end end)() end
+          if message.value == "rep" then for _ = 1, 1e9 do string.rep("x", 100000) end end
+          record.line("survived", message, ctx)
+        end
+        "#,
+    );
+    project.config(
+        &(from_beginning("endless", &topic.name, "endless")
+            + "onError = \"skip\"\nlimits = { blocking = \"400ms\" }\n"
+            + &from_beginning("other", &other.name, "orders.handle")),
+    );
+    let values = ["good", "plain", "pcall", "coroutine", "rep", "fine"];
+    topic.produce(values.map(|value| Message::value(value).partition(0)));
+
+    let mut daemon = Daemon::start(&project);
+    let pid = daemon.pid();
+    other.produce(numbered(0..20, 0));
+
+    project.wait_for_entries("done", 20, DEADLINE);
+    project.wait_for_entries("survived", 2, DEADLINE);
+    assert_eq!(project.values_of("try"), values);
+    assert_eq!(project.values_of("survived"), ["good", "fine"]);
+    let errors = daemon.count(|line| line.is_error() && line.field("topic") == topic.name);
+    assert_eq!(errors, 4, "one line for each");
+    assert!(!daemon.ended() && daemon.pid() == pid);
+    daemon.stop();
+    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(6));
+}
+
+/// An endless handler that is retried blocks its own partition alone.
+#[test]
+fn an_endless_handler_that_is_retried_blocks_only_its_partition() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (topic, other) = (kafka.topic("endless", 1), kafka.topic("other", 1));
+    let project = Project::new(kafka);
+    project.handler("orders.lua", RECORDING);
+    project.handler(
+        "endless.lua",
+        "local record = require \"record\"\n\
+         return function(message, ctx) record.line(\"try\", message, ctx) while true do end end\n",
+    );
+    project.config(
+        &(from_beginning("endless", &topic.name, "endless")
+            + "limits = { blocking = \"200ms\" }\nretry = { initialDelay = 100, maxDelay = 200 }\n"
+            + &from_beginning("other", &other.name, "orders.handle")),
+    );
+    topic.produce(numbered(0..2, 0));
+
+    let mut daemon = Daemon::start(&project);
+    daemon.wait_for("it was ended and tried again", |_| {
+        project.entries_of("try").len() >= 3
+    });
+    other.produce(numbered(0..20, 0));
+
+    project.wait_for_entries("done", 20, DEADLINE);
+    assert!(
+        project
+            .entries_of("try")
+            .iter()
+            .all(|entry| entry.offset == 0)
+    );
+    daemon.stop();
+    assert_eq!(
+        kafka.committed(&project.group, &topic.name, 0).unwrap_or(0),
+        0
+    );
+}
+
+/// `[lua] memory`: a handler that asks for ever more fails; calls that waited in the same VM are not lost.
+#[test]
+fn a_memory_bomb_fails_its_message_and_the_others_go_on() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (topic, other) = (kafka.topic("bomb", 1), kafka.topic("other", 1));
+    let project = Project::new(kafka).sections("[lua]\nmemory = \"32MiB\"");
+    project.handler(
+        "sleepy.lua",
+        r#"
+        local record = require "record"
+        local tide = require "tide"
+        return function(message, ctx)
+          tide.sleep(30)
+          record.line("done", message, ctx)
+        end
+        "#,
+    );
+    project.handler(
+        "bomb.lua",
+        r#"
+        local record = require "record"
+        return function(message, ctx)
+          record.line("try", message, ctx)
+          if message.value == "table" then local t = {} while true do t[#t + 1] = { #t } end end
+          if message.value == "string" then return string.rep("x", 1 << 30) end
+          if message.value == "caught" then
+            local t = {}
+            pcall(function() while true do t[#t + 1] = ("x"):rep(1000) .. #t end end)
+            t = nil
+          end
+          record.line("survived", message, ctx)
+        end
+        "#,
+    );
+    project.config(
+        &(from_beginning("bomb", &topic.name, "bomb")
+            + "onError = \"skip\"\n"
+            + &from_beginning("other", &other.name, "sleepy")),
+    );
+    let values = ["good", "table", "string", "caught", "fine"];
+    topic.produce(values.map(|value| Message::value(value).partition(0)));
+    other.produce(numbered(0..30, 0));
+
+    let mut daemon = Daemon::start(&project);
+
+    daemon.wait_for("all others are handled", |_| {
+        let mut offsets: Vec<i64> = project
+            .entries_of("done")
+            .iter()
+            .map(|entry| entry.offset)
+            .collect();
+        offsets.dedup();
+        offsets.len() >= 30
+    });
+    daemon.wait_for("the last of the bombs' topic", |_| {
+        project.values_of("survived").contains(&"fine".into())
+    });
+    assert!(project.values_of("survived").contains(&"good".into()));
+    assert!(
+        daemon.peak_memory() < 400 << 20,
+        "the limit holds: {}",
+        daemon.peak_memory()
+    );
+    daemon.stop();
+    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(5));
+    assert_eq!(kafka.committed(&project.group, &other.name, 0), Some(30));
+}
+
+/// `os.exit` would end the process without its drain: a handler that calls it has failed.
+#[test]
+fn os_exit_does_not_end_the_daemon() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("exit", 1);
+    let project = Project::new(kafka);
+    project.handler("exit.lua", "return function() os.exit(0) end\n");
+    project.config(&(from_beginning("exit", &topic.name, "exit") + "onError = \"skip\"\n"));
+    topic.produce(numbered(0..1, 0));
+
+    let mut daemon = Daemon::start(&project);
+    daemon.wait_for("the message is given up", |_| {
+        kafka.committed(&project.group, &topic.name, 0) == Some(1)
+    });
+    stays("it lives", Duration::from_millis(300), || !daemon.ended());
+    daemon.stop();
+}
