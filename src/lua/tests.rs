@@ -2,6 +2,7 @@
 
 mod calls;
 mod context;
+mod docs;
 mod files;
 mod json;
 mod limits;
