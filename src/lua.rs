@@ -25,7 +25,6 @@ mod watchdog;
 use std::time::Duration;
 
 pub(crate) use app::App;
-pub(crate) use build::Error;
 pub(crate) use vm::Vm;
 pub(crate) use watchdog::{Pulse, Watchdog};
 

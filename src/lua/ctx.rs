@@ -102,6 +102,12 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
     // SAFETY: only the metatable has this function, which Lua code cannot get at; the first argument is a ctx.
     unsafe {
         let shared = Shared::of(state);
+        if ffi::lua_type(state, 1) != ffi::LUA_TUSERDATA
+            || ffi::lua_rawlen(state, 1) != size_of::<Ctx>()
+        {
+            // Only `debug` gets at this function.
+            shared.raise(state, "this is no `ctx`".to_owned());
+        }
         let ctx = *ffi::lua_touserdata(state, 1).cast::<Ctx>();
         match bytes_at(state, 2).unwrap_or_default() {
             b"topic" => _ = ffi::lua_getiuservalue(state, 1, TOPIC),

@@ -29,7 +29,7 @@ pub(super) unsafe fn is_memory_error(state: *mut lua_State) -> bool {
     unsafe { bytes_at(state, -1) == Some(NOT_ENOUGH_MEMORY) }
 }
 
-/// Words for the error value on top of `state`, a coroutine, which is popped; with its stack where it is asked for.
+/// Words for the error value on top of `state`, a coroutine; with its stack where it is asked for.
 pub(super) unsafe fn describe(
     main: *mut lua_State,
     state: *mut lua_State,
@@ -44,6 +44,10 @@ pub(super) unsafe fn describe(
         };
         if ffi::lua_checkstack(main, 8) == 0 {
             return words("an error that could not be read: the stack is full");
+        }
+        // A copy: the methods of what is left open get the value too.
+        if ffi::lua_checkstack(state, 1) != 0 {
+            ffi::lua_pushvalue(state, -1);
         }
         ffi::lua_xmove(state, main, 1);
         Words {

@@ -116,18 +116,16 @@ unsafe extern "C-unwind" fn decode(state: *mut lua_State) -> c_int {
 }
 
 unsafe extern "C-unwind" fn encode_value(state: *mut lua_State) -> c_int {
-    // SAFETY: encoding raises nothing; the buffer is handed to `shared` before it is pushed.
+    // SAFETY: encoding raises nothing, and the buffer is `shared`'s when it is pushed.
     unsafe {
         let shared = Shared::of(state);
         ffi::luaL_checkany(state, 1);
         ffi::lua_settop(state, 1);
-        let mut text = Vec::new();
         shared.attempt(state, || {
-            text = encode(state, 1, Strictness::Strict)
-                .map_err(|reason| format!("tide.json.encode: {reason}"))?;
-            Ok(0)
-        });
-        shared.push_owned(state, text);
-        1
+            let text = encode(state, 1, Strictness::Strict);
+            let text = text.map_err(|reason| format!("tide.json.encode: {reason}"))?;
+            shared.push_owned(state, text);
+            Ok(1)
+        })
     }
 }

@@ -2,6 +2,7 @@
 
 mod calls;
 mod context;
+mod docs;
 mod files;
 mod json;
 mod limits;
@@ -12,7 +13,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Answer, App, Call, CallId, Error, Failure, Pulse, Step, Vm, Watchdog};
+use super::build::Error;
+use super::{Answer, App, Call, CallId, Failure, Pulse, Step, Vm, Watchdog};
 use crate::bundle::Bundle;
 use crate::config::{
     Config, Daemon, Handler, Limits, Listener, Log, LogFormat, Lua, OnError, Retry, Rotation, Run,

@@ -23,6 +23,8 @@ use super::last_words::{About, LastWords};
 
 /// How exact limits are: a slice ends at most two ticks late.
 const TICK: Duration = Duration::from_millis(5);
+/// What one look may add to the time that a slice has run.
+const LOOK_MAX: Duration = Duration::from_millis(50);
 /// Idle ticks before the watchdog sleeps until it is woken.
 const IDLE_TICKS: u32 = 20;
 /// A slice longer than this deserves a word in the log.
@@ -62,7 +64,9 @@ pub(super) struct Beat {
 #[derive(Clone, Copy)]
 struct Seen {
     sequence: u64,
-    since: Instant,
+    last: Instant,
+    /// The sum of the looks so far, so that a process that was stopped and goes on finds no time gone.
+    ran: Duration,
 }
 
 struct Registry {
@@ -136,7 +140,8 @@ impl Watchdog {
             registry: Arc::clone(&self.registry),
             seen: Mutex::new(Seen {
                 sequence: 0,
-                since: Instant::now(),
+                last: Instant::now(),
+                ran: Duration::ZERO,
             }),
         });
         self.registry
@@ -335,14 +340,18 @@ fn look_at(beat: &Beat, now: Instant) -> bool {
     if seen.sequence != sequence {
         *seen = Seen {
             sequence,
-            since: now,
+            last: now,
+            ran: Duration::ZERO,
         };
         return true;
     }
-    let ran = now.duration_since(seen.since);
+    let passed = now.duration_since(seen.last);
+    seen.ran += passed.min(LOOK_MAX);
+    seen.last = now;
+    let ran = seen.ran;
     let limit = beat.limit();
     if ran >= SLOW && beat.slow.load(Ordering::Relaxed) != sequence {
-        let since = seen.since.duration_since(beat.start);
+        let since = now.duration_since(beat.start).saturating_sub(ran);
         beat.slow_since_us
             .store(since.as_micros() as u64, Ordering::Relaxed);
         beat.slow.store(sequence, Ordering::Release);
@@ -353,7 +362,9 @@ fn look_at(beat: &Beat, now: Instant) -> bool {
         // SAFETY: the thread deregisters under the lock that is held here before it ends.
         unsafe { libc::pthread_kill(beat.thread, signal()) };
     }
-    if ran >= limit + limit.max(LAST_DEADLINE) && beat.sequence.load(Ordering::SeqCst) == sequence {
+    if ran >= limit.saturating_add(limit.max(LAST_DEADLINE))
+        && beat.sequence.load(Ordering::SeqCst) == sequence
+    {
         give_up(beat, ran);
     }
     true

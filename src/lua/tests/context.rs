@@ -180,3 +180,70 @@ fn error_values_become_words() {
         assert_eq!(fails(&format!("error({value})")).message, message);
     }
 }
+
+#[derive(Clone, Default)]
+struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_log_line_has_the_coordinates_and_the_fields() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        let body = r#"
+            ctx.logger.info("got", { id = 1888944671579078978, f = print, s = "\xff" })
+            ctx:getLogger("mine"):warn("plain")
+            print("a", 1, nil)
+        "#;
+        assert!(matches!(handler(body).build().run(), Step::Done));
+    });
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let fields: Vec<_> = lines.iter().map(|line| &line["fields"]).collect();
+    assert_eq!(
+        lines.iter().map(|line| &line["level"]).collect::<Vec<_>>(),
+        ["INFO", "WARN", "INFO"]
+    );
+    assert!(lines.iter().all(|line| line["target"] == "handler"));
+    assert_eq!(
+        (&fields[0]["listener"], &fields[0]["logger"]),
+        (&"h".into(), &"h".into())
+    );
+    assert_eq!(
+        (&fields[0]["topic"], &fields[0]["partition"]),
+        (&"orders".into(), &3.into())
+    );
+    assert_eq!(
+        (&fields[0]["offset"], &fields[0]["message"]),
+        (&0.into(), &"got".into())
+    );
+    let own: serde_json::Value =
+        serde_json::from_str(fields[0]["fields"].as_str().unwrap()).unwrap();
+    assert_eq!(
+        own,
+        serde_json::json!({ "id": 1_888_944_671_579_078_978_i64, "f": "<a function>", "s": "\u{fffd}" })
+    );
+    assert_eq!(
+        (&fields[1]["logger"], &fields[1]["message"]),
+        (&"mine".into(), &"plain".into())
+    );
+    assert!(fields[1].get("fields").is_none());
+    assert_eq!(fields[2]["message"], "a\t1\tnil");
+}

@@ -188,7 +188,7 @@ fn endless_recursion_is_an_ordinary_failure() {
 
 #[test]
 fn what_a_handler_left_open_is_closed_when_it_fails() {
-    let body = "if not closed then local x <close> = setmetatable({}, { __close = function() closed = true end }) error('x') end";
+    let body = "if not closed then local x <close> = setmetatable({}, { __close = function(_, e) closed = e end }) error('x', 0) end assert(closed == 'x')";
     let mut f = handler(body).build();
     failure(f.run());
     assert!(matches!(f.run(), Step::Done));
