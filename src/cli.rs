@@ -24,7 +24,7 @@ pub(crate) enum Exit {
     /// Stopped as asked, or done.
     Ok = 0,
     Failed = 1,
-    Usage = 2,
+    // 2, a wrong command line, is clap's.
     /// Reloaded, but something waits for a restart.
     WaitsForRestart = 3,
     /// A message stopped it (`onError = "stop"`).

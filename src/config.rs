@@ -10,6 +10,7 @@ mod error;
 mod file;
 mod interpolate;
 mod kafkajs;
+pub(crate) mod level;
 mod listeners;
 mod load;
 mod names;
@@ -40,7 +41,9 @@ pub(crate) use shape::schema;
 pub(crate) const DEFAULT_CONSUMER: &str = "default";
 
 /// The control socket's name in the runtime directory.
-const SOCKET_NAME: &str = "moontide.sock";
+pub(crate) const SOCKET: &str = "moontide.sock";
+/// What the path of a socket may have: `sun_path` less its end.
+pub(crate) const SOCKET_PATH_BYTES_MAX: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Config {
@@ -55,32 +58,6 @@ pub(crate) struct Config {
     pub(crate) daemon: Daemon,
     /// What is allowed but deserves a word at every start and in `check`.
     pub(crate) warnings: Vec<String>,
-}
-
-impl Config {
-    /// Keys of class *restart* in which `new` differs.
-    pub(crate) fn waiting_for_restart(&self, new: &Self) -> Vec<String> {
-        let keys = [
-            ("lua.workers", self.lua.workers != new.lua.workers),
-            ("log.level", self.log.level != new.log.level),
-            ("log.format", self.log.format != new.log.format),
-            ("log.file", self.log.file != new.log.file),
-            ("log.rotation", self.log.rotation != new.log.rotation),
-            ("log.keep", self.log.keep != new.log.keep),
-            (
-                "daemon.stateDirectory",
-                self.daemon.state_directory != new.daemon.state_directory,
-            ),
-            (
-                "daemon.runtimeDirectory",
-                self.daemon.runtime_directory != new.daemon.runtime_directory,
-            ),
-        ];
-        keys.into_iter()
-            .filter(|(_, differs)| *differs)
-            .map(|(key, _)| key.to_owned())
-            .collect()
-    }
 }
 
 /// One group membership.
@@ -245,11 +222,4 @@ pub(crate) struct Daemon {
     pub(crate) state_directory: PathBuf,
     /// The folder of the control socket.
     pub(crate) runtime_directory: PathBuf,
-}
-
-impl Daemon {
-    /// Where the control socket lies.
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.runtime_directory.join(SOCKET_NAME)
-    }
 }

@@ -20,13 +20,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::warn;
 
+use crate::config::{SOCKET, SOCKET_PATH_BYTES_MAX};
 use crate::status::{Request, Response};
 
-pub(crate) const SOCKET: &str = "moontide.sock";
 const LOCK: &str = "moontide.lock";
 
-/// `sun_path` of Linux has 108 bytes, that of other systems 104; the last one is zero.
-const PATH_BYTES_MAX: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 const CONNECTIONS_MAX: usize = 16;
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
 /// The status of some hundred thousand partitions.
@@ -151,8 +149,8 @@ fn socket_path(directory: &Path) -> Result<PathBuf> {
     let path = directory.join(SOCKET);
     let bytes = path.as_os_str().as_bytes().len();
     ensure!(
-        bytes <= PATH_BYTES_MAX,
-        "control socket `{}`: the path has {bytes} bytes, a socket's may have {PATH_BYTES_MAX}; set \
+        bytes <= SOCKET_PATH_BYTES_MAX,
+        "control socket `{}`: the path has {bytes} bytes, a socket's may have {SOCKET_PATH_BYTES_MAX}; set \
          `daemon.runtimeDirectory` to a shorter one",
         path.display()
     );

@@ -71,11 +71,6 @@ pub(crate) fn effective(old: &Config, new: &Config) -> Config {
 }
 
 impl Difference {
-    /// Whether the configurations say the same. The Lua files may differ nevertheless.
-    pub(crate) fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
     /// What is applied, for people: `listeners added: orders; changed: log.level`.
     pub(crate) fn sentence(&self) -> String {
         let mut sentence = String::new();

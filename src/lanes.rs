@@ -80,10 +80,6 @@ impl<M> Lane<M> {
         self.first
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.messages.len()
-    }
-
     /// Whether the head has not been touched yet: with one listener it can then simply run.
     pub(crate) fn is_fresh(&self) -> bool {
         self.progress.is_empty()
@@ -198,12 +194,6 @@ impl<M> Lane<M> {
                 progress.stage = Stage::Due;
             }
         }
-    }
-
-    /// Drops everything: what ran stays unfinished.
-    pub(crate) fn clear(&mut self) {
-        self.messages.clear();
-        self.progress.clear();
     }
 
     /// The messages that were here at the call before last and since, each handed out once: called once a second, it

@@ -6,7 +6,6 @@
 
 mod file;
 mod journal;
-mod level;
 mod librdkafka;
 mod limit;
 mod local_time;
@@ -25,7 +24,6 @@ use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
-pub(crate) use level::level_error;
 pub(crate) use librdkafka::librdkafka;
 pub(crate) use limit::RateLimit;
 
@@ -178,12 +176,25 @@ pub(crate) fn start(log: &config::Log, audience: Audience) -> anyhow::Result<Gua
 }
 
 /// The filter of the environment, or else of the config.
+/// They win over the config, the first one first.
+const VARIABLES: [&str; 2] = ["MOONTIDE_LOG", "RUST_LOG"];
+
+/// The variable of the environment that decides, if one is set, and its value.
+fn of_environment() -> Option<(&'static str, String)> {
+    VARIABLES.into_iter().find_map(|name| {
+        let value = std::env::var(name)
+            .ok()
+            .filter(|value| !value.trim().is_empty())?;
+        Some((name, value))
+    })
+}
+
 fn filter(directives: &str) -> anyhow::Result<EnvFilter> {
-    let (place, directives) = match level::of_environment() {
+    let (place, directives) = match of_environment() {
         Some((name, value)) => (name, value),
         None => ("log.level", directives.to_owned()),
     };
-    level::parse(&directives)
+    config::level::parse(&directives)
         .with_context(|| format!("{place}: `{directives}` is no list of levels by target"))
 }
 

@@ -18,6 +18,9 @@ pub(crate) trait Record {
     fn headers(&self, each: EachHeader<'_>);
 }
 
+/// A header's name and value.
+type OwnedHeader = (Box<[u8]>, Option<Box<[u8]>>);
+
 /// A record of its own bytes: what waits long is copied into one, so that it does not pin a fetch buffer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OwnedRecord {
@@ -25,7 +28,7 @@ pub(crate) struct OwnedRecord {
     pub(crate) timestamp_ms: i64,
     pub(crate) key: Option<Box<[u8]>>,
     pub(crate) value: Option<Box<[u8]>>,
-    pub(crate) headers: Vec<(Box<[u8]>, Option<Box<[u8]>>)>,
+    pub(crate) headers: Vec<OwnedHeader>,
 }
 
 impl OwnedRecord {

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::bundle::Bundle;
+use crate::config::Config;
 use crate::kafka::Message;
 use crate::lanes::Lane;
 use crate::lua::{App, Pulse, Vm};
@@ -74,6 +75,12 @@ pub(crate) struct Start {
     pub(crate) pulse: Pulse,
     pub(crate) bundle: Arc<Bundle>,
     pub(crate) vm: Vm,
+}
+
+/// How long a turn of the loop may take: the longest call, and what is around it.
+pub(crate) fn turn_max(config: &Config) -> Duration {
+    let blocking = config.listeners.iter().map(|one| one.limits.blocking).max();
+    blocking.unwrap_or_default() + Duration::from_secs(10)
 }
 
 /// How many lanes of a topic this worker may run at once: its share of the topic's limit.
@@ -272,6 +279,7 @@ impl Worker {
     fn reroute(&mut self) {
         let bundle: Arc<Bundle> = self.engine.bundle().clone();
         let config = &bundle.config;
+        self.beat.allow(turn_max(config));
         let mut awake = Vec::new();
         for (epoch, slot) in &mut self.slots {
             let Some(plan) = route::plan(config, &slot.partition.consumer, &slot.partition.topic)

@@ -3,12 +3,14 @@
 //! No broker is asked. The same road as a start, up to the first message: it exits with 78 where a start would.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 
 use super::{ConfigOption, Exit};
 use crate::bundle::{self, Bundle};
 use crate::config::{Consumer, Errors, Listener, OnError};
+use crate::lua::{Vm, Watchdog};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -19,34 +21,46 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
+/// Why a start would fail.
+enum Bad {
+    Config(Errors),
+    /// Loading the handlers: one sentence, with the place in Lua.
+    Handlers(String),
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Exit {
-    match check(&arguments.config) {
-        Ok(bundle) => {
-            let text = if arguments.json {
-                format!("{:#}\n", as_json(&bundle))
-            } else {
-                as_text(&bundle)
-            };
-            print(&mut std::io::stdout(), &text)
-        }
-        Err(errors) if arguments.json => {
+    match (check(&arguments.config), arguments.json) {
+        (Ok(bundle), true) => print(&mut std::io::stdout(), &format!("{:#}\n", as_json(&bundle))),
+        (Ok(bundle), false) => print(&mut std::io::stdout(), &as_text(&bundle)),
+        (Err(bad), true) => {
             print(
                 &mut std::io::stdout(),
-                &format!("{:#}\n", errors_as_json(&errors)),
+                &format!("{:#}\n", bad_as_json(&bad)),
             );
             Exit::BadConfig
         }
-        Err(errors) => {
+        (Err(Bad::Config(errors)), false) => {
             print(&mut std::io::stderr(), &format!("{errors}\n"));
+            Exit::BadConfig
+        }
+        (Err(Bad::Handlers(error)), false) => {
+            print(&mut std::io::stderr(), &format!("{error}\n"));
             Exit::BadConfig
         }
     }
 }
 
-/// Everything that a start does before it joins a group.
-fn check(config: &ConfigOption) -> Result<Bundle, Errors> {
-    let snapshot = bundle::read(&config.path())?;
-    bundle::check(&snapshot, 1)
+/// Everything that a start does before it joins a group. What the top levels of files do to the world, they do here too.
+fn check(config: &ConfigOption) -> Result<Bundle, Bad> {
+    let snapshot = bundle::read(&config.path()).map_err(Bad::Config)?;
+    let bundle = bundle::check(&snapshot, 1).map_err(Bad::Config)?;
+    let watchdog = Watchdog::start()
+        .map_err(|error| Bad::Handlers(format!("cannot start the watchdog of Lua: {error}")))?;
+    let pulse = watchdog.watch_current_thread("check");
+    match Vm::build(&bundle, &Arc::default(), &pulse) {
+        Ok(_) => Ok(bundle),
+        Err(error) => Err(Bad::Handlers(error.to_string())),
+    }
 }
 
 /// A reader that closes early (`| head`) has what it wanted.
@@ -209,7 +223,11 @@ fn listener_as_json(listener: &Listener) -> Json {
     })
 }
 
-fn errors_as_json(errors: &Errors) -> Json {
+fn bad_as_json(bad: &Bad) -> Json {
+    let errors = match bad {
+        Bad::Config(errors) => errors,
+        Bad::Handlers(error) => return json!({ "ok": false, "errors": [{ "message": error }] }),
+    };
     let list = errors.list.iter().map(|error| {
         json!({
             "line": error.place.as_ref().map(|place| place.line),

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::ConfigOption;
-use crate::{config, control};
+use crate::config;
 
 const RUNTIME_DIRECTORY_HELP: &str = "The daemon's runtime directory [default: daemon.runtimeDirectory of the \
     configuration, else $RUNTIME_DIRECTORY, else .moontide beside the configuration or /run/moontide]";
@@ -44,7 +44,7 @@ impl Daemon {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let environment = |name: &str| std::env::var(name).ok();
         let places = places(&path, &text, &environment);
-        let listens = |place: &&PathBuf| place.join(control::SOCKET).exists();
+        let listens = |place: &&PathBuf| place.join(config::SOCKET).exists();
         places.iter().find(listens).unwrap_or(&places[0]).clone()
     }
 }

@@ -117,7 +117,7 @@ fn resolve(
     let listeners = listeners::resolve(file, sources, scene);
     agree::check(&listeners, scene);
     let lua = process::lua(file, scene);
-    let log = process::log(file, scene);
+    let log = process::log(file, scene, environment);
     let daemon = process::daemon(file, scene, environment);
     Config {
         path: path.to_owned(),

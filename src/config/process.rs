@@ -2,13 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use tracing_subscriber::EnvFilter;
-
 use super::file::{self, File};
-use super::{Daemon, Log, LogFormat, Lua, Rotation, SOCKET_NAME, Scene};
+use super::{Daemon, Log, LogFormat, Lua, Rotation, SOCKET, SOCKET_PATH_BYTES_MAX, Scene};
 
-/// `sun_path` of a socket's address has 108 bytes, one of them for the end.
-const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Below this the standard library and a few handlers would not fit.
 const MEMORY_MIN: u64 = 4 << 20;
 const WORKERS_MAX: u32 = 1_024;
@@ -56,9 +52,13 @@ fn templates(text: &str, folder: &Path) -> String {
     entries.join(";")
 }
 
-pub(super) fn log(file: &File, scene: &mut Scene<'_, '_>) -> Log {
+pub(super) fn log(
+    file: &File,
+    scene: &mut Scene<'_, '_>,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Log {
     let log = &file.log;
-    if let Err(error) = EnvFilter::try_new(&log.level) {
+    if let Some(error) = super::level::error(&log.level) {
         let at = scene.at_keys(&["log"], &["level"]);
         scene.report.error(
             at,
@@ -83,6 +83,8 @@ pub(super) fn log(file: &File, scene: &mut Scene<'_, '_>) -> Log {
         let at = scene.at_keys(&["log"], &["file"]);
         scene.report.error(at, "`file` is not the name of a file");
     }
+    // Under the shipped unit the folder of the configuration can't be written, and this one is made for logs.
+    let folder = of_service(environment, "LOGS_DIRECTORY").unwrap_or_else(|| scene.folder.into());
     Log {
         level: log.level.clone(),
         format: match log.format {
@@ -91,7 +93,7 @@ pub(super) fn log(file: &File, scene: &mut Scene<'_, '_>) -> Log {
             file::LogFormat::Json => LogFormat::Json,
             file::LogFormat::Journald => LogFormat::Journald,
         },
-        file: log.file.as_ref().map(|file| scene.folder.join(file)),
+        file: log.file.as_ref().map(|file| folder.join(file)),
         rotation: match log.rotation {
             file::Rotation::Daily => Rotation::Daily,
             file::Rotation::Hourly => Rotation::Hourly,
@@ -116,18 +118,13 @@ pub(super) fn daemon(
         );
     }
     let folder = scene.folder;
-    // systemd separates several folders by colons; the first one is ours.
-    let given =
-        |name: &str| environment(name).and_then(|list| list.split(':').next().map(PathBuf::from));
     let or_beside = |path: Option<&PathBuf>, name: &str| match path {
         Some(path) => folder.join(path),
-        None => given(name)
-            .filter(|path| path.is_absolute())
-            .unwrap_or_else(|| folder.join(".moontide")),
+        None => of_service(environment, name).unwrap_or_else(|| folder.join(".moontide")),
     };
     let state_directory = or_beside(daemon.state_directory.as_ref(), "STATE_DIRECTORY");
     let runtime_directory = or_beside(daemon.runtime_directory.as_ref(), "RUNTIME_DIRECTORY");
-    let bytes = runtime_directory.join(SOCKET_NAME).as_os_str().len();
+    let bytes = runtime_directory.join(SOCKET).as_os_str().len();
     if bytes > SOCKET_PATH_BYTES_MAX {
         let at = scene.at_keys(&["daemon"], &["runtimeDirectory"]);
         scene.report.error(
@@ -144,4 +141,13 @@ pub(super) fn daemon(
         state_directory,
         runtime_directory,
     }
+}
+
+/// A folder that systemd made for the service. It separates several by colons; the first one is ours.
+fn of_service(environment: &dyn Fn(&str) -> Option<String>, name: &str) -> Option<PathBuf> {
+    let list = environment(name)?;
+    list.split(':')
+        .next()
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
 }

@@ -190,7 +190,7 @@ fn nobody_else_may_connect() {
 
 #[test]
 fn a_path_too_long_for_a_socket_is_refused_with_what_to_do() {
-    let directory = Path::new("/tmp").join("x".repeat(PATH_BYTES_MAX));
+    let directory = Path::new("/tmp").join("x".repeat(SOCKET_PATH_BYTES_MAX));
     let said = error(Server::bind(&directory));
     assert!(
         said.ends_with("; set `daemon.runtimeDirectory` to a shorter one"),

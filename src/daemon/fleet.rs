@@ -24,8 +24,6 @@ use super::{AFTER_DRAIN, StartError, load};
 
 /// How long one turn of a consumer's loop may take before the watchdog says that it stands still.
 const CONSUMER_TURN: Duration = Duration::from_secs(10);
-/// What a worker's turn may take beyond the longest call.
-const WORKER_TURN: Duration = Duration::from_secs(10);
 /// How long a consumer may take to tell its status.
 const ANSWER: Duration = Duration::from_secs(1);
 
@@ -140,15 +138,9 @@ impl Fleet {
     fn start_worker(&mut self, index: usize, count: usize, vm: Vm) -> anyhow::Result<()> {
         let mailbox = Arc::new(Mailbox::default());
         let name = format!("worker-{index}");
-        let blocking = self
-            .bundle
-            .config
-            .listeners
-            .iter()
-            .map(|one| one.limits.blocking)
-            .max()
-            .unwrap_or_default();
-        let beat = self.progress.register(&name, blocking + WORKER_TURN);
+        let beat = self
+            .progress
+            .register(&name, worker::turn_max(&self.bundle.config));
         let (app, bundle, watchdog) =
             (self.app.clone(), self.bundle.clone(), self.watchdog.clone());
         let (endings, inbox) = (self.endings.clone(), mailbox.clone());

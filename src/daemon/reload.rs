@@ -19,6 +19,8 @@ pub(super) struct Reloader {
     guard: Arc<Guard>,
     status: Arc<Mutex<Status>>,
     drain: Arc<Mutex<Duration>>,
+    /// The folder of handlers as the disk has it now, also while that is bad: it is the one to watch.
+    handlers: PathBuf,
     /// The hash of the bytes that were rejected last: they are not rejected aloud again.
     rejected: Option<u64>,
 }
@@ -41,6 +43,7 @@ impl Reloader {
         drain: Arc<Mutex<Duration>>,
     ) -> Self {
         Self {
+            handlers: fleet.bundle().config.lua.handlers.clone(),
             path,
             adjust,
             fleet,
@@ -61,7 +64,7 @@ impl Reloader {
 
     /// The folder to watch.
     pub(super) fn handlers(&self) -> PathBuf {
-        self.fleet.bundle().config.lua.handlers.clone()
+        self.handlers.clone()
     }
 
     /// Blocks until it is in force, or rejected. `force`: also where the bytes are the same, and saying so.
@@ -90,6 +93,7 @@ impl Reloader {
             Ok(snapshot) => snapshot,
             Err(errors) => return Outcome::Rejected(None, errors.to_string()),
         };
+        self.handlers.clone_from(&snapshot.handlers);
         if snapshot.hash == current.hash && !force {
             return Outcome::Unchanged;
         }

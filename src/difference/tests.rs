@@ -117,7 +117,7 @@ fn names(names: &[&str]) -> Vec<String> {
 #[test]
 fn equal_configurations_do_not_differ() {
     check(|_| {}, |_| {});
-    assert!(difference(&config(), &config()).is_empty());
+    assert_eq!(difference(&config(), &config()), Difference::default());
     assert_eq!(
         difference(&config(), &config()).sentence(),
         "handlers loaded anew"

@@ -48,13 +48,6 @@ impl Error {
         }
     }
 
-    pub(crate) fn timed_out(text: impl Into<String>) -> Self {
-        Self {
-            code: Code::OperationTimedOut,
-            text: text.into(),
-        }
-    }
-
     /// For what librdkafka reports without a code.
     pub(crate) fn fatal(text: impl Into<String>) -> Self {
         Self {
@@ -89,10 +82,6 @@ impl Error {
             // A new epoch under KIP-848 (`StaleMemberEpoch`) too: the next heartbeat brings it, while we own the partition.
             _ => Class::Transient,
         }
-    }
-
-    pub(crate) fn is_all_brokers_down(&self) -> bool {
-        self.code == Code::AllBrokersDown
     }
 
     /// Not an error: the end of a partition, of no use to anyone here.

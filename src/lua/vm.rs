@@ -175,6 +175,7 @@ impl Vm {
     }
 
     /// Bytes that Lua holds.
+    #[cfg(test)]
     pub(crate) fn memory_used(&self) -> usize {
         self.lua.used_memory()
     }

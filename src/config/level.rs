@@ -7,11 +7,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-/// They win over the config, the first one first.
-const VARIABLES: [&str; 2] = ["MOONTIDE_LOG", "RUST_LOG"];
 
-/// What is wrong with `directives`, if anything: for `[log] level`.
-pub(crate) fn level_error(directives: &str) -> Option<String> {
+/// What is wrong with `directives`, if anything.
+pub(super) fn error(directives: &str) -> Option<String> {
     for part in directives.split(',').map(str::trim) {
         let level = part
             .rsplit_once('=')
@@ -28,21 +26,11 @@ pub(crate) fn level_error(directives: &str) -> Option<String> {
 }
 
 /// Spaces around commas are allowed, and `EnvFilter` takes none.
-pub(super) fn parse(directives: &str) -> Result<EnvFilter, ParseError> {
+pub(crate) fn parse(directives: &str) -> Result<EnvFilter, ParseError> {
     let parts: Vec<&str> = directives.split(',').map(str::trim).collect();
     EnvFilter::builder()
         .with_regex(false)
         .parse(parts.join(","))
-}
-
-/// The variable of the environment that decides, if one is set, and its value.
-pub(super) fn of_environment() -> Option<(&'static str, String)> {
-    VARIABLES.into_iter().find_map(|name| {
-        let value = std::env::var(name)
-            .ok()
-            .filter(|value| !value.trim().is_empty())?;
-        Some((name, value))
-    })
 }
 
 #[cfg(test)]
@@ -51,7 +39,7 @@ mod tests {
 
     #[track_caller]
     fn check(directives: &str, expected: Option<&str>) {
-        let found = level_error(directives);
+        let found = error(directives);
         match expected {
             None => assert_eq!(found, None),
             Some(part) => assert!(
