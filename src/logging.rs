@@ -194,7 +194,13 @@ fn filter(directives: &str) -> anyhow::Result<EnvFilter> {
         Some((name, value)) => (name, value),
         None => ("log.level", directives.to_owned()),
     };
-    config::level::parse(&directives)
+    // The watching library tells at INFO what is of no use to anyone.
+    let quiet = if directives.contains("notify") {
+        ""
+    } else {
+        ",notify=warn"
+    };
+    config::level::parse(&format!("{directives}{quiet}"))
         .with_context(|| format!("{place}: `{directives}` is no list of levels by target"))
 }
 

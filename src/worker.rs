@@ -59,6 +59,8 @@ struct Slot {
     lane: Lane<Message>,
     plan: Arc<Plan>,
     partition: Arc<Partition>,
+    /// Messages below this number were reported as finished.
+    reported: u64,
     queued: bool,
     released: bool,
     blocked: bool,
@@ -175,6 +177,7 @@ impl Worker {
                 route::plan(config, &partition.consumer, &partition.topic).map_or(plan, Arc::new);
             Slot {
                 lane: Lane::new(first),
+                reported: first,
                 plan,
                 partition,
                 queued: false,

@@ -89,6 +89,8 @@ fill() {
 
 # start TOPIC HANDLER: the daemon's process id in `daemon`, its log in `$work/log`.
 start() {
+  # Nothing of the run before may be taken for this one's.
+  : >"$work/log"
   BENCH_BROKER=$broker BENCH_GROUP=$(basename "$work")-$RANDOM-$RANDOM BENCH_TOPIC=$1 BENCH_HANDLER=$2 \
     BENCH_DIRECTORY=$work BENCH_RECORDS=$records \
     "$moontide" run --config "$here/project/config.toml" 2>"$work/log" &

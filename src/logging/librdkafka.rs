@@ -42,7 +42,12 @@ impl Limits {
 
 /// One line of librdkafka: its syslog level, facility (`FAIL`, `REQTMOUT`, …), client name and text.
 pub(crate) fn librdkafka(level: i32, facility: &str, client: &str, text: &str) {
-    let level = level_of(level);
+    // What a client reports as an error too is said by whoever gets that error, with the consumer's name.
+    let level = if facility == "FAIL" {
+        Level::DEBUG
+    } else {
+        level_of(level)
+    };
     // Lines that the level hides are neither shown nor counted. Outside of `get_default`, in which nothing is enabled.
     if !is_enabled(level) {
         return;

@@ -22,19 +22,24 @@ impl Worker {
             return;
         };
         slot.queued = false;
-        let start = slot.lane.first();
         let mut again = false;
         let limit = share(slot.plan.concurrency, self.index, self.count).max(1);
         if self.calls.of(epoch) > 0 || self.places.may_run(&slot.partition, limit) {
             again = self.run_slot(&mut slot);
         }
-        let end = slot.lane.first();
-        if end > start {
-            self.finished.push((slot.partition.clone(), start..end));
-        }
+        self.note_finished(&mut slot);
         self.slots.insert(epoch, slot);
         if again {
             self.wake(epoch);
+        }
+    }
+
+    /// What the lane has finished since the last time is to be reported.
+    fn note_finished(&mut self, slot: &mut Slot) {
+        let numbers = slot.reported..slot.lane.first();
+        if !numbers.is_empty() {
+            slot.reported = numbers.end;
+            self.finished.push((slot.partition.clone(), numbers));
         }
     }
 
@@ -104,7 +109,7 @@ impl Worker {
             Step::Failed(failure) => self.failed(slot, config, index, &failure),
             Step::Waits(call, wait) => {
                 let listener = slot.lane.begun()[index].listener.clone();
-                self.wait(&slot.partition, vm, call, wait, &listener);
+                self.wait(slot, vm, call, wait, &listener);
                 self.places.enter(&slot.partition);
                 self.calls.insert(
                     vm,
@@ -120,21 +125,16 @@ impl Worker {
         slot.lane.begun()[index].stage = stage;
     }
 
-    fn wait(
-        &mut self,
-        partition: &Arc<Partition>,
-        vm: u64,
-        call: CallId,
-        wait: Wait,
-        listener: &str,
-    ) {
+    fn wait(&mut self, slot: &mut Slot, vm: u64, call: CallId, wait: Wait, listener: &str) {
         match wait {
             Wait::Sleep(duration) => self
                 .timers
                 .set(Instant::now() + duration, Wake::Call(vm, call)),
             Wait::Commit(offset) => {
                 // What is finished counts for the position, so it has to be there first.
+                self.note_finished(slot);
                 self.report();
+                let partition = &slot.partition;
                 let reply = Reply {
                     worker: self.mailbox.clone(),
                     vm,
@@ -183,7 +183,7 @@ impl Worker {
                 }
                 // It ended in a bundle that had this listener; the present one has not.
                 Some(Step::Waits(call, wait)) => {
-                    self.wait(&slot.partition, vm, call, wait, &open.listener);
+                    self.wait(&mut slot, vm, call, wait, &open.listener);
                     self.places.enter(&slot.partition);
                     self.calls.insert(vm, call, open);
                 }
@@ -222,10 +222,9 @@ impl Worker {
         let epoch = slot.partition.epoch;
         let partition = slot.partition.clone();
         if self.calls.of(epoch) == 0 && (slot.released || partition.is_over()) {
-            let start = slot.lane.first();
             if slot.lane.next(slot.plan.listeners.len()) == Next::Finished {
                 slot.lane.advance();
-                self.finished.push((partition.clone(), start..start + 1));
+                self.note_finished(&mut slot);
             }
             let released = slot.released;
             self.slots.insert(epoch, slot);
