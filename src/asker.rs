@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::clock::now_ms;
 use crate::kafka::{Client, Error, TopicPartition};
 use crate::mailbox::Mailbox;
 use crate::partition::ToConsumer;
@@ -124,7 +125,8 @@ fn starts(
                 committed: committed
                     .get(&(one.topic.clone(), one.partition))
                     .copied()
-                    .flatten(),
+                    .flatten()
+                    .map(|(offset, leader_epoch, _)| (offset, leader_epoch)),
                 watermarks: client.watermarks(&one.topic, one.partition, timeout)?,
                 policy: one.policy,
                 is_added: added.contains(&one.topic),
@@ -134,7 +136,9 @@ fn starts(
         .collect()
 }
 
-type Positions = BTreeMap<(Arc<str>, i32), Option<(i64, i32)>>;
+/// A committed offset, its leader epoch, and whether the group has only just begun there.
+type Position = (i64, i32, bool);
+type Positions = BTreeMap<(Arc<str>, i32), Option<Position>>;
 
 fn committed(
     client: &Client,
@@ -142,7 +146,11 @@ fn committed(
     timeout: Duration,
 ) -> Result<Positions, Error> {
     let found = client.committed(asked, timeout)?;
-    let offset = |one: &TopicPartition| (one.offset >= 0).then_some((one.offset, one.leader_epoch));
+    let now_ms = now_ms();
+    let offset = |one: &TopicPartition| {
+        let is_fresh = start::is_fresh(&one.metadata, now_ms);
+        (one.offset >= 0).then_some((one.offset, one.leader_epoch, is_fresh))
+    };
     Ok(found
         .into_iter()
         .map(|one| ((one.topic.clone(), one.partition), offset(&one)))
@@ -185,7 +193,7 @@ fn topics_with_positions(
     }
     let with = known
         .iter()
-        .filter(|(_, position)| position.is_some())
+        .filter(|(_, position)| position.is_some_and(|(_, _, is_fresh)| !is_fresh))
         .map(|((topic, _), _)| topic.clone());
     Ok(with.filter(|topic| open.contains(topic)).collect())
 }

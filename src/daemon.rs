@@ -9,11 +9,12 @@ mod reload;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::clock::now_ms;
 use crate::config::Config;
 use crate::control::{self, Server};
 use crate::logging::{self, Audience};
@@ -363,11 +364,4 @@ fn gather(roster: &Roster, status: &Mutex<Status>) -> Status {
         .clone();
     status.consumers = roster.status();
     status
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO)
-        .as_millis() as i64
 }

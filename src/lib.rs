@@ -4,6 +4,8 @@
 
 mod message;
 
+mod clock;
+
 mod config;
 
 mod route;

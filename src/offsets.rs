@@ -208,6 +208,11 @@ impl Tracker {
         self.finished
     }
 
+    /// Whether nothing was finished in this epoch yet.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.finished == self.start
+    }
+
     pub(crate) fn unfinished(&self) -> usize {
         self.unfinished
     }

@@ -11,6 +11,26 @@ pub(crate) struct Policy {
     pub(crate) is_new_topic: bool,
 }
 
+/// What a commit of a resolved start carries as its metadata, before the time of it.
+const MARK: &str = "moontide start ";
+/// How long such a commit says no more than that the group is new.
+const FRESH_MS: i64 = 10_000;
+
+/// Marks the commit of a start that was resolved by a listener's option.
+pub(crate) fn mark(now_ms: i64) -> String {
+    format!("{MARK}{now_ms}")
+}
+
+/// Whether a position with this metadata was only just begun. Two members of a new group that start together each
+/// commit their starts; the later one must not take the earlier one's for a group that has been here, and its own
+/// partitions for added ones.
+pub(crate) fn is_fresh(metadata: &str, now_ms: i64) -> bool {
+    let at = metadata
+        .strip_prefix(MARK)
+        .and_then(|at| at.parse::<i64>().ok());
+    at.is_some_and(|at| (now_ms - at).abs() < FRESH_MS)
+}
+
 /// What is known of a partition that was just assigned.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
@@ -173,6 +193,14 @@ mod tests {
             10,
             Why::Added,
         );
+    }
+
+    #[test]
+    fn a_start_is_fresh_for_ten_seconds_and_nothing_else_is() {
+        assert!(is_fresh(&mark(1_000), 2_000));
+        assert!(!is_fresh(&mark(1_000), 11_000));
+        assert!(!is_fresh("", 0));
+        assert!(!is_fresh("somebody else's", 0));
     }
 
     #[test]

@@ -6,8 +6,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::clock::now_ms;
 use crate::kafka::{Class, Committed, Error, TopicPartition};
 use crate::partition::{Partition, Reply};
+use crate::start;
 
 use super::{Consumer, Held};
 
@@ -139,12 +141,16 @@ impl Consumer {
         let (mut sent, mut list) = (Vec::new(), Vec::new());
         for held in due {
             let (partition, target) = (held.partition.clone(), held.tracker.target());
-            list.push(TopicPartition::at(
+            let mut one = TopicPartition::at(
                 &partition.topic,
                 partition.number,
                 target.offset,
                 target.leader_epoch,
-            ));
+            );
+            if held.commit_start && held.tracker.is_untouched() {
+                one.metadata = start::mark(now_ms());
+            }
+            list.push(one);
             sent.push(Sent {
                 waiters: waiters
                     .extract_if(.., |one| one.is_of(&partition))

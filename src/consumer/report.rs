@@ -1,7 +1,8 @@
 //! What the consumer says of itself: its status, and the last thing that went wrong.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
+use crate::clock::now_ms;
 use crate::kafka::Error;
 use crate::logging::RateLimit;
 use crate::status::{ConsumerStatus, PartitionStatus};
@@ -87,11 +88,4 @@ impl Consumer {
             blocked: held.partition.blocked(),
         }
     }
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO)
-        .as_millis() as i64
 }

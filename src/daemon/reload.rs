@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::bundle;
+use crate::clock::now_ms;
 use crate::difference::{self, Difference};
 use crate::logging::Guard;
 use crate::status::{ReloadReport, ReloadResult, Status};
 
 use super::fleet::Fleet;
-use super::{Adjust, load, now_ms};
+use super::{Adjust, load};
 
 pub(super) struct Reloader {
     path: PathBuf,

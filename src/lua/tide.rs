@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use mlua::ffi::{self, lua_KContext, lua_State};
 
-use super::ctx::{now_ms, unknown};
+use super::ctx::unknown;
 use super::shared::{Shared, bytes_at, push_bytes, type_name};
 use super::{Wait, app, json, wait};
+use crate::clock::now_ms;
 
 const FIELDS: [&str; 4] = ["app", "json", "now", "sleep"];
 

@@ -1,8 +1,8 @@
 //! Running a lane: call by call, until it is empty, waits, or has had its turn.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
+use crate::clock::now_ms;
 use crate::config::{Config, Listener, OnError};
 use crate::lanes::{Next, Stage};
 use crate::lua::{Answer, Call, CallId, Failure, Step, Wait};
@@ -318,11 +318,4 @@ pub(super) struct Place<'a> {
     pub(super) offset: i64,
     pub(super) attempt: u32,
     pub(super) bundle: u64,
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO)
-        .as_millis() as i64
 }
