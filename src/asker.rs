@@ -33,10 +33,17 @@ pub(crate) struct Assigned {
     pub(crate) policy: Policy,
 }
 
+/// Where partitions start; those that could not be found out yet are asked for again.
+#[derive(Default)]
+pub(crate) struct Starts {
+    pub(crate) found: Vec<(Assigned, Start)>,
+    pub(crate) open: Vec<(Assigned, Error)>,
+}
+
 pub(crate) enum Answered {
     Starts {
         id: u64,
-        starts: Result<Vec<(Assigned, Start)>, Error>,
+        starts: Result<Starts, Error>,
     },
     Topics(Result<Vec<(String, usize)>, Error>),
 }
@@ -107,38 +114,58 @@ fn serve(
     }
 }
 
-fn starts(
-    client: &Client,
-    assigned: Vec<Assigned>,
-    timeout: Duration,
-) -> Result<Vec<(Assigned, Start)>, Error> {
+fn starts(client: &Client, assigned: Vec<Assigned>, timeout: Duration) -> Result<Starts, Error> {
     let asked: Vec<_> = assigned
         .iter()
         .map(|one| TopicPartition::new(&one.topic, one.partition))
         .collect();
-    let mut committed = committed(client, &asked, timeout)?;
-    let added = topics_with_positions(client, &assigned, &mut committed, timeout)?;
-    assigned
-        .into_iter()
-        .map(|one| {
-            let facts = Facts {
-                committed: committed
-                    .get(&(one.topic.clone(), one.partition))
-                    .copied()
-                    .flatten()
-                    .map(|(offset, leader_epoch, _)| (offset, leader_epoch)),
-                watermarks: client.watermarks(&one.topic, one.partition, timeout)?,
-                policy: one.policy,
-                is_added: added.contains(&one.topic),
-            };
-            Ok((one, start::resolve(&facts)))
-        })
-        .collect()
+    let mut known = committed(client, &asked, timeout)?;
+    let added = topics_with_positions(client, &assigned, &mut known, timeout)?;
+    let mut starts = Starts::default();
+    for one in assigned {
+        let is_added = added.contains(&one.topic);
+        match start(client, &one, &known, is_added, timeout) {
+            Ok(start) => starts.found.push((one, start)),
+            // One partition without a leader does not keep the others waiting.
+            Err(error) => starts.open.push((one, error)),
+        }
+    }
+    Ok(starts)
+}
+
+fn start(
+    client: &Client,
+    one: &Assigned,
+    known: &Positions,
+    is_added: bool,
+    timeout: Duration,
+) -> Result<Start, Error> {
+    let position = match known.get(&(one.topic.clone(), one.partition)) {
+        Some(Ok(position)) => *position,
+        Some(Err(error)) => return Err(error.clone()),
+        None => None,
+    };
+    let committed = position.map(|(offset, leader_epoch, _)| (offset, leader_epoch));
+    let watermarks = match (
+        client.watermarks(&one.topic, one.partition, timeout),
+        committed,
+    ) {
+        (Ok(watermarks), _) => watermarks,
+        // Whether it is out of range shows when the leader is back.
+        (Err(_), Some((offset, _))) => (offset, offset),
+        (Err(error), None) => return Err(error),
+    };
+    Ok(start::resolve(&Facts {
+        committed,
+        watermarks,
+        policy: one.policy,
+        is_added,
+    }))
 }
 
 /// A committed offset, its leader epoch, and whether the group has only just begun there.
 type Position = (i64, i32, bool);
-type Positions = BTreeMap<(Arc<str>, i32), Option<Position>>;
+type Positions = BTreeMap<(Arc<str>, i32), Result<Option<Position>, Error>>;
 
 fn committed(
     client: &Client,
@@ -149,7 +176,10 @@ fn committed(
     let now_ms = now_ms();
     let offset = |one: &TopicPartition| {
         let is_fresh = start::is_fresh(&one.metadata, now_ms);
-        (one.offset >= 0).then_some((one.offset, one.leader_epoch, is_fresh))
+        match &one.error {
+            Some(error) => Err(error.clone()),
+            None => Ok((one.offset >= 0).then_some((one.offset, one.leader_epoch, is_fresh))),
+        }
     };
     Ok(found
         .into_iter()
@@ -167,12 +197,8 @@ fn topics_with_positions(
     let open: BTreeSet<Arc<str>> = assigned
         .iter()
         .filter(|one| {
-            one.policy.automatic
-                && known
-                    .get(&(one.topic.clone(), one.partition))
-                    .copied()
-                    .flatten()
-                    .is_none()
+            let position = known.get(&(one.topic.clone(), one.partition));
+            one.policy.automatic && matches!(position, None | Some(Ok(None)))
         })
         .map(|one| one.topic.clone())
         .collect();
@@ -193,7 +219,7 @@ fn topics_with_positions(
     }
     let with = known
         .iter()
-        .filter(|(_, position)| position.is_some_and(|(_, _, is_fresh)| !is_fresh))
+        .filter(|(_, position)| matches!(position, Ok(Some((_, _, false)))))
         .map(|((topic, _), _)| topic.clone());
     Ok(with.filter(|topic| open.contains(topic)).collect())
 }

@@ -6,8 +6,10 @@
 
 mod commits;
 mod intake;
+mod leave;
 mod membership;
 mod report;
+mod starts;
 mod subscription;
 
 use std::collections::HashMap;
@@ -75,9 +77,23 @@ struct Held {
     /// The start was resolved by the listener's option: it is committed before anything else.
     commit_start: bool,
     stage: Stage,
+    /// A reload removed the topic and another brought it back before the group took it away.
+    comes_back: bool,
+    trust: Trust,
     is_paused: bool,
     /// Since when it has used up its share of the budget.
     full_since: Option<Instant>,
+}
+
+/// Whether the next message is the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    Sound,
+    /// An error came for the partition: librdkafka takes it for the message in its place, and after a pause goes on
+    /// behind it.
+    Suspect,
+    /// A seek was sent: the rest of the batch in hand was taken before it.
+    Void,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,8 +243,8 @@ impl Consumer {
             }
             ToConsumer::Answered(Answered::Starts { id, starts }) => self.starts(id, starts, now),
             ToConsumer::Answered(Answered::Topics(topics)) => self.topics_found(topics, now),
-            ToConsumer::Reload(bundle) => self.reload(bundle, now),
-            ToConsumer::Retire { bundle, done } => self.retire(&bundle, done, now),
+            ToConsumer::Reload(bundle) => self.reload(bundle),
+            ToConsumer::Retire { bundle, done } => self.retire(bundle, done, now),
             // Nobody waits for it any more where the send fails.
             ToConsumer::Status(reply) => drop(reply.send(self.status())),
             ToConsumer::Close(deadline) => self.begin_close(deadline, now),

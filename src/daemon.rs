@@ -31,6 +31,8 @@ use reload::Reloader;
 const TICK: Duration = Duration::from_secs(2);
 /// What a stop may take beyond the drain: the last commit, and leaving the group.
 const AFTER_DRAIN: Duration = Duration::from_secs(15);
+/// The drain when a thread or a client has failed.
+const DRAIN_AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// Requests that wait on the control socket.
 const REQUESTS: usize = 16;
 
@@ -316,6 +318,11 @@ impl Supervisor {
             .reloader
             .as_ref()
             .map_or(TICK, Reloader::drain_deadline);
+        // Where a thread is gone, what waits for it drains in vain.
+        let drain = match ended {
+            Ended::Failed(_) => drain.min(DRAIN_AFTER_FAILURE),
+            _ => drain,
+        };
         self.trigger.request(drain);
         let deadline = self.shutdown.deadline().unwrap_or_else(Instant::now);
         notifier.extend_timeout(deadline.saturating_duration_since(Instant::now()) + AFTER_DRAIN);
@@ -327,6 +334,7 @@ impl Supervisor {
             ),
             Ended::Failed(reason) => tracing::error!(reason, "stopping"),
         }
+        self.roster.close(deadline);
         if let Some(reloading) = reloading {
             match reloading.task.await {
                 Ok((reloader, _)) => self.reloader = Some(reloader),

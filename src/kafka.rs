@@ -3,6 +3,7 @@
 //! The consumer has a handle of its own (`client`), since the crate's consumers hand out one message a call; `list` and
 //! `message` are what goes in and comes out of it, `error` sorts what can go wrong.
 
+mod callbacks;
 mod client;
 mod error;
 mod list;
@@ -11,7 +12,8 @@ pub(crate) mod mock;
 pub(crate) mod producer;
 pub(crate) mod property;
 
-pub(crate) use client::{Client, Closing, Committed, Event, Rebalance};
+pub(crate) use callbacks::{Event, Rebalance};
+pub(crate) use client::{Client, Closing, Committed};
 pub(crate) use error::{Class, Error};
 pub(crate) use list::TopicPartition;
 pub(crate) use message::Message;

@@ -355,7 +355,7 @@ mod tests {
         let (_handle, subscriber) = subscriber(json(lines.clone()));
         tracing::subscriber::with_default(subscriber, || {
             for _ in 0..100 {
-                librdkafka(3, "FAIL", "rdkafka#consumer-1", "connection refused");
+                librdkafka(3, "REQTMOUT", "rdkafka#consumer-1", "connection refused");
                 librdkafka(7, "FETCH", "rdkafka#consumer-1", "hidden by the level");
             }
         });
@@ -365,11 +365,9 @@ mod tests {
             .filter(|line| line.contains("connection refused"))
             .count();
         assert_eq!(shown, 10);
-        assert!(
-            lines.text().contains(
-                r#""facility":"FAIL","client":"rdkafka#consumer-1","target":"librdkafka""#
-            )
-        );
+        assert!(lines.text().contains(
+            r#""facility":"REQTMOUT","client":"rdkafka#consumer-1","target":"librdkafka""#
+        ));
         assert!(!lines.text().contains("hidden"));
     }
 }

@@ -18,6 +18,7 @@ struct State<T> {
     letters: Vec<T>,
     rung: bool,
     sleeping: bool,
+    closed: bool,
 }
 
 impl<T> Default for Mailbox<T> {
@@ -26,6 +27,7 @@ impl<T> Default for Mailbox<T> {
             letters: Vec::new(),
             rung: false,
             sleeping: false,
+            closed: false,
         };
         Self {
             state: Mutex::new(state),
@@ -38,8 +40,19 @@ impl<T> Default for Mailbox<T> {
 impl<T> Mailbox<T> {
     pub(crate) fn send(&self, letter: T) {
         let mut state = self.lock();
-        state.letters.push(letter);
-        self.wake(state);
+        if !state.closed {
+            state.letters.push(letter);
+            self.wake(state);
+        }
+    }
+
+    /// The owner goes: what is unread is dropped, and so is whatever comes later.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let unread = std::mem::take(&mut state.letters);
+        drop(state);
+        drop(unread);
     }
 
     /// Ends a sleep, or the next one.

@@ -30,12 +30,19 @@ pub(crate) struct Tracker {
     /// Messages that are neither finished nor given up.
     unfinished: usize,
     bytes: usize,
-    /// Per manual listener: what it asked for last.
-    manual: Vec<(Arc<str>, Option<i64>)>,
-    /// Whether the automatic position counts: some listener is not manual.
-    automatic: bool,
+    /// Per manual listener: what it asked for last, or where it came in.
+    manual: Vec<Manual>,
+    /// How many listeners are not manual: with one at least, the automatic position counts.
+    automatic: usize,
     /// An auto listener's own request, until the automatic position moves.
     early: Option<i64>,
+}
+
+#[derive(Clone, Debug)]
+struct Manual {
+    listener: Arc<str>,
+    position: i64,
+    has_asked: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +65,8 @@ pub(crate) enum Arrival {
 }
 
 impl Tracker {
-    /// `manual` names the listeners that commit by themselves; `automatic` says whether there are others.
-    pub(crate) fn new(start: Position, manual: Vec<Arc<str>>, automatic: bool) -> Self {
+    /// `manual` names the listeners that commit by themselves; `automatic` is the number of the others.
+    pub(crate) fn new(start: Position, manual: Vec<Arc<str>>, automatic: usize) -> Self {
         Self {
             start,
             expected: start.offset,
@@ -70,25 +77,26 @@ impl Tracker {
             finished: start,
             unfinished: 0,
             bytes: 0,
-            manual: manual.into_iter().map(|name| (name, None)).collect(),
+            manual: manual
+                .into_iter()
+                .map(|listener| Manual::new(listener, start.offset))
+                .collect(),
             automatic,
             early: None,
         }
     }
 
-    /// After a reload: other listeners, the same messages. What a listener asked for stays asked for.
-    pub(crate) fn set_listeners(&mut self, manual: Vec<Arc<str>>, automatic: bool) {
-        let old = std::mem::take(&mut self.manual);
-        self.manual = manual
-            .into_iter()
-            .map(|name| {
-                let asked = old
-                    .iter()
-                    .find(|(other, _)| *other == name)
-                    .and_then(|(_, asked)| *asked);
-                (name, asked)
-            })
-            .collect();
+    /// After a reload: other listeners, the same messages. What a listener asked for stays asked for; a new one comes in
+    /// where everything is finished.
+    pub(crate) fn set_listeners(&mut self, manual: Vec<Arc<str>>, automatic: usize) {
+        let mut old = std::mem::take(&mut self.manual);
+        for listener in manual {
+            let known = old.iter().position(|one| one.listener == listener);
+            self.manual.push(match known {
+                Some(index) => old.swap_remove(index),
+                None => Manual::new(listener, self.finished.offset),
+            });
+        }
         self.automatic = automatic;
     }
 
@@ -109,6 +117,8 @@ impl Tracker {
             };
         }
         self.newest_leader_epoch = self.newest_leader_epoch.max(leader_epoch);
+        // What a pause repeats comes before what is new.
+        self.paused_at = i64::MAX;
         self.expected = offset + 1;
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.entries.push_back(Entry {
@@ -152,8 +162,17 @@ impl Tracker {
 
     /// A handler's `commitOffsets(offset)`. Returns what stands to be committed by it.
     pub(crate) fn ask(&mut self, listener: &str, offset: i64) -> i64 {
-        match self.manual.iter_mut().find(|(name, _)| **name == *listener) {
-            Some((_, asked)) => *asked = Some(offset),
+        match self
+            .manual
+            .iter_mut()
+            .find(|one| *one.listener == *listener)
+        {
+            Some(one) => {
+                one.position = offset;
+                one.has_asked = true;
+            }
+            // Another automatic listener may not have run yet.
+            None if self.automatic > 1 => self.early = Some(offset.min(self.finished.offset)),
             None => self.early = Some(offset),
         }
         self.target().offset
@@ -161,16 +180,8 @@ impl Tracker {
 
     /// What to commit now, whether or not it is committed already.
     pub(crate) fn target(&self) -> Position {
-        let asked = self
-            .manual
-            .iter()
-            .map(|(_, asked)| asked.unwrap_or(self.start.offset))
-            .min();
-        let own = if self.automatic {
-            Some(self.early.unwrap_or(self.finished.offset))
-        } else {
-            None
-        };
+        let asked = self.manual.iter().map(|one| one.position).min();
+        let own = (self.automatic > 0).then(|| self.early.unwrap_or(self.finished.offset));
         let offset = match (asked, own) {
             (Some(asked), Some(own)) => asked.min(own),
             (Some(one), None) | (None, Some(one)) => one,
@@ -195,7 +206,7 @@ impl Tracker {
 
     /// Whether a handler asked for a commit that counts.
     pub(crate) fn is_asked(&self) -> bool {
-        self.early.is_some() || self.manual.iter().any(|(_, asked)| asked.is_some())
+        self.early.is_some() || self.manual.iter().any(|one| one.has_asked)
     }
 
     /// The next offset that may come.
@@ -223,6 +234,16 @@ impl Tracker {
     }
 }
 
+impl Manual {
+    fn new(listener: Arc<str>, position: i64) -> Self {
+        Self {
+            listener,
+            position,
+            has_asked: false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,7 +255,7 @@ mod tests {
                 leader_epoch: -1,
             },
             Vec::new(),
-            true,
+            1,
         )
     }
 
@@ -317,7 +338,7 @@ mod tests {
                 leader_epoch: -1,
             },
             vec![manual],
-            false,
+            0,
         );
         tracker.arrive(10, 0, 1);
         assert!(!tracker.is_asked());
@@ -334,11 +355,11 @@ mod tests {
                 leader_epoch: -1,
             },
             both,
-            false,
+            0,
         );
         assert_eq!(tracker.ask("a", 15), 10);
         assert_eq!(tracker.ask("b", 12), 12);
-        tracker.set_listeners(vec!["a".into()], false);
+        tracker.set_listeners(vec!["a".into()], 0);
         assert_eq!(tracker.target().offset, 15);
     }
 
@@ -350,7 +371,7 @@ mod tests {
                 leader_epoch: -1,
             },
             vec!["a".into()],
-            true,
+            1,
         );
         tracker.arrive(0, 0, 1);
         assert_eq!(tracker.ask("a", 1), 0);
@@ -366,6 +387,28 @@ mod tests {
         tracker.arrive(1, 0, 1);
         assert_eq!(tracker.ask("auto", 7), 7);
         tracker.finish(0..1);
+        assert_eq!(tracker.target().offset, 1);
+    }
+
+    #[test]
+    fn an_early_commit_is_held_back_by_another_automatic_listener() {
+        let mut tracker = tracker(0);
+        tracker.set_listeners(Vec::new(), 2);
+        tracker.arrive(0, 0, 1);
+        assert_eq!(tracker.ask("a", 1), 0);
+    }
+
+    #[test]
+    fn a_manual_listener_that_a_reload_brings_comes_in_where_all_is_finished() {
+        let start = Position {
+            offset: 0,
+            leader_epoch: -1,
+        };
+        let mut tracker = Tracker::new(start, vec!["a".into()], 0);
+        tracker.arrive(0, 0, 1);
+        tracker.finish(0..1);
+        tracker.ask("a", 5);
+        tracker.set_listeners(vec!["a".into(), "b".into()], 0);
         assert_eq!(tracker.target().offset, 1);
     }
 

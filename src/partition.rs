@@ -64,12 +64,12 @@ pub(crate) struct Reply {
 
 /// What a worker is told.
 pub(crate) enum ToWorker {
-    /// Messages of consecutive numbers.
+    /// Messages of consecutive numbers; declared, hence dropped, before the partition that holds their client.
     Batch {
-        partition: Arc<Partition>,
-        plan: Arc<Plan>,
-        first: u64,
         messages: Vec<kafka::Message>,
+        first: u64,
+        plan: Arc<Plan>,
+        partition: Arc<Partition>,
     },
     /// The partition's epoch is over: start nothing, let running calls finish, then report.
     Release(Arc<Partition>),

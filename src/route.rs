@@ -14,8 +14,8 @@ pub(crate) struct Plan {
     pub(crate) listeners: Vec<usize>,
     /// The names of those that commit by themselves.
     pub(crate) manual: Vec<Arc<str>>,
-    /// Whether some listener does not.
-    pub(crate) automatic: bool,
+    /// How many do not.
+    pub(crate) automatic: usize,
     pub(crate) from_beginning: bool,
     pub(crate) commit_interval: Option<Duration>,
     pub(crate) commit_threshold: Option<u64>,
@@ -29,7 +29,7 @@ impl Plan {
         Self {
             listeners: Vec::new(),
             manual: Vec::new(),
-            automatic: false,
+            automatic: 0,
             from_beginning: false,
             commit_interval: None,
             commit_threshold: None,
@@ -59,7 +59,7 @@ pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan>
         .map(|one| one.name.as_str().into())
         .collect();
     Some(Plan {
-        automatic: manual.len() < listeners.len(),
+        automatic: listeners.len() - manual.len(),
         manual,
         from_beginning: listeners.iter().map(of).any(|one| one.from_beginning),
         commit_interval: first.run.auto_commit_interval,

@@ -170,6 +170,13 @@ impl Worker {
             return;
         }
         let epoch = partition.epoch;
+        if !self.slots.contains_key(&epoch) {
+            let config = &self.engine.bundle().config;
+            if route::plan(config, &partition.consumer, &partition.topic).is_none() {
+                // The bundle in force does not have the topic: the consumer hears of it in a moment.
+                return partition.end();
+            }
+        }
         let slot = self.slots.entry(epoch).or_insert_with(|| {
             // A plan of another bundle may be on its way while this one is swapped.
             let config = &self.engine.bundle().config;
@@ -289,6 +296,7 @@ impl Worker {
             else {
                 // The consumer retires the topic: until its letter comes nothing of it may start.
                 slot.partition.end();
+                slot.plan = Arc::new(Plan::nobody());
                 continue;
             };
             let names = plan

@@ -44,12 +44,24 @@ struct Waiter {
 }
 
 impl Waiter {
+    fn give_up(self) {
+        let reason = "not committed: no answer from the group's coordinator in time";
+        self.reply.send(Err(reason.to_owned()));
+    }
+
     fn is_of(&self, partition: &Partition) -> bool {
         self.partition.epoch == partition.epoch
     }
 }
 
 impl Commits {
+    fn in_flight_deadline(&self) -> Option<Instant> {
+        let sent = self.in_flight.iter().flatten();
+        sent.flat_map(|sent| &sent.waiters)
+            .map(|waiter| waiter.deadline)
+            .min()
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_none()
     }
@@ -58,6 +70,10 @@ impl Commits {
 impl Held {
     /// What to commit: the target, where it is not what the group has already.
     fn dirty(&self) -> Option<i64> {
+        if self.plan.listeners.is_empty() {
+            // Of a topic that nobody wants, nothing is ours to say.
+            return None;
+        }
         let target = self.tracker.target().offset;
         let wanted = self.tracker.is_automatic() || self.tracker.is_asked() || self.commit_start;
         (wanted && self.committed != Some(target)).then_some(target)
@@ -125,6 +141,7 @@ impl Consumer {
 
     /// Sends one commit of all that is due, unless one is in flight.
     pub(super) fn commit(&mut self, now: Instant) {
+        self.answer_overdue(now);
         self.answer_waiters(now);
         if !self.commits.is_idle()
             || self.phase.is_lost()
@@ -177,8 +194,8 @@ impl Consumer {
     }
 
     pub(super) fn commit_deadline(&self, now: Instant) -> Option<Instant> {
-        if !self.commits.is_idle() {
-            return None;
+        if !self.commits.is_idle() || self.phase.is_lost() {
+            return self.commits.in_flight_deadline();
         }
         let mut at = self
             .commits
@@ -252,6 +269,15 @@ impl Consumer {
         }
     }
 
+    /// Nobody waits longer than the deadline, also while the answer to a commit is out.
+    fn answer_overdue(&mut self, now: Instant) {
+        for sent in self.commits.in_flight.iter_mut().flatten() {
+            for waiter in sent.waiters.extract_if(.., |waiter| waiter.deadline <= now) {
+                waiter.give_up();
+            }
+        }
+    }
+
     /// Answers handlers whose position is committed, whose partition is gone, or who have waited for too long.
     fn answer_waiters(&mut self, now: Instant) {
         if self.commits.waiters.is_empty() {
@@ -269,9 +295,7 @@ impl Consumer {
             if held.committed == Some(target) {
                 waiter.reply.send(Ok(target));
             } else if waiter.deadline <= now {
-                waiter.reply.send(Err(
-                    "not committed: no answer from the group's coordinator in time".to_owned(),
-                ));
+                waiter.give_up();
             } else {
                 self.commits.waiters.push(waiter);
             }

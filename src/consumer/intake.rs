@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::kafka::Message;
+use crate::kafka::{Message, TopicPartition};
 use crate::message::Record;
 use crate::offsets::{Arrival, Position, Tracker};
 use crate::partition::{Partition, ToWorker};
 
-use super::{Consumer, Held, Stage, list};
+use super::{Consumer, Held, Stage, Trust, list};
 
 /// Messages in flight (taken and unfinished) of one consumer, or more where its partitions need their least share.
 const MESSAGES_MAX: usize = 8192;
@@ -77,6 +77,11 @@ impl Consumer {
         if most == 0 {
             return false;
         }
+        for held in self.held.values_mut() {
+            if held.trust == Trust::Void {
+                held.trust = Trust::Sound;
+            }
+        }
         let client = self.client.clone();
         let mut run = Run::default();
         let took = client.take(most, |topic, partition, taken, name| {
@@ -89,6 +94,9 @@ impl Consumer {
             match taken {
                 Ok(message) => self.arrive(&mut run, message),
                 Err(error) => {
+                    if let Some(held) = &mut run.held {
+                        held.trust = Trust::Suspect;
+                    }
                     let name = self.intake.names.entry(topic).or_insert_with(name).clone();
                     self.error(&error, Some((&name, partition)));
                 }
@@ -106,6 +114,20 @@ impl Consumer {
         let Some(held) = run.held.as_mut().filter(|held| held.stage == Stage::Active) else {
             return;
         };
+        match held.trust {
+            Trust::Sound => {}
+            Trust::Void => return,
+            Trust::Suspect if message.offset() <= held.tracker.expected() => {
+                held.trust = Trust::Sound;
+            }
+            // Either the message in between was passed over or it does not exist: the seek tells.
+            Trust::Suspect => {
+                held.trust = Trust::Void;
+                held.tracker.pause();
+                let at = held.goes_on_at();
+                return self.seek(&[at]);
+            }
+        }
         let (offset, leader_epoch, bytes) =
             (message.offset(), message.leader_epoch(), message.bytes());
         let number = match held.tracker.arrive(offset, leader_epoch, bytes) {
@@ -141,7 +163,7 @@ impl Consumer {
             "the partition went back: its log was truncated or made anew; messages from here on are handled again"
         );
         old.end();
-        held.worker.send(ToWorker::Release(old.clone()));
+        held.worker.send(ToWorker::Cancel(old.clone()));
         let epoch = self.intake.next_epoch();
         held.partition = Arc::new(Partition::new(
             epoch,
@@ -173,6 +195,9 @@ impl Consumer {
         let (mut messages, mut bytes) = (0, 0);
         let share = self.share();
         for held in self.held.values() {
+            if held.stage == Stage::Drained {
+                continue;
+            }
             messages += held.tracker.unfinished();
             bytes += held.tracker.bytes();
             if !held.is_paused && held.tracker.unfinished() >= share {
@@ -183,7 +208,7 @@ impl Consumer {
         if self.held.is_empty() || bytes >= BYTES_MAX {
             return 0;
         }
-        let budget = MESSAGES_MAX.max(self.held.len() * SHARE_MIN * 2);
+        let budget = MESSAGES_MAX.max(self.active() * SHARE_MIN * 2);
         // Large messages come in small batches, so that a batch does not take many times the budget.
         let size = bytes.checked_div(messages).unwrap_or(0).max(1);
         budget
@@ -196,30 +221,43 @@ impl Consumer {
     /// What one partition may have in flight: all of the budget where it is alone, else so little that all the others
     /// together can't use it up.
     fn share(&self) -> usize {
-        match self.held.len() {
+        match self.active() {
             0 | 1 => MESSAGES_MAX,
             count => (MESSAGES_MAX / (2 * count)).max(SHARE_MIN),
+        }
+    }
+
+    /// Partitions that take part in the budget: what is drained waits for the group.
+    fn active(&self) -> usize {
+        let held = self.held.values();
+        held.filter(|held| held.stage != Stage::Drained).count()
+    }
+
+    pub(super) fn seek(&mut self, partitions: &[TopicPartition]) {
+        if let Err(error) = self.client.seek(partitions) {
+            self.error(&error, None);
         }
     }
 
     /// Pauses partitions that hold the others up, and resumes them with half of their share. Never during a rebalance:
     /// librdkafka pauses everything itself then, and has lost resumes given in between.
     pub(super) fn keep_fair(&mut self, now: Instant) {
-        if self.phase.is_busy() || self.held.len() < 2 {
+        if self.phase.is_busy() {
             return;
         }
-        let share = self.share();
+        let (share, several) = (self.share(), self.active() > 1);
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         for (key, held) in &mut self.held {
             let unfinished = held.tracker.unfinished();
-            if held.is_paused {
+            if held.stage == Stage::Drained || (unfinished < share && !held.is_paused) {
+                held.full_since = None;
+            } else if held.is_paused {
                 if unfinished <= share / 2 {
                     held.is_paused = false;
                     resume.push(key.clone());
                 }
-            } else if unfinished < share {
-                held.full_since = None;
-            } else if now.duration_since(*held.full_since.get_or_insert(now)) >= PATIENCE {
+            } else if several && now.duration_since(*held.full_since.get_or_insert(now)) >= PATIENCE
+            {
                 held.full_since = None;
                 held.is_paused = true;
                 held.tracker.pause();
@@ -244,6 +282,9 @@ impl Consumer {
     }
 
     pub(super) fn fairness_deadline(&self) -> Option<Instant> {
+        if self.phase.is_busy() || self.active() < 2 {
+            return None;
+        }
         self.held
             .values()
             .filter_map(|held| held.full_since)

@@ -22,8 +22,8 @@ pub(super) struct Topics {
     wanted: Subscription,
     /// The topics that exist, once they were asked for.
     existing: Option<Vec<(String, usize)>>,
-    /// Those of the first answer: what is not among them is new.
-    first: Option<BTreeSet<String>>,
+    /// Topics that were there when a pattern began to wait: what is not among them is new.
+    known: Option<BTreeSet<String>>,
     ask_at: Option<Instant>,
     is_asking: bool,
     subscribed: Vec<Arc<str>>,
@@ -34,7 +34,7 @@ impl Topics {
         Self {
             wanted: route::subscription(config, consumer),
             existing: None,
-            first: None,
+            known: None,
             ask_at: None,
             is_asking: false,
             subscribed: Vec::new(),
@@ -47,13 +47,26 @@ impl Topics {
         self.ask_at = None;
     }
 
+    fn found(&mut self, existing: Vec<(String, usize)>) {
+        let wanted = &self.wanted.patterns;
+        let is_first = self.known.is_none();
+        let known = self.known.get_or_insert_default();
+        for (name, _) in &existing {
+            // No pattern waits for it: it is not new to one that a reload brings.
+            if is_first || !wanted.iter().any(|pattern| pattern.is_match(name)) {
+                known.insert(name.clone());
+            }
+        }
+        self.existing = Some(existing);
+    }
+
     pub(super) fn is_new(&self, topic: &str) -> bool {
         let is_literal = self.wanted.topics.iter().any(|one| **one == *topic);
         !is_literal
             && self
-                .first
+                .known
                 .as_ref()
-                .is_some_and(|first| !first.contains(topic))
+                .is_some_and(|known| !known.contains(topic))
     }
 
     pub(super) fn subscribed(&self) -> &[Arc<str>] {
@@ -112,9 +125,7 @@ impl Consumer {
         self.topics.is_asking = false;
         match found {
             Ok(existing) => {
-                let names = || existing.iter().map(|(name, _)| name.clone()).collect();
-                self.topics.first.get_or_insert_with(names);
-                self.topics.existing = Some(existing);
+                self.topics.found(existing);
             }
             Err(error) => {
                 self.topics.ask_at = Some(now + ASK_AGAIN);

@@ -24,6 +24,8 @@ use super::{AFTER_DRAIN, StartError, load};
 
 /// How long one turn of a consumer's loop may take before the watchdog says that it stands still.
 const CONSUMER_TURN: Duration = Duration::from_secs(10);
+/// How long a worker may take to swap: as long as an older VM drains, and a call runs.
+const SWAP: Duration = Duration::from_secs(60);
 /// How long a consumer may take to tell its status.
 const ANSWER: Duration = Duration::from_secs(1);
 
@@ -54,6 +56,18 @@ struct ConsumerThread {
 pub(super) struct Roster(Arc<Mutex<BTreeMap<String, Arc<Mailbox<ToConsumer>>>>>);
 
 impl Roster {
+    /// Tells every consumer to drain; to be told again does no harm.
+    pub(super) fn close(&self, deadline: Instant) {
+        for inbox in self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+        {
+            inbox.send(ToConsumer::Close(deadline));
+        }
+    }
+
     pub(super) fn status(&self) -> Vec<ConsumerStatus> {
         let inboxes: Vec<_> = self
             .0
@@ -216,12 +230,7 @@ impl Fleet {
 
     /// Puts another bundle in force, whose VMs stand already. In this order: what is removed finishes with the routes
     /// that it began with; workers swap between two calls; consumers follow, and take what is new.
-    pub(super) fn apply(
-        &mut self,
-        bundle: &Arc<Bundle>,
-        vms: Vec<Vm>,
-        difference: &Difference,
-    ) -> anyhow::Result<()> {
+    pub(super) fn apply(&mut self, bundle: &Arc<Bundle>, vms: Vec<Vm>, difference: &Difference) {
         let drain = self.bundle.config.daemon.drain_deadline;
         let deadline = Instant::now() + drain;
         self.retire(bundle, deadline);
@@ -234,11 +243,13 @@ impl Fleet {
             consumer.inbox.send(ToConsumer::Reload(bundle.clone()));
         }
         for settings in &bundle.config.consumers {
-            if !self.consumers.contains_key(&settings.name) {
-                self.start_consumer(settings)?;
+            if !self.consumers.contains_key(&settings.name)
+                && let Err(error) = self.start_consumer(settings)
+            {
+                // The new bundle is in force: without one of its consumers the daemon would be half alive.
+                let _ = self.endings.send(Ending::Failed(format!("{error:#}")));
             }
         }
-        Ok(())
     }
 
     fn retire(&self, bundle: &Arc<Bundle>, deadline: Instant) {
@@ -273,8 +284,8 @@ impl Fleet {
             waits.push(wait);
         }
         for wait in waits {
-            // Ends without an answer only where the worker ended, which ends the daemon.
-            let _ = wait.recv();
+            // No answer: the worker has ended, which ends the daemon, or an old VM drains for longer than it may.
+            let _ = wait.recv_timeout(SWAP);
         }
     }
 

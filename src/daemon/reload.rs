@@ -109,9 +109,7 @@ impl Reloader {
             Ok(vms) => vms,
             Err(error) => return rejected(error),
         };
-        if let Err(error) = self.fleet.apply(&Arc::new(new), vms, &difference) {
-            return rejected(format!("{error:#}"));
-        }
+        self.fleet.apply(&Arc::new(new), vms, &difference);
         self.follow();
         Outcome::Applied(difference)
     }

@@ -9,19 +9,17 @@
 #![expect(unsafe_code, reason = "the C API of librdkafka")]
 
 use std::collections::VecDeque;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
 use rdkafka_sys as sys;
 
+use super::callbacks::{self, Bell, Event, Shared};
 use super::list::{self, List};
-use super::{Error, Message, TopicPartition};
-
-/// Rung when a queue becomes non-empty.
-pub(crate) type Bell = Arc<dyn Fn() + Send + Sync>;
+use super::{Class, Error, Message, TopicPartition};
 
 pub(crate) struct Client {
     rk: NonNull<sys::rd_kafka_t>,
@@ -30,27 +28,6 @@ pub(crate) struct Client {
     replies: NonNull<sys::rd_kafka_queue_t>,
     /// What the callbacks write; librdkafka holds its address, so it must outlive the handle.
     shared: Box<Shared>,
-}
-
-struct Shared {
-    bell: Bell,
-    events: Mutex<VecDeque<Event>>,
-}
-
-/// What came over the consumer queue.
-#[derive(Debug)]
-pub(crate) enum Event {
-    Rebalance(Rebalance),
-    Error(Error),
-}
-
-/// Each must be answered, by assign or unassign.
-#[derive(Debug)]
-pub(crate) enum Rebalance {
-    Assign(Vec<TopicPartition>),
-    Revoke(Vec<TopicPartition>),
-    /// Neither: the answer is to give up everything.
-    Failed(Error),
 }
 
 /// The answer to one commit.
@@ -89,10 +66,7 @@ impl Client {
         let native = config
             .create_native_config()
             .map_err(|error| Error::fatal(error.to_string()))?;
-        let shared = Box::new(Shared {
-            bell,
-            events: Mutex::default(),
-        });
+        let shared = Box::new(Shared::new(bell));
         let opaque = ptr::from_ref::<Shared>(&shared).cast_mut().cast::<c_void>();
         let mut text = [0; 512];
         // SAFETY: rd_kafka_new takes the conf over where it succeeds, and so we hand out a copy, which is freed where it
@@ -100,9 +74,9 @@ impl Client {
         let rk = unsafe {
             let conf = sys::rd_kafka_conf_dup(native.ptr());
             sys::rd_kafka_conf_set_opaque(conf, opaque);
-            sys::rd_kafka_conf_set_rebalance_cb(conf, Some(on_rebalance));
-            sys::rd_kafka_conf_set_error_cb(conf, Some(on_error));
-            sys::rd_kafka_conf_set_log_cb(conf, Some(on_log));
+            sys::rd_kafka_conf_set_rebalance_cb(conf, Some(callbacks::on_rebalance));
+            sys::rd_kafka_conf_set_error_cb(conf, Some(callbacks::on_error));
+            sys::rd_kafka_conf_set_log_cb(conf, Some(callbacks::on_log));
             let kind = sys::rd_kafka_type_t::RD_KAFKA_CONSUMER;
             let rk = sys::rd_kafka_new(kind, conf, text.as_mut_ptr(), text.len());
             if rk.is_null() {
@@ -133,7 +107,11 @@ impl Client {
                 shared,
             };
             for queue in [client.events, client.messages, client.replies] {
-                sys::rd_kafka_queue_cb_event_enable(queue.as_ptr(), Some(on_queue), opaque);
+                sys::rd_kafka_queue_cb_event_enable(
+                    queue.as_ptr(),
+                    Some(callbacks::on_queue),
+                    opaque,
+                );
             }
             Ok(client)
         }
@@ -161,13 +139,14 @@ impl Client {
             };
             // SAFETY: ours to read and destroy.
             unsafe {
-                if let Some(error) = message_error(message) {
-                    self.shared.push(Event::Error(error));
-                }
+                let error = message_error(message).unwrap_or_else(|| {
+                    Error::fatal("a message came outside of its partition's queue")
+                });
+                self.shared.push(Event::Error(error));
                 sys::rd_kafka_message_destroy(message.as_ptr());
             }
         }
-        std::mem::take(&mut *self.shared.lock())
+        self.shared.take()
     }
 
     /// Takes up to `most` messages that are there already, and returns how many. Those of one partition come in order.
@@ -285,18 +264,18 @@ impl Client {
         }
     }
 
-    /// Lets partitions that are assigned start at other offsets; under a protocol that assigns as a whole, `all` says
-    /// where every partition goes on, these included.
-    pub(crate) fn restart(
-        &self,
-        partitions: &[TopicPartition],
-        all: &[TopicPartition],
-    ) -> Result<(), Error> {
-        if self.is_cooperative() {
-            self.unassign(partitions)?;
-            self.assign(partitions)
-        } else {
-            self.assign(all)
+    /// Lets assigned partitions go on at other offsets. What was fetched before is not handed out any more, but for the
+    /// batch that may be in hand.
+    pub(crate) fn seek(&self, partitions: &[TopicPartition]) -> Result<(), Error> {
+        let list = List::of(partitions);
+        let do_not_wait = 0;
+        // SAFETY: handle and list are alive.
+        unsafe {
+            check_error(sys::rd_kafka_seek_partitions(
+                self.rk.as_ptr(),
+                list.as_ptr(),
+                do_not_wait,
+            ))
         }
     }
 
@@ -365,7 +344,8 @@ impl Client {
         (Error::check(result).is_ok() && high >= 0).then_some((low, high))
     }
 
-    /// The group's committed offsets, with their leader epochs. **Blocks** up to the time-out.
+    /// The group's committed offsets, with their leader epochs, each with an error of its own if it has one. **Blocks** up
+    /// to the time-out.
     pub(crate) fn committed(
         &self,
         partitions: &[TopicPartition],
@@ -376,11 +356,7 @@ impl Client {
         Error::check(unsafe {
             sys::rd_kafka_committed(self.rk.as_ptr(), list.as_ptr(), millis(timeout))
         })?;
-        let partitions = list.read();
-        match partitions.iter().find_map(|one| one.error.clone()) {
-            Some(error) => Err(error),
-            None => Ok(partitions),
-        }
+        Ok(list.read())
     }
 
     /// First and next offset of a partition, asked of its leader. **Blocks** up to the time-out.
@@ -426,7 +402,9 @@ impl Client {
         unsafe {
             for index in 0..(*metadata).topic_cnt as usize {
                 let topic = (*metadata).topics.add(index);
-                if Error::check((*topic).err).is_ok() {
+                // A topic between two leaders is there all the same.
+                let error = Error::check((*topic).err).err();
+                if error.is_none_or(|error| error.class() == Class::Transient) {
                     let name = CStr::from_ptr((*topic).topic)
                         .to_string_lossy()
                         .into_owned();
@@ -490,16 +468,6 @@ impl Drop for Client {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Event>> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, event: Event) {
-        self.lock().push_back(event);
-    }
-}
-
 fn millis(duration: Duration) -> c_int {
     c_int::try_from(duration.as_millis()).unwrap_or(c_int::MAX)
 }
@@ -551,70 +519,4 @@ unsafe fn topic_name(topic: *mut sys::rd_kafka_topic_t) -> Arc<str> {
     unsafe { CStr::from_ptr(sys::rd_kafka_topic_name(topic)) }
         .to_string_lossy()
         .into()
-}
-
-unsafe extern "C" fn on_queue(_: *mut sys::rd_kafka_t, opaque: *mut c_void) {
-    // SAFETY: the address given at `queue_cb_event_enable`, alive until the callback is taken off in drop.
-    let shared = unsafe { &*opaque.cast::<Shared>() };
-    (shared.bell)();
-}
-
-unsafe extern "C" fn on_rebalance(
-    _: *mut sys::rd_kafka_t,
-    code: sys::rd_kafka_resp_err_t,
-    partitions: *mut sys::rd_kafka_topic_partition_list_t,
-    opaque: *mut c_void,
-) {
-    // SAFETY: called by our own poll, with the opaque of the conf and a list that lives as long as the call.
-    let (shared, partitions) = unsafe { (&*opaque.cast::<Shared>(), list::read(partitions)) };
-    shared.push(Event::Rebalance(match code {
-        sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
-            Rebalance::Assign(partitions)
-        }
-        sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
-            Rebalance::Revoke(partitions)
-        }
-        other => Rebalance::Failed(Error::new(other, "")),
-    }));
-}
-
-unsafe extern "C" fn on_error(
-    _: *mut sys::rd_kafka_t,
-    code: c_int,
-    reason: *const c_char,
-    opaque: *mut c_void,
-) {
-    // SAFETY: called by our own poll, with the opaque of the conf and a NUL-terminated reason.
-    let (shared, reason) = unsafe {
-        (
-            &*opaque.cast::<Shared>(),
-            CStr::from_ptr(reason).to_string_lossy(),
-        )
-    };
-    // SAFETY: librdkafka's own code, which is one of the enum's values.
-    let code = unsafe { std::mem::transmute::<c_int, sys::rd_kafka_resp_err_t>(code) };
-    shared.push(Event::Error(Error::new(code, reason)));
-}
-
-unsafe extern "C" fn on_log(
-    rk: *const sys::rd_kafka_t,
-    level: c_int,
-    facility: *const c_char,
-    text: *const c_char,
-) {
-    // SAFETY: all are NUL-terminated and live as long as the call; the handle may be null while it is being made.
-    unsafe {
-        let client = if rk.is_null() {
-            "".into()
-        } else {
-            CStr::from_ptr(sys::rd_kafka_name(rk)).to_string_lossy()
-        };
-        let facility = CStr::from_ptr(facility).to_string_lossy();
-        crate::logging::librdkafka(
-            level,
-            &facility,
-            &client,
-            &CStr::from_ptr(text).to_string_lossy(),
-        );
-    }
 }

@@ -85,6 +85,11 @@ impl Engine {
         }
     }
 
+    /// The VM is to be replaced before the next call.
+    pub(super) fn is_spoiled(&self) -> bool {
+        self.spoiled.is_some()
+    }
+
     /// How long the last call held the VM, where that was worth a warning.
     pub(super) fn take_slow(&self) -> Option<Duration> {
         self.pulse.take_slow()

@@ -1,6 +1,6 @@
 //! Running a lane: call by call, until it is empty, waits, or has had its turn.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::clock::now_ms;
 use crate::config::{Config, Listener, OnError};
@@ -15,6 +15,9 @@ use crate::supervisor::Ending;
 use super::calls::Open;
 use super::timers::Wake;
 use super::{QUANTUM, Slot, Worker, share};
+
+/// What a sleep is cut to: a clock ends somewhere.
+const SLEEP_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Worker {
     pub(super) fn run_lane(&mut self, epoch: u64) {
@@ -49,6 +52,10 @@ impl Worker {
         for _ in 0..QUANTUM {
             if slot.released || slot.partition.is_over() {
                 return false;
+            }
+            if self.engine.is_spoiled() {
+                // Not one more call in this VM.
+                return true;
             }
             match slot.lane.next(slot.plan.listeners.len()) {
                 Next::Run(index) => self.run_head(slot, &config, index),
@@ -127,9 +134,10 @@ impl Worker {
 
     fn wait(&mut self, slot: &mut Slot, vm: u64, call: CallId, wait: Wait, listener: &str) {
         match wait {
-            Wait::Sleep(duration) => self
-                .timers
-                .set(Instant::now() + duration, Wake::Call(vm, call)),
+            Wait::Sleep(duration) => self.timers.set(
+                Instant::now() + duration.min(SLEEP_MAX),
+                Wake::Call(vm, call),
+            ),
             Wait::Commit(offset) => {
                 // What is finished counts for the position, so it has to be there first.
                 self.note_finished(slot);
@@ -153,6 +161,9 @@ impl Worker {
 
     /// The answer to a waiting call. One that is gone (its VM or its lane) is passed over.
     pub(super) fn resume(&mut self, vm: u64, call: CallId, answer: Answer) {
+        if self.engine.is_spoiled() {
+            self.mend(Instant::now());
+        }
         let Some(open) = self.calls.remove(vm, call) else {
             return;
         };
@@ -171,16 +182,9 @@ impl Worker {
             .iter()
             .position(|progress| progress.listener == open.listener);
         if let Some(index) = found {
+            let is_wanted = slot.wants(&config, &open.listener);
             match step {
-                Some(step)
-                    if slot
-                        .plan
-                        .listeners
-                        .iter()
-                        .any(|&one| config.listeners[one].name == open.listener) =>
-                {
-                    self.advance(&mut slot, &config, index, vm, step);
-                }
+                Some(step) if is_wanted => self.advance(&mut slot, &config, index, vm, step),
                 // It ended in a bundle that had this listener; the present one has not.
                 Some(Step::Waits(call, wait)) => {
                     self.wait(&mut slot, vm, call, wait, &open.listener);
@@ -188,7 +192,8 @@ impl Worker {
                     self.calls.insert(vm, call, open);
                 }
                 Some(_) => slot.lane.begun()[index].stage = Stage::Final,
-                None => slot.lane.begun()[index].stage = Stage::Due,
+                None if is_wanted => slot.lane.begun()[index].stage = Stage::Due,
+                None => slot.lane.begun()[index].stage = Stage::Final,
             }
         }
         self.put_back(slot);
@@ -204,14 +209,14 @@ impl Worker {
             for parked in self.places.leave(&slot.partition) {
                 self.wake(parked);
             }
-            for progress in slot
-                .lane
-                .begun()
-                .iter_mut()
-                .filter(|progress| progress.listener == open.listener)
-            {
-                progress.stage = Stage::Due;
-                progress.attempt = progress.attempt.saturating_sub(1);
+            let config = self.engine.bundle().config.clone();
+            let is_wanted = slot.wants(&config, &open.listener);
+            for progress in slot.lane.begun() {
+                if progress.listener == open.listener {
+                    progress.attempt = progress.attempt.saturating_sub(1);
+                    // A listener that is gone has nothing to run again.
+                    progress.stage = if is_wanted { Stage::Due } else { Stage::Final };
+                }
             }
             self.put_back(slot);
         }
@@ -308,6 +313,14 @@ impl Worker {
                 "handler held the vm: other handlers waited"
             );
         }
+    }
+}
+
+impl Slot {
+    /// Whether this listener is one of the topic's in the bundle in force.
+    fn wants(&self, config: &Config, listener: &str) -> bool {
+        let mut listeners = self.plan.listeners.iter();
+        listeners.any(|&index| config.listeners[index].name == listener)
     }
 }
 

@@ -1,0 +1,145 @@
+//! How partitions end other than by a rebalance: a topic that a reload removes (and may bring back), and the end of the
+//! consumer. The way is the same: nothing starts any more, what runs finishes, positions are committed.
+
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
+
+use crate::bundle::Bundle;
+use crate::offsets::Position;
+use crate::route;
+use crate::start::{Start, Why};
+
+use super::membership::LAST_COMMIT;
+use super::{Consumer, Held, LEAVE, Stage, is_over};
+
+/// Topics that a reload removes, until nothing of them runs.
+pub(super) struct Retiring {
+    pub(super) done: mpsc::Sender<()>,
+    pub(super) cancel_at: Instant,
+}
+
+impl Consumer {
+    /// A reload removes topics: what runs of them finishes with the routes that it began with.
+    pub(super) fn retire(&mut self, bundle: Arc<Bundle>, done: mpsc::Sender<()>, now: Instant) {
+        let (name, config) = (&self.settings.name, &bundle.config);
+        for held in self.held.values_mut() {
+            if held.stage == Stage::Active
+                && route::plan(config, name, &held.partition.topic).is_none()
+            {
+                held.release();
+            }
+        }
+        let cancel_at = now + self.drain();
+        self.phase.retired = Some(bundle);
+        self.phase.retiring = Some(Retiring { done, cancel_at });
+    }
+
+    pub(super) fn progress_retiring(&mut self, now: Instant) {
+        let Some(retiring) = &mut self.phase.retiring else {
+            return;
+        };
+        let mut releasing = self
+            .held
+            .values()
+            .filter(|held| held.stage == Stage::Releasing)
+            .peekable();
+        if releasing.peek().is_none() {
+            // The daemon may have given up on it.
+            let _ = retiring.done.send(());
+            self.phase.retiring = None;
+        } else if now >= retiring.cancel_at {
+            releasing.for_each(Held::cancel);
+            retiring.cancel_at = now + self.settings.session_timeout;
+        }
+    }
+
+    /// Another bundle is in force in every worker.
+    pub(super) fn reload(&mut self, bundle: Arc<Bundle>) {
+        self.bundle = bundle;
+        for (key, held) in &mut self.held {
+            if let Some(plan) = route::plan(&self.bundle.config, &self.settings.name, &key.0) {
+                held.tracker
+                    .set_listeners(plan.manual.clone(), plan.automatic);
+                held.plan = Arc::new(plan);
+                held.comes_back = held.stage != Stage::Active;
+            }
+        }
+        self.phase.retired = None;
+        self.topics.reload(&self.bundle.config, &self.settings.name);
+    }
+
+    /// Topics that come back before the group took them away: they go on at their position, in a new epoch.
+    pub(super) fn bring_back(&mut self, now: Instant) {
+        if self.closing.is_some() || self.phase.is_busy() {
+            return;
+        }
+        let back = |held: &&Held| held.comes_back && held.stage == Stage::Drained;
+        let keys: Vec<_> = self.held.values().filter(back).map(Held::key).collect();
+        if keys.is_empty() {
+            return;
+        }
+        for key in &keys {
+            let Some(old) = self.held.remove(key) else {
+                continue;
+            };
+            let Position {
+                offset,
+                leader_epoch,
+            } = old.tracker.finished();
+            let start = Start {
+                offset,
+                leader_epoch,
+                why: Why::Committed,
+            };
+            self.hold(&key.0, key.1, start, now);
+            if let Some(new) = self.held.get_mut(key) {
+                new.committed = old.committed;
+            }
+        }
+        let these: Vec<_> = keys
+            .iter()
+            .filter_map(|key| self.held.get(key))
+            .map(Held::goes_on_at)
+            .collect();
+        if let Err(error) = self.client.resume(&these) {
+            self.error(&error, None);
+        }
+        self.seek(&these);
+    }
+
+    pub(super) fn begin_close(&mut self, deadline: Instant, now: Instant) {
+        self.closing = Some(deadline.max(now));
+        self.phase.ask_late_at = None;
+        self.held.values_mut().for_each(Held::release);
+    }
+
+    /// Whether the consumer has drained, committed and left, or run out of time.
+    pub(super) fn is_closed(&mut self, now: Instant, deadline: Instant) -> bool {
+        if self.phase.close_begun {
+            return is_over(self.client.closing()) || now >= deadline + LAST_COMMIT + LEAVE;
+        }
+        let drained = self.held.values().all(|held| held.stage == Stage::Drained);
+        if !drained && now >= deadline {
+            self.held
+                .values()
+                .filter(|held| held.stage == Stage::Releasing)
+                .for_each(Held::cancel);
+        }
+        let clean = self.commits.is_idle() && !self.held.values().any(Held::is_dirty);
+        let waits_for_commit = !clean && now < deadline + LAST_COMMIT && self.trouble.is_none();
+        if (drained && !waits_for_commit) || now >= deadline + LAST_COMMIT {
+            self.phase.close_begun = true;
+            if let Err(error) = self.client.close() {
+                tracing::warn!(consumer = &*self.name, %error, "not closed in order");
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The end: nothing of ours may be held by a worker now, or the client stays until the process ends.
+    pub(super) fn leave(self) {
+        self.inbox.close();
+        tracing::info!(consumer = &*self.name, "left the group");
+    }
+}

@@ -1,0 +1,231 @@
+//! Where partitions start: asked for first, then begun; **a group whose position is unknown is never taken for one
+//! without**. A partition that can't be asked about (it has no leader) does not keep the others waiting.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::asker::{Ask, Assigned, Starts};
+use crate::config::Config;
+use crate::kafka::{Error, TopicPartition};
+use crate::offsets::{Position, Tracker};
+use crate::partition::Partition;
+use crate::route;
+use crate::start::{Start, Why};
+
+use super::membership::{Doing, names};
+use super::{Consumer, Held, Stage, Trust};
+
+/// Between two questions where the first had no answer.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+impl Consumer {
+    /// The answer of the asking thread. While it can't be had, the partitions stay unassigned: a group whose position is
+    /// unknown is never taken for one without.
+    pub(super) fn starts(&mut self, id: u64, starts: Result<Starts, Error>, now: Instant) {
+        if self.phase.asked_late == Some(id) {
+            return self.late_starts(starts, now);
+        }
+        let Doing::Assigning {
+            id: wanted, ask_at, ..
+        } = &mut self.phase.doing
+        else {
+            return;
+        };
+        if *wanted != id {
+            return;
+        }
+        match starts {
+            Ok(starts) => {
+                self.phase.doing = Doing::Steady;
+                if !self.client.is_cooperative() {
+                    self.phase.late.clear();
+                }
+                self.assign(starts.found, now);
+                self.wait_for(starts.open, now);
+            }
+            Err(error) => {
+                *ask_at = Some(now + ASK_AGAIN);
+                self.trouble.note(&self.name, &error, None);
+            }
+        }
+    }
+
+    fn wait_for(&mut self, open: Vec<(Assigned, Error)>, now: Instant) {
+        for (one, error) in open {
+            let place = Some((&*one.topic, one.partition));
+            self.trouble.note(&self.name, &error, place);
+            self.phase.late.push(one);
+        }
+        self.phase.ask_late_at = (!self.phase.late.is_empty()).then_some(now + ASK_AGAIN);
+    }
+
+    /// Asks again for the partitions that could not start with the others.
+    pub(super) fn ask_late(&mut self, now: Instant) {
+        let is_due = self.phase.ask_late_at.is_some_and(|at| at <= now);
+        if is_due && !self.phase.is_busy() && self.closing.is_none() {
+            self.phase.ask_late_at = None;
+            self.phase.asked += 1;
+            let id = self.phase.asked;
+            self.phase.asked_late = Some(id);
+            let partitions = self.phase.late.clone();
+            self.asker.ask(Ask::Starts { id, partitions });
+        }
+    }
+
+    fn late_starts(&mut self, starts: Result<Starts, Error>, now: Instant) {
+        self.phase.asked_late = None;
+        let mut starts = match starts {
+            Ok(starts) if !self.phase.is_busy() && self.closing.is_none() => starts,
+            _ if self.closing.is_some() => return,
+            _ => {
+                self.phase.ask_late_at = Some(now + ASK_AGAIN);
+                return;
+            }
+        };
+        // A rebalance meanwhile may have taken some of them away.
+        let late = std::mem::take(&mut self.phase.late);
+        let is_ours = |one: &Assigned| {
+            let same =
+                |other: &Assigned| (&other.topic, other.partition) == (&one.topic, one.partition);
+            late.iter().any(same)
+        };
+        starts.found.retain(|(one, _)| is_ours(one));
+        starts.open.retain(|(one, _)| is_ours(one));
+        if !starts.found.is_empty() {
+            self.assign(starts.found, now);
+        }
+        self.wait_for(starts.open, now);
+    }
+
+    /// Begins these partitions. Under a protocol that assigns as a whole, those that run go on where they are.
+    pub(super) fn assign(&mut self, starts: Vec<(Assigned, Start)>, now: Instant) {
+        let begun: Vec<_> = starts
+            .iter()
+            .map(|(one, start)| {
+                TopicPartition::at(&one.topic, one.partition, start.offset, start.leader_epoch)
+            })
+            .collect();
+        let mut list = begun.clone();
+        if !self.client.is_cooperative() {
+            list.extend(self.held.values().map(Held::goes_on_at));
+            for held in self.held.values_mut() {
+                held.is_paused = false;
+            }
+        }
+        self.intake.forget_topics();
+        if let Err(error) = self.client.assign(&list) {
+            // The group is told by the next rebalance; until then nothing of it is consumed here.
+            self.error(&error, None);
+            return;
+        }
+        for (one, start) in starts {
+            self.say_start(&one, start);
+            self.hold(&one.topic, one.partition, start, now);
+        }
+        self.trouble.over();
+        tracing::info!(consumer = &*self.name, partitions = %names(&begun), total = self.held.len(), "assigned");
+    }
+
+    pub(super) fn hold(&mut self, topic: &Arc<str>, number: i32, start: Start, now: Instant) {
+        let epoch = self.intake.next_epoch();
+        let partition = Arc::new(Partition::new(
+            epoch,
+            &self.name,
+            topic,
+            number,
+            &self.inbox,
+            &self.client,
+        ));
+        let plan = route::plan(self.coming(), &self.settings.name, topic).map(Arc::new);
+        // Of a topic that no listener wants (a reload under way): assigned, so that the group is at peace, and unused.
+        let stage = if plan.is_some() {
+            Stage::Active
+        } else {
+            Stage::Drained
+        };
+        let plan = plan.unwrap_or_else(|| Arc::new(route::Plan::nobody()));
+        let position = Position {
+            offset: start.offset,
+            leader_epoch: start.leader_epoch,
+        };
+        let held = Held {
+            tracker: Tracker::new(position, plan.manual.clone(), plan.automatic),
+            worker: self.worker_of(topic, number, plan.concurrency),
+            committed: (start.why == Why::Committed).then_some(start.offset),
+            last_commit: now,
+            finished_since_commit: 0,
+            commit_start: start.why != Why::Committed
+                && plan.manual.is_empty()
+                && stage == Stage::Active,
+            comes_back: false,
+            trust: Trust::Sound,
+            is_paused: false,
+            full_since: None,
+            stage,
+            partition,
+            plan,
+        };
+        self.held.insert((topic.clone(), number), held);
+    }
+
+    /// Where a reload is under way, a topic counts only if both bundles have it; the later one is the stricter.
+    fn coming(&self) -> &Config {
+        let coming = self.phase.retired.as_ref().unwrap_or(&self.bundle);
+        &coming.config
+    }
+
+    fn say_start(&self, one: &Assigned, start: Start) {
+        let (consumer, topic, partition, offset) =
+            (&*self.name, &*one.topic, one.partition, start.offset);
+        match start.why {
+            Why::Committed => tracing::debug!(
+                consumer,
+                topic,
+                partition,
+                offset,
+                "starts at the committed offset"
+            ),
+            Why::Beginning => tracing::info!(
+                consumer,
+                topic,
+                partition,
+                offset,
+                "starts at the beginning"
+            ),
+            Why::Added => {
+                tracing::info!(
+                    consumer,
+                    topic,
+                    partition,
+                    offset,
+                    "starts at the beginning: it is new to the group"
+                );
+            }
+            Why::End { left_out } => {
+                tracing::info!(
+                    consumer,
+                    topic,
+                    partition,
+                    offset,
+                    left_out,
+                    "starts at the end"
+                );
+            }
+            Why::BelowLogStart { lost } => tracing::error!(
+                consumer,
+                topic,
+                partition,
+                offset,
+                lost,
+                "the committed offset is older than the log: messages were deleted before they were handled"
+            ),
+            Why::BeyondLogEnd => tracing::error!(
+                consumer,
+                topic,
+                partition,
+                offset,
+                "the committed offset lies beyond the log: it was truncated or made anew, messages are repeated"
+            ),
+        }
+    }
+}
