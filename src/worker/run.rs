@@ -191,9 +191,8 @@ impl Worker {
                     self.places.enter(&slot.partition);
                     self.calls.insert(vm, call, open);
                 }
-                Some(_) => slot.lane.begun()[index].stage = Stage::Final,
                 None if is_wanted => slot.lane.begun()[index].stage = Stage::Due,
-                None => slot.lane.begun()[index].stage = Stage::Final,
+                _ => slot.lane.begun()[index].stage = Stage::Final,
             }
         }
         self.put_back(slot);

@@ -49,8 +49,8 @@ impl<'a> Running<'a> {
         Self {
             kafka,
             topic,
-            project,
             daemon,
+            project,
             members,
             assignments,
         }
