@@ -174,6 +174,8 @@ impl Vm {
             if status == ffi::LUA_OK && !slice.killed() {
                 return Ok(());
             }
+            // An error value that is no string has no place of its own.
+            let placeless = ffi::lua_type(self.main, -1) != ffi::LUA_TSTRING;
             let message = if status == ffi::LUA_ERRMEM {
                 format!(
                     "{}/{}.lua: not enough memory ([lua] memory)",
@@ -181,7 +183,13 @@ impl Vm {
                     module.replace('.', "/")
                 )
             } else {
-                self.protected(|| failure::describe_top(self.main)).message
+                let words = self.protected(|| failure::describe_top(self.main));
+                if placeless {
+                    let file = module.replace('.', "/");
+                    format!("{}/{file}.lua: {}", self.shared.folder, words.message)
+                } else {
+                    words.message
+                }
             };
             ffi::lua_settop(self.main, top);
             hook::clear(self.main);
@@ -300,7 +308,11 @@ unsafe fn handler_of(
 ) -> Result<c_int, Error> {
     // SAFETY: the value lies on top.
     unsafe {
-        let found = type_name(main, -1);
+        let found = match ffi::lua_type(main, -1) {
+            // What `require` makes of a file that returns nothing.
+            ffi::LUA_TBOOLEAN if ffi::lua_toboolean(main, -1) != 0 => "nothing",
+            _ => type_name(main, -1),
+        };
         let result = match (function, ffi::lua_type(main, -1)) {
             (None, ffi::LUA_TFUNCTION) => return Ok(reference(main)),
             (None, ffi::LUA_TTABLE) => Err(format!(

@@ -50,8 +50,21 @@ fn a_bad_file_is_told_with_its_place() {
         "handlers/h.lua: returns a number, but should return a function"
     );
     assert_eq!(
+        module("\u{feff}#!/usr/bin/env lua\nerror('boom')", "h"),
+        "handlers/h.lua:2: boom"
+    );
+    assert_eq!(
+        module("error({ code = 1 })", "h"),
+        "handlers/h.lua: an error value that is a table, with neither `message` nor `__tostring`"
+    );
+    assert_eq!(
+        module("require 'no.such'", "h"),
+        "handlers/h.lua:1: module 'no.such' not found:\n\tno field package.preload['no.such']\n\tno file \
+         'handlers/no/such.lua' in the bundle"
+    );
+    assert_eq!(
         module("", "h.f"),
-        "handlers/h.lua: returns a boolean, but should return a table with the function `f`"
+        "handlers/h.lua: returns nothing, but should return a table with the function `f`"
     );
     assert_eq!(
         module("", "g"),
