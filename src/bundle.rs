@@ -139,15 +139,15 @@ impl Reader {
             }
             let meta = match fs::metadata(&path) {
                 Ok(meta) => meta,
-                // A link to nothing, or an editor's file that is gone already.
-                Err(error) if error.kind() == ErrorKind::NotFound && !is_lua(name) => {
-                    continue;
-                }
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    return Err(format!(
-                        "{}: a link to a file that does not exist",
-                        path.display()
-                    ));
+                    if is_lua(name) && path.is_symlink() {
+                        return Err(format!(
+                            "{}: is a link to a file that does not exist",
+                            path.display()
+                        ));
+                    }
+                    // An editor's file that is gone already, or a link to nothing that is none of ours.
+                    continue;
                 }
                 Err(error) => return Err(cannot_read(&path)(error)),
             };
