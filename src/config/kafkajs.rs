@@ -32,6 +32,9 @@ fn complain<T>(keys: &'static [&'static str], message: impl Into<String>) -> Res
     })
 }
 
+/// Between two attempts to connect, unless `retry` says otherwise.
+const RECONNECT_MAX_MS: u64 = 3_000;
+
 struct Mapping<'a> {
     folder: &'a Path,
     properties: Properties,
@@ -101,6 +104,13 @@ impl Mapping<'_> {
             "socket.timeout.ms",
             client.request_timeout.0,
             &["requestTimeout"],
+        );
+        // librdkafka's own 10 s would leave a group idle for twice that after a broker is back.
+        let initial = client.retry.initial_retry_time.map_or(0, |time| time.0);
+        self.set(
+            "reconnect.backoff.max.ms",
+            RECONNECT_MAX_MS.max(initial),
+            &[],
         );
         if let Some(time) = client.retry.initial_retry_time {
             self.set("retry.backoff.ms", time.0, &["retry", "initialRetryTime"]);

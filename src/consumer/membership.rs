@@ -259,6 +259,8 @@ impl Consumer {
     fn unassign(&mut self, revoking: &Revoking) {
         let gone = list(self.held.values().filter(|held| revoking.takes(held)));
         self.held.retain(|_, held| !revoking.takes(held));
+        // Given up as a whole, the group is joined anew; a share of it that goes leaves a member.
+        self.phase.has_joined &= !(revoking.is_lost || revoking.everything);
         self.intake.forget_topics();
         let result = if revoking.everything {
             self.client.unassign_all()
