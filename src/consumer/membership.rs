@@ -92,11 +92,12 @@ impl Phase {
     }
 
     /// For the status.
-    pub(super) fn name(&self, is_closing: bool) -> &'static str {
+    pub(super) fn name(&self, is_closing: bool, has_trouble: bool) -> &'static str {
         match self.doing {
             _ if is_closing => "draining",
             Doing::Assigning { .. } | Doing::Revoking(_) => "rebalancing",
             Doing::Steady if self.has_joined => "assigned",
+            Doing::Steady if has_trouble => "connecting",
             Doing::Steady => "joining",
         }
     }
