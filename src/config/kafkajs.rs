@@ -34,6 +34,9 @@ fn complain<T>(keys: &'static [&'static str], message: impl Into<String>) -> Res
     })
 }
 
+/// Between two attempts to connect, unless `retry` says otherwise.
+const RECONNECT_MAX_MS: u64 = 3_000;
+
 struct Mapping<'a> {
     folder: &'a Path,
     properties: Properties,
@@ -79,7 +82,9 @@ impl Mapping<'_> {
         // The default of a second costs most of the throughput.
         self.set("fetch.queue.backoff.ms", 5, &[]);
         self.set("queued.max.messages.kbytes", 16_384, &[]);
-        self.set("queued.min.messages", 100_000, &[]);
+        // Enough for some tens of milliseconds at full speed. Small messages cost librdkafka several times their bytes,
+        // which the limit in kilobytes does not see.
+        self.set("queued.min.messages", 30_000, &[]);
     }
 
     fn client(&mut self, client: &Client) {
@@ -101,6 +106,13 @@ impl Mapping<'_> {
             "socket.timeout.ms",
             client.request_timeout.0,
             &["requestTimeout"],
+        );
+        // librdkafka's own 10 s would leave a group idle for twice that after a broker is back.
+        let initial = client.retry.initial_retry_time.map_or(0, |time| time.0);
+        self.set(
+            "reconnect.backoff.max.ms",
+            RECONNECT_MAX_MS.max(initial),
+            &[],
         );
         if let Some(time) = client.retry.initial_retry_time {
             self.set("retry.backoff.ms", time.0, &["retry", "initialRetryTime"]);

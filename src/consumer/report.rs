@@ -13,8 +13,6 @@ use super::{Consumer, Held, line_limit};
 pub(super) struct Trouble {
     error: Option<(String, i64)>,
     limit: RateLimit,
-    /// No broker could be reached, and nothing has worked since.
-    is_cut_off: bool,
 }
 
 impl Default for Trouble {
@@ -22,7 +20,6 @@ impl Default for Trouble {
         Self {
             error: None,
             limit: line_limit(),
-            is_cut_off: false,
         }
     }
 }
@@ -33,14 +30,8 @@ impl Trouble {
             Some((topic, partition)) => format!("{topic}-{partition}: {error}"),
             None => error.to_string(),
         };
-        let is_down = error.is_all_brokers_down();
-        self.is_cut_off |= is_down;
-        self.error = Some(match self.error.take() {
-            // "All brokers are down" comes behind the errors of each, which say why.
-            Some((why, since)) if is_down => (why, since),
-            Some((_, since)) => (text, since),
-            None => (text, now_ms()),
-        });
+        let since = self.error.take().map_or_else(now_ms, |(_, since)| since);
+        self.error = Some((text, since));
         if let Some(left_out) = self.limit.allow(Instant::now()) {
             let left_out = (left_out > 0).then_some(left_out);
             let (topic, partition) = (place.map(|place| place.0), place.map(|place| place.1));
@@ -51,7 +42,6 @@ impl Trouble {
     /// Something worked.
     pub(super) fn over(&mut self) {
         self.error = None;
-        self.is_cut_off = false;
     }
 
     pub(super) fn is_none(&self) -> bool {
@@ -70,11 +60,10 @@ impl Consumer {
         ConsumerStatus {
             name: self.name.to_string(),
             group_id: self.settings.group_id.clone(),
-            state: match self.phase.name(self.closing.is_some()) {
-                "joining" if self.trouble.is_cut_off => "connecting",
-                name => name,
-            }
-            .to_owned(),
+            state: self
+                .phase
+                .name(self.closing.is_some(), !self.trouble.is_none())
+                .to_owned(),
             error: self.trouble.error.as_ref().map(|error| error.0.clone()),
             error_since: self.trouble.error.as_ref().map(|error| error.1),
             subscription: self

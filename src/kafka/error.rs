@@ -84,11 +84,6 @@ impl Error {
         }
     }
 
-    /// Says that no broker can be reached, but not why.
-    pub(crate) fn is_all_brokers_down(&self) -> bool {
-        self.code == Code::AllBrokersDown
-    }
-
     /// Not an error: the end of a partition, of no use to anyone here.
     pub(crate) fn is_partition_end(&self) -> bool {
         self.code == Code::PartitionEOF

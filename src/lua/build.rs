@@ -89,10 +89,16 @@ impl Vm {
         let Some(function) = function else {
             return Ok(());
         };
-        self.run_hook(pulse, function, BLOCKING)
-            .map_err(|failure| Error {
-                message: failure.message,
-            })
+        self.run_hook(pulse, function, BLOCKING).map_err(|failure| {
+            let (folder, message) = (&self.shared.folder, failure.message);
+            // What was returned, or raised as a table, has no place of its own.
+            let message = if message.starts_with(&**folder) {
+                message
+            } else {
+                format!("{folder}/init.lua: {message}")
+            };
+            Error { message }
+        })
     }
 
     fn install(&mut self) -> Result<(), Error> {

@@ -20,3 +20,4 @@ mod notify; // what the service manager is told: ready, status, reloads, watchdo
 mod positions; // where a partition starts
 mod reload; // files that change while the daemon runs
 mod systemd; // the shipped units under a real systemd
+mod tidy; // rules of ARCHITECTURE.md that a look at the files can hold
