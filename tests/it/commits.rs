@@ -270,6 +270,55 @@ fn a_threshold_commits_by_count() {
     );
 }
 
+/// S10: … neither before so many are finished nor after every message; the rest at the end.
+#[test]
+fn a_threshold_alone_commits_no_sooner() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("threshold", 1);
+    let project = Project::new(kafka);
+    project.handler("orders.lua", RECORDING);
+    project.config(
+        &(from_beginning("orders", &topic.name, "orders.handle")
+            + "runConfig = { autoCommitThreshold = 3 }\n"),
+    );
+    let committed = || kafka.committed(&project.group, &topic.name, 0).unwrap_or(0);
+    let mut daemon = Daemon::start(&project);
+    for (produced, expected) in [(2, 0), (3, 3), (5, 3), (6, 6)] {
+        let (_, next) = topic.watermarks(0);
+        topic.produce(numbered(next as u64..produced, 0));
+        project.wait_for_entries("done", produced as usize, DEADLINE);
+        daemon.wait_for("committed by count", |_| committed() >= expected);
+        stays("and no further", Duration::from_millis(400), || {
+            committed() == expected
+        });
+    }
+    topic.produce(numbered(6..7, 0));
+    project.wait_for_entries("done", 7, DEADLINE);
+    daemon.stop();
+    assert_eq!(committed(), 7);
+}
+
+/// S10: … and not with every message.
+#[test]
+fn an_interval_alone_commits_no_sooner() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("interval", 1);
+    let project = Project::new(kafka);
+    project.handler("orders.lua", RECORDING);
+    project.config(
+        &(from_beginning("orders", &topic.name, "orders.handle")
+            + "runConfig = { autoCommitInterval = \"1h\" }\n"),
+    );
+    topic.produce(numbered(0..5, 0));
+    let daemon = Daemon::start(&project);
+    project.wait_for_entries("done", 5, DEADLINE);
+    stays("the hour is not over", Duration::from_secs(1), || {
+        kafka.committed(&project.group, &topic.name, 0).unwrap_or(0) == 0
+    });
+    daemon.stop();
+    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(5));
+}
+
 /// S10: by time.
 #[test]
 fn an_interval_commits_by_time() {
@@ -304,24 +353,34 @@ fn committed_without_an_end(run_config: &str) {
 #[test]
 fn partitions_can_be_consumed_one_at_a_time() {
     assert_eq!(
-        most_partitions_at_once("runConfig = { partitionsConsumedConcurrently = 1 }\n"),
+        most_partitions_at_once("runConfig = { partitionsConsumedConcurrently = 1 }\n", ""),
         1
     );
+}
+
+/// S10: … of all workers together, not of each.
+#[test]
+fn the_limit_of_partitions_is_that_of_all_workers() {
+    let workers = "[lua]\nworkers = 3";
+    for limit in [1, 2] {
+        let run_config = format!("runConfig = {{ partitionsConsumedConcurrently = {limit} }}\n");
+        assert!(most_partitions_at_once(&run_config, workers) <= limit);
+    }
 }
 
 /// S10: by default all assigned partitions at once.
 #[test]
 fn partitions_are_consumed_concurrently() {
-    assert!(most_partitions_at_once("") > 1);
+    assert!(most_partitions_at_once("", "") > 1);
 }
 
-fn most_partitions_at_once(run_config: &str) -> usize {
+fn most_partitions_at_once(run_config: &str, sections: &str) -> usize {
     // As many as with a limit of one: nothing to complain of.
     let Some(kafka) = kafka::shared() else {
         return usize::from(run_config.is_empty()) + 1;
     };
     let topic = kafka.topic("concurrent", 4);
-    let project = Project::new(kafka);
+    let project = Project::new(kafka).sections(sections);
     project.handler(
         "slow.lua",
         r#"
