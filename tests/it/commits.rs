@@ -270,32 +270,43 @@ fn a_threshold_commits_by_count() {
     );
 }
 
-/// S10: … neither before so many are finished nor after every message; the rest at the end.
+/// S10: … exactly so many, as long as there is more to do; and the rest when there is not.
 #[test]
-fn a_threshold_alone_commits_no_sooner() {
+fn a_threshold_commits_at_exactly_its_count() {
     let Some(kafka) = kafka::shared() else { return };
     let topic = kafka.topic("threshold", 1);
     let project = Project::new(kafka);
-    project.handler("orders.lua", RECORDING);
+    project.handler(
+        "orders.lua",
+        r#"
+        local record = require "record"
+        local tide = require "tide"
+        return function(message, ctx)
+          while not io.open("gate-" .. message.value) do tide.sleep(10) end
+          record.line("done", message, ctx)
+        end
+        "#,
+    );
     project.config(
-        &(from_beginning("orders", &topic.name, "orders.handle")
+        &(from_beginning("orders", &topic.name, "orders")
             + "runConfig = { autoCommitThreshold = 3 }\n"),
     );
+    topic.produce(numbered(0..8, 0));
     let committed = || kafka.committed(&project.group, &topic.name, 0).unwrap_or(0);
     let mut daemon = Daemon::start(&project);
-    for (produced, expected) in [(2, 0), (3, 3), (5, 3), (6, 6)] {
-        let (_, next) = topic.watermarks(0);
-        topic.produce(numbered(next as u64..produced, 0));
-        project.wait_for_entries("done", produced as usize, DEADLINE);
+    for (done, expected) in [(1, 0), (2, 0), (3, 3), (5, 3), (6, 6), (7, 6)] {
+        for message in 0..done {
+            project.write(&format!("gate-{message}"), "");
+        }
+        project.wait_for_entries("done", done, DEADLINE);
         daemon.wait_for("committed by count", |_| committed() >= expected);
-        stays("and no further", Duration::from_millis(400), || {
+        stays("and no further", Duration::from_millis(300), || {
             committed() == expected
         });
     }
-    topic.produce(numbered(6..7, 0));
-    project.wait_for_entries("done", 7, DEADLINE);
+    project.write("gate-7", "");
+    daemon.wait_for("all is done, and committed", |_| committed() == 8);
     daemon.stop();
-    assert_eq!(committed(), 7);
 }
 
 /// S10: … and not with every message.
