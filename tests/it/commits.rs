@@ -139,6 +139,67 @@ fn an_automatic_listener_may_commit_early() {
     daemon.stop();
 }
 
+/// S7: it raises when the coordinator does not answer in time, and the handler goes on.
+#[test]
+fn commit_offsets_raises_when_nobody_answers() {
+    let Some(kafka) = kafka::Kafka::start_own() else {
+        return;
+    };
+    let topic = kafka.topic("dead", 1);
+    let project = Project::new(&kafka);
+    project.handler(
+        "manual.lua",
+        r#"
+        local record = require "record"
+        return function(message, ctx)
+          local done, problem = pcall(ctx.commitOffsets, message.offset + 1)
+          record.line("done", message, ctx, tostring(done) .. " " .. tostring(problem))
+        end
+        "#,
+    );
+    let text = project
+        .config_text(&(from_beginning("manual", &topic.name, "manual") + MANUAL))
+        .replace(
+            "[kafkaConfig]\n",
+            "[kafkaConfig]\nrequestTimeout = \"3s\"\n",
+        );
+    project.write("config.toml", &text);
+    topic.produce(numbered(0..1, 0));
+    let mut daemon = Daemon::start(&project);
+    project.wait_for_entries("done", 1, DEADLINE);
+    assert_eq!(project.entries()[0].extra, "true 1");
+    project.handler(
+        "manual.lua",
+        r#"
+        local record = require "record"
+        local tide = require "tide"
+        return function(message, ctx)
+          record.line("begin", message, ctx)
+          while not io.open("gate") do tide.sleep(10) end
+          local done, problem = pcall(ctx.commitOffsets, message.offset + 1)
+          record.line("late", message, ctx, tostring(done) .. " " .. tostring(problem))
+        end
+        "#,
+    );
+    daemon.wait_line("reloaded", |line| line.is("reloaded"));
+    topic.produce(numbered(1..2, 0));
+    project.wait_for_entries("begin", 1, DEADLINE);
+    kafka.freeze();
+    project.open_gate();
+
+    let entries = project.wait_for_entries("late", 1, DEADLINE);
+    assert!(
+        entries[0].extra.starts_with("false") && entries[0].extra.contains("not committed"),
+        "{}",
+        entries[0].extra
+    );
+    kafka.thaw();
+    daemon.wait_for("what was asked for is committed once it can be", |_| {
+        kafka.committed(&project.group, &topic.name, 0) == Some(2)
+    });
+    daemon.stop();
+}
+
 /// S8: nothing is committed but by `commitOffsets`; everything comes again at each start from the beginning.
 #[test]
 fn a_manual_listener_without_commits_gets_everything_at_each_start() {
@@ -377,6 +438,12 @@ fn the_limit_of_partitions_is_that_of_all_workers() {
         let run_config = format!("runConfig = {{ partitionsConsumedConcurrently = {limit} }}\n");
         assert!(most_partitions_at_once(&run_config, workers) <= limit);
     }
+}
+
+/// `maxInFlight` bounds what is handled at once, of one topic.
+#[test]
+fn messages_in_flight_have_a_limit() {
+    assert!(most_partitions_at_once("maxInFlight = 2\n", "") <= 2);
 }
 
 /// S10: by default all assigned partitions at once.

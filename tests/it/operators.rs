@@ -65,6 +65,26 @@ fn a_second_daemon_with_the_same_directory_is_refused() {
     first.stop();
 }
 
+/// Whenever it comes, SIGTERM ends a start, in success or by itself, and never leaves a daemon behind.
+#[test]
+fn sigterm_at_any_moment_of_the_start_ends_it() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("early", 1);
+    for step in 0..20 {
+        let project = recording(kafka, &topic.name);
+        let mut daemon = Daemon::spawn(&project);
+        // Moments all over the start, which takes some hundred milliseconds.
+        std::thread::sleep(Duration::from_millis(step * step));
+        daemon.term();
+        let code = daemon.exit_code(Duration::from_secs(20));
+        assert!(
+            code == 0 || code == 128 + libc::SIGTERM,
+            "after {} ms: {code}",
+            step * step
+        );
+    }
+}
+
 /// A daemon that was killed leaves its socket behind, and the next one starts all the same.
 #[test]
 fn what_a_killed_daemon_leaves_behind_hinders_nobody() {
