@@ -98,6 +98,21 @@ mod tests {
     }
 
     #[test]
+    fn without_a_configuration_no_place_is_guessed() {
+        let daemon = Daemon {
+            config: ConfigOption {
+                config: Some("/no/such/config.toml".into()),
+            },
+            runtime_directory: None,
+        };
+        let error = daemon.directory().unwrap_err().to_string();
+        assert!(
+            error.starts_with("/no/such/config.toml does not exist"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn what_the_configuration_says_is_all_there_is() {
         check(
             "[daemon]\nruntimeDirectory = '/run/a'",
