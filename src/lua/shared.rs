@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub(super) cpath: String,
     /// The last part of the handlers folder's path: what chunk names start with.
     pub(super) folder: String,
+    /// Bytes that Lua may hold; what is built outside it on its behalf is held to the same.
+    pub(super) memory: usize,
     /// Names, by index.
     pub(super) listeners: Vec<String>,
     /// Registry references to the handlers, by listener.
@@ -72,6 +74,7 @@ impl Shared {
                 || "handlers".into(),
                 |name| name.to_string_lossy().into_owned(),
             ),
+            memory: config.lua.memory,
             listeners: config
                 .listeners
                 .iter()
