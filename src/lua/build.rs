@@ -65,6 +65,7 @@ impl Vm {
         read.map_err(|error| Error {
             message: format!("lua: {error}"),
         })?;
+        shared.hosts.borrow_mut().insert(main);
         let mut vm = Self::assemble(lua, shared, main, config);
         vm.install()?;
         let _ = vm.lua.set_memory_limit(vm.config.lua.memory);

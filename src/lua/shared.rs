@@ -7,7 +7,7 @@
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
@@ -41,13 +41,15 @@ pub(super) struct Shared {
     pub(super) call: Cell<u64>,
     /// The coroutine of that call.
     pub(super) coroutine: Cell<*mut lua_State>,
-    /// Every coroutine that belongs to the host, which Lua code may not resume.
+    /// Every state that belongs to the host, the main one included: Lua code may neither resume nor close it.
     pub(super) hosts: RefCell<HashSet<*mut lua_State>>,
     /// A coroutine was resumed from where its waits could not be passed on.
     pub(super) walled: Cell<bool>,
     pub(super) wait: Cell<Option<Wait>>,
-    /// Why the wait that is being answered failed.
-    pub(super) refused: RefCell<Option<String>>,
+    /// The answer to a commit, between the host's resume and the function that waits for it.
+    pub(super) answer: RefCell<Option<Result<i64, String>>>,
+    /// Coroutines of Lua code that wait for the host, and the call whose wait it is: for all other code they run.
+    pub(super) held: RefCell<HashMap<*mut lua_State, u64>>,
     /// The message of the error being raised.
     message: RefCell<String>,
     /// Bytes on their way into Lua. Good for one push: a finalizer that runs later may change them.
@@ -86,7 +88,8 @@ impl Shared {
             hosts: RefCell::default(),
             walled: Cell::new(false),
             wait: Cell::new(None),
-            refused: RefCell::default(),
+            answer: RefCell::default(),
+            held: RefCell::default(),
             message: RefCell::default(),
             scratch: RefCell::default(),
             headers: RefCell::default(),

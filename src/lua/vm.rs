@@ -144,12 +144,12 @@ impl Vm {
             partition: waiting.partition,
             offset: waiting.offset,
         };
-        let arguments = self.push_answer(waiting.coroutine.state, answer);
+        self.answer(answer);
         match self.run(
             pulse,
             id,
             waiting.coroutine,
-            arguments,
+            0,
             self.blocking(waiting.listener),
             &about,
         ) {
@@ -165,7 +165,7 @@ impl Vm {
     /// Gives up a call that waits: its coroutine is dropped where it stands.
     pub(crate) fn cancel(&mut self, id: CallId) {
         if let Some(waiting) = self.waiting.remove(&id) {
-            self.drop_coroutine(waiting.coroutine);
+            self.drop_coroutine(waiting.coroutine, id);
         }
     }
 
@@ -204,35 +204,27 @@ impl Vm {
         };
         // SAFETY: the coroutine is empty and has room; the push allocates nothing.
         unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, function.into()) };
-        let mut arguments = 0;
         loop {
-            match self.run(pulse, id, coroutine, arguments, limit, &about) {
+            match self.run(pulse, id, coroutine, 0, limit, &about) {
                 Ended::Done => return Ok(()),
                 Ended::Waits(Wait::Sleep(duration)) => std::thread::sleep(duration),
                 Ended::Waits(Wait::Commit(_)) => {
                     let refused =
                         Answer::Committed(Err("there is no message to commit".to_owned()));
-                    arguments = self.push_answer(coroutine.state, refused);
+                    self.answer(refused);
                 }
                 Ended::Failed(kind, words) => return Err(failure_of(kind, words)),
             }
         }
     }
 
-    /// Pushes what the waiting function finds on its stack.
-    fn push_answer(&self, state: *mut lua_State, answer: Answer) -> c_int {
-        match answer {
-            Answer::Slept => 0,
-            Answer::Committed(Ok(offset)) => {
-                // SAFETY: a suspended C function has room, and an integer allocates nothing.
-                unsafe { ffi::lua_pushinteger(state, offset) };
-                1
-            }
-            Answer::Committed(Err(reason)) => {
-                self.shared.refused.replace(Some(reason));
-                0
-            }
-        }
+    /// Leaves what the waiting function takes.
+    fn answer(&self, answer: Answer) {
+        let committed = match answer {
+            Answer::Slept => None,
+            Answer::Committed(result) => Some(result),
+        };
+        self.shared.answer.replace(committed);
     }
 
     fn run(
@@ -267,7 +259,7 @@ impl Vm {
                 unsafe { ffi::lua_settop(coroutine.state, 0) };
                 self.free.borrow_mut().push(coroutine);
             }
-            _ => self.drop_coroutine(coroutine),
+            _ => self.drop_coroutine(coroutine, id),
         }
         if killed {
             // SAFETY: the main state is alive; a hook may be left on it from describing the failure.
@@ -374,7 +366,9 @@ impl Vm {
         Some(coroutine)
     }
 
-    fn drop_coroutine(&self, coroutine: Coroutine) {
+    fn drop_coroutine(&self, coroutine: Coroutine, call: CallId) {
+        // What waited for this call can be resumed by another one again.
+        self.shared.held.borrow_mut().retain(|_, of| *of != call.0);
         self.shared.hosts.borrow_mut().remove(&coroutine.state);
         // SAFETY: sets two existing slots of the registry.
         unsafe { ffi::luaL_unref(self.main, ffi::LUA_REGISTRYINDEX, coroutine.reference) };

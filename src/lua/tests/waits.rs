@@ -220,3 +220,49 @@ fn a_handlers_own_coroutine_is_not_lua_codes() {
         "{message}"
     );
 }
+
+#[test]
+fn a_coroutine_that_waits_is_not_another_calls_to_resume() {
+    let body = r"
+        local ok, e = coroutine.resume(shared, 7)
+        assert(not ok and e == 'cannot resume non-suspended coroutine', e)
+        assert(coroutine.status(shared) == 'normal')
+        local ok, e = pcall(coroutine.close, shared)
+        assert(not ok and e:find('cannot close a normal coroutine'), e)
+    ";
+    let first = "if not shared then shared = coroutine.create(function() return ctx.commitOffsets(5) end) assert(select(2, coroutine.resume(shared)) == 5) return end";
+    let mut f = handler(&format!("{first} {body}")).build();
+    let (id, _) = waits(f.run());
+    assert!(matches!(f.run(), Step::Done));
+    assert!(matches!(f.resume(id, Answer::Committed(Ok(5))), Step::Done));
+}
+
+#[test]
+fn a_wrapped_coroutine_that_waits_is_not_another_calls_to_resume() {
+    let mut f = handler("if not wrapped then wrapped = coroutine.wrap(function() tide.sleep(1) return 'through' end) assert(wrapped() == 'through') return end local ok, e = pcall(wrapped) assert(not ok and e:find('cannot resume non'), e)").build();
+    let (id, _) = waits(f.run());
+    assert!(matches!(f.run(), Step::Done));
+    assert!(matches!(f.resume(id, Answer::Slept), Step::Done));
+}
+
+#[test]
+fn no_commit_is_believed_after_its_call_was_given_up() {
+    let body = "if not shared then shared = coroutine.create(function() return ctx.commitOffsets(5) end) coroutine.resume(shared) return end local ok, e = coroutine.resume(shared, 5) assert(not ok and e:find('was given up'), e)";
+    let mut f = handler(body).build();
+    let (id, _) = waits(f.run());
+    f.vm.cancel(id);
+    assert!(matches!(f.run(), Step::Done));
+}
+
+#[test]
+fn the_main_state_is_not_lua_codes() {
+    let body = "local ok, e = pcall(coroutine.close, main) assert(not ok and e:find('own coroutine'), e) assert(not pcall(coroutine.resume, main))";
+    let mut f = Setup::new()
+        .file(
+            "h.lua",
+            &format!("main = coroutine.running() return function() {body} end"),
+        )
+        .handler("h")
+        .build();
+    assert!(matches!(f.run(), Step::Done));
+}
