@@ -239,25 +239,42 @@ fn a_slow_call_is_told() {
     assert!(f.pulse.take_slow().is_none());
 }
 
-/// In the child process of the test below: C code that no hook reaches.
+/// In the child process of the tests below: what no hook reaches.
 #[test]
-fn stuck_in_c_code() {
-    if std::env::var_os("MOONTIDE_TEST_STUCK").is_none() {
+fn stuck() {
+    let Ok(what) = std::env::var("MOONTIDE_TEST_STUCK") else {
         return;
-    }
-    let mut setup =
-        handler("string.find(string.rep('a', 40), string.rep('a?', 40) .. string.rep('a', 40))");
+    };
+    let body = match what.as_str() {
+        "c code" => "string.find(string.rep('a', 40), string.rep('a?', 40) .. string.rep('a', 40))",
+        "a finalizer" => {
+            "for _ = 1, 2 do kept = setmetatable({}, { __gc = function() while true do end end }) end"
+        }
+        _ => return,
+    };
+    let mut setup = handler(body);
     setup.blocking = Duration::from_millis(50);
-    setup.build().run();
+    // A finalizer gets its turn when the VM goes.
+    assert!(matches!(setup.build().run(), Step::Done));
+}
+
+#[track_caller]
+fn ends_the_process(what: &str) {
+    use std::os::unix::process::ExitStatusExt;
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "lua::tests::limits::stuck"])
+        .env("MOONTIDE_TEST_STUCK", what)
+        .output()
+        .unwrap();
+    assert_eq!(child.status.signal(), Some(libc::SIGABRT), "{child:?}");
 }
 
 #[test]
 fn c_code_that_nothing_interrupts_ends_the_process() {
-    use std::os::unix::process::ExitStatusExt;
-    let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "lua::tests::limits::stuck_in_c_code"])
-        .env("MOONTIDE_TEST_STUCK", "1")
-        .output()
-        .unwrap();
-    assert_eq!(child.status.signal(), Some(libc::SIGABRT), "{child:?}");
+    ends_the_process("c code");
+}
+
+#[test]
+fn a_finalizer_that_does_not_end_ends_the_process() {
+    ends_the_process("a finalizer");
 }
