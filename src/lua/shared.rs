@@ -19,6 +19,9 @@ use super::{App, Wait};
 use crate::bundle::Sources;
 use crate::config::Config;
 
+/// Longer than any name that is meant.
+const NAME_MAX: usize = 100;
+
 /// What a coroutine of the host yields when it waits; nothing that Lua code can make.
 pub(super) static TOKEN: u8 = 0;
 
@@ -212,6 +215,10 @@ pub(super) unsafe fn type_name(state: *mut lua_State, index: c_int) -> &'static 
 
 /// `did you mean …?`, or what there is.
 pub(super) fn nearest(found: &str, allowed: &[&str]) -> String {
+    // A value in place of a name, and the distance takes time and memory by its length.
+    if found.len() > NAME_MAX {
+        return format!("there are {}", list(allowed));
+    }
     let found = found.to_lowercase();
     let distance = |name: &&&str| {
         let name = name.to_lowercase();

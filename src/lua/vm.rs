@@ -408,7 +408,7 @@ unsafe extern "C-unwind" fn new_coroutine(state: *mut lua_State) -> c_int {
     }
 }
 
-fn too_long(limit: Duration) -> String {
+pub(super) fn too_long(limit: Duration) -> String {
     format!(
         "computed for more than {} ms without a pause (limits.blocking)",
         limit.as_millis()

@@ -108,6 +108,22 @@ fn a_loop_at_the_top_level_is_ended() {
 }
 
 #[test]
+fn c_code_at_the_top_level_that_ends_late_is_told_as_such() {
+    let mut setup = Setup::new()
+        .file(
+            "h.lua",
+            "return string.find(string.rep('a', 24), string.rep('a?', 24) .. string.rep('a', 24))",
+        )
+        .handler("h");
+    setup.blocking = Duration::from_millis(20);
+    let error = setup.error();
+    assert_eq!(
+        error,
+        "handlers/h.lua: computed for more than 20 ms without a pause (limits.blocking)"
+    );
+}
+
+#[test]
 fn the_limit_counts_from_each_wait_anew() {
     let mut setup = handler(
         "local t = os.clock() while os.clock() - t < 0.05 do end tide.sleep(1) t = os.clock() while os.clock() - t < 0.05 do end",

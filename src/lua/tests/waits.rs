@@ -185,6 +185,20 @@ fn a_wait_at_the_top_level_raises() {
 }
 
 #[test]
+fn a_wait_at_the_top_level_of_a_late_module_raises() {
+    let mut f = Setup::new()
+        .file("h.lua", "return function() require 'late' end")
+        .file("late.lua", "require 'tide'.sleep(1)")
+        .handler("h")
+        .build();
+    let message = failure(f.run()).message;
+    assert!(
+        message.starts_with("handlers/late.lua:1: `tide.sleep` waits, which cannot be done at the top level of a file"),
+        "{message}"
+    );
+}
+
+#[test]
 fn durations_are_milliseconds_or_have_a_unit() {
     for (argument, found) in [
         ("'5'", "\"5\""),
