@@ -17,7 +17,7 @@ use mlua::{LuaOptions, StdLib};
 use super::failure;
 use super::last_words::About;
 use super::shared::{Shared, nearest, push_bytes, type_name};
-use super::vm::Vm;
+use super::vm::{self, Vm};
 use super::watchdog::Pulse;
 use super::{App, app, coroutine, globals, hook, load, logger, message, tide};
 use crate::bundle::Bundle;
@@ -67,6 +67,7 @@ impl Vm {
         read.map_err(|error| Error {
             message: format!("lua: {error}"),
         })?;
+        shared.hosts.borrow_mut().insert(main);
         let mut vm = Self::assemble(lua, shared, main, config);
         vm.install()?;
         let _ = vm.lua.set_memory_limit(vm.config.lua.memory);
@@ -208,21 +209,20 @@ impl Vm {
             if status == ffi::LUA_OK && !slice.killed() {
                 return Ok(());
             }
+            let file = format!("{}/{}.lua", self.shared.folder, module.replace('.', "/"));
             // An error value that is no string has no place of its own.
-            let placeless = ffi::lua_type(self.main, -1) != ffi::LUA_TSTRING;
-            let message = if status == ffi::LUA_ERRMEM {
-                format!(
-                    "{}/{}.lua: not enough memory ([lua] memory)",
-                    self.shared.folder,
-                    module.replace('.', "/")
-                )
-            } else {
-                let words = self.protected(|| failure::describe_top(self.main));
-                if placeless {
-                    let file = module.replace('.', "/");
-                    format!("{}/{file}.lua: {}", self.shared.folder, words.message)
-                } else {
-                    words.message
+            let is_placeless = ffi::lua_type(self.main, -1) != ffi::LUA_TSTRING;
+            let message = match status {
+                ffi::LUA_ERRMEM => format!("{file}: not enough memory ([lua] memory)"),
+                // C code that was told to end, and ended by itself.
+                ffi::LUA_OK => format!("{file}: {}", vm::too_long(limit)),
+                _ => {
+                    let words = self.protected(|| failure::describe_top(self.main));
+                    if is_placeless {
+                        format!("{file}: {}", words.message)
+                    } else {
+                        words.message
+                    }
                 }
             };
             ffi::lua_settop(self.main, top);

@@ -96,11 +96,15 @@ impl Engine {
     }
 
     fn judge(&mut self, generation: u64, step: &Step) {
-        if let Step::Failed(failure) = step
-            && generation == self.generation
-            && matches!(failure.kind, FailureKind::Blocking | FailureKind::Memory)
-        {
+        let Step::Failed(failure) = step else { return };
+        if !matches!(failure.kind, FailureKind::Blocking | FailureKind::Memory) {
+            return;
+        }
+        if generation == self.generation {
             self.spoiled = Some(failure.kind);
+        } else if let (FailureKind::Memory, Some(old)) = (failure.kind, &mut self.old) {
+            // What else waits there would fail for the same reason, and it would count as an attempt of theirs.
+            old.is_overdue = true;
         }
     }
 
