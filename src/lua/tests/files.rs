@@ -116,6 +116,16 @@ fn init_runs_once_in_each_vm() {
 }
 
 #[test]
+fn init_does_not_wait_for_long() {
+    let init = "local tide = require 'tide'\nreturn function() tide.sleep(1) tide.sleep('1h') end";
+    let mut f = Setup::new().file("init.lua", init).build();
+    assert_eq!(
+        f.vm.start(&f.pulse).unwrap_err().to_string(),
+        "handlers/init.lua:2: takes more than 10 s with this wait, for which everything else stands still"
+    );
+}
+
+#[test]
 fn init_may_return_a_function_or_nothing() {
     for init in ["return function() end", "", "return {}"] {
         let mut f = Setup::new().file("init.lua", init).build();
