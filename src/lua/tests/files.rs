@@ -176,6 +176,17 @@ fn only_text_is_loaded() {
 }
 
 #[test]
+fn a_precompiled_module_is_not_loaded() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("binary.lua");
+    let mut setup = handler(&format!(
+        "local file = io.open({path:?}, 'wb') file:write(string.dump(function() return 1 end)) file:close() local ok, e = pcall(require, 'binary') assert(not ok and e:find('binary chunk') and e:find(\"module 'binary'\"), e)"
+    ));
+    setup.path = format!("{}/?.lua", directory.path().display());
+    assert!(matches!(setup.build().run(), Step::Done));
+}
+
+#[test]
 fn files_outside_the_bundle_load_as_text() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("rock.lua");
