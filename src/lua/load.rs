@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
 use std::ffi::c_int;
+use std::ptr;
 
 use mlua::ffi::{self, lua_State};
 
@@ -25,6 +26,9 @@ pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
         }
         shared.push_function(state, search, 0);
         ffi::lua_rawseti(state, -2, 2);
+        ffi::lua_pushvalue(state, -2);
+        shared.push_function(state, search_path, 1);
+        ffi::lua_rawseti(state, -2, 3);
         ffi::lua_pop(state, 1);
         push_bytes(state, shared.path.as_bytes());
         ffi::lua_setfield(state, -2, c"path".as_ptr());
@@ -67,6 +71,37 @@ unsafe extern "C-unwind" fn search(state: *mut lua_State) -> c_int {
     }
 }
 
+/// Lua's own searcher of `package.path`, but that it loads text alone.
+unsafe extern "C-unwind" fn search_path(state: *mut lua_State) -> c_int {
+    // SAFETY: the second upvalue is `package`; the file's name stays on the stack as long as it is used.
+    unsafe {
+        ffi::luaL_checklstring(state, 1, ptr::null_mut());
+        ffi::lua_settop(state, 1);
+        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(2));
+        ffi::lua_getfield(state, 2, c"searchpath".as_ptr());
+        ffi::lua_pushvalue(state, 1);
+        ffi::lua_getfield(state, 2, c"path".as_ptr());
+        ffi::lua_callk(state, 2, 2, 0, None);
+        if ffi::lua_type(state, 3) != ffi::LUA_TSTRING {
+            // Where it looked.
+            return 1;
+        }
+        let file = ffi::lua_tolstring(state, 3, ptr::null_mut());
+        if ffi::luaL_loadfilex(state, file, c"t".as_ptr()) == ffi::LUA_OK {
+            ffi::lua_pushvalue(state, 3);
+            return 2;
+        }
+        ffi::lua_pushfstring(
+            state,
+            c"error loading module '%s' from file '%s':\n\t%s".as_ptr(),
+            ffi::lua_tolstring(state, 1, ptr::null_mut()),
+            file,
+            ffi::lua_tolstring(state, -1, ptr::null_mut()),
+        );
+        ffi::lua_error(state)
+    }
+}
+
 /// The loader: runs the module's chunk, and remembers meanwhile that it does.
 unsafe extern "C-unwind" fn run(state: *mut lua_State) -> c_int {
     // SAFETY: the second upvalue is the chunk. Nothing is pending when it fails.
@@ -89,7 +124,7 @@ unsafe extern "C-unwind" fn run(state: *mut lua_State) -> c_int {
 unsafe fn load_source(state: *mut lua_State, source: &[u8]) {
     // SAFETY: the name stays on the stack as long as it is used.
     unsafe {
-        let chunk = ffi::lua_tolstring(state, -1, std::ptr::null_mut());
+        let chunk = ffi::lua_tolstring(state, -1, ptr::null_mut());
         let source = without_preamble(source);
         let status = ffi::luaL_loadbufferx(
             state,
@@ -106,7 +141,7 @@ unsafe fn load_source(state: *mut lua_State, source: &[u8]) {
                 state,
                 c"%s: %s".as_ptr(),
                 chunk.add(1),
-                ffi::lua_tolstring(state, -1, std::ptr::null_mut()),
+                ffi::lua_tolstring(state, -1, ptr::null_mut()),
             );
         }
         if status != ffi::LUA_OK {

@@ -11,6 +11,9 @@ use super::shared::{bytes_at, push_bytes, type_name};
 /// Deeper tables are refused: they are most likely cycles.
 const DEPTH_MAX: usize = 100;
 
+/// More values are refused: a table that is reached on many ways is copied on each.
+const VALUES_MAX: usize = 1_000_000;
+
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Plain {
     Nil,
@@ -26,10 +29,19 @@ pub(super) enum Plain {
 /// Copies the value at `index`. Raises nothing.
 pub(super) unsafe fn read(state: *mut lua_State, index: c_int) -> Result<Plain, String> {
     // SAFETY: the caller's index is valid.
-    unsafe { read_within(state, ffi::lua_absindex(state, index), DEPTH_MAX) }
+    unsafe { read_within(state, ffi::lua_absindex(state, index), DEPTH_MAX, &mut 0) }
 }
 
-unsafe fn read_within(state: *mut lua_State, index: c_int, depth: usize) -> Result<Plain, String> {
+unsafe fn read_within(
+    state: *mut lua_State,
+    index: c_int,
+    depth: usize,
+    values: &mut usize,
+) -> Result<Plain, String> {
+    *values += 1;
+    if *values > VALUES_MAX {
+        return Err(format!("more than {VALUES_MAX} values"));
+    }
     // SAFETY: nothing here converts in place, and `lua_next` gets keys that it gave.
     unsafe {
         Ok(match ffi::lua_type(state, index) {
@@ -52,8 +64,8 @@ unsafe fn read_within(state: *mut lua_State, index: c_int, depth: usize) -> Resu
                 while ffi::lua_next(state, index) != 0 {
                     let top = ffi::lua_gettop(state);
                     pairs.push((
-                        read_within(state, top - 1, depth - 1)?,
-                        read_within(state, top, depth - 1)?,
+                        read_within(state, top - 1, depth - 1, values)?,
+                        read_within(state, top, depth - 1, values)?,
                     ));
                     ffi::lua_settop(state, top - 1);
                 }

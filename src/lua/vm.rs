@@ -11,7 +11,7 @@ use std::ffi::c_int;
 use std::mem::ManuallyDrop;
 use std::ptr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mlua::ffi::{self, lua_State};
 
@@ -26,6 +26,8 @@ use crate::config::Config;
 
 /// For finalizers that run outside of any call, before the last deadline begins.
 const FINALIZERS: Duration = Duration::from_secs(1);
+/// For a function of init.lua, its waits included: it holds up the start, a reload, or a worker that gets a fresh VM.
+const HOOK_MAX: Duration = Duration::from_secs(10);
 /// Above the limit, for the words about a failure.
 const RESERVE: usize = 4 << 20;
 
@@ -223,10 +225,19 @@ impl Vm {
         let id = CallId(self.last_call);
         // SAFETY: the coroutine is empty and has room; the push allocates nothing.
         unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, function.into()) };
+        let started = Instant::now();
         loop {
             match self.run(pulse, id, coroutine, 0, limit, &about) {
                 Ended::Done => return Ok(()),
-                Ended::Waits(Wait::Sleep(duration)) => std::thread::sleep(duration),
+                Ended::Waits(Wait::Sleep(duration)) => {
+                    if started.elapsed().saturating_add(duration) > HOOK_MAX {
+                        // SAFETY: reads the stack of a coroutine that is suspended.
+                        let place = unsafe { failure::position(coroutine.state) };
+                        self.drop_coroutine(coroutine, id);
+                        return Err(failure_of(FailureKind::Raised, too_long_a_wait(place)));
+                    }
+                    std::thread::sleep(duration);
+                }
                 Ended::Waits(Wait::Commit(_)) => {
                     let refused =
                         Answer::Committed(Err("there is no message to commit".to_owned()));
@@ -413,6 +424,14 @@ pub(super) fn too_long(limit: Duration) -> String {
         "computed for more than {} ms without a pause (limits.blocking)",
         limit.as_millis()
     )
+}
+
+fn too_long_a_wait(place: Option<String>) -> Words {
+    let place = place.map_or_else(String::new, |place| format!("{place}: "));
+    failure::words(&format!(
+        "{place}takes more than {} s with this wait, for which everything else stands still",
+        HOOK_MAX.as_secs()
+    ))
 }
 
 fn memory_words() -> Words {

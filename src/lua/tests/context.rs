@@ -266,3 +266,15 @@ fn a_name_of_any_length_is_refused() {
         failure.message
     );
 }
+
+#[test]
+fn attributes_have_a_bound() {
+    let failure = fails("local t = {} for _ = 1, 60 do t = { t, t } end ctx.app.setAttr('t', t)");
+    assert!(
+        failure
+            .message
+            .ends_with("takes plain data: more than 1000000 values"),
+        "{}",
+        failure.message
+    );
+}

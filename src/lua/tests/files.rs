@@ -143,6 +143,16 @@ fn init_runs_once_in_each_vm() {
 }
 
 #[test]
+fn init_does_not_wait_for_long() {
+    let init = "local tide = require 'tide'\nreturn function() tide.sleep(1) tide.sleep('1h') end";
+    let mut f = Setup::new().file("init.lua", init).build();
+    assert_eq!(
+        f.vm.start(&f.pulse).unwrap_err().to_string(),
+        "handlers/init.lua:2: takes more than 10 s with this wait, for which everything else stands still"
+    );
+}
+
+#[test]
 fn init_may_return_a_function_or_nothing() {
     for init in ["return function() end", "", "return {}"] {
         let mut f = Setup::new().file("init.lua", init).build();
@@ -196,6 +206,17 @@ fn only_text_is_loaded() {
         assert(loadfile('/nonexistent') == nil and not pcall(dofile, '/nonexistent') and not pcall(dofile))
         ",
     );
+}
+
+#[test]
+fn a_precompiled_module_is_not_loaded() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("binary.lua");
+    let mut setup = handler(&format!(
+        "local file = io.open({path:?}, 'wb') file:write(string.dump(function() return 1 end)) file:close() local ok, e = pcall(require, 'binary') assert(not ok and e:find('binary chunk') and e:find(\"module 'binary'\"), e)"
+    ));
+    setup.path = format!("{}/?.lua", directory.path().display());
+    assert!(matches!(setup.build().run(), Step::Done));
 }
 
 #[test]
