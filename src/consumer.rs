@@ -215,6 +215,10 @@ impl Consumer {
         match event {
             Event::Rebalance(rebalance) => self.phase.queue(rebalance),
             Event::Error(error) => self.error(&error, None),
+            Event::TopicError(topic, error) => {
+                self.topics.trouble(&topic, &error);
+                self.error(&error, None);
+            }
         }
     }
 

@@ -64,7 +64,18 @@ pub(crate) struct ConsumerStatus {
     pub(crate) error_since: Option<i64>,
     /// The topics subscribed to, patterns expanded.
     pub(crate) subscription: Vec<String>,
+    /// Those of them that can't be had: misspelt, deleted, forbidden.
+    #[serde(default)]
+    pub(crate) topic_errors: Vec<TopicError>,
     pub(crate) partitions: Vec<PartitionStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TopicError {
+    pub(crate) topic: String,
+    pub(crate) error: String,
+    pub(crate) since: i64,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

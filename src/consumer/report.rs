@@ -75,6 +75,7 @@ impl Consumer {
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
+            topic_errors: self.topics.troubled(),
             partitions,
         }
     }

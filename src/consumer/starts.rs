@@ -120,6 +120,7 @@ impl Consumer {
         }
         for (one, start) in starts {
             self.say_start(&one, start);
+            self.topics.has(&one.topic);
             self.hold(&one.topic, one.partition, start, now);
         }
         self.trouble.over();

@@ -3,14 +3,16 @@
 //! Patterns are matched by us, since librdkafka, the brokers and Rust read three dialects. A topic that appears while a
 //! pattern waits for it starts at its beginning: what was written before we saw it is not lost.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::asker::Ask;
+use crate::clock::now_ms;
 use crate::config::Config;
 use crate::kafka::{Class, Error};
 use crate::route::{self, Subscription};
+use crate::status::TopicError;
 use crate::supervisor::Ending;
 
 use super::Consumer;
@@ -27,6 +29,8 @@ pub(super) struct Topics {
     ask_at: Option<Instant>,
     is_asking: bool,
     subscribed: Vec<Arc<str>>,
+    /// Subscribed ones that can't be had, until a partition of them is.
+    troubled: BTreeMap<Arc<str>, TopicError>,
 }
 
 impl Topics {
@@ -38,6 +42,7 @@ impl Topics {
             ask_at: None,
             is_asking: false,
             subscribed: Vec::new(),
+            troubled: BTreeMap::new(),
         }
     }
 
@@ -67,6 +72,29 @@ impl Topics {
                 .known
                 .as_ref()
                 .is_some_and(|known| !known.contains(topic))
+    }
+
+    pub(super) fn trouble(&mut self, topic: &Arc<str>, error: &Error) {
+        let since = self
+            .troubled
+            .get(topic)
+            .map_or_else(now_ms, |one| one.since);
+        let error = error.to_string();
+        let topic_error = TopicError {
+            topic: topic.to_string(),
+            error,
+            since,
+        };
+        self.troubled.insert(topic.clone(), topic_error);
+    }
+
+    /// A partition of it is there.
+    pub(super) fn has(&mut self, topic: &str) {
+        self.troubled.remove(topic);
+    }
+
+    pub(super) fn troubled(&self) -> Vec<TopicError> {
+        self.troubled.values().cloned().collect()
     }
 
     pub(super) fn subscribed(&self) -> &[Arc<str>] {
@@ -104,6 +132,7 @@ impl Consumer {
                     topics = list.join(", "),
                     "subscribed"
                 );
+                self.topics.troubled.retain(|topic, _| list.contains(topic));
                 self.topics.subscribed = list;
             }
             Err(error) if error.class() == Class::Fatal => self.error(&error, None),

@@ -24,6 +24,8 @@ pub(super) struct Shared {
 pub(crate) enum Event {
     Rebalance(Rebalance),
     Error(Error),
+    /// Of a topic that is subscribed to and can't be had.
+    TopicError(Arc<str>, Error),
 }
 
 /// Each must be answered, by assign or unassign.

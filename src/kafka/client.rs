@@ -142,7 +142,12 @@ impl Client {
                 let error = message_error(message).unwrap_or_else(|| {
                     Error::fatal("a message came outside of its partition's queue")
                 });
-                self.shared.push(Event::Error(error));
+                let topic = message.as_ref().rkt;
+                self.shared.push(if topic.is_null() {
+                    Event::Error(error)
+                } else {
+                    Event::TopicError(topic_name(topic), error)
+                });
                 sys::rd_kafka_message_destroy(message.as_ptr());
             }
         }

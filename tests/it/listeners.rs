@@ -266,11 +266,19 @@ fn a_topic_that_is_missing_does_not_stop_the_others() {
     daemon.wait_line("which topic is missing", |line| {
         line.field("level") != "DEBUG" && line.field("level") != "INFO" && line.mentions(&missing)
     });
+    let is_named = |status: &serde_json::Value| {
+        status["consumers"][0]["topicErrors"][0]["topic"] == missing.as_str()
+    };
+    assert!(is_named(&daemon.status()), "and it stays so in the status");
 
     let missing = kafka.topic_named(missing, 1);
     missing.produce(numbered(0..2, 0));
 
     project.wait_for_entries("done", 5, DEADLINE);
+    assert_eq!(
+        daemon.status()["consumers"][0]["topicErrors"],
+        serde_json::json!([])
+    );
     daemon.stop();
 }
 

@@ -107,6 +107,15 @@ fn consumer(consumer: &ConsumerStatus, view: &View) -> Vec<String> {
         consumer.subscription.join(", ")
     };
     lines.extend(view.text("  topics  ", &subscription, false));
+    for one in &consumer.topic_errors {
+        let text = format!(
+            "{} can't be had, for {}: {}",
+            one.topic,
+            view.since(one.since),
+            one.error
+        );
+        lines.extend(view.text("  topic   ", &text, true));
+    }
     lines.push(format!("  {}", table::summary(&consumer.partitions)));
     let chosen = table::chosen(&consumer.partitions, view.all);
     if !chosen.is_empty() {
