@@ -30,8 +30,11 @@ impl Trouble {
             Some((topic, partition)) => format!("{topic}-{partition}: {error}"),
             None => error.to_string(),
         };
-        let since = self.error.take().map_or_else(now_ms, |(_, since)| since);
-        self.error = Some((text, since));
+        // That all brokers are down only sums up: why is what went before.
+        if self.error.is_none() || !error.is_summary() {
+            let since = self.error.take().map_or_else(now_ms, |(_, since)| since);
+            self.error = Some((text, since));
+        }
         if let Some(left_out) = self.limit.allow(Instant::now()) {
             let left_out = (left_out > 0).then_some(left_out);
             let (topic, partition) = (place.map(|place| place.0), place.map(|place| place.1));
@@ -60,7 +63,10 @@ impl Consumer {
         ConsumerStatus {
             name: self.name.to_string(),
             group_id: self.settings.group_id.clone(),
-            state: self.phase.name(self.closing.is_some()).to_owned(),
+            state: self
+                .phase
+                .name(self.closing.is_some(), !self.trouble.is_none())
+                .to_owned(),
             error: self.trouble.error.as_ref().map(|error| error.0.clone()),
             error_since: self.trouble.error.as_ref().map(|error| error.1),
             subscription: self

@@ -84,6 +84,11 @@ impl Error {
         }
     }
 
+    /// Follows the errors of each broker, without their reasons.
+    pub(crate) fn is_summary(&self) -> bool {
+        self.code == Code::AllBrokersDown
+    }
+
     /// Not an error: the end of a partition, of no use to anyone here.
     pub(crate) fn is_partition_end(&self) -> bool {
         self.code == Code::PartitionEOF

@@ -160,7 +160,8 @@ impl Engine {
                 if let (FailureKind::Memory, Some(old)) = (kind, &mut self.old) {
                     old.is_overdue = true;
                 }
-                tracing::warn!(bundle = self.bundle.number, reason = ?kind, "vm replaced");
+                let reason = format!("{kind:?}").to_lowercase();
+                tracing::warn!(bundle = self.bundle.number, reason, "vm replaced");
             }
             Err(error) => {
                 tracing::error!(bundle = self.bundle.number, %error, "vm not replaced: a fresh one does not load");

@@ -108,6 +108,32 @@ fn a_good_file_tells_what_would_run_and_no_secret() {
     }
 }
 
+/// As systemd's `LoadCredential=` hands it over.
+#[test]
+fn a_credential_is_read_and_not_shown() {
+    let folder = installation(&GOOD.replace("file:password", "credential:kafka"));
+    fs::create_dir(folder.path().join("credentials")).unwrap();
+    fs::write(folder.path().join("credentials/kafka"), "hunter2\n").unwrap();
+    let config = folder.path().join("config.toml");
+    let check = |directory: Option<&Path>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_moontide"));
+        command.args(["check", "--config"]).arg(&config);
+        command.env_remove("CREDENTIALS_DIRECTORY");
+        command.envs(directory.map(|directory| ("CREDENTIALS_DIRECTORY", directory)));
+        let output = command.output().unwrap();
+        let shown = text(&output.stdout).to_owned() + text(&output.stderr);
+        (output.status.code(), shown)
+    };
+
+    let (code, shown) = check(Some(&folder.path().join("credentials")));
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+
+    let (code, shown) = check(None);
+    assert_eq!(code, Some(78));
+    assert!(shown.contains("$CREDENTIALS_DIRECTORY"), "{shown}");
+}
+
 #[test]
 fn listeners_of_one_topic_that_may_differ_are_warned_about() {
     let listener = "[[listeners]]\nname = \"second\"\ntopic = \"^t\"\nhandler = \"orders.gotData\"\n\
@@ -136,7 +162,7 @@ fn a_file_that_is_missing_is_a_bad_configuration() {
     let output = moontide(&["check", "--config", "/no/such/config.toml"]);
     assert_eq!(output.status.code(), Some(78));
     assert!(
-        text(&output.stderr).starts_with("/no/such/config.toml: cannot be read: "),
+        text(&output.stderr).starts_with("/no/such/config.toml: does not exist"),
         "{}",
         text(&output.stderr)
     );

@@ -139,6 +139,67 @@ fn an_automatic_listener_may_commit_early() {
     daemon.stop();
 }
 
+/// S7: it raises when the coordinator does not answer in time, and the handler goes on.
+#[test]
+fn commit_offsets_raises_when_nobody_answers() {
+    let Some(kafka) = kafka::Kafka::start_own() else {
+        return;
+    };
+    let topic = kafka.topic("dead", 1);
+    let project = Project::new(&kafka);
+    project.handler(
+        "manual.lua",
+        r#"
+        local record = require "record"
+        return function(message, ctx)
+          local done, problem = pcall(ctx.commitOffsets, message.offset + 1)
+          record.line("done", message, ctx, tostring(done) .. " " .. tostring(problem))
+        end
+        "#,
+    );
+    let text = project
+        .config_text(&(from_beginning("manual", &topic.name, "manual") + MANUAL))
+        .replace(
+            "[kafkaConfig]\n",
+            "[kafkaConfig]\nrequestTimeout = \"3s\"\n",
+        );
+    project.write("config.toml", &text);
+    topic.produce(numbered(0..1, 0));
+    let mut daemon = Daemon::start(&project);
+    project.wait_for_entries("done", 1, DEADLINE);
+    assert_eq!(project.entries()[0].extra, "true 1");
+    project.handler(
+        "manual.lua",
+        r#"
+        local record = require "record"
+        local tide = require "tide"
+        return function(message, ctx)
+          record.line("begin", message, ctx)
+          while not io.open("gate") do tide.sleep(10) end
+          local done, problem = pcall(ctx.commitOffsets, message.offset + 1)
+          record.line("late", message, ctx, tostring(done) .. " " .. tostring(problem))
+        end
+        "#,
+    );
+    daemon.wait_line("reloaded", |line| line.is("reloaded"));
+    topic.produce(numbered(1..2, 0));
+    project.wait_for_entries("begin", 1, DEADLINE);
+    kafka.freeze();
+    project.open_gate();
+
+    let entries = project.wait_for_entries("late", 1, DEADLINE);
+    assert!(
+        entries[0].extra.starts_with("false") && entries[0].extra.contains("not committed"),
+        "{}",
+        entries[0].extra
+    );
+    kafka.thaw();
+    daemon.wait_for("what was asked for is committed once it can be", |_| {
+        kafka.committed(&project.group, &topic.name, 0) == Some(2)
+    });
+    daemon.stop();
+}
+
 /// S8: nothing is committed but by `commitOffsets`; everything comes again at each start from the beginning.
 #[test]
 fn a_manual_listener_without_commits_gets_everything_at_each_start() {
@@ -270,6 +331,66 @@ fn a_threshold_commits_by_count() {
     );
 }
 
+/// S10: … exactly so many, as long as there is more to do; and the rest when there is not.
+#[test]
+fn a_threshold_commits_at_exactly_its_count() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("threshold", 1);
+    let project = Project::new(kafka);
+    project.handler(
+        "orders.lua",
+        r#"
+        local record = require "record"
+        local tide = require "tide"
+        return function(message, ctx)
+          while not io.open("gate-" .. message.value) do tide.sleep(10) end
+          record.line("done", message, ctx)
+        end
+        "#,
+    );
+    project.config(
+        &(from_beginning("orders", &topic.name, "orders")
+            + "runConfig = { autoCommitThreshold = 3 }\n"),
+    );
+    topic.produce(numbered(0..8, 0));
+    let committed = || kafka.committed(&project.group, &topic.name, 0).unwrap_or(0);
+    let mut daemon = Daemon::start(&project);
+    for (done, expected) in [(1, 0), (2, 0), (3, 3), (5, 3), (6, 6), (7, 6)] {
+        for message in 0..done {
+            project.write(&format!("gate-{message}"), "");
+        }
+        project.wait_for_entries("done", done, DEADLINE);
+        daemon.wait_for("committed by count", |_| committed() >= expected);
+        stays("and no further", Duration::from_millis(300), || {
+            committed() == expected
+        });
+    }
+    project.write("gate-7", "");
+    daemon.wait_for("all is done, and committed", |_| committed() == 8);
+    daemon.stop();
+}
+
+/// S10: … and not with every message.
+#[test]
+fn an_interval_alone_commits_no_sooner() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("interval", 1);
+    let project = Project::new(kafka);
+    project.handler("orders.lua", RECORDING);
+    project.config(
+        &(from_beginning("orders", &topic.name, "orders.handle")
+            + "runConfig = { autoCommitInterval = \"1h\" }\n"),
+    );
+    topic.produce(numbered(0..5, 0));
+    let daemon = Daemon::start(&project);
+    project.wait_for_entries("done", 5, DEADLINE);
+    stays("the hour is not over", Duration::from_secs(1), || {
+        kafka.committed(&project.group, &topic.name, 0).unwrap_or(0) == 0
+    });
+    daemon.stop();
+    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(5));
+}
+
 /// S10: by time.
 #[test]
 fn an_interval_commits_by_time() {
@@ -304,15 +425,31 @@ fn committed_without_an_end(run_config: &str) {
 #[test]
 fn partitions_can_be_consumed_one_at_a_time() {
     assert_eq!(
-        most_partitions_at_once("runConfig = { partitionsConsumedConcurrently = 1 }\n"),
+        most_partitions_at_once("runConfig = { partitionsConsumedConcurrently = 1 }\n", ""),
         1
     );
+}
+
+/// S10: … of all workers together, not of each.
+#[test]
+fn the_limit_of_partitions_is_that_of_all_workers() {
+    let workers = "[lua]\nworkers = 3";
+    for limit in [1, 2] {
+        let run_config = format!("runConfig = {{ partitionsConsumedConcurrently = {limit} }}\n");
+        assert!(most_partitions_at_once(&run_config, workers) <= limit);
+    }
+}
+
+/// `maxInFlight` bounds what is handled at once, of one topic.
+#[test]
+fn messages_in_flight_have_a_limit() {
+    assert!(most_partitions_at_once("maxInFlight = 2\n", "") <= 2);
 }
 
 /// S10: by default all assigned partitions at once.
 #[test]
 fn partitions_are_consumed_concurrently() {
-    assert!(most_partitions_at_once("") > 1);
+    assert!(most_partitions_at_once("", "") > 1);
 }
 
 /// What is finished is committed while the lane goes on, be its messages ever so slow.
@@ -351,13 +488,13 @@ fn slow_messages_do_not_hold_back_the_position() {
     daemon.stop();
 }
 
-fn most_partitions_at_once(run_config: &str) -> usize {
+fn most_partitions_at_once(run_config: &str, sections: &str) -> usize {
     // As many as with a limit of one: nothing to complain of.
     let Some(kafka) = kafka::shared() else {
         return usize::from(run_config.is_empty()) + 1;
     };
     let topic = kafka.topic("concurrent", 4);
-    let project = Project::new(kafka);
+    let project = Project::new(kafka).sections(sections);
     project.handler(
         "slow.lua",
         r#"

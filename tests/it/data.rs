@@ -59,6 +59,36 @@ fn messages_of_a_megabyte_arrive_whole() {
     daemon.stop();
 }
 
+/// As large as the broker takes, and far above what one fetch may bring: `maxBytesPerPartition` and `maxBytes` bound
+/// what is fetched ahead, and never keep a message away.
+#[test]
+fn the_largest_message_that_the_broker_takes_arrives() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("largest", 1);
+    let project =
+        Project::new(kafka).consumer("maxBytesPerPartition = \"16KiB\"\nmaxBytes = \"1MiB\"");
+    project.handler("sizes.lua", SIZES);
+    project.config(&from_beginning("sizes", &topic.name, "sizes"));
+    // The limit is that of a batch: of one record, whose frame takes less than a hundred bytes.
+    let largest = 2_097_152 - 100;
+    let sizes = [10, largest, 20, largest, 30];
+    for size in sizes {
+        let message = Message::value(vec![b'x'; size]).partition(0);
+        topic.produce_with(&[("message.max.bytes", "3000000")], [message]);
+    }
+
+    let daemon = Daemon::start(&project);
+
+    let entries = project.wait_for_entries("done", sizes.len(), DEADLINE);
+    let seen: Vec<usize> = entries
+        .iter()
+        .map(|entry| entry.extra.parse().unwrap())
+        .collect();
+    assert_eq!(seen, sizes);
+    daemon.stop();
+    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(5));
+}
+
 const SIZES: &str = r#"
 local record = require "record"
 local tide = require "tide"

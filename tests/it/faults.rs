@@ -263,11 +263,18 @@ fn outage(end: fn(&Kafka), duration: Duration) {
     });
 
     end(&kafka);
-    let gone = Instant::now();
+    let (gone, used) = (Instant::now(), daemon.cpu_time());
+    daemon.wait_for("the status says so", |daemon| {
+        daemon
+            .try_status()
+            .is_some_and(|status| status["consumers"][0]["error"].is_string())
+    });
     while gone.elapsed() < duration {
         assert!(!daemon.ended(), "an outage is no reason to end");
         std::thread::sleep(Duration::from_millis(200));
     }
+    let used = daemon.cpu_time() - used;
+    assert!(used < gone.elapsed() / 4, "{used:?} of processor time");
     kafka.start();
     produce_evenly(&topic, partitions, 500..1000);
 

@@ -16,7 +16,12 @@ mod faults; // kills, outages and storms of members under load
 mod lifecycle; // start and stop
 mod limits; // handlers that never return or eat all memory
 mod listeners; // which handler gets which message
+mod modules; // what handlers may require: LuaRocks trees, C modules
 mod notify; // what the service manager is told: ready, status, reloads, watchdog, the end
+mod operators; // what an operator meets: exit codes, log lines, status, a second daemon
 mod positions; // where a partition starts
+mod protocols; // how a group shares its partitions: assignors, KIP-848, a drain before each revocation
 mod reload; // files that change while the daemon runs
+mod secure; // TLS and SASL against a real broker, and that no secret is shown
 mod systemd; // the shipped units under a real systemd
+mod tidy; // rules of ARCHITECTURE.md that a look at the files can hold

@@ -12,6 +12,7 @@ use crate::support::wait::DEADLINE;
 mod asked;
 mod config;
 mod handlers;
+mod load;
 mod refused;
 
 /// A handler that records as `event`.

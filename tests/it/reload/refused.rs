@@ -66,6 +66,57 @@ fn a_bad_config_keeps_the_old_one_and_says_where() {
     running.daemon.stop();
 }
 
+/// A file that is half written, one that raises, one that requires what is not there, one that is not Lua text.
+#[test]
+fn whatever_is_wrong_with_a_file_is_said_with_its_place() {
+    let Some(kafka) = kafka::shared() else { return };
+    let mut running = Running::start(kafka);
+    let whole = version("new");
+    let cases = [
+        (&whole[..whole.len() / 2], "handlers/orders.lua:"),
+        (
+            "\nerror(\"not today\")\n",
+            "handlers/orders.lua:2: not today",
+        ),
+        ("local m = require \"no.such\"\nreturn m\n", "no.such"),
+        ("\u{1b}Lua", "handlers/orders.lua"),
+        ("return 17\n", "handlers/orders.lua"),
+        ("", "handlers/orders.lua"),
+    ];
+
+    for (text, expected) in cases {
+        let error = running.wait_rejected(|project| project.handler("orders.lua", text));
+        assert!(error.contains(expected), "`{text}`: {error}");
+        running.handles_as("old");
+    }
+    running.wait_reloaded(|project| project.handler("orders.lua", &whole));
+
+    running.handles_as("new");
+    running.never_left_the_group();
+    running.daemon.stop();
+}
+
+/// A file that is written bit by bit: whatever is seen of it in between, the whole one is in force in the end.
+#[test]
+fn a_file_that_is_written_slowly_is_in_force_when_it_is_whole() {
+    use std::io::Write;
+    let Some(kafka) = kafka::shared() else { return };
+    let mut running = Running::start(kafka);
+    let whole = version("new");
+
+    running.wait_reloaded(|project| {
+        let mut file = fs::File::create(project.path("handlers/orders.lua")).unwrap();
+        for piece in whole.as_bytes().chunks(8) {
+            file.write_all(piece).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(60));
+        }
+    });
+
+    running.handles_as("new");
+    running.never_left_the_group();
+    running.daemon.stop();
+}
+
 #[test]
 fn an_endless_loop_at_the_top_level_is_refused() {
     let Some(kafka) = kafka::shared() else { return };

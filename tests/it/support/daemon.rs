@@ -120,6 +120,30 @@ impl Daemon {
         text.lines().map(|text| Line(line(text))).collect()
     }
 
+    /// All that it has logged.
+    pub(crate) fn log_text(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// The processor time that it has used.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields = stat.rsplit(')').next().unwrap_or_default();
+        let ticks: u64 = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|field| field.parse::<u64>().unwrap())
+            .sum();
+        // A hundred a second, whatever the kernel's own clock.
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// What it holds now, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory_of("VmRSS:")
+    }
+
     pub(crate) fn count(&self, condition: impl Fn(&Line) -> bool) -> usize {
         self.lines().iter().filter(|line| condition(line)).count()
     }
@@ -235,10 +259,14 @@ impl Daemon {
 
     /// The most memory that it has had, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
+        self.memory_of("VmHWM:")
+    }
+
+    fn memory_of(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status
             .lines()
-            .find(|line| line.starts_with("VmHWM:"))
+            .find(|line| line.starts_with(field))
             .expect("the kernel tells it");
         line.split_whitespace()
             .nth(1)
@@ -271,7 +299,8 @@ impl Drop for Daemon {
     }
 }
 
-fn moontide(arguments: &[&str], config: &Path) -> std::process::Output {
+/// Another command of the binary, with the config as the last argument.
+pub(crate) fn moontide(arguments: &[&str], config: &Path) -> std::process::Output {
     Command::new(env!("CARGO_BIN_EXE_moontide"))
         .args(arguments)
         .arg(config)

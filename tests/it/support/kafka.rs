@@ -57,16 +57,45 @@ impl Drop for Running {
 /// The broker of all tests that leave it alone; `None` where there can be none, which is then said.
 pub(crate) fn shared() -> Option<&'static Kafka> {
     static SHARED: OnceLock<Option<Kafka>> = OnceLock::new();
-    let shared = SHARED.get_or_init(|| available().then(|| start_on_free_ports(true)));
+    let shared =
+        SHARED.get_or_init(|| available().then(|| start_on_free_ports(true, &Extras::default())));
     said_if_absent(shared.as_ref())
+}
+
+/// What a broker has besides what all have: lines of server.properties, and arguments of the format.
+#[derive(Default)]
+pub(crate) struct Extras {
+    pub(crate) properties: String,
+    pub(crate) format: Vec<String>,
 }
 
 impl Kafka {
     /// A broker that its test may stop, kill and start again.
     pub(crate) fn start_own() -> Option<Self> {
-        let kafka = available().then(|| start_on_free_ports(false));
+        let kafka = available().then(|| start_on_free_ports(false, &Extras::default()));
         said_if_absent(kafka.as_ref())?;
         kafka
+    }
+
+    /// One for several tests, which leave it alone: it and its data go with the test process.
+    pub(crate) fn start_for_all(extras: impl FnOnce() -> Extras) -> Option<Self> {
+        let kafka = available().then(|| start_on_free_ports(true, &extras()));
+        said_if_absent(kafka.as_ref())?;
+        kafka
+    }
+
+    /// The process stands still until it is told to go on: as behind a network that swallows everything.
+    pub(crate) fn freeze(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    fn signal(&self, signal: i32) {
+        let running = self.running.lock().unwrap();
+        send_signal(running.as_ref().expect("the broker runs").pid, signal);
     }
 
     pub(crate) fn bootstrap(&self) -> String {
@@ -165,7 +194,7 @@ impl Kafka {
 }
 
 /// Another process may take a port between our look and the broker's: then with others.
-fn start_on_free_ports(shared: bool) -> Kafka {
+fn start_on_free_ports(shared: bool, extras: &Extras) -> Kafka {
     let mut log = String::new();
     for _ in 0..3 {
         let data = tempfile::Builder::new()
@@ -185,7 +214,7 @@ fn start_on_free_ports(shared: bool) -> Kafka {
             _data: data,
             running: Mutex::new(None),
         };
-        write_configuration(&kafka);
+        write_configuration(&kafka, extras);
         let remove = shared.then_some(kafka.directory.as_path());
         *kafka.running.lock().unwrap() = Some(kafka.launch(remove));
         if kafka.is_listening(Duration::from_secs(90)) {
@@ -196,14 +225,16 @@ fn start_on_free_ports(shared: bool) -> Kafka {
     panic!("no broker could be started:\n{log}");
 }
 
-fn write_configuration(kafka: &Kafka) {
+fn write_configuration(kafka: &Kafka, extras: &Extras) {
     let (broker, controller) = kafka.ports;
     let data = kafka.directory.join("data");
     let properties = kafka.directory.join("server.properties");
     let text = include_str!("kafka/server.properties")
         .replace("@BROKER@", &broker.to_string())
         .replace("@CONTROLLER@", &controller.to_string())
-        .replace("@DATA@", data.to_str().unwrap());
+        .replace("@DATA@", data.to_str().unwrap())
+        // Of a property that stands there twice the last one counts.
+        + &extras.properties.replace("@BROKER@", &broker.to_string()).replace("@CONTROLLER@", &controller.to_string());
     fs::write(&properties, text).unwrap();
     fs::write(
         kafka.directory.join("log4j2.properties"),
@@ -219,6 +250,7 @@ fn write_configuration(kafka: &Kafka) {
             "-c",
         ])
         .arg(&properties)
+        .args(&extras.format)
         .output()
         .expect("java was found before");
     assert!(
@@ -229,7 +261,7 @@ fn write_configuration(kafka: &Kafka) {
 }
 
 /// Below the range from which the system takes the ports of outgoing connections: a stopped broker's port stays free.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 20_000 + (std::process::id() as u16 % 100) * 100;
     wait_some("a free port", DEADLINE, || {
