@@ -101,7 +101,7 @@ fn reload_amid_a_rebalance(consumer: &str) {
     let Some(kafka) = kafka::shared() else { return };
     let (topic, project) = slow_topic(kafka, &format!("{consumer}\nmetadataMaxAge = \"1s\""));
     let added = kafka.topic("added", 1);
-    // Long enough to be seen in.
+    // Long enough to be seen in, and all at the same time: calls end in the moment in which partitions go.
     project.handler("orders.lua", &SLOW.replace("60", "1000"));
     produce(&topic, 0..8);
     let mut first = Daemon::join(&project);
