@@ -4,9 +4,9 @@
 //! later (a second VM, a late `require`) looks at the disk again, so no call ever mixes two of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -50,8 +50,7 @@ pub(crate) struct Snapshot {
 ///
 /// What cannot be read, or must not lie in the handlers folder.
 pub(crate) fn read(path: &Path) -> Result<Snapshot, Errors> {
-    let bytes =
-        fs::read(path).map_err(|error| Errors::of(path, format!("cannot be read: {error}")))?;
+    let bytes = fs::read(path).map_err(|error| Errors::of(path, unreadable(&error)))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = String::from_utf8_lossy(valid).matches('\n').count() + 1;
@@ -140,8 +139,14 @@ impl Reader {
             }
             let meta = match fs::metadata(&path) {
                 Ok(meta) => meta,
-                // A link to nothing, or an editor's file that is gone already.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_lua(name) => {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    if is_lua(name) && path.is_symlink() {
+                        return Err(format!(
+                            "{}: is a link to a file that does not exist",
+                            path.display()
+                        ));
+                    }
+                    // An editor's file that is gone already, or a link to nothing that is none of ours.
                     continue;
                 }
                 Err(error) => return Err(cannot_read(&path)(error)),
@@ -186,9 +191,17 @@ fn is_lua(name: &str) -> bool {
     name.strip_suffix(".lua").is_some()
 }
 
-fn cannot_read<E: Display>(path: &Path) -> impl FnOnce(E) -> String {
+fn cannot_read(path: &Path) -> impl FnOnce(io::Error) -> String {
     let path = path.display().to_string();
-    move |error| format!("{path}: cannot be read: {error}")
+    move |error| format!("{path}: cannot be read: {}", config::words(&error))
+}
+
+/// Of the configuration itself.
+fn unreadable(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => "does not exist".to_owned(),
+        _ => format!("cannot be read: {}", config::words(error)),
+    }
 }
 
 #[cfg(test)]

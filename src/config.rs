@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use regex::Regex;
 
-pub(crate) use error::Errors;
+pub(crate) use error::{Errors, words};
 use load::Scene;
 pub(crate) use load::{handlers_folder, load, runtime_directory};
 pub(crate) use shape::schema;

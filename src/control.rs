@@ -111,6 +111,11 @@ impl Drop for Server {
     }
 }
 
+/// Whether a daemon answers in this runtime directory.
+pub(crate) fn answers(directory: &Path) -> bool {
+    UnixStream::connect(directory.join(SOCKET)).is_ok()
+}
+
 /// Asks the daemon of a runtime directory.
 pub(crate) fn ask(directory: &Path, request: &Request, deadline: Duration) -> Result<Response> {
     let until = Instant::now() + deadline;

@@ -144,10 +144,16 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
 }
 
 fn first_status(fleet: &Fleet) -> Status {
+    let config = &fleet.bundle().config.path;
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        config: fleet.bundle().config.path.display().to_string(),
+        // Whoever asks may be in another folder.
+        config: std::path::absolute(config)
+            .as_ref()
+            .unwrap_or(config)
+            .display()
+            .to_string(),
         started_at: now_ms(),
         bundle: fleet.bundle_status(),
         ..Status::default()

@@ -4,6 +4,7 @@
 //! logged. **The guard lives in `main`**: dropped earlier, the file would lose its last lines. Neither a reader that
 //! has gone nor a full disk stops the daemon; what could not be written is counted.
 
+mod fields;
 mod file;
 mod journal;
 mod librdkafka;
@@ -28,6 +29,7 @@ pub(crate) use librdkafka::librdkafka;
 pub(crate) use limit::RateLimit;
 
 use crate::config::{self, LogFormat};
+use fields::Readable;
 use journal::Journal;
 use local_time::LocalTime;
 use sink::{Form, Surroundings};
@@ -152,7 +154,7 @@ pub(crate) fn start(log: &config::Log, audience: Audience) -> anyhow::Result<Gua
         layers.push(if form == Form::Json {
             json(writer)
         } else {
-            text(writer, false)
+            text(writer)
         });
     }
     let subscriber = tracing_subscriber::registry()
@@ -218,11 +220,19 @@ fn main_layer(
             .compact()
             .with_target(false)
             .with_timer(LocalTime)
+            .fmt_fields(Readable)
             .with_ansi(is_coloured)
             .log_internal_errors(false)
             .with_writer(stderr.clone())
             .boxed(),
-        (Form::Text, Audience::Daemon) => text(stderr.clone(), is_coloured),
+        (Form::Text, Audience::Daemon) if surroundings.is_terminal => fmt::layer()
+            .fmt_fields(Readable)
+            .with_ansi(is_coloured)
+            .log_internal_errors(false)
+            .with_writer(stderr.clone())
+            .boxed(),
+        // What collects lines wants each whole.
+        (Form::Text, Audience::Daemon) => text(stderr.clone()),
         (Form::Json, _) => json(stderr.clone()),
         (Form::Journald, _) => match tracing_journald::layer() {
             Ok(layer) => Journal(
@@ -242,12 +252,12 @@ fn main_layer(
     })
 }
 
-fn text<W>(writer: W, is_coloured: bool) -> Boxed
+fn text<W>(writer: W) -> Boxed
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     fmt::layer()
-        .with_ansi(is_coloured)
+        .with_ansi(false)
         .log_internal_errors(false)
         .with_writer(writer)
         .boxed()
@@ -337,9 +347,44 @@ mod tests {
     }
 
     #[test]
+    fn somebody_who_reads_finds_values_of_several_lines_below_the_line() {
+        let lines = Lines::default();
+        let layer = fmt::layer()
+            .compact()
+            .without_time()
+            .with_target(false)
+            .with_ansi(false)
+            .fmt_fields(Readable)
+            .with_writer(lines.clone())
+            .boxed();
+        let (_handle, subscriber) = subscriber(layer);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(
+                topic = "orders",
+                error = "config.toml:3:1: bad\n3 | x\n  | ^",
+                traceback = "stack traceback:\n\t[C]: in ?",
+                attempt = 2,
+                "handler failed"
+            );
+            tracing::info!("two\nlines and \x1b[31m");
+        });
+        let expected = concat!(
+            " WARN handler failed topic=\"orders\" attempt=2\n",
+            "    error: config.toml:3:1: bad\n",
+            "    3 | x\n",
+            "      | ^\n",
+            "    stack traceback:\n",
+            "        [C]: in ?\n",
+            " INFO two\n",
+            "    lines and \\u{1b}[31m\n",
+        );
+        assert_eq!(lines.text(), expected);
+    }
+
+    #[test]
     fn a_level_can_change_while_the_log_is_in_use() {
         let lines = Lines::default();
-        let (handle, subscriber) = subscriber(text(lines.clone(), false));
+        let (handle, subscriber) = subscriber(text(lines.clone()));
         tracing::subscriber::with_default(subscriber, || {
             tracing::debug!("hidden");
             handle.reload(EnvFilter::new("debug")).unwrap();

@@ -32,6 +32,10 @@ use timers::{Timers, Wake};
 
 /// Messages of one lane in a row, before letters are read and other lanes get their turn.
 const QUANTUM: usize = 256;
+/// And how long such a row may take, by looks at the clock every few messages: until it ends nothing of it is reported,
+/// hence committed, and no timer fires.
+const QUANTUM_TIME: Duration = Duration::from_millis(50);
+const LOOK_EVERY: usize = 8;
 /// How often the loop turns at least: it shows the daemon that it lives, and finds what has waited for long.
 const TURN: Duration = Duration::from_secs(1);
 

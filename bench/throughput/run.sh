@@ -52,7 +52,7 @@ build() {
   directory_of() { grep -o "\"out_dir\":\"[^\"]*/$1-[0-9a-f]*/out\"" <<<"$messages" | head -n 1 | cut -d '"' -f 4; }
   librdkafka=$(directory_of rdkafka-sys)
   cc -O2 -w -I"$librdkafka/src" -I"$librdkafka" "$librdkafka/examples/rdkafka_performance.c" -o "$work/rdkafka_performance" \
-    "$librdkafka/src/librdkafka.a" "$(directory_of curl-sys)/build/libcurl.a" \
+    "$librdkafka/src/librdkafka.a" \
     "$(directory_of openssl-sys)"/openssl-build/install/lib/lib{ssl,crypto}.a \
     "$(directory_of libz-sys)/lib/libz.a" "$(directory_of zstd-sys)/libzstd.a" -lpthread -ldl -lrt -lm
 }

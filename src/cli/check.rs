@@ -109,15 +109,19 @@ fn as_text(bundle: &Bundle) -> String {
     line(
         &mut text,
         format_args!(
-            "handlers {}: {} files, {} workers, {} MiB each",
+            "handlers {}: {}, {}, {} MiB each",
             config.lua.handlers.display(),
-            bundle.sources.len(),
-            config.lua.workers,
+            counted(bundle.sources.len(), "file"),
+            counted(config.lua.workers, "worker"),
             config.lua.memory >> 20
         ),
     );
     line(&mut text, format_args!("{}: ok", config.path.display()));
     text
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn line(text: &mut String, line: std::fmt::Arguments<'_>) {

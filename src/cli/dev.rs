@@ -19,6 +19,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use super::{ConfigOption, Exit, init, run, terminal};
 use crate::bundle;
 use crate::config::{Config, Value};
+use crate::control;
 use crate::daemon::{self, Options};
 use crate::kafka::mock::{self, Broker};
 use crate::kafka::producer::{Outgoing, Producer};
@@ -120,6 +121,12 @@ impl Stage {
                 "{}: `moontide dev` already runs here, as process {}",
                 path.display(),
                 other.pid
+            );
+        }
+        if control::answers(runtime_directory) {
+            bail!(
+                "{}: `moontide run` runs here already; end it first, or set another `daemon.runtimeDirectory`",
+                path.display()
             );
         }
         let (messages, samples) = read_samples(arguments, path)?;

@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::{Result, bail};
+
 use super::ConfigOption;
 use crate::config;
 
@@ -36,16 +38,28 @@ impl Daemon {
     }
 
     /// The directory to ask in.
-    pub(crate) fn directory(&self) -> PathBuf {
+    ///
+    /// # Errors
+    ///
+    /// When nothing says where the daemon is: a place that was guessed would only be told as wrong.
+    pub(crate) fn directory(&self) -> Result<PathBuf> {
         if let Some(directory) = &self.runtime_directory {
-            return directory.clone();
+            return Ok(directory.clone());
         }
         let path = self.config.path();
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let environment = |name: &str| std::env::var(name).ok();
         let places = places(&path, &text, &environment);
         let listens = |place: &&PathBuf| place.join(config::SOCKET).exists();
-        places.iter().find(listens).unwrap_or(&places[0]).clone()
+        match places.iter().find(listens) {
+            Some(place) => Ok(place.clone()),
+            None if !path.exists() => bail!(
+                "{} does not exist, which would say where moontide runs; name it by --config, or the runtime directory by \
+                 --runtime-directory",
+                path.display()
+            ),
+            None => Ok(places[0].clone()),
+        }
     }
 }
 
@@ -81,6 +95,21 @@ mod tests {
         let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
         let path = Path::new("/etc/moontide/config.toml");
         assert_eq!(places(path, text, &environment), expected);
+    }
+
+    #[test]
+    fn without_a_configuration_no_place_is_guessed() {
+        let daemon = Daemon {
+            config: ConfigOption {
+                config: Some("/no/such/config.toml".into()),
+            },
+            runtime_directory: None,
+        };
+        let error = daemon.directory().unwrap_err().to_string();
+        assert!(
+            error.starts_with("/no/such/config.toml does not exist"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
 }
 
 fn reload(daemon: &Daemon, deadline: Duration) -> Result<ReloadReport> {
-    match control::ask(&daemon.directory(), &Request::Reload, deadline)? {
+    match control::ask(&daemon.directory()?, &Request::Reload, deadline)? {
         Response::Reloaded(report) => Ok(report),
         Response::Error(error) => bail!("{error}"),
         Response::Status(_) => bail!("moontide has answered another question"),

@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     /// The topic, which has to exist
     topic: String,
     /// The value, or `-` for all of standard input, byte by byte
-    #[arg(required_unless_present = "null")]
+    #[arg(required_unless_present = "null", allow_negative_numbers = true)]
     value: Option<String>,
     /// A null value: a tombstone
     #[arg(long, conflicts_with = "value")]
@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
     headers: Vec<(String, String)>,
     /// The partition, whatever the key
-    #[arg(short, long)]
+    #[arg(short, long, allow_negative_numbers = true)]
     partition: Option<u16>,
     /// Let the broker create the topic
     #[arg(long)]
@@ -102,7 +102,7 @@ impl Target {
             });
         }
         // Whether the configuration is good does not matter: it is being written.
-        match address::find(&arguments.daemon.directory())? {
+        match address::find(&arguments.daemon.directory()?)? {
             Some(dev) => Ok(Self::plain(
                 &dev.brokers,
                 format!("on {}, the broker of `moontide dev`", dev.brokers),

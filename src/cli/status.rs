@@ -54,7 +54,7 @@ fn text(arguments: &Arguments) -> Result<String> {
 }
 
 fn ask(daemon: &locate::Daemon) -> Result<Status> {
-    match control::ask(&daemon.directory(), &Request::Status, DEADLINE)? {
+    match control::ask(&daemon.directory()?, &Request::Status, DEADLINE)? {
         Response::Status(status) => Ok(*status),
         Response::Error(error) => bail!("{error}"),
         Response::Reloaded(_) => bail!("moontide has answered another question"),

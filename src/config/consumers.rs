@@ -14,6 +14,9 @@ use crate::kafka::property::{self, Refusal};
 /// librdkafka's default of `message.max.bytes`, below which `fetch.max.bytes` may not be.
 const MESSAGE_MAX_BYTES: u64 = 1_000_000;
 
+/// What librdkafka takes before an address.
+const SCHEMES: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
+
 /// The property by which librdkafka asks for tokens itself.
 const OAUTH_METHOD: &str = "sasl.oauthbearer.method";
 
@@ -138,23 +141,42 @@ fn brokers(consumer: &Consumer, path: &[&str], scene: &mut Scene<'_, '_>) {
         return;
     }
     for broker in list {
-        let address = broker
-            .rsplit_once("://")
-            .map_or(broker, |(_, address)| address);
-        let (host, port) = match address.rsplit_once(':') {
-            Some((host, port)) if !address.ends_with(']') => (host, Some(port)),
-            _ => (address, None),
-        };
-        let bad_port =
-            port.is_some_and(|port| port.parse::<u16>().ok().is_none_or(|port| port == 0));
-        if host.is_empty() || host.contains(char::is_whitespace) || host.contains('/') || bad_port {
+        if let Err(instead) = broker_address(broker) {
             let at = scene.at_keys(path, &["brokers"]);
             scene.report.error(
                 at,
-                format!("`brokers` has `{broker}`, which is not host:port"),
+                format!("`brokers` has `{broker}`, which is not host:port{instead}"),
             );
         }
     }
+}
+
+/// What librdkafka would understand; else what may be meant.
+fn broker_address(broker: &str) -> Result<(), String> {
+    let address = match broker.split_once("://") {
+        Some((scheme, address)) if SCHEMES.iter().any(|s| s.eq_ignore_ascii_case(scheme)) => {
+            address
+        }
+        Some((scheme, address)) => {
+            let host = address.split('/').next().unwrap_or_default();
+            return Err(format!("; leave out `{scheme}://`: `{host}`"));
+        }
+        None => broker,
+    };
+    if let Some(name) = address.strip_prefix('$') {
+        let name = name.split(':').next().unwrap_or_default();
+        return Err(format!("; the variable `{name}` is written `${{{name}}}`"));
+    }
+    let (host, port) = match address.rsplit_once(':') {
+        Some((host, port)) if !address.ends_with(']') => (host, Some(port)),
+        _ => (address, None),
+    };
+    let bad_port = port.is_some_and(|port| port.parse::<u16>().ok().is_none_or(|port| port == 0));
+    let is_good = |c: char| !c.is_whitespace() && !c.is_control() && !"/$@\"'`{}()".contains(c);
+    if host.is_empty() || bad_port || !host.chars().all(is_good) {
+        return Err(String::new());
+    }
+    Ok(())
 }
 
 fn group(

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 
@@ -73,6 +74,15 @@ impl fmt::Display for Errors {
 }
 
 impl std::error::Error for Errors {}
+
+/// What the system says of a file, without the number that it says as well.
+pub(crate) fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let words = text
+        .split_once(" (os error")
+        .map_or(text.as_str(), |(words, _)| words);
+    words.to_lowercase()
+}
 
 /// Collects errors while a file is read.
 pub(super) struct Report<'a> {

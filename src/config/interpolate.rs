@@ -9,7 +9,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeArray, DeValue};
 
-use super::error::Report;
+use super::error::{Report, words};
 use super::tree::Tree;
 
 /// Where the pieces come from.
@@ -154,8 +154,8 @@ fn resolve(reference: &str, sources: &Sources<'_>) -> Result<(String, bool), Str
 
 /// A file's text without the line end that editors put there.
 fn read(path: &Path, reference: &str) -> Result<String, String> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| format!("`${{{reference}}}`: {error}"))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("`${{{reference}}}`: {}", words(&error)))?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
 }

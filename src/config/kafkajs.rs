@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::io;
 use std::path::Path;
 
+use super::error::words;
 use super::file::{
     Assigner, Client, Consumer, GroupProtocol, LogLevel, Mechanism, OneOrMany, Sasl, Ssl, SslTable,
 };
@@ -31,6 +33,9 @@ fn complain<T>(keys: &'static [&'static str], message: impl Into<String>) -> Res
         message: message.into(),
     })
 }
+
+/// Between two attempts to connect, unless `retry` says otherwise.
+const RECONNECT_MAX_MS: u64 = 3_000;
 
 struct Mapping<'a> {
     folder: &'a Path,
@@ -77,7 +82,9 @@ impl Mapping<'_> {
         // The default of a second costs most of the throughput.
         self.set("fetch.queue.backoff.ms", 5, &[]);
         self.set("queued.max.messages.kbytes", 16_384, &[]);
-        self.set("queued.min.messages", 100_000, &[]);
+        // Enough for some tens of milliseconds at full speed. Small messages cost librdkafka several times their bytes,
+        // which the limit in kilobytes does not see.
+        self.set("queued.min.messages", 30_000, &[]);
     }
 
     fn client(&mut self, client: &Client) {
@@ -99,6 +106,13 @@ impl Mapping<'_> {
             "socket.timeout.ms",
             client.request_timeout.0,
             &["requestTimeout"],
+        );
+        // librdkafka's own 10 s would leave a group idle for twice that after a broker is back.
+        let initial = client.retry.initial_retry_time.map_or(0, |time| time.0);
+        self.set(
+            "reconnect.backoff.max.ms",
+            RECONNECT_MAX_MS.max(initial),
+            &[],
         );
         if let Some(time) = client.retry.initial_retry_time {
             self.set("retry.backoff.ms", time.0, &["retry", "initialRetryTime"]);
@@ -164,7 +178,7 @@ impl Mapping<'_> {
             // OpenSSL is our own copy, which does not know where this system keeps its certificates.
             None => self.set("ssl.ca.location", "probe", &["ssl"]),
             Some(OneOrMany::One(ca)) => {
-                self.pem("ssl.ca.pem", "ssl.ca.location", ca, &["ssl", "ca"]);
+                self.pem("ssl.ca.pem", "ssl.ca.location", ca, &["ssl", "ca"])?;
             }
             Some(OneOrMany::Many(list)) => {
                 let mut all = String::new();
@@ -174,10 +188,7 @@ impl Mapping<'_> {
                     } else {
                         let path = self.folder.join(ca);
                         std::fs::read_to_string(&path).or_else(|error| {
-                            complain(
-                                &["ssl", "ca"],
-                                format!("`ssl.ca`: {}: {error}", path.display()),
-                            )
+                            complain(&["ssl", "ca"], unreadable("ssl.ca", &path, &error))
                         })?
                     };
                     all.push_str(pem.trim_end());
@@ -217,11 +228,7 @@ impl Mapping<'_> {
                     "`ssl.pfx` holds a certificate and its key; leave out `ssl.cert` and `ssl.key`",
                 );
             }
-            self.set(
-                "ssl.keystore.location",
-                self.folder.join(pfx).display(),
-                &["ssl", "pfx"],
-            );
+            self.file("ssl.keystore.location", pfx, &["ssl", "pfx"])?;
             if let Some(passphrase) = &table.passphrase {
                 self.set("ssl.keystore.password", passphrase, &["ssl", "passphrase"]);
             }
@@ -234,8 +241,8 @@ impl Mapping<'_> {
                     "ssl.certificate.location",
                     cert,
                     &["ssl", "cert"],
-                );
-                self.pem("ssl.key.pem", "ssl.key.location", key, &["ssl", "key"]);
+                )?;
+                self.pem("ssl.key.pem", "ssl.key.location", key, &["ssl", "key"])?;
             }
             (Some(_), None) => {
                 return complain(&["ssl", "cert"], "`ssl.cert` is without its `ssl.key`");
@@ -257,12 +264,33 @@ impl Mapping<'_> {
         Ok(())
     }
 
-    fn pem(&mut self, text: &str, location: &str, value: &str, keys: &'static [&'static str]) {
-        if is_pem(value) {
-            self.set(text, value, keys);
-        } else {
-            self.set(location, self.folder.join(value).display(), keys);
+    fn pem(
+        &mut self,
+        text: &str,
+        location: &str,
+        value: &str,
+        keys: &'static [&'static str],
+    ) -> Result<(), Complaint> {
+        if !is_pem(value) {
+            return self.file(location, value, keys);
         }
+        self.set(text, value, keys);
+        Ok(())
+    }
+
+    /// A file that librdkafka reads itself, which says of a missing one only that OpenSSL failed.
+    fn file(
+        &mut self,
+        location: &str,
+        value: &str,
+        keys: &'static [&'static str],
+    ) -> Result<(), Complaint> {
+        let path = self.folder.join(value);
+        if let Err(error) = std::fs::File::open(&path) {
+            return complain(keys, unreadable(&keys.join("."), &path, &error));
+        }
+        self.set(location, path.display(), keys);
+        Ok(())
     }
 
     fn sasl(&mut self, sasl: &Sasl) -> Result<(), Complaint> {
@@ -444,6 +472,16 @@ pub(super) fn brokers(client: &Client) -> Vec<&str> {
         .flat_map(|entry| entry.split(','))
         .map(str::trim)
         .collect()
+}
+
+fn unreadable(key: &str, path: &Path, error: &io::Error) -> String {
+    // What should have been PEM may be a key: it is not for the log.
+    let path = match key {
+        "ssl.key" => String::new(),
+        _ => format!(" `{}`:", path.display()),
+    };
+    let reason = words(error);
+    format!("`{key}` is neither PEM text nor a file that can be read:{path} {reason}")
 }
 
 fn is_pem(text: &str) -> bool {

@@ -3,6 +3,7 @@
 //! It sees the sources' names only: whether a function exists is known when the file has run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use super::file::{self, File};
 use super::names::{parse_handler, parse_topic};
@@ -45,6 +46,30 @@ pub(super) fn resolve(
             .warning("there is no `[[listeners]]`: nothing is consumed");
     }
     resolved
+}
+
+/// What a handler without a file may be meant to be.
+fn meant(handler: &Handler, folder: &Path, sources: &Sources) -> Option<String> {
+    let exists = |path: &str| sources.contains_key(&format!("{path}.lua"));
+    let with_function = |path: &str, function: Option<&str>| match function {
+        Some(function) => format!("{path}.{function}"),
+        None => path.to_owned(),
+    };
+    let function = handler.function.as_deref();
+    // The folder's own name before the path, a colon or a hash for the dot.
+    if let Some((first, path)) = handler.path.split_once('/')
+        && folder.ends_with(first)
+        && exists(path)
+    {
+        return Some(with_function(path, function));
+    }
+    if let Some((path, function)) = handler.path.split_once([':', '#'])
+        && exists(path)
+    {
+        return Some(with_function(path, Some(function.trim_matches(':'))));
+    }
+    let names = sources.keys().filter_map(|name| name.strip_suffix(".lua"));
+    super::shape::nearest(&handler.path, names).map(|path| with_function(path, function))
 }
 
 /// The consumers that listeners join, the default one included.
@@ -182,8 +207,7 @@ impl One<'_, '_, '_> {
         };
         let key = format!("{}.lua", handler.path);
         if !sources.contains_key(&key) {
-            let names = sources.keys().filter_map(|name| name.strip_suffix(".lua"));
-            let near = super::shape::nearest(&handler.path, names)
+            let near = meant(&handler, &file.lua.handlers, sources)
                 .map(|near| format!(", did you mean `{near}`?"));
             let shown = file.lua.handlers.join(&key);
             self.error(

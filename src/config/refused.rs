@@ -140,10 +140,12 @@ fn listener(key: &str) -> Option<&'static str> {
         "eachBatch" => Some("this version has no batch handlers yet"),
         "nullKeys" => Some("this version orders by partition alone"),
         "fromBeginning" => Some("write it as `subscription.fromBeginning`"),
-        "autoCommit"
-        | "autoCommitInterval"
-        | "autoCommitThreshold"
-        | "partitionsConsumedConcurrently" => Some("write it under `runConfig`"),
+        "autoCommit" => Some("write it as `runConfig.autoCommit`"),
+        "autoCommitInterval" => Some("write it as `runConfig.autoCommitInterval`"),
+        "autoCommitThreshold" => Some("write it as `runConfig.autoCommitThreshold`"),
+        "partitionsConsumedConcurrently" => {
+            Some("write it as `runConfig.partitionsConsumedConcurrently`")
+        }
         "groupId" => Some(
             "write it in `[consumerConfig]`, or in a `[consumers.NAME]` that the listener joins by `consumer`",
         ),

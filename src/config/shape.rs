@@ -188,10 +188,13 @@ impl<'w> Walk<'w, '_> {
             DeValue::Array(array) => {
                 for mut item in std::mem::replace(array, DeArray::new()) {
                     self.path.push(String::new());
-                    if self.value(&mut item, &schema["items"]) {
-                        array.push(item);
-                    }
+                    let good = self.value(&mut item, &schema["items"]);
                     self.path.pop();
+                    if good {
+                        array.push(item);
+                    } else if let Some(key) = self.path.last() {
+                        self.report.leave_out(key);
+                    }
                 }
                 true
             }

@@ -99,16 +99,20 @@ fn tls_takes_paths_and_texts() {
             ("ssl.ca.location", None),
         ],
     );
-    let errors = try_load(&[BROKERS, "ssl = { ca = 'no/such.pem' }\n", GROUP, LISTENER].concat())
-        .unwrap_err();
-    assert!(
-        errors.list[0].message.contains("ssl.ca.location failed"),
-        "{errors}"
-    );
+    let error = |ssl: &str| {
+        let errors = try_load(&[BROKERS, ssl, GROUP, LISTENER].concat()).unwrap_err();
+        let line = errors.list[0].place.as_ref().map(|place| place.line);
+        assert_eq!(line, Some(3), "{errors}");
+        errors.list[0].message.clone()
+    };
     assert_eq!(
-        errors.list[0].place.as_ref().map(|place| place.line),
-        Some(3),
-        "{errors}"
+        error("ssl = { ca = 'no/such.pem' }\n"),
+        "`ssl.ca` is neither PEM text nor a file that can be read: `/etc/moontide/no/such.pem`: no such file or directory"
+    );
+    // What was meant to be a key is not told.
+    assert_eq!(
+        error("ssl = { cert = '/etc/passwd', key = 'MIIEvQIBADAN' }\n"),
+        "`ssl.key` is neither PEM text nor a file that can be read: no such file or directory"
     );
 }
 

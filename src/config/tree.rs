@@ -36,10 +36,14 @@ impl From<usize> for Step<'_> {
     }
 }
 
-/// Reads as much as can be read, and reports every place that cannot.
+/// Reads as much as can be read, and reports the first place that cannot: what a parser makes of the text behind it is
+/// guessed.
 pub(super) fn parse<'i>(text: &'i str, report: &mut Report<'_>) -> Spanned<Tree<'i>> {
     let (tree, errors) = DeTable::parse_recoverable(text);
-    for error in errors {
+    let first = errors
+        .into_iter()
+        .min_by_key(|error| error.span().map(|span| span.start));
+    if let Some(error) = first {
         report.error(error.span(), format!("not TOML: {}", error.message()));
     }
     tree

@@ -101,12 +101,13 @@ impl Phase {
     }
 
     /// For the status.
-    pub(super) fn name(&self, is_closing: bool) -> &'static str {
+    pub(super) fn name(&self, is_closing: bool, has_trouble: bool) -> &'static str {
         match self.doing {
             _ if is_closing => "draining",
             Doing::Assigning { .. } | Doing::Revoking(_) => "rebalancing",
             Doing::Steady if self.emptying.is_some() => "rebalancing",
             Doing::Steady if self.has_joined => "assigned",
+            Doing::Steady if has_trouble => "connecting",
             Doing::Steady => "joining",
         }
     }
@@ -269,6 +270,8 @@ impl Consumer {
     fn unassign(&mut self, revoking: &Revoking) {
         let gone = list(self.held.values().filter(|held| revoking.takes(held)));
         self.held.retain(|_, held| !revoking.takes(held));
+        // Given up as a whole, the group is joined anew; a share of it that goes leaves a member.
+        self.phase.has_joined &= !(revoking.is_lost || revoking.everything);
         self.intake.forget_topics();
         let result = if revoking.everything {
             self.client.unassign_all()

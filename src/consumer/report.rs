@@ -63,7 +63,10 @@ impl Consumer {
         ConsumerStatus {
             name: self.name.to_string(),
             group_id: self.settings.group_id.clone(),
-            state: self.phase.name(self.closing.is_some()).to_owned(),
+            state: self
+                .phase
+                .name(self.closing.is_some(), !self.trouble.is_none())
+                .to_owned(),
             error: self.trouble.error.as_ref().map(|error| error.0.clone()),
             error_since: self.trouble.error.as_ref().map(|error| error.1),
             subscription: self

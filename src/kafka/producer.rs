@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -67,6 +68,7 @@ pub(crate) struct Acknowledged {
 
 pub(crate) struct Producer {
     client: ThreadedProducer<Reports>,
+    last_error: Arc<Mutex<Option<String>>>,
     brokers: String,
     deadline: Duration,
 }
@@ -94,10 +96,15 @@ impl Producer {
             .get("bootstrap.servers")
             .unwrap_or_default()
             .to_owned();
+        let last_error = Arc::default();
+        let reports = Reports {
+            last_error: Arc::clone(&last_error),
+        };
         let client =
-            ThreadedProducer::from_config_and_context(&config, Reports).context("producer")?;
+            ThreadedProducer::from_config_and_context(&config, reports).context("producer")?;
         Ok(Self {
             client,
+            last_error,
             brokers,
             deadline,
         })
@@ -179,11 +186,15 @@ impl Producer {
     }
 
     fn unreachable(&self, error: &KafkaError) -> anyhow::Error {
-        let code = error
-            .rdkafka_error_code()
-            .map_or_else(|| error.to_string(), |code| code.to_string());
+        let last = self.last_error.lock();
+        let last = last.unwrap_or_else(PoisonError::into_inner).clone();
+        let reason = last.unwrap_or_else(|| {
+            error
+                .rdkafka_error_code()
+                .map_or_else(|| error.to_string(), |code| code.to_string())
+        });
         anyhow!(
-            "{} did not answer within {} s: {code}",
+            "{} did not answer within {} s: {reason}",
             self.brokers,
             self.deadline.as_secs_f32()
         )
@@ -228,9 +239,22 @@ struct Waiting {
 }
 
 /// Carries each delivery report to whoever waits for it.
-struct Reports;
+struct Reports {
+    /// Why a broker could not be reached, for when the wait is over: its own code only says that it was.
+    last_error: Arc<Mutex<Option<String>>>,
+}
 
-impl ClientContext for Reports {}
+impl ClientContext for Reports {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            let mut last = self
+                .last_error
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            last.get_or_insert_with(|| reason.to_owned());
+        }
+    }
+}
 
 impl ProducerContext<NoCustomPartitioner> for Reports {
     type DeliveryOpaque = Box<Waiting>;

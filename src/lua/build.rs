@@ -4,6 +4,7 @@
 
 #![expect(unsafe_code, reason = "sets a VM up through the C API")]
 
+use std::collections::BTreeSet;
 use std::ffi::c_int;
 use std::fmt;
 use std::ptr;
@@ -16,17 +17,18 @@ use mlua::{LuaOptions, StdLib};
 use super::failure;
 use super::last_words::About;
 use super::shared::{Shared, nearest, push_bytes, type_name};
-use super::vm::Vm;
+use super::vm::{self, Vm};
 use super::watchdog::Pulse;
 use super::{App, app, coroutine, globals, hook, load, logger, message, tide};
 use crate::bundle::Bundle;
+use crate::config::Listener;
 
 /// Between two collections the heap may grow by this many per cent: handlers make short-lived garbage.
 const GC_PAUSE: c_int = 400;
 /// For init.lua, which no listener's `limits.blocking` speaks of.
 const BLOCKING: Duration = Duration::from_secs(5);
 
-/// Why there is no VM, or why init.lua failed: one sentence, with the place first.
+/// Why there is no VM, or why init.lua failed: one sentence a line, with the place first.
 #[derive(Debug)]
 pub(crate) struct Error {
     message: String,
@@ -65,6 +67,7 @@ impl Vm {
         read.map_err(|error| Error {
             message: format!("lua: {error}"),
         })?;
+        shared.hosts.borrow_mut().insert(main);
         let mut vm = Self::assemble(lua, shared, main, config);
         vm.install()?;
         let _ = vm.lua.set_memory_limit(vm.config.lua.memory);
@@ -87,10 +90,16 @@ impl Vm {
         let Some(function) = function else {
             return Ok(());
         };
-        self.run_hook(pulse, function, BLOCKING)
-            .map_err(|failure| Error {
-                message: failure.message,
-            })
+        self.run_hook(pulse, function, BLOCKING).map_err(|failure| {
+            let (folder, message) = (&self.shared.folder, failure.message);
+            // What was returned, or raised as a table, has no place of its own.
+            let message = if message.starts_with(&**folder) {
+                message
+            } else {
+                format!("{folder}/init.lua: {message}")
+            };
+            Error { message }
+        })
     }
 
     fn install(&mut self) -> Result<(), Error> {
@@ -120,44 +129,70 @@ impl Vm {
             return Ok(());
         }
         let place = format!("{}/init.lua", self.shared.folder);
-        self.require(pulse, "init", BLOCKING)?;
+        self.require(pulse, "init", BLOCKING)
+            .map_err(|refused| refused.error)?;
         // SAFETY: the module's value lies on top of the main state.
         self.hooks = self.protected(|| unsafe { hooks_of(self.main, &place) })?;
         Ok(())
     }
 
+    /// Goes on behind a handler that does not load, so that all of them are told at once.
     fn load_handlers(&mut self, pulse: &Pulse) -> Result<(), Error> {
         let config = Arc::clone(&self.config);
+        let mut errors: Vec<String> = Vec::new();
+        let mut refused_files = BTreeSet::new();
         for listener in &config.listeners {
-            let handler = &listener.handler;
-            let place = format!("{}/{}.lua", self.shared.folder, handler.path);
-            if !self
-                .shared
-                .sources
-                .contains_key(&format!("{}.lua", handler.path))
-            {
-                let message = format!(
-                    "listener `{}`: handler `{}` needs the file {place}, which does not exist",
-                    listener.name, handler.text
-                );
-                return Err(Error { message });
+            let file = &listener.handler.path;
+            if refused_files.contains(file) {
+                continue;
             }
-            self.require(
-                pulse,
-                &handler.path.replace('/', "."),
-                listener.limits.blocking,
-            )?;
-            // SAFETY: the module's value lies on top of the main state.
-            let reference = self.protected(|| unsafe {
-                handler_of(self.main, handler.function.as_deref(), &place)
-            })?;
-            self.shared.handlers.borrow_mut().push(reference);
+            // SAFETY: reads the height of the stack.
+            let top = unsafe { ffi::lua_gettop(self.main) };
+            if let Err(refused) = self.load_handler(pulse, listener) {
+                // SAFETY: back to that height; an error may have left values above it.
+                unsafe { ffi::lua_settop(self.main, top) };
+                errors.push(refused.error.message);
+                if refused.is_last {
+                    break;
+                }
+                if refused.is_whole_file {
+                    refused_files.insert(file);
+                }
+            }
         }
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(Error {
+            message: errors.join("\n"),
+        })
+    }
+
+    fn load_handler(&mut self, pulse: &Pulse, listener: &Listener) -> Result<(), Refused> {
+        let handler = &listener.handler;
+        let file = format!("{}.lua", handler.path);
+        let place = format!("{}/{file}", self.shared.folder);
+        if !self.shared.sources.contains_key(&file) {
+            let message = format!(
+                "listener `{}`: handler `{}` needs the file {place}, which does not exist",
+                listener.name, handler.text
+            );
+            return Err(Error { message }.into());
+        }
+        self.require(
+            pulse,
+            &handler.path.replace('/', "."),
+            listener.limits.blocking,
+        )?;
+        // SAFETY: the module's value lies on top of the main state.
+        let reference = self
+            .protected(|| unsafe { handler_of(self.main, handler.function.as_deref(), &place) })?;
+        self.shared.handlers.borrow_mut().push(reference);
         Ok(())
     }
 
     /// Leaves the value of `require(module)` on the main state.
-    fn require(&self, pulse: &Pulse, module: &str, limit: Duration) -> Result<(), Error> {
+    fn require(&self, pulse: &Pulse, module: &str, limit: Duration) -> Result<(), Refused> {
         let about = About {
             listener: module,
             topic: "",
@@ -174,18 +209,49 @@ impl Vm {
             if status == ffi::LUA_OK && !slice.killed() {
                 return Ok(());
             }
-            let message = if status == ffi::LUA_ERRMEM {
-                format!(
-                    "{}/{}.lua: not enough memory ([lua] memory)",
-                    self.shared.folder,
-                    module.replace('.', "/")
-                )
-            } else {
-                self.protected(|| failure::describe_top(self.main)).message
+            let file = format!("{}/{}.lua", self.shared.folder, module.replace('.', "/"));
+            // An error value that is no string has no place of its own.
+            let is_placeless = ffi::lua_type(self.main, -1) != ffi::LUA_TSTRING;
+            let message = match status {
+                ffi::LUA_ERRMEM => format!("{file}: not enough memory ([lua] memory)"),
+                // C code that was told to end, and ended by itself.
+                ffi::LUA_OK => format!("{file}: {}", vm::too_long(limit)),
+                _ => {
+                    let words = self.protected(|| failure::describe_top(self.main));
+                    if is_placeless {
+                        format!("{file}: {}", words.message)
+                    } else {
+                        words.message
+                    }
+                }
             };
             ffi::lua_settop(self.main, top);
             hook::clear(self.main);
-            Err(Error { message })
+            Err(Refused {
+                error: Error { message },
+                is_whole_file: true,
+                // What is left of the VM's memory, or of the user's patience, is no ground for further errors.
+                is_last: status == ffi::LUA_ERRMEM || slice.killed(),
+            })
+        }
+    }
+}
+
+/// Why a handler does not load, and how far that reaches.
+struct Refused {
+    error: Error,
+    /// The file fails for every listener that names it.
+    is_whole_file: bool,
+    /// Others cannot be tried.
+    is_last: bool,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            is_whole_file: false,
+            is_last: false,
         }
     }
 }
@@ -250,6 +316,14 @@ unsafe fn hooks_of(main: *mut lua_State, place: &str) -> Result<Hooks, Error> {
             ffi::LUA_TTABLE => {
                 hooks.start = function_of(main, "start", place)?;
                 hooks.shutdown = function_of(main, "shutdown", place)?;
+                let others = functions_of(main);
+                if hooks.start.is_none() && hooks.shutdown.is_none() && !others.is_empty() {
+                    let message = format!(
+                        "{place}: returns a table with neither `start` nor `shutdown`; there are `{}`",
+                        others.join("`, `")
+                    );
+                    return Err(Error { message });
+                }
             }
             // What `require` makes of a file that returns nothing.
             ffi::LUA_TBOOLEAN => {}
@@ -300,7 +374,11 @@ unsafe fn handler_of(
 ) -> Result<c_int, Error> {
     // SAFETY: the value lies on top.
     unsafe {
-        let found = type_name(main, -1);
+        let found = match ffi::lua_type(main, -1) {
+            // What `require` makes of a file that returns nothing.
+            ffi::LUA_TBOOLEAN if ffi::lua_toboolean(main, -1) != 0 => "nothing",
+            _ => type_name(main, -1),
+        };
         let result = match (function, ffi::lua_type(main, -1)) {
             (None, ffi::LUA_TFUNCTION) => return Ok(reference(main)),
             (None, ffi::LUA_TTABLE) => Err(format!(

@@ -14,12 +14,16 @@ use super::shared::{Shared, push_bytes};
 use super::watchdog::Beat;
 use super::{hook, wait};
 
+/// Lua's words.
+const NOT_SUSPENDED: &str = "cannot resume non-suspended coroutine";
+
 /// Replaces the functions of the global `coroutine`.
 pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
-    let functions: [(&std::ffi::CStr, ffi::lua_CFunction); 4] = [
+    let functions: [(&std::ffi::CStr, ffi::lua_CFunction); 5] = [
         (c"resume", resume),
         (c"wrap", wrap),
         (c"close", close),
+        (c"status", status),
         (c"yield", yield_),
     ];
     // SAFETY: runs protected.
@@ -60,6 +64,11 @@ unsafe fn own(state: *mut lua_State, shared: &Shared, index: c_int) -> *mut lua_
     }
 }
 
+/// Whether `inner` waits for the host: to Lua code it has not come back from what it does.
+fn is_held(shared: &Shared, inner: *mut lua_State) -> bool {
+    shared.held.borrow().contains_key(&inner)
+}
+
 /// What a resume came to: so many results on top of the outer stack, or an error value.
 enum Resumed {
     Results(c_int),
@@ -77,6 +86,7 @@ unsafe fn drive(
 ) -> Resumed {
     // SAFETY: the steps of Lua's own `auxresume`; nothing with a destructor is pending at a yield.
     unsafe {
+        shared.held.borrow_mut().remove(&inner);
         if ffi::lua_checkstack(inner, arguments + 1) == 0 {
             push_bytes(outer, b"too many arguments to resume");
             return Resumed::Failed;
@@ -97,6 +107,8 @@ unsafe fn drive(
         match status {
             ffi::LUA_YIELD if wait::is_token(inner, results) => {
                 ffi::lua_pop(inner, 1);
+                let call = shared.call.get();
+                shared.held.borrow_mut().insert(inner, call);
                 wait::push_token(outer);
                 ffi::lua_yieldk(outer, 1, 0, Some(then));
                 Resumed::Results(0)
@@ -121,7 +133,13 @@ unsafe fn drive(
 unsafe extern "C-unwind" fn resume(state: *mut lua_State) -> c_int {
     // SAFETY: a C function of Lua.
     unsafe {
-        own(state, Shared::of(state), 1);
+        let shared = Shared::of(state);
+        let inner = own(state, shared, 1);
+        if is_held(shared, inner) {
+            ffi::lua_pushboolean(state, 0);
+            push_bytes(state, NOT_SUSPENDED.as_bytes());
+            return 2;
+        }
         resume_on(state, ffi::LUA_OK, 0)
     }
 }
@@ -166,7 +184,14 @@ unsafe extern "C-unwind" fn wrap(state: *mut lua_State) -> c_int {
 
 unsafe extern "C-unwind" fn wrapped(state: *mut lua_State) -> c_int {
     // SAFETY: as in `wrapped_on`.
-    unsafe { wrapped_on(state, ffi::LUA_OK, 0) }
+    unsafe {
+        let shared = Shared::of(state);
+        let inner = ffi::lua_tothread(state, ffi::lua_upvalueindex(2));
+        if is_held(shared, inner) {
+            shared.raise(state, NOT_SUSPENDED.to_owned());
+        }
+        wrapped_on(state, ffi::LUA_OK, 0)
+    }
 }
 
 unsafe extern "C-unwind" fn wrapped_on(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
@@ -210,7 +235,11 @@ unsafe fn raise_from(state: *mut lua_State, inner: *mut lua_State) -> c_int {
 unsafe extern "C-unwind" fn close(state: *mut lua_State) -> c_int {
     // SAFETY: the second upvalue is the original; it is called as it would have been.
     unsafe {
-        let inner = own(state, Shared::of(state), 1);
+        let shared = Shared::of(state);
+        let inner = own(state, shared, 1);
+        if is_held(shared, inner) {
+            shared.raise(state, "cannot close a normal coroutine".to_owned());
+        }
         ffi::lua_pushvalue(state, ffi::lua_upvalueindex(2));
         ffi::lua_insert(state, 1);
         running(inner);
@@ -223,6 +252,22 @@ unsafe extern "C-unwind" fn close(state: *mut lua_State) -> c_int {
             ffi::lua_error(state);
         }
         ffi::lua_gettop(state)
+    }
+}
+
+/// Lua's own `status`, which would call a coroutine that waits for the host suspended.
+unsafe extern "C-unwind" fn status(state: *mut lua_State) -> c_int {
+    // SAFETY: the second upvalue is the original.
+    unsafe {
+        let inner = ffi::lua_tothread(state, 1);
+        if !inner.is_null() && is_held(Shared::of(state), inner) {
+            push_bytes(state, b"normal");
+            return 1;
+        }
+        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(2));
+        ffi::lua_insert(state, 1);
+        ffi::lua_callk(state, ffi::lua_gettop(state) - 1, 1, 0, None);
+        1
     }
 }
 

@@ -305,16 +305,21 @@ unsafe extern "C-unwind" fn commit_offsets(state: *mut lua_State) -> c_int {
     }
 }
 
-/// The broker's answer: an integer on top, or a reason that the host left.
+/// The broker's answer, which the host left.
 unsafe extern "C-unwind" fn committed(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
-    // SAFETY: resumed by the host alone.
+    // SAFETY: the reason is moved away before anything is raised.
     unsafe {
         let shared = Shared::of(state);
-        let refused = shared.refused.take();
-        if let Some(reason) = refused {
-            shared.raise(state, reason);
-        }
-        1
+        let reason = match shared.answer.take() {
+            Some(Ok(offset)) => {
+                ffi::lua_pushinteger(state, offset);
+                return 1;
+            }
+            Some(Err(reason)) => reason,
+            // Resumed by Lua code, after the call that asked had ended.
+            None => "the call that asked for this commit was given up".to_owned(),
+        };
+        shared.raise(state, reason)
     }
 }
 

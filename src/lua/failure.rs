@@ -70,7 +70,8 @@ pub(super) unsafe fn describe_top(main: *mut lua_State) -> Words {
         let message = text_at(main, MESSAGE_MAX);
         ffi::lua_pop(main, 1);
         Words {
-            message,
+            // What `require` says of each empty search path.
+            message: message.replace("\n\tno file ''", ""),
             traceback: None,
         }
     }

@@ -122,7 +122,7 @@ unsafe extern "C-unwind" fn encode_value(state: *mut lua_State) -> c_int {
         ffi::luaL_checkany(state, 1);
         ffi::lua_settop(state, 1);
         shared.attempt(state, || {
-            let text = encode(state, 1, Strictness::Strict);
+            let text = encode(state, 1, Strictness::Strict(shared.memory));
             let text = text.map_err(|reason| format!("tide.json.encode: {reason}"))?;
             shared.push_owned(state, text);
             Ok(1)

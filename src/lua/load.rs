@@ -90,6 +90,7 @@ unsafe fn load_source(state: *mut lua_State, source: &[u8]) {
     // SAFETY: the name stays on the stack as long as it is used.
     unsafe {
         let chunk = ffi::lua_tolstring(state, -1, std::ptr::null_mut());
+        let source = without_preamble(source);
         let status = ffi::luaL_loadbufferx(
             state,
             source.as_ptr().cast(),
@@ -113,6 +114,17 @@ unsafe fn load_source(state: *mut lua_State, source: &[u8]) {
         }
         ffi::lua_insert(state, -2);
     }
+}
+
+/// Without the byte order mark and the `#!` line that Lua skips in a file, but not in a buffer. The line's end stays, for
+/// the numbers of those behind it.
+fn without_preamble(source: &[u8]) -> &[u8] {
+    let source = source.strip_prefix(b"\xef\xbb\xbf").unwrap_or(source);
+    if !source.starts_with(b"#") {
+        return source;
+    }
+    let end = source.iter().position(|byte| *byte == b'\n');
+    &source[end.unwrap_or(source.len())..]
 }
 
 impl Shared {

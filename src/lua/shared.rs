@@ -7,7 +7,7 @@
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
@@ -18,6 +18,9 @@ use super::plain::Plain;
 use super::{App, Wait};
 use crate::bundle::Sources;
 use crate::config::Config;
+
+/// Longer than any name that is meant.
+const NAME_MAX: usize = 100;
 
 /// What a coroutine of the host yields when it waits; nothing that Lua code can make.
 pub(super) static TOKEN: u8 = 0;
@@ -31,6 +34,8 @@ pub(super) struct Shared {
     pub(super) cpath: String,
     /// The last part of the handlers folder's path: what chunk names start with.
     pub(super) folder: String,
+    /// Bytes that Lua may hold; what is built outside it on its behalf is held to the same.
+    pub(super) memory: usize,
     /// Names, by index.
     pub(super) listeners: Vec<String>,
     /// Registry references to the handlers, by listener.
@@ -39,13 +44,15 @@ pub(super) struct Shared {
     pub(super) call: Cell<u64>,
     /// The coroutine of that call.
     pub(super) coroutine: Cell<*mut lua_State>,
-    /// Every coroutine that belongs to the host, which Lua code may not resume.
+    /// Every state that belongs to the host, the main one included: Lua code may neither resume nor close it.
     pub(super) hosts: RefCell<HashSet<*mut lua_State>>,
     /// A coroutine was resumed from where its waits could not be passed on.
     pub(super) walled: Cell<bool>,
     pub(super) wait: Cell<Option<Wait>>,
-    /// Why the wait that is being answered failed.
-    pub(super) refused: RefCell<Option<String>>,
+    /// The answer to a commit, between the host's resume and the function that waits for it.
+    pub(super) answer: RefCell<Option<Result<i64, String>>>,
+    /// Coroutines of Lua code that wait for the host, and the call whose wait it is: for all other code they run.
+    pub(super) held: RefCell<HashMap<*mut lua_State, u64>>,
     /// The message of the error being raised.
     message: RefCell<String>,
     /// Bytes on their way into Lua. Good for one push: a finalizer that runs later may change them.
@@ -72,6 +79,7 @@ impl Shared {
                 || "handlers".into(),
                 |name| name.to_string_lossy().into_owned(),
             ),
+            memory: config.lua.memory,
             listeners: config
                 .listeners
                 .iter()
@@ -83,7 +91,8 @@ impl Shared {
             hosts: RefCell::default(),
             walled: Cell::new(false),
             wait: Cell::new(None),
-            refused: RefCell::default(),
+            answer: RefCell::default(),
+            held: RefCell::default(),
             message: RefCell::default(),
             scratch: RefCell::default(),
             headers: RefCell::default(),
@@ -206,6 +215,10 @@ pub(super) unsafe fn type_name(state: *mut lua_State, index: c_int) -> &'static 
 
 /// `did you mean …?`, or what there is.
 pub(super) fn nearest(found: &str, allowed: &[&str]) -> String {
+    // A value in place of a name, and the distance takes time and memory by its length.
+    if found.len() > NAME_MAX {
+        return format!("there are {}", list(allowed));
+    }
     let found = found.to_lowercase();
     let distance = |name: &&&str| {
         let name = name.to_lowercase();

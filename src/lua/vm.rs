@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_int;
+use std::mem::ManuallyDrop;
 use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +20,12 @@ use super::failure::{self, Words, describe};
 use super::last_words::About;
 use super::message::Frame;
 use super::shared::Shared;
-use super::watchdog::{Pulse, Slice};
+use super::watchdog::{self, Pulse, Slice};
 use super::{Answer, Call, CallId, Failure, FailureKind, Step, Wait, coroutine, hook, wait};
 use crate::config::Config;
 
+/// For finalizers that run outside of any call, before the last deadline begins.
+const FINALIZERS: Duration = Duration::from_secs(1);
 /// Above the limit, for the words about a failure.
 const RESERVE: usize = 4 << 20;
 
@@ -44,8 +47,8 @@ struct Waiting {
 
 /// One Lua VM with the handlers of a bundle. Calls in it take turns.
 pub(crate) struct Vm {
-    /// First, so that it goes first: finalizers may still call our functions.
-    pub(super) lua: mlua::Lua,
+    /// Goes before all else: finalizers may still call our functions.
+    pub(super) lua: ManuallyDrop<mlua::Lua>,
     pub(super) shared: Box<Shared>,
     pub(super) main: *mut lua_State,
     pub(super) config: Arc<Config>,
@@ -62,6 +65,22 @@ pub(crate) struct Vm {
 // at each slice.
 unsafe impl Send for Vm {}
 
+impl Drop for Vm {
+    /// Runs every finalizer, which no hook ends.
+    fn drop(&mut self) {
+        let about = About {
+            listener: "a finalizer, at the end of a vm",
+            topic: "",
+            partition: -1,
+            offset: -1,
+        };
+        let slice = watchdog::begin_uninterruptible(FINALIZERS, &about);
+        // SAFETY: nothing uses it any more.
+        unsafe { ManuallyDrop::drop(&mut self.lua) };
+        drop(slice);
+    }
+}
+
 /// What ran, before it is known what that means.
 enum Ended {
     Done,
@@ -77,7 +96,7 @@ impl Vm {
         config: Arc<Config>,
     ) -> Self {
         Self {
-            lua,
+            lua: ManuallyDrop::new(lua),
             shared,
             main,
             config,
@@ -91,7 +110,13 @@ impl Vm {
 
     /// Starts a call and runs it until it waits or ends.
     pub(crate) fn call(&mut self, pulse: &Pulse, call: &Call<'_>) -> Step {
-        let Some(coroutine) = self.coroutine() else {
+        let about = About {
+            listener: &self.config.listeners[call.listener].name,
+            topic: call.topic,
+            partition: call.partition,
+            offset: call.record.offset(),
+        };
+        let Some(coroutine) = self.coroutine(&about) else {
             return Step::Failed(out_of_memory());
         };
         self.last_call += 1;
@@ -102,12 +127,6 @@ impl Vm {
             ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, self.entry.into());
             ffi::lua_pushlightuserdata(coroutine.state, ptr::from_ref(&frame).cast_mut().cast());
         }
-        let about = About {
-            listener: &self.config.listeners[call.listener].name,
-            topic: call.topic,
-            partition: call.partition,
-            offset: call.record.offset(),
-        };
         match self.run(
             pulse,
             id,
@@ -144,12 +163,12 @@ impl Vm {
             partition: waiting.partition,
             offset: waiting.offset,
         };
-        let arguments = self.push_answer(waiting.coroutine.state, answer);
+        self.answer(answer);
         match self.run(
             pulse,
             id,
             waiting.coroutine,
-            arguments,
+            0,
             self.blocking(waiting.listener),
             &about,
         ) {
@@ -165,7 +184,7 @@ impl Vm {
     /// Gives up a call that waits: its coroutine is dropped where it stands.
     pub(crate) fn cancel(&mut self, id: CallId) {
         if let Some(waiting) = self.waiting.remove(&id) {
-            self.drop_coroutine(waiting.coroutine);
+            self.drop_coroutine(waiting.coroutine, id);
         }
     }
 
@@ -191,48 +210,40 @@ impl Vm {
         function: c_int,
         limit: Duration,
     ) -> Result<(), Failure> {
-        let Some(coroutine) = self.coroutine() else {
-            return Err(out_of_memory());
-        };
-        self.last_call += 1;
-        let id = CallId(self.last_call);
         let about = About {
             listener: "init.lua",
             topic: "",
             partition: -1,
             offset: -1,
         };
+        let Some(coroutine) = self.coroutine(&about) else {
+            return Err(out_of_memory());
+        };
+        self.last_call += 1;
+        let id = CallId(self.last_call);
         // SAFETY: the coroutine is empty and has room; the push allocates nothing.
         unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, function.into()) };
-        let mut arguments = 0;
         loop {
-            match self.run(pulse, id, coroutine, arguments, limit, &about) {
+            match self.run(pulse, id, coroutine, 0, limit, &about) {
                 Ended::Done => return Ok(()),
                 Ended::Waits(Wait::Sleep(duration)) => std::thread::sleep(duration),
                 Ended::Waits(Wait::Commit(_)) => {
                     let refused =
                         Answer::Committed(Err("there is no message to commit".to_owned()));
-                    arguments = self.push_answer(coroutine.state, refused);
+                    self.answer(refused);
                 }
                 Ended::Failed(kind, words) => return Err(failure_of(kind, words)),
             }
         }
     }
 
-    /// Pushes what the waiting function finds on its stack.
-    fn push_answer(&self, state: *mut lua_State, answer: Answer) -> c_int {
-        match answer {
-            Answer::Slept => 0,
-            Answer::Committed(Ok(offset)) => {
-                // SAFETY: a suspended C function has room, and an integer allocates nothing.
-                unsafe { ffi::lua_pushinteger(state, offset) };
-                1
-            }
-            Answer::Committed(Err(reason)) => {
-                self.shared.refused.replace(Some(reason));
-                0
-            }
-        }
+    /// Leaves what the waiting function takes.
+    fn answer(&self, answer: Answer) {
+        let committed = match answer {
+            Answer::Slept => None,
+            Answer::Committed(result) => Some(result),
+        };
+        self.shared.answer.replace(committed);
     }
 
     fn run(
@@ -267,7 +278,7 @@ impl Vm {
                 unsafe { ffi::lua_settop(coroutine.state, 0) };
                 self.free.borrow_mut().push(coroutine);
             }
-            _ => self.drop_coroutine(coroutine),
+            _ => self.drop_coroutine(coroutine, id),
         }
         if killed {
             // SAFETY: the main state is alive; a hook may be left on it from describing the failure.
@@ -353,11 +364,13 @@ impl Vm {
     }
 
     /// A coroutine to run something in; none when memory is out.
-    fn coroutine(&self) -> Option<Coroutine> {
+    fn coroutine(&self, about: &About<'_>) -> Option<Coroutine> {
         let free = self.free.borrow_mut().pop();
         if free.is_some() {
             return free;
         }
+        // To make one may collect garbage.
+        let _slice = watchdog::begin_uninterruptible(FINALIZERS, about);
         // SAFETY: a light C function allocates nothing, and what it does runs protected.
         let coroutine = unsafe {
             let top = ffi::lua_gettop(self.main);
@@ -374,7 +387,9 @@ impl Vm {
         Some(coroutine)
     }
 
-    fn drop_coroutine(&self, coroutine: Coroutine) {
+    fn drop_coroutine(&self, coroutine: Coroutine, call: CallId) {
+        // What waited for this call can be resumed by another one again.
+        self.shared.held.borrow_mut().retain(|_, of| *of != call.0);
         self.shared.hosts.borrow_mut().remove(&coroutine.state);
         // SAFETY: sets two existing slots of the registry.
         unsafe { ffi::luaL_unref(self.main, ffi::LUA_REGISTRYINDEX, coroutine.reference) };
@@ -393,7 +408,7 @@ unsafe extern "C-unwind" fn new_coroutine(state: *mut lua_State) -> c_int {
     }
 }
 
-fn too_long(limit: Duration) -> String {
+pub(super) fn too_long(limit: Duration) -> String {
     format!(
         "computed for more than {} ms without a pause (limits.blocking)",
         limit.as_millis()

@@ -24,7 +24,8 @@ pub(super) unsafe fn begin(
             || shared.walled.get()
             || shared.coroutine.get().is_null()
         {
-            let place = if shared.coroutine.get().is_null() {
+            let loads = !shared.loading.borrow().is_empty();
+            let place = if loads || shared.coroutine.get().is_null() {
                 "at the top level of a file; call it from the handler or from init.lua's `start`"
             } else {
                 "inside a callback of a C function (a sort, a gsub, a metamethod …)"

@@ -93,7 +93,9 @@ pub(crate) struct Pulse {
 
 /// One stretch of Lua on this thread.
 pub(super) struct Slice<'a> {
-    pulse: &'a Pulse,
+    beat: &'a Beat,
+    /// Where it is told that it was slow.
+    slow: Option<&'a Cell<Option<Duration>>>,
     sequence: u64,
 }
 
@@ -197,40 +199,38 @@ impl Pulse {
         limit: Duration,
         about: &'a About<'a>,
     ) -> Slice<'a> {
-        let beat = &*self.beat;
-        debug_assert!(
-            beat.sequence.load(Ordering::Relaxed).is_multiple_of(2),
-            "slices do not nest"
-        );
-        beat.running.store(state, Ordering::Relaxed);
-        beat.limit_us
-            .store(limit.as_micros() as u64, Ordering::Relaxed);
-        beat.about
-            .store(ptr::from_ref(about).cast_mut().cast(), Ordering::Relaxed);
-        let sequence = beat.sequence.load(Ordering::Relaxed) + 1;
-        // SeqCst on both sides: either the watchdog sees the odd number before it falls asleep, or it is seen asleep.
-        beat.sequence.store(sequence, Ordering::SeqCst);
-        let registry = &*beat.registry;
-        if registry.asleep.load(Ordering::SeqCst) {
-            registry.wake();
-        }
+        debug_assert!(!self.beat.is_busy(), "slices do not nest");
         Slice {
-            pulse: self,
-            sequence,
+            beat: &self.beat,
+            slow: Some(&self.slow),
+            sequence: self.beat.begin(state, limit, about),
         }
     }
+}
+
+/// A slice of the calling thread for what no hook ends (finalizers): the last deadline alone is for it. None where the
+/// thread is not watched, or within a slice already.
+pub(super) fn begin_uninterruptible<'a>(
+    limit: Duration,
+    about: &'a About<'a>,
+) -> Option<Slice<'a>> {
+    let beat = Beat::current().filter(|beat| !beat.is_busy())?;
+    Some(Slice {
+        beat,
+        slow: None,
+        sequence: beat.begin(ptr::null_mut(), limit, about),
+    })
 }
 
 impl Slice<'_> {
     /// Whether the watchdog told this slice to end.
     pub(super) fn killed(&self) -> bool {
-        self.pulse.beat.killed.load(Ordering::Acquire) == self.sequence
+        self.beat.killed.load(Ordering::Acquire) == self.sequence
     }
 
     /// Where it was ended.
     pub(super) fn place(&self) -> Option<String> {
         let kept = self
-            .pulse
             .beat
             .place
             .lock()
@@ -241,23 +241,22 @@ impl Slice<'_> {
     }
 
     pub(super) fn limit(&self) -> Duration {
-        self.pulse.beat.limit()
+        self.beat.limit()
     }
 }
 
 impl Drop for Slice<'_> {
     fn drop(&mut self) {
-        let beat = &*self.pulse.beat;
+        let beat = self.beat;
         beat.sequence.store(self.sequence + 1, Ordering::Release);
         beat.running.store(ptr::null_mut(), Ordering::Relaxed);
         beat.about.store(ptr::null_mut(), Ordering::Relaxed);
+        let Some(slow) = self.slow else { return };
         if beat.slow.load(Ordering::Acquire) == self.sequence {
             let since = Duration::from_micros(beat.slow_since_us.load(Ordering::Relaxed));
-            self.pulse
-                .slow
-                .set(Some(beat.start.elapsed().saturating_sub(since)));
+            slow.set(Some(beat.start.elapsed().saturating_sub(since)));
         } else {
-            self.pulse.slow.set(None);
+            slow.set(None);
         }
     }
 }
@@ -267,6 +266,27 @@ impl Beat {
     pub(super) fn current<'a>() -> Option<&'a Self> {
         // SAFETY: the pulse that owns the beat clears the pointer on this very thread before the beat goes.
         unsafe { BEAT.get().as_ref() }
+    }
+
+    /// Starts a slice, whose sequence it returns.
+    fn begin(&self, state: *mut lua_State, limit: Duration, about: &About<'_>) -> u64 {
+        self.running.store(state, Ordering::Relaxed);
+        self.limit_us
+            .store(limit.as_micros() as u64, Ordering::Relaxed);
+        self.about
+            .store(ptr::from_ref(about).cast_mut().cast(), Ordering::Relaxed);
+        let sequence = self.sequence.load(Ordering::Relaxed) + 1;
+        // SeqCst on both sides: either the watchdog sees the odd number before it falls asleep, or it is seen asleep.
+        self.sequence.store(sequence, Ordering::SeqCst);
+        if self.registry.asleep.load(Ordering::SeqCst) {
+            self.registry.wake();
+        }
+        sequence
+    }
+
+    /// Whether a slice is open.
+    fn is_busy(&self) -> bool {
+        !self.sequence.load(Ordering::Relaxed).is_multiple_of(2)
     }
 
     /// Whether what runs now was told to end.

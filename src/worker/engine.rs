@@ -96,11 +96,15 @@ impl Engine {
     }
 
     fn judge(&mut self, generation: u64, step: &Step) {
-        if let Step::Failed(failure) = step
-            && generation == self.generation
-            && matches!(failure.kind, FailureKind::Blocking | FailureKind::Memory)
-        {
+        let Step::Failed(failure) = step else { return };
+        if !matches!(failure.kind, FailureKind::Blocking | FailureKind::Memory) {
+            return;
+        }
+        if generation == self.generation {
             self.spoiled = Some(failure.kind);
+        } else if let (FailureKind::Memory, Some(old)) = (failure.kind, &mut self.old) {
+            // What else waits there would fail for the same reason, and it would count as an attempt of theirs.
+            old.is_overdue = true;
         }
     }
 
@@ -156,7 +160,8 @@ impl Engine {
                 if let (FailureKind::Memory, Some(old)) = (kind, &mut self.old) {
                     old.is_overdue = true;
                 }
-                tracing::warn!(bundle = self.bundle.number, reason = ?kind, "vm replaced");
+                let reason = format!("{kind:?}").to_lowercase();
+                tracing::warn!(bundle = self.bundle.number, reason, "vm replaced");
             }
             Err(error) => {
                 tracing::error!(bundle = self.bundle.number, %error, "vm not replaced: a fresh one does not load");

@@ -14,7 +14,7 @@ use crate::supervisor::Ending;
 
 use super::calls::Open;
 use super::timers::Wake;
-use super::{QUANTUM, Slot, Worker, share};
+use super::{LOOK_EVERY, QUANTUM, QUANTUM_TIME, Slot, Worker, share};
 
 /// What a sleep is cut to: a clock ends somewhere.
 const SLEEP_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -49,7 +49,8 @@ impl Worker {
     /// Whether there is more to run.
     fn run_slot(&mut self, slot: &mut Slot) -> bool {
         let config = self.engine.bundle().config.clone();
-        for _ in 0..QUANTUM {
+        let started = Instant::now();
+        for ran in 1..=QUANTUM {
             if slot.released || slot.partition.is_over() {
                 return false;
             }
@@ -58,7 +59,11 @@ impl Worker {
                 return true;
             }
             match slot.lane.next(slot.plan.listeners.len()) {
-                Next::Run(index) => self.run_head(slot, &config, index),
+                Next::Run(index) => {
+                    if self.run_head(slot, &config, index) {
+                        return true;
+                    }
+                }
                 Next::Finished => {
                     slot.lane.advance();
                     if slot.blocked {
@@ -72,13 +77,17 @@ impl Worker {
                 }
                 Next::Running | Next::Halted | Next::Empty => return false,
             }
+            if ran.is_multiple_of(LOOK_EVERY) && started.elapsed() >= QUANTUM_TIME {
+                return true;
+            }
         }
         true
     }
 
-    fn run_head(&mut self, slot: &mut Slot, config: &Config, index: usize) {
+    /// Whether that took so long that others should have their turn.
+    fn run_head(&mut self, slot: &mut Slot, config: &Config, index: usize) -> bool {
         let Some(record) = slot.lane.head() else {
-            return;
+            return false;
         };
         let fresh = slot.lane.is_fresh();
         let attempt = if fresh {
@@ -94,10 +103,10 @@ impl Worker {
             attempt,
         };
         let step = self.engine.call(&call);
-        self.warn_of_slow(slot, &config.listeners[slot.plan.listeners[index]].name);
+        let was_slow = self.warn_of_slow(slot, &config.listeners[slot.plan.listeners[index]].name);
         if fresh && slot.plan.listeners.len() == 1 && matches!(step, Step::Done) {
             slot.lane.advance();
-            return;
+            return was_slow;
         }
         let names = slot
             .plan
@@ -107,6 +116,7 @@ impl Worker {
         slot.lane.progress(names)[index].attempt = attempt;
         let generation = self.engine.generation();
         self.advance(slot, config, index, generation, step);
+        was_slow
     }
 
     /// What a call has come to.
@@ -306,8 +316,9 @@ impl Worker {
         stage
     }
 
-    fn warn_of_slow(&self, slot: &Slot, listener: &str) {
-        if let Some(held) = self.engine.take_slow() {
+    fn warn_of_slow(&self, slot: &Slot, listener: &str) -> bool {
+        let held = self.engine.take_slow();
+        if let Some(held) = held {
             tracing::warn!(
                 listener,
                 topic = &*slot.partition.topic,
@@ -317,6 +328,7 @@ impl Worker {
                 "handler held the vm: other handlers waited"
             );
         }
+        held.is_some()
     }
 }
 

@@ -143,6 +143,42 @@ fn partitions_are_consumed_concurrently() {
     assert!(most_partitions_at_once("", "") > 1);
 }
 
+/// What is finished is committed while the lane goes on, be its messages ever so slow.
+#[test]
+fn slow_messages_do_not_hold_back_the_position() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("slow", 1);
+    let project = Project::new(kafka);
+    project.handler(
+        "slow.lua",
+        r#"
+        local record = require "record"
+        local tide = require "tide"
+        return function(message, ctx)
+          -- Meanwhile all others come in.
+          if message.offset == 0 then tide.sleep(1500) end
+          local start = os.clock()
+          while os.clock() - start < 0.02 do end
+          record.line("done", message, ctx)
+        end
+        "#,
+    );
+    project.config(
+        &(from_beginning("slow", &topic.name, "slow")
+            + "runConfig = { autoCommitInterval = 100 }\n"),
+    );
+    topic.produce(numbered(0..240, 0));
+    let mut daemon = Daemon::start(&project);
+    daemon.wait_for("committed", |_| {
+        kafka
+            .committed(&project.group, &topic.name, 0)
+            .is_some_and(|position| position > 0)
+    });
+    let done = project.entries().len();
+    assert!(done < 150, "nothing was committed before message {done}");
+    daemon.stop();
+}
+
 fn most_partitions_at_once(run_config: &str, sections: &str) -> usize {
     // As many as with a limit of one: nothing to complain of.
     let Some(kafka) = kafka::shared() else {

@@ -162,7 +162,7 @@ fn a_file_that_is_missing_is_a_bad_configuration() {
     let output = moontide(&["check", "--config", "/no/such/config.toml"]);
     assert_eq!(output.status.code(), Some(78));
     assert!(
-        text(&output.stderr).starts_with("/no/such/config.toml: cannot be read: "),
+        text(&output.stderr).starts_with("/no/such/config.toml: does not exist"),
         "{}",
         text(&output.stderr)
     );

@@ -53,13 +53,9 @@ fn parse_line(text: &str) -> Result<Outgoing, (usize, String)> {
     let line: Line = serde_json::from_str(text).map_err(|error| {
         let sentence = error.to_string();
         let place = format!(" at line {} column {}", error.line(), error.column());
-        (
-            error.column().max(1),
-            sentence
-                .strip_suffix(&place)
-                .unwrap_or(&sentence)
-                .to_owned(),
-        )
+        let sentence = sentence.strip_suffix(&place).unwrap_or(&sentence);
+        let kind = if error.is_data() { "" } else { "not JSON: " };
+        (error.column().max(1), format!("{kind}{sentence}"))
     })?;
     let mut headers = Vec::new();
     for (name, value) in &line.headers {
@@ -192,7 +188,7 @@ mod tests {
     fn an_error_names_its_line_and_column() {
         check(
             "\n{\"topic\":\"t\",\"value\":1}\n{\"topic\":}\n",
-            "messages.jsonl:3:10: expected value",
+            "messages.jsonl:3:10: not JSON: expected value",
         );
         let unknown = "unknown field `valeu`, expected one of `topic`, `key`, `value`, `headers`, `partition`, `timestamp`";
         check(

@@ -11,11 +11,15 @@ use mlua::ffi::{self, lua_State};
 use super::{ARRAY, DEPTH_MAX, is_null};
 use crate::lua::shared::{bytes_at, type_name};
 
+/// The fields of a log line end when they are as long as this. A table within itself would otherwise be written out as
+/// often as there are ways through it.
+const LOG_MAX: usize = 64 << 10;
+
 /// What becomes of a value that JSON has no form for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::lua) enum Strictness {
-    /// It is an error.
-    Strict,
+    /// It is an error, and so is a text of more bytes than this: it grows outside Lua's memory.
+    Strict(usize),
     /// A log line shows what it is; logging fails no handler.
     Log,
 }
@@ -83,11 +87,22 @@ impl Encoder {
     }
 
     fn no_form(&mut self, reason: &str, shown: &str) -> Result<(), String> {
-        if self.strictness == Strictness::Strict {
+        if self.strictness != Strictness::Log {
             return Err(reason.to_owned());
         }
         self.quoted(&format!("<{shown}>"));
         Ok(())
+    }
+
+    /// Whether a log line has enough.
+    fn is_full(&self) -> Result<bool, String> {
+        match self.strictness {
+            Strictness::Strict(max) if self.text.len() > max => Err(format!(
+                "the text would be longer than {max} bytes ([lua] memory)"
+            )),
+            Strictness::Strict(_) => Ok(false),
+            Strictness::Log => Ok(self.text.len() > LOG_MAX),
+        }
     }
 
     fn number(&mut self, number: f64) -> Result<(), String> {
@@ -155,6 +170,10 @@ impl Encoder {
                         if i > 1 {
                             self.text.push(b',');
                         }
+                        if self.is_full()? {
+                            self.quoted("…");
+                            break;
+                        }
                         ffi::lua_rawgeti(self.state, index, i);
                         self.value(ffi::lua_gettop(self.state), depth - 1)?;
                         ffi::lua_pop(self.state, 1);
@@ -178,6 +197,12 @@ impl Encoder {
                     self.text.push(b',');
                 }
                 first = false;
+                if self.is_full()? {
+                    self.quoted("…");
+                    self.text.push(b':');
+                    self.quoted("…");
+                    break;
+                }
                 let top = ffi::lua_gettop(self.state);
                 self.key(top - 1)?;
                 self.text.push(b':');
@@ -223,7 +248,7 @@ impl Encoder {
                 others |= !inside;
             }
             match (marked, others) {
-                (true, true) if self.strictness == Strictness::Strict => {
+                (true, true) if self.strictness != Strictness::Log => {
                     Err("an array has a key that is no index of it".to_owned())
                 }
                 (true, false) => Ok(Shape::Array(length)),

@@ -247,3 +247,22 @@ fn a_log_line_has_the_coordinates_and_the_fields() {
     assert!(fields[1].get("fields").is_none());
     assert_eq!(fields[2]["message"], "a\t1\tnil");
 }
+
+#[test]
+fn fields_within_themselves_make_a_line_that_ends() {
+    passes(
+        "local a, b = {}, {} a.x, a.y, b.x, b.y = a, b, a, b ctx.logger.info('cycle', a) ctx.logger.info('globals', _G) ctx.logger.info('list', { a, b, tide.json.array({ a, b }) })",
+    );
+}
+
+#[test]
+fn a_name_of_any_length_is_refused() {
+    let failure = fails("return ctx[string.rep('x', 20 << 20)]");
+    assert!(
+        failure
+            .message
+            .starts_with("handlers/h.lua:2: `ctx` has no field `xxx"),
+        "{}",
+        failure.message
+    );
+}

@@ -21,6 +21,20 @@ fn a_handler_is_a_function_of_its_file() {
 }
 
 #[test]
+fn all_bad_handlers_are_told_at_once_and_a_bad_file_once() {
+    let mut setup = Setup::new().file("a.lua", "x =").file("b.lua", MODULE);
+    for handler in ["a.f", "a.g", "b.gotDatta", "b.n", "b.gotData"] {
+        setup = setup.handler(handler);
+    }
+    assert_eq!(
+        setup.error(),
+        "handlers/a.lua:1: unexpected symbol near <eof>\n\
+         handlers/b.lua: no function `gotDatta` in the table that it returns, did you mean `gotData`?\n\
+         handlers/b.lua: `n` is a number, but should be a function"
+    );
+}
+
+#[test]
 fn a_bad_file_is_told_with_its_place() {
     let module =
         |text: &str, handler: &str| Setup::new().file("h.lua", text).handler(handler).error();
@@ -50,8 +64,21 @@ fn a_bad_file_is_told_with_its_place() {
         "handlers/h.lua: returns a number, but should return a function"
     );
     assert_eq!(
+        module("\u{feff}#!/usr/bin/env lua\nerror('boom')", "h"),
+        "handlers/h.lua:2: boom"
+    );
+    assert_eq!(
+        module("error({ code = 1 })", "h"),
+        "handlers/h.lua: an error value that is a table, with neither `message` nor `__tostring`"
+    );
+    assert_eq!(
+        module("require 'no.such'", "h"),
+        "handlers/h.lua:1: module 'no.such' not found:\n\tno field package.preload['no.such']\n\tno file \
+         'handlers/no/such.lua' in the bundle"
+    );
+    assert_eq!(
         module("", "h.f"),
-        "handlers/h.lua: returns a boolean, but should return a table with the function `f`"
+        "handlers/h.lua: returns nothing, but should return a table with the function `f`"
     );
     assert_eq!(
         module("", "g"),
@@ -133,6 +160,12 @@ fn init_may_return_a_function_or_nothing() {
             .file("init.lua", "return { start = 1 }")
             .error()
             .starts_with("handlers/init.lua: `start` is a number")
+    );
+    assert_eq!(
+        Setup::new()
+            .file("init.lua", "return { strat = function() end }")
+            .error(),
+        "handlers/init.lua: returns a table with neither `start` nor `shutdown`; there are `strat`"
     );
     let mut f = Setup::new()
         .file(

@@ -158,3 +158,12 @@ fn what_has_no_json_form_raises() {
         );
     }
 }
+
+#[test]
+fn a_text_that_outgrows_the_memory_of_lua_is_an_error() {
+    let mut setup = handler(
+        "local t = { 'x' } for _ = 1, 60 do t = { t, t } end local ok, e = pcall(tide.json.encode, t) assert(not ok and e:find('longer than 8388608 bytes'), e)",
+    );
+    setup.memory = 8 << 20;
+    assert!(matches!(setup.build().run(), Step::Done));
+}

@@ -108,6 +108,22 @@ fn a_loop_at_the_top_level_is_ended() {
 }
 
 #[test]
+fn c_code_at_the_top_level_that_ends_late_is_told_as_such() {
+    let mut setup = Setup::new()
+        .file(
+            "h.lua",
+            "return string.find(string.rep('a', 24), string.rep('a?', 24) .. string.rep('a', 24))",
+        )
+        .handler("h");
+    setup.blocking = Duration::from_millis(20);
+    let error = setup.error();
+    assert_eq!(
+        error,
+        "handlers/h.lua: computed for more than 20 ms without a pause (limits.blocking)"
+    );
+}
+
+#[test]
 fn the_limit_counts_from_each_wait_anew() {
     let mut setup = handler(
         "local t = os.clock() while os.clock() - t < 0.05 do end tide.sleep(1) t = os.clock() while os.clock() - t < 0.05 do end",
@@ -239,25 +255,42 @@ fn a_slow_call_is_told() {
     assert!(f.pulse.take_slow().is_none());
 }
 
-/// In the child process of the test below: C code that no hook reaches.
+/// In the child process of the tests below: what no hook reaches.
 #[test]
-fn stuck_in_c_code() {
-    if std::env::var_os("MOONTIDE_TEST_STUCK").is_none() {
+fn stuck() {
+    let Ok(what) = std::env::var("MOONTIDE_TEST_STUCK") else {
         return;
-    }
-    let mut setup =
-        handler("string.find(string.rep('a', 40), string.rep('a?', 40) .. string.rep('a', 40))");
+    };
+    let body = match what.as_str() {
+        "c code" => "string.find(string.rep('a', 40), string.rep('a?', 40) .. string.rep('a', 40))",
+        "a finalizer" => {
+            "for _ = 1, 2 do kept = setmetatable({}, { __gc = function() while true do end end }) end"
+        }
+        _ => return,
+    };
+    let mut setup = handler(body);
     setup.blocking = Duration::from_millis(50);
-    setup.build().run();
+    // A finalizer gets its turn when the VM goes.
+    assert!(matches!(setup.build().run(), Step::Done));
+}
+
+#[track_caller]
+fn ends_the_process(what: &str) {
+    use std::os::unix::process::ExitStatusExt;
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "lua::tests::limits::stuck"])
+        .env("MOONTIDE_TEST_STUCK", what)
+        .output()
+        .unwrap();
+    assert_eq!(child.status.signal(), Some(libc::SIGABRT), "{child:?}");
 }
 
 #[test]
 fn c_code_that_nothing_interrupts_ends_the_process() {
-    use std::os::unix::process::ExitStatusExt;
-    let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "lua::tests::limits::stuck_in_c_code"])
-        .env("MOONTIDE_TEST_STUCK", "1")
-        .output()
-        .unwrap();
-    assert_eq!(child.status.signal(), Some(libc::SIGABRT), "{child:?}");
+    ends_the_process("c code");
+}
+
+#[test]
+fn a_finalizer_that_does_not_end_ends_the_process() {
+    ends_the_process("a finalizer");
 }

@@ -185,6 +185,20 @@ fn a_wait_at_the_top_level_raises() {
 }
 
 #[test]
+fn a_wait_at_the_top_level_of_a_late_module_raises() {
+    let mut f = Setup::new()
+        .file("h.lua", "return function() require 'late' end")
+        .file("late.lua", "require 'tide'.sleep(1)")
+        .handler("h")
+        .build();
+    let message = failure(f.run()).message;
+    assert!(
+        message.starts_with("handlers/late.lua:1: `tide.sleep` waits, which cannot be done at the top level of a file"),
+        "{message}"
+    );
+}
+
+#[test]
 fn durations_are_milliseconds_or_have_a_unit() {
     for (argument, found) in [
         ("'5'", "\"5\""),
@@ -219,4 +233,50 @@ fn a_handlers_own_coroutine_is_not_lua_codes() {
         message.contains("a handler's own coroutine cannot be resumed or closed"),
         "{message}"
     );
+}
+
+#[test]
+fn a_coroutine_that_waits_is_not_another_calls_to_resume() {
+    let body = r"
+        local ok, e = coroutine.resume(shared, 7)
+        assert(not ok and e == 'cannot resume non-suspended coroutine', e)
+        assert(coroutine.status(shared) == 'normal')
+        local ok, e = pcall(coroutine.close, shared)
+        assert(not ok and e:find('cannot close a normal coroutine'), e)
+    ";
+    let first = "if not shared then shared = coroutine.create(function() return ctx.commitOffsets(5) end) assert(select(2, coroutine.resume(shared)) == 5) return end";
+    let mut f = handler(&format!("{first} {body}")).build();
+    let (id, _) = waits(f.run());
+    assert!(matches!(f.run(), Step::Done));
+    assert!(matches!(f.resume(id, Answer::Committed(Ok(5))), Step::Done));
+}
+
+#[test]
+fn a_wrapped_coroutine_that_waits_is_not_another_calls_to_resume() {
+    let mut f = handler("if not wrapped then wrapped = coroutine.wrap(function() tide.sleep(1) return 'through' end) assert(wrapped() == 'through') return end local ok, e = pcall(wrapped) assert(not ok and e:find('cannot resume non'), e)").build();
+    let (id, _) = waits(f.run());
+    assert!(matches!(f.run(), Step::Done));
+    assert!(matches!(f.resume(id, Answer::Slept), Step::Done));
+}
+
+#[test]
+fn no_commit_is_believed_after_its_call_was_given_up() {
+    let body = "if not shared then shared = coroutine.create(function() return ctx.commitOffsets(5) end) coroutine.resume(shared) return end local ok, e = coroutine.resume(shared, 5) assert(not ok and e:find('was given up'), e)";
+    let mut f = handler(body).build();
+    let (id, _) = waits(f.run());
+    f.vm.cancel(id);
+    assert!(matches!(f.run(), Step::Done));
+}
+
+#[test]
+fn the_main_state_is_not_lua_codes() {
+    let body = "local ok, e = pcall(coroutine.close, main) assert(not ok and e:find('own coroutine'), e) assert(not pcall(coroutine.resume, main))";
+    let mut f = Setup::new()
+        .file(
+            "h.lua",
+            &format!("main = coroutine.running() return function() {body} end"),
+        )
+        .handler("h")
+        .build();
+    assert!(matches!(f.run(), Step::Done));
 }
