@@ -230,7 +230,9 @@ impl Worker {
 
     /// The lane is over. What was not finished stays uncommitted, and comes again to whoever gets the partition.
     fn drop_lane(&mut self, partition: &Arc<Partition>) {
-        self.slots.remove(&partition.epoch);
+        if let Some(mut slot) = self.slots.remove(&partition.epoch) {
+            self.settle(&mut slot);
+        }
         partition.set_blocked(None);
         self.report();
         partition.inbox.send(ToConsumer::Drained(partition.clone()));

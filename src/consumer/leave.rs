@@ -70,7 +70,7 @@ impl Consumer {
 
     /// Topics that come back before the group took them away: they go on at their position, in a new epoch.
     pub(super) fn bring_back(&mut self, now: Instant) {
-        if self.closing.is_some() || self.phase.is_busy() {
+        if self.closing.is_some() || self.phase.is_busy() || self.phase.emptying.is_some() {
             return;
         }
         let back = |held: &&Held| held.comes_back && held.stage == Stage::Drained;

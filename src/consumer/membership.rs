@@ -16,6 +16,7 @@ use crate::start::Policy;
 use crate::supervisor::Ending;
 
 use super::leave::Retiring;
+use super::subscription::Emptying;
 use super::{Consumer, Held, Stage, list};
 
 /// How long the last commit of a revocation may take.
@@ -26,6 +27,7 @@ pub(super) struct Phase {
     queue: VecDeque<Rebalance>,
     pub(super) doing: Doing,
     pub(super) retiring: Option<Retiring>,
+    pub(super) emptying: Option<Emptying>,
     /// The bundle that is coming: what it does not have is not begun any more.
     pub(super) retired: Option<Arc<Bundle>>,
     pub(super) asked: u64,
@@ -75,7 +77,7 @@ impl Phase {
     }
 
     pub(super) fn commits_everything(&self) -> bool {
-        matches!(self.doing, Doing::Revoking(_))
+        matches!(self.doing, Doing::Revoking(_)) || self.emptying.is_some()
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -88,7 +90,14 @@ impl Phase {
                 .or((!revoking.is_cancelled).then_some(revoking.cancel_at)),
         };
         let late = self.ask_late_at.filter(|_| !self.is_busy());
-        [retiring, doing, late].into_iter().flatten().min()
+        let emptying = self
+            .emptying
+            .as_ref()
+            .map(|emptying| emptying.commit_until.unwrap_or(emptying.cancel_at));
+        [retiring, emptying, doing, late]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// For the status.
@@ -96,6 +105,7 @@ impl Phase {
         match self.doing {
             _ if is_closing => "draining",
             Doing::Assigning { .. } | Doing::Revoking(_) => "rebalancing",
+            Doing::Steady if self.emptying.is_some() => "rebalancing",
             Doing::Steady if self.has_joined => "assigned",
             Doing::Steady if has_trouble => "connecting",
             Doing::Steady => "joining",

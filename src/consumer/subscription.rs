@@ -15,7 +15,8 @@ use crate::route::{self, Subscription};
 use crate::status::TopicError;
 use crate::supervisor::Ending;
 
-use super::Consumer;
+use super::membership::LAST_COMMIT;
+use super::{Consumer, Held, Stage};
 
 /// After a question that had no answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -31,6 +32,12 @@ pub(super) struct Topics {
     subscribed: Vec<Arc<str>>,
     /// Subscribed ones that can't be had, until a partition of them is.
     troubled: BTreeMap<Arc<str>, TopicError>,
+}
+
+/// What we hold is given up for a new subscription.
+pub(super) struct Emptying {
+    pub(super) cancel_at: Instant,
+    pub(super) commit_until: Option<Instant>,
 }
 
 impl Topics {
@@ -122,7 +129,10 @@ impl Consumer {
             Some(existing) => existing.as_slice(),
         };
         let list = topics.wanted.expand(existing);
-        if list == topics.subscribed {
+        if list == topics.subscribed && self.phase.emptying.is_none() {
+            return;
+        }
+        if !self.is_emptied(now) {
             return;
         }
         match self.client.subscribe(&list) {
@@ -144,6 +154,41 @@ impl Consumer {
                 self.topics.subscribed = list;
             }
         }
+    }
+
+    /// With an eager assignor a new subscription takes everything away. librdkafka means to wait for us, but rejoins at
+    /// once when metadata arrives meanwhile, and then another member gets what still runs here. So everything is
+    /// drained and committed before librdkafka hears of the new subscription.
+    fn is_emptied(&mut self, now: Instant) -> bool {
+        if self.held.is_empty() || self.client.is_cooperative() {
+            self.phase.emptying = None;
+            return true;
+        }
+        if self.phase.is_busy() {
+            return false;
+        }
+        let (drain, session) = (self.drain(), self.settings.session_timeout);
+        let emptying = self.phase.emptying.get_or_insert(Emptying {
+            cancel_at: now + drain,
+            commit_until: None,
+        });
+        for held in self.held.values_mut() {
+            held.release();
+        }
+        if self.held.values().any(|held| held.stage != Stage::Drained) {
+            if now >= emptying.cancel_at {
+                self.held.values().for_each(Held::cancel);
+                emptying.cancel_at = now + session;
+            }
+            return false;
+        }
+        let until = *emptying.commit_until.get_or_insert(now + LAST_COMMIT);
+        let is_clean = self.commits.is_idle() && !self.held.values().any(Held::is_dirty);
+        if !is_clean && now < until {
+            return false;
+        }
+        self.phase.emptying = None;
+        true
     }
 
     pub(super) fn topics_found(

@@ -231,15 +231,20 @@ impl Worker {
         }
     }
 
+    /// A call that has ended counts, although its lane has had no turn since.
+    pub(super) fn settle(&mut self, slot: &mut Slot) {
+        if slot.lane.next(slot.plan.listeners.len()) == Next::Finished {
+            slot.lane.advance();
+        }
+        self.note_finished(slot);
+    }
+
     /// After a call of a released lane ended, the lane is drained; any other goes on.
     fn put_back(&mut self, mut slot: Slot) {
         let epoch = slot.partition.epoch;
         let partition = slot.partition.clone();
         if self.calls.of(epoch) == 0 && (slot.released || partition.is_over()) {
-            if slot.lane.next(slot.plan.listeners.len()) == Next::Finished {
-                slot.lane.advance();
-                self.note_finished(&mut slot);
-            }
+            self.settle(&mut slot);
             let released = slot.released;
             self.slots.insert(epoch, slot);
             if released {

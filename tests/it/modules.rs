@@ -1,4 +1,4 @@
-//! What handlers may require besides one another: LuaRocks trees and C modules; and what is no Lua text.
+//! What handlers may require besides one another: trees of `LuaRocks` and C modules; and what is no Lua text.
 
 use std::io::Write;
 use std::process::Command;
@@ -82,11 +82,9 @@ fn compile(project: &Project) -> bool {
         .current_dir(project.path("tree/lib/lua/5.4"))
         .status();
     let Ok(status) = compiled else {
-        writeln!(
-            std::io::stderr(),
-            "SKIPPED: there is no `cc` to compile a C module with"
-        )
-        .unwrap();
+        let sentence = "SKIPPED: there is no `cc` to compile a C module with
+";
+        std::io::stderr().write_all(sentence.as_bytes()).unwrap();
         return false;
     };
     assert!(status.success());

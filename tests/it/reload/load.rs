@@ -217,7 +217,7 @@ fn hooks_run_with_each_bundle() {
     assert!(at("start two") > at("start one"), "{events:?}");
     assert_eq!(events.last().unwrap(), "shutdown two");
     assert_eq!(
-        events.iter().filter(|event| event.starts_with("s")).count(),
+        events.iter().filter(|event| event.starts_with('s')).count(),
         4,
         "{events:?}"
     );
