@@ -178,6 +178,39 @@ fn a_topic_that_is_made_anew_is_read_from_its_beginning() {
     daemon.stop();
 }
 
+/// S9: … also while the daemon runs.
+#[test]
+fn a_topic_that_is_made_anew_meanwhile_is_read_from_its_beginning() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("anew", 1);
+    let project = Project::new(kafka).consumer("metadataMaxAge = \"1s\"\nsessionTimeout = \"6s\"");
+    project.handler("orders.lua", RECORDING);
+    project.config(&from_beginning("orders", &topic.name, "orders.handle"));
+    topic.produce(numbered(0..5, 0));
+    let mut daemon = Daemon::start(&project);
+    project.wait_for_entries("done", 5, DEADLINE);
+
+    topic.delete();
+    let topic = kafka.topic_named(topic.name, 1);
+    topic.produce(numbered(100..102, 0));
+
+    daemon.wait_for("the new topic's messages", |_| {
+        project
+            .values_of("done")
+            .ends_with(&["100".into(), "101".into()])
+    });
+    topic.produce(numbered(102..110, 0));
+    daemon.wait_for("and those that follow", |_| {
+        project
+            .values_of("done")
+            .ends_with(&["108".into(), "109".into()])
+    });
+    daemon.wait_for("the position is the new topic's", |_| {
+        kafka.committed(&project.group, &topic.name, 0) == Some(10)
+    });
+    daemon.stop();
+}
+
 fn recording(kafka: &kafka::Kafka, listeners: &str) -> Project {
     let project = Project::new(kafka);
     project.handler("orders.lua", RECORDING);
