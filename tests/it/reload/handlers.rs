@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::client::numbered;
@@ -176,24 +177,31 @@ fn two_hundred_saves_under_load_lose_nothing() {
             .replace("ctx)\nend", &format!("ctx, {save})\nend"))
     };
 
-    for save in 1..=200 {
-        let began = Instant::now();
-        match save % 3 {
-            0 => running.project.handler("orders.lua", &sleepy(save)),
-            1 => running.project.replace_handler("orders.lua", &sleepy(save)),
-            // Now and then a bad one in between.
-            _ => running.project.handler("orders.lua", "return {"),
+    let saving = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        // At a pace of its own: the saves do not wait for the broker.
+        scope.spawn(|| {
+            for batch in 1u64.. {
+                if !saving.load(Ordering::Relaxed) {
+                    return;
+                }
+                let numbers = batch * 100..batch * 100 + 100;
+                let both = [numbered(numbers.clone(), 0), numbered(numbers, 1)].concat();
+                running.topic.produce(both);
+            }
+        });
+        for save in 1..=200 {
+            let began = Instant::now();
+            match save % 3 {
+                0 => running.project.handler("orders.lua", &sleepy(save)),
+                1 => running.project.replace_handler("orders.lua", &sleepy(save)),
+                // Now and then a bad one in between.
+                _ => running.project.handler("orders.lua", "return {"),
+            }
+            std::thread::sleep(Duration::from_millis(100).saturating_sub(began.elapsed()));
         }
-        let first = u64::from(save) * 20;
-        running.topic.produce(
-            [
-                numbered(first..first + 20, 0),
-                numbered(first..first + 20, 1),
-            ]
-            .concat(),
-        );
-        std::thread::sleep(Duration::from_millis(100).saturating_sub(began.elapsed()));
-    }
+        saving.store(false, Ordering::Relaxed);
+    });
     running.project.replace_handler("orders.lua", &sleepy(1000));
 
     running.daemon.wait_for("the last save is in force", |_| {
