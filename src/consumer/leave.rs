@@ -110,6 +110,7 @@ impl Consumer {
     pub(super) fn begin_close(&mut self, deadline: Instant, now: Instant) {
         self.closing = Some(deadline.max(now));
         self.phase.ask_late_at = None;
+        self.phase.emptying = None;
         self.held.values_mut().for_each(Held::release);
     }
 

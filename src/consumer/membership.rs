@@ -93,6 +93,7 @@ impl Phase {
         let emptying = self
             .emptying
             .as_ref()
+            .filter(|_| !self.is_busy())
             .map(|emptying| emptying.commit_until.unwrap_or(emptying.cancel_at));
         [retiring, emptying, doing, late]
             .into_iter()
