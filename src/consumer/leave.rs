@@ -127,8 +127,12 @@ impl Consumer {
                 .for_each(Held::cancel);
         }
         let clean = self.commits.is_idle() && !self.held.values().any(Held::is_dirty);
-        let waits_for_commit = !clean && now < deadline + LAST_COMMIT && self.trouble.is_none();
-        if (drained && !waits_for_commit) || now >= deadline + LAST_COMMIT {
+        // Counted from the drain's end: a broker that is away does not cost the whole deadline.
+        let has_committed = drained && {
+            let until = *self.phase.commit_until.get_or_insert(now + LAST_COMMIT);
+            clean || now >= until
+        };
+        if has_committed || now >= deadline + LAST_COMMIT {
             self.phase.close_begun = true;
             if let Err(error) = self.client.close() {
                 tracing::warn!(consumer = &*self.name, %error, "not closed in order");

@@ -36,6 +36,8 @@ pub(super) struct Phase {
     pub(super) ask_late_at: Option<Instant>,
     pub(super) asked_late: Option<u64>,
     pub(super) has_joined: bool,
+    /// How long the last commit of a close may take, once everything is drained.
+    pub(super) commit_until: Option<Instant>,
     pub(super) close_begun: bool,
 }
 
