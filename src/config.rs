@@ -56,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) lua: Lua,
     pub(crate) log: Log,
     pub(crate) daemon: Daemon,
+    /// `[http]`; absent: no server.
+    pub(crate) http: Option<Http>,
     /// What is allowed but deserves a word at every start and in `check`.
     pub(crate) warnings: Vec<String>,
 }
@@ -102,9 +104,83 @@ pub(crate) struct Listener {
     pub(crate) from_beginning: bool,
     pub(crate) run: Run,
     pub(crate) max_in_flight: usize,
+    pub(crate) ordering: Ordering,
+    pub(crate) null_keys: NullKeys,
     pub(crate) on_error: OnError,
     pub(crate) retry: Retry,
+    /// With `onError` "deadLetter", and where a handler may ask for it.
+    pub(crate) dead_letter: Option<DeadLetter>,
+    pub(crate) breaker: Option<Breaker>,
     pub(crate) limits: Limits,
+}
+
+/// Which messages run one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ordering {
+    /// Those of a partition.
+    Partition,
+    /// Those of a key of a partition.
+    Key,
+    None,
+}
+
+/// With `ordering` "key": what messages without a key are to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NullKeys {
+    /// Each a lane of its own.
+    Parallel,
+    /// One lane a partition.
+    Partition,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DeadLetter {
+    /// `{topic}`, `{group}` and `{listener}` stand for the message's own.
+    pub(crate) topic: String,
+    pub(crate) header_style: HeaderStyle,
+    /// `allowAutoTopicCreation`: a topic that is missing is created.
+    pub(crate) create_topic: bool,
+    pub(crate) too_large: TooLarge,
+    /// `maxPerMinute`: more of them open the breaker.
+    pub(crate) per_minute_max: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeaderStyle {
+    Moontide,
+    Spring,
+    Connect,
+}
+
+/// What becomes of a dead letter that the broker finds too large even without traceback and error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TooLarge {
+    /// The message stays and blocks its lane.
+    Block,
+    /// It is sent without its value, and a header says so.
+    DropValue,
+    Skip,
+}
+
+/// When failures stop a listener from taking messages.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Breaker {
+    /// Share of failed runs in the window that opens it, above 0 to 1.
+    pub(crate) ratio: f64,
+    pub(crate) window: Duration,
+    /// Runs in the window below which it never opens.
+    pub(crate) runs_min: u32,
+    /// How long it stays open before a probe.
+    pub(crate) pause: Duration,
+    /// Successful probes in a row that close it.
+    pub(crate) probes: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Http {
+    pub(crate) listen: std::net::SocketAddr,
+    /// A partition whose oldest unfinished message is older makes `/ready` fail.
+    pub(crate) stall_after: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -156,6 +232,7 @@ pub(crate) struct Run {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnError {
     Retry,
+    DeadLetter,
     Skip,
     Stop,
 }
@@ -169,12 +246,16 @@ pub(crate) struct Retry {
     pub(crate) multiplier: f64,
     /// Share of the delay, 0 to 1, by which it varies either way.
     pub(crate) jitter: f64,
+    /// `retry.topics`: the delays of durable retries, in their order; empty: retries wait in the lane.
+    pub(crate) topics: Vec<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// Lua computing without a pause.
     pub(crate) blocking: Duration,
+    /// A whole call, waits included.
+    pub(crate) timeout: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,6 +301,8 @@ pub(crate) enum Rotation {
 pub(crate) struct Daemon {
     pub(crate) drain_deadline: Duration,
     pub(crate) state_directory: PathBuf,
+    /// Crashes during which a message was running that make it a suspect.
+    pub(crate) crashes_max: u32,
     /// The folder of the control socket.
     pub(crate) runtime_directory: PathBuf,
 }

@@ -51,8 +51,26 @@ pub(crate) struct CallId(pub(crate) u64);
 pub(crate) enum Step {
     Done,
     Failed(Failure),
+    /// The handler said what is to become of the message.
+    Asked(Verdict),
     /// Answer by `Vm::resume`, or give it up by `Vm::cancel`.
     Waits(CallId, Wait),
+}
+
+/// What `ctx.retry`, `ctx.deadLetter` and `ctx.skip` ask for. Whatever the handler did after it does not count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Counts as an attempt; without `after` the policy's own back-off.
+    Retry {
+        after: Option<Duration>,
+        reason: Option<String>,
+    },
+    DeadLetter {
+        reason: Option<String>,
+    },
+    Skip {
+        reason: Option<String>,
+    },
 }
 
 /// What a handler waits for.
@@ -87,6 +105,8 @@ pub(crate) enum FailureKind {
     Blocking,
     /// `[lua] memory`: the VM should be replaced.
     Memory,
+    /// `limits.timeout`: the worker gave the call up.
+    Timeout,
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ mod tests {
             max_delay: Duration::from_secs(30),
             multiplier: 2.0,
             jitter: 0.2,
+            topics: Vec::new(),
         }
     }
 

@@ -146,6 +146,10 @@ fn policies(listener: &Listener) -> String {
     );
     let failure = match (listener.on_error, retry.attempts) {
         (OnError::Retry, _) => format!("retries until done, {waits}"),
+        (OnError::DeadLetter, attempts) => format!(
+            "sends what fails {} times to its dead-letter topic, {waits}",
+            attempts.unwrap_or(1)
+        ),
         (OnError::Skip, Some(1) | None) => "skips what fails".to_owned(),
         (OnError::Stop, Some(1) | None) => "stops when a message fails".to_owned(),
         (OnError::Skip, Some(attempts)) => format!("skips what fails {attempts} times, {waits}"),

@@ -9,7 +9,10 @@ use super::file::{self, File};
 use super::names::{parse_handler, parse_topic};
 use super::tree::Step;
 use super::unit::Millis;
-use super::{DEFAULT_CONSUMER, Handler, Limits, Listener, OnError, Retry, Run, Scene, Topic};
+use super::{
+    DEFAULT_CONSUMER, Handler, Limits, Listener, NullKeys, OnError, Ordering, Retry, Run, Scene,
+    Topic,
+};
 use crate::bundle::Sources;
 
 pub(super) fn resolve(
@@ -177,8 +180,13 @@ impl One<'_, '_, '_> {
                 file::OnError::Stop => OnError::Stop,
             },
             retry,
+            ordering: Ordering::Partition,
+            null_keys: NullKeys::Parallel,
+            dead_letter: None,
+            breaker: None,
             limits: Limits {
                 blocking: policies.limits.blocking.duration(),
+                timeout: policies.limits.timeout.duration(),
             },
         })
     }
@@ -340,6 +348,7 @@ impl One<'_, '_, '_> {
             max_delay: most.duration(),
             multiplier: retry.multiplier,
             jitter: retry.jitter,
+            topics: Vec::new(),
         }
     }
 }

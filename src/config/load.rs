@@ -129,6 +129,7 @@ fn resolve(
         lua,
         log,
         daemon,
+        http: None,
         warnings: std::mem::take(&mut scene.report.warnings),
     }
 }

@@ -139,6 +139,7 @@ pub(super) fn daemon(
     Daemon {
         drain_deadline: daemon.drain_deadline.duration(),
         state_directory,
+        crashes_max: 3,
         runtime_directory,
     }
 }

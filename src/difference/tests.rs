@@ -6,7 +6,8 @@ use regex::Regex;
 
 use super::*;
 use crate::config::{
-    Daemon, Handler, Limits, Log, LogFormat, Lua, OnError, Retry, Rotation, Run, Topic, Value,
+    Daemon, Handler, Limits, Log, LogFormat, Lua, NullKeys, OnError, Ordering, Retry, Rotation,
+    Run, Topic, Value,
 };
 
 fn consumer(name: &str) -> Consumer {
@@ -49,6 +50,10 @@ fn listener(name: &str) -> Listener {
             partitions_consumed_concurrently: None,
         },
         max_in_flight: 1000,
+        ordering: Ordering::Partition,
+        null_keys: NullKeys::Parallel,
+        dead_letter: None,
+        breaker: None,
         on_error: OnError::Retry,
         retry: Retry {
             attempts: None,
@@ -56,9 +61,11 @@ fn listener(name: &str) -> Listener {
             max_delay: Duration::from_secs(30),
             multiplier: 2.0,
             jitter: 0.2,
+            topics: Vec::new(),
         },
         limits: Limits {
             blocking: Duration::from_secs(5),
+            timeout: Duration::from_secs(300),
         },
     }
 }
@@ -85,8 +92,10 @@ fn config() -> Config {
         daemon: Daemon {
             drain_deadline: Duration::from_secs(20),
             state_directory: "/var/lib/moontide".into(),
+            crashes_max: 3,
             runtime_directory: "/run/moontide".into(),
         },
+        http: None,
         warnings: Vec::new(),
     }
 }

@@ -17,8 +17,8 @@ use super::build::Error;
 use super::{Answer, App, Call, CallId, Failure, Pulse, Step, Vm, Watchdog};
 use crate::bundle::Bundle;
 use crate::config::{
-    Config, Daemon, Handler, Limits, Listener, Log, LogFormat, Lua, OnError, Retry, Rotation, Run,
-    Topic,
+    Config, Daemon, Handler, Limits, Listener, Log, LogFormat, Lua, NullKeys, OnError, Ordering,
+    Retry, Rotation, Run, Topic,
 };
 use crate::message::OwnedRecord;
 
@@ -187,6 +187,10 @@ fn listener(text: &str, blocking: Duration) -> Listener {
             partitions_consumed_concurrently: None,
         },
         max_in_flight: 1,
+        ordering: Ordering::Partition,
+        null_keys: NullKeys::Parallel,
+        dead_letter: None,
+        breaker: None,
         on_error: OnError::Retry,
         retry: Retry {
             attempts: None,
@@ -194,8 +198,12 @@ fn listener(text: &str, blocking: Duration) -> Listener {
             max_delay: Duration::from_secs(30),
             multiplier: 2.0,
             jitter: 0.2,
+            topics: Vec::new(),
         },
-        limits: Limits { blocking },
+        limits: Limits {
+            blocking,
+            timeout: Duration::from_secs(300),
+        },
     }
 }
 
@@ -221,8 +229,10 @@ fn config(setup: &Setup, listeners: Vec<Listener>) -> Config {
         daemon: Daemon {
             drain_deadline: Duration::from_secs(20),
             state_directory: PathBuf::new(),
+            crashes_max: 3,
             runtime_directory: PathBuf::new(),
         },
+        http: None,
         warnings: Vec::new(),
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::clock::now_ms;
 use crate::config::{Config, Listener, OnError};
 use crate::lanes::{Next, Stage};
-use crate::lua::{Answer, Call, CallId, Failure, Step, Wait};
+use crate::lua::{Answer, Call, CallId, Failure, FailureKind, Step, Wait};
 use crate::message::Record;
 use crate::partition::{Partition, Reply, ToConsumer};
 use crate::retry;
@@ -124,6 +124,14 @@ impl Worker {
         let stage = match step {
             Step::Done => Stage::Final,
             Step::Failed(failure) => self.failed(slot, config, index, &failure),
+            Step::Asked(verdict) => {
+                let failure = Failure {
+                    kind: FailureKind::Raised,
+                    message: format!("the handler asked for {verdict:?}"),
+                    traceback: None,
+                };
+                self.failed(slot, config, index, &failure)
+            }
             Step::Waits(call, wait) => {
                 let listener = slot.lane.begun()[index].listener.clone();
                 self.wait(slot, vm, call, wait, &listener);
