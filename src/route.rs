@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use crate::config::{Config, Listener, Topic};
+use crate::config::{Config, Listener, NullKeys, Ordering, Topic};
 
 /// What one consumer does with one topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,9 @@ pub(crate) struct Plan {
     pub(crate) commit_threshold: Option<u64>,
     /// Lanes of the topic that run at once.
     pub(crate) concurrency: usize,
+    /// The listeners of a topic agree on it; where they don't, the first one's counts.
+    pub(crate) ordering: Ordering,
+    pub(crate) null_keys: NullKeys,
 }
 
 impl Plan {
@@ -34,6 +37,8 @@ impl Plan {
             commit_interval: None,
             commit_threshold: None,
             concurrency: 1,
+            ordering: Ordering::Partition,
+            null_keys: NullKeys::Parallel,
         }
     }
 }
@@ -70,6 +75,8 @@ pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan>
                 .partitions_consumed_concurrently
                 .unwrap_or(usize::MAX),
         ),
+        ordering: first.ordering,
+        null_keys: first.null_keys,
         listeners,
     })
 }
