@@ -145,6 +145,30 @@ pub(crate) struct DeadLetter {
     pub(crate) per_minute_max: u32,
 }
 
+impl DeadLetter {
+    /// The topic of a message's dead letter.
+    pub(crate) fn topic_of(&self, topic: &str, group: &str, listener: &str) -> String {
+        let own = [
+            ("{topic}", topic),
+            ("{group}", group),
+            ("{listener}", listener),
+        ];
+        let mut name = String::new();
+        let mut rest = self.topic.as_str();
+        // In one pass, so that braces in a name of its own stay what they are.
+        while let Some(at) = rest.find('{') {
+            name.push_str(&rest[..at]);
+            rest = &rest[at..];
+            let placeholder = own.iter().find(|(key, _)| rest.starts_with(key));
+            let (taken, value) = placeholder.map_or((1, "{"), |(key, value)| (key.len(), *value));
+            name.push_str(value);
+            rest = &rest[taken..];
+        }
+        name.push_str(rest);
+        name
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HeaderStyle {
     Moontide,
@@ -248,6 +272,8 @@ pub(crate) struct Retry {
     pub(crate) jitter: f64,
     /// `retry.topics`: the delays of durable retries, in their order; empty: retries wait in the lane.
     pub(crate) topics: Vec<Duration>,
+    /// `retry.allowAutoTopicCreation`: those that are missing are created.
+    pub(crate) create_topics: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

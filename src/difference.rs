@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-use crate::config::{Config, Consumer, Listener};
+use crate::config::{Config, Consumer, Http, Listener};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Difference {
@@ -67,6 +67,15 @@ pub(crate) fn effective(old: &Config, new: &Config) -> Config {
         .daemon
         .runtime_directory
         .clone_from(&old.daemon.runtime_directory);
+    config.daemon.crashes_max = old.daemon.crashes_max;
+    // A server that is there stays, and none appears; what it says of stalls follows the file.
+    config.http = match (&old.http, &new.http) {
+        (Some(old), Some(new)) => Some(Http {
+            listen: old.listen,
+            ..new.clone()
+        }),
+        (old, _) => old.clone(),
+    };
     config
 }
 
@@ -128,6 +137,7 @@ fn compare<T>(
 }
 
 fn restart_keys(old: &Config, new: &Config) -> Vec<String> {
+    let listen = |config: &Config| config.http.as_ref().map(|http| http.listen);
     changed(&[
         ("lua.workers", old.lua.workers != new.lua.workers),
         ("log.format", old.log.format != new.log.format),
@@ -142,6 +152,11 @@ fn restart_keys(old: &Config, new: &Config) -> Vec<String> {
             "daemon.runtimeDirectory",
             old.daemon.runtime_directory != new.daemon.runtime_directory,
         ),
+        (
+            "daemon.crashes",
+            old.daemon.crashes_max != new.daemon.crashes_max,
+        ),
+        ("http.listen", listen(old) != listen(new)),
     ])
 }
 
@@ -156,7 +171,16 @@ fn live_keys(old: &Config, new: &Config) -> Vec<String> {
             "daemon.drainDeadline",
             old.daemon.drain_deadline != new.daemon.drain_deadline,
         ),
+        ("http.stallAfter", stall_differs(old, new)),
     ])
+}
+
+/// Only where there is a server before and after.
+fn stall_differs(old: &Config, new: &Config) -> bool {
+    old.http
+        .as_ref()
+        .zip(new.http.as_ref())
+        .is_some_and(|(old, new)| old.stall_after != new.stall_after)
 }
 
 fn changed(keys: &[(&str, bool)]) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! How long a failed message waits before it runs again, or that it does not.
+//! How long a failed message waits before it runs again, or that it does not; and the topics in which it may wait.
 
 use std::time::Duration;
 
@@ -18,6 +18,17 @@ pub(crate) fn delay(policy: &Retry, attempt: u32, random: f64) -> Option<Duratio
     ))
 }
 
+/// The topic in which messages of `topic` wait for `delay`: `orders.billing.retry.10m`.
+pub(crate) fn topic(topic: &str, group: &str, delay: Duration) -> String {
+    let ms = delay.as_millis();
+    let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")];
+    let (length, unit) = units
+        .into_iter()
+        .find(|(length, _)| ms > 0 && ms.is_multiple_of(*length))
+        .unwrap_or((1, "ms"));
+    format!("{topic}.{group}.retry.{}{unit}", ms / length)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,6 +41,7 @@ mod tests {
             multiplier: 2.0,
             jitter: 0.2,
             topics: Vec::new(),
+            create_topics: false,
         }
     }
 
@@ -60,5 +72,24 @@ mod tests {
         assert_eq!(delay(&policy(Some(1)), 1, 0.5), None);
         assert!(delay(&policy(Some(3)), 2, 0.5).is_some());
         assert_eq!(delay(&policy(Some(3)), 3, 0.5), None);
+    }
+
+    #[test]
+    fn a_retry_topic_is_named_by_the_largest_unit_of_its_delay() {
+        for (seconds, expected) in [
+            (5, "orders.billing.retry.5s"),
+            (60, "orders.billing.retry.1m"),
+            (90, "orders.billing.retry.90s"),
+            (600, "orders.billing.retry.10m"),
+            (7_200, "orders.billing.retry.2h"),
+            (86_400, "orders.billing.retry.24h"),
+        ] {
+            let found = topic("orders", "billing", Duration::from_secs(seconds));
+            assert_eq!(found, expected);
+        }
+        assert_eq!(
+            topic("orders", "billing", Duration::from_millis(1_500)),
+            "orders.billing.retry.1500ms"
+        );
     }
 }

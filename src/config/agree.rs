@@ -48,7 +48,12 @@ fn pair(
         earlier.name, later.name
     );
     let (a, b) = (&earlier.run, &later.run);
-    let differ: [(&[&str], bool); 4] = [
+    let differ: [(&[&str], bool); 6] = [
+        (&["ordering"], earlier.ordering != later.ordering),
+        (
+            &["nullKeys"],
+            earlier.ordering == later.ordering && earlier.null_keys != later.null_keys,
+        ),
         (
             &["maxInFlight"],
             earlier.max_in_flight != later.max_in_flight,

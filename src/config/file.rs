@@ -3,6 +3,7 @@
 //! The JSON Schema, the defaults and the list of valid keys all come from these types. Nothing in here is checked
 //! beyond its shape; what a key means is decided where it is resolved. Only `config` sees these types.
 
+mod failure;
 mod kafka;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(super) use failure::{
+    Breaker, BreakerTable, DeadLetter, HeaderStyle, OnError, Retry, TooLarge,
+};
 pub(super) use kafka::{
     Assigner, Client, Consumer, GroupProtocol, LogLevel, Mechanism, OneOrMany, Property, Sasl, Ssl,
     SslTable,
@@ -39,6 +43,8 @@ pub(super) struct File {
     pub(super) log: Log,
     /// The process.
     pub(super) daemon: Daemon,
+    /// The server of metrics and probes; absent: none.
+    pub(super) http: Option<Http>,
 }
 
 /// Topics bound to a handler, with their policies.
@@ -73,10 +79,16 @@ pub(super) struct Policies {
     pub(super) ordering: Ordering,
     /// Messages being handled at once, of one topic.
     pub(super) max_in_flight: MaxInFlight,
-    /// What follows a message's last attempt.
-    pub(super) on_error: OnError,
+    /// With ordering key: what messages without a key are to each other; absent: parallel.
+    pub(super) null_keys: Option<NullKeys>,
+    /// What follows a message's last attempt; absent: deadLetter where a table of that name is, else retry.
+    pub(super) on_error: Option<OnError>,
     /// How often and when a failed message runs again.
     pub(super) retry: Retry,
+    /// The topic of messages that are given up.
+    pub(super) dead_letter: Option<DeadLetter>,
+    /// When failures stop the listener for a while: false, true, or a table; absent: with onError deadLetter.
+    pub(super) breaker: Option<Breaker>,
     /// What ends a call.
     pub(super) limits: Limits,
 }
@@ -132,44 +144,15 @@ impl Default for RunConfig {
 pub(super) enum Ordering {
     #[default]
     Partition,
+    Key,
+    None,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) enum OnError {
-    #[default]
-    Retry,
-    Skip,
-    Stop,
-}
-
-/// How often and when a failed message runs again.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-#[schemars(deny_unknown_fields)]
-pub(super) struct Retry {
-    /// Runs, the first included; with onError skip and stop, where the default is 1.
-    pub(super) attempts: Option<u32>,
-    /// The first wait.
-    pub(super) initial_delay: Millis,
-    /// The longest wait.
-    pub(super) max_delay: Millis,
-    /// By how much a wait is longer than the one before.
-    pub(super) multiplier: f64,
-    /// The share of a wait, 0 to 1, by which it varies either way.
-    pub(super) jitter: f64,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self {
-            attempts: None,
-            initial_delay: Millis(300),
-            max_delay: Millis(30_000),
-            multiplier: 2.0,
-            jitter: 0.2,
-        }
-    }
+pub(super) enum NullKeys {
+    Parallel,
+    Partition,
 }
 
 /// What ends a call.
@@ -179,19 +162,15 @@ impl Default for Retry {
 pub(super) struct Limits {
     /// Lua that computes for so long without a pause is ended, and the message has failed.
     pub(super) blocking: Millis,
-    /// The same for a whole call, waits included; this version has no other value yet.
+    /// A whole call that takes so long, waits included, is cancelled, and the message has failed.
     pub(super) timeout: Millis,
-}
-
-impl Limits {
-    pub(super) const TIMEOUT: Millis = Millis(300_000);
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             blocking: Millis(5_000),
-            timeout: Limits::TIMEOUT,
+            timeout: Millis(300_000),
         }
     }
 }
@@ -285,6 +264,8 @@ pub(super) struct Daemon {
     pub(super) state_directory: Option<PathBuf>,
     /// Absent: `$RUNTIME_DIRECTORY`, else `.moontide` beside this file.
     pub(super) runtime_directory: Option<PathBuf>,
+    /// Crashes of the process with a message running, after which that message runs alone.
+    pub(super) crashes: u32,
 }
 
 impl Default for Daemon {
@@ -293,6 +274,27 @@ impl Default for Daemon {
             drain_deadline: Millis(20_000),
             state_directory: None,
             runtime_directory: None,
+            crashes: 3,
+        }
+    }
+}
+
+/// The server of metrics and probes.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Http {
+    /// Address and port; absent: no server.
+    pub(super) listen: Option<String>,
+    /// A partition whose oldest unfinished message is older makes `/ready` fail.
+    pub(super) stall_after: Millis,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            stall_after: Millis(300_000),
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! It sees the sources' names only: whether a function exists is known when the file has run.
 
+mod failure;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -9,10 +11,7 @@ use super::file::{self, File};
 use super::names::{parse_handler, parse_topic};
 use super::tree::Step;
 use super::unit::Millis;
-use super::{
-    DEFAULT_CONSUMER, Handler, Limits, Listener, NullKeys, OnError, Ordering, Retry, Run, Scene,
-    Topic,
-};
+use super::{DEFAULT_CONSUMER, Handler, Limits, Listener, NullKeys, Ordering, Run, Scene, Topic};
 use crate::bundle::Sources;
 
 pub(super) fn resolve(
@@ -143,7 +142,13 @@ impl One<'_, '_, '_> {
             );
         }
         let run = self.run(&policies.run_config);
-        let retry = self.retry(policies);
+        let (ordering, null_keys) = self.ordering(policies);
+        let group = failure::group(file, policies);
+        let known = topics.as_deref().unwrap_or_default();
+        let retry = self.retry(policies, known, group);
+        let dead_letter = self.dead_letter(policies, known, group);
+        let breaker = self.breaker(policies);
+        let limits = self.limits(&policies.limits);
         let max_in_flight = policies.max_in_flight.0;
         if max_in_flight == 0 {
             self.error(
@@ -151,21 +156,6 @@ impl One<'_, '_, '_> {
                 "`maxInFlight` is 0, so that nothing could run; the least is 1",
             );
         }
-        if policies.limits.blocking.0 == 0 {
-            self.error(
-                &["limits", "blocking"],
-                "`limits.blocking` is 0, so that nothing could run; the default is 5 s",
-            );
-        }
-        if policies.limits.timeout != file::Limits::TIMEOUT {
-            let found = policies.limits.timeout;
-            self.error(
-                &["limits", "timeout"],
-                format!("`limits.timeout` is {found}: this version has no limit of a whole call yet; leave it out"),
-            );
-        }
-        // The only ordering there is; naming it here breaks the build when there are more.
-        let file::Ordering::Partition = policies.ordering;
         Some(Listener {
             name: self.name.clone(),
             consumer,
@@ -174,21 +164,67 @@ impl One<'_, '_, '_> {
             from_beginning: policies.subscription.from_beginning,
             run,
             max_in_flight: max_in_flight as usize,
-            on_error: match policies.on_error {
-                file::OnError::Retry => OnError::Retry,
-                file::OnError::Skip => OnError::Skip,
-                file::OnError::Stop => OnError::Stop,
-            },
+            ordering,
+            null_keys,
+            on_error: failure::on_error(policies),
             retry,
-            ordering: Ordering::Partition,
-            null_keys: NullKeys::Parallel,
-            dead_letter: None,
-            breaker: None,
-            limits: Limits {
-                blocking: policies.limits.blocking.duration(),
-                timeout: policies.limits.timeout.duration(),
-            },
+            dead_letter,
+            breaker,
+            limits,
         })
+    }
+
+    fn ordering(&mut self, policies: &file::Policies) -> (Ordering, NullKeys) {
+        if policies.null_keys.is_some() && policies.ordering != file::Ordering::Key {
+            let message =
+                "`nullKeys` counts only with `ordering` \"key\"; remove it, or set `ordering`";
+            if !self.scene.report.is_left_out("ordering") {
+                self.error(&["nullKeys"], message);
+            }
+        }
+        let ordering = match policies.ordering {
+            file::Ordering::Partition => Ordering::Partition,
+            file::Ordering::Key => Ordering::Key,
+            file::Ordering::None => Ordering::None,
+        };
+        if ordering == Ordering::None && !policies.run_config.auto_commit {
+            let name = &self.name;
+            self.scene.report.warning(format!(
+                "listener `{name}`: with `ordering` \"none\" ctx.commitOffsets means its own message alone, not those before it"
+            ));
+        }
+        let null_keys = match policies.null_keys {
+            Some(file::NullKeys::Partition) => NullKeys::Partition,
+            Some(file::NullKeys::Parallel) | None => NullKeys::Parallel,
+        };
+        (ordering, null_keys)
+    }
+
+    fn limits(&mut self, limits: &file::Limits) -> Limits {
+        let (blocking, timeout) = (limits.blocking, limits.timeout);
+        if blocking.0 == 0 {
+            self.error(
+                &["limits", "blocking"],
+                "`limits.blocking` is 0, so that nothing could run; the default is 5 s",
+            );
+        }
+        if timeout.0 == 0 {
+            self.error(
+                &["limits", "timeout"],
+                "`limits.timeout` is 0, so that nothing could run; the default is 5 min",
+            );
+        } else if timeout < blocking {
+            self.error(
+                &["limits", "timeout"],
+                format!(
+                    "`limits.timeout` is {timeout}, less than `limits.blocking` {blocking}, which is a part of it"
+                ),
+            );
+        }
+        Limits {
+            blocking: blocking.duration(),
+            timeout: timeout.duration(),
+        }
     }
 
     fn handler(
@@ -288,67 +324,6 @@ impl One<'_, '_, '_> {
             partitions_consumed_concurrently: run
                 .partitions_consumed_concurrently
                 .map(|number| number as usize),
-        }
-    }
-
-    fn retry(&mut self, policies: &file::Policies) -> Retry {
-        let retry = &policies.retry;
-        let attempts = match (policies.on_error, retry.attempts) {
-            (_, Some(0)) => {
-                self.error(
-                    &["retry", "attempts"],
-                    "`retry.attempts` is 0; it counts all runs, so the least is 1",
-                );
-                None
-            }
-            (file::OnError::Retry, Some(_)) if self.scene.report.is_left_out("onError") => None,
-            (file::OnError::Retry, Some(attempts)) => {
-                self.error(
-                    &["retry", "attempts"],
-                    format!(
-                        "`retry.attempts` is {attempts}, but with `onError` \"retry\" a message runs until it is done; \
-                         remove it, or set `onError` to \"skip\" or \"stop\""
-                    ),
-                );
-                None
-            }
-            (file::OnError::Retry, None) => None,
-            (file::OnError::Skip | file::OnError::Stop, attempts) => Some(attempts.unwrap_or(1)),
-        };
-        let (initial, most) = (retry.initial_delay, retry.max_delay);
-        if initial.0 == 0 {
-            self.error(
-                &["retry", "initialDelay"],
-                "`retry.initialDelay` is 0, so that a failing message would never pause",
-            );
-        } else if most < initial {
-            self.error(
-                &["retry", "maxDelay"],
-                format!("`retry.maxDelay` is {most}, less than `retry.initialDelay` {initial}"),
-            );
-        }
-        if !(1.0..=1_000.0).contains(&retry.multiplier) {
-            self.error(
-                &["retry", "multiplier"],
-                format!(
-                    "`retry.multiplier` is {}, not from 1 to 1000",
-                    retry.multiplier
-                ),
-            );
-        }
-        if !(0.0..=1.0).contains(&retry.jitter) {
-            self.error(
-                &["retry", "jitter"],
-                format!("`retry.jitter` is {}, not from 0 to 1", retry.jitter),
-            );
-        }
-        Retry {
-            attempts,
-            initial_delay: initial.duration(),
-            max_delay: most.duration(),
-            multiplier: retry.multiplier,
-            jitter: retry.jitter,
-            topics: Vec::new(),
         }
     }
 }

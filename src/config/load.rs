@@ -119,6 +119,7 @@ fn resolve(
     let lua = process::lua(file, scene);
     let log = process::log(file, scene, environment);
     let daemon = process::daemon(file, scene, environment);
+    let http = process::http(file, scene);
     Config {
         path: path.to_owned(),
         consumers,
@@ -129,7 +130,7 @@ fn resolve(
         lua,
         log,
         daemon,
-        http: None,
+        http,
         warnings: std::mem::take(&mut scene.report.warnings),
     }
 }

@@ -6,6 +6,8 @@ use super::{Handler, Topic};
 
 /// Kafka's own limit.
 const TOPIC_CHARACTERS_MAX: usize = 249;
+/// What a name is, for sentences.
+pub(super) const TOPIC_FORM: &str = "it has 1 to 249 letters, digits, `.`, `_` and `-`";
 
 /// The path up to the first dot after the last slash, then the function.
 pub(super) fn parse_handler(text: &str) -> Result<Handler, String> {
@@ -56,18 +58,21 @@ pub(super) fn parse_topic(name: &str) -> Result<Topic, String> {
             format!("pattern `{name}` is bad: {reason}")
         });
     }
-    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if name.is_empty()
-        || name.len() > TOPIC_CHARACTERS_MAX
-        || name == "."
-        || name == ".."
-        || !name.chars().all(good)
-    {
+    if !is_topic(name) {
         return Err(format!(
             "topic `{name}` is bad: a name has 1 to {TOPIC_CHARACTERS_MAX} letters, digits, `.`, `_` and `-`; a pattern begins with `^`"
         ));
     }
     Ok(Topic::Literal(name.to_owned()))
+}
+
+/// Whether Kafka takes it for a topic.
+pub(super) fn is_topic(name: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=TOPIC_CHARACTERS_MAX).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name.chars().all(good)
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
-//! `[lua]`, `[log]` and `[daemon]`: what belongs to the process.
+//! `[lua]`, `[log]`, `[daemon]` and `[http]`: what belongs to the process.
 
 use std::path::{Path, PathBuf};
 
 use super::file::{self, File};
-use super::{Daemon, Log, LogFormat, Lua, Rotation, SOCKET, SOCKET_PATH_BYTES_MAX, Scene};
+use super::{Daemon, Http, Log, LogFormat, Lua, Rotation, SOCKET, SOCKET_PATH_BYTES_MAX, Scene};
 
 /// Below this the standard library and a few handlers would not fit.
 const MEMORY_MIN: u64 = 4 << 20;
 const WORKERS_MAX: u32 = 1_024;
+const CRASHES_MAX: u32 = 100;
 
 pub(super) fn lua(file: &File, scene: &mut Scene<'_, '_>) -> Lua {
     let lua = &file.lua;
@@ -117,6 +118,16 @@ pub(super) fn daemon(
             "`drainDeadline` is 0, so that no call could finish; the default is 20 s",
         );
     }
+    if daemon.crashes == 0 || daemon.crashes > CRASHES_MAX {
+        let at = scene.at_keys(&["daemon"], &["crashes"]);
+        scene.report.error(
+            at,
+            format!(
+                "`crashes` is {}, not from 1 to {CRASHES_MAX}",
+                daemon.crashes
+            ),
+        );
+    }
     let folder = scene.folder;
     let or_beside = |path: Option<&PathBuf>, name: &str| match path {
         Some(path) => folder.join(path),
@@ -139,9 +150,43 @@ pub(super) fn daemon(
     Daemon {
         drain_deadline: daemon.drain_deadline.duration(),
         state_directory,
-        crashes_max: 3,
+        crashes_max: daemon.crashes,
         runtime_directory,
     }
+}
+
+/// `None` where no server is asked for.
+pub(super) fn http(file: &File, scene: &mut Scene<'_, '_>) -> Option<Http> {
+    let http = file.http.as_ref()?;
+    if http.stall_after.0 == 0 {
+        let at = scene.at_keys(&["http"], &["stallAfter"]);
+        scene.report.error(
+            at,
+            "`stallAfter` is 0, so that /ready would fail at every message; the default is 5 min",
+        );
+    }
+    let Some(listen) = &http.listen else {
+        if !scene.report.is_left_out("listen") {
+            scene
+                .report
+                .warning("`[http]` has no `listen`: there is no server");
+        }
+        return None;
+    };
+    let Ok(listen) = listen.parse() else {
+        let at = scene.at_keys(&["http"], &["listen"]);
+        scene.report.error(
+            at,
+            format!(
+                "`listen` is `{listen}`, not an IP address and a port as \"127.0.0.1:9464\", \"0.0.0.0:9464\" or \"[::1]:9464\""
+            ),
+        );
+        return None;
+    };
+    Some(Http {
+        listen,
+        stall_after: http.stall_after.duration(),
+    })
 }
 
 /// A folder that systemd made for the service. It separates several by colons; the first one is ours.

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use toml::Spanned;
 
 use super::error::Report;
-use super::file::{File, SslTable};
+use super::file::{BreakerTable, DeadLetter, File, Http, SslTable};
 use super::{shape, tree};
 
 const REFERENCE: &str = include_str!("../../config.toml");
@@ -65,11 +65,14 @@ fn every_key_of_the_schema_stands_in_the_reference() {
         ("Subscription", ".listenerDefaults.subscription"),
         ("RunConfig", ".listenerDefaults.runConfig"),
         ("Retry", ".listenerDefaults.retry"),
+        ("DeadLetter", ".listenerDefaults.deadLetter"),
+        ("BreakerTable", ".listenerDefaults.breaker"),
         ("Limits", ".listenerDefaults.limits"),
         ("Listener", ".listeners"),
         ("Lua", ".lua"),
         ("Log", ".log"),
         ("Daemon", ".daemon"),
+        ("Http", ".http"),
     ];
     let known: BTreeSet<&str> = schema["$defs"]
         .as_object()
@@ -111,6 +114,13 @@ fn the_values_of_the_reference_are_the_defaults() {
     equal(&written, &defaults, "");
     let ssl = serde_json::to_value(SslTable::default()).unwrap();
     equal(&written["kafkaConfig"]["ssl"], &ssl, ".kafkaConfig.ssl");
+    let listener = &written["listenerDefaults"];
+    let dead_letter = serde_json::to_value(DeadLetter::default()).unwrap();
+    equal(&listener["deadLetter"], &dead_letter, ".deadLetter");
+    let breaker = serde_json::to_value(BreakerTable::default()).unwrap();
+    equal(&listener["breaker"], &breaker, ".breaker");
+    let http = serde_json::to_value(Http::default()).unwrap();
+    equal(&written["http"], &http, ".http");
 }
 
 #[track_caller]

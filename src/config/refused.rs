@@ -38,10 +38,6 @@ pub(super) fn is_harmless(key: &str, value: &DeValue<'_>) -> bool {
 /// What to say of a value that is not taken, or not yet.
 pub(super) fn value(key: &str, value: &str) -> Option<&'static str> {
     match (key, value) {
-        ("onError", "deadLetter") => {
-            Some("this version has no dead-letter topics yet; use \"retry\", \"skip\" or \"stop\"")
-        }
-        ("ordering", "key" | "none") => Some("this version orders by \"partition\" alone"),
         ("mechanism", "aws") => Some(
             "librdkafka does not speak the AWS plugin's protocol; use \"scram-sha-512\" or \"oauthbearer\"",
         ),
@@ -55,7 +51,6 @@ pub(super) fn value(key: &str, value: &str) -> Option<&'static str> {
 fn file(key: &str) -> Option<&'static str> {
     match key {
         "producers" | "producerConfig" => Some("this version has no producers yet"),
-        "http" => Some("this version has no HTTP server yet; `moontide status` tells how it is"),
         "subscription" | "runConfig" => {
             Some("write it in `[listenerDefaults]` or in a `[[listeners]]`")
         }
@@ -134,11 +129,7 @@ fn client_retry(key: &str) -> Option<&'static str> {
 
 fn listener(key: &str) -> Option<&'static str> {
     match key {
-        "deadLetter" => Some(
-            "this version has no dead-letter topics yet; set `onError` to \"retry\", \"skip\" or \"stop\"",
-        ),
         "eachBatch" => Some("this version has no batch handlers yet"),
-        "nullKeys" => Some("this version orders by partition alone"),
         "fromBeginning" => Some("write it as `subscription.fromBeginning`"),
         "autoCommit" => Some("write it as `runConfig.autoCommit`"),
         "autoCommitInterval" => Some("write it as `runConfig.autoCommitInterval`"),
@@ -169,7 +160,6 @@ fn retry(key: &str) -> Option<&'static str> {
     match key {
         "factor" => Some(RETRY_FACTOR),
         "retries" => Some(RETRY_RETRIES),
-        "topics" => Some("this version has no retry topics yet"),
         "initialRetryTime" => Some(
             "that is the name for requests to brokers, in `[kafkaConfig]`; write `initialDelay`",
         ),

@@ -15,7 +15,7 @@ use super::unit::{Millis, Size};
 use crate::kafka::property;
 
 /// Where a key that stands in the wrong table belongs, by the name of the table's type.
-const TABLES: [(&str, &str); 11] = [
+const TABLES: [(&str, &str); 14] = [
     ("Client", "`[kafkaConfig]`"),
     ("Consumer", "`[consumerConfig]`"),
     ("Policies", "`[[listeners]]` or `[listenerDefaults]`"),
@@ -23,10 +23,13 @@ const TABLES: [(&str, &str); 11] = [
     ("Subscription", "`subscription` of a listener"),
     ("RunConfig", "`runConfig` of a listener"),
     ("Retry", "`retry` of a listener"),
+    ("DeadLetter", "`deadLetter` of a listener"),
+    ("BreakerTable", "`breaker` of a listener"),
     ("Limits", "`limits` of a listener"),
     ("Lua", "`[lua]`"),
     ("Log", "`[log]`"),
     ("Daemon", "`[daemon]`"),
+    ("Http", "`[http]`"),
 ];
 
 /// The JSON Schema of the configuration.

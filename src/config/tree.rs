@@ -114,14 +114,21 @@ pub(super) fn inherit(tree: &mut Tree<'_>) {
 
 fn inherit_policies<'i>(listener: &mut Tree<'i>, defaults: &Tree<'i>) {
     let mut defaults = defaults.clone();
-    // "retry" has no last attempt: an inherited number is meant for the other policies.
-    if listener
-        .get("onError")
-        .and_then(|value| value.get_ref().as_str())
-        == Some("retry")
-        && let Some(DeValue::Table(retry)) = defaults.get_mut("retry").map(Spanned::get_mut)
-    {
-        retry.remove("attempts");
+    let text = |key: &str| listener.get(key).and_then(|value| value.get_ref().as_str());
+    let writes =
+        |key: &str| table(listener, &["retry"]).is_some_and(|retry| retry.contains_key(key));
+    if let Some(DeValue::Table(retry)) = defaults.get_mut("retry").map(Spanned::get_mut) {
+        // "retry" has no last attempt, and the number of retry topics is one of attempts: what is inherited is meant
+        // for others.
+        if text("onError") == Some("retry") || writes("topics") {
+            retry.remove("attempts");
+        }
+        if writes("attempts") {
+            retry.remove("topics");
+        }
+    }
+    if text("ordering").is_some_and(|ordering| ordering != "key") {
+        defaults.remove("nullKeys");
     }
     fill(listener, &defaults, &[]);
 }

@@ -6,8 +6,8 @@ use regex::Regex;
 
 use super::*;
 use crate::config::{
-    Daemon, Handler, Limits, Log, LogFormat, Lua, NullKeys, OnError, Ordering, Retry, Rotation,
-    Run, Topic, Value,
+    Breaker, Daemon, DeadLetter, Handler, HeaderStyle, Limits, Log, LogFormat, Lua, NullKeys,
+    OnError, Ordering, Retry, Rotation, Run, TooLarge, Topic, Value,
 };
 
 fn consumer(name: &str) -> Consumer {
@@ -62,6 +62,7 @@ fn listener(name: &str) -> Listener {
             multiplier: 2.0,
             jitter: 0.2,
             topics: Vec::new(),
+            create_topics: false,
         },
         limits: Limits {
             blocking: Duration::from_secs(5),
@@ -95,7 +96,10 @@ fn config() -> Config {
             crashes_max: 3,
             runtime_directory: "/run/moontide".into(),
         },
-        http: None,
+        http: Some(Http {
+            listen: ([127, 0, 0, 1], 9464).into(),
+            stall_after: Duration::from_secs(300),
+        }),
         warnings: Vec::new(),
     }
 }
@@ -213,6 +217,49 @@ fn a_pattern_is_compared_by_its_text() {
 }
 
 #[test]
+fn every_policy_of_a_listener_is_live() {
+    let changes: [fn(&mut Listener); 7] = [
+        |one| one.ordering = Ordering::Key,
+        |one| one.null_keys = NullKeys::Partition,
+        |one| one.on_error = OnError::DeadLetter,
+        |one| one.retry.topics = vec![Duration::from_secs(5)],
+        |one| one.limits.timeout = Duration::from_secs(1),
+        |one| {
+            one.dead_letter = Some(DeadLetter {
+                topic: "dead".into(),
+                header_style: HeaderStyle::Moontide,
+                create_topic: false,
+                too_large: TooLarge::Block,
+                per_minute_max: 600,
+            });
+        },
+        |one| {
+            one.breaker = Some(Breaker {
+                ratio: 0.5,
+                window: Duration::from_secs(30),
+                runs_min: 20,
+                pause: Duration::from_secs(30),
+                probes: 3,
+            });
+        },
+    ];
+    for change in changes {
+        check(
+            |new| change(&mut new.listeners[1]),
+            |expected| expected.listeners.changed = names(&["b"]),
+        );
+    }
+}
+
+#[test]
+fn a_server_that_is_not_there_waits_for_a_restart() {
+    let (mut old, new) = (config(), config());
+    old.http = None;
+    assert_eq!(difference(&old, &new).restart, names(&["http.listen"]));
+    assert_eq!(effective(&old, &new).http, None);
+}
+
+#[test]
 fn the_order_of_listeners_counts_among_those_that_stay() {
     check(
         |new| new.listeners.swap(0, 2),
@@ -250,6 +297,12 @@ fn what_is_fixed_at_the_start_waits_for_a_restart() {
         |new| new.daemon.runtime_directory = "/tmp".into(),
         restart("daemon.runtimeDirectory"),
     );
+    check(|new| new.daemon.crashes_max = 1, restart("daemon.crashes"));
+    check(
+        |new| new.http.as_mut().unwrap().listen.set_port(1),
+        restart("http.listen"),
+    );
+    check(|new| new.http = None, restart("http.listen"));
 }
 
 #[test]
@@ -266,6 +319,10 @@ fn what_a_bundle_has_of_its_own_is_live() {
     check(
         |new| new.daemon.drain_deadline = Duration::ZERO,
         live("daemon.drainDeadline"),
+    );
+    check(
+        |new| new.http.as_mut().unwrap().stall_after = Duration::ZERO,
+        live("http.stallAfter"),
     );
 }
 

@@ -199,6 +199,7 @@ fn listener(text: &str, blocking: Duration) -> Listener {
             multiplier: 2.0,
             jitter: 0.2,
             topics: Vec::new(),
+            create_topics: false,
         },
         limits: Limits {
             blocking,
