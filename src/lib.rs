@@ -12,6 +12,8 @@ mod route;
 
 mod retry;
 
+mod breaker;
+
 mod offsets;
 
 mod lanes;

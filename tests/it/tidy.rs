@@ -88,7 +88,15 @@ fn kafka_and_lua_do_not_know_each_other() {
 
 #[test]
 fn what_decides_is_pure() {
-    const PURE: [&str; 6] = ["route", "retry", "offsets", "lanes", "start", "difference"];
+    const PURE: [&str; 7] = [
+        "route",
+        "retry",
+        "breaker",
+        "offsets",
+        "lanes",
+        "start",
+        "difference",
+    ];
     check(
         "what decides knows no thread, no client and no VM",
         |name, text| {
