@@ -14,7 +14,7 @@ use mlua::ffi::{self, lua_KContext, lua_State};
 use super::shared::{Shared, bytes_at, nearest, type_name};
 use super::{Verdict, ctx, failure, hook, tide};
 
-const AFTER_MAX: Duration = Duration::from_hours(24);
+const AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Longer reasons are cut: they go to logs and to headers.
 const REASON_MAX: usize = 8 << 10;
 const KEYS: [&str; 2] = ["after", "reason"];
