@@ -18,6 +18,7 @@ mod message;
 mod plain;
 mod shared;
 mod tide;
+mod verdict;
 mod vm;
 mod wait;
 mod watchdog;
@@ -73,6 +74,15 @@ pub(crate) enum Verdict {
     },
 }
 
+impl Verdict {
+    /// In the handler's words.
+    pub(crate) fn reason(&self) -> Option<&str> {
+        let (Self::Retry { reason, .. } | Self::DeadLetter { reason } | Self::Skip { reason }) =
+            self;
+        reason.as_deref()
+    }
+}
+
 /// What a handler waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
@@ -107,6 +117,37 @@ pub(crate) enum FailureKind {
     Memory,
     /// `limits.timeout`: the worker gave the call up.
     Timeout,
+}
+
+impl Failure {
+    /// The worker gave the call up after `limit`.
+    pub(crate) fn timeout(limit: Duration) -> Self {
+        let limit = match limit.as_millis() {
+            ms if ms > 0 && ms.is_multiple_of(1000) => format!("{} s", ms / 1000),
+            ms => format!("{ms} ms"),
+        };
+        Self {
+            kind: FailureKind::Timeout,
+            message: format!(
+                "took more than {limit}, its waits included (limits.timeout), and was given up; raise the limit, or wait for less"
+            ),
+            traceback: None,
+        }
+    }
+
+    /// A verdict as the reason why a message is retried, skipped or dead-lettered.
+    pub(crate) fn of_verdict(verdict: &Verdict) -> Self {
+        let asked = match verdict {
+            Verdict::Retry { .. } => "the handler asked for a retry",
+            Verdict::DeadLetter { .. } => "the handler asked for a dead letter",
+            Verdict::Skip { .. } => "the handler asked to skip the message",
+        };
+        Self {
+            kind: FailureKind::Raised,
+            message: verdict.reason().unwrap_or(asked).to_owned(),
+            traceback: None,
+        }
+    }
 }
 
 #[cfg(test)]

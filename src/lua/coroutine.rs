@@ -101,7 +101,10 @@ unsafe fn drive(
         let status = ffi::lua_resume(inner, outer, arguments, &raw mut results);
         running(outer);
         shared.walled.set(walled);
-        if hook::killed() {
+        if hook::asked() {
+            hook::close_asked(inner, outer, status);
+        }
+        if hook::ends() {
             hook::pass_on(outer);
         }
         match status {
@@ -220,6 +223,9 @@ unsafe fn raise_from(state: *mut lua_State, inner: *mut lua_State) -> c_int {
             running(inner);
             status = ffi::lua_closethread(inner, state);
             running(state);
+            if hook::ends() {
+                return hook::pass_on(state);
+            }
             ffi::lua_xmove(inner, state, 1);
         }
         if status != ffi::LUA_ERRMEM && ffi::lua_type(state, -1) == ffi::LUA_TSTRING {
@@ -245,7 +251,7 @@ unsafe extern "C-unwind" fn close(state: *mut lua_State) -> c_int {
         running(inner);
         let status = ffi::lua_pcall(state, ffi::lua_gettop(state) - 1, ffi::LUA_MULTRET, 0);
         running(state);
-        if hook::killed() {
+        if hook::ends() {
             return hook::pass_on(state);
         }
         if status != ffi::LUA_OK {

@@ -11,7 +11,7 @@ use mlua::ffi::{self, lua_CFunction, lua_KContext, lua_State};
 
 use super::message::Frame;
 use super::shared::{Shared, bytes_at, nearest, push_bytes, type_name};
-use super::{Wait, app, logger, wait};
+use super::{Wait, app, logger, verdict, wait};
 
 /// What a ctx is made of; no destructor.
 #[derive(Clone, Copy)]
@@ -30,7 +30,7 @@ pub(super) const TOPIC: c_int = 2;
 const REQUEST_CONTEXT: c_int = 3;
 const ATTRIBUTES: c_int = 4;
 
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 17] = [
     "topic",
     "partition",
     "message",
@@ -45,6 +45,9 @@ const FIELDS: [&str; 14] = [
     "app",
     "commitOffsets",
     "offset",
+    "retry",
+    "deadLetter",
+    "skip",
 ];
 
 /// Pushes the metatable that all ctx of a VM share.
@@ -131,6 +134,9 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
             b"getAttr" => push_method(state, shared, get_attribute),
             b"headers" => push_method(state, shared, headers),
             b"commitOffsets" => push_method(state, shared, commit_offsets),
+            b"retry" => push_method(state, shared, verdict::retry),
+            b"deadLetter" => push_method(state, shared, verdict::dead_letter),
+            b"skip" => push_method(state, shared, verdict::skip),
             _ => return unknown(state, shared, 2, "ctx", &FIELDS),
         }
         1
@@ -201,7 +207,7 @@ unsafe fn push_method(state: *mut lua_State, shared: &Shared, method: lua_CFunct
 const OWN: c_int = ffi::lua_upvalueindex(2);
 
 /// The start of a method: drops a first argument that is the ctx itself, and raises when the call is not the running one.
-unsafe fn enter<'a>(state: *mut lua_State) -> (&'a Shared, Ctx) {
+pub(super) unsafe fn enter<'a>(state: *mut lua_State) -> (&'a Shared, Ctx) {
     // SAFETY: only `push_method` makes methods.
     unsafe {
         let shared = Shared::of(state);

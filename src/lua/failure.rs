@@ -105,7 +105,14 @@ pub(super) fn words(message: &str) -> Words {
 pub(super) unsafe fn text_at(state: *mut lua_State, max: usize) -> String {
     // SAFETY: copied before it is popped.
     let bytes = unsafe { bytes_at(state, -1) };
-    let bytes = bytes.unwrap_or(b"an error value whose `__tostring` fails");
+    cut(
+        bytes.unwrap_or(b"an error value whose `__tostring` fails"),
+        max,
+    )
+}
+
+/// At most `max` bytes of a text, whole characters.
+pub(super) fn cut(bytes: &[u8], max: usize) -> String {
     let mut text = String::from_utf8_lossy(&bytes[..bytes.len().min(max)]).into_owned();
     if bytes.len() > max {
         text.push('…');

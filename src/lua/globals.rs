@@ -134,7 +134,7 @@ unsafe extern "C-unwind" fn xpcall(state: *mut lua_State) -> c_int {
 unsafe extern "C-unwind" fn handle(state: *mut lua_State) -> c_int {
     // SAFETY: called by Lua with the error value.
     unsafe {
-        if !hook::killed() {
+        if !hook::ends() {
             ffi::lua_pushvalue(state, ffi::lua_upvalueindex(1));
             ffi::lua_insert(state, 1);
             ffi::lua_callk(state, ffi::lua_gettop(state) - 1, 1, 0, None);

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use mlua::ffi::{self, lua_State};
 
 use super::plain::Plain;
-use super::{App, Wait};
+use super::{App, Verdict, Wait};
 use crate::bundle::Sources;
 use crate::config::Config;
 
@@ -49,6 +49,8 @@ pub(super) struct Shared {
     /// A coroutine was resumed from where its waits could not be passed on.
     pub(super) walled: Cell<bool>,
     pub(super) wait: Cell<Option<Wait>>,
+    /// What the call that runs has asked for; its first word counts.
+    pub(super) verdict: RefCell<Option<Verdict>>,
     /// The answer to a commit, between the host's resume and the function that waits for it.
     pub(super) answer: RefCell<Option<Result<i64, String>>>,
     /// Coroutines of Lua code that wait for the host, and the call whose wait it is: for all other code they run.
@@ -91,6 +93,7 @@ impl Shared {
             hosts: RefCell::default(),
             walled: Cell::new(false),
             wait: Cell::new(None),
+            verdict: RefCell::default(),
             answer: RefCell::default(),
             held: RefCell::default(),
             message: RefCell::default(),

@@ -6,6 +6,7 @@ mod docs;
 mod files;
 mod json;
 mod limits;
+mod verdicts;
 mod waits;
 
 use std::collections::BTreeMap;

@@ -72,7 +72,7 @@ unsafe extern "C-unwind" fn slept(_: *mut lua_State, _: c_int, _: lua_KContext) 
 }
 
 /// A number of milliseconds, or a string with a unit; else what was found.
-unsafe fn duration_at(state: *mut lua_State, index: c_int) -> Result<Duration, String> {
+pub(super) unsafe fn duration_at(state: *mut lua_State, index: c_int) -> Result<Duration, String> {
     // SAFETY: numbers and strings are read, never converted in place.
     unsafe {
         match ffi::lua_type(state, index) {
@@ -89,7 +89,7 @@ unsafe fn duration_at(state: *mut lua_State, index: c_int) -> Result<Duration, S
     }
 }
 
-fn parse(text: &str) -> Option<Duration> {
+pub(super) fn parse(text: &str) -> Option<Duration> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(text.len());

@@ -21,7 +21,9 @@ use super::last_words::About;
 use super::message::Frame;
 use super::shared::Shared;
 use super::watchdog::{self, Pulse, Slice};
-use super::{Answer, Call, CallId, Failure, FailureKind, Step, Wait, coroutine, hook, wait};
+use super::{
+    Answer, Call, CallId, Failure, FailureKind, Step, Verdict, Wait, coroutine, hook, wait,
+};
 use crate::config::Config;
 
 /// For finalizers that run outside of any call, before the last deadline begins.
@@ -87,6 +89,7 @@ impl Drop for Vm {
 enum Ended {
     Done,
     Waits(Wait),
+    Asked(Verdict),
     Failed(FailureKind, Words),
 }
 
@@ -149,6 +152,7 @@ impl Vm {
                 self.waiting.insert(id, waiting);
                 Step::Waits(id, wait)
             }
+            Ended::Asked(verdict) => Step::Asked(verdict),
             Ended::Failed(kind, words) => Step::Failed(failure_of(kind, words)),
         }
     }
@@ -179,6 +183,7 @@ impl Vm {
                 self.waiting.insert(id, waiting);
                 Step::Waits(id, wait)
             }
+            Ended::Asked(verdict) => Step::Asked(verdict),
             Ended::Failed(kind, words) => Step::Failed(failure_of(kind, words)),
         }
     }
@@ -196,7 +201,6 @@ impl Vm {
     }
 
     /// Bytes that Lua holds.
-    #[cfg(test)]
     pub(crate) fn memory_used(&self) -> usize {
         self.lua.used_memory()
     }
@@ -243,6 +247,7 @@ impl Vm {
                         Answer::Committed(Err("there is no message to commit".to_owned()));
                     self.answer(refused);
                 }
+                Ended::Asked(verdict) => return Err(Failure::of_verdict(&verdict)),
                 Ended::Failed(kind, words) => return Err(failure_of(kind, words)),
             }
         }
@@ -273,7 +278,7 @@ impl Vm {
         // SAFETY: the state is a coroutine of this VM that is new or suspended, with its arguments on top.
         let status =
             unsafe { ffi::lua_resume(coroutine.state, self.main, arguments, &raw mut results) };
-        let mut ended = if status == ffi::LUA_OK && results == 0 {
+        let mut ended = if status == ffi::LUA_OK && results == 0 && !self.shared.has_verdict() {
             Ended::Done
         } else {
             self.look(&slice, coroutine, status, results)
@@ -282,6 +287,15 @@ impl Vm {
         drop(slice);
         self.shared.call.set(0);
         self.shared.coroutine.set(ptr::null_mut());
+        let verdict = self.shared.verdict.take();
+        if killed || verdict.is_some() {
+            // SAFETY: the main state is alive; a hook may be left on it from describing the failure.
+            unsafe { hook::clear(self.main) };
+        }
+        if let Some(verdict) = verdict {
+            // Whatever the call came to afterwards.
+            ended = Ended::Asked(verdict);
+        }
         match ended {
             Ended::Waits(_) if !killed => {}
             Ended::Done if !killed => {
@@ -292,14 +306,12 @@ impl Vm {
             _ => self.drop_coroutine(coroutine, id),
         }
         if killed {
-            // SAFETY: the main state is alive; a hook may be left on it from describing the failure.
-            unsafe { hook::clear(self.main) };
             match &mut ended {
                 Ended::Waits(_) => {
                     ended = Ended::Failed(FailureKind::Blocking, failure::words(&too_long(limit)));
                 }
                 Ended::Failed(kind, _) => *kind = FailureKind::Blocking,
-                Ended::Done => {}
+                Ended::Done | Ended::Asked(_) => {}
             }
         }
         ended
@@ -316,6 +328,11 @@ impl Vm {
         let state = coroutine.state;
         // SAFETY: reads the stack of a coroutine that does not run.
         unsafe {
+            if self.shared.has_verdict() {
+                // What the handler left open is closed; how it ended says nothing.
+                hook::close_asked(state, self.main, status);
+                return Ended::Done;
+            }
             if slice.killed() {
                 let place = slice.place().or_else(|| failure::position(state));
                 let place = place.map_or_else(String::new, |place| format!("{place}: "));

@@ -46,6 +46,10 @@ pub(super) struct Beat {
     limit_us: AtomicU64,
     /// The sequence that was told to end.
     killed: AtomicU64,
+    /// The sequence that ends because it asked for it. Of this thread alone, as the next one.
+    asked: AtomicU64,
+    /// The sequence in which the hook raised.
+    cut: AtomicU64,
     /// The sequence that was seen to be slow, and since when it has run.
     slow: AtomicU64,
     slow_since_us: AtomicU64,
@@ -130,6 +134,8 @@ impl Watchdog {
             running: AtomicPtr::new(ptr::null_mut()),
             limit_us: AtomicU64::new(0),
             killed: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            cut: AtomicU64::new(0),
             slow: AtomicU64::new(0),
             slow_since_us: AtomicU64::new(0),
             about: AtomicPtr::new(ptr::null_mut()),
@@ -293,6 +299,28 @@ impl Beat {
     pub(super) fn killed(&self) -> bool {
         let sequence = self.sequence.load(Ordering::Relaxed);
         !sequence.is_multiple_of(2) && self.killed.load(Ordering::Acquire) == sequence
+    }
+
+    pub(super) fn set_asked(&self, asked: bool) {
+        let sequence = self.sequence.load(Ordering::Relaxed);
+        self.asked
+            .store(if asked { sequence } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// Whether what runs now ends because it asked for it.
+    pub(super) fn asked(&self) -> bool {
+        self.is_busy()
+            && self.asked.load(Ordering::Relaxed) == self.sequence.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_cut(&self) {
+        self.cut
+            .store(self.sequence.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Whether the hook raised in what runs now.
+    pub(super) fn has_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed) == self.sequence.load(Ordering::Relaxed)
     }
 
     /// Keeps where the hook ended what runs; the first place of a slice is the one that tells.
