@@ -24,6 +24,8 @@ mod difference;
 
 mod kafka;
 
+mod outbox;
+
 mod lua;
 
 mod bundle;
