@@ -25,6 +25,7 @@ use crate::kafka::{Class, Client, Closing, Error, Event, TopicPartition};
 use crate::logging::RateLimit;
 use crate::mailbox::Mailbox;
 use crate::offsets::Tracker;
+use crate::outbox::Outbox;
 use crate::partition::{Partition, ToConsumer, ToWorker};
 use crate::route::Plan;
 use crate::supervisor::{Ending, Endings};
@@ -46,6 +47,8 @@ const QUERY: Duration = Duration::from_secs(3);
 
 pub(crate) struct Consumer {
     name: Arc<str>,
+    group: Arc<str>,
+    outbox: Arc<Outbox>,
     settings: config::Consumer,
     bundle: Arc<Bundle>,
     inbox: Arc<Mailbox<ToConsumer>>,
@@ -145,6 +148,8 @@ impl Consumer {
         .map_err(|error| Error::fatal(format!("no thread for queries: {error}")))?;
         Ok(Self {
             name: settings.name.as_str().into(),
+            group: settings.group_id.as_str().into(),
+            outbox: Arc::new(Outbox::new(&settings.properties)),
             topics: Topics::new(&bundle.config, &settings.name),
             settings,
             bundle,

@@ -9,6 +9,7 @@ mod error;
 mod list;
 mod message;
 pub(crate) mod mock;
+mod outgoing;
 pub(crate) mod producer;
 pub(crate) mod property;
 

@@ -26,6 +26,8 @@ mod difference;
 
 mod kafka;
 
+mod outbox;
+
 mod lua;
 
 mod bundle;

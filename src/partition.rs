@@ -10,6 +10,7 @@ use crate::bundle::Bundle;
 use crate::kafka;
 use crate::lua::{Answer, CallId, Vm};
 use crate::mailbox::Mailbox;
+use crate::outbox::Outbox;
 use crate::route::Plan;
 use crate::status::{Blocked, ConsumerStatus};
 
@@ -21,11 +22,24 @@ pub(crate) struct Partition {
     pub(crate) consumer: Arc<str>,
     pub(crate) topic: Arc<str>,
     pub(crate) number: i32,
+    /// The consumer's `groupId`.
+    pub(crate) group: Arc<str>,
+    /// Where dead letters and durable retries go.
+    pub(crate) outbox: Arc<Outbox>,
     /// Where completions and requests go.
     pub(crate) inbox: Arc<Mailbox<ToConsumer>>,
     over: AtomicBool,
     blocked: Mutex<Option<Blocked>>,
     _client: Arc<kafka::Client>,
+}
+
+/// What all partitions of a consumer share.
+pub(crate) struct Shared {
+    pub(crate) consumer: Arc<str>,
+    pub(crate) group: Arc<str>,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) inbox: Arc<Mailbox<ToConsumer>>,
+    pub(crate) client: Arc<kafka::Client>,
 }
 
 /// What a consumer's thread is told.
@@ -90,23 +104,18 @@ pub(crate) enum ToWorker {
 }
 
 impl Partition {
-    pub(crate) fn new(
-        epoch: u64,
-        consumer: &Arc<str>,
-        topic: &Arc<str>,
-        partition: i32,
-        inbox: &Arc<Mailbox<ToConsumer>>,
-        client: &Arc<kafka::Client>,
-    ) -> Self {
+    pub(crate) fn new(epoch: u64, topic: &Arc<str>, partition: i32, of: Shared) -> Self {
         Self {
             epoch,
-            consumer: consumer.clone(),
+            consumer: of.consumer,
             topic: topic.clone(),
             number: partition,
-            inbox: inbox.clone(),
+            group: of.group,
+            outbox: of.outbox,
+            inbox: of.inbox,
             over: AtomicBool::new(false),
             blocked: Mutex::default(),
-            _client: client.clone(),
+            _client: of.client,
         }
     }
 

@@ -160,7 +160,7 @@ fn record(arguments: &Arguments) -> Result<Outgoing> {
     let headers = arguments
         .headers
         .iter()
-        .map(|(name, value)| (name.clone(), Some(value.clone().into_bytes())));
+        .map(|(name, value)| (name.clone().into_bytes(), Some(value.clone().into_bytes())));
     Ok(Outgoing {
         topic: arguments.topic.clone(),
         partition: arguments.partition.map(i32::from),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::kafka::{Message, TopicPartition};
 use crate::message::Record;
 use crate::offsets::{Arrival, Position, Tracker};
-use crate::partition::{Partition, ToWorker};
+use crate::partition::{Partition, Shared, ToWorker};
 
 use super::{Consumer, Held, Stage, Trust, list};
 
@@ -63,10 +63,6 @@ impl Intake {
 
     pub(super) fn forget_topics(&mut self) {
         self.names.clear();
-    }
-
-    pub(super) fn next_epoch(&self) -> u64 {
-        self.epochs.fetch_add(1, Ordering::Relaxed)
     }
 }
 
@@ -164,21 +160,25 @@ impl Consumer {
         );
         old.end();
         held.worker.send(ToWorker::Cancel(old.clone()));
-        let epoch = self.intake.next_epoch();
-        held.partition = Arc::new(Partition::new(
-            epoch,
-            &old.consumer,
-            &old.topic,
-            old.number,
-            &self.inbox,
-            &self.client,
-        ));
+        held.partition = self.new_epoch(&old.topic, old.number);
         let start = Position {
             offset,
             leader_epoch,
         };
         held.tracker = Tracker::new(start, held.plan.manual.clone(), held.plan.automatic);
         held.committed = None;
+    }
+
+    pub(super) fn new_epoch(&self, topic: &Arc<str>, number: i32) -> Arc<Partition> {
+        let shared = Shared {
+            consumer: self.name.clone(),
+            group: self.group.clone(),
+            outbox: self.outbox.clone(),
+            inbox: self.inbox.clone(),
+            client: self.client.clone(),
+        };
+        let epoch = self.intake.epochs.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Partition::new(epoch, topic, number, shared))
     }
 
     /// Ends a run: its messages go to the worker, the partition back where it belongs.

@@ -2,7 +2,7 @@
 //! consumer. The way is the same: nothing starts any more, what runs finishes, positions are committed.
 
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::bundle::Bundle;
 use crate::offsets::Position;
@@ -11,6 +11,9 @@ use crate::start::{Start, Why};
 
 use super::membership::LAST_COMMIT;
 use super::{Consumer, Held, LEAVE, Stage, is_over};
+
+/// What is still on its way when the group is left: nobody waits for it, its message is handled again.
+const LAST_LETTERS: Duration = Duration::from_millis(500);
 
 /// Topics that a reload removes, until nothing of them runs.
 pub(super) struct Retiring {
@@ -145,6 +148,7 @@ impl Consumer {
     /// The end: nothing of ours may be held by a worker now, or the client stays until the process ends.
     pub(super) fn leave(self) {
         self.inbox.close();
+        self.outbox.close(Instant::now() + LAST_LETTERS);
         tracing::info!(consumer = &*self.name, "left the group");
     }
 }

@@ -8,7 +8,6 @@ use crate::asker::{Ask, Assigned, Starts};
 use crate::config::Config;
 use crate::kafka::{Error, TopicPartition};
 use crate::offsets::{Position, Tracker};
-use crate::partition::Partition;
 use crate::route;
 use crate::start::{Start, Why};
 
@@ -128,15 +127,7 @@ impl Consumer {
     }
 
     pub(super) fn hold(&mut self, topic: &Arc<str>, number: i32, start: Start, now: Instant) {
-        let epoch = self.intake.next_epoch();
-        let partition = Arc::new(Partition::new(
-            epoch,
-            &self.name,
-            topic,
-            number,
-            &self.inbox,
-            &self.client,
-        ));
+        let partition = self.new_epoch(topic, number);
         let plan = route::plan(self.coming(), &self.settings.name, topic).map(Arc::new);
         // Of a topic that no listener wants (a reload under way): assigned, so that the group is at peace, and unused.
         let stage = if plan.is_some() {

@@ -1,23 +1,31 @@
-//! A producer whose caller waits for the broker's acknowledgement.
+//! A producer whose caller waits for the broker's acknowledgement, or is called with it.
 //!
 //! Idempotent, all replicas acknowledge, nothing lingers, and keys find their partitions as with Java's clients. Every
-//! wait has a deadline; a record without an acknowledgement is an error, never silence. It must not know what the
-//! records are for.
+//! wait has a deadline; a record without an acknowledgement is an error, never silence, and each is answered exactly
+//! once. It must not know what the records are for.
+#![expect(
+    unsafe_code,
+    reason = "who waits for a record's answer passes through librdkafka as an address"
+)]
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use rdkafka::ClientContext;
-use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{
-    BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, ThreadedProducer,
+    BaseProducer, NoCustomPartitioner, Producer as _, ProducerContext, PurgeConfig,
 };
+use rdkafka::util::IntoOpaque as _;
 
+pub(crate) use super::outgoing::Outgoing;
 use crate::config::Value;
 
 /// What a producer takes over of a consumer's properties: how to reach the brokers, and as whom.
@@ -43,21 +51,11 @@ const CONNECTION: &[&str] = &[
 /// So many records of a batch are on their way at once.
 const IN_FLIGHT_MAX: usize = 1000;
 
+/// How long a poll for answers waits; a producer ends between two.
+const POLL: Duration = Duration::from_millis(100);
+
 /// How long after its own time-out librdkafka may take to say so.
 const REPORT_GRACE: Duration = Duration::from_secs(1);
-
-/// A record to be sent; without a partition, the key's hash or chance decides.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Outgoing {
-    pub(crate) topic: String,
-    pub(crate) partition: Option<i32>,
-    pub(crate) key: Option<Vec<u8>>,
-    /// `None` is a tombstone.
-    pub(crate) value: Option<Vec<u8>>,
-    pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
-    /// Milliseconds since the epoch; absent: now.
-    pub(crate) timestamp_ms: Option<i64>,
-}
 
 /// Where the broker put a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,22 +64,49 @@ pub(crate) struct Acknowledged {
     pub(crate) offset: i64,
 }
 
+/// Why a record was not acknowledged, in a sentence that names its topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    code: Option<Code>,
+    pub(crate) sentence: String,
+}
+
+/// Called exactly once.
+pub(crate) type Then = Box<dyn FnOnce(Result<Acknowledged, Failure>) + Send>;
+
 pub(crate) struct Producer {
-    client: ThreadedProducer<Reports>,
-    last_error: Arc<Mutex<Option<String>>>,
-    brokers: String,
+    client: Arc<BaseProducer<Reports>>,
+    brokers: Arc<Brokers>,
     deadline: Duration,
+    is_over: Arc<AtomicBool>,
+    /// Serves the delivery reports.
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What differs among producers.
+pub(crate) struct Settings<'a> {
+    /// May be a consumer's: what is not about the connection is left out.
+    pub(crate) properties: &'a BTreeMap<String, Value>,
+    /// Bounds every call.
+    pub(crate) deadline: Duration,
+    pub(crate) extra: &'a [(&'a str, &'a str)],
 }
 
 impl Producer {
     /// Connects on first use. `properties` may be a consumer's: what is not about the connection is left out.
     /// `deadline` bounds every call.
     pub(crate) fn new(properties: &BTreeMap<String, Value>, deadline: Duration) -> Result<Self> {
+        Self::with(&Settings {
+            properties,
+            deadline,
+            extra: &[],
+        })
+    }
+
+    pub(crate) fn with(settings: &Settings<'_>) -> Result<Self> {
         let mut config = ClientConfig::new();
-        for (name, value) in properties {
-            if CONNECTION.iter().any(|prefix| name.starts_with(prefix)) {
-                config.set(name, &value.text);
-            }
+        for (name, value) in connection(settings.properties) {
+            config.set(name, value);
         }
         config
             .set("enable.idempotence", "true")
@@ -90,23 +115,39 @@ impl Producer {
             .set("partitioner", "murmur2_random")
             .set(
                 "message.timeout.ms",
-                deadline.as_millis().max(1).to_string(),
+                settings.deadline.as_millis().max(1).to_string(),
             );
-        let brokers = config
-            .get("bootstrap.servers")
-            .unwrap_or_default()
-            .to_owned();
-        let last_error = Arc::default();
-        let reports = Reports {
-            last_error: Arc::clone(&last_error),
-        };
-        let client =
-            ThreadedProducer::from_config_and_context(&config, reports).context("producer")?;
+        for (name, value) in settings.extra {
+            config.set(*name, *value);
+        }
+        let brokers = Arc::new(Brokers {
+            addresses: config
+                .get("bootstrap.servers")
+                .unwrap_or_default()
+                .to_owned(),
+            deadline: settings.deadline,
+            last_error: Mutex::default(),
+        });
+        let reports = Reports(brokers.clone());
+        let client = BaseProducer::from_config_and_context(&config, reports).context("producer")?;
+        let (client, is_over) = (Arc::new(client), Arc::<AtomicBool>::default());
+        let thread = std::thread::Builder::new()
+            .name("producer".to_owned())
+            .spawn({
+                let (client, is_over) = (client.clone(), is_over.clone());
+                move || {
+                    while !is_over.load(Ordering::Relaxed) {
+                        client.poll(POLL);
+                    }
+                }
+            })
+            .context("producer: no thread")?;
         Ok(Self {
             client,
-            last_error,
             brokers,
-            deadline,
+            deadline: settings.deadline,
+            is_over,
+            thread: Some(thread),
         })
     }
 
@@ -116,7 +157,7 @@ impl Producer {
             .client
             .client()
             .fetch_metadata(None, self.deadline)
-            .map_err(|error| self.unreachable(&error))?;
+            .map_err(|error| anyhow!(self.brokers.unreachable(&error)))?;
         Ok(metadata
             .topics()
             .iter()
@@ -143,15 +184,12 @@ impl Producer {
     fn send_some(&self, records: &[Outgoing]) -> Result<Vec<Acknowledged>> {
         let (sender, receiver) = mpsc::channel();
         for (index, record) in records.iter().enumerate() {
-            let waiting = Box::new(Waiting {
-                index,
-                sender: sender.clone(),
-            });
-            self.client
-                .send(record.as_base(waiting))
-                .map_err(|(error, _)| {
-                    anyhow!(error).context(format!("topic `{}`", record.topic))
-                })?;
+            let sender = sender.clone();
+            let then = move |answer| {
+                // Whoever waits may have given up by then.
+                let _ = sender.send((index, answer));
+            };
+            self.send_then(record, Box::new(then));
         }
         drop(sender);
         let until = Instant::now() + self.deadline + REPORT_GRACE;
@@ -162,96 +200,161 @@ impl Producer {
                     Ok(report) => report,
                     Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
                 };
-            let topic = || format!("topic `{}`", records[index].topic);
-            answers[index] = Some(
-                answer
-                    .map_err(|error| self.refused(error))
-                    .with_context(topic)?,
-            );
+            answers[index] = Some(answer.map_err(|failure| anyhow!(failure.sentence))?);
         }
         answers.into_iter().collect::<Option<_>>().ok_or_else(|| {
             anyhow!(
                 "{} did not answer within {} s",
-                self.brokers,
+                self.brokers.addresses,
                 self.deadline.as_secs_f32()
             )
         })
     }
 
-    fn refused(&self, error: KafkaError) -> anyhow::Error {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::MessageTimedOut) => self.unreachable(&error),
-            _ => error.into(),
+    /// Sends one record without waiting. `then` is called exactly once, by a thread of the producer's, which it must not
+    /// block; or before this returns, where the record was not even taken.
+    pub(crate) fn send_then(&self, record: &Outgoing, then: Then) {
+        let waiting = Box::new(Waiting {
+            topic: record.topic.clone(),
+            then: Mutex::new(Some(then)),
+        });
+        let rk = self.client.client().native_ptr();
+        let opaque = waiting.into_ptr();
+        // SAFETY: the handle is this producer's, whose delivery callback takes a `Box<Waiting>`.
+        if let Err(error) = unsafe { record.enqueue(rk, opaque) } {
+            // SAFETY: made by `into_ptr` above, and no delivery report has it where it was refused.
+            let waiting = unsafe { Box::<Waiting>::from_ptr(opaque) };
+            waiting.answer(Err((&KafkaError::MessageProduction(error), &self.brokers)));
         }
     }
 
-    fn unreachable(&self, error: &KafkaError) -> anyhow::Error {
-        let last = self.last_error.lock();
-        let last = last.unwrap_or_else(PoisonError::into_inner).clone();
-        let reason = last.unwrap_or_else(|| {
+    /// Whether the client has ended for good: every further record would be refused.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.client.client().fatal_error().is_some()
+    }
+
+    /// Waits until everything has its answer; what has none by then is given up, and answered with that.
+    pub(crate) fn close(&self, deadline: Instant) {
+        let left = || deadline.saturating_duration_since(Instant::now());
+        if self.client.flush(left()).is_err() {
+            self.client.purge(PurgeConfig::default().queue().inflight());
+            if let Err(error) = self.client.flush(REPORT_GRACE) {
+                tracing::warn!(%error, "records without an answer when their producer was closed");
+            }
+        }
+    }
+}
+
+impl Drop for Producer {
+    /// What has no answer yet is given up: the client's own drop sees to that its answer comes all the same. Whoever is
+    /// called with an answer may be the last to hold the producer; its thread then ends after that call.
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != std::thread::current().id()
+        {
+            // A panic in it was reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Of a consumer's properties those that say how to reach the brokers, and as whom.
+pub(super) fn connection(
+    properties: &BTreeMap<String, Value>,
+) -> impl Iterator<Item = (&str, &str)> {
+    properties
+        .iter()
+        .filter(|(name, _)| CONNECTION.iter().any(|prefix| name.starts_with(prefix)))
+        .map(|(name, value)| (name.as_str(), value.text.as_str()))
+}
+
+impl Failure {
+    /// More bytes than the topic takes, or than the client sends at all.
+    pub(crate) fn is_too_large(&self) -> bool {
+        matches!(
+            self.code,
+            Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge)
+        )
+    }
+
+    /// The topic is there and has no such partition.
+    pub(crate) fn is_no_partition(&self) -> bool {
+        self.code == Some(Code::UnknownPartition)
+    }
+}
+
+/// Who waits for a record's answer.
+struct Waiting {
+    topic: String,
+    /// Taken once; the lock is never contended, it makes the box `Sync` as the crate asks for.
+    then: Mutex<Option<Then>>,
+}
+
+impl Waiting {
+    fn answer(self: Box<Self>, answer: Result<Acknowledged, (&KafkaError, &Brokers)>) {
+        let Self { topic, then } = *self;
+        let then = then.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(then) = then {
+            then(answer.map_err(|(error, brokers)| brokers.failure(&topic, error)));
+        }
+    }
+}
+
+/// Why a broker could not be reached, for when the wait is over: its own code only says that it was.
+struct Brokers {
+    addresses: String,
+    deadline: Duration,
+    /// The first since the last acknowledgement.
+    last_error: Mutex<Option<String>>,
+}
+
+impl Brokers {
+    fn failure(&self, topic: &str, error: &KafkaError) -> Failure {
+        let code = error.rdkafka_error_code();
+        let text = match code {
+            Some(Code::MessageTimedOut) => self.unreachable(error),
+            Some(Code::PurgeQueue | Code::PurgeInflight) => "the producer was closed".to_owned(),
+            Some(code) => code.to_string(),
+            None => error.to_string(),
+        };
+        Failure {
+            code,
+            sentence: format!("topic `{topic}`: {text}"),
+        }
+    }
+
+    fn unreachable(&self, error: &KafkaError) -> String {
+        let reason = self.last_error().clone().unwrap_or_else(|| {
             error
                 .rdkafka_error_code()
                 .map_or_else(|| error.to_string(), |code| code.to_string())
         });
-        anyhow!(
+        format!(
             "{} did not answer within {} s: {reason}",
-            self.brokers,
+            self.addresses,
             self.deadline.as_secs_f32()
         )
     }
-}
 
-impl Outgoing {
-    /// About its bytes in a log: each record has some hundred bytes beside its own when it is sent alone.
-    pub(crate) fn size(&self) -> usize {
-        let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
-        let headers: usize = self
-            .headers
-            .iter()
-            .map(|(name, value)| name.len() + length(value))
-            .sum();
-        100 + length(&self.key) + length(&self.value) + headers
+    fn last_error(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn as_base(&self, waiting: Box<Waiting>) -> BaseRecord<'_, [u8], [u8], Box<Waiting>> {
-        let mut base = BaseRecord::with_opaque_to(&self.topic, waiting);
-        base.partition = self.partition;
-        base.key = self.key.as_deref();
-        base.payload = self.value.as_deref();
-        base.timestamp = self.timestamp_ms;
-        if !self.headers.is_empty() {
-            let headers = OwnedHeaders::new_with_capacity(self.headers.len());
-            base.headers = Some(self.headers.iter().fold(headers, |headers, (key, value)| {
-                headers.insert(Header {
-                    key,
-                    value: value.as_ref(),
-                })
-            }));
-        }
-        base
-    }
-}
-
-/// Who waits for a record's answer. It may have given up by then: the answer then goes nowhere.
-struct Waiting {
-    index: usize,
-    sender: Sender<(usize, Result<Acknowledged, KafkaError>)>,
 }
 
 /// Carries each delivery report to whoever waits for it.
-struct Reports {
-    /// Why a broker could not be reached, for when the wait is over: its own code only says that it was.
-    last_error: Arc<Mutex<Option<String>>>,
-}
+struct Reports(Arc<Brokers>);
 
 impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        crate::logging::librdkafka(level as i32, facility, "producer", text);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
-            let mut last = self
-                .last_error
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            last.get_or_insert_with(|| reason.to_owned());
+        if error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
+            self.0.last_error().get_or_insert_with(|| reason.to_owned());
         }
     }
 }
@@ -260,14 +363,16 @@ impl ProducerContext<NoCustomPartitioner> for Reports {
     type DeliveryOpaque = Box<Waiting>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, waiting: Box<Waiting>) {
-        let answer = match result {
-            Ok(message) => Ok(Acknowledged {
-                partition: message.partition(),
-                offset: message.offset(),
-            }),
-            Err((error, _)) => Err(error.clone()),
-        };
-        waiting.sender.send((waiting.index, answer)).ok();
+        match result {
+            Ok(message) => {
+                *self.0.last_error() = None;
+                waiting.answer(Ok(Acknowledged {
+                    partition: message.partition(),
+                    offset: message.offset(),
+                }));
+            }
+            Err((error, _)) => waiting.answer(Err((error, &self.0))),
+        }
     }
 }
 
@@ -295,8 +400,8 @@ mod tests {
             partition: Some(partition),
             value: Some(value.into()),
             headers: vec![
-                ("trace".to_owned(), Some(b"1".to_vec())),
-                ("empty".to_owned(), None),
+                (b"trace".to_vec(), Some(b"1".to_vec())),
+                (b"empty".to_vec(), None),
             ],
             ..Outgoing::default()
         }

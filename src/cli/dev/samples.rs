@@ -64,7 +64,10 @@ fn parse_line(text: &str) -> Result<Outgoing, (usize, String)> {
             one => std::slice::from_ref(one),
         };
         for value in values {
-            headers.push((name.clone(), bytes(value, || value.to_string())));
+            headers.push((
+                name.clone().into_bytes(),
+                bytes(value, || value.to_string()),
+            ));
         }
     }
     Ok(Outgoing {
@@ -138,7 +141,7 @@ mod tests {
         } = &sample.record;
         let headers: Vec<_> = headers
             .iter()
-            .map(|(name, value)| format!("{name}={}", text(value)))
+            .map(|(name, value)| format!("{}={}", String::from_utf8_lossy(name), text(value)))
             .collect();
         let (key, value, headers) = (text(key), text(value), headers.join(","));
         format!(

@@ -1,0 +1,218 @@
+//! A record on its way out, handed to librdkafka byte for byte.
+//!
+//! Not by the crate's own records: their header names are UTF-8, and what came in with other names must go out with
+//! them. It must not know who waits for the answer.
+#![expect(
+    unsafe_code,
+    reason = "headers with names of any bytes are made by the C API of librdkafka"
+)]
+
+use std::ffi::{CString, c_void};
+use std::ptr;
+
+use rdkafka_sys as sys;
+use rdkafka_sys::RDKafkaErrorCode as Code;
+
+/// librdkafka's "no partition given".
+const BY_KEY: i32 = -1;
+
+/// A header's name and value.
+pub(crate) type Header = (Vec<u8>, Option<Vec<u8>>);
+
+/// A record to be sent; without a partition, the key's hash or chance decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outgoing {
+    pub(crate) topic: String,
+    pub(crate) partition: Option<i32>,
+    pub(crate) key: Option<Vec<u8>>,
+    /// `None` is a tombstone.
+    pub(crate) value: Option<Vec<u8>>,
+    /// In their order; names may repeat and need not be UTF-8.
+    pub(crate) headers: Vec<Header>,
+    /// Milliseconds since the epoch; absent: now.
+    pub(crate) timestamp_ms: Option<i64>,
+}
+
+impl Outgoing {
+    /// About its bytes in a log: each record has some hundred bytes beside its own when it is sent alone.
+    pub(crate) fn size(&self) -> usize {
+        let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        let headers: usize = self
+            .headers
+            .iter()
+            .map(|(name, value)| name.len() + length(value))
+            .sum();
+        100 + length(&self.key) + length(&self.value) + headers
+    }
+
+    /// Puts a copy into the producer's queue; never blocks. The delivery report brings `opaque` back, unless this fails.
+    ///
+    /// # Safety
+    /// `rk` is a producer that is alive, and `opaque` is what its delivery callback expects.
+    pub(super) unsafe fn enqueue(
+        &self,
+        rk: *mut sys::rd_kafka_t,
+        opaque: *mut c_void,
+    ) -> Result<(), Code> {
+        let topic = CString::new(self.topic.as_str()).map_err(|_| Code::InvalidTopic)?;
+        let (value, value_size) = raw(self.value.as_deref());
+        let (key, key_size) = raw(self.key.as_deref());
+        let headers = native_headers(&self.headers)?;
+        // SAFETY: by the contract; each tag is followed by the arguments that librdkafka reads for it, the bytes are
+        // copied, and the headers are librdkafka's own where it succeeds, else still ours.
+        unsafe {
+            use sys::rd_kafka_vtype_t as tag;
+            let result = sys::rd_kafka_producev(
+                rk,
+                tag::RD_KAFKA_VTYPE_TOPIC,
+                topic.as_ptr(),
+                tag::RD_KAFKA_VTYPE_PARTITION,
+                self.partition.unwrap_or(BY_KEY),
+                tag::RD_KAFKA_VTYPE_MSGFLAGS,
+                sys::RD_KAFKA_MSG_F_COPY,
+                tag::RD_KAFKA_VTYPE_VALUE,
+                value,
+                value_size,
+                tag::RD_KAFKA_VTYPE_KEY,
+                key,
+                key_size,
+                tag::RD_KAFKA_VTYPE_OPAQUE,
+                opaque,
+                tag::RD_KAFKA_VTYPE_TIMESTAMP,
+                self.timestamp_ms.unwrap_or(0),
+                tag::RD_KAFKA_VTYPE_HEADERS,
+                headers,
+                tag::RD_KAFKA_VTYPE_END,
+            );
+            match Code::from(result) {
+                Code::NoError => Ok(()),
+                error => {
+                    if !headers.is_null() {
+                        sys::rd_kafka_headers_destroy(headers);
+                    }
+                    Err(error)
+                }
+            }
+        }
+    }
+}
+
+/// Null where there are none: a record without headers stays one.
+fn native_headers(headers: &[Header]) -> Result<*mut sys::rd_kafka_headers_t, Code> {
+    if headers.is_empty() {
+        return Ok(ptr::null_mut());
+    }
+    // SAFETY: librdkafka copies the names and values, whose lengths are given, and aborts where it can't allocate.
+    unsafe {
+        let list = sys::rd_kafka_headers_new(headers.len());
+        for (name, value) in headers {
+            let (value, size) = raw(value.as_deref());
+            let added = sys::rd_kafka_header_add(
+                list,
+                name.as_ptr().cast(),
+                name.len() as isize,
+                value,
+                size as isize,
+            );
+            if let Err(error) = super::Error::check(added) {
+                tracing::debug!(%error, "a header was not taken");
+                sys::rd_kafka_headers_destroy(list);
+                return Err(Code::from(added));
+            }
+        }
+        Ok(list)
+    }
+}
+
+/// Null for nothing, and never null for empty bytes.
+fn raw(bytes: Option<&[u8]>) -> (*const c_void, usize) {
+    bytes.map_or((ptr::null(), 0), |bytes| {
+        (bytes.as_ptr().cast(), bytes.len())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::config::Value;
+    use crate::kafka::mock::Broker;
+    use crate::kafka::producer::Producer;
+    use crate::kafka::{Client, TopicPartition};
+    use crate::message::{OwnedRecord, Record as _};
+
+    /// What lies in partition 0, read by the consumer's own handle.
+    fn read(address: &str, topic: &str, count: usize) -> Vec<OwnedRecord> {
+        let properties = [
+            ("bootstrap.servers", address),
+            ("group.id", "readers"),
+            ("auto.offset.reset", "earliest"),
+        ];
+        let client = Client::new(properties.into_iter(), Arc::new(|| ())).unwrap();
+        let start = TopicPartition::at(&topic.into(), 0, 0, -1);
+        client.assign(&[start]).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        let mut records = Vec::new();
+        while records.len() < count {
+            assert!(Instant::now() < until, "{records:?}");
+            client.events();
+            client.take(10, |_, _, message, _| {
+                if let Ok(message) = message {
+                    records.push(OwnedRecord::copy_of(&message));
+                }
+            });
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        records
+    }
+
+    #[test]
+    fn a_record_arrives_byte_for_byte() {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("dead", 1).unwrap();
+        let address = Value {
+            text: broker.address().to_owned(),
+            secret: false,
+        };
+        let properties = BTreeMap::from([("bootstrap.servers".to_owned(), address)]);
+        let producer = Producer::new(&properties, Duration::from_secs(20)).unwrap();
+        let odd = Outgoing {
+            topic: "dead".to_owned(),
+            partition: Some(0),
+            key: Some(vec![0xff, 0, 1]),
+            value: Some(vec![0, 0xfe]),
+            headers: vec![
+                (vec![0xff, 0xfe], Some(vec![0, 1])),
+                (b"a".to_vec(), None),
+                (b"a".to_vec(), Some(Vec::new())),
+                (Vec::new(), Some(b"no name".to_vec())),
+            ],
+            timestamp_ms: Some(1_700_000_000_123),
+        };
+        let empty = Outgoing {
+            topic: "dead".to_owned(),
+            key: Some(Vec::new()),
+            value: Some(Vec::new()),
+            ..Outgoing::default()
+        };
+        let nothing = Outgoing {
+            topic: "dead".to_owned(),
+            ..Outgoing::default()
+        };
+        let sent = [odd, empty, nothing];
+        producer.send_all(&sent).unwrap();
+        for (found, sent) in read(broker.address(), "dead", 3).iter().zip(&sent) {
+            assert_eq!(found.key(), sent.key.as_deref());
+            assert_eq!(found.value(), sent.value.as_deref());
+            let mut headers: Vec<Header> = Vec::new();
+            found.headers(&mut |name, value| headers.push((name.into(), value.map(Into::into))));
+            assert_eq!(headers, sent.headers);
+            if let Some(timestamp_ms) = sent.timestamp_ms {
+                assert_eq!(found.timestamp_ms, timestamp_ms);
+            }
+        }
+    }
+}
