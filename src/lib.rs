@@ -26,6 +26,10 @@ mod difference;
 
 mod kafka;
 
+mod dead_letter;
+
+mod retry_topic;
+
 mod outbox;
 
 mod lua;

@@ -25,6 +25,8 @@ use rdkafka::producer::{
 };
 use rdkafka::util::IntoOpaque as _;
 
+#[cfg(test)]
+pub(crate) use super::outgoing::Header;
 pub(crate) use super::outgoing::Outgoing;
 use crate::config::Value;
 
@@ -292,8 +294,8 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn answer(self: Box<Self>, answer: Result<Acknowledged, (&KafkaError, &Brokers)>) {
-        let Self { topic, then } = *self;
+    fn answer(self, answer: Result<Acknowledged, (&KafkaError, &Brokers)>) {
+        let Self { topic, then } = self;
         let then = then.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some(then) = then {
             then(answer.map_err(|(error, brokers)| brokers.failure(&topic, error)));
