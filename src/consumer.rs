@@ -247,6 +247,7 @@ impl Consumer {
                 listener,
                 offset,
                 reply,
+                lane: _,
             } => {
                 self.ask_commit(&partition, &listener, offset, reply, now);
             }

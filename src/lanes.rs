@@ -1,341 +1,213 @@
-//! Which message of a lane may run next, and how far the one at its head has come.
+//! Which messages of a partition may run next, and how far each has come.
 //!
-//! Pure: no clock, no Lua, no Kafka. A lane is a partition: its messages run one after the other, each by all of its
-//! listeners in the order of declaration; **it moves on when every listener has its outcome**, and a retry runs only
-//! those that failed.
+//! Pure: no clock, no Lua, no Kafka. A lane is a partition, a key of it, or a single message, as the topic's `ordering`
+//! says: its messages run one after the other, each by all of its listeners in the order of declaration; **a lane moves
+//! on when every listener of its head has its outcome**, and a retry runs only those that failed.
+//!
+//! A lane exists only while its head has begun and is not done. What comes in and is done at once never makes one: so an
+//! idle key costs nothing, and a handler that never waits pays nothing for the order by key.
 
-use std::collections::VecDeque;
-use std::ops::Range;
-use std::time::Instant;
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hasher as _;
 
-pub(crate) struct Lane<M> {
-    messages: VecDeque<M>,
-    /// Number of the message at the head.
-    first: u64,
-    /// Of the head; empty before its first run or when its one listener is simply to run.
-    progress: Vec<Progress>,
+use crate::config::{NullKeys, Ordering};
+use crate::message::Record;
+
+mod progress;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use progress::{Lane, Next, Stage};
+
+/// The lanes of one partition, in one epoch of its assignment.
+pub(crate) struct Lanes<M> {
+    /// What has not begun, with its numbers, in the order of arrival.
+    incoming: VecDeque<(u64, M)>,
+    /// Above every number that has come.
+    end: u64,
+    open: HashMap<u64, Lane<M>>,
+    /// Open lanes that may have something to run, each once.
+    ready: VecDeque<u64>,
     /// Messages below this number were there at the last look of `take_old`.
     looked: u64,
-    /// Messages below this number were handed out by `take_old`.
-    old: u64,
 }
 
-/// How far one listener has come with the head.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Progress {
-    pub(crate) listener: String,
-    /// Runs so far, the present one included.
-    pub(crate) attempt: u32,
-    pub(crate) stage: Stage,
-    /// Milliseconds since the epoch of the first failure.
-    pub(crate) failing_since: Option<i64>,
+/// The lane of a message. Two keys may share one, which costs them time but never their order.
+pub(crate) fn lane_of(
+    ordering: Ordering,
+    null_keys: NullKeys,
+    seed: u64,
+    record: &dyn Record,
+    number: u64,
+) -> u64 {
+    match (ordering, record.key()) {
+        (Ordering::Partition, _) => 0,
+        (Ordering::Key, Some(key)) => {
+            // Of this process alone, and none of the hashes by which producers choose partitions.
+            let mut hasher = std::hash::DefaultHasher::new();
+            hasher.write_u64(seed);
+            hasher.write(key);
+            hasher.finish()
+        }
+        (Ordering::Key, None) if null_keys == NullKeys::Partition => 0,
+        (Ordering::Key | Ordering::None, _) => number,
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
-    Due,
-    Running,
-    /// Failed; due again then.
-    BackOff(Instant),
-    /// Failed with `onError = "stop"`: it stays.
-    Halted,
-    Final,
-}
-
-/// What is to be done with a lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
-    /// Run this listener (index in the names given).
-    Run(usize),
-    /// A call is under way.
-    Running,
-    /// Nothing before then.
-    BackOff(Instant),
-    Halted,
-    /// Every listener has its outcome: call `advance`.
-    Finished,
-    Empty,
-}
-
-impl<M> Lane<M> {
-    pub(crate) fn new(first: u64) -> Self {
+impl<M> Lanes<M> {
+    pub(crate) fn new() -> Self {
         Self {
-            messages: VecDeque::new(),
-            first,
-            progress: Vec::new(),
-            looked: first,
-            old: first,
+            incoming: VecDeque::new(),
+            end: 0,
+            open: HashMap::new(),
+            ready: VecDeque::new(),
+            looked: 0,
         }
     }
 
-    pub(crate) fn push(&mut self, messages: impl IntoIterator<Item = M>) {
-        self.messages.extend(messages);
+    /// Messages with the numbers from `first` on, which is above all that came before.
+    pub(crate) fn push(&mut self, first: u64, messages: impl IntoIterator<Item = M>) {
+        self.incoming.extend((first..).zip(messages));
+        self.end = self.incoming.back().map_or(self.end, |last| last.0 + 1);
     }
 
-    pub(crate) fn head(&self) -> Option<&M> {
-        self.messages.front()
+    /// The next message that has not begun, and its number.
+    pub(crate) fn fresh(&self) -> Option<(u64, &M)> {
+        self.incoming
+            .front()
+            .map(|(number, message)| (*number, message))
     }
 
-    pub(crate) fn first(&self) -> u64 {
-        self.first
+    /// Takes it.
+    pub(crate) fn take_fresh(&mut self) -> Option<(u64, M)> {
+        self.incoming.pop_front()
     }
 
-    /// Whether the head has not been touched yet: with one listener it can then simply run.
-    pub(crate) fn is_fresh(&self) -> bool {
-        self.progress.is_empty()
-    }
-
-    pub(crate) fn next(&self, listeners: usize) -> Next {
-        if self.messages.is_empty() {
-            return Next::Empty;
+    /// The next message that has not begun goes in line behind what is under way in its lane.
+    pub(crate) fn defer_fresh(&mut self, lane: u64) {
+        if let (Some(open), Some(message)) = (self.open.get_mut(&lane), self.incoming.pop_front()) {
+            open.waiting.push_back(message);
         }
-        if self.progress.is_empty() {
-            return if listeners == 0 {
-                Next::Finished
-            } else {
-                Next::Run(0)
-            };
-        }
-        // In the order of declaration: what is due runs before a back-off further on is waited for.
-        let mut wait: Option<Instant> = None;
-        let mut halted = false;
-        for (index, progress) in self.progress.iter().enumerate() {
-            match progress.stage {
-                Stage::Running => return Next::Running,
-                Stage::Due => return Next::Run(index),
-                Stage::BackOff(until) => wait = Some(wait.map_or(until, |other| other.min(until))),
-                Stage::Halted => halted = true,
-                Stage::Final => {}
+    }
+
+    pub(crate) fn has_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    pub(crate) fn is_open(&self, lane: u64) -> bool {
+        self.open.contains_key(&lane)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.incoming.is_empty() && self.open.is_empty()
+    }
+
+    pub(crate) fn get(&self, lane: u64) -> Option<&Lane<M>> {
+        self.open.get(&lane)
+    }
+
+    pub(crate) fn get_mut(&mut self, lane: u64) -> Option<&mut Lane<M>> {
+        self.open.get_mut(&lane)
+    }
+
+    pub(crate) fn open(&self) -> impl Iterator<Item = (u64, &Lane<M>)> {
+        self.open.iter().map(|(key, lane)| (*key, lane))
+    }
+
+    pub(crate) fn open_mut(&mut self) -> impl Iterator<Item = (u64, &mut Lane<M>)> {
+        self.open.iter_mut().map(|(key, lane)| (*key, lane))
+    }
+
+    /// Takes a lane out while it runs; `put` brings it back.
+    pub(crate) fn take(&mut self, lane: u64) -> Option<Lane<M>> {
+        self.open.remove(&lane)
+    }
+
+    pub(crate) fn put(&mut self, key: u64, lane: Lane<M>) {
+        self.open.insert(key, lane);
+    }
+
+    /// An open lane that may have something to run. It is out of the line then.
+    pub(crate) fn next_ready(&mut self) -> Option<u64> {
+        while let Some(key) = self.ready.pop_front() {
+            if let Some(lane) = self.open.get_mut(&key) {
+                lane.is_ready = false;
+                return Some(key);
             }
         }
-        match (wait, halted) {
-            (_, true) => Next::Halted,
-            (Some(until), false) => Next::BackOff(until),
-            (None, false) => Next::Finished,
+        None
+    }
+
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Puts an open lane in line, once.
+    pub(crate) fn wake(&mut self, key: u64) {
+        if let Some(lane) = self.open.get_mut(&key).filter(|lane| !lane.is_ready) {
+            lane.is_ready = true;
+            self.ready.push_back(key);
         }
     }
 
-    /// The head's progress, made at its first use. `names` are the listeners of the topic in the bundle in force.
-    pub(crate) fn progress<'a>(
-        &mut self,
-        names: impl Iterator<Item = &'a str>,
-    ) -> &mut Vec<Progress> {
-        if self.progress.is_empty() {
-            self.progress.extend(names.map(Progress::new));
-        }
-        &mut self.progress
-    }
-
-    /// Runs of the head by this listener so far.
-    pub(crate) fn attempt(&self, index: usize) -> u32 {
-        self.progress
-            .get(index)
-            .map_or(0, |progress| progress.attempt)
-    }
-
-    pub(crate) fn begun(&mut self) -> &mut [Progress] {
-        &mut self.progress
-    }
-
-    /// The head has all its outcomes: the next message is at the head.
-    pub(crate) fn advance(&mut self) -> Option<M> {
-        self.progress.clear();
-        self.first += 1;
-        self.messages.pop_front()
-    }
-
-    /// Other listeners (a reload): who was there keeps its outcome and attempts, who is new is due. Returns those that
-    /// are gone without an outcome.
+    /// Other listeners (a reload): who was there keeps its outcome and attempts, who is new is due. Calls `gone` for each
+    /// that is gone without an outcome, with its message.
     pub(crate) fn set_listeners<'a>(
         &mut self,
-        names: impl Iterator<Item = &'a str>,
-    ) -> Vec<String> {
-        if self.progress.is_empty() {
-            return Vec::new();
+        names: impl Iterator<Item = &'a str> + Clone,
+        mut gone: impl FnMut(&str, &M),
+    ) {
+        for lane in self.open.values_mut() {
+            for listener in lane.set_listeners(names.clone()) {
+                gone(&listener, &lane.message);
+            }
         }
-        let mut old = std::mem::take(&mut self.progress);
-        for name in names {
-            let found = old.iter().position(|progress| progress.listener == name);
-            self.progress
-                .push(found.map_or_else(|| Progress::new(name), |index| old.remove(index)));
-        }
-        // A call that runs keeps the lane until it returns, whoever is still interested.
-        self.progress
-            .extend(old.extract_if(.., |progress| progress.stage == Stage::Running));
-        if self.progress.is_empty() {
-            // Nobody is left to run it, which must not look like a message that has not begun.
-            self.progress.push(Progress {
-                stage: Stage::Final,
-                ..Progress::new("")
-            });
-        }
-        old.into_iter()
-            .filter(|progress| progress.stage != Stage::Final)
-            .map(|progress| progress.listener)
-            .collect()
     }
 
-    /// A new bundle ends all back-offs. Whether there was one.
-    pub(crate) fn end_back_off(&mut self) -> bool {
-        let mut ended = false;
-        for progress in &mut self.progress {
-            if matches!(progress.stage, Stage::BackOff(_) | Stage::Halted) {
-                progress.stage = Stage::Due;
-                ended = true;
+    /// Ends back-offs, of all listeners or of one, and returns how many there were.
+    pub(crate) fn end_back_offs(&mut self, listener: Option<&str>) -> usize {
+        let mut ended = 0;
+        for (key, lane) in &mut self.open {
+            let count = lane.end_back_offs(listener);
+            if count > 0 && !lane.is_ready {
+                lane.is_ready = true;
+                self.ready.push_back(*key);
             }
+            ended += count;
         }
         ended
     }
 
-    /// Back-offs that are over by now are due.
-    pub(crate) fn tick(&mut self, now: Instant) {
-        for progress in &mut self.progress {
-            if matches!(progress.stage, Stage::BackOff(until) if until <= now) {
-                progress.stage = Stage::Due;
+    /// Everything that was held back may try again.
+    pub(crate) fn release_held(&mut self) {
+        for (key, lane) in &mut self.open {
+            if lane.release_held() && !lane.is_ready {
+                lane.is_ready = true;
+                self.ready.push_back(*key);
             }
         }
     }
 
-    /// The messages that were here at the call before last and since, each handed out once: called once a second, it
-    /// finds what has waited for longer than that.
-    pub(crate) fn take_old(&mut self) -> impl Iterator<Item = &mut M> {
-        let range = self.old.max(self.first)..self.looked.max(self.first);
-        self.old = range.end;
-        self.looked = self.first + self.messages.len() as u64;
-        let Range { start, end } = range;
-        let first = self.first;
-        self.messages
-            .range_mut((start.min(end) - first) as usize..(end - first) as usize)
-    }
-}
-
-impl Progress {
-    fn new(listener: &str) -> Self {
-        Self {
-            listener: listener.to_owned(),
-            attempt: 0,
-            stage: Stage::Due,
-            failing_since: None,
+    /// Puts every open lane in line.
+    pub(crate) fn wake_all(&mut self) {
+        for (key, lane) in &mut self.open {
+            if !lane.is_ready {
+                lane.is_ready = true;
+                self.ready.push_back(*key);
+            }
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    const TWO: [&str; 2] = ["a", "b"];
-
-    fn lane(messages: u64) -> Lane<u64> {
-        let mut lane = Lane::new(0);
-        lane.push(0..messages);
-        lane
-    }
-
-    fn set(lane: &mut Lane<u64>, index: usize, stage: Stage) {
-        lane.progress(TWO.into_iter())[index].stage = stage;
-    }
-
-    #[track_caller]
-    fn check(stages: [Stage; 2], expected: Next) {
-        let mut lane = lane(1);
-        for (index, stage) in stages.into_iter().enumerate() {
-            set(&mut lane, index, stage);
+    /// The messages that were here at the last call: called once a second, it finds what has waited for longer.
+    pub(crate) fn each_old(&mut self, mut each: impl FnMut(&mut M)) {
+        let looked = self.looked;
+        let mut incoming = self.incoming.iter_mut();
+        while let Some((_, message)) = incoming.next().filter(|one| one.0 < looked) {
+            each(message);
         }
-        assert_eq!(lane.next(2), expected);
-    }
-
-    #[test]
-    fn listeners_run_in_the_order_of_declaration() {
-        check([Stage::Due, Stage::Due], Next::Run(0));
-        check([Stage::Running, Stage::Due], Next::Running);
-        check([Stage::Final, Stage::Due], Next::Run(1));
-        check([Stage::Final, Stage::Final], Next::Finished);
-    }
-
-    #[test]
-    fn a_failing_first_listener_does_not_keep_the_second_from_running() {
-        let until = Instant::now() + Duration::from_secs(1);
-        check([Stage::BackOff(until), Stage::Due], Next::Run(1));
-        check([Stage::BackOff(until), Stage::Final], Next::BackOff(until));
-        check(
-            [
-                Stage::BackOff(until),
-                Stage::BackOff(until + Duration::from_secs(1)),
-            ],
-            Next::BackOff(until),
-        );
-        check([Stage::Halted, Stage::Final], Next::Halted);
-    }
-
-    #[test]
-    fn a_retry_runs_only_the_listener_that_failed() {
-        let now = Instant::now();
-        let mut lane = lane(1);
-        set(&mut lane, 0, Stage::BackOff(now));
-        set(&mut lane, 1, Stage::Final);
-        lane.tick(now);
-        assert_eq!(lane.next(2), Next::Run(0));
-    }
-
-    #[test]
-    fn the_next_message_waits_for_the_head() {
-        let mut lane = lane(2);
-        set(&mut lane, 0, Stage::Running);
-        assert_eq!((lane.next(2), lane.first()), (Next::Running, 0));
-        assert_eq!(lane.advance(), Some(0));
-        assert_eq!(
-            (lane.next(2), lane.first(), lane.is_fresh()),
-            (Next::Run(0), 1, true)
-        );
-        lane.advance();
-        assert_eq!(lane.next(2), Next::Empty);
-    }
-
-    #[test]
-    fn a_reload_keeps_outcomes_and_ends_back_offs() {
-        let mut lane = lane(1);
-        set(&mut lane, 0, Stage::Final);
-        set(
-            &mut lane,
-            1,
-            Stage::BackOff(Instant::now() + Duration::from_secs(9)),
-        );
-        assert_eq!(lane.set_listeners(["c", "a"].into_iter()), ["b"]);
-        assert_eq!(lane.next(2), Next::Run(0));
-        assert!(!lane.end_back_off());
-        assert_eq!(lane.set_listeners(std::iter::empty()), ["c"]);
-        assert_eq!(lane.next(0), Next::Finished);
-    }
-
-    #[test]
-    fn a_running_call_keeps_the_lane_though_its_listener_is_gone() {
-        let mut lane = lane(1);
-        set(&mut lane, 0, Stage::Running);
-        set(&mut lane, 1, Stage::Final);
-        assert!(lane.set_listeners(["b"].into_iter()).is_empty());
-        assert_eq!(lane.next(1), Next::Running);
-    }
-
-    #[test]
-    fn what_waits_longer_than_a_second_is_handed_out_once() {
-        let mut lane = lane(3);
-        assert_eq!(lane.take_old().count(), 0);
-        lane.push(3..4);
-        lane.advance();
-        assert_eq!(
-            lane.take_old().map(|message| *message).collect::<Vec<_>>(),
-            [1, 2]
-        );
-        assert_eq!(
-            lane.take_old().map(|message| *message).collect::<Vec<_>>(),
-            [3]
-        );
-        for _ in 0..3 {
-            lane.advance();
+        for lane in self.open.values_mut() {
+            lane.each_below(looked, &mut each);
         }
-        assert_eq!(lane.take_old().count(), 0);
+        self.looked = self.end;
     }
 }

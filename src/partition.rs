@@ -10,7 +10,7 @@ use crate::bundle::Bundle;
 use crate::kafka;
 use crate::lua::{Answer, CallId, Vm};
 use crate::mailbox::Mailbox;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Refused};
 use crate::route::Plan;
 use crate::status::{Blocked, ConsumerStatus};
 
@@ -26,6 +26,8 @@ pub(crate) struct Partition {
     pub(crate) group: Arc<str>,
     /// Where dead letters and durable retries go.
     pub(crate) outbox: Arc<Outbox>,
+    /// Of the hashes by which messages find their lanes.
+    pub(crate) seed: u64,
     /// Where completions and requests go.
     pub(crate) inbox: Arc<Mailbox<ToConsumer>>,
     over: AtomicBool,
@@ -52,6 +54,8 @@ pub(crate) enum ToConsumer {
     Commit {
         partition: Arc<Partition>,
         listener: Arc<str>,
+        /// Of the message whose handler asks.
+        lane: u64,
         offset: i64,
         reply: Reply,
     },
@@ -94,6 +98,14 @@ pub(crate) enum ToWorker {
         call: CallId,
         answer: Answer,
     },
+    /// The broker's answer to a record that a lane waits for.
+    Delivered {
+        epoch: u64,
+        lane: u64,
+        number: u64,
+        listener: String,
+        result: Result<(), Refused>,
+    },
     /// New calls go to this bundle from now on.
     Swap {
         bundle: Arc<Bundle>,
@@ -112,6 +124,7 @@ impl Partition {
             number: partition,
             group: of.group,
             outbox: of.outbox,
+            seed: fastrand::u64(..),
             inbox: of.inbox,
             over: AtomicBool::new(false),
             blocked: Mutex::default(),

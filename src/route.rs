@@ -19,8 +19,10 @@ pub(crate) struct Plan {
     pub(crate) from_beginning: bool,
     pub(crate) commit_interval: Option<Duration>,
     pub(crate) commit_threshold: Option<u64>,
-    /// Lanes of the topic that run at once.
-    pub(crate) concurrency: usize,
+    /// `maxInFlight`: calls of the topic that wait at once.
+    pub(crate) calls_max: usize,
+    /// `partitionsConsumedConcurrently`: partitions in which calls wait at once.
+    pub(crate) partitions_max: Option<usize>,
     /// The listeners of a topic agree on it; where they don't, the first one's counts.
     pub(crate) ordering: Ordering,
     pub(crate) null_keys: NullKeys,
@@ -36,10 +38,17 @@ impl Plan {
             from_beginning: false,
             commit_interval: None,
             commit_threshold: None,
-            concurrency: 1,
+            calls_max: 1,
+            partitions_max: None,
             ordering: Ordering::Partition,
             null_keys: NullKeys::Parallel,
         }
+    }
+
+    /// How many partitions can be at work at once: no more workers than these have a share of the topic.
+    pub(crate) fn concurrency(&self) -> usize {
+        self.calls_max
+            .min(self.partitions_max.unwrap_or(usize::MAX))
     }
 }
 
@@ -69,12 +78,8 @@ pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan>
         from_beginning: listeners.iter().map(of).any(|one| one.from_beginning),
         commit_interval: first.run.auto_commit_interval,
         commit_threshold: first.run.auto_commit_threshold,
-        concurrency: first.max_in_flight.min(
-            first
-                .run
-                .partitions_consumed_concurrently
-                .unwrap_or(usize::MAX),
-        ),
+        calls_max: first.max_in_flight,
+        partitions_max: first.run.partitions_consumed_concurrently,
         ordering: first.ordering,
         null_keys: first.null_keys,
         listeners,

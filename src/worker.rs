@@ -1,14 +1,21 @@
 //! The worker: an OS thread with one Lua VM, that runs the messages of its lanes.
 //!
 //! Batches and answers come in by its mailbox, finished numbers and requests to commit go out to the consumers'. It never
-//! waits but in its mailbox: a handler that waits is a coroutine put aside, a message in back-off a timer. There is
-//! nothing asynchronous in it but these two, so a heap of timers is all the runtime that it needs.
+//! waits but in its mailbox: a handler that waits is a coroutine put aside, a message in back-off a timer, a dead letter
+//! on its way a letter that will come. There is nothing asynchronous in it but these, so a heap of timers is all the
+//! runtime that it needs.
 
+mod alone;
 mod calls;
 mod engine;
 mod failures;
+mod gates;
+mod letters;
+mod outcomes;
 mod run;
+mod slot;
 mod timers;
+mod waits;
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -18,19 +25,23 @@ use std::time::{Duration, Instant};
 use crate::bundle::Bundle;
 use crate::config::Config;
 use crate::kafka::Message;
-use crate::lanes::Lane;
-use crate::lua::{App, Pulse, Vm};
+use crate::lua::{Answer, App, Pulse, Vm};
 use crate::mailbox::Mailbox;
+use crate::message::Record as _;
 use crate::partition::{Partition, ToConsumer, ToWorker};
 use crate::route::{self, Plan};
 use crate::supervisor::Endings;
 use crate::systemd::Beat;
 
+use alone::Alone;
 use calls::{Calls, Places};
 use engine::Engine;
+use gates::Gates;
+use letters::Letters;
+use slot::Slot;
 use timers::{Timers, Wake};
 
-/// Messages of one lane in a row, before letters are read and other lanes get their turn.
+/// Messages of one partition in a row, before letters are read and other partitions get their turn.
 const QUANTUM: usize = 256;
 /// And how long such a row may take, by looks at the clock every few messages: until it ends nothing of it is reported,
 /// hence committed, and no timer fires.
@@ -47,27 +58,21 @@ pub(crate) struct Worker {
     endings: Endings,
     beat: Beat,
     engine: Engine,
+    /// By epoch.
     slots: HashMap<u64, Slot>,
-    /// Lanes with something to run.
+    /// Partitions with something to run.
     ready: VecDeque<u64>,
+    /// Partitions and lanes that were woken while they were being looked at.
+    woken: Vec<(u64, Option<u64>)>,
     calls: Calls,
     places: Places,
+    alone: Alone,
+    gates: Gates,
+    letters: Letters,
     timers: Timers,
     finished: Vec<(Arc<Partition>, Range<u64>)>,
     log: failures::Log,
     looked: Instant,
-}
-
-/// A lane and what belongs to it. The messages are declared, hence dropped, before the partition that holds the client.
-struct Slot {
-    lane: Lane<Message>,
-    plan: Arc<Plan>,
-    partition: Arc<Partition>,
-    /// Messages below this number were reported as finished.
-    reported: u64,
-    queued: bool,
-    released: bool,
-    blocked: bool,
 }
 
 /// What a worker starts with.
@@ -89,13 +94,15 @@ pub(crate) fn turn_max(config: &Config) -> Duration {
     blocking.unwrap_or_default() + Duration::from_secs(10)
 }
 
-/// How many lanes of a topic this worker may run at once: its share of the topic's limit.
+/// What of a limit is one worker's.
 pub(crate) fn share(limit: usize, index: usize, count: usize) -> usize {
     limit / count + usize::from(index < limit % count)
 }
 
 impl Worker {
     pub(crate) fn new(start: Start) -> Self {
+        let mut gates = Gates::default();
+        gates.set_listeners(&start.bundle.config, start.index, start.count);
         Self {
             index: start.index,
             count: start.count,
@@ -105,8 +112,12 @@ impl Worker {
             engine: Engine::new(start.app, start.pulse, start.bundle, start.vm),
             slots: HashMap::new(),
             ready: VecDeque::new(),
+            woken: Vec::new(),
             calls: Calls::default(),
             places: Places::default(),
+            alone: Alone::default(),
+            gates,
+            letters: Letters::new(),
             timers: Timers::default(),
             finished: Vec::new(),
             log: failures::Log::default(),
@@ -140,10 +151,12 @@ impl Worker {
             self.fire(now);
             self.look(now);
             if let Some(epoch) = self.ready.pop_front() {
-                self.run_lane(epoch);
+                self.run_partition(epoch);
                 self.report();
             }
             self.mend(now);
+            self.release_held();
+            self.wake_woken();
         }
     }
 
@@ -158,6 +171,13 @@ impl Worker {
             ToWorker::Release(partition) => self.release(&partition),
             ToWorker::Cancel(partition) => self.cancel(&partition),
             ToWorker::Answer { vm, call, answer } => self.resume(vm, call, answer),
+            ToWorker::Delivered {
+                epoch,
+                lane,
+                number,
+                listener,
+                result,
+            } => self.delivered(epoch, lane, number, listener, result),
             ToWorker::Swap { bundle, vm, done } => self.engine.queue(bundle, vm, done),
             ToWorker::Stop => {}
         }
@@ -186,53 +206,68 @@ impl Worker {
             let config = &self.engine.bundle().config;
             let plan =
                 route::plan(config, &partition.consumer, &partition.topic).map_or(plan, Arc::new);
-            Slot {
-                lane: Lane::new(first),
-                reported: first,
-                plan,
-                partition,
-                queued: false,
-                released: false,
-                blocked: false,
-            }
+            Slot::new(plan, partition)
         });
-        slot.lane.push(messages);
+        slot.lanes.push(first, messages);
         self.wake(epoch);
     }
 
-    /// Puts a lane in line, once.
+    /// Puts a partition in line, once.
     fn wake(&mut self, epoch: u64) {
-        if let Some(slot) = self.slots.get_mut(&epoch).filter(|slot| !slot.queued) {
-            slot.queued = true;
-            self.ready.push_back(epoch);
+        match self.slots.get_mut(&epoch) {
+            Some(slot) if slot.queued => {}
+            Some(slot) => {
+                slot.queued = true;
+                self.ready.push_back(epoch);
+            }
+            // It is being looked at, or gone.
+            None => self.woken.push((epoch, None)),
+        }
+    }
+
+    fn wake_lane(&mut self, epoch: u64, lane: u64) {
+        match self.slots.get_mut(&epoch) {
+            Some(slot) => {
+                slot.lanes.wake(lane);
+                self.wake(epoch);
+            }
+            None => self.woken.push((epoch, Some(lane))),
+        }
+    }
+
+    /// What was woken while it was being looked at gets its turn.
+    fn wake_woken(&mut self) {
+        for (epoch, lane) in std::mem::take(&mut self.woken) {
+            match lane {
+                _ if !self.slots.contains_key(&epoch) => {}
+                Some(lane) => self.wake_lane(epoch, lane),
+                None => self.wake(epoch),
+            }
         }
     }
 
     fn release(&mut self, partition: &Arc<Partition>) {
-        let running = self.calls.of(partition.epoch);
-        if running == 0 {
-            // No lane at all is drained too: nothing of it came here, or everything is done.
-            self.drop_lane(partition);
-        } else if let Some(slot) = self.slots.get_mut(&partition.epoch) {
-            slot.released = true;
+        match self.slots.get_mut(&partition.epoch) {
+            Some(slot) if slot.under_way > 0 => slot.released = true,
+            // No slot at all is drained too: nothing of it came here.
+            _ => self.drop_slot(partition),
         }
     }
 
     fn cancel(&mut self, partition: &Arc<Partition>) {
-        for (vm, call) in self.calls.take_of(partition.epoch) {
-            self.engine.cancel(vm, call);
-            for parked in self.places.leave(partition) {
-                self.wake(parked);
-            }
-        }
-        self.drop_lane(partition);
+        self.cancel_calls(partition);
+        self.drop_slot(partition);
     }
 
-    /// The lane is over. What was not finished stays uncommitted, and comes again to whoever gets the partition.
-    fn drop_lane(&mut self, partition: &Arc<Partition>) {
-        if let Some(mut slot) = self.slots.remove(&partition.epoch) {
+    /// The partition is over. What was not finished stays uncommitted, and comes again to whoever gets it.
+    fn drop_slot(&mut self, partition: &Arc<Partition>) {
+        let epoch = partition.epoch;
+        if let Some(mut slot) = self.slots.remove(&epoch) {
             self.settle(&mut slot);
         }
+        self.letters.retain(|(one, ..), _| *one != epoch);
+        self.forget_alone(epoch);
+        self.forget_probe(epoch, None);
         partition.set_blocked(None);
         self.report();
         partition.inbox.send(ToConsumer::Drained(partition.clone()));
@@ -241,13 +276,17 @@ impl Worker {
     fn fire(&mut self, now: Instant) {
         while let Some(wake) = self.timers.due(now) {
             match wake {
-                Wake::Call(vm, call) => self.resume(vm, call, crate::lua::Answer::Slept),
-                Wake::Lane(epoch) => {
-                    if let Some(slot) = self.slots.get_mut(&epoch) {
-                        slot.lane.tick(now);
+                Wake::Call(vm, call) => self.resume(vm, call, Answer::Slept),
+                Wake::Timeout(vm, call) => self.time_out(vm, call),
+                Wake::Lane(epoch, lane) => {
+                    if let Some(slot) = self.slots.get_mut(&epoch)
+                        && let Some(one) = slot.lanes.get_mut(lane)
+                    {
+                        one.tick(now);
+                        self.wake_lane(epoch, lane);
                     }
-                    self.wake(epoch);
                 }
+                Wake::Gates => self.gates.look_again(),
             }
         }
     }
@@ -259,8 +298,15 @@ impl Worker {
         }
         self.looked = now;
         for slot in self.slots.values_mut() {
-            slot.lane.take_old().for_each(Message::detach);
+            slot.lanes.each_old(Message::detach);
         }
+        self.gates.flush(now);
+        let calls = &self.calls;
+        self.timers
+            .prune(calls.len() + self.slots.len(), |wake| match wake {
+                Wake::Timeout(vm, call) | Wake::Call(vm, call) => calls.get(vm, call).is_some(),
+                Wake::Lane(..) | Wake::Gates => true,
+            });
     }
 
     /// Tells the consumers what is finished.
@@ -291,13 +337,13 @@ impl Worker {
         }
     }
 
-    /// A new bundle is in force: every lane gets its listeners, and no back-off is waited for any more.
+    /// A new bundle is in force: every partition gets its listeners, and no back-off is waited for any more.
     fn reroute(&mut self) {
         let bundle: Arc<Bundle> = self.engine.bundle().clone();
         let config = &bundle.config;
         self.beat.allow(turn_max(config));
-        let mut awake = Vec::new();
-        for (epoch, slot) in &mut self.slots {
+        self.gates.set_listeners(config, self.index, self.count);
+        for slot in self.slots.values_mut() {
             let Some(plan) = route::plan(config, &slot.partition.consumer, &slot.partition.topic)
             else {
                 // The consumer retires the topic: until its letter comes nothing of it may start.
@@ -305,25 +351,24 @@ impl Worker {
                 slot.plan = Arc::new(Plan::nobody());
                 continue;
             };
-            let names = plan
-                .listeners
-                .iter()
-                .map(|&index| config.listeners[index].name.as_str());
-            for listener in slot.lane.set_listeners(names) {
+            slot.plan = Arc::new(plan);
+            let names = slot.names(config);
+            let partition = slot.partition.clone();
+            slot.lanes.set_listeners(names, |listener, message| {
                 tracing::warn!(
                     listener,
-                    topic = &*slot.partition.topic,
-                    partition = slot.partition.number,
-                    offset = slot.lane.head().map(crate::message::Record::offset),
+                    topic = &*partition.topic,
+                    partition = partition.number,
+                    offset = message.offset(),
                     bundle = bundle.number,
                     "message skipped: its listener is gone"
                 );
-            }
-            slot.plan = Arc::new(plan);
-            slot.lane.end_back_off();
-            awake.push(*epoch);
+            });
+            slot.lanes.end_back_offs(None);
+            slot.lanes.wake_all();
         }
-        awake.extend(self.places.clear_parked());
+        self.places.clear_parked();
+        let awake: Vec<u64> = self.slots.keys().copied().collect();
         for epoch in awake {
             self.wake(epoch);
         }

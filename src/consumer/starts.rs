@@ -142,7 +142,7 @@ impl Consumer {
         };
         let held = Held {
             tracker: Tracker::new(position, plan.manual.clone(), plan.automatic),
-            worker: self.worker_of(topic, number, plan.concurrency),
+            worker: self.worker_of(topic, number, plan.concurrency()),
             committed: (start.why == Why::Committed).then_some(start.offset),
             last_commit: now,
             finished_since_commit: 0,

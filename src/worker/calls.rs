@@ -1,10 +1,12 @@
-//! Which calls wait, of which lane, and how many lanes of a topic run at once.
+//! Which calls wait, of which lane, and how many of a topic may.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::lua::CallId;
 use crate::partition::Partition;
+use crate::route::Plan;
 
 /// Calls that wait; a lane has one at most.
 #[derive(Default)]
@@ -12,9 +14,13 @@ pub(super) struct Calls {
     open: HashMap<(u64, CallId), Open>,
 }
 
+#[derive(Clone, Debug)]
 pub(super) struct Open {
     pub(super) epoch: u64,
+    pub(super) lane: u64,
     pub(super) listener: String,
+    /// `limits.timeout` after it began.
+    pub(super) deadline: Instant,
 }
 
 impl Calls {
@@ -26,11 +32,16 @@ impl Calls {
         self.open.remove(&(vm, call))
     }
 
-    pub(super) fn of(&self, epoch: u64) -> usize {
-        self.open
-            .values()
-            .filter(|open| open.epoch == epoch)
-            .count()
+    pub(super) fn get(&self, vm: u64, call: CallId) -> Option<&Open> {
+        self.open.get(&(vm, call))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
     }
 
     /// All of one VM.
@@ -47,11 +58,36 @@ impl Calls {
             .map(|(key, _)| key)
             .collect()
     }
+
+    /// The call of one lane.
+    pub(super) fn of_lane(&self, epoch: u64, lane: u64) -> Option<(u64, CallId)> {
+        let mut open = self.open.iter();
+        let found = open.find(|(_, open)| open.epoch == epoch && open.lane == lane);
+        found.map(|(key, _)| *key)
+    }
 }
 
 type Topic = (Arc<str>, Arc<str>);
 
-/// The lanes of each consumer's topic that hold a place (a call of theirs waits), and those that wait for one.
+/// How many calls of a topic may wait in this worker at once, and in how many partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    pub(super) calls: usize,
+    pub(super) partitions: usize,
+}
+
+impl Limits {
+    /// The share that one worker has of a topic's limits.
+    pub(super) fn of(plan: &Plan, index: usize, count: usize) -> Self {
+        let share = |limit: usize| super::share(limit, index, count).max(1);
+        Self {
+            calls: share(plan.calls_max),
+            partitions: plan.partitions_max.map_or(usize::MAX, share),
+        }
+    }
+}
+
+/// The calls of each consumer's topic that wait, and the partitions that wait for one of them to end.
 #[derive(Default)]
 pub(super) struct Places {
     topics: HashMap<Topic, Place>,
@@ -60,16 +96,23 @@ pub(super) struct Places {
 #[derive(Default)]
 struct Place {
     held: usize,
+    /// By epoch.
+    partitions: HashMap<u64, usize>,
     parked: Vec<u64>,
 }
 
 impl Places {
-    /// Whether a lane of this topic may run; if not, it is parked until one leaves.
-    pub(super) fn may_run(&mut self, partition: &Partition, limit: usize) -> bool {
+    /// Whether a call of this partition may start; if not, the partition is parked until one of the topic ends.
+    pub(super) fn may_start(&mut self, partition: &Partition, limits: Limits) -> bool {
+        if self.topics.is_empty() {
+            return true;
+        }
         let Some(place) = self.topics.get_mut(&topic(partition)) else {
-            return limit > 0;
+            return true;
         };
-        let may = place.held < limit;
+        let is_one_more = !place.partitions.contains_key(&partition.epoch);
+        let may = place.held < limits.calls
+            && (!is_one_more || place.partitions.len() < limits.partitions);
         if !may && !place.parked.contains(&partition.epoch) {
             place.parked.push(partition.epoch);
         }
@@ -77,15 +120,23 @@ impl Places {
     }
 
     pub(super) fn enter(&mut self, partition: &Partition) {
-        self.topics.entry(topic(partition)).or_default().held += 1;
+        let place = self.topics.entry(topic(partition)).or_default();
+        place.held += 1;
+        *place.partitions.entry(partition.epoch).or_default() += 1;
     }
 
-    /// A call of this lane ended: the parked lanes try again.
+    /// A call of this partition ended: the parked partitions try again.
     pub(super) fn leave(&mut self, partition: &Partition) -> Vec<u64> {
         let Some(place) = self.topics.get_mut(&topic(partition)) else {
             return Vec::new();
         };
         place.held = place.held.saturating_sub(1);
+        if let Some(count) = place.partitions.get_mut(&partition.epoch) {
+            *count -= 1;
+            if *count == 0 {
+                place.partitions.remove(&partition.epoch);
+            }
+        }
         let parked = std::mem::take(&mut place.parked);
         if place.held == 0 {
             self.topics.remove(&topic(partition));
@@ -93,7 +144,7 @@ impl Places {
         parked
     }
 
-    /// Every parked lane, after the limits changed.
+    /// Every parked partition, after the limits changed.
     pub(super) fn clear_parked(&mut self) -> Vec<u64> {
         self.topics
             .values_mut()

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::logging::RateLimit;
-use crate::lua::Failure;
+use crate::lua::{Failure, FailureKind};
 
-use super::run::Place;
+use super::outcomes::Place;
 
 /// Lines of a listener in a window of this length.
 const BURST: u32 = 20;
@@ -42,7 +42,69 @@ impl Log {
         );
     }
 
-    pub(super) fn skipped(&mut self, place: &Place<'_>, failure: &Failure) {
+    pub(super) fn skipped(&mut self, place: &Place<'_>, failure: &Failure, why: &str) {
+        self.last_word(place, failure, &format!("message skipped: {why}"));
+    }
+
+    /// It goes to the dead-letter topic.
+    pub(super) fn buried(&mut self, place: &Place<'_>, failure: &Failure) {
+        self.last_word(place, failure, "message dead-lettered: its handler failed");
+    }
+
+    /// The broker takes its dead letter in no size.
+    pub(super) fn too_large(&mut self, place: &Place<'_>, reason: &str, skips: bool) {
+        let failure = Failure {
+            kind: FailureKind::Raised,
+            message: reason.to_owned(),
+            traceback: None,
+        };
+        let what = if skips {
+            "message skipped: its dead letter is too large and `deadLetter.tooLarge` is \"skip\""
+        } else {
+            "message blocks its lane: its dead letter is too large; raise `max.message.bytes` of the dead-letter topic, set `deadLetter.tooLarge`, or skip the message"
+        };
+        self.last_word(place, &failure, what);
+    }
+
+    /// Its dead letter is sent again then.
+    pub(super) fn unsent(&mut self, place: &Place<'_>, reason: &str, tries: u32, next: Duration) {
+        if !tries.is_power_of_two() {
+            return;
+        }
+        let Some(left_out) = self.allow(&place.listener.name) else {
+            return;
+        };
+        tracing::error!(
+            listener = place.listener.name,
+            topic = &*place.partition.topic,
+            partition = place.partition.number,
+            offset = place.offset,
+            error = reason,
+            tries,
+            retry_in_ms = next.as_millis() as u64,
+            left_out = (left_out > 0).then_some(left_out),
+            "dead letter not sent: the message waits with its lane"
+        );
+    }
+
+    /// It ran out of memory beside others, and runs again alone.
+    pub(super) fn suspected(&mut self, place: &Place<'_>, failure: &Failure) {
+        let Some(left_out) = self.allow(&place.listener.name) else {
+            return;
+        };
+        tracing::warn!(
+            listener = place.listener.name,
+            topic = &*place.partition.topic,
+            partition = place.partition.number,
+            offset = place.offset,
+            attempt = place.attempt,
+            error = failure.message,
+            left_out = (left_out > 0).then_some(left_out),
+            "handler ran out of memory: the message runs again, alone"
+        );
+    }
+
+    fn last_word(&mut self, place: &Place<'_>, failure: &Failure, what: &str) {
         let Some(left_out) = self.allow(&place.listener.name) else {
             return;
         };
@@ -56,7 +118,7 @@ impl Log {
             error = failure.message,
             traceback = failure.traceback.as_deref(),
             left_out = (left_out > 0).then_some(left_out),
-            "message skipped: its handler failed and `onError` is \"skip\""
+            "{what}"
         );
     }
 

@@ -6,17 +6,26 @@ use std::time::Instant;
 
 use crate::lua::CallId;
 
+/// Fewer entries than this are never looked through.
+const FEW: usize = 1024;
+
 #[derive(Default)]
 pub(super) struct Timers {
     heap: BinaryHeap<Reverse<Entry>>,
+    /// The earliest `Wake::Gates` that is set.
+    next_gates: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wake {
     /// A sleeping call, of this VM.
     Call(u64, CallId),
+    /// `limits.timeout` of a call.
+    Timeout(u64, CallId),
     /// The lane of this epoch, after a back-off.
-    Lane(u64),
+    Lane(u64, u64),
+    /// A breaker may let a probe pass.
+    Gates,
 }
 
 struct Entry {
@@ -29,6 +38,14 @@ impl Timers {
         self.heap.push(Reverse(Entry { at, wake }));
     }
 
+    /// One timer for all gates is enough.
+    pub(super) fn set_gates(&mut self, at: Instant) {
+        if self.next_gates.is_none_or(|next| at < next) {
+            self.next_gates = Some(at);
+            self.set(at, Wake::Gates);
+        }
+    }
+
     pub(super) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|entry| entry.0.at)
     }
@@ -37,7 +54,18 @@ impl Timers {
         if self.next()? > now {
             return None;
         }
-        self.heap.pop().map(|entry| entry.0.wake)
+        let wake = self.heap.pop()?.0.wake;
+        if wake == Wake::Gates {
+            self.next_gates = None;
+        }
+        Some(wake)
+    }
+
+    /// Forgets what is no longer wanted, where that may be most of it: calls end long before their time-out.
+    pub(super) fn prune(&mut self, wanted: usize, is_wanted: impl Fn(Wake) -> bool) {
+        if self.heap.len() > FEW + 2 * wanted {
+            self.heap.retain(|entry| is_wanted(entry.0.wake));
+        }
     }
 }
 

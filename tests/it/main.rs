@@ -20,6 +20,7 @@ mod listeners; // which handler gets which message
 mod modules; // what handlers may require: LuaRocks trees, C modules
 mod notify; // what the service manager is told: ready, status, reloads, watchdog, the end
 mod operators; // what an operator meets: exit codes, log lines, status, a second daemon
+mod outcomes; // what a handler says of a message, and what a whole call may take
 mod positions; // where a partition starts
 mod protocols; // how a group shares its partitions: assignors, KIP-848, a drain before each revocation
 mod reload; // files that change while the daemon runs

@@ -1,0 +1,210 @@
+//! One lane whose head has begun: how far each listener has come with it, and what waits behind.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+pub(crate) struct Lane<M> {
+    /// Of the head.
+    pub(crate) number: u64,
+    pub(crate) message: M,
+    pub(crate) progress: Vec<Progress>,
+    /// The head runs with no other call in its VM: it may have been what took all the memory, or ended the process.
+    pub(crate) alone: bool,
+    /// What comes after the head, with numbers.
+    pub(super) waiting: VecDeque<(u64, M)>,
+    pub(super) is_ready: bool,
+}
+
+/// How far one listener has come with the head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) listener: String,
+    /// Runs so far, the present one included.
+    pub(crate) attempt: u32,
+    pub(crate) stage: Stage,
+    /// Milliseconds since the epoch of the first failure.
+    pub(crate) failing_since: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Due,
+    Running,
+    /// Failed; due again then.
+    BackOff(Instant),
+    /// Would be due, but its listener takes nothing now: a breaker, a pause.
+    Held,
+    /// On its way to another topic; final when the broker has acknowledged it.
+    Sending,
+    /// Could not be sent; due to be sent again then.
+    Unsent(Instant),
+    SendDue,
+    /// It stays until a reload or an operator lets it go on.
+    Halted,
+    Final,
+}
+
+/// What is to be done with a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Run this listener (index in the names given).
+    Run(usize),
+    /// Send this listener's record again.
+    Send(usize),
+    /// A call or a record is under way.
+    Busy,
+    /// Nothing before then.
+    Wait(Instant),
+    /// Nothing until something outside changes.
+    Stuck,
+    /// Every listener has its outcome: call `advance`.
+    Finished,
+}
+
+impl<M> Lane<M> {
+    /// `names` are the listeners of the topic in the bundle in force.
+    pub(crate) fn new<'a>(number: u64, message: M, names: impl Iterator<Item = &'a str>) -> Self {
+        Self {
+            number,
+            message,
+            progress: names.map(Progress::new).collect(),
+            alone: false,
+            waiting: VecDeque::new(),
+            is_ready: false,
+        }
+    }
+
+    pub(crate) fn next(&self) -> Next {
+        // In the order of declaration: what is due runs before a back-off further on is waited for.
+        let mut wait: Option<Instant> = None;
+        let (mut stuck, mut busy) = (false, false);
+        for (index, progress) in self.progress.iter().enumerate() {
+            match progress.stage {
+                Stage::Running => return Next::Busy,
+                Stage::Due => return Next::Run(index),
+                Stage::SendDue => return Next::Send(index),
+                Stage::BackOff(until) | Stage::Unsent(until) => {
+                    wait = Some(wait.map_or(until, |other| other.min(until)));
+                }
+                Stage::Sending => busy = true,
+                Stage::Held | Stage::Halted => stuck = true,
+                Stage::Final => {}
+            }
+        }
+        match (wait, busy, stuck) {
+            (Some(until), ..) => Next::Wait(until),
+            (None, true, _) => Next::Busy,
+            (None, false, true) => Next::Stuck,
+            (None, false, false) => Next::Finished,
+        }
+    }
+
+    /// What waited until now is due.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        for progress in &mut self.progress {
+            match progress.stage {
+                Stage::BackOff(until) if until <= now => progress.stage = Stage::Due,
+                Stage::Unsent(until) if until <= now => progress.stage = Stage::SendDue,
+                _ => {}
+            }
+        }
+    }
+
+    pub(crate) fn index_of(&self, listener: &str) -> Option<usize> {
+        let mut progress = self.progress.iter();
+        progress.position(|progress| progress.listener == listener)
+    }
+
+    /// The head has all its outcomes. What is next in line, fresh, with its number; the lane is over without one.
+    pub(crate) fn advance<'a>(self, names: impl Iterator<Item = &'a str>) -> Option<Self> {
+        let Self {
+            mut waiting,
+            mut progress,
+            ..
+        } = self;
+        let (number, message) = waiting.pop_front()?;
+        progress.clear();
+        progress.extend(names.map(Progress::new));
+        Some(Self {
+            number,
+            message,
+            progress,
+            alone: false,
+            waiting,
+            is_ready: false,
+        })
+    }
+
+    pub(super) fn set_listeners<'a>(
+        &mut self,
+        names: impl Iterator<Item = &'a str>,
+    ) -> Vec<String> {
+        let mut old = std::mem::take(&mut self.progress);
+        for name in names {
+            let found = old.iter().position(|progress| progress.listener == name);
+            self.progress
+                .push(found.map_or_else(|| Progress::new(name), |index| old.remove(index)));
+        }
+        // A call or a record under way keeps the lane until it ends, whoever is still interested.
+        self.progress.extend(old.extract_if(.., |progress| {
+            matches!(progress.stage, Stage::Running | Stage::Sending)
+        }));
+        old.into_iter()
+            .filter(|progress| progress.stage != Stage::Final)
+            .map(|progress| progress.listener)
+            .collect()
+    }
+
+    /// Whether and how many back-offs it ended. A halted message gets its chance too.
+    pub(super) fn end_back_offs(&mut self, listener: Option<&str>) -> usize {
+        let mut ended = 0;
+        for progress in &mut self.progress {
+            if listener.is_some_and(|listener| progress.listener != listener) {
+                continue;
+            }
+            match progress.stage {
+                Stage::BackOff(_) | Stage::Halted => {
+                    progress.stage = Stage::Due;
+                    ended += 1;
+                }
+                Stage::Unsent(_) => {
+                    progress.stage = Stage::SendDue;
+                    ended += 1;
+                }
+                _ => {}
+            }
+        }
+        ended
+    }
+
+    pub(super) fn release_held(&mut self) -> bool {
+        let mut released = false;
+        for progress in &mut self.progress {
+            if progress.stage == Stage::Held {
+                progress.stage = Stage::Due;
+                released = true;
+            }
+        }
+        released
+    }
+
+    pub(super) fn each_below(&mut self, number: u64, each: &mut impl FnMut(&mut M)) {
+        if self.number < number {
+            each(&mut self.message);
+        }
+        for (_, message) in self.waiting.iter_mut().take_while(|(own, _)| *own < number) {
+            each(message);
+        }
+    }
+}
+
+impl Progress {
+    pub(super) fn new(listener: &str) -> Self {
+        Self {
+            listener: listener.to_owned(),
+            attempt: 0,
+            stage: Stage::Due,
+            failing_since: None,
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Which listeners take messages: those whose breaker is closed and that nobody has paused.
+//!
+//! A message whose listener takes none is held in its lane, without an attempt. When a gate opens, everything that is
+//! held tries again.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use crate::breaker::{self, Breaker, Letter, Opened};
+use crate::config::Config;
+
+use super::Worker;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    Pass,
+    /// Held until a gate opens.
+    Wait,
+}
+
+#[derive(Default)]
+pub(super) struct Gates {
+    /// By the listener's index in the config.
+    listeners: Vec<One>,
+    /// Not all of them pass.
+    any_shut: bool,
+    /// By name, for the listeners of a later bundle too.
+    paused: BTreeSet<String>,
+    /// Something may pass now that did not before.
+    opened: bool,
+}
+
+struct One {
+    name: String,
+    breaker: Breaker,
+    is_paused: bool,
+    /// Successful runs that the breaker has not been told yet.
+    done: u32,
+    /// Epoch and lane of the probe under way.
+    probe: Option<(u64, u64)>,
+}
+
+impl Gates {
+    /// The listeners of a bundle: who stays keeps what it counted, but a breaker that is open is closed: a new bundle
+    /// may have mended what failed.
+    pub(super) fn set_listeners(&mut self, config: &Config, index: usize, count: usize) {
+        let mut old = std::mem::take(&mut self.listeners);
+        self.listeners = config
+            .listeners
+            .iter()
+            .map(|listener| {
+                let letters = listener.dead_letter.as_ref().map(|policy| {
+                    let share = super::share(policy.per_minute_max as usize, index, count);
+                    share.max(1) as u32
+                });
+                let known = old.iter().position(|one| one.name == listener.name);
+                let breaker = match known.map(|place| old.swap_remove(place)) {
+                    Some(mut one) => {
+                        one.breaker.set_policy(listener.breaker, letters);
+                        one.breaker
+                    }
+                    None => Breaker::new(listener.breaker, letters),
+                };
+                One {
+                    is_paused: self.paused.contains(&listener.name),
+                    name: listener.name.clone(),
+                    breaker,
+                    done: 0,
+                    probe: None,
+                }
+            })
+            .collect();
+        self.opened = true;
+        self.look();
+    }
+
+    /// Whether every listener takes messages, breakers and pauses aside.
+    pub(super) fn all_pass(&self) -> bool {
+        !self.any_shut
+    }
+
+    /// A run was done.
+    pub(super) fn done(&mut self, listener: usize) {
+        if let Some(one) = self.listeners.get_mut(listener) {
+            one.done += 1;
+            if !one.breaker.is_closed() {
+                self.flush(Instant::now());
+            }
+        }
+    }
+
+    /// Tells the breakers of the runs that were done.
+    pub(super) fn flush(&mut self, now: Instant) {
+        let mut changed = false;
+        for one in self.listeners.iter_mut().filter(|one| one.done > 0) {
+            let was_closed = one.breaker.is_closed();
+            if one.breaker.done(std::mem::take(&mut one.done), now) {
+                tracing::info!(
+                    listener = one.name,
+                    "breaker closed: the listener takes messages again"
+                );
+            }
+            changed |= !was_closed;
+            one.probe = None;
+        }
+        if changed {
+            self.opened = true;
+            self.look();
+        }
+    }
+
+    fn look(&mut self) {
+        self.any_shut = self
+            .listeners
+            .iter()
+            .any(|one| one.is_paused || !one.breaker.is_closed());
+    }
+
+    /// A breaker's pause is over: what is held tries again.
+    pub(super) fn look_again(&mut self) {
+        self.opened = true;
+    }
+
+    /// Whether something may pass since the last time that did not before.
+    pub(super) fn take_opened(&mut self) -> bool {
+        std::mem::take(&mut self.opened)
+    }
+
+    pub(super) fn set_paused(&mut self, listener: &str, is_paused: bool) {
+        if is_paused {
+            self.paused.insert(listener.to_owned());
+        } else {
+            self.paused.remove(listener);
+        }
+        for one in self.listeners.iter_mut().filter(|one| one.name == listener) {
+            one.is_paused = is_paused;
+        }
+        self.opened = true;
+        self.look();
+    }
+
+    /// The breaker's state by listener, for the status and the metrics.
+    pub(super) fn states(&self) -> impl Iterator<Item = (&str, breaker::State)> {
+        self.listeners
+            .iter()
+            .map(|one| (one.name.as_str(), one.breaker.state()))
+    }
+}
+
+impl Worker {
+    /// Whether this listener may run a message of that lane now. A probe begins by it.
+    pub(super) fn gate(&mut self, listener: usize, epoch: u64, lane: u64) -> Gate {
+        if self.gates.all_pass() {
+            return Gate::Pass;
+        }
+        let gate = self.look_at_gate(listener);
+        if let Some(one) = self.gates.listeners.get_mut(listener)
+            && gate == Gate::Pass
+            && !one.breaker.is_closed()
+        {
+            one.breaker.probing();
+            one.probe = Some((epoch, lane));
+        }
+        gate
+    }
+
+    /// Whether this listener takes messages now.
+    pub(super) fn look_at_gate(&mut self, listener: usize) -> Gate {
+        let Some(one) = self.gates.listeners.get_mut(listener) else {
+            return Gate::Pass;
+        };
+        if one.is_paused {
+            return Gate::Wait;
+        }
+        match one.breaker.gate(Instant::now()) {
+            breaker::Gate::Pass | breaker::Gate::Probe => Gate::Pass,
+            breaker::Gate::Wait(until) => {
+                self.timers.set_gates(until);
+                Gate::Wait
+            }
+        }
+    }
+
+    /// A run of this listener failed.
+    pub(super) fn gate_failed(&mut self, listener: usize) {
+        let now = Instant::now();
+        self.gates.flush(now);
+        let Some(one) = self.gates.listeners.get_mut(listener) else {
+            return;
+        };
+        one.probe = None;
+        if let Some(opened) = one.breaker.failed(now) {
+            self.gate_opened(listener, opened);
+        }
+    }
+
+    /// Whether a dead letter of this listener may be sent now; else when to ask again.
+    pub(super) fn may_bury(&mut self, listener: usize) -> Result<(), Instant> {
+        let Some(one) = self.gates.listeners.get_mut(listener) else {
+            return Ok(());
+        };
+        match one.breaker.dead_letter(Instant::now()) {
+            Letter::Send => Ok(()),
+            Letter::Wait { until, opened } => {
+                if let Some(opened) = opened {
+                    self.gate_opened(listener, opened);
+                }
+                Err(until)
+            }
+        }
+    }
+
+    fn gate_opened(&mut self, listener: usize, opened: Opened) {
+        self.gates.look();
+        self.timers.set_gates(opened.until);
+        let Some(one) = self.gates.listeners.get(listener) else {
+            return;
+        };
+        let (why, pause) = (opened.why.to_string(), opened.until - Instant::now());
+        if opened.is_again {
+            tracing::warn!(
+                listener = one.name,
+                why,
+                pause_ms = pause.as_millis() as u64,
+                "breaker stays open: a probe failed"
+            );
+        } else {
+            tracing::error!(
+                listener = one.name,
+                why,
+                pause_ms = pause.as_millis() as u64,
+                "breaker opened: the listener takes no messages until a probe succeeds"
+            );
+        }
+    }
+
+    /// The call of this lane ended without an outcome: if it was a probe, another may take its place.
+    pub(super) fn forget_probe(&mut self, epoch: u64, lane: Option<u64>) {
+        for one in &mut self.gates.listeners {
+            let is_it =
+                |probe: &(u64, u64)| probe.0 == epoch && lane.is_none_or(|lane| probe.1 == lane);
+            if one.probe.is_some_and(|probe| is_it(&probe)) {
+                one.probe = None;
+                one.breaker.cancelled();
+                self.gates.opened = true;
+            }
+        }
+    }
+
+    /// What was held tries again, if a gate has opened.
+    pub(super) fn release_held(&mut self) {
+        if !self.gates.take_opened() {
+            return;
+        }
+        let mut awake = Vec::new();
+        for (epoch, slot) in &mut self.slots {
+            slot.lanes.release_held();
+            awake.push(*epoch);
+        }
+        for epoch in awake {
+            self.wake(epoch);
+        }
+    }
+}

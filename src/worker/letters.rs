@@ -1,0 +1,276 @@
+//! Records on their way to another topic: **a message is final only when the broker has acknowledged its dead letter.**
+//!
+//! Until then it keeps its lane. What can't be sent is sent again with a back-off; what is too large loses its
+//! traceback, then its error, and then the listener's policy says what becomes of it.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::clock::now_ms;
+use crate::config::{Config, Listener, TooLarge};
+use crate::dead_letter::{self, Facts};
+use crate::kafka::Message;
+use crate::kafka::producer::Outgoing;
+use crate::lanes::{Lane, Stage};
+use crate::lua::Failure;
+use crate::outbox::Refused;
+use crate::partition::ToWorker;
+
+use super::Worker;
+use super::outcomes::named;
+use super::slot::Slot;
+
+/// Between two attempts to send.
+const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// By epoch, lane and listener.
+pub(super) type Letters = HashMap<(u64, u64, String), Letter>;
+
+/// Why a message goes to another topic, kept until it is there.
+pub(super) struct Letter {
+    failure: Failure,
+    attempts: u32,
+    first_failure_ms: i64,
+    last_failure_ms: i64,
+    bundle: u64,
+    /// Sent so often in vain.
+    tries: u32,
+    /// The breaker has let it pass.
+    is_allowed: bool,
+    size: Size,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Size {
+    Full,
+    WithoutTraceback,
+    WithoutError,
+    WithoutValue,
+}
+
+impl Worker {
+    /// The message has failed for good: it goes to the listener's dead-letter topic.
+    pub(super) fn dead_letter(
+        &mut self,
+        slot: &mut Slot,
+        key: u64,
+        lane: &mut Lane<Message>,
+        index: usize,
+        listener: &Listener,
+        failure: &Failure,
+    ) -> Stage {
+        let now = now_ms();
+        let progress = &lane.progress[index];
+        let letter = Letter {
+            failure: failure.clone(),
+            attempts: progress.attempt,
+            first_failure_ms: progress.failing_since.unwrap_or(now),
+            last_failure_ms: now,
+            bundle: self.engine.bundle().number,
+            tries: 0,
+            is_allowed: false,
+            size: Size::Full,
+        };
+        let name = progress.listener.clone();
+        self.letters
+            .insert((slot.partition.epoch, key, name), letter);
+        self.log
+            .buried(&self.place(slot, lane, index, listener), failure);
+        self.post(slot, key, lane, index, listener)
+    }
+
+    /// Sends the record of a lane's head again.
+    pub(super) fn send(
+        &mut self,
+        slot: &mut Slot,
+        config: &Config,
+        key: u64,
+        lane: &mut Lane<Message>,
+        index: usize,
+    ) {
+        lane.progress[index].stage = match named(config, &lane.progress[index].listener) {
+            Some(listener) => self.post(slot, key, lane, index, listener),
+            None => Stage::Final,
+        };
+    }
+
+    fn post(
+        &mut self,
+        slot: &mut Slot,
+        key: u64,
+        lane: &Lane<Message>,
+        index: usize,
+        listener: &Listener,
+    ) -> Stage {
+        let (epoch, name) = (slot.partition.epoch, lane.progress[index].listener.clone());
+        let mut place = (epoch, key, name);
+        let is_allowed = self
+            .letters
+            .get(&place)
+            .is_some_and(|letter| letter.is_allowed);
+        if let Some(&number) = slot.plan.listeners.get(index)
+            && !is_allowed
+            && let Err(until) = self.may_bury(number)
+        {
+            let delay = until.saturating_duration_since(Instant::now());
+            let error = "its dead letter waits: the breaker is open";
+            self.block(slot, lane, index, error, Some(delay));
+            return Stage::Unsent(until);
+        }
+        let letter = self.letters.get_mut(&place);
+        let (Some(letter), Some(policy)) = (letter, &listener.dead_letter) else {
+            // A reload took the topic away: the message is the handler's again.
+            return Stage::Due;
+        };
+        letter.is_allowed = true;
+        let record = letter.record(policy, slot, listener, &lane.message);
+        let (mailbox, number) = (self.mailbox.clone(), lane.number);
+        slot.under_way += 1;
+        slot.partition.outbox.send(
+            record,
+            Box::new(move |result| {
+                mailbox.send(ToWorker::Delivered {
+                    epoch,
+                    lane: key,
+                    number,
+                    listener: std::mem::take(&mut place.2),
+                    result: result.map(drop),
+                });
+            }),
+        );
+        Stage::Sending
+    }
+
+    /// The broker's answer to a record.
+    pub(super) fn delivered(
+        &mut self,
+        epoch: u64,
+        key: u64,
+        number: u64,
+        name: String,
+        result: Result<(), Refused>,
+    ) {
+        let Some(mut slot) = self.slots.remove(&epoch) else {
+            return;
+        };
+        slot.under_way -= 1;
+        if let Some(mut lane) = slot.lanes.take(key) {
+            let index = lane.index_of(&name).filter(|&index| {
+                lane.number == number && lane.progress[index].stage == Stage::Sending
+            });
+            if let Some(index) = index {
+                let config = self.engine.bundle().config.clone();
+                let stage = match result {
+                    Ok(()) => Stage::Final,
+                    Err(refused) => self.refused(&mut slot, &config, key, &lane, index, refused),
+                };
+                if stage == Stage::Final {
+                    self.letters.remove(&(epoch, key, name));
+                }
+                lane.progress[index].stage = stage;
+            }
+            slot.lanes.put(key, lane);
+            slot.lanes.wake(key);
+        }
+        self.put_back(slot);
+    }
+
+    /// A record that was not taken: smaller, later, or what the policy says.
+    fn refused(
+        &mut self,
+        slot: &mut Slot,
+        config: &Config,
+        key: u64,
+        lane: &Lane<Message>,
+        index: usize,
+        refused: Refused,
+    ) -> Stage {
+        let name = &lane.progress[index].listener;
+        let letter = self
+            .letters
+            .get_mut(&(slot.partition.epoch, key, name.clone()));
+        let (Some(letter), Some(listener)) = (letter, named(config, name)) else {
+            return Stage::Final;
+        };
+        let policy = listener.dead_letter.as_ref().map(|policy| policy.too_large);
+        match refused {
+            Refused::TooLarge(reason) => {
+                match letter.size.next(policy.unwrap_or(TooLarge::Block)) {
+                    Ok(size) => {
+                        letter.size = size;
+                        Stage::SendDue
+                    }
+                    Err(skips) => {
+                        let place = self.place(slot, lane, index, listener);
+                        self.log.too_large(&place, &reason, skips);
+                        if skips {
+                            return Stage::Final;
+                        }
+                        let error = format!("its dead letter is too large: {reason}");
+                        self.block(slot, lane, index, &error, None);
+                        Stage::Halted
+                    }
+                }
+            }
+            Refused::Other(reason) => {
+                letter.tries += 1;
+                let doublings = letter.tries.min(10) - 1;
+                let delay = (PAUSE * 2_u32.pow(doublings)).min(PAUSE_MAX);
+                let tries = letter.tries;
+                let place = self.place(slot, lane, index, listener);
+                self.log.unsent(&place, &reason, tries, delay);
+                let error = format!("its dead letter is not sent: {reason}");
+                self.block(slot, lane, index, &error, Some(delay));
+                Stage::Unsent(Instant::now() + delay)
+            }
+        }
+    }
+}
+
+impl Letter {
+    fn record(
+        &self,
+        policy: &crate::config::DeadLetter,
+        slot: &Slot,
+        listener: &Listener,
+        message: &Message,
+    ) -> Outgoing {
+        let partition = &slot.partition;
+        let facts = Facts {
+            topic: &partition.topic,
+            partition: partition.number,
+            group: &partition.group,
+            listener: &listener.name,
+            attempts: self.attempts,
+            first_failure_ms: self.first_failure_ms,
+            last_failure_ms: self.last_failure_ms,
+            error: &self.failure.message,
+            traceback: self.failure.traceback.as_deref(),
+            bundle: self.bundle,
+        };
+        let mut record = dead_letter::record(policy, message, &facts);
+        if self.size != Size::Full {
+            dead_letter::shrink(policy, &mut record);
+        }
+        if matches!(self.size, Size::WithoutError | Size::WithoutValue) {
+            dead_letter::shrink(policy, &mut record);
+        }
+        if self.size == Size::WithoutValue {
+            dead_letter::without_value(&mut record);
+        }
+        record
+    }
+}
+
+impl Size {
+    /// The next smaller one, or whether the policy skips what is too large.
+    fn next(self, policy: TooLarge) -> Result<Self, bool> {
+        match (self, policy) {
+            (Self::Full, _) => Ok(Self::WithoutTraceback),
+            (Self::WithoutTraceback, _) => Ok(Self::WithoutError),
+            (Self::WithoutError, TooLarge::DropValue) => Ok(Self::WithoutValue),
+            (Self::WithoutError | Self::WithoutValue, policy) => Err(policy == TooLarge::Skip),
+        }
+    }
+}

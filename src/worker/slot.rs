@@ -1,0 +1,104 @@
+//! What a worker keeps of one partition in one epoch.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::kafka::Message;
+use crate::lanes::{Lanes, lane_of};
+use crate::partition::Partition;
+use crate::route::Plan;
+use crate::status::Blocked;
+
+/// The messages are declared, hence dropped, before the partition that holds their client.
+pub(super) struct Slot {
+    pub(super) lanes: Lanes<Message>,
+    pub(super) plan: Arc<Plan>,
+    pub(super) partition: Arc<Partition>,
+    /// Calls that wait, and records on their way to another topic.
+    pub(super) under_way: usize,
+    pub(super) queued: bool,
+    pub(super) released: bool,
+    /// Messages that keep their lanes waiting, by number: the first is what the status shows.
+    blocked: BTreeMap<u64, Blocked>,
+    /// Finished since the last report; the last range is still growing.
+    finished: Vec<Range<u64>>,
+    growing: Range<u64>,
+}
+
+impl Slot {
+    pub(super) fn new(plan: Arc<Plan>, partition: Arc<Partition>) -> Self {
+        Self {
+            lanes: Lanes::new(),
+            plan,
+            partition,
+            under_way: 0,
+            queued: false,
+            released: false,
+            blocked: BTreeMap::new(),
+            finished: Vec::new(),
+            growing: 0..0,
+        }
+    }
+
+    /// This message has its outcome in every listener.
+    pub(super) fn finish(&mut self, number: u64) {
+        if number == self.growing.end {
+            self.growing.end += 1;
+        } else {
+            let full = std::mem::replace(&mut self.growing, number..number + 1);
+            if !full.is_empty() {
+                self.finished.push(full);
+            }
+        }
+        if !self.blocked.is_empty() && self.blocked.remove(&number).is_some() {
+            self.show_blocked();
+        }
+    }
+
+    /// What has finished since the last time.
+    pub(super) fn take_finished(&mut self) -> impl Iterator<Item = Range<u64>> {
+        let end = self.growing.end;
+        let growing = std::mem::replace(&mut self.growing, end..end);
+        let last = (!growing.is_empty()).then_some(growing);
+        std::mem::take(&mut self.finished).into_iter().chain(last)
+    }
+
+    pub(super) fn block(&mut self, number: u64, blocked: Blocked) {
+        self.blocked.insert(number, blocked);
+        self.show_blocked();
+    }
+
+    fn show_blocked(&self) {
+        self.partition
+            .set_blocked(self.blocked.values().next().cloned());
+    }
+
+    /// The lane of a message.
+    pub(super) fn lane_of(&self, number: u64, message: &Message) -> u64 {
+        let plan = &self.plan;
+        lane_of(
+            plan.ordering,
+            plan.null_keys,
+            self.partition.seed,
+            message,
+            number,
+        )
+    }
+
+    /// The names of the topic's listeners in the bundle in force, in their order.
+    pub(super) fn names<'a>(
+        &self,
+        config: &'a Config,
+    ) -> impl Iterator<Item = &'a str> + Clone + use<'a> {
+        let listeners = self.plan.listeners.clone();
+        (0..listeners.len()).map(move |index| config.listeners[listeners[index]].name.as_str())
+    }
+
+    /// Whether this listener is one of the topic's in the bundle in force.
+    pub(super) fn wants(&self, config: &Config, listener: &str) -> bool {
+        let mut listeners = self.plan.listeners.iter();
+        listeners.any(|&index| config.listeners[index].name == listener)
+    }
+}

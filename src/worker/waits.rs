@@ -1,0 +1,219 @@
+//! Calls that wait: put aside, answered, timed out, given up.
+
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::kafka::Message;
+use crate::lanes::{Lane, Next, Stage};
+use crate::lua::{Answer, CallId, Failure, Step, Wait};
+use crate::message::Record as _;
+use crate::partition::{Partition, Reply, ToConsumer};
+
+use super::Worker;
+use super::calls::Open;
+use super::outcomes::named;
+use super::slot::Slot;
+use super::timers::Wake;
+
+/// What a sleep is cut to: a clock ends somewhere.
+const SLEEP_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+impl Worker {
+    /// Puts a call aside until its answer comes.
+    pub(super) fn suspend(
+        &mut self,
+        slot: &mut Slot,
+        vm: u64,
+        call: CallId,
+        wait: Wait,
+        open: Open,
+        is_first: bool,
+    ) {
+        if is_first {
+            self.timers.set(open.deadline, Wake::Timeout(vm, call));
+        }
+        match wait {
+            Wait::Sleep(duration) => self.timers.set(
+                Instant::now() + duration.min(SLEEP_MAX),
+                Wake::Call(vm, call),
+            ),
+            Wait::Commit(offset) => {
+                // What is finished counts for the position, so it has to be there first.
+                self.note_finished(slot);
+                self.report();
+                let partition = &slot.partition;
+                let reply = Reply {
+                    worker: self.mailbox.clone(),
+                    vm,
+                    call,
+                };
+                partition.inbox.send(ToConsumer::Commit {
+                    partition: partition.clone(),
+                    listener: open.listener.as_str().into(),
+                    lane: open.lane,
+                    offset,
+                    reply,
+                });
+            }
+        }
+        self.places.enter(&slot.partition);
+        slot.under_way += 1;
+        self.calls.insert(vm, call, open);
+    }
+
+    /// A call does not wait any more: what waited for its place goes on.
+    fn leave(&mut self, partition: &Partition) {
+        for parked in self.places.leave(partition) {
+            self.wake(parked);
+        }
+        if self.calls.is_empty() {
+            self.wake_alone();
+        }
+    }
+
+    /// The answer to a waiting call. One that is gone (its VM or its lane) is passed over.
+    pub(super) fn resume(&mut self, vm: u64, call: CallId, answer: Answer) {
+        if self.engine.is_spoiled() {
+            self.mend(Instant::now());
+        }
+        let Some(open) = self.calls.remove(vm, call) else {
+            return;
+        };
+        let step = self.engine.resume(vm, call, answer);
+        self.end_wait(vm, open, step);
+    }
+
+    /// The call has waited for longer than its listener allows.
+    pub(super) fn time_out(&mut self, vm: u64, call: CallId) {
+        let Some(open) = self.calls.remove(vm, call) else {
+            return;
+        };
+        self.engine.cancel(vm, call);
+        let config = self.engine.bundle().config.clone();
+        let limit = named(&config, &open.listener).map(|listener| listener.limits.timeout);
+        let failure = Failure::timeout(limit.unwrap_or_default());
+        self.end_wait(vm, open, Some(Step::Failed(failure)));
+    }
+
+    /// What a call that waited has come to; `None` where its VM is gone.
+    fn end_wait(&mut self, vm: u64, open: Open, step: Option<Step>) {
+        let Some(mut slot) = self.slots.remove(&open.epoch) else {
+            return;
+        };
+        slot.under_way -= 1;
+        self.leave(&slot.partition);
+        let config = self.engine.bundle().config.clone();
+        if let Some(mut lane) = slot.lanes.take(open.lane) {
+            if let Some(held) = self.engine.take_slow() {
+                self.warn_of_slow(&slot, lane.message.offset(), &open.listener, held);
+            }
+            self.step_on(&mut slot, &config, &mut lane, vm, &open, step);
+            slot.lanes.put(open.lane, lane);
+            slot.lanes.wake(open.lane);
+        }
+        self.put_back(slot);
+    }
+
+    fn step_on(
+        &mut self,
+        slot: &mut Slot,
+        config: &Config,
+        lane: &mut Lane<Message>,
+        vm: u64,
+        open: &Open,
+        step: Option<Step>,
+    ) {
+        let Some(index) = lane.index_of(&open.listener) else {
+            return;
+        };
+        let is_wanted = slot.wants(config, &open.listener);
+        match step {
+            Some(Step::Waits(call, wait)) => {
+                self.suspend(slot, vm, call, wait, open.clone(), false);
+            }
+            Some(step) if is_wanted => {
+                self.advance(slot, config, open.lane, lane, index, vm, step);
+            }
+            None if is_wanted => lane.progress[index].stage = Stage::Due,
+            // It ended in a bundle that had this listener; the present one has not.
+            _ => lane.progress[index].stage = Stage::Final,
+        }
+    }
+
+    /// Gives up the calls that wait in this VM: they run again, and it is no attempt.
+    pub(super) fn abandon(&mut self, vm: u64) {
+        for (call, open) in self.calls.take_vm(vm) {
+            self.engine.cancel(vm, call);
+            let Some(mut slot) = self.slots.remove(&open.epoch) else {
+                continue;
+            };
+            slot.under_way -= 1;
+            self.leave(&slot.partition);
+            let config = self.engine.bundle().config.clone();
+            let is_wanted = slot.wants(&config, &open.listener);
+            if let Some(lane) = slot.lanes.get_mut(open.lane)
+                && let Some(index) = lane.index_of(&open.listener)
+            {
+                let progress = &mut lane.progress[index];
+                progress.attempt = progress.attempt.saturating_sub(1);
+                // A listener that is gone has nothing to run again.
+                progress.stage = if is_wanted { Stage::Due } else { Stage::Final };
+                slot.lanes.wake(open.lane);
+            }
+            self.end_alone(open.epoch, open.lane);
+            self.forget_probe(open.epoch, Some(open.lane));
+            self.put_back(slot);
+        }
+    }
+
+    /// Ends every call of a partition: the drain's deadline has come.
+    pub(super) fn cancel_calls(&mut self, partition: &Partition) {
+        for (vm, call) in self.calls.take_of(partition.epoch) {
+            self.engine.cancel(vm, call);
+            self.leave(partition);
+        }
+    }
+
+    /// Messages that have ended count, although their lanes have had no turn since.
+    pub(super) fn settle(&mut self, slot: &mut Slot) {
+        let ended: Vec<u64> = slot
+            .lanes
+            .open()
+            .filter(|(_, lane)| lane.next() == Next::Finished)
+            .map(|(_, lane)| lane.number)
+            .collect();
+        for number in ended {
+            slot.finish(number);
+        }
+        self.note_finished(slot);
+    }
+
+    /// After a call of a released partition ended, it may be drained; any other goes on.
+    pub(super) fn put_back(&mut self, mut slot: Slot) {
+        let epoch = slot.partition.epoch;
+        let partition = slot.partition.clone();
+        if slot.under_way == 0 && (slot.released || partition.is_over()) {
+            self.settle(&mut slot);
+            let released = slot.released;
+            self.slots.insert(epoch, slot);
+            if released {
+                self.drop_slot(&partition);
+            }
+            return;
+        }
+        slot.queued = false;
+        self.slots.insert(epoch, slot);
+        self.wake(epoch);
+    }
+
+    pub(super) fn warn_of_slow(&self, slot: &Slot, offset: i64, listener: &str, held: Duration) {
+        tracing::warn!(
+            listener,
+            topic = &*slot.partition.topic,
+            partition = slot.partition.number,
+            offset,
+            held_ms = held.as_millis() as u64,
+            "handler held the vm: other handlers waited"
+        );
+    }
+}
