@@ -1,5 +1,7 @@
 //! What a file means: text in, [`Config`] out.
 
+mod policies;
+
 use super::*;
 use crate::bundle::Sources;
 
