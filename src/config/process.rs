@@ -151,7 +151,7 @@ pub(super) fn daemon(
     let folder = scene.folder;
     let or_beside = |path: Option<&PathBuf>, name: &str| match path {
         Some(path) => folder.join(path),
-        None => of_service(environment, name).unwrap_or_else(|| folder.join(".moontide")),
+        None => of_service(environment, name).unwrap_or_else(|| folder.join(crate::folder::BESIDE)),
     };
     let state_directory = or_beside(daemon.state_directory.as_ref(), "STATE_DIRECTORY");
     let runtime_directory = or_beside(daemon.runtime_directory.as_ref(), "RUNTIME_DIRECTORY");

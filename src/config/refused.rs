@@ -70,13 +70,9 @@ fn file(key: &str) -> Option<&'static str> {
         "metrics" | "prometheus" | "health" | "healthcheck" | "status" => {
             Some("write `[http]` with `listen`; it serves /metrics, /live, /ready and /status")
         }
-        "deadLetter" | "breaker" | "ordering" | "onError" | "limits" => {
-            Some("write it in `[listenerDefaults]` or in a `[[listeners]]`")
-        }
         "producers" | "producerConfig" => Some("this version has no producers yet"),
-        "subscription" | "runConfig" => {
-            Some("write it in `[listenerDefaults]` or in a `[[listeners]]`")
-        }
+        "subscription" | "runConfig" | "ordering" | "onError" | "retry" | "deadLetter"
+        | "breaker" | "limits" => Some("write it in `[listenerDefaults]` or in a `[[listeners]]`"),
         _ => None,
     }
 }
