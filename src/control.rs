@@ -5,10 +5,10 @@
 //! which a killed process leaves behind); only the daemon's user can talk to it; whoever connects and says nothing,
 //! or too much, costs a bounded time and memory.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::config::{SOCKET, SOCKET_PATH_BYTES_MAX};
+use crate::folder;
 use crate::status::{Request, Response};
 
 const LOCK: &str = "moontide.lock";
@@ -52,7 +53,7 @@ impl Server {
     /// Takes the runtime directory, which is made when missing.
     pub(crate) fn bind(directory: &Path) -> Result<Self> {
         let path = socket_path(directory)?;
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(|| {
+        folder::make(directory).with_context(|| {
             let directory = directory.display();
             format!("cannot create runtime directory `{directory}`; `daemon.runtimeDirectory` names another")
         })?;

@@ -6,6 +6,8 @@ mod message;
 
 mod clock;
 
+mod folder;
+
 mod config;
 
 mod route;

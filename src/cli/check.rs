@@ -2,14 +2,19 @@
 //!
 //! No broker is asked. The same road as a start, up to the first message: it exits with 78 where a start would.
 
+mod log_file;
+mod policies;
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 
+use log_file::Found;
+
 use super::{ConfigOption, Exit};
 use crate::bundle::{self, Bundle};
-use crate::config::{Consumer, Errors, Listener, OnError};
+use crate::config::{Config, Consumer, Errors, Listener};
 use crate::lua::{Vm, Watchdog};
 
 #[derive(Debug, clap::Args)]
@@ -24,14 +29,20 @@ pub(crate) struct Arguments {
 /// Why a start would fail.
 enum Bad {
     Config(Errors),
-    /// Loading the handlers: one sentence, with the place in Lua.
-    Handlers(String),
+    /// What the files themselves do not show: a sentence each, with the place in front.
+    Outside(Vec<String>),
+}
+
+/// What would start.
+struct Good {
+    bundle: Bundle,
+    warnings: Vec<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Exit {
     match (check(&arguments.config), arguments.json) {
-        (Ok(bundle), true) => print(&mut std::io::stdout(), &format!("{:#}\n", as_json(&bundle))),
-        (Ok(bundle), false) => print(&mut std::io::stdout(), &as_text(&bundle)),
+        (Ok(good), true) => print(&mut std::io::stdout(), &format!("{:#}\n", as_json(&good))),
+        (Ok(good), false) => print(&mut std::io::stdout(), &as_text(&good)),
         (Err(bad), true) => {
             print(
                 &mut std::io::stdout(),
@@ -43,24 +54,59 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
             print(&mut std::io::stderr(), &format!("{errors}\n"));
             Exit::BadConfig
         }
-        (Err(Bad::Handlers(error)), false) => {
-            print(&mut std::io::stderr(), &format!("{error}\n"));
+        (Err(Bad::Outside(errors)), false) => {
+            print(&mut std::io::stderr(), &format!("{}\n", errors.join("\n")));
             Exit::BadConfig
         }
     }
 }
 
 /// Everything that a start does before it joins a group. What the top levels of files do to the world, they do here too.
-fn check(config: &ConfigOption) -> Result<Bundle, Bad> {
+fn check(config: &ConfigOption) -> Result<Good, Bad> {
     let snapshot = bundle::read(&config.path()).map_err(Bad::Config)?;
     let bundle = bundle::check(&snapshot, 1).map_err(Bad::Config)?;
-    let watchdog = Watchdog::start()
-        .map_err(|error| Bad::Handlers(format!("cannot start the watchdog of Lua: {error}")))?;
-    let pulse = watchdog.watch_current_thread("check");
-    match Vm::build(&bundle, &Arc::default(), &pulse) {
-        Ok(_) => Ok(bundle),
-        Err(error) => Err(Bad::Handlers(error.to_string())),
+    let outside = |error: String| Bad::Outside(vec![error]);
+    let mut warnings = bundle.config.warnings.clone();
+    let mut errors = Vec::new();
+    match log_file::look(&bundle.config.log) {
+        Found::Writable => {}
+        Found::Refused(warning) => warnings.push(warning),
+        Found::Impossible(error) => {
+            errors.push(format!("{}: {error}", bundle.config.path.display()));
+        }
     }
+    let watchdog = Watchdog::start()
+        .map_err(|error| outside(format!("cannot start the watchdog of Lua: {error}")))?;
+    let pulse = watchdog.watch_current_thread("check");
+    if let Err(error) = Vm::build(&bundle, &Arc::default(), &pulse) {
+        let folder = bundle.config.lua.handlers.file_name().unwrap_or_default();
+        errors.extend(sentences(&error.to_string(), &folder.to_string_lossy()));
+    }
+    if errors.is_empty() {
+        Ok(Good { bundle, warnings })
+    } else {
+        Err(Bad::Outside(errors))
+    }
+}
+
+/// Takes apart what is wrong with handlers. A sentence begins with the place; what else begins a line goes on with the
+/// sentence before it.
+fn sentences(text: &str, folder: &str) -> Vec<String> {
+    let mut sentences: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let begins = line.starts_with("listener `")
+            || line
+                .strip_prefix(folder)
+                .is_some_and(|rest| rest.starts_with('/'));
+        match sentences.last_mut() {
+            Some(sentence) if !begins => {
+                sentence.push('\n');
+                sentence.push_str(line);
+            }
+            _ => sentences.push(line.to_owned()),
+        }
+    }
+    sentences
 }
 
 /// A reader that closes early (`| head`) has what it wanted.
@@ -71,10 +117,10 @@ fn print(to: &mut dyn std::io::Write, text: &str) -> Exit {
     }
 }
 
-fn as_text(bundle: &Bundle) -> String {
+fn as_text(Good { bundle, warnings }: &Good) -> String {
     let config = &bundle.config;
     let mut text = String::new();
-    for warning in &config.warnings {
+    for warning in warnings {
         line(&mut text, format_args!("warning: {warning}"));
     }
     for consumer in &config.consumers {
@@ -92,10 +138,10 @@ fn as_text(bundle: &Bundle) -> String {
                 &mut text,
                 format_args!("  {} -> {}", topics.join(", "), listener.handler.text),
             );
-            line(
-                &mut text,
-                format_args!("    listener {}: {}", listener.name, policies(listener)),
-            );
+            line(&mut text, format_args!("    listener {}", listener.name));
+            for policy in policies::as_lines(listener, &consumer.group_id) {
+                line(&mut text, format_args!("      {policy}"));
+            }
         }
         for (name, value) in &consumer.properties {
             // A certificate is many lines, of which the first tells what it is.
@@ -116,6 +162,12 @@ fn as_text(bundle: &Bundle) -> String {
             config.lua.memory >> 20
         ),
     );
+    if let Some(http) = &config.http {
+        line(
+            &mut text,
+            format_args!("http on {}: /metrics, /live, /ready, /status", http.listen),
+        );
+    }
     line(&mut text, format_args!("{}: ok", config.path.display()));
     text
 }
@@ -128,50 +180,15 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
     writeln!(text, "{line}").expect("a String takes everything");
 }
 
-fn policies(listener: &Listener) -> String {
-    let start = if listener.from_beginning {
-        "the beginning"
-    } else {
-        "the end"
-    };
-    let commit = if listener.run.auto_commit {
-        "commits by itself"
-    } else {
-        "commits by ctx.commitOffsets alone"
-    };
-    let retry = &listener.retry;
-    let waits = format!(
-        "waits of {:?} to {:?}",
-        retry.initial_delay, retry.max_delay
-    );
-    let failure = match (listener.on_error, retry.attempts) {
-        (OnError::Retry, _) => format!("retries until done, {waits}"),
-        (OnError::DeadLetter, attempts) => format!(
-            "sends what fails {} times to its dead-letter topic, {waits}",
-            attempts.unwrap_or(1)
-        ),
-        (OnError::Skip, Some(1) | None) => "skips what fails".to_owned(),
-        (OnError::Stop, Some(1) | None) => "stops when a message fails".to_owned(),
-        (OnError::Skip, Some(attempts)) => format!("skips what fails {attempts} times, {waits}"),
-        (OnError::Stop, Some(attempts)) => {
-            format!("stops when a message fails {attempts} times, {waits}")
-        }
-    };
-    let (most, blocking) = (listener.max_in_flight, listener.limits.blocking);
-    format!(
-        "a new group starts at {start}; {commit}; {failure}; at most {most} in flight; at most {blocking:?} of Lua without a pause"
-    )
-}
-
-fn as_json(bundle: &Bundle) -> Json {
+fn as_json(Good { bundle, warnings }: &Good) -> Json {
     let config = &bundle.config;
     json!({
         "ok": true,
         "config": config.path,
         "hash": format!("{:016x}", bundle.hash),
-        "warnings": config.warnings,
+        "warnings": warnings,
         "consumers": config.consumers.iter().map(consumer_as_json).collect::<Vec<_>>(),
-        "listeners": config.listeners.iter().map(listener_as_json).collect::<Vec<_>>(),
+        "listeners": config.listeners.iter().map(|listener| policies::as_json(listener, group(config, listener))).collect::<Vec<_>>(),
         "lua": {
             "handlers": config.lua.handlers,
             "files": bundle.sources.keys().collect::<Vec<_>>(),
@@ -191,8 +208,21 @@ fn as_json(bundle: &Bundle) -> Json {
             "drainDeadline": config.daemon.drain_deadline.as_millis() as u64,
             "stateDirectory": config.daemon.state_directory,
             "runtimeDirectory": config.daemon.runtime_directory,
+            "crashes": config.daemon.crashes_max,
         },
+        "http": config.http.as_ref().map(|http| json!({
+            "listen": http.listen,
+            "stallAfter": http.stall_after.as_millis() as u64,
+        })),
     })
+}
+
+fn group<'c>(config: &'c Config, listener: &Listener) -> &'c str {
+    let consumer = config
+        .consumers
+        .iter()
+        .find(|consumer| consumer.name == listener.consumer);
+    consumer.map_or("", |consumer| &consumer.group_id)
 }
 
 fn consumer_as_json(consumer: &Consumer) -> Json {
@@ -204,37 +234,13 @@ fn consumer_as_json(consumer: &Consumer) -> Json {
     json!({ "name": consumer.name, "groupId": consumer.group_id, "librdkafka": properties })
 }
 
-fn listener_as_json(listener: &Listener) -> Json {
-    let (run, retry) = (&listener.run, &listener.retry);
-    json!({
-        "name": listener.name,
-        "consumer": listener.consumer,
-        "topics": listener.topics.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "handler": listener.handler.text,
-        "subscription": { "fromBeginning": listener.from_beginning },
-        "runConfig": {
-            "autoCommit": run.auto_commit,
-            "autoCommitInterval": run.auto_commit_interval.map(|time| time.as_millis() as u64),
-            "autoCommitThreshold": run.auto_commit_threshold,
-            "partitionsConsumedConcurrently": run.partitions_consumed_concurrently,
-        },
-        "maxInFlight": listener.max_in_flight,
-        "onError": format!("{:?}", listener.on_error).to_lowercase(),
-        "retry": {
-            "attempts": retry.attempts,
-            "initialDelay": retry.initial_delay.as_millis() as u64,
-            "maxDelay": retry.max_delay.as_millis() as u64,
-            "multiplier": retry.multiplier,
-            "jitter": retry.jitter,
-        },
-        "limits": { "blocking": listener.limits.blocking.as_millis() as u64 },
-    })
-}
-
 fn bad_as_json(bad: &Bad) -> Json {
     let errors = match bad {
         Bad::Config(errors) => errors,
-        Bad::Handlers(error) => return json!({ "ok": false, "errors": [{ "message": error }] }),
+        Bad::Outside(errors) => {
+            let list = errors.iter().map(|error| json!({ "message": error }));
+            return json!({ "ok": false, "errors": list.collect::<Vec<_>>() });
+        }
     };
     let list = errors.list.iter().map(|error| {
         json!({
@@ -244,4 +250,22 @@ fn bad_as_json(bad: &Bad) -> Json {
         })
     });
     json!({ "ok": false, "config": errors.file, "errors": list.collect::<Vec<_>>() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_handler_has_a_sentence_of_its_own() {
+        let text = "handlers/a.lua:1: bad\nand more of it\nhandlers/b.lua: has no function `f`\nlistener `c`: needs";
+        assert_eq!(
+            sentences(text, "handlers"),
+            [
+                "handlers/a.lua:1: bad\nand more of it",
+                "handlers/b.lua: has no function `f`",
+                "listener `c`: needs"
+            ]
+        );
+    }
 }

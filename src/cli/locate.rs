@@ -1,14 +1,22 @@
 //! Where the daemon listens that a subcommand wants to talk to.
 //!
 //! The configuration may be bad just now: that is the very time for `moontide reload` and `moontide status`. So it is
-//! not loaded here; only `daemon.runtimeDirectory` is picked out of whatever can be read of it.
+//! not loaded here; only `daemon.runtimeDirectory` is picked out of whatever can be read of it. That key may have been
+//! edited under a daemon, which stays where it was until a restart: then the usual places are looked into as well.
 
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 
 use super::ConfigOption;
-use crate::config;
+use crate::status::{Request, Response};
+use crate::{config, control, folder};
+
+/// For a daemon that may be another one to say whose it is.
+const DEADLINE: Duration = Duration::from_secs(5);
 
 const RUNTIME_DIRECTORY_HELP: &str = "The daemon's runtime directory [default: daemon.runtimeDirectory of the \
     configuration, else $RUNTIME_DIRECTORY, else .moontide beside the configuration or /run/moontide]";
@@ -41,33 +49,74 @@ impl Daemon {
     ///
     /// # Errors
     ///
-    /// When nothing says where the daemon is: a place that was guessed would only be told as wrong.
+    /// When nothing says where the daemon is: a place that was guessed would only be told as wrong. When it is in none of
+    /// several places.
     pub(crate) fn directory(&self) -> Result<PathBuf> {
+        match self.look()? {
+            Looked::Found(directory) => Ok(directory),
+            Looked::Nowhere(mut tried) if tried.len() == 1 => Ok(tried.remove(0)),
+            Looked::Nowhere(tried) => {
+                let tried: Vec<String> = tried
+                    .iter()
+                    .map(|place| format!("`{}`", place.display()))
+                    .collect();
+                bail!(
+                    "no moontide runs with runtime directory {}; start it with `moontide run`, or name the directory by \
+                     --runtime-directory",
+                    tried.join(" or ")
+                )
+            }
+        }
+    }
+
+    /// The same, or where a daemon would be.
+    pub(crate) fn likely_directory(&self) -> Result<PathBuf> {
+        match self.look()? {
+            Looked::Found(directory) => Ok(directory),
+            Looked::Nowhere(mut tried) => Ok(tried.remove(0)),
+        }
+    }
+
+    fn look(&self) -> Result<Looked> {
         if let Some(directory) = &self.runtime_directory {
-            return Ok(directory.clone());
+            return Ok(Looked::Nowhere(vec![directory.clone()]));
         }
         let path = self.config.path();
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let environment = |name: &str| std::env::var(name).ok();
-        let places = places(&path, &text, &environment);
-        let listens = |place: &&PathBuf| place.join(config::SOCKET).exists();
-        match places.iter().find(listens) {
-            Some(place) => Ok(place.clone()),
+        let Places { own, usual } = places(&path, &text, &environment);
+        let found = own
+            .iter()
+            .find(|place| listens(place))
+            .or_else(|| usual.iter().find(|place| is_of(place, &path)));
+        match found {
+            Some(place) => Ok(Looked::Found(place.clone())),
             None if !path.exists() => bail!(
                 "{} does not exist, which would say where moontide runs; name it by --config, or the runtime directory by \
                  --runtime-directory",
                 path.display()
             ),
-            None => Ok(places[0].clone()),
+            None => Ok(Looked::Nowhere(own.into_iter().chain(usual).collect())),
         }
     }
 }
 
-/// Runtime directories in which the daemon of this configuration may be, the likeliest first; never none.
-fn places(path: &Path, text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {
-    if let Some(directory) = config::runtime_directory(path, text, environment) {
-        return vec![directory];
-    }
+enum Looked {
+    Found(PathBuf),
+    /// What was looked into, the likeliest first; never none.
+    Nowhere(Vec<PathBuf>),
+}
+
+/// Runtime directories in which the daemon of a configuration may be.
+#[derive(Debug, PartialEq, Eq)]
+struct Places {
+    /// The likeliest first; never none.
+    own: Vec<PathBuf>,
+    /// Where it may have been before the configuration named another; a daemon that is there may be another one's.
+    usual: Vec<PathBuf>,
+}
+
+fn places(path: &Path, text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Places {
     let beside = path.parent().unwrap_or(Path::new(""));
     // systemd separates several by colons; ours is the first.
     let given = environment("RUNTIME_DIRECTORY").unwrap_or_default();
@@ -77,25 +126,71 @@ fn places(path: &Path, text: &str, environment: &dyn Fn(&str) -> Option<String>)
         .map(PathBuf::from)
         .filter(|directory| directory.is_absolute());
     // The last is where the daemon is when systemd runs it, which gives that variable to nobody but the daemon.
-    given
+    let usual: Vec<PathBuf> = given
         .into_iter()
-        .chain([beside.join(".moontide"), PathBuf::from("/run/moontide")])
-        .collect()
+        .chain([beside.join(folder::BESIDE), PathBuf::from("/run/moontide")])
+        .collect();
+    match config::runtime_directory(path, text, environment) {
+        Some(directory) => Places {
+            usual: usual
+                .into_iter()
+                .filter(|place| *place != directory)
+                .collect(),
+            own: vec![directory],
+        },
+        None => Places {
+            own: usual,
+            usual: Vec::new(),
+        },
+    }
+}
+
+/// A socket that a killed daemon left behind is none; one that others may not use is one all the same.
+fn listens(place: &Path) -> bool {
+    match UnixStream::connect(place.join(config::SOCKET)) {
+        Ok(_) => true,
+        Err(error) => error.kind() == ErrorKind::PermissionDenied,
+    }
+}
+
+/// Whether the daemon that is there runs this configuration.
+fn is_of(place: &Path, config: &Path) -> bool {
+    let is_same = |other: &str| match (std::fs::canonicalize(config), std::fs::canonicalize(other))
+    {
+        (Ok(config), Ok(other)) => config == other,
+        _ => false,
+    };
+    listens(place)
+        && matches!(
+            control::ask(place, &Request::Status, DEADLINE),
+            Ok(Response::Status(status)) if is_same(&status.config)
+        )
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::net::UnixListener;
+
     use super::*;
+    use crate::status::Status;
 
     /// What is tried for `/etc/moontide/config.toml` with this text.
     #[track_caller]
-    fn check(text: &str, runtime_directory: Option<&str>, expected: &[&str]) {
+    fn check(text: &str, runtime_directory: Option<&str>, own: &[&str], usual: &[&str]) {
         let given = runtime_directory.map(str::to_owned);
         let environment = |name: &str| (name == "RUNTIME_DIRECTORY").then(|| given.clone())?;
-        let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
+        let paths = |list: &[&str]| list.iter().map(PathBuf::from).collect();
         let path = Path::new("/etc/moontide/config.toml");
+        let expected = Places {
+            own: paths(own),
+            usual: paths(usual),
+        };
         assert_eq!(places(path, text, &environment), expected);
     }
+
+    const USUAL: &[&str] = &["/etc/moontide/.moontide", "/run/moontide"];
+    const WITH_B: &[&str] = &["/run/b", "/etc/moontide/.moontide", "/run/moontide"];
 
     #[test]
     fn without_a_configuration_no_place_is_guessed() {
@@ -113,16 +208,24 @@ mod tests {
     }
 
     #[test]
-    fn what_the_configuration_says_is_all_there_is() {
+    fn what_the_configuration_says_comes_first() {
         check(
             "[daemon]\nruntimeDirectory = '/run/a'",
             Some("/run/b"),
             &["/run/a"],
+            WITH_B,
         );
         check(
             "daemon.runtimeDirectory = 'run'",
             None,
             &["/etc/moontide/run"],
+            USUAL,
+        );
+        check(
+            "daemon.runtimeDirectory = '/run/moontide'",
+            None,
+            &["/run/moontide"],
+            &USUAL[..1],
         );
     }
 
@@ -132,11 +235,13 @@ mod tests {
             "[daemon]\nruntimeDirectory = '/run/a'\n[[listeners]\ntopic = ",
             None,
             &["/run/a"],
+            USUAL,
         );
         check(
             "topic = = 1\n[daemon]\ndrainDeadline = '20 moons'\nruntimeDirectory = '/run/a'",
             None,
             &["/run/a"],
+            USUAL,
         );
     }
 
@@ -146,31 +251,98 @@ mod tests {
             "daemon.runtimeDirectory = '${RUNTIME_DIRECTORY}/x'",
             Some("/run/b"),
             &["/run/b/x"],
+            WITH_B,
         );
         check(
             "daemon.runtimeDirectory = '${OTHER:-/run/c}'",
             Some("/run/b"),
             &["/run/c"],
+            WITH_B,
         );
         check(
             "daemon.runtimeDirectory = '${OTHER}'",
             Some("/run/b"),
-            &["/run/b", "/etc/moontide/.moontide", "/run/moontide"],
+            WITH_B,
+            &[],
         );
     }
 
     #[test]
     fn without_it_the_usual_places_are_tried() {
-        check("", None, &["/etc/moontide/.moontide", "/run/moontide"]);
-        check(
-            "",
-            Some("/run/b:/run/c"),
-            &["/run/b", "/etc/moontide/.moontide", "/run/moontide"],
+        check("", None, USUAL, &[]);
+        check("", Some("/run/b:/run/c"), WITH_B, &[]);
+        check("[daemon]\nruntimeDirectory = 7", Some(""), USUAL, &[]);
+    }
+
+    #[test]
+    fn a_daemon_that_is_in_none_of_several_places_is_told_with_all_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("config.toml");
+        let new = folder.path().join("new");
+        let text = format!("daemon.runtimeDirectory = '{}'", new.display());
+        std::fs::write(&config, text).unwrap();
+        let daemon = Daemon {
+            config: ConfigOption {
+                config: Some(config),
+            },
+            runtime_directory: None,
+        };
+        let error = daemon.directory().unwrap_err().to_string();
+        let expected = format!(
+            "no moontide runs with runtime directory `{}` or `{}` or `/run/moontide`; start it with `moontide run`, or name \
+             the directory by --runtime-directory",
+            new.display(),
+            folder.path().join(".moontide").display()
         );
-        check(
-            "[daemon]\nruntimeDirectory = 7",
-            Some(""),
-            &["/etc/moontide/.moontide", "/run/moontide"],
-        );
+        assert_eq!(error, expected);
+        assert_eq!(daemon.likely_directory().unwrap(), new);
+    }
+
+    /// What is found beside a daemon in the usual place that says it runs `config`.
+    fn found_beside(folder: &Path, config: &Path) -> Option<PathBuf> {
+        let own = folder.join("config.toml");
+        std::fs::write(&own, "daemon.runtimeDirectory = 'new'").unwrap();
+        let usual = folder.join(".moontide");
+        std::fs::create_dir(&usual).unwrap();
+        let socket = UnixListener::bind(usual.join(config::SOCKET)).unwrap();
+        let status = Status {
+            config: config.display().to_string(),
+            ..Status::default()
+        };
+        let answer = serde_json::to_string(&Response::Status(Box::new(status))).unwrap();
+        let answering = std::thread::spawn(move || {
+            // The first one only looks whether somebody is there.
+            for stream in socket.incoming().take(2) {
+                let mut stream = stream.unwrap();
+                let mut line = String::new();
+                BufReader::new(&stream).read_line(&mut line).unwrap();
+                if !line.is_empty() {
+                    writeln!(stream, "{answer}").unwrap();
+                }
+            }
+        });
+        let daemon = Daemon {
+            config: ConfigOption { config: Some(own) },
+            runtime_directory: None,
+        };
+        let found = daemon.directory().ok();
+        answering.join().unwrap();
+        found
+    }
+
+    #[test]
+    fn a_daemon_that_runs_this_configuration_is_found_where_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join("config.toml");
+        let found = found_beside(folder.path(), &own);
+        assert_eq!(found, Some(folder.path().join(".moontide")));
+    }
+
+    #[test]
+    fn a_daemon_of_another_configuration_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = folder.path().join("other.toml");
+        std::fs::write(&other, "").unwrap();
+        assert_eq!(found_beside(folder.path(), &other), None);
     }
 }

@@ -102,7 +102,7 @@ impl Target {
             });
         }
         // Whether the configuration is good does not matter: it is being written.
-        match address::find(&arguments.daemon.directory()?)? {
+        match address::find(&arguments.daemon.likely_directory()?)? {
             Some(dev) => Ok(Self::plain(
                 &dev.brokers,
                 format!("on {}, the broker of `moontide dev`", dev.brokers),

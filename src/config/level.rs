@@ -25,6 +25,37 @@ pub(super) fn error(directives: &str) -> Option<String> {
     parse(directives).err().map(|error| error.to_string())
 }
 
+/// The targets in `directives` under which nothing is logged.
+pub(super) fn strangers(directives: &str) -> Vec<&str> {
+    directives
+        .split(',')
+        .filter_map(|part| part.rsplit_once('='))
+        .map(|(target, _)| target.split('[').next().unwrap_or_default().trim())
+        .filter(|target| !target.is_empty() && !is_ours(target))
+        .collect()
+}
+
+/// A directive counts for every target that begins as it does.
+fn is_ours(target: &str) -> bool {
+    let within = |module: &str| match target.strip_prefix("moontide::") {
+        Some(path) if path.contains("::") => path.split("::").next() == Some(module),
+        Some(path) => module.starts_with(path),
+        None => false,
+    };
+    ["handler", "librdkafka", "moontide::"]
+        .iter()
+        .any(|known| known.starts_with(target))
+        || modules().any(within)
+}
+
+/// The crate's own, as `lib.rs` names them.
+fn modules() -> impl Iterator<Item = &'static str> {
+    include_str!("../lib.rs").lines().filter_map(|line| {
+        let line = line.strip_prefix("pub ").unwrap_or(line);
+        line.strip_prefix("mod ")?.strip_suffix(';')
+    })
+}
+
 /// Spaces around commas are allowed, and `EnvFilter` takes none.
 pub(crate) fn parse(directives: &str) -> Result<EnvFilter, ParseError> {
     let parts: Vec<&str> = directives.split(',').map(str::trim).collect();
@@ -63,5 +94,22 @@ mod tests {
         check("info,librdkafka", Some("`librdkafka` is neither"));
         check("librdkafka=loud", Some("`librdkafka=loud` is neither"));
         check("", Some("`` is neither"));
+    }
+
+    #[test]
+    fn a_target_under_which_nothing_is_logged_is_a_stranger() {
+        for ours in [
+            "info",
+            "info,librdkafka=warn,handler=debug",
+            "moontide=debug, moontide::consumer=trace",
+            "moontide::cli::dev=trace",
+            "moontide::lua[span]=debug",
+        ] {
+            assert_eq!(strangers(ours), [""; 0], "{ours}");
+        }
+        assert_eq!(
+            strangers("info,orders=debug,moontide::consumr=warn,rdkafka=off"),
+            ["orders", "moontide::consumr", "rdkafka"]
+        );
     }
 }

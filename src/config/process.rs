@@ -35,12 +35,26 @@ pub(super) fn lua(file: &File, scene: &mut Scene<'_, '_>) -> Lua {
             .report
             .error(at, "`handlers` is empty; write the folder of the Lua files");
     }
+    templates_are_right("path", &lua.path, "?.lua", scene);
+    templates_are_right("cpath", &lua.cpath, "?.so", scene);
     Lua {
         handlers: scene.folder.join(&lua.handlers),
         workers: lua.workers as usize,
         memory: lua.memory.0 as usize,
         path: templates(&lua.path, scene.folder),
         cpath: templates(&lua.cpath, scene.folder),
+    }
+}
+
+/// Without the sign of the module's name a template finds one and the same file for every module. Lua allows that, and
+/// its own `loadall.so` is one.
+fn templates_are_right(key: &str, text: &str, example: &str, scene: &mut Scene<'_, '_>) {
+    let entries = text.split(';').filter(|entry| !entry.is_empty());
+    for bad in entries.filter(|entry| !entry.contains('?') && !entry.ends_with("loadall.so")) {
+        let meant = bad.trim_end_matches('/');
+        scene.report.warning(format!(
+            "`[lua] {key}` has `{bad}`, in which no `?` stands for the module's name; for a folder write `{meant}/{example}`"
+        ));
     }
 }
 
@@ -68,6 +82,12 @@ pub(super) fn log(
                 log.level
             ),
         );
+    }
+    for target in super::level::strangers(&log.level) {
+        scene.report.warning(format!(
+            "`[log] level`: nothing logs as `{target}`; there are `handler`, `librdkafka`, `moontide` and its modules, as \
+             `moontide::consumer`"
+        ));
     }
     if log.keep == 0 {
         let at = scene.at_keys(&["log"], &["keep"]);
@@ -131,7 +151,7 @@ pub(super) fn daemon(
     let folder = scene.folder;
     let or_beside = |path: Option<&PathBuf>, name: &str| match path {
         Some(path) => folder.join(path),
-        None => of_service(environment, name).unwrap_or_else(|| folder.join(".moontide")),
+        None => of_service(environment, name).unwrap_or_else(|| folder.join(crate::folder::BESIDE)),
     };
     let state_directory = or_beside(daemon.state_directory.as_ref(), "STATE_DIRECTORY");
     let runtime_directory = or_beside(daemon.runtime_directory.as_ref(), "RUNTIME_DIRECTORY");

@@ -20,6 +20,11 @@ pub(super) fn key(scope: &str, key: &str) -> Option<&'static str> {
         "Subscription" => subscription(key),
         "RunConfig" => run_config(key),
         "Retry" => retry(key),
+        "DeadLetter" => dead_letter(key),
+        "BreakerTable" => breaker(key),
+        "Limits" => limits(key),
+        "Http" => http(key),
+        "Daemon" => daemon(key),
         _ => None,
     };
     own.or_else(|| policies_key_in_defaults(scope, key))
@@ -38,6 +43,18 @@ pub(super) fn is_harmless(key: &str, value: &DeValue<'_>) -> bool {
 /// What to say of a value that is not taken, or not yet.
 pub(super) fn value(key: &str, value: &str) -> Option<&'static str> {
     match (key, value) {
+        (
+            "onError",
+            "dlq" | "dlt" | "dead-letter" | "deadletter" | "deadLetterQueue" | "dead_letter",
+        ) => Some("write \"deadLetter\""),
+        ("onError", "ignore" | "log" | "continue" | "drop") => {
+            Some("write \"skip\", which logs the failure and goes on")
+        }
+        ("onError", "block" | "fail" | "halt") => Some(
+            "write \"retry\", which holds up the lane until the message is done, or \"stop\", which ends the daemon",
+        ),
+        ("ordering", "unordered" | "parallel") => Some("write \"none\""),
+        ("ordering", "keys" | "byKey" | "perKey") => Some("write \"key\""),
         ("mechanism", "aws") => Some(
             "librdkafka does not speak the AWS plugin's protocol; use \"scram-sha-512\" or \"oauthbearer\"",
         ),
@@ -50,10 +67,12 @@ pub(super) fn value(key: &str, value: &str) -> Option<&'static str> {
 
 fn file(key: &str) -> Option<&'static str> {
     match key {
-        "producers" | "producerConfig" => Some("this version has no producers yet"),
-        "subscription" | "runConfig" => {
-            Some("write it in `[listenerDefaults]` or in a `[[listeners]]`")
+        "metrics" | "prometheus" | "health" | "healthcheck" | "status" => {
+            Some("write `[http]` with `listen`; it serves /metrics, /live, /ready and /status")
         }
+        "producers" | "producerConfig" => Some("this version has no producers yet"),
+        "subscription" | "runConfig" | "ordering" | "onError" | "retry" | "deadLetter"
+        | "breaker" | "limits" => Some("write it in `[listenerDefaults]` or in a `[[listeners]]`"),
         _ => None,
     }
 }
@@ -129,6 +148,28 @@ fn client_retry(key: &str) -> Option<&'static str> {
 
 fn listener(key: &str) -> Option<&'static str> {
     match key {
+        "dlq" | "dlt" | "deadLetterQueue" => {
+            Some("write `deadLetter = { topic = \"{topic}.dead\" }`")
+        }
+        "dlqTopic" | "dltTopic" | "deadLetterTopic" | "errorTopic" => {
+            Some("write it as `deadLetter.topic`")
+        }
+        "maxRetries" | "retries" => Some(
+            "write `retry.attempts`, which counts all runs: one more than the runs after the first",
+        ),
+        "attempts" | "maxAttempts" => Some("write it as `retry.attempts`"),
+        "retryTopics" => Some("write it as `retry.topics`"),
+        "backoff" | "retryDelay" => {
+            Some("write `retry.initialDelay`, `retry.maxDelay` and `retry.multiplier`")
+        }
+        "concurrency" | "parallelism" | "threads" | "workers" => Some(
+            "write `maxInFlight` (messages at once), with `ordering` \"key\" or \"none\" for several of a partition, or \
+             `runConfig.partitionsConsumedConcurrently`; VMs are `[lua] workers`",
+        ),
+        "order" | "orderBy" => Some("write `ordering` = \"partition\", \"key\" or \"none\""),
+        "circuitBreaker" => Some("write `breaker`"),
+        "timeout" => Some("write it as `limits.timeout`"),
+        "headerStyle" | "tooLarge" | "maxPerMinute" => Some("write it under `deadLetter`"),
         "eachBatch" => Some("this version has no batch handlers yet"),
         "fromBeginning" => Some("write it as `subscription.fromBeginning`"),
         "autoCommit" => Some("write it as `runConfig.autoCommit`"),
@@ -160,6 +201,14 @@ fn retry(key: &str) -> Option<&'static str> {
     match key {
         "factor" => Some(RETRY_FACTOR),
         "retries" => Some(RETRY_RETRIES),
+        "maxRetries" => {
+            Some("write `attempts`, which counts all runs: one more than the runs after the first")
+        }
+        "maxAttempts" => Some("write `attempts`"),
+        "backoff" | "delay" => Some("write `initialDelay`, `maxDelay` and `multiplier`"),
+        "delays" => {
+            Some("write `topics`; in the lane, waits grow from `initialDelay` to `maxDelay`")
+        }
         "initialRetryTime" => Some(
             "that is the name for requests to brokers, in `[kafkaConfig]`; write `initialDelay`",
         ),
@@ -167,6 +216,62 @@ fn retry(key: &str) -> Option<&'static str> {
             Some("that is the name for requests to brokers, in `[kafkaConfig]`; write `maxDelay`")
         }
         "restartOnFailure" => client_retry(key),
+        _ => None,
+    }
+}
+
+fn dead_letter(key: &str) -> Option<&'static str> {
+    match key {
+        "name" | "topicName" | "suffix" => Some("write `topic`, as \"{topic}.dead\""),
+        "attempts" | "maxAttempts" | "maxRetries" | "retries" => {
+            Some("write `retry.attempts`: runs, the first included")
+        }
+        "partition" | "partitioner" => {
+            Some("the partition of a dead letter follows from its key; remove it")
+        }
+        "headers" => Some("write `headerStyle` = \"moontide\", \"spring\" or \"connect\""),
+        _ => None,
+    }
+}
+
+fn breaker(key: &str) -> Option<&'static str> {
+    match key {
+        "enabled" => Some("write `breaker = true` or `breaker = false` instead of the table"),
+        "threshold" | "failureRateThreshold" | "failureThreshold" => {
+            Some("write `failureRatio`, a share above 0 to 1")
+        }
+        "minimumNumberOfCalls" | "minCalls" | "volumeThreshold" => Some("write `minimumRuns`"),
+        "timeout" | "resetTimeout" | "cooldown" | "waitDuration" => Some("write `pause`"),
+        "successThreshold" | "halfOpenCalls" => Some("write `probes`"),
+        _ => None,
+    }
+}
+
+fn limits(key: &str) -> Option<&'static str> {
+    match key {
+        "memory" => Some("memory is a VM's, not a call's; write it in `[lua]`"),
+        "cpu" => Some("write `blocking`: Lua that computes for so long without a pause"),
+        _ => None,
+    }
+}
+
+fn http(key: &str) -> Option<&'static str> {
+    match key {
+        "port" | "host" | "address" | "bind" => {
+            Some("write `listen`, address and port, as \"127.0.0.1:9464\"")
+        }
+        "path" | "metricsPath" => {
+            Some("the paths are /metrics, /live, /ready and /status; remove it")
+        }
+        "tls" | "ssl" => Some("this server speaks plain HTTP; put a proxy in front of it"),
+        _ => None,
+    }
+}
+
+fn daemon(key: &str) -> Option<&'static str> {
+    match key {
+        "maxCrashes" | "crashLimit" => Some("write `crashes`"),
+        "http" | "port" => Some("write `[http]` with `listen`"),
         _ => None,
     }
 }

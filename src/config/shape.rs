@@ -201,7 +201,13 @@ impl<'w> Walk<'w, '_> {
                 }
                 true
             }
-            DeValue::String(text) => self.text(text, &span, schema),
+            DeValue::String(text) => {
+                // Brokers and other clients write it in capitals.
+                if self.path.last().is_some_and(|key| key == "mechanism") {
+                    text.to_mut().make_ascii_lowercase();
+                }
+                self.text(text, &span, schema)
+            }
             DeValue::Integer(number) => {
                 let wrong = out_of_range(number, schema);
                 if let Some(wrong) = &wrong {

@@ -1,5 +1,7 @@
 //! What a file means: text in, [`Config`] out.
 
+mod policies;
+
 use super::*;
 use crate::bundle::Sources;
 
@@ -272,4 +274,44 @@ fn a_value_from_the_environment_is_not_a_number() {
         .unwrap_err();
     assert_eq!(errors.list.len(), 1);
     assert!(!errors.to_string().contains("hunter2"), "{errors}");
+}
+
+#[test]
+fn a_mechanism_is_taken_in_any_case() {
+    let sasl = "sasl = { mechanism = 'SCRAM-SHA-512', username = 'u', password = 'p' }\n";
+    check(
+        &[BROKERS, sasl, GROUP, LISTENER].concat(),
+        &[("sasl.mechanisms", Some("SCRAM-SHA-512"))],
+    );
+}
+
+#[test]
+fn a_level_of_nothing_is_said() {
+    let config = loaded(
+        &[
+            BROKERS,
+            GROUP,
+            LISTENER,
+            "[log]\nlevel = 'info,kafka=debug'\n",
+        ]
+        .concat(),
+    );
+    assert_eq!(
+        config.warnings,
+        [
+            "`[log] level`: nothing logs as `kafka`; there are `handler`, `librdkafka`, `moontide` and its modules, as \
+             `moontide::consumer`"
+        ]
+    );
+}
+
+#[test]
+fn a_template_without_the_modules_name_is_said() {
+    let lua = "[lua]\npath = '/opt/lua/?.lua;/opt/rocks/'\ncpath = '/opt/loadall.so'\n";
+    assert_eq!(
+        loaded(&[BROKERS, GROUP, LISTENER, lua].concat()).warnings,
+        [
+            "`[lua] path` has `/opt/rocks/`, in which no `?` stands for the module's name; for a folder write `/opt/rocks/?.lua`"
+        ]
+    );
 }

@@ -181,3 +181,140 @@ fn the_schema_is_json_and_describes_every_key() {
         }
     }
 }
+
+/// A check of `config` in a folder of its own, which must be good.
+#[track_caller]
+fn shown(config: &str, options: &[&str]) -> String {
+    let folder = installation(config);
+    let path = folder.path().join("config.toml");
+    let arguments = [&["check", "--config", path.to_str().unwrap()], options].concat();
+    let output = moontide(&arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    text(&output.stdout).to_owned()
+}
+
+const PLAIN: &str =
+    "[kafkaConfig]\nbrokers = ['localhost:9092']\n[consumerConfig]\ngroupId = 'g'\n";
+
+/// What is shown of the one listener, behind its name.
+#[track_caller]
+fn check_policies(listener: &str, expected: &[&str]) {
+    let base = "[[listeners]]\ntopic = 't'\nhandler = 'orders.gotData'\n";
+    let shown = shown(&[PLAIN, base, listener].concat(), &[]);
+    let found: Vec<&str> = shown
+        .lines()
+        .filter_map(|line| line.strip_prefix("      "))
+        .collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn the_policies_of_a_listener_are_told_in_words() {
+    let usual = "at most 5s of Lua without a pause, 5m of a whole call";
+    check_policies(
+        "",
+        &[
+            "a new group starts at the end; commits by itself",
+            "in the order of their partition; at most 1000 in flight",
+            usual,
+            "what fails runs again until it is done, after waits of 300ms to 30s",
+        ],
+    );
+    check_policies(
+        "ordering = 'key'\nmaxInFlight = 8\ndeadLetter = { topic = '{topic}.{group}.{listener}' }\n",
+        &[
+            "a new group starts at the end; commits by itself",
+            "in the order of their key, in none where they have no key; at most 8 in flight",
+            usual,
+            "what fails runs 5 times, after waits of 300ms to 30s, then becomes a dead letter",
+            "dead letters go to t.g.orders.gotData, with headers as of moontide, at most 600 a minute; one that is too large holds up its lane",
+            "the breaker opens when 50 % of at least 20 runs in 30s fail, pauses for 30s, and closes after 3 probes",
+        ],
+    );
+    check_policies(
+        "ordering = 'none'\nonError = 'skip'\nretry = { topics = ['5s', '1m'], allowAutoTopicCreation = true }\n\
+         deadLetter = { headerStyle = 'spring', tooLarge = 'dropValue' }\nsubscription = { fromBeginning = true }\n",
+        &[
+            "a new group starts at the beginning; commits by itself",
+            "in no order; at most 1000 in flight",
+            usual,
+            "what fails runs 3 times, by way of t.g.retry.5s, t.g.retry.1m (made where missing), which gives their order up, then is skipped",
+            "dead letters that ctx.deadLetter asks for go to t.dead, with headers as of spring, at most 600 a minute; one that is too large loses its value",
+        ],
+    );
+}
+
+#[test]
+fn the_policies_of_a_listener_are_told_by_the_configurations_names() {
+    let listener = "[[listeners]]\ntopic = 't'\nhandler = 'orders.gotData'\nordering = 'key'\n\
+                    nullKeys = 'partition'\ndeadLetter = {}\nretry = { topics = ['5s'] }\n\
+                    [http]\nlisten = '127.0.0.1:0'\n[daemon]\ncrashes = 7\n";
+    let shown = shown(&[PLAIN, listener].concat(), &["--json"]);
+    let json: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let found = &json["listeners"][0];
+    assert_eq!(
+        (&found["ordering"], &found["nullKeys"], &found["onError"]),
+        (&"key".into(), &"partition".into(), &"deadLetter".into())
+    );
+    assert_eq!(
+        (&found["retry"]["topics"][0], &found["retry"]["attempts"]),
+        (&5_000.into(), &2.into())
+    );
+    assert_eq!(found["deadLetter"]["topics"][0], "t.dead");
+    assert_eq!(found["breaker"]["minimumRuns"], 20);
+    assert_eq!(found["limits"]["timeout"], 300_000);
+    assert_eq!(json["http"]["listen"], "127.0.0.1:0");
+    assert_eq!(json["daemon"]["crashes"], 7);
+    assert_eq!(json["warnings"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn every_handler_that_does_not_load_has_an_entry_of_its_own() {
+    let listeners = "[[listeners]]\ntopic = 't'\nhandler = 'orders.missing'\n\
+                     [[listeners]]\ntopic = 't'\nhandler = 'broken.f'\n";
+    let folder = installation(&[PLAIN, listeners].concat());
+    fs::write(
+        folder.path().join("handlers/broken.lua"),
+        "error('two\\nlines')\n",
+    )
+    .unwrap();
+    let path = folder.path().join("config.toml");
+    let output = moontide(&["check", "--json", "--config", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(78));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let messages: Vec<&str> = json["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|error| error["message"].as_str().unwrap())
+        .collect();
+    assert_eq!(messages.len(), 2, "{messages:?}");
+    assert!(
+        messages[0].starts_with("handlers/orders.lua")
+            && messages[1].starts_with("handlers/broken.lua:1: two\nlines"),
+        "{messages:?}"
+    );
+}
+
+#[test]
+fn a_log_file_that_nobody_can_write_is_an_error_and_nothing_is_made() {
+    let listener = "[[listeners]]\ntopic = 't'\nhandler = 'orders.gotData'\n";
+    let folder = installation(&[PLAIN, listener, "[log]\nfile = 'orders/x.log'\n"].concat());
+    let path = folder.path().join("config.toml");
+    let check = || moontide(&["check", "--config", path.to_str().unwrap()]);
+    let output = check();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(!folder.path().join("orders").exists());
+
+    fs::write(folder.path().join("orders"), "").unwrap();
+    let output = check();
+    assert_eq!(output.status.code(), Some(78));
+    assert_eq!(
+        text(&output.stderr),
+        format!(
+            "{}: `[log] file`: `{}` cannot be written: not a directory\n",
+            path.display(),
+            folder.path().join("orders").display()
+        )
+    );
+}

@@ -6,12 +6,13 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
+
+use crate::folder;
 
 const FILE: &str = "dev.json";
 
@@ -73,10 +74,7 @@ impl Drop for Published {
 fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         // As the daemon makes it, which comes later.
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)?;
+        folder::make(directory)?;
     }
     let new = path.with_extension("json.new");
     fs::write(&new, text)?;

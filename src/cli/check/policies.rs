@@ -1,0 +1,234 @@
+//! What `check` says of a listener: how order is kept, and what becomes of a message that fails.
+
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use crate::config::{
+    DeadLetter, HeaderStyle, Listener, NullKeys, OnError, Ordering, TooLarge, Topic,
+};
+use crate::retry;
+
+/// One line a policy.
+pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
+    let start = if listener.from_beginning {
+        "the beginning"
+    } else {
+        "the end"
+    };
+    let commit = if listener.run.auto_commit {
+        "commits by itself"
+    } else {
+        "commits by ctx.commitOffsets alone"
+    };
+    let limits = &listener.limits;
+    let mut lines = vec![
+        format!("a new group starts at {start}; {commit}"),
+        format!(
+            "{}; at most {} in flight",
+            order(listener),
+            listener.max_in_flight
+        ),
+        format!(
+            "at most {} of Lua without a pause, {} of a whole call",
+            shown(limits.blocking),
+            shown(limits.timeout)
+        ),
+        failure(listener, group),
+    ];
+    if let Some(dead_letter) = &listener.dead_letter {
+        lines.push(letters(listener, dead_letter, group));
+    }
+    if let Some(breaker) = &listener.breaker {
+        lines.push(format!(
+            "the breaker opens when {} % of at least {} runs in {} fail, pauses for {}, and closes after {}",
+            breaker.ratio * 100.0,
+            breaker.runs_min,
+            shown(breaker.window),
+            shown(breaker.pause),
+            super::counted(breaker.probes as usize, "probe"),
+        ));
+    }
+    lines
+}
+
+fn order(listener: &Listener) -> &'static str {
+    match (listener.ordering, listener.null_keys) {
+        (Ordering::Partition, _) => "in the order of their partition",
+        (Ordering::Key, NullKeys::Parallel) => {
+            "in the order of their key, in none where they have no key"
+        }
+        (Ordering::Key, NullKeys::Partition) => {
+            "in the order of their key, those of a partition without a key in theirs"
+        }
+        (Ordering::None, _) => "in no order",
+    }
+}
+
+fn failure(listener: &Listener, group: &str) -> String {
+    let retry = &listener.retry;
+    let waits = if retry.topics.is_empty() {
+        let (initial, most) = (shown(retry.initial_delay), shown(retry.max_delay));
+        format!("after waits of {initial} to {most}")
+    } else {
+        let names: Vec<String> = listener
+            .topics
+            .iter()
+            .flat_map(|topic| {
+                let topic = name(topic);
+                retry
+                    .topics
+                    .iter()
+                    .map(move |delay| retry::topic(&topic, group, *delay))
+            })
+            .collect();
+        let missing = made(retry.create_topics);
+        format!(
+            "by way of {}{missing}, which gives their order up",
+            names.join(", ")
+        )
+    };
+    let last = match listener.on_error {
+        OnError::Retry => return format!("what fails runs again until it is done, {waits}"),
+        OnError::DeadLetter => "becomes a dead letter",
+        OnError::Skip => "is skipped",
+        OnError::Stop => "stops the daemon",
+    };
+    match retry.attempts {
+        Some(1) | None => format!("what fails {last}"),
+        Some(attempts) => format!("what fails runs {attempts} times, {waits}, then {last}"),
+    }
+}
+
+fn letters(listener: &Listener, dead_letter: &DeadLetter, group: &str) -> String {
+    let mut names: Vec<String> = listener
+        .topics
+        .iter()
+        .map(|topic| dead_letter.topic_of(&name(topic), group, &listener.name))
+        .collect();
+    names.dedup();
+    let missing = made(dead_letter.create_topic);
+    let who = if listener.on_error == OnError::DeadLetter {
+        "dead letters"
+    } else {
+        "dead letters that ctx.deadLetter asks for"
+    };
+    let large = match dead_letter.too_large {
+        TooLarge::Block => "holds up its lane",
+        TooLarge::DropValue => "loses its value",
+        TooLarge::Skip => "is skipped",
+    };
+    format!(
+        "{who} go to {}{missing}, with headers as of {}, at most {} a minute; one that is too large {large}",
+        names.join(", "),
+        style(dead_letter.header_style),
+        dead_letter.per_minute_max
+    )
+}
+
+/// A pattern stands for the topics that it matches.
+fn name(topic: &Topic) -> String {
+    match topic {
+        Topic::Literal(name) => name.clone(),
+        Topic::Pattern(_) => "{topic}".to_owned(),
+    }
+}
+
+fn made(create: bool) -> &'static str {
+    if create { " (made where missing)" } else { "" }
+}
+
+/// As the configuration has it: `30s`, `5m`.
+fn shown(time: Duration) -> String {
+    let ms = time.as_millis();
+    let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    let unit = units
+        .iter()
+        .find(|(length, _)| ms > 0 && ms.is_multiple_of(*length));
+    unit.map_or_else(
+        || format!("{ms}ms"),
+        |(length, unit)| format!("{}{unit}", ms / length),
+    )
+}
+
+fn millis(time: Duration) -> u64 {
+    time.as_millis() as u64
+}
+
+fn style(style: HeaderStyle) -> &'static str {
+    match style {
+        HeaderStyle::Moontide => "moontide",
+        HeaderStyle::Spring => "spring",
+        HeaderStyle::Connect => "connect",
+    }
+}
+
+/// By the names of the configuration.
+pub(super) fn as_json(listener: &Listener, group: &str) -> Json {
+    let (run, retry) = (&listener.run, &listener.retry);
+    json!({
+        "name": listener.name,
+        "consumer": listener.consumer,
+        "topics": listener.topics.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "handler": listener.handler.text,
+        "subscription": { "fromBeginning": listener.from_beginning },
+        "runConfig": {
+            "autoCommit": run.auto_commit,
+            "autoCommitInterval": run.auto_commit_interval.map(millis),
+            "autoCommitThreshold": run.auto_commit_threshold,
+            "partitionsConsumedConcurrently": run.partitions_consumed_concurrently,
+        },
+        "ordering": match listener.ordering {
+            Ordering::Partition => "partition",
+            Ordering::Key => "key",
+            Ordering::None => "none",
+        },
+        "nullKeys": (listener.ordering == Ordering::Key).then_some(match listener.null_keys {
+            NullKeys::Parallel => "parallel",
+            NullKeys::Partition => "partition",
+        }),
+        "maxInFlight": listener.max_in_flight,
+        "onError": match listener.on_error {
+            OnError::Retry => "retry",
+            OnError::DeadLetter => "deadLetter",
+            OnError::Skip => "skip",
+            OnError::Stop => "stop",
+        },
+        "retry": {
+            "attempts": retry.attempts,
+            "initialDelay": millis(retry.initial_delay),
+            "maxDelay": millis(retry.max_delay),
+            "multiplier": retry.multiplier,
+            "jitter": retry.jitter,
+            "topics": retry.topics.iter().map(|delay| millis(*delay)).collect::<Vec<_>>(),
+            "allowAutoTopicCreation": retry.create_topics,
+        },
+        "deadLetter": listener.dead_letter.as_ref().map(|dead_letter| json!({
+            "topic": dead_letter.topic,
+            "topics": listener
+                .topics
+                .iter()
+                .map(|topic| dead_letter.topic_of(&name(topic), group, &listener.name))
+                .collect::<Vec<_>>(),
+            "headerStyle": style(dead_letter.header_style),
+            "allowAutoTopicCreation": dead_letter.create_topic,
+            "tooLarge": match dead_letter.too_large {
+                TooLarge::Block => "block",
+                TooLarge::DropValue => "dropValue",
+                TooLarge::Skip => "skip",
+            },
+            "maxPerMinute": dead_letter.per_minute_max,
+        })),
+        "breaker": listener.breaker.as_ref().map(|breaker| json!({
+            "failureRatio": breaker.ratio,
+            "window": millis(breaker.window),
+            "minimumRuns": breaker.runs_min,
+            "pause": millis(breaker.pause),
+            "probes": breaker.probes,
+        })),
+        "limits": {
+            "blocking": millis(listener.limits.blocking),
+            "timeout": millis(listener.limits.timeout),
+        },
+    })
+}

@@ -1,0 +1,178 @@
+//! What a listener's policies mean, and what is said of them.
+
+use super::*;
+
+fn listener(more: &str) -> Listener {
+    loaded(&[BROKERS, GROUP, LISTENER, more].concat())
+        .listeners
+        .remove(0)
+}
+
+#[test]
+fn without_a_word_a_message_keeps_its_partitions_order_and_is_never_given_up() {
+    let found = listener("");
+    assert_eq!(
+        (found.ordering, found.null_keys, found.max_in_flight),
+        (Ordering::Partition, NullKeys::Parallel, 1_000)
+    );
+    assert_eq!(
+        (found.on_error, found.dead_letter, found.breaker),
+        (OnError::Retry, None, None)
+    );
+    assert_eq!(found.limits.timeout, Duration::from_secs(300));
+}
+
+#[test]
+fn a_dead_letter_table_says_what_becomes_of_what_fails() {
+    let expected = DeadLetter {
+        topic: "{topic}.dead".into(),
+        header_style: HeaderStyle::Moontide,
+        create_topic: false,
+        too_large: TooLarge::Block,
+        per_minute_max: 600,
+    };
+    let breaker = Breaker {
+        ratio: 0.5,
+        window: Duration::from_secs(30),
+        runs_min: 20,
+        pause: Duration::from_secs(30),
+        probes: 3,
+    };
+    for more in ["deadLetter = {}\n", "onError = 'deadLetter'\n"] {
+        let found = listener(more);
+        assert_eq!(found.on_error, OnError::DeadLetter, "{more}");
+        assert_eq!(found.retry.attempts, Some(5), "{more}");
+        assert_eq!(found.dead_letter, Some(expected.clone()), "{more}");
+        assert_eq!(found.breaker, Some(breaker), "{more}");
+    }
+    let more = "headerStyle = 'connect', allowAutoTopicCreation = true, tooLarge = 'dropValue', maxPerMinute = 7";
+    assert_eq!(
+        listener(&format!("deadLetter = {{ topic = 'd', {more} }}\n")).dead_letter,
+        Some(DeadLetter {
+            topic: "d".into(),
+            header_style: HeaderStyle::Connect,
+            create_topic: true,
+            too_large: TooLarge::DropValue,
+            per_minute_max: 7,
+        })
+    );
+}
+
+#[test]
+fn with_another_policy_the_table_serves_the_handlers_own_word() {
+    let found = listener("onError = 'skip'\ndeadLetter = {}\n");
+    assert_eq!(
+        (found.on_error, found.retry.attempts),
+        (OnError::Skip, Some(1))
+    );
+    assert!(found.dead_letter.is_some() && found.breaker.is_none());
+}
+
+#[test]
+fn a_breaker_is_on_where_it_is_written_and_off_where_it_is_refused() {
+    assert_eq!(listener("deadLetter = {}\nbreaker = false\n").breaker, None);
+    assert!(listener("breaker = true\n").breaker.is_some());
+    let found = listener("breaker = { failureRatio = 1, pause = '1m' }\n").breaker;
+    assert_eq!(
+        found.map(|found| (found.ratio.to_bits(), found.pause, found.probes)),
+        Some((1.0_f64.to_bits(), Duration::from_secs(60), 3))
+    );
+}
+
+#[test]
+fn the_placeholders_of_a_dead_letter_topic_are_replaced_once() {
+    let dead_letter = DeadLetter {
+        topic: "{listener}-{topic}.{group}.{topic}".into(),
+        ..listener("deadLetter = {}\n").dead_letter.unwrap()
+    };
+    assert_eq!(dead_letter.topic_of("t", "g", "{topic}"), "{topic}-t.g.t");
+}
+
+#[test]
+fn the_number_of_retry_topics_is_one_of_attempts() {
+    let topics = "retry = { topics = ['5s', '1m'], allowAutoTopicCreation = true }\n";
+    for (policy, attempts) in [
+        ("deadLetter", Some(3)),
+        ("skip", Some(3)),
+        ("stop", Some(3)),
+        ("retry", None),
+    ] {
+        let found = listener(&format!("onError = '{policy}'\n{topics}"));
+        assert_eq!(found.retry.attempts, attempts, "{policy}");
+        assert_eq!(found.retry.topics, [5, 60].map(Duration::from_secs));
+        assert!(found.retry.create_topics);
+    }
+}
+
+#[test]
+fn what_gives_order_up_is_said() {
+    let warnings = |more: &str| loaded(&[BROKERS, GROUP, LISTENER, more].concat()).warnings;
+    assert_eq!(
+        warnings("retry = { topics = ['5s'] }\n"),
+        [
+            "listener `orders.f`: `retry.topics` gives up the order of messages: one that failed runs again after those \
+             that came later"
+        ]
+    );
+    assert_eq!(
+        warnings("ordering = 'none'\nrunConfig = { autoCommit = false }\n"),
+        [
+            "listener `orders.f`: with `ordering` \"none\" ctx.commitOffsets means its own message alone, not those before it"
+        ]
+    );
+    assert!(warnings("ordering = 'none'\nretry = { topics = ['5s'] }\n").is_empty());
+    assert!(warnings("ordering = 'key'\nrunConfig = { autoCommit = false }\n").is_empty());
+}
+
+#[test]
+fn a_pattern_that_takes_its_own_dead_letters_is_said() {
+    let warnings = |topics: &str, dead: &str| {
+        let listener = format!(
+            "[[listeners]]\ntopics = {topics}\nhandler = 'orders.f'\ndeadLetter = {{ topic = '{dead}' }}\n"
+        );
+        loaded(&[BROKERS, GROUP, &listener].concat()).warnings
+    };
+    let said = "listener `orders.f`: its pattern `^t` matches its dead-letter topic `{topic}.dead` too, so that a dead \
+                letter would come back to it; make the pattern narrower, or name another topic";
+    assert_eq!(warnings("['^t']", "{topic}.dead"), [said]);
+    assert_eq!(warnings("['t', '^t']", "{topic}.dead"), [said]);
+    assert!(warnings("['^t']", "dead.{topic}").is_empty());
+    assert_eq!(warnings("['^t']", "trash").len(), 1);
+}
+
+#[test]
+fn what_a_listener_writes_of_its_own_ends_what_contradicts_it() {
+    let defaults = "[listenerDefaults]\nordering = 'key'\nnullKeys = 'partition'\nonError = 'skip'\n\
+                    retry = { attempts = 3 }\n";
+    let more = "[[listeners]]\ntopic = 'u'\nhandler = 'orders.f'\nname = 'u'\n\
+                ordering = 'none'\nretry = { topics = ['5s'] }\n";
+    let config = loaded(&[BROKERS, GROUP, defaults, LISTENER, more].concat());
+    assert_eq!(config.listeners[0].null_keys, NullKeys::Partition);
+    assert_eq!(config.listeners[0].retry.attempts, Some(3));
+    assert_eq!(config.listeners[1].ordering, Ordering::None);
+    assert_eq!(config.listeners[1].retry.attempts, Some(2));
+}
+
+#[test]
+fn a_server_is_there_only_where_it_listens() {
+    let http = |more: &str| {
+        let config = loaded(&[BROKERS, GROUP, LISTENER, more].concat());
+        (config.http, config.warnings)
+    };
+    assert_eq!(http(""), (None, vec![]));
+    assert_eq!(
+        http("[http]\n"),
+        (
+            None,
+            vec!["`[http]` has no `listen`: there is no server".to_owned()]
+        )
+    );
+    let expected = Http {
+        listen: ([127, 0, 0, 1], 0).into(),
+        stall_after: Duration::from_secs(300),
+    };
+    assert_eq!(
+        http("[http]\nlisten = '127.0.0.1:0'\n"),
+        (Some(expected), vec![])
+    );
+}
