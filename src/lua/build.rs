@@ -17,7 +17,7 @@ use mlua::{LuaOptions, StdLib};
 use super::failure;
 use super::last_words::About;
 use super::shared::{Shared, nearest, push_bytes, type_name};
-use super::vm::{self, Vm};
+use super::vm::Vm;
 use super::watchdog::Pulse;
 use super::{App, app, coroutine, globals, hook, load, logger, message, tide};
 use crate::bundle::Bundle;
@@ -213,9 +213,12 @@ impl Vm {
             // An error value that is no string has no place of its own.
             let is_placeless = ffi::lua_type(self.main, -1) != ffi::LUA_TSTRING;
             let message = match status {
-                ffi::LUA_ERRMEM => format!("{file}: not enough memory ([lua] memory)"),
+                ffi::LUA_ERRMEM => {
+                    let words = failure::out_of_memory(self.config.lua.memory);
+                    format!("{file}: {}", words.message)
+                }
                 // C code that was told to end, and ended by itself.
-                ffi::LUA_OK => format!("{file}: {}", vm::too_long(limit)),
+                ffi::LUA_OK => format!("{file}: {}", failure::too_long(limit)),
                 _ => {
                     let words = self.protected(|| failure::describe_top(self.main));
                     if is_placeless {

@@ -30,7 +30,7 @@ pub(super) const TOPIC: c_int = 2;
 const REQUEST_CONTEXT: c_int = 3;
 const ATTRIBUTES: c_int = 4;
 
-const FIELDS: [&str; 17] = [
+pub(super) const FIELDS: [&str; 17] = [
     "topic",
     "partition",
     "message",

@@ -7,10 +7,12 @@
 
 use std::ffi::{CStr, c_int};
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use mlua::ffi::{self, lua_Debug, lua_State};
 
 use super::shared::{bytes_at, push_bytes, type_name};
+use super::{Failure, FailureKind};
 
 const NOT_ENOUGH_MEMORY: &[u8] = b"not enough memory";
 
@@ -23,10 +25,26 @@ pub(super) struct Words {
     pub(super) traceback: Option<String>,
 }
 
-/// Whether the value on top of `state` is Lua's own error of that kind, be it raised again by the handler.
+impl Words {
+    pub(super) fn of(self, kind: FailureKind) -> Failure {
+        Failure {
+            kind,
+            message: self.message,
+            traceback: self.traceback,
+        }
+    }
+}
+
+/// Whether the value on top of `state` is Lua's own error of that kind, be it raised again by the handler or passed on by
+/// a coroutine, which put their places before it.
 pub(super) unsafe fn is_memory_error(state: *mut lua_State) -> bool {
     // SAFETY: reads the top of the stack.
-    unsafe { bytes_at(state, -1) == Some(NOT_ENOUGH_MEMORY) }
+    let text = unsafe { bytes_at(state, -1) };
+    let Some(before) = text.and_then(|text| text.strip_suffix(NOT_ENOUGH_MEMORY)) else {
+        return false;
+    };
+    let digits = before.strip_suffix(b": ").unwrap_or_default();
+    before.is_empty() || digits.last().is_some_and(u8::is_ascii_digit)
 }
 
 /// Words for the error value on top of `state`, a coroutine; with its stack where it is asked for.
@@ -99,6 +117,34 @@ pub(super) fn words(message: &str) -> Words {
         message: message.to_owned(),
         traceback: None,
     }
+}
+
+pub(super) fn too_long(limit: Duration) -> String {
+    format!(
+        "computed for more than {} ms without a pause (limits.blocking)",
+        limit.as_millis()
+    )
+}
+
+pub(super) fn too_long_a_wait(place: Option<String>, max: Duration) -> Words {
+    let place = place.map_or_else(String::new, |place| format!("{place}: "));
+    words(&format!(
+        "{place}takes more than {} s with this wait, for which everything else stands still",
+        max.as_secs()
+    ))
+}
+
+/// `memory` is the limit, in bytes.
+pub(super) fn out_of_memory(memory: usize) -> Words {
+    let limit = [(30, "GiB"), (20, "MiB"), (10, "KiB"), (0, "B")]
+        .iter()
+        .find(|(bits, _)| memory.is_multiple_of(1 << bits))
+        .map_or_else(String::new, |(bits, unit)| {
+            format!("{} {unit}", memory >> bits)
+        });
+    words(&format!(
+        "not enough memory: the vm has {limit} ([lua] memory)"
+    ))
 }
 
 /// The string on top of `state`.

@@ -12,7 +12,7 @@ use super::shared::{Shared, bytes_at, push_bytes, type_name};
 use super::{Wait, app, json, wait};
 use crate::clock::now_ms;
 
-const FIELDS: [&str; 4] = ["app", "json", "now", "sleep"];
+pub(super) const FIELDS: [&str; 4] = ["app", "json", "now", "sleep"];
 
 /// Makes the module and puts it where `require` finds it.
 pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {

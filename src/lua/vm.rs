@@ -122,7 +122,7 @@ impl Vm {
             offset: call.record.offset(),
         };
         let Some(coroutine) = self.coroutine(&about) else {
-            return Step::Failed(out_of_memory());
+            return Step::Failed(self.out_of_memory());
         };
         self.last_call += 1;
         let id = CallId(self.last_call);
@@ -153,7 +153,7 @@ impl Vm {
                 Step::Waits(id, wait)
             }
             Ended::Asked(verdict) => Step::Asked(verdict),
-            Ended::Failed(kind, words) => Step::Failed(failure_of(kind, words)),
+            Ended::Failed(kind, words) => Step::Failed(words.of(kind)),
         }
     }
 
@@ -161,7 +161,7 @@ impl Vm {
     pub(crate) fn resume(&mut self, pulse: &Pulse, id: CallId, answer: Answer) -> Step {
         let Some(waiting) = self.waiting.remove(&id) else {
             let words = failure::words("the call does not wait any more");
-            return Step::Failed(failure_of(FailureKind::Raised, words));
+            return Step::Failed(words.of(FailureKind::Raised));
         };
         let about = About {
             listener: &self.config.listeners[waiting.listener].name,
@@ -184,7 +184,7 @@ impl Vm {
                 Step::Waits(id, wait)
             }
             Ended::Asked(verdict) => Step::Asked(verdict),
-            Ended::Failed(kind, words) => Step::Failed(failure_of(kind, words)),
+            Ended::Failed(kind, words) => Step::Failed(words.of(kind)),
         }
     }
 
@@ -205,6 +205,10 @@ impl Vm {
         self.lua.used_memory()
     }
 
+    fn out_of_memory(&self) -> Failure {
+        failure::out_of_memory(self.config.lua.memory).of(FailureKind::Memory)
+    }
+
     fn blocking(&self, listener: usize) -> Duration {
         self.config.listeners[listener].limits.blocking
     }
@@ -223,7 +227,7 @@ impl Vm {
             offset: -1,
         };
         let Some(coroutine) = self.coroutine(&about) else {
-            return Err(out_of_memory());
+            return Err(self.out_of_memory());
         };
         self.last_call += 1;
         let id = CallId(self.last_call);
@@ -238,7 +242,8 @@ impl Vm {
                         // SAFETY: reads the stack of a coroutine that is suspended.
                         let place = unsafe { failure::position(coroutine.state) };
                         self.drop_coroutine(coroutine, id);
-                        return Err(failure_of(FailureKind::Raised, too_long_a_wait(place)));
+                        let words = failure::too_long_a_wait(place, HOOK_MAX);
+                        return Err(words.of(FailureKind::Raised));
                     }
                     std::thread::sleep(duration);
                 }
@@ -248,7 +253,7 @@ impl Vm {
                     self.answer(refused);
                 }
                 Ended::Asked(verdict) => return Err(Failure::of_verdict(&verdict)),
-                Ended::Failed(kind, words) => return Err(failure_of(kind, words)),
+                Ended::Failed(kind, words) => return Err(words.of(kind)),
             }
         }
     }
@@ -308,7 +313,10 @@ impl Vm {
         if killed {
             match &mut ended {
                 Ended::Waits(_) => {
-                    ended = Ended::Failed(FailureKind::Blocking, failure::words(&too_long(limit)));
+                    ended = Ended::Failed(
+                        FailureKind::Blocking,
+                        failure::words(&failure::too_long(limit)),
+                    );
                 }
                 Ended::Failed(kind, _) => *kind = FailureKind::Blocking,
                 Ended::Done | Ended::Asked(_) => {}
@@ -336,7 +344,7 @@ impl Vm {
             if slice.killed() {
                 let place = slice.place().or_else(|| failure::position(state));
                 let place = place.map_or_else(String::new, |place| format!("{place}: "));
-                let message = format!("{place}{}", too_long(slice.limit()));
+                let message = format!("{place}{}", failure::too_long(slice.limit()));
                 let words = Words {
                     message,
                     traceback: self.protected(|| failure::traceback(self.main, state)),
@@ -358,10 +366,14 @@ impl Vm {
                     let message = "a C function yielded in the handler's own coroutine, which only `tide` may do";
                     Ended::Failed(FailureKind::Raised, failure::words(message))
                 }
-                ffi::LUA_ERRMEM => Ended::Failed(FailureKind::Memory, memory_words()),
-                _ if failure::is_memory_error(state) => {
-                    Ended::Failed(FailureKind::Memory, memory_words())
-                }
+                ffi::LUA_ERRMEM => Ended::Failed(
+                    FailureKind::Memory,
+                    failure::out_of_memory(self.config.lua.memory),
+                ),
+                _ if failure::is_memory_error(state) => Ended::Failed(
+                    FailureKind::Memory,
+                    failure::out_of_memory(self.config.lua.memory),
+                ),
                 ffi::LUA_OK => {
                     let words = self.protected(|| describe(self.main, state, false));
                     Ended::Failed(FailureKind::Returned, words)
@@ -433,36 +445,5 @@ unsafe extern "C-unwind" fn new_coroutine(state: *mut lua_State) -> c_int {
         ffi::lua_pushlightuserdata(state, coroutine.cast());
         ffi::lua_pushinteger(state, reference.into());
         2
-    }
-}
-
-pub(super) fn too_long(limit: Duration) -> String {
-    format!(
-        "computed for more than {} ms without a pause (limits.blocking)",
-        limit.as_millis()
-    )
-}
-
-fn too_long_a_wait(place: Option<String>) -> Words {
-    let place = place.map_or_else(String::new, |place| format!("{place}: "));
-    failure::words(&format!(
-        "{place}takes more than {} s with this wait, for which everything else stands still",
-        HOOK_MAX.as_secs()
-    ))
-}
-
-fn memory_words() -> Words {
-    failure::words("not enough memory ([lua] memory)")
-}
-
-fn out_of_memory() -> Failure {
-    failure_of(FailureKind::Memory, memory_words())
-}
-
-fn failure_of(kind: FailureKind, words: Words) -> Failure {
-    Failure {
-        kind,
-        message: words.message,
-        traceback: words.traceback,
     }
 }

@@ -161,3 +161,57 @@ fn every_link_within_the_documents_leads_to_a_file() {
     }
     assert!(count > 0, "no link was found");
 }
+
+/// The anchors of a document's headings, as forges make them.
+fn anchors(document: &str) -> Vec<String> {
+    let mut is_code = false;
+    let mut anchors = Vec::new();
+    for line in document.lines() {
+        if line.trim_start().starts_with("```") {
+            is_code = !is_code;
+        }
+        let heading = line.trim_start_matches('#');
+        if is_code || heading == line || !heading.starts_with(' ') {
+            continue;
+        }
+        let kept = heading.trim().to_lowercase();
+        let kept = kept
+            .chars()
+            .filter(|&c| c.is_alphanumeric() || " -_".contains(c));
+        anchors.push(kept.collect::<String>().replace(' ', "-"));
+    }
+    anchors
+}
+
+#[test]
+fn every_link_to_a_heading_finds_it() {
+    let mut count = 0;
+    for path in documents() {
+        let document = fs::read_to_string(&path).unwrap();
+        for link in document
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
+            let Some((file, anchor)) = link.split_once('#') else {
+                continue;
+            };
+            if file.contains("://") {
+                continue;
+            }
+            count += 1;
+            let target = if file.is_empty() {
+                path.clone()
+            } else {
+                path.parent().unwrap().join(file)
+            };
+            let found = anchors(&fs::read_to_string(&target).unwrap());
+            assert!(
+                found.iter().any(|there| there == anchor),
+                "{}: `{link}` leads to no heading; there are {found:?}",
+                path.display()
+            );
+        }
+    }
+    assert!(count > 20, "{count} links were found");
+}

@@ -23,8 +23,33 @@ fn an_endless_handler_is_ended_and_the_others_go_on() {
           record.line("try", message, ctx)
           if message.value == "plain" then while true do end end
           if message.value == "pcall" then while true do pcall(function() while true do end end) end end
+          if message.value == "handler" then while true do xpcall(error, function() while true do end end) end end
           if message.value == "coroutine" then coroutine.wrap(function() while true do end end)() end
+          if message.value == "nested" then
+            while true do
+              pcall(coroutine.wrap(function()
+                coroutine.wrap(function() while true do pcall(error) end end)()
+              end))
+            end
+          end
+          if message.value == "close" then
+            local c <close> = setmetatable({}, { __close = function() while true do pcall(error) end end })
+            local co = coroutine.create(function() local d <close> = c coroutine.yield() end)
+            coroutine.resume(co)
+            coroutine.close(co)
+          end
+          if message.value == "sort" then
+            table.sort({ 3, 2, 1 }, function() while true do pcall(error) end end)
+          end
           if message.value == "rep" then for _ = 1, 1e9 do string.rep("x", 100000) end end
+          if message.value == "concat" then
+            local s = ""
+            while true do s = s .. "x" if #s > 10000 then s = "" end end
+          end
+          if message.value == "gsub" then
+            local s = string.rep("ab", 1000)
+            while true do s:gsub("%w", "%0%0") end
+          end
           record.line("survived", message, ctx)
         end
         "#,
@@ -34,7 +59,20 @@ fn an_endless_handler_is_ended_and_the_others_go_on() {
             + "onError = \"skip\"\nlimits = { blocking = \"400ms\" }\n"
             + &from_beginning("other", &other.name, "orders.handle")),
     );
-    let values = ["good", "plain", "pcall", "coroutine", "rep", "fine"];
+    let values = [
+        "good",
+        "plain",
+        "pcall",
+        "handler",
+        "coroutine",
+        "nested",
+        "close",
+        "sort",
+        "rep",
+        "concat",
+        "gsub",
+        "fine",
+    ];
     topic.produce(values.map(|value| Message::value(value).partition(0)));
 
     let mut daemon = Daemon::start(&project);
@@ -46,10 +84,10 @@ fn an_endless_handler_is_ended_and_the_others_go_on() {
     assert_eq!(project.values_of("try"), values);
     assert_eq!(project.values_of("survived"), ["good", "fine"]);
     let errors = daemon.count(|line| line.is_error() && line.field("topic") == topic.name);
-    assert_eq!(errors, 4, "one line for each");
+    assert_eq!(errors, 10, "one line for each");
     assert!(!daemon.ended() && daemon.pid() == pid);
     daemon.stop();
-    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(6));
+    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(12));
 }
 
 /// An endless handler that is retried blocks its own partition alone.
@@ -116,6 +154,23 @@ fn a_memory_bomb_fails_its_message_and_the_others_go_on() {
           record.line("try", message, ctx)
           if message.value == "table" then local t = {} while true do t[#t + 1] = { #t } end end
           if message.value == "string" then return string.rep("x", 1 << 30) end
+          if message.value == "doubled" then local s = "x" while true do s = s .. s end end
+          if message.value == "joined" then
+            local t = {}
+            for i = 1, 1000 do t[i] = string.rep("x", 1000) end
+            return table.concat(t, string.rep("y", 100000))
+          end
+          if message.value == "coroutines" then
+            local t = {}
+            while true do t[#t + 1] = coroutine.create(print) end
+          end
+          if message.value == "wrapped" then
+            coroutine.wrap(function() local t = {} while true do t[#t + 1] = {} end end)()
+          end
+          if message.value == "recursion" then
+            local function f() return 1 + f() end
+            f()
+          end
           if message.value == "caught" then
             local t = {}
             pcall(function() while true do t[#t + 1] = ("x"):rep(1000) .. #t end end)
@@ -130,7 +185,18 @@ fn a_memory_bomb_fails_its_message_and_the_others_go_on() {
             + "onError = \"skip\"\n"
             + &from_beginning("other", &other.name, "sleepy")),
     );
-    let values = ["good", "table", "string", "caught", "fine"];
+    let values = [
+        "good",
+        "table",
+        "string",
+        "doubled",
+        "joined",
+        "coroutines",
+        "wrapped",
+        "recursion",
+        "caught",
+        "fine",
+    ];
     topic.produce(values.map(|value| Message::value(value).partition(0)));
     other.produce(numbered(0..30, 0));
 
@@ -154,8 +220,13 @@ fn a_memory_bomb_fails_its_message_and_the_others_go_on() {
         "the limit holds: {}",
         daemon.peak_memory()
     );
+    let of_memory = daemon.count(|line| {
+        line.is_error()
+            && line.field("error") == "not enough memory: the vm has 32 MiB ([lua] memory)"
+    });
+    assert!(of_memory >= 6, "one line for each: {of_memory}");
     daemon.stop();
-    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(5));
+    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(10));
     assert_eq!(kafka.committed(&project.group, &other.name, 0), Some(30));
 }
 

@@ -44,6 +44,11 @@ fn no_pcall_keeps_a_loop_alive() {
         "while true do xpcall(function() while true do end end, function() while true do end end) end",
     );
     is_ended("while true do xpcall(error, function() while true do end end) end");
+    is_ended("while true do xpcall(error, function() error() end) end");
+    is_ended("xpcall(error, function() while true do pcall(error) end end)");
+    is_ended("local function f() pcall(f) pcall(f) end f()");
+    is_ended("local function f() xpcall(f, f) xpcall(f, f) end f()");
+    is_ended("local function f() pcall(string.gsub, 'x', 'x', f) pcall(f) end f()");
 }
 
 #[test]
@@ -56,6 +61,30 @@ fn a_loop_in_a_coroutine_is_ended() {
         "while true do pcall(coroutine.wrap(function() coroutine.wrap(function() while true do end end)() end)) end",
     );
     is_ended("while true do coroutine.wrap(function() coroutine.yield() end)() end");
+    is_ended(
+        "local f = coroutine.wrap(function() while true do coroutine.yield() end end) while true do f() end",
+    );
+    is_ended(
+        "local function spin() pcall(coroutine.wrap(spin)) while true do pcall(error) end end spin()",
+    );
+    is_ended(
+        "table.sort({ 3, 2, 1 }, function() while true do pcall(coroutine.wrap(function() while true do pcall(error) end end)) end end)",
+    );
+}
+
+#[test]
+fn a_loop_in_what_closes_is_ended() {
+    let open = "local c <close> = setmetatable({}, { __close = function() while true do pcall(error) end end })";
+    is_ended(&format!("do {open} end"));
+    is_ended(&format!(
+        "while true do pcall(function() {open} error('x') end) end"
+    ));
+    is_ended(&format!(
+        "local co = coroutine.create(function() {open} coroutine.yield() end) coroutine.resume(co) while true do pcall(coroutine.close, co) end"
+    ));
+    is_ended(&format!(
+        "while true do pcall(coroutine.wrap(function() {open} error('x') end)) end"
+    ));
 }
 
 #[test]
@@ -71,6 +100,14 @@ fn the_place_is_that_of_the_loop_itself() {
 #[test]
 fn a_loop_of_c_functions_is_ended() {
     is_ended("while true do local s = string.rep('x', 100000) end");
+    is_ended("local s = '' while true do s = s .. 'x' if #s > 10000 then s = '' end end");
+    is_ended(
+        "local t = {} for i = 1, 10000 do t[i] = 'x' end while true do pcall(table.concat, t) end",
+    );
+    is_ended("local s = string.rep('ab', 1000) while true do s:find('(a.-)c') end");
+    is_ended("local s = string.rep('ab', 1000) while true do s:gsub('%w+', '%0') end");
+    is_ended("for _ in string.gmatch(string.rep('x', 100), '') do while true do end end");
+    is_ended("load(function() while true do pcall(error) end end)");
     is_ended("while true do string.gsub('xxxxxxxx', 'x', function() return 'y' end) end");
     is_ended(
         "string.gsub(string.rep('x', 10), 'x', function() while true do pcall(error) end end)",
@@ -136,26 +173,110 @@ fn the_limit_counts_from_each_wait_anew() {
     assert!(matches!(f.resume(id, Answer::Slept), Step::Done));
 }
 
+/// Runs `body`, which takes more than the VM may have, and sees that the VM still answers.
+#[track_caller]
+fn takes_too_much(body: &str) {
+    let mut setup = handler(&format!("if message.key then return end {body}"));
+    setup.memory = 8 << 20;
+    let mut f = setup.build();
+    let record = OwnedRecord {
+        key: Some(Box::default()),
+        ..OwnedRecord::default()
+    };
+    for _ in 0..2 {
+        let failure = failure(f.run());
+        assert_eq!(
+            failure.kind,
+            FailureKind::Memory,
+            "{body}: {}",
+            failure.message
+        );
+        assert_eq!(
+            failure.message,
+            "not enough memory: the vm has 8 MiB ([lua] memory)"
+        );
+        assert!(failure.traceback.is_none());
+        assert!(matches!(f.call(&record), Step::Done), "{body}");
+    }
+}
+
 #[test]
 fn a_memory_bomb_is_an_outcome() {
-    for body in [
-        "local t = {} for i = 1, 1e9 do t[i] = i end",
-        "local s = 'x' while true do s = s .. s end",
-        "string.rep('x', 1 << 28)",
-    ] {
-        let app = Arc::default();
-        let mut setup = handler(body);
-        setup.memory = 8 << 20;
-        let mut f = setup.build_with(&app).unwrap();
-        let failure = failure(f.run());
-        assert_eq!(failure.kind, FailureKind::Memory, "{}", failure.message);
-        assert!(failure.traceback.is_none());
-        drop(f);
-        assert!(matches!(
-            handler("").build_with(&app).unwrap().run(),
-            Step::Done
-        ));
+    takes_too_much("local t = {} for i = 1, 1e9 do t[i] = i end");
+    takes_too_much("local t = {} while true do t[#t + 1] = {} end");
+    takes_too_much("local t = {} while true do t[{}] = t end");
+    takes_too_much("local s = 'x' while true do s = s .. s end");
+    takes_too_much("local s = 'x' while true do s = s:gsub('x', 'xx') end");
+    takes_too_much("string.rep('x', 1 << 28)");
+    takes_too_much("string.rep('x', 1 << 30)");
+    takes_too_much(
+        "local t = {} for i = 1, 1000 do t[i] = string.rep('x', 1000) end table.concat(t, string.rep('y', 10000))",
+    );
+    takes_too_much("string.format('%s%s', string.rep('x', 5 << 20), string.rep('y', 5 << 20))");
+    takes_too_much("local f = {} while true do local g = f f = function() return g end end");
+}
+
+#[test]
+fn a_memory_bomb_in_coroutines_is_an_outcome() {
+    takes_too_much("local t = {} while true do t[#t + 1] = coroutine.create(print) end");
+    takes_too_much(
+        "local t = {} while true do local f = coroutine.wrap(coroutine.yield) f() t[#t + 1] = f end",
+    );
+    let bomb = "local t = {} while true do t[#t + 1] = {} end";
+    takes_too_much(&format!("coroutine.wrap(function() {bomb} end)()"));
+    takes_too_much(&format!(
+        "coroutine.wrap(function() coroutine.wrap(function() {bomb} end)() end)()"
+    ));
+    takes_too_much(&format!(
+        "local _, e = coroutine.resume(coroutine.create(function() {bomb} end)) error(e)"
+    ));
+}
+
+#[test]
+fn a_memory_bomb_in_a_callback_is_an_outcome() {
+    let bomb = "local t = {} while true do t[#t + 1] = {} end";
+    takes_too_much(&format!("table.sort({{ 3, 2, 1 }}, function() {bomb} end)"));
+    takes_too_much(&format!("string.gsub('x', 'x', function() {bomb} end)"));
+    takes_too_much(&format!("xpcall(error, function() {bomb} end) {bomb}"));
+    takes_too_much(&format!(
+        "local ok, e = pcall(function() {bomb} end) error(e)"
+    ));
+    takes_too_much(&format!(
+        "local ok, e = pcall(function() {bomb} end) error(e, 0)"
+    ));
+    takes_too_much(&format!(
+        "local c <close> = setmetatable({{}}, {{ __close = function() {bomb} end }})"
+    ));
+}
+
+#[test]
+fn memory_that_is_caught_and_let_go_is_no_failure() {
+    let mut setup = handler(
+        "for _ = 1, 5 do assert(not pcall(function() local t = {} while true do t[#t + 1] = {} end end)) end",
+    );
+    setup.memory = 8 << 20;
+    let mut f = setup.build();
+    for _ in 0..3 {
+        assert!(matches!(f.run(), Step::Done));
     }
+    assert!(f.vm.memory_used() < 8 << 20);
+}
+
+#[test]
+fn memory_that_is_caught_for_ever_is_ended() {
+    let mut setup = handler(
+        "if message.key then return end local t = {} while true do pcall(function() while true do t[#t + 1] = {} end end) end",
+    );
+    setup.memory = 8 << 20;
+    setup.blocking = Duration::from_millis(500);
+    let mut f = setup.build();
+    let failure = failure(f.run());
+    assert_eq!(failure.kind, FailureKind::Blocking, "{}", failure.message);
+    let record = OwnedRecord {
+        key: Some(Box::default()),
+        ..OwnedRecord::default()
+    };
+    assert!(matches!(f.call(&record), Step::Done));
 }
 
 #[test]
@@ -166,7 +287,7 @@ fn memory_that_is_used_up_at_the_top_level_is_an_error() {
     setup.memory = 4 << 20;
     assert_eq!(
         setup.error(),
-        "handlers/h.lua: not enough memory ([lua] memory)"
+        "handlers/h.lua: not enough memory: the vm has 4 MiB ([lua] memory)"
     );
 }
 
@@ -190,8 +311,17 @@ fn endless_recursion_is_an_ordinary_failure() {
         "local t = setmetatable({}, {}) getmetatable(t).__index = function(t, k) return t[k] end return t.x",
         "local function f() return coroutine.wrap(f)() end f()",
         "local function f() string.gsub('x', 'x', f) end f()",
+        "local function f() pcall(error) return tostring(setmetatable({}, { __tostring = f })) end f()",
+        "local function f() local c <close> = setmetatable({}, { __close = f }) error('stack overflow') end f()",
+        "local f f = coroutine.wrap(function() local function g() return 1 + g() end g() end) f()",
     ] {
-        let failure = fails(body);
+        let mut f = handler(&format!("if message.key then return end {body}")).build();
+        let record = OwnedRecord {
+            key: Some(Box::default()),
+            ..OwnedRecord::default()
+        };
+        let failure = failure(f.run());
+        assert!(matches!(f.call(&record), Step::Done), "{body}");
         assert_eq!(failure.kind, FailureKind::Raised, "{body}");
         assert!(failure.message.contains("overflow"), "{}", failure.message);
         assert!(
