@@ -16,6 +16,8 @@ mod breaker;
 
 mod offsets;
 
+mod gaps;
+
 mod lanes;
 
 mod start;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use regex::Regex;
 
 use crate::config::{Config, Listener, NullKeys, Ordering, Topic};
+use crate::gaps;
 
 /// What one consumer does with one topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub(crate) struct Plan {
     /// The listeners of a topic agree on it; where they don't, the first one's counts.
     pub(crate) ordering: Ordering,
     pub(crate) null_keys: NullKeys,
+    /// Of the listeners' names.
+    pub(crate) listeners_hash: u32,
 }
 
 impl Plan {
@@ -39,7 +42,13 @@ impl Plan {
             concurrency: 1,
             ordering: Ordering::Partition,
             null_keys: NullKeys::Parallel,
+            listeners_hash: 0,
         }
+    }
+
+    /// Whether messages find other lanes than by the other plan.
+    pub(crate) fn orders_otherwise(&self, other: &Self) -> bool {
+        (self.ordering, self.null_keys) != (other.ordering, other.null_keys)
     }
 }
 
@@ -77,6 +86,7 @@ pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan>
         ),
         ordering: first.ordering,
         null_keys: first.null_keys,
+        listeners_hash: gaps::listeners_hash(listeners.iter().map(|index| &*of(index).name)),
         listeners,
     })
 }
