@@ -9,10 +9,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::clock::now_ms;
+use crate::gaps::{self, Finished};
 use crate::kafka::{Client, Error, TopicPartition};
 use crate::mailbox::Mailbox;
 use crate::partition::ToConsumer;
-use crate::start::{self, Facts, Policy, Start};
+use crate::start::{self, Facts, Policy, Start, Why};
 
 pub(crate) enum Ask {
     /// Where these partitions start.
@@ -31,12 +32,21 @@ pub(crate) struct Assigned {
     pub(crate) topic: Arc<str>,
     pub(crate) partition: i32,
     pub(crate) policy: Policy,
+    /// `Plan::listeners_hash`.
+    pub(crate) listeners: u32,
+}
+
+/// Where a partition starts, and what is finished beyond it.
+pub(crate) struct Found {
+    pub(crate) assigned: Assigned,
+    pub(crate) start: Start,
+    pub(crate) finished: Option<Finished>,
 }
 
 /// Where partitions start; those that could not be found out yet are asked for again.
 #[derive(Default)]
 pub(crate) struct Starts {
-    pub(crate) found: Vec<(Assigned, Start)>,
+    pub(crate) found: Vec<Found>,
     pub(crate) open: Vec<(Assigned, Error)>,
 }
 
@@ -125,7 +135,11 @@ fn starts(client: &Client, assigned: Vec<Assigned>, timeout: Duration) -> Result
     for one in assigned {
         let is_added = added.contains(&one.topic);
         match start(client, &one, &known, is_added, timeout) {
-            Ok(start) => starts.found.push((one, start)),
+            Ok((start, finished)) => starts.found.push(Found {
+                assigned: one,
+                start,
+                finished,
+            }),
             // One partition without a leader does not keep the others waiting.
             Err(error) => starts.open.push((one, error)),
         }
@@ -139,13 +153,13 @@ fn start(
     known: &Positions,
     is_added: bool,
     timeout: Duration,
-) -> Result<Start, Error> {
+) -> Result<(Start, Option<Finished>), Error> {
     let position = match known.get(&(one.topic.clone(), one.partition)) {
-        Some(Ok(position)) => *position,
+        Some(Ok(position)) => position.as_ref(),
         Some(Err(error)) => return Err(error.clone()),
         None => None,
     };
-    let committed = position.map(|(offset, leader_epoch, _)| (offset, leader_epoch));
+    let committed = position.map(|position| (position.offset, position.leader_epoch));
     let watermarks = match (
         client.watermarks(&one.topic, one.partition, timeout),
         committed,
@@ -155,16 +169,33 @@ fn start(
         (Err(_), Some((offset, _))) => (offset, offset),
         (Err(error), None) => return Err(error),
     };
-    Ok(start::resolve(&Facts {
+    let start = start::resolve(&Facts {
         committed,
         watermarks,
         policy: one.policy,
         is_added,
-    }))
+    });
+    let position = position.filter(|_| one.policy.automatic && start.why == Why::Committed);
+    let finished = position.and_then(|position| {
+        let place = gaps::Place {
+            offset: position.offset,
+            leader_epoch: position.leader_epoch,
+            listeners: one.listeners,
+        };
+        gaps::decode(&position.metadata, place, watermarks.1)
+    });
+    Ok((start, finished))
 }
 
-/// A committed offset, its leader epoch, and whether the group has only just begun there.
-type Position = (i64, i32, bool);
+/// What the group has committed.
+struct Position {
+    offset: i64,
+    leader_epoch: i32,
+    /// The group has only just begun there.
+    is_fresh: bool,
+    metadata: String,
+}
+
 type Positions = BTreeMap<(Arc<str>, i32), Result<Option<Position>, Error>>;
 
 fn committed(
@@ -174,16 +205,19 @@ fn committed(
 ) -> Result<Positions, Error> {
     let found = client.committed(asked, timeout)?;
     let now_ms = now_ms();
-    let offset = |one: &TopicPartition| {
-        let is_fresh = start::is_fresh(&one.metadata, now_ms);
-        match &one.error {
-            Some(error) => Err(error.clone()),
-            None => Ok((one.offset >= 0).then_some((one.offset, one.leader_epoch, is_fresh))),
-        }
+    let position = |one: TopicPartition| match one.error {
+        Some(error) => Err(error),
+        None if one.offset < 0 => Ok(None),
+        None => Ok(Some(Position {
+            offset: one.offset,
+            leader_epoch: one.leader_epoch,
+            is_fresh: start::is_fresh(&one.metadata, now_ms),
+            metadata: one.metadata,
+        })),
     };
     Ok(found
         .into_iter()
-        .map(|one| ((one.topic.clone(), one.partition), offset(&one)))
+        .map(|one| ((one.topic.clone(), one.partition), position(one)))
         .collect())
 }
 
@@ -219,7 +253,7 @@ fn topics_with_positions(
     }
     let with = known
         .iter()
-        .filter(|(_, position)| matches!(position, Ok(Some((_, _, false)))))
+        .filter(|(_, position)| matches!(position, Ok(Some(position)) if !position.is_fresh))
         .map(|((topic, _), _)| topic.clone());
     Ok(with.filter(|topic| open.contains(topic)).collect())
 }

@@ -75,6 +75,11 @@ struct Held {
     worker: Arc<Mailbox<ToWorker>>,
     /// The group's offset, as far as we know.
     committed: Option<i64>,
+    /// `Tracker::changes` of what the group has as metadata.
+    committed_changes: u64,
+    takes_metadata: bool,
+    /// A manual listener's position stays, and a line said so.
+    is_said_stuck: bool,
     last_commit: Instant,
     finished_since_commit: u64,
     /// The start was resolved by the listener's option: it is committed before anything else.
@@ -249,7 +254,7 @@ impl Consumer {
                 reply,
                 lane: _,
             } => {
-                self.ask_commit(&partition, &listener, offset, reply, now);
+                self.ask_commit(&partition, (&listener, 0), offset, reply, now);
             }
             ToConsumer::Answered(Answered::Starts { id, starts }) => self.starts(id, starts, now),
             ToConsumer::Answered(Answered::Topics(topics)) => self.topics_found(topics, now),

@@ -18,6 +18,8 @@ mod breaker;
 
 mod offsets;
 
+mod gaps;
+
 mod lanes;
 
 mod start;

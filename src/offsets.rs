@@ -2,11 +2,23 @@
 //!
 //! Pure. Offsets that were really received are tracked, in order of arrival, since compacted topics and transactions
 //! leave gaps. **Auto: never beyond the lowest unfinished message. Manual: as far as asked, and never beyond another
-//! listener's position.** A new epoch (assignment, reset) is a new `Tracker`.
+//! listener's position; where a partition has many lanes, a request speaks for its own lane only.** What is kept is
+//! what is unfinished: the rest follows from it. A new epoch (assignment, reset) is a new `Tracker`.
+
+mod asked;
+mod seeds;
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+
+use crate::gaps::Finished;
+
+use asked::Manual;
+use seeds::Seeds;
+
+/// Finished entries that may stay among the unfinished ones before they are swept out, at least.
+const SWEEP_MIN: usize = 1024;
 
 /// A place in a partition: the next offset, and the leader epoch of the message before it (-1: unknown).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,18 +30,26 @@ pub(crate) struct Position {
 #[derive(Debug)]
 pub(crate) struct Tracker {
     start: Position,
-    /// What lies below was received in this epoch already.
-    expected: i64,
+    /// Behind the last received message: what lies below was received in this epoch already.
+    expected: Position,
     /// Where the last pause found the lowest unfinished message: what lies above may come twice because of it.
     paused_at: i64,
     newest_leader_epoch: i32,
-    /// Number of the first entry.
-    base: u64,
+    /// The number of the next message.
+    next: u64,
+    /// Unfinished ones, and finished ones behind an unfinished one until they are swept out. The first is unfinished.
     entries: VecDeque<Entry>,
-    finished: Position,
+    /// Finished ones in `entries`.
+    swept_later: usize,
     /// Messages that are neither finished nor given up.
     unfinished: usize,
     bytes: usize,
+    /// How often what is finished beyond the position has changed.
+    changes: u64,
+    /// What an earlier epoch finished beyond its position.
+    seeds: Seeds,
+    /// Whether the partition has many lanes.
+    by_lane: bool,
     /// Per manual listener: what it asked for last, or where it came in.
     manual: Vec<Manual>,
     /// How many listeners are not manual: with one at least, the automatic position counts.
@@ -38,17 +58,13 @@ pub(crate) struct Tracker {
     early: Option<i64>,
 }
 
-#[derive(Clone, Debug)]
-struct Manual {
-    listener: Arc<str>,
-    position: i64,
-    has_asked: bool,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Entry {
+    number: u64,
+    lane: u64,
     offset: i64,
-    leader_epoch: i32,
+    /// Behind the message that was received before it.
+    before: Position,
     bytes: u32,
     finished: bool,
 }
@@ -58,6 +74,8 @@ struct Entry {
 pub(crate) enum Arrival {
     /// Its number: consecutive, from 0.
     New(u64),
+    /// An earlier epoch finished it.
+    Finished,
     /// It is in flight or was received a moment ago: a pause can deliver twice.
     Repeated,
     /// It lies below everything unfinished: the client went back (a truncated log, a reset). Begin a new epoch.
@@ -65,25 +83,39 @@ pub(crate) enum Arrival {
 }
 
 impl Tracker {
-    /// `manual` names the listeners that commit by themselves; `automatic` is the number of the others.
-    pub(crate) fn new(start: Position, manual: Vec<Arc<str>>, automatic: usize) -> Self {
-        Self {
+    /// `manual` names the listeners that commit by themselves; `automatic` is the number of the others. `by_lane`: the
+    /// partition has many lanes, and requests speak for one of them.
+    pub(crate) fn new(
+        start: Position,
+        manual: Vec<Arc<str>>,
+        automatic: usize,
+        by_lane: bool,
+    ) -> Self {
+        let mut tracker = Self {
             start,
-            expected: start.offset,
+            expected: start,
             paused_at: i64::MAX,
             newest_leader_epoch: start.leader_epoch,
-            base: 0,
+            next: 0,
             entries: VecDeque::new(),
-            finished: start,
+            swept_later: 0,
             unfinished: 0,
             bytes: 0,
-            manual: manual
-                .into_iter()
-                .map(|listener| Manual::new(listener, start.offset))
-                .collect(),
+            changes: 0,
+            seeds: Seeds::default(),
+            by_lane,
+            manual: Vec::new(),
             automatic,
             early: None,
-        }
+        };
+        tracker.set_listeners(manual, automatic);
+        tracker
+    }
+
+    /// What an earlier epoch finished beyond the start: it counts as finished when it arrives.
+    pub(crate) fn seed(&mut self, finished: Finished) {
+        self.seeds = Seeds::new(finished);
+        self.changes += 1;
     }
 
     /// After a reload: other listeners, the same messages. What a listener asked for stays asked for; a new one comes in
@@ -92,20 +124,32 @@ impl Tracker {
         let mut old = std::mem::take(&mut self.manual);
         for listener in manual {
             let known = old.iter().position(|one| one.listener == listener);
-            self.manual.push(match known {
+            let one = match known {
                 Some(index) => old.swap_remove(index),
-                None => Manual::new(listener, self.finished.offset),
-            });
+                None if self.by_lane => {
+                    let unfinished = self.entries.iter().filter(|entry| !entry.finished);
+                    Manual::of_lanes(listener, unfinished.map(|one| (one.offset, one.lane)))
+                }
+                None => Manual::of_partition(listener, self.finished().offset),
+            };
+            self.manual.push(one);
         }
         self.automatic = automatic;
     }
 
-    pub(crate) fn arrive(&mut self, offset: i64, leader_epoch: i32, bytes: usize) -> Arrival {
-        if offset < self.expected {
+    /// A message was received. `lane` tells its lane by its number (0 where lanes are partitions).
+    pub(crate) fn arrive(
+        &mut self,
+        offset: i64,
+        leader_epoch: i32,
+        bytes: usize,
+        lane: impl FnOnce(u64) -> u64,
+    ) -> Arrival {
+        if offset < self.expected.offset {
             let known = self
                 .entries
                 .front()
-                .map_or(self.finished.offset, |entry| entry.offset)
+                .map_or(self.expected.offset, |entry| entry.offset)
                 .min(self.paused_at);
             // A newer leader epoch at an older offset is another message: the log was truncated below it.
             let rewritten =
@@ -119,77 +163,126 @@ impl Tracker {
         self.newest_leader_epoch = self.newest_leader_epoch.max(leader_epoch);
         // What a pause repeats comes before what is new.
         self.paused_at = i64::MAX;
-        self.expected = offset + 1;
+        let before = self.expected;
+        self.expected = Position {
+            offset: offset + 1,
+            leader_epoch,
+        };
+        if self.seeds.take(offset, leader_epoch) {
+            if self.entries.is_empty() {
+                self.early = None;
+            }
+            return Arrival::Finished;
+        }
+        let number = self.next;
+        let lane = lane(number);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.entries.push_back(Entry {
+            number,
+            lane,
             offset,
-            leader_epoch,
+            before,
             bytes,
             finished: false,
         });
+        for one in &mut self.manual {
+            one.arrive(offset, lane);
+        }
+        self.next += 1;
         self.unfinished += 1;
         self.bytes += bytes as usize;
-        Arrival::New(self.base + self.entries.len() as u64 - 1)
+        Arrival::New(number)
     }
 
     /// The partition is about to be paused.
     pub(crate) fn pause(&mut self) {
-        self.paused_at = self.finished.offset;
+        self.paused_at = self.finished().offset;
     }
 
     /// The messages of these numbers have their outcome. Numbers that are finished already are passed over.
     pub(crate) fn finish(&mut self, numbers: Range<u64>) {
-        for number in numbers.start.max(self.base)..numbers.end {
-            let Some(entry) = self.entries.get_mut((number - self.base) as usize) else {
+        let first = self.index_of(numbers.start);
+        let mut marked = 0;
+        for entry in self.entries.range_mut(first..) {
+            if entry.number >= numbers.end {
                 break;
-            };
+            }
             if !entry.finished {
                 entry.finished = true;
-                self.unfinished -= 1;
+                marked += 1;
                 self.bytes -= entry.bytes as usize;
             }
         }
-        while let Some(entry) = self.entries.front().filter(|entry| entry.finished) {
-            self.finished = Position {
-                offset: entry.offset + 1,
-                leader_epoch: entry.leader_epoch,
-            };
+        self.unfinished -= marked;
+        self.swept_later += marked;
+        while self.entries.front().is_some_and(|entry| entry.finished) {
             self.entries.pop_front();
-            self.base += 1;
+            self.swept_later -= 1;
             self.early = None;
+        }
+        if marked > 0 && self.swept_later > 0 {
+            self.changes += 1;
+        }
+        if self.swept_later > SWEEP_MIN.max(self.entries.len() / 2) {
+            self.entries.retain(|entry| !entry.finished);
+            self.swept_later = 0;
         }
     }
 
-    /// A handler's `commitOffsets(offset)`. Returns what stands to be committed by it.
-    pub(crate) fn ask(&mut self, listener: &str, offset: i64) -> i64 {
-        match self
+    /// The first entry with this number or a later one.
+    fn index_of(&self, number: u64) -> usize {
+        let Some(front) = self.entries.front() else {
+            return 0;
+        };
+        // Nothing was swept out before it: the usual case.
+        let index = number.saturating_sub(front.number) as usize;
+        match self.entries.get(index) {
+            Some(entry) if entry.number == number => index,
+            _ => self.entries.partition_point(|entry| entry.number < number),
+        }
+    }
+
+    /// A handler's `commitOffsets(offset)`, for a message of this lane. Returns what stands to be committed by it.
+    pub(crate) fn ask(&mut self, listener: &str, lane: u64, offset: i64) -> i64 {
+        let entries = &self.entries;
+        let of_lane = |entry: &&Entry| entry.lane == lane && !entry.finished;
+        let manual = self
             .manual
             .iter_mut()
-            .find(|one| *one.listener == *listener)
-        {
-            Some(one) => {
-                one.position = offset;
-                one.has_asked = true;
-            }
-            // Another automatic listener may not have run yet.
-            None if self.automatic > 1 => self.early = Some(offset.min(self.finished.offset)),
-            None => self.early = Some(offset),
+            .find(|one| *one.listener == *listener);
+        if let Some(one) = manual {
+            let runs_at = || entries.iter().find(of_lane).map(|entry| entry.offset);
+            one.ask(offset, lane, runs_at);
+            return self.target().offset;
         }
+        let mut early = offset;
+        if self.by_lane {
+            let others =
+                |entry: &&Entry| !entry.finished && (entry.lane != lane || entry.offset >= offset);
+            let held_back = entries.iter().find(others).map(|entry| entry.offset);
+            early = early.min(held_back.unwrap_or(self.expected.offset));
+        }
+        if self.automatic > 1 {
+            // Another automatic listener may not have run yet.
+            early = early.min(self.finished().offset);
+        }
+        self.early = Some(early);
         self.target().offset
     }
 
     /// What to commit now, whether or not it is committed already.
     pub(crate) fn target(&self) -> Position {
-        let asked = self.manual.iter().map(|one| one.position).min();
-        let own = (self.automatic > 0).then(|| self.early.unwrap_or(self.finished.offset));
+        let (finished, expected) = (self.finished(), self.expected.offset);
+        let asked = self.manual.iter().map(|one| one.position(expected)).min();
+        let own = (self.automatic > 0).then(|| self.early.unwrap_or(finished.offset));
         let offset = match (asked, own) {
             (Some(asked), Some(own)) => asked.min(own),
             (Some(one), None) | (None, Some(one)) => one,
-            (None, None) => self.finished.offset,
+            (None, None) => finished.offset,
         };
         // The epoch vouches for the message before the offset; another offset than the finished one has none to show.
-        let leader_epoch = if offset == self.finished.offset {
-            self.finished.leader_epoch
+        let leader_epoch = if offset == finished.offset {
+            finished.leader_epoch
         } else {
             -1
         };
@@ -197,6 +290,36 @@ impl Tracker {
             offset,
             leader_epoch,
         }
+    }
+
+    /// What is finished beyond the position. A range may span offsets that do not exist.
+    pub(crate) fn beyond(&self) -> Finished {
+        let mut ranges: Vec<Range<i64>> = Vec::new();
+        let mut push = |range: Range<i64>| match ranges.last_mut() {
+            _ if range.is_empty() => {}
+            Some(last) if last.end >= range.start => last.end = range.end,
+            _ => ranges.push(range),
+        };
+        let mut behind = None;
+        for entry in self.entries.iter().filter(|entry| !entry.finished) {
+            if let Some(begin) = behind {
+                push(begin..entry.before.offset);
+            }
+            behind = Some(entry.offset + 1);
+        }
+        if let Some(begin) = behind {
+            push(begin..self.expected.offset);
+        }
+        self.seeds.rest(self.expected.offset).for_each(push);
+        Finished {
+            ranges,
+            leader_epoch: self.newest_leader_epoch.max(self.seeds.leader_epoch()),
+        }
+    }
+
+    /// How often `beyond` has changed otherwise than by the position.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Whether commits happen by themselves: no listener is manual.
@@ -209,19 +332,27 @@ impl Tracker {
         self.early.is_some() || self.manual.iter().any(|one| one.has_asked)
     }
 
+    /// Whether so much was finished unasked that this listener's position stays where it is.
+    pub(crate) fn is_stuck(&self, listener: &str) -> bool {
+        let mut manual = self.manual.iter();
+        manual.any(|one| *one.listener == *listener && one.is_stuck())
+    }
+
     /// The next offset that may come.
     pub(crate) fn expected(&self) -> i64 {
-        self.expected
+        self.expected.offset
     }
 
     /// Below it everything is finished.
     pub(crate) fn finished(&self) -> Position {
-        self.finished
+        self.entries
+            .front()
+            .map_or(self.expected, |entry| entry.before)
     }
 
     /// Whether nothing was finished in this epoch yet.
     pub(crate) fn is_untouched(&self) -> bool {
-        self.finished == self.start
+        self.finished() == self.start
     }
 
     pub(crate) fn unfinished(&self) -> usize {
@@ -234,196 +365,5 @@ impl Tracker {
     }
 }
 
-impl Manual {
-    fn new(listener: Arc<str>, position: i64) -> Self {
-        Self {
-            listener,
-            position,
-            has_asked: false,
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tracker(start: i64) -> Tracker {
-        Tracker::new(
-            Position {
-                offset: start,
-                leader_epoch: -1,
-            },
-            Vec::new(),
-            1,
-        )
-    }
-
-    #[track_caller]
-    fn check(arrivals: &[i64], finished: &[u64], target: i64) {
-        let mut tracker = tracker(10);
-        for (number, &offset) in arrivals.iter().enumerate() {
-            assert_eq!(tracker.arrive(offset, 0, 1), Arrival::New(number as u64));
-        }
-        for &number in finished {
-            tracker.finish(number..number + 1);
-        }
-        assert_eq!(tracker.target().offset, target);
-        assert_eq!(tracker.unfinished(), arrivals.len() - finished.len());
-        assert_eq!(tracker.bytes(), arrivals.len() - finished.len());
-    }
-
-    #[test]
-    fn nothing_finished_commits_the_start() {
-        check(&[10, 11], &[], 10);
-    }
-
-    #[test]
-    fn a_later_message_waits_for_an_earlier_one() {
-        check(&[10, 11, 12], &[1, 2], 10);
-        check(&[10, 11, 12], &[1, 0], 12);
-    }
-
-    #[test]
-    fn gaps_in_the_log_are_passed_over() {
-        check(&[15, 20, 99], &[0, 1], 21);
-        check(&[15, 20, 99], &[0, 1, 2], 100);
-    }
-
-    #[test]
-    fn finishing_twice_counts_once() {
-        let mut tracker = tracker(0);
-        tracker.arrive(0, 0, 5);
-        tracker.arrive(1, 0, 5);
-        tracker.finish(1..2);
-        tracker.finish(1..2);
-        tracker.finish(0..2);
-        assert_eq!(
-            (
-                tracker.target().offset,
-                tracker.unfinished(),
-                tracker.bytes()
-            ),
-            (2, 0, 0)
-        );
-    }
-
-    #[test]
-    fn what_is_in_flight_is_repeated_and_what_lies_below_went_back() {
-        let mut tracker = tracker(10);
-        tracker.arrive(10, 0, 1);
-        tracker.arrive(11, 0, 1);
-        tracker.finish(0..1);
-        assert_eq!(tracker.arrive(11, 0, 1), Arrival::Repeated);
-        assert_eq!(tracker.arrive(3, 0, 1), Arrival::WentBack);
-    }
-
-    #[test]
-    fn what_a_pause_repeats_is_known_even_when_it_is_finished() {
-        let mut tracker = tracker(10);
-        tracker.arrive(10, 3, 1);
-        tracker.pause();
-        tracker.finish(0..1);
-        assert_eq!(tracker.arrive(10, 3, 1), Arrival::Repeated);
-        assert_eq!(tracker.arrive(9, 3, 1), Arrival::WentBack);
-        assert_eq!(tracker.arrive(10, 4, 1), Arrival::WentBack);
-    }
-
-    #[test]
-    fn a_manual_offset_is_committed_literally_even_backwards() {
-        let manual: Arc<str> = "a".into();
-        let mut tracker = Tracker::new(
-            Position {
-                offset: 10,
-                leader_epoch: -1,
-            },
-            vec![manual],
-            0,
-        );
-        tracker.arrive(10, 0, 1);
-        assert!(!tracker.is_asked());
-        assert_eq!(tracker.ask("a", 11), 11);
-        assert_eq!(tracker.ask("a", 4), 4);
-    }
-
-    #[test]
-    fn a_manual_offset_is_held_back_by_another_listener() {
-        let both = vec!["a".into(), "b".into()];
-        let mut tracker = Tracker::new(
-            Position {
-                offset: 10,
-                leader_epoch: -1,
-            },
-            both,
-            0,
-        );
-        assert_eq!(tracker.ask("a", 15), 10);
-        assert_eq!(tracker.ask("b", 12), 12);
-        tracker.set_listeners(vec!["a".into()], 0);
-        assert_eq!(tracker.target().offset, 15);
-    }
-
-    #[test]
-    fn an_automatic_listener_beside_a_manual_one_holds_it_back() {
-        let mut tracker = Tracker::new(
-            Position {
-                offset: 0,
-                leader_epoch: -1,
-            },
-            vec!["a".into()],
-            1,
-        );
-        tracker.arrive(0, 0, 1);
-        assert_eq!(tracker.ask("a", 1), 0);
-        tracker.finish(0..1);
-        assert_eq!(tracker.target().offset, 1);
-    }
-
-    #[test]
-    fn an_early_commit_counts_until_the_automatic_position_moves() {
-        let mut tracker = tracker(0);
-        tracker.arrive(0, 0, 1);
-        assert_eq!(tracker.ask("auto", 1), 1);
-        tracker.arrive(1, 0, 1);
-        assert_eq!(tracker.ask("auto", 7), 7);
-        tracker.finish(0..1);
-        assert_eq!(tracker.target().offset, 1);
-    }
-
-    #[test]
-    fn an_early_commit_is_held_back_by_another_automatic_listener() {
-        let mut tracker = tracker(0);
-        tracker.set_listeners(Vec::new(), 2);
-        tracker.arrive(0, 0, 1);
-        assert_eq!(tracker.ask("a", 1), 0);
-    }
-
-    #[test]
-    fn a_manual_listener_that_a_reload_brings_comes_in_where_all_is_finished() {
-        let start = Position {
-            offset: 0,
-            leader_epoch: -1,
-        };
-        let mut tracker = Tracker::new(start, vec!["a".into()], 0);
-        tracker.arrive(0, 0, 1);
-        tracker.finish(0..1);
-        tracker.ask("a", 5);
-        tracker.set_listeners(vec!["a".into(), "b".into()], 0);
-        assert_eq!(tracker.target().offset, 1);
-    }
-
-    #[test]
-    fn the_leader_epoch_is_that_of_the_last_finished_message() {
-        let mut tracker = tracker(0);
-        tracker.arrive(0, 7, 1);
-        tracker.arrive(1, 8, 1);
-        tracker.finish(0..1);
-        assert_eq!(
-            tracker.target(),
-            Position {
-                offset: 1,
-                leader_epoch: 7
-            }
-        );
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use regex::Regex;
 
 use crate::config::{Config, Listener, NullKeys, Ordering, Topic};
+use crate::gaps;
 
 /// What one consumer does with one topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub(crate) struct Plan {
     /// The listeners of a topic agree on it; where they don't, the first one's counts.
     pub(crate) ordering: Ordering,
     pub(crate) null_keys: NullKeys,
+    /// Of the listeners' names.
+    pub(crate) listeners_hash: u32,
 }
 
 impl Plan {
@@ -42,6 +45,7 @@ impl Plan {
             partitions_max: None,
             ordering: Ordering::Partition,
             null_keys: NullKeys::Parallel,
+            listeners_hash: 0,
         }
     }
 
@@ -49,6 +53,11 @@ impl Plan {
     pub(crate) fn concurrency(&self) -> usize {
         self.calls_max
             .min(self.partitions_max.unwrap_or(usize::MAX))
+    }
+
+    /// Whether messages find other lanes than by the other plan.
+    pub(crate) fn orders_otherwise(&self, other: &Self) -> bool {
+        (self.ordering, self.null_keys) != (other.ordering, other.null_keys)
     }
 }
 
@@ -82,6 +91,7 @@ pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan>
         partitions_max: first.run.partitions_consumed_concurrently,
         ordering: first.ordering,
         null_keys: first.null_keys,
+        listeners_hash: gaps::listeners_hash(listeners.iter().map(|index| &*of(index).name)),
         listeners,
     })
 }

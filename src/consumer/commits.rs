@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::now_ms;
+use crate::config::Ordering;
+use crate::gaps;
 use crate::kafka::{Class, Committed, Error, TopicPartition};
 use crate::partition::{Partition, Reply};
 use crate::start;
@@ -25,11 +27,15 @@ pub(super) struct Commits {
     in_flight: Option<Vec<Sent>>,
     not_before: Option<Instant>,
     waiters: Vec<Waiter>,
+    /// The brokers found some metadata too large.
+    refused_metadata: bool,
 }
 
 struct Sent {
     partition: Arc<Partition>,
     offset: i64,
+    /// `Tracker::changes`, where the metadata said what is finished beyond the offset.
+    changes: Option<u64>,
     /// What had finished when it was sent does not count towards the next threshold.
     finished: u64,
     /// Those whom its answer answers: they asked before it was sent.
@@ -65,30 +71,67 @@ impl Commits {
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_none()
     }
+
+    pub(super) fn takes_metadata(&self) -> bool {
+        !self.refused_metadata
+    }
 }
 
 impl Held {
-    /// What to commit: the target, where it is not what the group has already.
-    fn dirty(&self) -> Option<i64> {
-        if self.plan.listeners.is_empty() {
-            // Of a topic that nobody wants, nothing is ours to say.
-            return None;
-        }
-        let target = self.tracker.target().offset;
-        let wanted = self.tracker.is_automatic() || self.tracker.is_asked() || self.commit_start;
-        (wanted && self.committed != Some(target)).then_some(target)
+    /// Whether there is something to commit.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.has_moved() || self.has_gained()
     }
 
-    pub(super) fn is_dirty(&self) -> bool {
-        self.dirty().is_some()
+    /// The target is not what the group has already.
+    fn has_moved(&self) -> bool {
+        if self.plan.listeners.is_empty() {
+            // Of a topic that nobody wants, nothing is ours to say.
+            return false;
+        }
+        let wanted = self.tracker.is_automatic() || self.tracker.is_asked() || self.commit_start;
+        wanted && self.committed != Some(self.tracker.target().offset)
+    }
+
+    /// More is finished beyond the position than the group's metadata says.
+    fn has_gained(&self) -> bool {
+        self.committed_changes != self.tracker.changes() && self.tells_gaps()
+    }
+
+    /// Whether a commit says what is finished beyond its offset.
+    fn tells_gaps(&self) -> bool {
+        self.takes_metadata
+            && self.plan.ordering != Ordering::Partition
+            && self.tracker.is_automatic()
+            && self.tracker.target() == self.tracker.finished()
+    }
+
+    fn metadata(&self) -> (String, Option<u64>) {
+        if self.commit_start && self.tracker.is_untouched() && self.takes_metadata {
+            return (start::mark(now_ms()), None);
+        }
+        if !self.tells_gaps() {
+            return (String::new(), None);
+        }
+        let target = self.tracker.target();
+        let place = gaps::Place {
+            offset: target.offset,
+            leader_epoch: target.leader_epoch,
+            listeners: self.plan.listeners_hash,
+        };
+        let text = gaps::encode(place, &self.tracker.beyond());
+        (text, Some(self.tracker.changes()))
     }
 
     fn is_due(&self, now: Instant, at: &mut Option<Instant>) -> bool {
-        if self.dirty().is_none() {
+        let has_moved = self.has_moved();
+        if !has_moved && !self.has_gained() {
             return false;
         }
         // Whatever a handler asked for is due at once: it waits. So is a start, lest a restart skips what comes now.
-        if !self.tracker.is_automatic() || self.tracker.is_asked() || self.commit_start {
+        let is_awaited =
+            !self.tracker.is_automatic() || self.tracker.is_asked() || self.commit_start;
+        if has_moved && is_awaited {
             return true;
         }
         if self
@@ -98,7 +141,8 @@ impl Held {
         {
             return true;
         }
-        let idle = self.plan.commit_interval.is_none() && self.tracker.unfinished() == 0;
+        let idle =
+            has_moved && self.plan.commit_interval.is_none() && self.tracker.unfinished() == 0;
         let wait = match (idle, self.plan.commit_interval, self.plan.commit_threshold) {
             (true, ..) => GATHER,
             (false, Some(interval), _) => interval,
@@ -118,7 +162,7 @@ impl Consumer {
     pub(super) fn ask_commit(
         &mut self,
         partition: &Arc<Partition>,
-        listener: &str,
+        (listener, lane): (&str, u64),
         offset: i64,
         reply: Reply,
         now: Instant,
@@ -129,7 +173,19 @@ impl Consumer {
                 "the partition was revoked; whoever has it now gets the message again".to_owned(),
             )),
             Some(held) => {
-                held.tracker.ask(listener, offset);
+                let position = held.tracker.ask(listener, lane, offset);
+                if held.tracker.is_stuck(listener) && !held.is_said_stuck {
+                    held.is_said_stuck = true;
+                    tracing::warn!(
+                        consumer = &*partition.consumer,
+                        topic = &*partition.topic,
+                        partition = partition.number,
+                        listener,
+                        offset = position,
+                        "too many messages were finished without ctx.commitOffsets in their lanes: the position stays \
+                         until the partition is assigned anew"
+                    );
+                }
                 self.commits.waiters.push(Waiter {
                     partition: partition.clone(),
                     reply,
@@ -154,7 +210,7 @@ impl Consumer {
         let due = self
             .held
             .values()
-            .filter(|held| held.is_due(now, &mut None) || (everything && held.dirty().is_some()));
+            .filter(|held| held.is_due(now, &mut None) || (everything && held.is_dirty()));
         let (mut sent, mut list) = (Vec::new(), Vec::new());
         for held in due {
             let (partition, target) = (held.partition.clone(), held.tracker.target());
@@ -164,9 +220,8 @@ impl Consumer {
                 target.offset,
                 target.leader_epoch,
             );
-            if held.commit_start && held.tracker.is_untouched() {
-                one.metadata = start::mark(now_ms());
-            }
+            let (metadata, changes) = held.metadata();
+            one.metadata = metadata;
             list.push(one);
             sent.push(Sent {
                 waiters: waiters
@@ -174,6 +229,7 @@ impl Consumer {
                     .collect(),
                 partition,
                 offset: target.offset,
+                changes,
                 finished: held.finished_since_commit,
             });
         }
@@ -220,7 +276,7 @@ impl Consumer {
     }
 
     fn committed(&mut self, reply: &Committed, now: Instant) {
-        let mut failed = None;
+        let (mut failed, mut refused) = (None, false);
         for sent in self.commits.in_flight.take().unwrap_or_default() {
             let own = reply.partitions.iter().find(|one| {
                 one.topic == sent.partition.topic && one.partition == sent.partition.number
@@ -237,6 +293,7 @@ impl Consumer {
             match result {
                 Ok(()) => {
                     held.committed = Some(sent.offset);
+                    held.committed_changes = sent.changes.unwrap_or(held.committed_changes);
                     held.finished_since_commit =
                         held.finished_since_commit.saturating_sub(sent.finished);
                     held.last_commit = now;
@@ -246,17 +303,37 @@ impl Consumer {
                     }
                 }
                 Err(error) => {
-                    failed = Some(error);
+                    if error.class() == Class::Metadata && self.commits.takes_metadata() {
+                        refused = true;
+                    } else {
+                        failed = Some(error);
+                    }
                     self.commits.waiters.extend(sent.waiters);
                 }
             }
         }
         self.commits.not_before = None;
+        if refused {
+            self.do_without_metadata();
+        }
         match failed {
             None => self.trouble.over(),
             Some(error) => self.commit_failed(&error, now),
         }
         self.answer_waiters(now);
+    }
+
+    /// What does not fit is left out from now on: the offsets themselves must not wait for it.
+    fn do_without_metadata(&mut self) {
+        self.commits.refused_metadata = true;
+        for held in self.held.values_mut() {
+            held.takes_metadata = false;
+        }
+        tracing::warn!(
+            consumer = &*self.name,
+            "the brokers refuse a commit's metadata (`offset.metadata.max.bytes`): messages that are finished beyond a \
+             position run again after a restart"
+        );
     }
 
     fn commit_failed(&mut self, error: &Error, now: Instant) {

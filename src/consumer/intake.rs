@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::config::Ordering as LaneOrdering;
 use crate::kafka::{Message, TopicPartition};
 use crate::message::Record;
 use crate::offsets::{Arrival, Position, Tracker};
@@ -126,18 +127,19 @@ impl Consumer {
         }
         let (offset, leader_epoch, bytes) =
             (message.offset(), message.leader_epoch(), message.bytes());
-        let number = match held.tracker.arrive(offset, leader_epoch, bytes) {
+        let number = match held.tracker.arrive(offset, leader_epoch, bytes, |_| 0) {
             Arrival::New(number) => number,
-            Arrival::Repeated => return,
+            // A finished one has no number, so that those of a batch are consecutive all the same.
+            Arrival::Repeated | Arrival::Finished => return,
             Arrival::WentBack => {
                 run.send();
                 let Some(held) = run.held.as_mut() else {
                     return;
                 };
                 self.begin_epoch(held, offset, leader_epoch);
-                match held.tracker.arrive(offset, leader_epoch, bytes) {
+                match held.tracker.arrive(offset, leader_epoch, bytes, |_| 0) {
                     Arrival::New(number) => number,
-                    Arrival::Repeated | Arrival::WentBack => return,
+                    _ => return,
                 }
             }
         };
@@ -165,7 +167,12 @@ impl Consumer {
             offset,
             leader_epoch,
         };
-        held.tracker = Tracker::new(start, held.plan.manual.clone(), held.plan.automatic);
+        held.tracker = Tracker::new(
+            start,
+            held.plan.manual.clone(),
+            held.plan.automatic,
+            held.plan.ordering != LaneOrdering::Partition,
+        );
         held.committed = None;
     }
 

@@ -61,6 +61,10 @@ impl Consumer {
         self.bundle = bundle;
         for (key, held) in &mut self.held {
             if let Some(plan) = route::plan(&self.bundle.config, &self.settings.name, &key.0) {
+                if plan.orders_otherwise(&held.plan) {
+                    // Lanes of two orderings never mix: what runs finishes, then a new epoch goes on.
+                    held.release();
+                }
                 held.tracker
                     .set_listeners(plan.manual.clone(), plan.automatic);
                 held.plan = Arc::new(plan);
@@ -97,6 +101,9 @@ impl Consumer {
             self.hold(&key.0, key.1, start, now);
             if let Some(new) = self.held.get_mut(key) {
                 new.committed = old.committed;
+                if new.plan.manual.is_empty() {
+                    new.tracker.seed(old.tracker.beyond());
+                }
             }
         }
         let these: Vec<_> = keys

@@ -165,6 +165,7 @@ impl Consumer {
                         automatic: plan.as_ref().is_some_and(|plan| plan.manual.is_empty()),
                         is_new_topic: self.topics.is_new(&one.topic),
                     },
+                    listeners: plan.map_or(0, |plan| plan.listeners_hash),
                 }
             })
             .collect();

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::asker::{Ask, Assigned, Starts};
-use crate::config::Config;
+use crate::asker::{Ask, Assigned, Found, Starts};
+use crate::config::{Config, Ordering};
+use crate::gaps::Finished;
 use crate::kafka::{Error, TopicPartition};
 use crate::offsets::{Position, Tracker};
 use crate::route;
@@ -88,7 +89,7 @@ impl Consumer {
                 |other: &Assigned| (&other.topic, other.partition) == (&one.topic, one.partition);
             late.iter().any(same)
         };
-        starts.found.retain(|(one, _)| is_ours(one));
+        starts.found.retain(|one| is_ours(&one.assigned));
         starts.open.retain(|(one, _)| is_ours(one));
         if !starts.found.is_empty() {
             self.assign(starts.found, now);
@@ -97,10 +98,11 @@ impl Consumer {
     }
 
     /// Begins these partitions. Under a protocol that assigns as a whole, those that run go on where they are.
-    pub(super) fn assign(&mut self, starts: Vec<(Assigned, Start)>, now: Instant) {
+    pub(super) fn assign(&mut self, starts: Vec<Found>, now: Instant) {
         let begun: Vec<_> = starts
             .iter()
-            .map(|(one, start)| {
+            .map(|found| {
+                let (one, start) = (&found.assigned, found.start);
                 TopicPartition::at(&one.topic, one.partition, start.offset, start.leader_epoch)
             })
             .collect();
@@ -117,13 +119,34 @@ impl Consumer {
             self.error(&error, None);
             return;
         }
-        for (one, start) in starts {
+        for found in starts {
+            let (one, start) = (found.assigned, found.start);
             self.say_start(&one, start);
             self.topics.has(&one.topic);
             self.hold(&one.topic, one.partition, start, now);
+            if let Some(finished) = found.finished {
+                self.seed(&one, finished);
+            }
         }
         self.trouble.over();
         tracing::info!(consumer = &*self.name, partitions = %names(&begun), total = self.held.len(), "assigned");
+    }
+
+    /// The group's metadata says what is finished beyond the position.
+    fn seed(&mut self, one: &Assigned, finished: Finished) {
+        let key = (one.topic.clone(), one.partition);
+        if let Some(held) = self.held.get_mut(&key) {
+            tracing::info!(
+                consumer = &*self.name,
+                topic = &*one.topic,
+                partition = one.partition,
+                offset = held.tracker.finished().offset,
+                ranges = finished.ranges.len(),
+                "messages beyond the committed offset are finished already"
+            );
+            held.tracker.seed(finished);
+            held.committed_changes = held.tracker.changes();
+        }
     }
 
     pub(super) fn hold(&mut self, topic: &Arc<str>, number: i32, start: Start, now: Instant) {
@@ -141,8 +164,16 @@ impl Consumer {
             leader_epoch: start.leader_epoch,
         };
         let held = Held {
-            tracker: Tracker::new(position, plan.manual.clone(), plan.automatic),
+            tracker: Tracker::new(
+                position,
+                plan.manual.clone(),
+                plan.automatic,
+                plan.ordering != Ordering::Partition,
+            ),
             worker: self.worker_of(topic, number, plan.concurrency()),
+            committed_changes: 0,
+            takes_metadata: self.commits.takes_metadata(),
+            is_said_stuck: false,
             committed: (start.why == Why::Committed).then_some(start.offset),
             last_commit: now,
             finished_since_commit: 0,

@@ -1,0 +1,136 @@
+//! What a listener that commits by itself asked for, and the position that follows from it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Messages nobody asked for that are remembered; with one more the position stays for good.
+const UNASKED_MAX: usize = 65_536;
+
+#[derive(Clone, Debug)]
+pub(super) struct Manual {
+    pub(super) listener: Arc<str>,
+    pub(super) has_asked: bool,
+    asked: Asked,
+}
+
+#[derive(Clone, Debug)]
+enum Asked {
+    /// Where lanes are partitions: the last offset, as it stands, or where the listener came in.
+    Offset(i64),
+    Unasked(Unasked),
+}
+
+/// Where a partition has many lanes: the messages that no request of their lane covers.
+#[derive(Clone, Debug, Default)]
+struct Unasked {
+    by_offset: BTreeSet<(i64, u64)>,
+    /// The same by lane, since the first request: a listener that never asks should cost little.
+    by_lane: Option<BTreeSet<(u64, i64)>>,
+    /// There were too many: here the position stays.
+    stuck: Option<i64>,
+}
+
+impl Manual {
+    pub(super) fn of_partition(listener: Arc<str>, position: i64) -> Self {
+        Self {
+            listener,
+            has_asked: false,
+            asked: Asked::Offset(position),
+        }
+    }
+
+    /// These messages are unfinished; all that came before does not concern the listener.
+    pub(super) fn of_lanes(
+        listener: Arc<str>,
+        unfinished: impl Iterator<Item = (i64, u64)>,
+    ) -> Self {
+        let unasked = Unasked {
+            by_offset: unfinished.collect(),
+            ..Unasked::default()
+        };
+        Self {
+            listener,
+            has_asked: false,
+            asked: Asked::Unasked(unasked),
+        }
+    }
+
+    pub(super) fn arrive(&mut self, offset: i64, lane: u64) {
+        if let Asked::Unasked(unasked) = &mut self.asked {
+            unasked.arrive(offset, lane);
+        }
+    }
+
+    /// `runs_at`: the lane's first unfinished message, whose handler asks.
+    pub(super) fn ask(&mut self, offset: i64, lane: u64, runs_at: impl FnOnce() -> Option<i64>) {
+        self.has_asked = true;
+        match &mut self.asked {
+            Asked::Offset(position) => *position = offset,
+            Asked::Unasked(unasked) => unasked.ask(offset, lane, runs_at),
+        }
+    }
+
+    /// `expected`: the next offset that may come.
+    pub(super) fn position(&self, expected: i64) -> i64 {
+        match &self.asked {
+            Asked::Offset(position) => *position,
+            Asked::Unasked(unasked) => unasked.position(expected),
+        }
+    }
+
+    pub(super) fn is_stuck(&self) -> bool {
+        matches!(&self.asked, Asked::Unasked(unasked) if unasked.stuck.is_some())
+    }
+}
+
+impl Unasked {
+    fn arrive(&mut self, offset: i64, lane: u64) {
+        if self.stuck.is_some() {
+            return;
+        }
+        self.insert(offset, lane);
+        if self.by_offset.len() > UNASKED_MAX {
+            *self = Self {
+                stuck: Some(self.position(offset)),
+                ..Self::default()
+            };
+        }
+    }
+
+    /// The lane is done up to `offset`. One at or before the message that asks takes back what was asked before.
+    fn ask(&mut self, offset: i64, lane: u64, runs_at: impl FnOnce() -> Option<i64>) {
+        if self.stuck.is_some() {
+            return;
+        }
+        let by_offset = &mut self.by_offset;
+        let by_lane = self.by_lane.get_or_insert_with(|| {
+            by_offset
+                .iter()
+                .map(|&(offset, lane)| (lane, offset))
+                .collect()
+        });
+        let mut last = None;
+        while let Some(&(_, covered)) = by_lane.range((lane, i64::MIN)..(lane, offset)).next() {
+            by_lane.remove(&(lane, covered));
+            by_offset.remove(&(covered, lane));
+            last = Some(covered);
+        }
+        let is_forward = last.is_some_and(|last| last + 1 == offset);
+        let is_there = by_lane.contains(&(lane, offset));
+        if !is_forward && !is_there && runs_at().is_some_and(|at| offset <= at) {
+            self.insert(offset, lane);
+        }
+    }
+
+    fn insert(&mut self, offset: i64, lane: u64) {
+        self.by_offset.insert((offset, lane));
+        if let Some(by_lane) = &mut self.by_lane {
+            by_lane.insert((lane, offset));
+        }
+    }
+
+    fn position(&self, expected: i64) -> i64 {
+        let first = self.by_offset.first().map(|&(offset, _)| offset);
+        self.stuck.or(first).unwrap_or(expected)
+    }
+}

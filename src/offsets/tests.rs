@@ -1,0 +1,191 @@
+use super::*;
+
+fn zero(_: u64) -> u64 {
+    0
+}
+
+fn tracker(start: i64) -> Tracker {
+    Tracker::new(
+        Position {
+            offset: start,
+            leader_epoch: -1,
+        },
+        Vec::new(),
+        1,
+        false,
+    )
+}
+
+#[track_caller]
+fn check(arrivals: &[i64], finished: &[u64], target: i64) {
+    let mut tracker = tracker(10);
+    for (number, &offset) in arrivals.iter().enumerate() {
+        assert_eq!(
+            tracker.arrive(offset, 0, 1, zero),
+            Arrival::New(number as u64)
+        );
+    }
+    for &number in finished {
+        tracker.finish(number..number + 1);
+    }
+    assert_eq!(tracker.target().offset, target);
+    assert_eq!(tracker.unfinished(), arrivals.len() - finished.len());
+    assert_eq!(tracker.bytes(), arrivals.len() - finished.len());
+}
+
+#[test]
+fn nothing_finished_commits_the_start() {
+    check(&[10, 11], &[], 10);
+}
+
+#[test]
+fn a_later_message_waits_for_an_earlier_one() {
+    check(&[10, 11, 12], &[1, 2], 10);
+    check(&[10, 11, 12], &[1, 0], 12);
+}
+
+#[test]
+fn gaps_in_the_log_are_passed_over() {
+    check(&[15, 20, 99], &[0, 1], 21);
+    check(&[15, 20, 99], &[0, 1, 2], 100);
+}
+
+#[test]
+fn finishing_twice_counts_once() {
+    let mut tracker = tracker(0);
+    tracker.arrive(0, 0, 5, zero);
+    tracker.arrive(1, 0, 5, zero);
+    tracker.finish(1..2);
+    tracker.finish(1..2);
+    tracker.finish(0..2);
+    assert_eq!(
+        (
+            tracker.target().offset,
+            tracker.unfinished(),
+            tracker.bytes()
+        ),
+        (2, 0, 0)
+    );
+}
+
+#[test]
+fn what_is_in_flight_is_repeated_and_what_lies_below_went_back() {
+    let mut tracker = tracker(10);
+    tracker.arrive(10, 0, 1, zero);
+    tracker.arrive(11, 0, 1, zero);
+    tracker.finish(0..1);
+    assert_eq!(tracker.arrive(11, 0, 1, zero), Arrival::Repeated);
+    assert_eq!(tracker.arrive(3, 0, 1, zero), Arrival::WentBack);
+}
+
+#[test]
+fn what_a_pause_repeats_is_known_even_when_it_is_finished() {
+    let mut tracker = tracker(10);
+    tracker.arrive(10, 3, 1, zero);
+    tracker.pause();
+    tracker.finish(0..1);
+    assert_eq!(tracker.arrive(10, 3, 1, zero), Arrival::Repeated);
+    assert_eq!(tracker.arrive(9, 3, 1, zero), Arrival::WentBack);
+    assert_eq!(tracker.arrive(10, 4, 1, zero), Arrival::WentBack);
+}
+
+#[test]
+fn a_manual_offset_is_committed_literally_even_backwards() {
+    let manual: Arc<str> = "a".into();
+    let mut tracker = Tracker::new(
+        Position {
+            offset: 10,
+            leader_epoch: -1,
+        },
+        vec![manual],
+        0,
+        false,
+    );
+    tracker.arrive(10, 0, 1, zero);
+    assert!(!tracker.is_asked());
+    assert_eq!(tracker.ask("a", 0, 11), 11);
+    assert_eq!(tracker.ask("a", 0, 4), 4);
+}
+
+#[test]
+fn a_manual_offset_is_held_back_by_another_listener() {
+    let both = vec!["a".into(), "b".into()];
+    let mut tracker = Tracker::new(
+        Position {
+            offset: 10,
+            leader_epoch: -1,
+        },
+        both,
+        0,
+        false,
+    );
+    assert_eq!(tracker.ask("a", 0, 15), 10);
+    assert_eq!(tracker.ask("b", 0, 12), 12);
+    tracker.set_listeners(vec!["a".into()], 0);
+    assert_eq!(tracker.target().offset, 15);
+}
+
+#[test]
+fn an_automatic_listener_beside_a_manual_one_holds_it_back() {
+    let mut tracker = Tracker::new(
+        Position {
+            offset: 0,
+            leader_epoch: -1,
+        },
+        vec!["a".into()],
+        1,
+        false,
+    );
+    tracker.arrive(0, 0, 1, zero);
+    assert_eq!(tracker.ask("a", 0, 1), 0);
+    tracker.finish(0..1);
+    assert_eq!(tracker.target().offset, 1);
+}
+
+#[test]
+fn an_early_commit_counts_until_the_automatic_position_moves() {
+    let mut tracker = tracker(0);
+    tracker.arrive(0, 0, 1, zero);
+    assert_eq!(tracker.ask("auto", 0, 1), 1);
+    tracker.arrive(1, 0, 1, zero);
+    assert_eq!(tracker.ask("auto", 0, 7), 7);
+    tracker.finish(0..1);
+    assert_eq!(tracker.target().offset, 1);
+}
+
+#[test]
+fn an_early_commit_is_held_back_by_another_automatic_listener() {
+    let mut tracker = tracker(0);
+    tracker.set_listeners(Vec::new(), 2);
+    tracker.arrive(0, 0, 1, zero);
+    assert_eq!(tracker.ask("a", 0, 1), 0);
+}
+
+#[test]
+fn a_manual_listener_that_a_reload_brings_comes_in_where_all_is_finished() {
+    let start = Position {
+        offset: 0,
+        leader_epoch: -1,
+    };
+    let mut tracker = Tracker::new(start, vec!["a".into()], 0, false);
+    tracker.arrive(0, 0, 1, zero);
+    tracker.finish(0..1);
+    tracker.ask("a", 0, 5);
+    tracker.set_listeners(vec!["a".into(), "b".into()], 0);
+    assert_eq!(tracker.target().offset, 1);
+}
+
+#[test]
+fn the_leader_epoch_is_that_of_the_last_finished_message() {
+    let mut tracker = tracker(0);
+    tracker.arrive(0, 7, 1, zero);
+    tracker.arrive(1, 8, 1, zero);
+    tracker.finish(0..1);
+    assert_eq!(
+        tracker.target(),
+        Position {
+            offset: 1,
+            leader_epoch: 7
+        }
+    );
+}
