@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::now_ms;
+use crate::failpoint::failpoint;
 use crate::kafka::{Class, Committed, Error, TopicPartition};
 use crate::partition::{Partition, Reply};
 use crate::start;
@@ -182,6 +183,7 @@ impl Consumer {
             return;
         }
         self.commits.in_flight = Some(sent);
+        failpoint!("before-commit");
         if let Err(error) = self.client.commit(&list) {
             self.committed(
                 &Committed {
@@ -191,6 +193,7 @@ impl Consumer {
                 now,
             );
         }
+        failpoint!("commit-in-flight");
     }
 
     pub(super) fn commit_deadline(&self, now: Instant) -> Option<Instant> {
@@ -220,6 +223,7 @@ impl Consumer {
     }
 
     fn committed(&mut self, reply: &Committed, now: Instant) {
+        failpoint!("after-commit");
         let mut failed = None;
         for sent in self.commits.in_flight.take().unwrap_or_default() {
             let own = reply.partitions.iter().find(|one| {

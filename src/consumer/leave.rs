@@ -5,6 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use crate::bundle::Bundle;
+use crate::failpoint::failpoint;
 use crate::offsets::Position;
 use crate::route;
 use crate::start::{Start, Why};
@@ -112,6 +113,7 @@ impl Consumer {
         self.phase.ask_late_at = None;
         self.phase.emptying = None;
         self.held.values_mut().for_each(Held::release);
+        failpoint!("drain-begun");
     }
 
     /// Whether the consumer has drained, committed and left, or run out of time.

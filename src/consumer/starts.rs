@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::asker::{Ask, Assigned, Starts};
 use crate::config::Config;
+use crate::failpoint::failpoint;
 use crate::kafka::{Error, TopicPartition};
 use crate::offsets::{Position, Tracker};
 use crate::partition::Partition;
@@ -125,6 +126,7 @@ impl Consumer {
         }
         self.trouble.over();
         tracing::info!(consumer = &*self.name, partitions = %names(&begun), total = self.held.len(), "assigned");
+        failpoint!("assigned");
     }
 
     pub(super) fn hold(&mut self, topic: &Arc<str>, number: i32, start: Start, now: Instant) {
