@@ -2,6 +2,8 @@
 //!
 //! ARCHITECTURE.md has the map; the modules stand here in reading order.
 
+mod failpoint;
+
 mod message;
 
 mod clock;

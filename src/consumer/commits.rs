@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::now_ms;
 use crate::config::Ordering;
+use crate::failpoint::failpoint;
 use crate::gaps;
 use crate::kafka::{Class, Committed, Error, TopicPartition};
 use crate::partition::{Partition, Reply};
@@ -238,6 +239,7 @@ impl Consumer {
             return;
         }
         self.commits.in_flight = Some(sent);
+        failpoint!("before-commit");
         if let Err(error) = self.client.commit(&list) {
             self.committed(
                 &Committed {
@@ -247,6 +249,7 @@ impl Consumer {
                 now,
             );
         }
+        failpoint!("commit-in-flight");
     }
 
     pub(super) fn commit_deadline(&self, now: Instant) -> Option<Instant> {
@@ -276,6 +279,7 @@ impl Consumer {
     }
 
     fn committed(&mut self, reply: &Committed, now: Instant) {
+        failpoint!("after-commit");
         let (mut failed, mut refused) = (None, false);
         for sent in self.commits.in_flight.take().unwrap_or_default() {
             let own = reply.partitions.iter().find(|one| {

@@ -5,6 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::bundle::Bundle;
+use crate::failpoint::failpoint;
 use crate::offsets::Position;
 use crate::route;
 use crate::start::{Start, Why};
@@ -122,6 +123,7 @@ impl Consumer {
         self.phase.ask_late_at = None;
         self.phase.emptying = None;
         self.held.values_mut().for_each(Held::release);
+        failpoint!("drain-begun");
     }
 
     /// Whether the consumer has drained, committed and left, or run out of time.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::asker::{Ask, Assigned};
 use crate::bundle::Bundle;
+use crate::failpoint::failpoint;
 use crate::kafka::{Error, Rebalance, TopicPartition};
 use crate::partition::ToWorker;
 use crate::route;
@@ -235,6 +236,7 @@ impl Consumer {
             held.release();
         }
         self.phase.doing = Doing::Revoking(revoking);
+        failpoint!("revoke-begun");
     }
 
     /// librdkafka pauses every partition during a rebalance.
@@ -272,6 +274,7 @@ impl Consumer {
     }
 
     fn unassign(&mut self, revoking: &Revoking) {
+        failpoint!("before-unassign");
         let gone = list(self.held.values().filter(|held| revoking.takes(held)));
         self.held.retain(|_, held| !revoking.takes(held));
         // Given up as a whole, the group is joined anew; a share of it that goes leaves a member.

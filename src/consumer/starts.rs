@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::asker::{Ask, Assigned, Found, Starts};
 use crate::config::{Config, Ordering};
+use crate::failpoint::failpoint;
 use crate::gaps::Finished;
 use crate::kafka::{Error, TopicPartition};
 use crate::offsets::{Position, Tracker};
@@ -130,6 +131,7 @@ impl Consumer {
         }
         self.trouble.over();
         tracing::info!(consumer = &*self.name, partitions = %names(&begun), total = self.held.len(), "assigned");
+        failpoint!("assigned");
     }
 
     /// The group's metadata says what is finished beyond the position.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::bundle;
 use crate::clock::now_ms;
 use crate::difference::{self, Difference};
+use crate::failpoint::failpoint;
 use crate::logging::Guard;
 use crate::status::{ReloadReport, ReloadResult, Status};
 
@@ -109,7 +110,9 @@ impl Reloader {
             Ok(vms) => vms,
             Err(error) => return rejected(error),
         };
+        failpoint!("before-swap");
         self.fleet.apply(&Arc::new(new), vms, &difference);
+        failpoint!("after-swap");
         self.follow();
         Outcome::Applied(difference)
     }

@@ -84,6 +84,26 @@ impl Kafka {
         kafka
     }
 
+    /// One of several that make a cluster: formatted, with ports that the caller knows, and not started.
+    pub(crate) fn prepare(ports: (u16, u16), extras: &Extras) -> Self {
+        let data = tempfile::Builder::new()
+            .prefix("moontide-kafka-")
+            .tempdir()
+            .unwrap();
+        let kafka = Self {
+            ports,
+            directory: data.path().to_path_buf(),
+            _data: Some(data),
+            running: Mutex::new(None),
+        };
+        write_configuration(&kafka, extras);
+        kafka
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.lock().unwrap().is_some()
+    }
+
     /// The process stands still until it is told to go on: as behind a network that swallows everything.
     pub(crate) fn freeze(&self) {
         self.signal(libc::SIGSTOP);
@@ -272,7 +292,7 @@ pub(crate) fn free_port() -> u16 {
     })
 }
 
-fn java() -> Command {
+pub(crate) fn java() -> Command {
     let mut command = Command::new("java");
     command
         .args(["-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-cp"])
@@ -315,7 +335,7 @@ fn libraries() -> &'static Path {
     })
 }
 
-fn available() -> bool {
+pub(crate) fn available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     let runs = |program: &str| {
         let command = Command::new(program)
@@ -328,7 +348,7 @@ fn available() -> bool {
     *AVAILABLE.get_or_init(|| runs("java") && runs("mvn"))
 }
 
-fn said_if_absent<T>(kafka: Option<T>) -> Option<T> {
+pub(crate) fn said_if_absent<T>(kafka: Option<T>) -> Option<T> {
     if kafka.is_none() {
         let test = std::thread::current().name().unwrap_or("a test").to_owned();
         let sentence =

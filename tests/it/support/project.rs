@@ -88,6 +88,11 @@ pub(crate) struct Entry {
 impl Project {
     /// With a group of its own, and `handlers/record.lua` for its handlers.
     pub(crate) fn new(kafka: &Kafka) -> Self {
+        Self::at(kafka.bootstrap())
+    }
+
+    /// For brokers at this address.
+    pub(crate) fn at(bootstrap: String) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("moontide-test-")
             .tempdir()
@@ -96,7 +101,7 @@ impl Project {
         let project = Self {
             directory,
             group: unique("group"),
-            bootstrap: kafka.bootstrap(),
+            bootstrap,
             consumer: CONSUMER.into(),
             sections: String::new(),
         };

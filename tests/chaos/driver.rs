@@ -1,0 +1,189 @@
+//! The load: numbered messages at a steady rate, and which of them the brokers have acknowledged.
+//!
+//! A message's number is its offset: the producer is idempotent, and the topic has nothing else in it. So what stands in
+//! a topic is known by two integers a partition, however long the run is.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message as _;
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
+use rdkafka::types::RDKafkaErrorCode;
+
+use crate::cluster::Cluster;
+use crate::fate::key_of;
+
+/// Partitions are added up to this many.
+pub(crate) const PARTITIONS_MAX: usize = 24;
+/// While nothing is acknowledged, no more than this is kept for later.
+const OUTSTANDING_MAX: i64 = 20_000;
+const TICK: Duration = Duration::from_millis(10);
+const VALUE_SIZE: usize = 100;
+
+/// What the driver and those who look at it share.
+#[derive(Default)]
+pub(crate) struct Load {
+    pub(crate) partitions: AtomicI32,
+    pub(crate) rate: AtomicU64,
+    /// By partition: every message below is acknowledged.
+    acked: [AtomicI64; PARTITIONS_MAX],
+    stopped: AtomicBool,
+    /// The driver's own promise broken: without it nothing can be said about the daemon.
+    broken: Mutex<Option<String>>,
+}
+
+impl Load {
+    pub(crate) fn acked(&self, partition: usize) -> i64 {
+        self.acked[partition].load(Ordering::Acquire)
+    }
+
+    pub(crate) fn acked_in_all(&self) -> i64 {
+        (0..PARTITIONS_MAX)
+            .map(|partition| self.acked(partition))
+            .sum()
+    }
+
+    pub(crate) fn broken(&self) -> Option<String> {
+        self.broken.lock().unwrap().clone()
+    }
+
+    fn break_down(&self, reason: String) {
+        self.broken.lock().unwrap().get_or_insert(reason);
+    }
+}
+
+pub(crate) struct Driver {
+    pub(crate) load: Arc<Load>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Driver {
+    /// Produces to the first partitions of `topic`, so many messages a second, until it is told to stop.
+    pub(crate) fn start(cluster: &Cluster, topic: &str, partitions: i32, rate: u64) -> Self {
+        let load = Arc::new(Load::default());
+        load.partitions.store(partitions, Ordering::SeqCst);
+        load.rate.store(rate, Ordering::SeqCst);
+        let mut config = cluster.client();
+        config
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("message.timeout.ms", "0")
+            .set("linger.ms", "20")
+            .set("queue.buffering.max.messages", "1000000");
+        let producer = config
+            .create_with_context(Acknowledged(load.clone()))
+            .unwrap();
+        let (topic, shared) = (topic.to_owned(), load.clone());
+        let thread = std::thread::spawn(move || drive(&producer, &topic, &shared));
+        Self {
+            load,
+            thread: Some(thread),
+        }
+    }
+
+    /// Produces no more, and returns once everything is acknowledged.
+    pub(crate) fn stop(&mut self) {
+        self.load.stopped.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.load.stopped.store(true, Ordering::SeqCst);
+    }
+}
+
+struct Acknowledged(Arc<Load>);
+
+impl ClientContext for Acknowledged {}
+
+impl ProducerContext for Acknowledged {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, delivery: &DeliveryResult<'_>, number: usize) {
+        match delivery {
+            Ok(message) if message.offset() == number as i64 => {
+                self.0.acked[message.partition() as usize]
+                    .store(number as i64 + 1, Ordering::Release);
+            }
+            Ok(message) => self.0.break_down(format!(
+                "driver: message {number} of partition {} stands at offset {}",
+                message.partition(),
+                message.offset()
+            )),
+            Err((error, message)) => self.0.break_down(format!(
+                "driver: message {number} of partition {} was not produced: {error}",
+                message.partition()
+            )),
+        }
+    }
+}
+
+fn drive(producer: &BaseProducer<Acknowledged>, topic: &str, load: &Load) {
+    let mut next = [0_i64; PARTITIONS_MAX];
+    let mut owed = 0.0;
+    let mut last = Instant::now();
+    let mut partition = 0;
+    while !load.stopped.load(Ordering::SeqCst) {
+        let now = Instant::now();
+        let rate = load.rate.load(Ordering::Relaxed) as f64;
+        // What an outage has kept back is not made up for.
+        owed = (owed + (now - last).as_secs_f64() * rate).min(rate / 10.0);
+        last = now;
+        let outstanding = next.iter().sum::<i64>() - load.acked_in_all();
+        while owed >= 1.0 && outstanding < OUTSTANDING_MAX {
+            owed -= 1.0;
+            partition = (partition + 1) % load.partitions.load(Ordering::Relaxed) as usize;
+            match send(producer, topic, partition, next[partition]) {
+                Ok(true) => next[partition] += 1,
+                Ok(false) => break,
+                Err(error) => {
+                    load.break_down(format!("driver: {error}"));
+                    return;
+                }
+            }
+        }
+        producer.poll(TICK);
+    }
+    let started = Instant::now();
+    while producer.in_flight_count() > 0 {
+        producer.poll(TICK);
+        if started.elapsed() > Duration::from_secs(120) {
+            load.break_down("driver: not everything is acknowledged after two minutes".into());
+            return;
+        }
+    }
+}
+
+/// Whether it was taken.
+fn send(
+    producer: &BaseProducer<Acknowledged>,
+    topic: &str,
+    partition: usize,
+    number: i64,
+) -> Result<bool, KafkaError> {
+    let value = format!("{number:<VALUE_SIZE$}");
+    let key = key_of(number);
+    let record = BaseRecord::with_opaque_to(topic, number as usize)
+        .partition(partition as i32)
+        .key(&key)
+        .payload(&value);
+    match producer.send(record) {
+        Ok(()) => Ok(true),
+        // A partition that was added may not be known here yet.
+        Err((
+            KafkaError::MessageProduction(
+                RDKafkaErrorCode::QueueFull | RDKafkaErrorCode::UnknownPartition,
+            ),
+            _,
+        )) => Ok(false),
+        Err((error, _)) => Err(error),
+    }
+}

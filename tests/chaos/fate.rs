@@ -1,0 +1,39 @@
+//! What is to become of a message, by its offset alone: driver, handlers and oracle agree without talking.
+
+/// Keys of one partition; each is a lane where the order is by key.
+pub(crate) const KEYS: usize = 61;
+
+pub(crate) fn key_of(offset: i64) -> String {
+    format!("key-{}", key_number(offset))
+}
+
+pub(crate) fn key_number(offset: i64) -> usize {
+    // Neighbours have different keys, and a key's messages lie at different distances.
+    ((offset / 3 + offset * 7) % KEYS as i64) as usize
+}
+
+/// Never succeeds: to be found in the dead-letter topic.
+pub(crate) fn is_hopeless(offset: i64) -> bool {
+    offset % 2003 == 17
+}
+
+/// The same in Lua: fails the first attempts of some messages, waits in others, and records what it has done.
+pub(crate) const HANDLER: &str = r#"
+local tide = require "tide"
+local file = assert(io.open("@RECORD@", "ab"))
+file:setvbuf("full", 4096)
+local instance, version, hopeless = "@INSTANCE@", "@VERSION@", @HOPELESS@
+return function(message, ctx)
+  local offset = message.offset
+  if tonumber(message.value) ~= offset then
+    file:write("? " .. message.partition .. " " .. offset .. " " .. tostring(message.value) .. "\n")
+    file:flush()
+  end
+  if hopeless and offset % 2003 == 17 then error("hopeless") end
+  if offset % 101 == 5 and ctx.attempt <= 1 + offset % 3 then error("not yet") end
+  if offset % 53 == 9 then tide.sleep(offset % 20) end
+  -- One line, one system call: a daemon that is killed leaves no half of it.
+  file:write(message.partition .. " " .. offset .. " " .. ctx.attempt .. " " .. instance .. " " .. version .. "\n")
+  file:flush()
+end
+"#;

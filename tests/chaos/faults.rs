@@ -1,0 +1,29 @@
+//! What can go wrong, each as a function that brings a fault, lets it last and heals it.
+//!
+//! It returns when nothing is wrong outside any more; whether the daemons recover is for the stage to see.
+
+mod brokers;
+mod members;
+mod network;
+
+use crate::dice::Dice;
+use crate::stage::Stage;
+
+pub(crate) type Fault = fn(&mut Stage, &mut Dice);
+
+/// Those of the short round, in an order that each run shuffles.
+pub(crate) const ALL: &[(&str, Fault)] = &[
+    ("kill -9", members::kill),
+    ("frozen beyond its session", members::freeze),
+    ("members come and go", members::storm),
+    ("broker killed", brokers::kill),
+    ("coordinator killed", brokers::kill_coordinator),
+    ("brokers restarted in turn", brokers::roll),
+    ("leaders moved", brokers::move_leaders),
+    ("no broker at all", brokers::blackout),
+    ("slow network", network::delay),
+    ("connections reset", network::reset),
+    ("connections cut in a message", network::cut),
+    ("one broker swallowed", network::swallow_one),
+    ("all brokers swallowed", network::swallow_all),
+];

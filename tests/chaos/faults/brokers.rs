@@ -1,0 +1,53 @@
+//! Brokers that go, come back, or hand over what they lead.
+
+use crate::dice::Dice;
+use crate::stage::Stage;
+
+pub(crate) fn kill(stage: &mut Stage, dice: &mut Dice) {
+    let node = dice.below(stage.cluster.nodes.len());
+    kill_one(stage, node, dice);
+}
+
+/// The one that knows the group.
+pub(crate) fn kill_coordinator(stage: &mut Stage, dice: &mut Dice) {
+    let node = stage.cluster.coordinator(&stage.fleet.group);
+    kill_one(stage, node.unwrap_or_default(), dice);
+}
+
+fn kill_one(stage: &mut Stage, node: usize, dice: &mut Dice) {
+    stage.cluster.nodes[node].kill();
+    stage.pass(dice.time(3000..12_000));
+    stage.cluster.start_missing();
+    stage.cluster.wait_in_sync();
+}
+
+/// Each in turn, in order, as in an upgrade.
+pub(crate) fn roll(stage: &mut Stage, _: &mut Dice) {
+    for node in 0..stage.cluster.nodes.len() {
+        stage.cluster.nodes[node].stop();
+        stage.cluster.start_missing();
+        stage.cluster.wait_in_sync();
+        stage.check();
+    }
+}
+
+/// Another replica leads, in every partition.
+pub(crate) fn move_leaders(stage: &mut Stage, dice: &mut Dice) {
+    let partitions = stage
+        .load()
+        .partitions
+        .load(std::sync::atomic::Ordering::SeqCst);
+    let shift = dice.below(stage.cluster.nodes.len());
+    stage.cluster.move_leaders(&stage.topic, partitions, shift);
+    stage.cluster.wait_in_sync();
+}
+
+/// All of them, as in a power cut.
+pub(crate) fn blackout(stage: &mut Stage, dice: &mut Dice) {
+    for node in &stage.cluster.nodes {
+        node.kill();
+    }
+    stage.pass(dice.time(15_000..25_000));
+    stage.cluster.start_missing();
+    stage.cluster.wait_in_sync();
+}

@@ -1,0 +1,54 @@
+//! Daemons that are killed, frozen, or that come and go.
+
+use std::time::Duration;
+
+use crate::dice::Dice;
+use crate::fleet::SESSION;
+use crate::stage::Stage;
+use crate::support::kafka::send_signal;
+
+/// One is killed amid its work, and comes back a little later.
+pub(crate) fn kill(stage: &mut Stage, dice: &mut Dice) {
+    let index = dice.one_of(&stage.fleet.recruits());
+    stage.fleet.members[index].kill();
+    stage.pass(dice.time(0..8000));
+    stage.fleet.members[index].start(&[]);
+}
+
+/// One stands still until the group has given its partitions away, and goes on as if nothing had been.
+pub(crate) fn freeze(stage: &mut Stage, dice: &mut Dice) {
+    let index = dice.below(stage.fleet.members.len());
+    let pid = stage.fleet.members[index].pid();
+    send_signal(pid, libc::SIGSTOP);
+    stage.pass(SESSION + dice.time(2000..6000));
+    send_signal(pid, libc::SIGCONT);
+}
+
+/// Every second or two somebody joins, leaves in order or is killed.
+pub(crate) fn storm(stage: &mut Stage, dice: &mut Dice) {
+    for _ in 0..8 {
+        let index = 1 + dice.below(stage.fleet.members.len() - 1);
+        let member = &mut stage.fleet.members[index];
+        if !member.is_running() {
+            member.start(&[]);
+        } else if dice.below(3) == 0 {
+            member.kill();
+        } else {
+            let (name, code) = (member.instance.clone(), member.stop());
+            if code != 0 {
+                stage.fail(&format!(
+                    "{name} was told to stop and ended with exit code {code}"
+                ));
+            }
+        }
+        stage.pass(dice.time(300..2500));
+    }
+    for member in &mut stage.fleet.members {
+        if !member.is_running() {
+            member.start(&[]);
+        }
+    }
+}
+
+/// How long a daemon may take to come to a fail point.
+pub(crate) const REACHES: Duration = Duration::from_secs(20);

@@ -1,0 +1,258 @@
+//! The daemons of a run: members of one group, each with its own directory, all recording into one file.
+//!
+//! The first one is the veteran: it is never killed, so that what it holds after an hour can be compared with what it
+//! held in the beginning.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::fate::HANDLER;
+use crate::support::daemon::Daemon;
+use crate::support::kafka::unique;
+use crate::support::project::{Project, from_beginning};
+
+/// How the group shares its partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Cooperative,
+    Range,
+    Consumer,
+}
+
+pub(crate) const PROTOCOLS: [Protocol; 3] =
+    [Protocol::Cooperative, Protocol::Range, Protocol::Consumer];
+
+/// A member that was frozen for longer than this is no member any more.
+pub(crate) const SESSION: Duration = Duration::from_secs(6);
+
+impl Protocol {
+    fn lines(self) -> &'static str {
+        match self {
+            Self::Cooperative => {
+                "sessionTimeout = \"6s\"\nheartbeatInterval = \"500ms\"\nmetadataMaxAge = \"5s\""
+            }
+            Self::Range => {
+                "partitionAssigners = [\"range\"]\nsessionTimeout = \"6s\"\nheartbeatInterval = \"500ms\"\nmetadataMaxAge = \"5s\""
+            }
+            // The session is the broker's: as long as SESSION.
+            Self::Consumer => "groupProtocol = \"consumer\"\nmetadataMaxAge = \"5s\"",
+        }
+    }
+}
+
+pub(crate) struct Fleet {
+    bootstrap: String,
+    pub(crate) topic: String,
+    /// A further topic with a listener of its own, which records nothing that the oracle reads.
+    pub(crate) side_listeners: String,
+    pub(crate) protocol: Protocol,
+    pub(crate) group: String,
+    pub(crate) record: PathBuf,
+    pub(crate) version: u64,
+    /// Messages that never succeed end in the dead-letter topic; else there are none.
+    pub(crate) has_dead_letters: bool,
+    pub(crate) members: Vec<Member>,
+    /// Removes the record at the end.
+    _home: tempfile::TempDir,
+}
+
+pub(crate) struct Member {
+    pub(crate) instance: String,
+    /// Before its directory: its log is read when the test panics.
+    daemon: Option<Daemon>,
+    place: Project,
+    pub(crate) samples: Vec<Sample>,
+    last_sample: Instant,
+}
+
+/// What a daemon holds at a moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sample {
+    pub(crate) memory: u64,
+    pub(crate) descriptors: usize,
+    pub(crate) threads: usize,
+}
+
+impl Fleet {
+    pub(crate) fn new(bootstrap: String, topic: &str, protocol: Protocol) -> Self {
+        let home = tempfile::Builder::new()
+            .prefix("moontide-chaos-")
+            .tempdir()
+            .unwrap();
+        Self {
+            bootstrap,
+            topic: topic.to_owned(),
+            side_listeners: String::new(),
+            protocol,
+            group: unique("chaos"),
+            record: home.path().join("record"),
+            version: 1,
+            has_dead_letters: false,
+            members: Vec::new(),
+            _home: home,
+        }
+    }
+
+    /// One more member, which starts at once. Returns its index.
+    pub(crate) fn join(&mut self) -> usize {
+        let mut place = Project::at(self.bootstrap.clone())
+            .consumer("@CONSUMER@")
+            .sections("[daemon]\ndrainDeadline = \"5s\"");
+        place.group.clone_from(&self.group);
+        let instance = format!("m{}", unique("").rsplit('-').next().unwrap_or_default());
+        self.members.push(Member {
+            instance,
+            daemon: None,
+            place,
+            samples: Vec::new(),
+            last_sample: Instant::now(),
+        });
+        let index = self.members.len() - 1;
+        self.write(index);
+        self.members[index].start(&[]);
+        index
+    }
+
+    /// Config and handlers as they are to be now.
+    pub(crate) fn write(&mut self, index: usize) {
+        let handler = self.handler(&self.members[index].instance);
+        let config = self.config(index);
+        let place = &self.members[index].place;
+        place.replace_handler("numbers.lua", &handler);
+        place.write("config.toml~", &config);
+        fs::rename(place.path("config.toml~"), place.path("config.toml")).unwrap();
+    }
+
+    pub(crate) fn handler(&self, instance: &str) -> String {
+        HANDLER
+            .replace("@RECORD@", self.record.to_str().unwrap())
+            .replace("@INSTANCE@", instance)
+            .replace("@VERSION@", &self.version.to_string())
+            .replace("@HOPELESS@", &self.has_dead_letters.to_string())
+    }
+
+    fn config(&self, index: usize) -> String {
+        let listener = from_beginning("numbers", &self.topic, "numbers")
+            + "runConfig = { autoCommitInterval = \"500ms\" }\n"
+            + "retry = { initialDelay = 20, maxDelay = \"500ms\" }\n";
+        let place = &self.members[index].place;
+        place
+            .config_text(&(listener + &self.side_listeners))
+            .replace("@CONSUMER@", self.protocol.lines())
+    }
+
+    pub(crate) fn members_alive(&self) -> impl Iterator<Item = usize> {
+        (0..self.members.len()).filter(|index| self.members[*index].is_running())
+    }
+
+    /// Those that may be killed.
+    pub(crate) fn recruits(&self) -> Vec<usize> {
+        self.members_alive().filter(|index| *index != 0).collect()
+    }
+
+    /// Daemons end when they are told to, and never else.
+    pub(crate) fn ended_unasked(&mut self) -> Option<String> {
+        self.members.iter_mut().find_map(|member| {
+            let daemon = member.daemon.as_mut()?;
+            daemon.ended().then(|| {
+                let log = daemon.log_text();
+                let lines: Vec<&str> = log.lines().collect();
+                let tail = lines[lines.len().saturating_sub(20)..].join("\n");
+                format!(
+                    "{} ended unasked; its log ends so:\n{tail}",
+                    member.instance
+                )
+            })
+        })
+    }
+
+    /// Logs, config and record, for whoever has to find out what happened.
+    pub(crate) fn keep_evidence(&self, directory: &Path) {
+        drop(fs::remove_dir_all(directory));
+        fs::create_dir_all(directory).unwrap();
+        let places = self
+            .members
+            .iter()
+            .map(|member| (&*member.instance, member.place.path(".")));
+        let home = self
+            .record
+            .parent()
+            .expect("it lies in a directory")
+            .to_path_buf();
+        for (name, place) in places.chain([("record", home)]) {
+            let copied = Command::new("cp")
+                .arg("-r")
+                .arg(place)
+                .arg(directory.join(name))
+                .output();
+            drop(copied.unwrap());
+        }
+    }
+
+    pub(crate) fn sample(&mut self) {
+        for member in &mut self.members {
+            if member.daemon.is_some() && member.last_sample.elapsed() >= Duration::from_secs(5) {
+                member.last_sample = Instant::now();
+                let sample = member.look();
+                member.samples.extend(sample);
+            }
+        }
+    }
+}
+
+impl Member {
+    pub(crate) fn start(&mut self, environment: &[(&str, &str)]) {
+        assert!(self.daemon.is_none(), "{} runs already", self.instance);
+        self.daemon = Some(Daemon::spawn_with(&self.place, environment));
+        self.last_sample = Instant::now();
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.daemon.is_some()
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.daemon.as_ref().expect("the daemon runs").pid()
+    }
+
+    pub(crate) fn place(&self) -> &Project {
+        &self.place
+    }
+
+    pub(crate) fn kill(&mut self) {
+        let mut daemon = self.daemon.take().expect("the daemon runs");
+        daemon.kill();
+    }
+
+    /// Whether it has ended by itself, as one at a fail point does.
+    pub(crate) fn reaped(&mut self) -> bool {
+        let ended = self.daemon.as_mut().is_some_and(Daemon::ended);
+        if ended {
+            self.daemon = None;
+        }
+        ended
+    }
+
+    /// In order, within the usual deadline. Returns the exit code.
+    pub(crate) fn stop(&mut self) -> i32 {
+        let mut daemon = self.daemon.take().expect("the daemon runs");
+        daemon.term();
+        daemon.exit_code(Duration::from_secs(60))
+    }
+
+    fn look(&self) -> Option<Sample> {
+        let pid = self.pid();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let number = |field: &str| -> Option<u64> {
+            let line = status.lines().find(|line| line.starts_with(field))?;
+            line.split_whitespace().nth(1)?.parse().ok()
+        };
+        Some(Sample {
+            memory: number("VmRSS:")? * 1024,
+            descriptors: fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count(),
+            threads: number("Threads:")? as usize,
+        })
+    }
+}

@@ -1,0 +1,95 @@
+//! The suite that tries to break the daemon: three brokers, a network that fails, members that are killed, and an oracle
+//! that watches all the time.
+//!
+//! One short round belongs to the test command; `tests/chaos/soak MINUTES` goes on for as long as it is told. Every run
+//! prints its seed, and the same seed brings the same faults.
+
+#![expect(clippy::unwrap_used, reason = "a test ends by a panic")]
+
+mod support;
+
+mod cluster; // three brokers, and what an administrator does to them
+mod dice; // chance that can be repeated
+mod driver; // the load, and what of it is acknowledged
+mod fate; // what is to become of a message, by its number
+mod faults; // what can go wrong
+mod fleet; // the daemons
+mod oracle; // what became of every message
+mod proxy; // the network between daemons and brokers
+mod report; // what a run has seen
+mod stage; // a run
+
+use std::time::{Duration, Instant};
+
+use dice::Dice;
+use fleet::Protocol;
+use stage::{Setting, Stage};
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Every fault once, in an order of the seed's.
+#[test]
+fn a_round_of_every_fault_loses_nothing() {
+    if from_environment("MOONTIDE_CHAOS_MINUTES").is_some() {
+        return;
+    }
+    let seed =
+        from_environment("MOONTIDE_CHAOS_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000));
+    report::say(&format!("chaos: MOONTIDE_CHAOS_SEED={seed}"));
+    let mut dice = Dice::new(seed);
+    let setting = Setting {
+        seed,
+        rate: 1000,
+        partitions: 6,
+        members: 3,
+        protocol: dice.one_of(&fleet::PROTOCOLS),
+    };
+    let Some(mut stage) = Stage::set(&setting) else {
+        return;
+    };
+    let mut faults = faults::ALL.to_vec();
+    dice.shuffle(&mut faults);
+    for (name, fault) in faults {
+        stage.suffer(name, fault, &mut dice.fork());
+    }
+    let report = stage.finish();
+    report::say(&report.markdown("cargo test --test chaos"));
+}
+
+/// `tests/chaos/soak`: random faults for as long as it is told.
+#[test]
+fn soak() {
+    let Some(minutes) = from_environment("MOONTIDE_CHAOS_MINUTES") else {
+        return;
+    };
+    let seed =
+        from_environment("MOONTIDE_CHAOS_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000));
+    let rate = from_environment("MOONTIDE_CHAOS_RATE").unwrap_or(6000);
+    report::say(&format!(
+        "chaos: seed {seed}, {rate} messages a second, {minutes} minutes"
+    ));
+    let setting = Setting {
+        seed,
+        rate,
+        partitions: 12,
+        members: 3,
+        protocol: Protocol::Cooperative,
+    };
+    let mut stage = Stage::set(&setting).expect("a soak needs java and mvn");
+    let until = Instant::now() + Duration::from_secs(minutes * 60);
+    let mut dice = Dice::new(seed);
+    while Instant::now() < until {
+        let (name, fault) = dice.one_of(faults::ALL);
+        stage.suffer(name, fault, &mut dice.fork());
+        stage.pass(dice.time(1000..8000));
+    }
+    let report = stage.finish();
+    let command = format!("tests/chaos/soak {minutes} --seed {seed} --rate {rate}");
+    let text = report.markdown(&command);
+    report::say(&text);
+    if let Some(file) = std::env::var_os("MOONTIDE_CHAOS_REPORT") {
+        std::fs::write(file, text).unwrap();
+    }
+}

@@ -1,0 +1,351 @@
+//! The oracle: what became of every message, and whether any promise was broken, while the run goes on.
+//!
+//! It keeps for each partition the offset below which everything has its outcome, and what has one above it: so its
+//! memory does not grow with the run. A promise that is broken is kept as a sentence, and the run ends with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::driver::{Load, PARTITIONS_MAX};
+use crate::fate::{KEYS, is_hopeless, key_number};
+
+/// A run of a message that was committed longer ago than this is no race any more.
+const LATE: Duration = Duration::from_secs(5);
+/// A dead letter is read from its topic within this time, outside of faults.
+const LETTER: Duration = Duration::from_secs(60);
+
+pub(crate) struct Oracle {
+    record: File,
+    unread: Vec<u8>,
+    ledgers: Vec<Ledger>,
+    order: Order,
+    has_dead_letters: bool,
+    pub(crate) runs: u64,
+    pub(crate) duplicates: u64,
+    /// Runs of messages that had been committed for a while, which only a member that was frozen may do.
+    pub(crate) late_duplicates: u64,
+    pub(crate) dead_letters: u64,
+    pub(crate) looks: u64,
+    /// By instance of a daemon: the newest bundle that it ran.
+    versions: BTreeMap<String, u64>,
+    pub(crate) violations: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    Partition,
+    Key,
+}
+
+struct Ledger {
+    /// Everything below has its outcome.
+    next: i64,
+    above: BTreeSet<i64>,
+    /// The last first success of each lane.
+    lanes: Vec<i64>,
+    committed: i64,
+    /// What was committed at least `LATE` ago.
+    settled: i64,
+    recent: Vec<(Instant, i64)>,
+    /// Committed, hopeless, and not yet seen among the dead letters.
+    owed: BTreeMap<i64, Instant>,
+    moved_at: Instant,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            next: 0,
+            above: BTreeSet::new(),
+            lanes: vec![-1; KEYS],
+            committed: 0,
+            settled: 0,
+            recent: Vec::new(),
+            owed: BTreeMap::new(),
+            moved_at: Instant::now(),
+        }
+    }
+}
+
+impl Oracle {
+    pub(crate) fn new(record: &Path, order: Order, has_dead_letters: bool) -> Self {
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .read(true)
+            .open(record);
+        Self {
+            record: file.unwrap(),
+            unread: Vec::new(),
+            ledgers: (0..PARTITIONS_MAX).map(|_| Ledger::default()).collect(),
+            order,
+            has_dead_letters,
+            runs: 0,
+            duplicates: 0,
+            late_duplicates: 0,
+            dead_letters: 0,
+            looks: 0,
+            versions: BTreeMap::new(),
+            violations: Vec::new(),
+        }
+    }
+
+    /// Takes in what handlers have recorded since the last time.
+    pub(crate) fn update(&mut self) {
+        let mut new = std::mem::take(&mut self.unread);
+        self.record.read_to_end(&mut new).unwrap();
+        let whole = new
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |end| end + 1);
+        self.unread = new.split_off(whole);
+        for line in String::from_utf8_lossy(&new).lines() {
+            self.line(line);
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let [partition, offset, _attempt, instance, version] = fields[..] else {
+            self.violate(format!("a message is not what was produced: `{line}`"));
+            return;
+        };
+        let (Ok(partition), Ok(offset), Ok(version)) =
+            (partition.parse(), offset.parse(), version.parse::<u64>())
+        else {
+            self.violate(format!("not a line of the handler: `{line}`"));
+            return;
+        };
+        self.runs += 1;
+        // Calls that wait may end in the bundle that they began in, after others of the next one.
+        let newest = self.versions.entry(instance.to_owned()).or_default();
+        *newest = version.max(*newest);
+        self.success(partition, offset);
+    }
+
+    fn success(&mut self, partition: usize, offset: i64) {
+        let order = self.order;
+        let ledger = &mut self.ledgers[partition];
+        let owed = ledger.owed.contains_key(&offset);
+        if ledger.has(offset) {
+            self.duplicates += 1;
+            if offset < ledger.settled {
+                self.late_duplicates += 1;
+            }
+            return;
+        }
+        let lane = match order {
+            Order::Partition => 0,
+            Order::Key => key_number(offset),
+        };
+        let last = std::mem::replace(&mut ledger.lanes[lane], offset);
+        if last > offset {
+            ledger.lanes[lane] = last;
+            self.violate(format!(
+                "order: partition {partition}: {offset} succeeded after {last} of the same lane"
+            ));
+        }
+        if owed || self.is_hopeless(offset) {
+            self.violate(format!(
+                "partition {partition}: hopeless {offset} succeeded"
+            ));
+        }
+        self.ledgers[partition].outcome(offset);
+    }
+
+    fn is_hopeless(&self, offset: i64) -> bool {
+        self.has_dead_letters && is_hopeless(offset)
+    }
+
+    /// A message was found in the dead-letter topic.
+    pub(crate) fn dead_letter(&mut self, partition: usize, offset: i64) {
+        self.dead_letters += 1;
+        if !self.is_hopeless(offset) {
+            self.violate(format!(
+                "partition {partition}: {offset} is a dead letter, and had only to be tried again"
+            ));
+        }
+        let ledger = &mut self.ledgers[partition];
+        ledger.owed.remove(&offset);
+        if !ledger.has(offset) {
+            ledger.outcome(offset);
+        }
+    }
+
+    /// What the group had committed before the record was read the last time.
+    pub(crate) fn committed(&mut self, offsets: &BTreeMap<i32, i64>) {
+        self.looks += 1;
+        let now = Instant::now();
+        let mut broken = Vec::new();
+        for (&partition, &offset) in offsets {
+            let ledger = &mut self.ledgers[partition as usize];
+            if offset < ledger.committed {
+                broken.push(format!(
+                    "partition {partition}: the commit went back from {} to {offset}",
+                    ledger.committed
+                ));
+            }
+            ledger.commit(offset, now);
+            let missing: Vec<i64> = ledger.missing_below(offset).take(10).collect();
+            let (hopeless, early): (Vec<i64>, Vec<i64>) = missing
+                .into_iter()
+                .partition(|one| self.has_dead_letters && is_hopeless(*one));
+            for one in hopeless {
+                ledger.owed.entry(one).or_insert(now);
+            }
+            if !early.is_empty() {
+                broken.push(format!(
+                    "partition {partition}: {offset} is committed, and without an outcome are {early:?}"
+                ));
+            }
+        }
+        broken
+            .into_iter()
+            .for_each(|sentence| self.violate(sentence));
+    }
+
+    /// While nothing is wrong outside: no partition stands still before messages, no dead letter is missing.
+    pub(crate) fn check_progress(&mut self, load: &Load, calm_since: Instant, patience: Duration) {
+        let mut broken = Vec::new();
+        for (partition, ledger) in self.ledgers.iter().enumerate() {
+            let stuck = ledger.moved_at.max(calm_since).elapsed();
+            if ledger.next < load.acked(partition) && stuck > patience {
+                broken.push(format!(
+                    "partition {partition} stands still for {stuck:?} at {} of {}",
+                    ledger.next,
+                    load.acked(partition)
+                ));
+            }
+            let late = ledger
+                .owed
+                .iter()
+                .find(|(_, since)| since.max(&&calm_since).elapsed() > LETTER);
+            if let Some((offset, _)) = late {
+                broken.push(format!(
+                    "partition {partition}: {offset} is committed, and no dead letter"
+                ));
+            }
+        }
+        broken
+            .into_iter()
+            .for_each(|sentence| self.violate(sentence));
+    }
+
+    /// Everything below has its outcome, by partition.
+    pub(crate) fn floors(&self) -> Vec<i64> {
+        self.ledgers.iter().map(|ledger| ledger.next).collect()
+    }
+
+    pub(crate) fn committed_at(&self, partition: usize) -> i64 {
+        self.ledgers[partition].committed
+    }
+
+    pub(crate) fn finished(&self) -> i64 {
+        self.ledgers
+            .iter()
+            .map(|ledger| ledger.next + ledger.above.len() as i64)
+            .sum()
+    }
+
+    pub(crate) fn newest_version(&self, instance: &str) -> u64 {
+        self.versions.get(instance).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn violate(&mut self, sentence: String) {
+        // The first ones tell what happened.
+        if self.violations.len() < 20 {
+            self.violations.push(sentence);
+        }
+    }
+}
+
+impl Ledger {
+    fn has(&self, offset: i64) -> bool {
+        offset < self.next || self.above.contains(&offset)
+    }
+
+    fn outcome(&mut self, offset: i64) {
+        self.above.insert(offset);
+        while self.above.remove(&self.next) {
+            self.next += 1;
+            self.moved_at = Instant::now();
+        }
+    }
+
+    fn commit(&mut self, offset: i64, now: Instant) {
+        self.committed = self.committed.max(offset);
+        self.recent.push((now, self.committed));
+        while let Some((at, offset)) = self.recent.first().copied() {
+            if now - at < LATE {
+                break;
+            }
+            self.settled = offset;
+            self.recent.remove(0);
+        }
+    }
+
+    fn missing_below(&self, offset: i64) -> impl Iterator<Item = i64> {
+        (self.next..offset).filter(|one| !self.above.contains(one))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn oracle() -> Oracle {
+        Oracle::new(
+            tempfile::NamedTempFile::new().unwrap().path(),
+            Order::Partition,
+            true,
+        )
+    }
+
+    #[test]
+    fn what_overtakes_is_seen() {
+        let mut oracle = oracle();
+        oracle.line("0 0 1 a 1");
+        oracle.line("0 2 1 a 1");
+        assert!(oracle.violations.is_empty());
+        oracle.line("0 1 1 a 1");
+        assert!(oracle.violations[0].starts_with("order: partition 0: 1 succeeded after 2"));
+    }
+
+    #[test]
+    fn a_repeated_run_is_a_duplicate_and_no_more() {
+        let mut oracle = oracle();
+        for line in [
+            "0 0 1 a 1",
+            "0 1 1 a 1",
+            "0 0 1 b 1",
+            "0 1 1 b 1",
+            "0 2 1 b 1",
+        ] {
+            oracle.line(line);
+        }
+        assert!(oracle.violations.is_empty());
+        assert_eq!((oracle.duplicates, oracle.finished()), (2, 3));
+    }
+
+    #[test]
+    fn a_commit_that_runs_ahead_is_seen() {
+        let mut oracle = oracle();
+        oracle.line("0 0 1 a 1");
+        oracle.committed(&BTreeMap::from([(0, 1)]));
+        assert!(oracle.violations.is_empty());
+        oracle.committed(&BTreeMap::from([(0, 2)]));
+        assert!(oracle.violations[0].contains("2 is committed, and without an outcome are [1]"));
+    }
+
+    #[test]
+    fn a_commit_that_goes_back_is_seen() {
+        let mut oracle = oracle();
+        oracle.line("0 0 1 a 1");
+        oracle.committed(&BTreeMap::from([(0, 1)]));
+        oracle.committed(&BTreeMap::from([(0, 0)]));
+        assert!(oracle.violations[0].contains("went back from 1 to 0"));
+    }
+}

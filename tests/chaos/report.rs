@@ -1,0 +1,198 @@
+//! What a run has seen, as a page that can be kept.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use crate::fleet::{Fleet, Sample};
+use crate::oracle::Oracle;
+use crate::stage::Setting;
+
+#[derive(Clone)]
+pub(crate) struct Report {
+    seed: u64,
+    rate: u64,
+    setting: String,
+    started: Instant,
+    faults: Vec<Happened>,
+    begun: Option<(&'static str, Duration)>,
+    end: String,
+}
+
+/// A fault and what followed.
+#[derive(Clone, Copy)]
+pub(crate) struct Happened {
+    pub(crate) name: &'static str,
+    /// From its beginning to its end.
+    pub(crate) lasted: Duration,
+    /// From its end until nothing of what stood there then was unfinished.
+    pub(crate) recovery: Duration,
+    pub(crate) duplicates: u64,
+}
+
+impl Report {
+    pub(crate) fn new(setting: &Setting) -> Self {
+        Self {
+            seed: setting.seed,
+            rate: setting.rate,
+            setting: format!(
+                "{} partitions, {} members, group protocol at the start: {:?}",
+                setting.partitions, setting.members, setting.protocol
+            ),
+            started: Instant::now(),
+            faults: Vec::new(),
+            begun: None,
+            end: String::new(),
+        }
+    }
+
+    pub(crate) fn begin(&mut self, name: &'static str) {
+        self.begun = Some((name, self.started.elapsed()));
+    }
+
+    pub(crate) fn end(&mut self, happened: Happened, finished: i64) {
+        self.begun = None;
+        self.faults.push(happened);
+        say(&format!(
+            "{:>6.1} s  {:<28} lasted {:>5.1} s, recovered in {:>5.1} s, {} duplicates, {finished} finished",
+            self.started.elapsed().as_secs_f64(),
+            happened.name,
+            happened.lasted.as_secs_f64(),
+            happened.recovery.as_secs_f64(),
+            happened.duplicates
+        ));
+    }
+
+    /// The faults so far, in their order.
+    pub(crate) fn story(&self) -> String {
+        let mut story: Vec<String> = self
+            .faults
+            .iter()
+            .map(|one| {
+                format!(
+                    "  {} ({:?}, recovered in {:?})",
+                    one.name, one.lasted, one.recovery
+                )
+            })
+            .collect();
+        if let Some((name, at)) = self.begun {
+            story.push(format!("  {name}, begun at {at:?} and not recovered from"));
+        }
+        story.join("\n")
+    }
+
+    pub(crate) fn close(&mut self, oracle: &Oracle, acked: i64, fleet: &Fleet) {
+        let mut text = String::new();
+        writeln!(text, "| | |\n| --- | --- |").unwrap();
+        let lines = [
+            (
+                "time",
+                format!("{:.1} minutes", self.started.elapsed().as_secs_f64() / 60.0),
+            ),
+            ("messages acknowledged by the brokers", acked.to_string()),
+            (
+                "a second, on average",
+                format!("{:.0}", acked as f64 / self.started.elapsed().as_secs_f64()),
+            ),
+            ("runs that succeeded", oracle.runs.to_string()),
+            ("duplicates", oracle.duplicates.to_string()),
+            (
+                "… of messages committed for 5 s and more",
+                oracle.late_duplicates.to_string(),
+            ),
+            ("dead letters", oracle.dead_letters.to_string()),
+            ("looks at the commits", oracle.looks.to_string()),
+            ("**lost**", (acked - oracle.finished()).to_string()),
+            (
+                "**out of order, committed too early, stalled, gone back**",
+                oracle.violations.len().to_string(),
+            ),
+        ];
+        for (name, value) in lines {
+            writeln!(text, "| {name} | {value} |").unwrap();
+        }
+        if let (Some(first), Some(last)) = ends(&fleet.members[0].samples) {
+            writeln!(
+                text,
+                "\nOf the member that lived from the beginning to the end:\n"
+            )
+            .unwrap();
+            writeln!(text, "| | begin | end | most |\n| --- | --- | --- | --- |").unwrap();
+            let samples = &fleet.members[0].samples;
+            let most = |of: fn(&Sample) -> f64| samples.iter().map(of).fold(0.0, f64::max);
+            let columns: [(&str, fn(&Sample) -> f64); 3] = [
+                ("memory, MiB", |one| one.memory as f64 / f64::from(1 << 20)),
+                ("descriptors", |one| one.descriptors as f64),
+                ("threads", |one| one.threads as f64),
+            ];
+            for (name, of) in columns {
+                writeln!(
+                    text,
+                    "| {name} | {:.0} | {:.0} | {:.0} |",
+                    of(&first),
+                    of(&last),
+                    most(of)
+                )
+                .unwrap();
+            }
+        }
+        self.end = text;
+    }
+
+    pub(crate) fn markdown(&self, command: &str) -> String {
+        let mut text = String::from("# A run of the chaos suite\n\n");
+        writeln!(text, "    {command}\n").unwrap();
+        writeln!(
+            text,
+            "moontide {}, Apache Kafka 4.1.0 (three brokers, replication 3, min.insync.replicas 2), librdkafka {}; \
+             seed {}, {} messages a second asked for; {}.\n",
+            env!("CARGO_PKG_VERSION"),
+            rdkafka::util::get_rdkafka_version().1,
+            self.seed,
+            self.rate,
+            self.setting
+        )
+        .unwrap();
+        text.push_str(&self.end);
+        writeln!(
+            text,
+            "\n| fault | times | lasted, s | recovery p50, s | p99, s | duplicates |"
+        )
+        .unwrap();
+        writeln!(text, "| --- | --- | --- | --- | --- | --- |").unwrap();
+        let mut names: Vec<&str> = self.faults.iter().map(|one| one.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            let these: Vec<&Happened> = self.faults.iter().filter(|one| one.name == name).collect();
+            let mut recoveries: Vec<f64> =
+                these.iter().map(|one| one.recovery.as_secs_f64()).collect();
+            recoveries.sort_by(f64::total_cmp);
+            let quantile =
+                |share: f64| recoveries[((recoveries.len() - 1) as f64 * share).round() as usize];
+            let lasted: f64 = these.iter().map(|one| one.lasted.as_secs_f64()).sum();
+            writeln!(
+                text,
+                "| {name} | {} | {:.1} | {:.1} | {:.1} | {} |",
+                these.len(),
+                lasted / these.len() as f64,
+                quantile(0.5),
+                quantile(0.99),
+                these.iter().map(|one| one.duplicates).sum::<u64>()
+            )
+            .unwrap();
+        }
+        text
+    }
+}
+
+/// The first sample counts once the member has warmed up.
+fn ends(samples: &[Sample]) -> (Option<Sample>, Option<Sample>) {
+    let first = samples.get(2).or(samples.first());
+    (first.copied(), samples.last().copied())
+}
+
+/// Where the run stands, for whoever watches it.
+#[expect(clippy::print_stderr, reason = "a long run is watched")]
+pub(crate) fn say(line: &str) {
+    eprintln!("{line}");
+}

@@ -1,0 +1,262 @@
+//! A run: the cluster, the load, the daemons and the oracle that watches while faults come and go.
+//!
+//! Two threads look all the time, one at what handlers record, one at what the group has committed; the test's own
+//! thread brings the faults. Whatever breaks a promise ends the run with its seed and the faults so far.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::BaseConsumer;
+
+use crate::cluster::{self, Cluster};
+use crate::dice::Dice;
+use crate::driver::{Driver, Load};
+use crate::faults::Fault;
+use crate::fleet::{Fleet, Protocol};
+use crate::oracle::{Oracle, Order};
+use crate::report::{Happened, Report};
+
+/// Without a fault, no partition may stand still before messages for so long.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// After a fault, everything that was there at its end is finished within this time.
+const RECOVERY: Duration = Duration::from_secs(150);
+const LOOK: Duration = Duration::from_millis(50);
+const COMMITS: Duration = Duration::from_millis(300);
+
+pub(crate) struct Setting {
+    pub(crate) seed: u64,
+    pub(crate) rate: u64,
+    pub(crate) partitions: i32,
+    pub(crate) members: usize,
+    pub(crate) protocol: Protocol,
+}
+
+pub(crate) struct Stage {
+    pub(crate) seed: u64,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) driver: Driver,
+    pub(crate) fleet: Fleet,
+    pub(crate) topic: String,
+    pub(crate) report: Report,
+    watch: Arc<Watch>,
+    watching: Vec<JoinHandle<()>>,
+}
+
+struct Watch {
+    oracle: Mutex<Oracle>,
+    load: Arc<Load>,
+    stop: AtomicBool,
+    /// `None` while there is a fault.
+    calm_since: Mutex<Option<Instant>>,
+}
+
+impl Watch {
+    fn oracle(&self) -> MutexGuard<'_, Oracle> {
+        self.oracle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stage {
+    pub(crate) fn set(setting: &Setting) -> Option<Self> {
+        let cluster = Arc::new(Cluster::start()?);
+        let topic = "numbers".to_owned();
+        cluster.create_topic(&topic, setting.partitions, &[]);
+        let driver = Driver::start(&cluster, &topic, setting.partitions, setting.rate);
+        let mut fleet = Fleet::new(cluster.behind_proxies(), &topic, setting.protocol);
+        let watch = Arc::new(Watch {
+            oracle: Mutex::new(Oracle::new(
+                &fleet.record,
+                Order::Partition,
+                fleet.has_dead_letters,
+            )),
+            load: driver.load.clone(),
+            stop: AtomicBool::new(false),
+            calm_since: Mutex::new(Some(Instant::now())),
+        });
+        let reader = cluster.reader(&fleet.group);
+        let (commits, record) = (watch.clone(), watch.clone());
+        let of = topic.clone();
+        let watching = vec![
+            std::thread::spawn(move || look_at_commits(&commits, &reader, &of)),
+            std::thread::spawn(move || look_at_record(&record)),
+        ];
+        for _ in 0..setting.members {
+            fleet.join();
+        }
+        let mut stage = Self {
+            seed: setting.seed,
+            cluster,
+            driver,
+            fleet,
+            topic,
+            report: Report::new(setting),
+            watch,
+            watching,
+        };
+        stage.wait("the first messages are finished", RECOVERY, |stage| {
+            stage.oracle().finished() > 1000
+        });
+        Some(stage)
+    }
+
+    pub(crate) fn oracle(&self) -> MutexGuard<'_, Oracle> {
+        self.watch.oracle()
+    }
+
+    pub(crate) fn load(&self) -> &Load {
+        &self.driver.load
+    }
+
+    /// Brings a fault, and waits until everything that stood there at its end is finished.
+    pub(crate) fn suffer(&mut self, name: &'static str, fault: Fault, dice: &mut Dice) {
+        self.report.begin(name);
+        let before = (self.oracle().duplicates, Instant::now());
+        *self.watch.calm_since.lock().unwrap() = None;
+        fault(self, dice);
+        let healed = Instant::now();
+        *self.watch.calm_since.lock().unwrap() = Some(healed);
+        let goals: Vec<i64> = (0..crate::driver::PARTITIONS_MAX)
+            .map(|partition| self.load().acked(partition))
+            .collect();
+        self.wait(&format!("recovery from {name}"), RECOVERY, |stage| {
+            let floors = stage.oracle().floors();
+            floors.iter().zip(&goals).all(|(floor, goal)| floor >= goal)
+        });
+        let happened = Happened {
+            name,
+            lasted: healed - before.1,
+            recovery: healed.elapsed(),
+            duplicates: self.oracle().duplicates - before.0,
+        };
+        let finished = self.oracle().finished();
+        self.report.end(happened, finished);
+    }
+
+    /// Lets time pass, and looks.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            self.check();
+            std::thread::sleep(LOOK.min(until.saturating_duration_since(Instant::now())));
+        }
+    }
+
+    pub(crate) fn wait(
+        &mut self,
+        what: &str,
+        deadline: Duration,
+        mut condition: impl FnMut(&mut Self) -> bool,
+    ) {
+        let started = Instant::now();
+        while !condition(self) {
+            self.check();
+            if started.elapsed() > deadline {
+                self.fail(&format!("waited {deadline:?} in vain: {what}"));
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Ends the run where a promise is broken.
+    pub(crate) fn check(&mut self) {
+        self.fleet.sample();
+        if let Some(broken) = self.load().broken() {
+            self.fail(&broken);
+        }
+        if let Some(ended) = self.fleet.ended_unasked() {
+            self.fail(&ended);
+        }
+        let violations = self.oracle().violations.join("\n");
+        if !violations.is_empty() {
+            self.fail(&violations);
+        }
+    }
+
+    pub(crate) fn fail(&mut self, sentence: &str) -> ! {
+        let (floors, acked): (Vec<i64>, Vec<i64>) = {
+            let floors = self.oracle().floors();
+            let acked = (0..floors.len()).map(|partition| self.load().acked(partition));
+            (floors.clone(), acked.collect())
+        };
+        let story = self.report.story();
+        let evidence = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{}", self.seed));
+        self.fleet.keep_evidence(&evidence);
+        panic!(
+            "seed {}: {sentence}\nfaults so far:\n{story}\nfinished below {floors:?}\nacknowledged below {acked:?}\nevidence in {}",
+            self.seed,
+            evidence.display()
+        );
+    }
+
+    /// The end: everything that was acknowledged has its outcome and is committed, and the daemons stop in order.
+    pub(crate) fn finish(mut self) -> Report {
+        self.driver.stop();
+        self.check();
+        self.wait("every message has its outcome", RECOVERY, |stage| {
+            stage.oracle().finished() == stage.load().acked_in_all()
+        });
+        self.wait("everything is committed", RECOVERY, |stage| {
+            let oracle = stage.oracle();
+            (0..crate::driver::PARTITIONS_MAX)
+                .all(|partition| oracle.committed_at(partition) == stage.load().acked(partition))
+        });
+        for index in 0..self.fleet.members.len() {
+            if self.fleet.members[index].is_running() {
+                let code = self.fleet.members[index].stop();
+                if code != 0 {
+                    self.fail(&format!("SIGTERM ended a daemon with exit code {code}"));
+                }
+            }
+        }
+        self.watch.stop.store(true, Ordering::SeqCst);
+        for thread in self.watching.drain(..) {
+            drop(thread.join());
+        }
+        self.check();
+        let acked = self.load().acked_in_all();
+        let oracle = self.watch.oracle();
+        self.report.close(&oracle, acked, &self.fleet);
+        self.report.clone()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.watch.stop.store(true, Ordering::SeqCst);
+        for thread in self.watching.drain(..) {
+            drop(thread.join());
+        }
+    }
+}
+
+fn look_at_commits(watch: &Watch, reader: &BaseConsumer, topic: &str) {
+    while !watch.stop.load(Ordering::SeqCst) {
+        let partitions = watch.load.partitions.load(Ordering::SeqCst);
+        // First the commits, then the record: what ends in between is not held against the commit.
+        if let Ok(offsets) = cluster::committed(reader, topic, partitions) {
+            let mut oracle = watch.oracle();
+            oracle.update();
+            oracle.committed(&offsets);
+        }
+        std::thread::sleep(COMMITS);
+    }
+}
+
+fn look_at_record(watch: &Watch) {
+    while !watch.stop.load(Ordering::SeqCst) {
+        let calm_since = *watch
+            .calm_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut oracle = watch.oracle();
+        oracle.update();
+        if let Some(since) = calm_since {
+            oracle.check_progress(&watch.load, since, PATIENCE);
+        }
+        drop(oracle);
+        std::thread::sleep(LOOK);
+    }
+}
