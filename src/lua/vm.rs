@@ -30,6 +30,8 @@ use crate::config::Config;
 const FINALIZERS: Duration = Duration::from_secs(1);
 /// For a function of init.lua, its waits included: it holds up the start, a reload, or a worker that gets a fresh VM.
 const HOOK_MAX: Duration = Duration::from_secs(10);
+/// For the `__close` methods of a call that is given up.
+const CLOSING: Duration = Duration::from_secs(1);
 /// Above the limit, for the words about a failure.
 const RESERVE: usize = 4 << 20;
 
@@ -62,6 +64,8 @@ pub(crate) struct Vm {
     pub(super) last_call: u64,
     free: RefCell<Vec<Coroutine>>,
     waiting: HashMap<CallId, Waiting>,
+    /// The `__close` methods of a call that was given up had to be ended.
+    closes_no_more: bool,
 }
 
 // SAFETY: a VM is built by one thread and then moved as a whole, with every pointer and reference count into it; nothing
@@ -110,6 +114,7 @@ impl Vm {
             last_call: 0,
             free: RefCell::default(),
             waiting: HashMap::new(),
+            closes_no_more: false,
         }
     }
 
@@ -188,11 +193,41 @@ impl Vm {
         }
     }
 
-    /// Gives up a call that waits: its coroutine is dropped where it stands.
+    /// Gives up a call that waits: what it left open is closed, and its coroutine dropped where it stands.
     pub(crate) fn cancel(&mut self, id: CallId) {
         if let Some(waiting) = self.waiting.remove(&id) {
+            self.close(&waiting, id);
             self.drop_coroutine(waiting.coroutine, id);
         }
+    }
+
+    /// Runs the `__close` methods of a call that waits, the innermost coroutine's first.
+    fn close(&mut self, waiting: &Waiting, id: CallId) {
+        let own = waiting.coroutine.state;
+        let states = self.shared.let_go(id.0).into_iter().chain([own]);
+        if self.closes_no_more {
+            return;
+        }
+        let limit = self.blocking(waiting.listener).min(CLOSING);
+        let about = About {
+            listener: &self.config.listeners[waiting.listener].name,
+            topic: &waiting.topic,
+            partition: waiting.partition,
+            offset: waiting.offset,
+        };
+        let Some(slice) = watchdog::begin_aside(own, limit, &about) else {
+            return;
+        };
+        self.shared.coroutine.set(own);
+        for state in states {
+            coroutine::running(state);
+            // SAFETY: each is suspended, and alive: the call's own is anchored, and what resumed the others has them on
+            // its stack.
+            unsafe { ffi::lua_closethread(state, self.main) };
+        }
+        self.shared.coroutine.set(ptr::null_mut());
+        // One call that takes its time is enough for a VM that may have many to give up.
+        self.closes_no_more = slice.killed();
     }
 
     /// Calls that wait.
@@ -429,7 +464,7 @@ impl Vm {
 
     fn drop_coroutine(&self, coroutine: Coroutine, call: CallId) {
         // What waited for this call can be resumed by another one again.
-        self.shared.held.borrow_mut().retain(|_, of| *of != call.0);
+        self.shared.let_go(call.0);
         self.shared.hosts.borrow_mut().remove(&coroutine.state);
         // SAFETY: sets two existing slots of the registry.
         unsafe { ffi::luaL_unref(self.main, ffi::LUA_REGISTRYINDEX, coroutine.reference) };
