@@ -3,7 +3,7 @@
 //! Pure: a configuration and names of topics in, what is needed and the sentence for what is missing out. A topic that is
 //! missing is found at the start and at a reload, not by the first message that fails.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use crate::config::{Config, Consumer, Listener, Topic};
 use crate::{retry, route};
@@ -134,10 +134,11 @@ impl Needed {
             ..
         } = self;
         let partitions = partitions.map_or(String::new(), |count| format!(" --partitions {count}"));
-        let settings = purpose.settings().iter();
-        let settings: String = settings
-            .map(|(name, value)| format!(" --config {name}={value}"))
-            .collect();
+        let mut settings = String::new();
+        for (name, value) in purpose.settings() {
+            // Writing to a string cannot fail.
+            let _ = write!(settings, " --config {name}={value}");
+        }
         let why = refused.map_or(String::new(), |refused| {
             format!(" and could not be created ({refused})")
         });
