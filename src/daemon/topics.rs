@@ -163,8 +163,8 @@ impl Asker {
                 // The daemon may be on its way out already.
                 let _ = self.endings.send(Ending::Config(found.missing.join("\n")));
             } else {
-                for sentence in found.missing {
-                    tracing::error!("{sentence}");
+                for error in found.missing {
+                    tracing::error!(error, "a topic is missing");
                 }
             }
             for (open, error) in found.open {
@@ -188,9 +188,9 @@ fn say_open(needed: &Needed, error: &str) {
         consumer = needed.consumer,
         listener = needed.listener,
         topic = needed.topic,
+        purpose = %needed.purpose,
         error,
-        "not known yet whether this {} exists",
-        needed.purpose
+        "not known yet whether the topic exists"
     );
 }
 
@@ -253,8 +253,8 @@ fn ask_of(consumer: &Consumer, needed: &[Needed], found: &mut Found) -> anyhow::
                 listener = one.listener,
                 topic = one.topic,
                 partitions,
-                "{} created",
-                one.purpose
+                purpose = %one.purpose,
+                "topic created"
             ),
             Ok(Created::Before) => {}
             Ok(Created::Refused(why)) => {
