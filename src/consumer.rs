@@ -26,7 +26,7 @@ use crate::logging::RateLimit;
 use crate::mailbox::Mailbox;
 use crate::offsets::Tracker;
 use crate::outbox::Outbox;
-use crate::partition::{Partition, ToConsumer, ToWorker};
+use crate::partition::{Partition, ToConsumer, ToTopics, ToWorker};
 use crate::route::Plan;
 use crate::supervisor::{Ending, Endings};
 use crate::systemd::Beat;
@@ -49,6 +49,7 @@ pub(crate) struct Consumer {
     name: Arc<str>,
     group: Arc<str>,
     outbox: Arc<Outbox>,
+    needed: Arc<Mailbox<ToTopics>>,
     settings: config::Consumer,
     bundle: Arc<Bundle>,
     inbox: Arc<Mailbox<ToConsumer>>,
@@ -123,6 +124,8 @@ pub(crate) struct Start {
     pub(crate) beat: Beat,
     /// Numbers the epochs of partitions, for the whole process.
     pub(crate) epochs: Arc<AtomicU64>,
+    /// Hears of topics that patterns match.
+    pub(crate) topics: Arc<Mailbox<ToTopics>>,
 }
 
 impl Consumer {
@@ -135,6 +138,7 @@ impl Consumer {
             endings,
             beat,
             epochs,
+            topics,
         } = start;
         let bell = {
             let inbox = inbox.clone();
@@ -154,6 +158,7 @@ impl Consumer {
         Ok(Self {
             name: settings.name.as_str().into(),
             group: settings.group_id.as_str().into(),
+            needed: topics,
             outbox: Arc::new(Outbox::new(&settings.properties)),
             topics: Topics::new(&bundle.config, &settings.name),
             settings,

@@ -6,6 +6,7 @@
 mod fleet;
 mod load;
 mod reload;
+mod topics;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -56,6 +57,8 @@ pub(crate) struct Options {
 pub(crate) enum Ended {
     Stopped,
     ByMessage(String),
+    /// The brokers lack what the configuration needs.
+    BadConfig(String),
     Failed(String),
 }
 
@@ -207,6 +210,7 @@ impl Supervisor {
                 Some(ending) = endings.recv() => {
                     ended = match ending {
                         Ending::Message(sentence) => Ended::ByMessage(sentence),
+                        Ending::Config(sentence) => Ended::BadConfig(sentence),
                         Ending::Failed(reason) => Ended::Failed(reason),
                     };
                     break;
@@ -338,7 +342,9 @@ impl Supervisor {
                 reason,
                 "stopping: a handler failed and `onError` is \"stop\""
             ),
-            Ended::Failed(reason) => tracing::error!(reason, "stopping"),
+            Ended::BadConfig(reason) | Ended::Failed(reason) => {
+                tracing::error!(reason, "stopping");
+            }
         }
         self.roster.close(deadline);
         if let Some(reloading) = reloading {

@@ -36,6 +36,8 @@ mod dead_letter;
 
 mod retry_topic;
 
+mod needed;
+
 mod outbox;
 
 mod lua;

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
 use crate::bundle::Bundle;
+use crate::config::Config;
 use crate::kafka;
 use crate::lua::{Answer, CallId, Vm};
 use crate::mailbox::Mailbox;
+use crate::needed::Needed;
 use crate::outbox::{Outbox, Refused};
 use crate::route::Plan;
 use crate::status::{Blocked, ConsumerStatus};
@@ -71,6 +73,21 @@ pub(crate) enum ToConsumer {
     Status(mpsc::Sender<ConsumerStatus>),
     /// Drain, commit and leave the group until then.
     Close(Instant),
+}
+
+/// What the thread that looks after topics is told.
+pub(crate) enum ToTopics {
+    /// A pattern of this consumer's matches these.
+    Matched {
+        consumer: Arc<str>,
+        topics: Vec<Arc<str>>,
+    },
+    /// Another configuration is in force; these of its topics were not answered yet.
+    Reload {
+        config: Arc<Config>,
+        open: Vec<Needed>,
+    },
+    Stop,
 }
 
 /// Where the answer to a commit goes.

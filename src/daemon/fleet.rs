@@ -14,12 +14,14 @@ use crate::consumer::{self, Consumer};
 use crate::difference::Difference;
 use crate::lua::{App, Vm, Watchdog};
 use crate::mailbox::Mailbox;
+use crate::needed::Needed;
 use crate::partition::{ToConsumer, ToWorker};
 use crate::status::{BundleStatus, ConsumerStatus};
 use crate::supervisor::{Ending, Endings};
 use crate::systemd::Progress;
 use crate::worker::{self, Worker};
 
+use super::topics::Topics;
 use super::{AFTER_DRAIN, StartError, load};
 
 /// How long one turn of a consumer's loop may take before the watchdog says that it stands still.
@@ -39,6 +41,7 @@ pub(super) struct Fleet {
     workers: Vec<WorkerThread>,
     consumers: BTreeMap<String, ConsumerThread>,
     roster: Roster,
+    topics: Topics,
 }
 
 struct WorkerThread {
@@ -104,6 +107,7 @@ impl Fleet {
         let watchdog = Arc::new(Watchdog::start().context("cannot start the watchdog of Lua")?);
         let app = Arc::new(App::default());
         let vms = load::vms(&bundle, &app, &watchdog).map_err(StartError::Config)?;
+        let topics = Topics::start(&bundle.config, &endings)?;
         let mut fleet = Self {
             bundle: Arc::new(bundle),
             app,
@@ -114,6 +118,7 @@ impl Fleet {
             workers: Vec::new(),
             consumers: BTreeMap::new(),
             roster: Roster::default(),
+            topics,
         };
         let count = vms.len();
         for (index, vm) in vms.into_iter().enumerate() {
@@ -192,6 +197,7 @@ impl Fleet {
             endings: self.endings.clone(),
             beat: self.progress.register(&name, CONSUMER_TURN),
             epochs: self.epochs.clone(),
+            topics: self.topics.mailbox(),
         })
         .with_context(|| format!("consumer `{}`", settings.name))?;
         let thread = self.spawn(&name, move || consumer.run())?;
@@ -210,27 +216,23 @@ impl Fleet {
         Ok(())
     }
 
-    /// A thread that panics ends the daemon.
     fn spawn(
         &self,
         name: &str,
         body: impl FnOnce() + Send + 'static,
     ) -> anyhow::Result<JoinHandle<()>> {
-        let (endings, thread) = (self.endings.clone(), name.to_owned());
-        std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
-                    // The daemon may be on its way out for another reason.
-                    let _ = endings.send(Ending::Failed(format!("thread `{thread}` panicked")));
-                }
-            })
-            .with_context(|| format!("cannot start thread `{name}`"))
+        spawn(&self.endings, name, body)
     }
 
     /// Puts another bundle in force, whose VMs stand already. In this order: what is removed finishes with the routes
     /// that it began with; workers swap between two calls; consumers follow, and take what is new.
-    pub(super) fn apply(&mut self, bundle: &Arc<Bundle>, vms: Vec<Vm>, difference: &Difference) {
+    pub(super) fn apply(
+        &mut self,
+        bundle: &Arc<Bundle>,
+        vms: Vec<Vm>,
+        difference: &Difference,
+        open: Vec<Needed>,
+    ) {
         let drain = self.bundle.config.daemon.drain_deadline;
         let deadline = Instant::now() + drain;
         self.retire(bundle, deadline);
@@ -239,6 +241,7 @@ impl Fleet {
         }
         self.swap(bundle, vms);
         self.bundle = bundle.clone();
+        self.topics.follow(&bundle.config, open);
         for consumer in self.consumers.values() {
             consumer.inbox.send(ToConsumer::Reload(bundle.clone()));
         }
@@ -307,6 +310,7 @@ impl Fleet {
             consumer.inbox.send(ToConsumer::Close(deadline));
         }
         let mut in_time = true;
+        let topics = self.topics.stop();
         for (_, consumer) in std::mem::take(&mut self.consumers) {
             in_time &= join(consumer.thread, deadline + AFTER_DRAIN);
         }
@@ -316,8 +320,26 @@ impl Fleet {
         for worker in std::mem::take(&mut self.workers) {
             in_time &= join(worker.thread, deadline + AFTER_DRAIN);
         }
-        in_time
+        in_time & join(topics, deadline + AFTER_DRAIN)
     }
+}
+
+/// A thread that panics ends the daemon.
+pub(super) fn spawn(
+    endings: &Endings,
+    name: &str,
+    body: impl FnOnce() + Send + 'static,
+) -> anyhow::Result<JoinHandle<()>> {
+    let (endings, thread) = (endings.clone(), name.to_owned());
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
+                // The daemon may be on its way out for another reason.
+                let _ = endings.send(Ending::Failed(format!("thread `{thread}` panicked")));
+            }
+        })
+        .with_context(|| format!("cannot start thread `{name}`"))
 }
 
 /// Joins a thread that has until then; one that has not ended is left to the end of the process.

@@ -27,3 +27,4 @@ mod reload; // files that change while the daemon runs
 mod secure; // TLS and SASL against a real broker, and that no secret is shown
 mod systemd; // the shipped units under a real systemd
 mod tidy; // rules of ARCHITECTURE.md that a look at the files can hold
+mod topics; // topics that must exist before a message fails

@@ -7,5 +7,6 @@ pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod kafka;
 pub(crate) mod project;
+pub(crate) mod records;
 pub(crate) mod tally;
 pub(crate) mod wait;

@@ -137,7 +137,19 @@ impl Kafka {
             .unwrap()
     }
 
-    fn client(&self) -> ClientConfig {
+    /// How many partitions a topic has; `None` where it is not there.
+    pub(crate) fn partitions(&self, topic: &str) -> Option<usize> {
+        let asker = self.asker("nobody");
+        let metadata = wait_some("the topics are told", DEADLINE, || {
+            asker.fetch_metadata(None, REQUEST).ok()
+        });
+        let mut topics = metadata.topics().iter();
+        topics
+            .find(|one| one.name() == topic)
+            .map(|one| one.partitions().len())
+    }
+
+    pub(super) fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", self.bootstrap())
