@@ -79,6 +79,14 @@ impl Kafka {
         self.topic_named(unique(name), partitions)
     }
 
+    /// One that was created elsewhere.
+    pub(crate) fn existing_topic(&self, name: &str) -> Topic<'_> {
+        Topic {
+            kafka: self,
+            name: name.to_owned(),
+        }
+    }
+
     /// For names that a pattern is to match.
     pub(crate) fn topic_named(&self, name: String, partitions: usize) -> Topic<'_> {
         let topic = NewTopic::new(&name, partitions as i32, TopicReplication::Fixed(1));
@@ -219,6 +227,16 @@ impl Topic<'_> {
             self.delivered(&producer, count);
             producer.commit_transaction(REQUEST).unwrap();
         }
+    }
+
+    /// They stand in the log, and nobody is to see them.
+    pub(crate) fn produce_in_vain(&self, messages: impl IntoIterator<Item = Message>) {
+        let producer = self.producer(&[("transactional.id", &unique("transactions"))]);
+        producer.init_transactions(REQUEST).unwrap();
+        producer.begin_transaction().unwrap();
+        let count = self.send(&producer, messages);
+        self.delivered(&producer, count);
+        producer.abort_transaction(REQUEST).unwrap();
     }
 
     /// First offset and next offset.
