@@ -24,6 +24,10 @@ mod start;
 
 mod mailbox;
 
+mod journal;
+
+mod solo;
+
 mod difference;
 
 mod kafka;
