@@ -179,7 +179,7 @@ impl Worker {
                 result,
             } => self.delivered(epoch, lane, number, listener, result),
             ToWorker::Swap { bundle, vm, done } => self.engine.queue(bundle, vm, done),
-            ToWorker::Stop => {}
+            ToWorker::Order(_) | ToWorker::Stop => {}
         }
     }
 

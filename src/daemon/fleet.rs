@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
 use crate::bundle::Bundle;
-use crate::config;
+use crate::config::{self, Config};
 use crate::consumer::{self, Consumer};
 use crate::difference::Difference;
 use crate::lua::{App, Vm, Watchdog};
@@ -51,31 +51,27 @@ struct ConsumerThread {
     thread: JoinHandle<()>,
 }
 
-/// Who to ask for the status, also while the fleet is busy with a reload.
+/// Who to ask, for the status and for what is done by hand, also while the fleet is busy with a reload.
 #[derive(Clone, Default)]
-pub(super) struct Roster(Arc<Mutex<BTreeMap<String, Arc<Mailbox<ToConsumer>>>>>);
+pub(super) struct Roster(Arc<Mutex<Members>>);
+
+#[derive(Default)]
+struct Members {
+    consumers: BTreeMap<String, Arc<Mailbox<ToConsumer>>>,
+    workers: Vec<Arc<Mailbox<ToWorker>>>,
+    config: Option<Arc<Config>>,
+}
 
 impl Roster {
     /// Tells every consumer to drain; to be told again does no harm.
     pub(super) fn close(&self, deadline: Instant) {
-        for inbox in self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-        {
+        for inbox in self.lock().consumers.values() {
             inbox.send(ToConsumer::Close(deadline));
         }
     }
 
     pub(super) fn status(&self) -> Vec<ConsumerStatus> {
-        let inboxes: Vec<_> = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect();
+        let inboxes: Vec<_> = self.lock().consumers.values().cloned().collect();
         let asked: Vec<_> = inboxes
             .iter()
             .map(|inbox| {
@@ -91,6 +87,19 @@ impl Roster {
                 .ok()
         };
         asked.into_iter().filter_map(wait).collect()
+    }
+
+    pub(super) fn workers(&self) -> Vec<Arc<Mailbox<ToWorker>>> {
+        self.lock().workers.clone()
+    }
+
+    /// The one in force.
+    pub(super) fn config(&self) -> Option<Arc<Config>> {
+        self.lock().config.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Members> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -115,6 +124,7 @@ impl Fleet {
             consumers: BTreeMap::new(),
             roster: Roster::default(),
         };
+        fleet.roster.lock().config = Some(fleet.bundle.config.clone());
         let count = vms.len();
         for (index, vm) in vms.into_iter().enumerate() {
             fleet.start_worker(index, count, vm)?;
@@ -173,6 +183,7 @@ impl Fleet {
             };
             Worker::new(start).run();
         })?;
+        self.roster.lock().workers.push(mailbox.clone());
         self.workers.push(WorkerThread { mailbox, thread });
         Ok(())
     }
@@ -202,11 +213,8 @@ impl Fleet {
                 thread,
             },
         );
-        self.roster
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(settings.name.clone(), inbox);
+        let name = settings.name.clone();
+        self.roster.lock().consumers.insert(name, inbox);
         Ok(())
     }
 
@@ -239,6 +247,7 @@ impl Fleet {
         }
         self.swap(bundle, vms);
         self.bundle = bundle.clone();
+        self.roster.lock().config = Some(bundle.config.clone());
         for consumer in self.consumers.values() {
             consumer.inbox.send(ToConsumer::Reload(bundle.clone()));
         }
@@ -290,11 +299,7 @@ impl Fleet {
     }
 
     fn close_consumer(&mut self, name: &str, deadline: Instant) {
-        self.roster
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(name);
+        self.roster.lock().consumers.remove(name);
         if let Some(consumer) = self.consumers.remove(name) {
             consumer.inbox.send(ToConsumer::Close(deadline));
             join(consumer.thread, deadline + AFTER_DRAIN);
