@@ -22,9 +22,12 @@ pub(super) const STOPPING: usize = 8;
 /// A consumer group and a topic, with their lengths and checksum in the first word.
 pub(super) const NAME_WORDS: usize = 128;
 const NAME_BYTES: usize = (NAME_WORDS - 1) * WORD;
-const HISTORY_WORDS: usize = 4;
-/// Of a record of the history: its crashes, 0 for one that is forgotten.
+const HISTORY_WORDS: usize = 3;
+/// Of a record of the history: its crashes and the checksum; 0 for one that is forgotten.
 pub(super) const CRASHES: usize = 2;
+const CRASHES_MASK: u64 = 0x7fff_ffff;
+/// It ran alone in one of them.
+const PROVEN: u64 = 1 << 31;
 /// What runs where; and its offset.
 pub(super) const SLOT_WORDS: usize = 2;
 
@@ -126,8 +129,7 @@ impl Layout {
             let at = self.history(index);
             words[at] = (name as u64) << NAME_SHIFT | u64::from(one.partition as u32);
             words[at + 1] = one.offset as u64;
-            words[at + CRASHES] = u64::from(one.crashes) | u64::from(one.alone) << 32;
-            words[at + 3] = u64::from(checksum(&words[at..at + 3]));
+            words[at + CRASHES] = encode_crashes(&words[at..at + CRASHES], one.crashes, one.alone);
         }
         words.iter().flat_map(|word| word.to_ne_bytes()).collect()
     }
@@ -215,9 +217,20 @@ fn decode_slot(words: &[u64]) -> Option<Entry> {
     })
 }
 
+/// The word that tells the crashes of a record which begins with these words; whole by itself, so that it can change.
+pub(super) fn encode_crashes(place: &[u64], crashes: u32, alone: bool) -> u64 {
+    let word = u64::from(crashes) & CRASHES_MASK | if alone { PROVEN } else { 0 };
+    u64::from(checksum(&[place[0], place[1], word])) << 32 | word
+}
+
+/// Crashes, and whether it was alone in one.
+pub(super) fn crashes(word: u64) -> (u32, bool) {
+    ((word & CRASHES_MASK) as u32, word & PROVEN != 0)
+}
+
 fn decode_record(words: &[u64]) -> Option<Entry> {
-    let crashes = words[CRASHES] as u32;
-    if crashes == 0 || words[3] != u64::from(checksum(&words[..3])) {
+    let (crashes, alone) = crashes(words[CRASHES]);
+    if crashes == 0 || words[CRASHES] != encode_crashes(words, crashes, alone) {
         return None;
     }
     Some(Entry {
@@ -225,7 +238,7 @@ fn decode_record(words: &[u64]) -> Option<Entry> {
         partition: words[0] as u32 as i32,
         offset: words[1] as i64,
         crashes,
-        alone: words[CRASHES] >> 32 == 1,
+        alone,
     })
 }
 

@@ -1,7 +1,7 @@
 //! The mapped file, and what all workers share of it: the names and the history.
 //!
 //! Every word is an atomic that is only ever stored whole. Names are written under a lock, once each; a record of the
-//! history only ever becomes zero.
+//! history only has its last word changed.
 #![expect(
     unsafe_code,
     reason = "memory that a file backs has no safe type; it is looked at as atomic words in one place"
@@ -101,12 +101,20 @@ impl Memory {
 
     /// Crashes of a record, and whether it was alone in one.
     pub(super) fn crashes(&self, record: usize) -> (u32, bool) {
-        let word = self.words()[record + CRASHES].load(Ordering::Relaxed);
-        (word as u32, word >> 32 == 1)
+        layout::crashes(self.words()[record + CRASHES].load(Ordering::Relaxed))
     }
 
     pub(super) fn forget(&self, record: usize) {
         self.words()[record + CRASHES].store(0, Ordering::Relaxed);
+    }
+
+    /// It may run again, alone.
+    pub(super) fn pardon(&self, record: usize) {
+        let words = &self.words()[record..=record + CRASHES];
+        let place = [0, 1].map(|index| words[index].load(Ordering::Relaxed));
+        let crashes = self.crashes(record).0.max(self.crashes_max);
+        let word = layout::encode_crashes(&place, crashes, false);
+        words[CRASHES].store(word, Ordering::Relaxed);
     }
 
     pub(super) fn stopping(&self) {

@@ -81,6 +81,18 @@ fn one_that_has_ended_or_has_an_outcome_is_forgotten() {
 }
 
 #[test]
+fn a_proven_one_that_is_pardoned_is_a_suspect_again() {
+    let temp = TempDir::new().unwrap();
+    crash(temp.path(), &[(0, 7, true)]);
+    let (journal, pages) = open(temp.path());
+    pages[0].place("group", "orders", 0).pardon(7);
+    assert_eq!(suspect(&pages, 0, 7), Some((2, false)));
+    drop((journal, pages));
+    crash(temp.path(), &[(0, 7, true)]);
+    assert_eq!(suspect(&open(temp.path()).1, 0, 7), Some((3, true)));
+}
+
+#[test]
 fn the_message_at_hand_is_the_one_that_is_found() {
     let temp = TempDir::new().unwrap();
     let (journal, mut pages) = open(temp.path());
@@ -283,7 +295,7 @@ fn check_sane(bytes: &[u8]) -> std::result::Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 32, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 16, ..ProptestConfig::default() })]
 
     #[test]
     fn arbitrary_bytes_are_no_journal(bytes in prop::collection::vec(any::<u8>(), 0..20_000)) {
