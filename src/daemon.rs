@@ -345,7 +345,7 @@ impl Supervisor {
             ),
             Ended::Failed(reason) => tracing::error!(reason, "stopping"),
         }
-        self.roster.close(deadline);
+        self.roster.close(deadline, matches!(ended, Ended::Failed(_)));
         if let Some(reloading) = reloading {
             match reloading.task.await {
                 Ok((reloader, _)) => self.reloader = Some(reloader),

@@ -90,11 +90,6 @@ impl Journal {
     pub(crate) fn stopping(&self) {
         self.memory.stopping();
     }
-
-    /// Calls that ran without a line in the journal, because it was full.
-    pub(crate) fn left_out(&self) -> u64 {
-        self.memory.left_out()
-    }
 }
 
 fn lock(directory: &Path) -> Result<File> {

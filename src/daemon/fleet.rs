@@ -12,9 +12,11 @@ use crate::bundle::Bundle;
 use crate::config::{self, Config};
 use crate::consumer::{self, Consumer};
 use crate::difference::Difference;
+use crate::journal::{Journal, Page};
 use crate::lua::{App, Vm, Watchdog};
 use crate::mailbox::Mailbox;
 use crate::partition::{ToConsumer, ToWorker};
+use crate::solo::Solo;
 use crate::status::{BundleStatus, ConsumerStatus};
 use crate::supervisor::{Ending, Endings};
 use crate::systemd::Progress;
@@ -60,12 +62,18 @@ struct Members {
     consumers: BTreeMap<String, Arc<Mailbox<ToConsumer>>>,
     workers: Vec<Arc<Mailbox<ToWorker>>>,
     config: Option<Arc<Config>>,
+    journal: Option<Journal>,
 }
 
 impl Roster {
-    /// Tells every consumer to drain; to be told again does no harm.
-    pub(super) fn close(&self, deadline: Instant) {
-        for inbox in self.lock().consumers.values() {
+    /// Tells every consumer to drain; to be told again does no harm. `is_crash`: a thread has failed, so what still
+    /// runs at the end may be why.
+    pub(super) fn close(&self, deadline: Instant, is_crash: bool) {
+        let members = self.lock();
+        if let (Some(journal), false) = (&members.journal, is_crash) {
+            journal.stopping();
+        }
+        for inbox in members.consumers.values() {
             inbox.send(ToConsumer::Close(deadline));
         }
     }
@@ -125,10 +133,7 @@ impl Fleet {
             roster: Roster::default(),
         };
         fleet.roster.lock().config = Some(fleet.bundle.config.clone());
-        let count = vms.len();
-        for (index, vm) in vms.into_iter().enumerate() {
-            fleet.start_worker(index, count, vm)?;
-        }
+        fleet.start_workers(vms)?;
         for settings in &fleet.bundle.config.consumers.clone() {
             fleet.start_consumer(settings)?;
         }
@@ -159,8 +164,33 @@ impl Fleet {
         }
     }
 
-    fn start_worker(&mut self, index: usize, count: usize, vm: Vm) -> anyhow::Result<()> {
-        let mailbox = Arc::new(Mailbox::default());
+    fn start_workers(&mut self, vms: Vec<Vm>) -> anyhow::Result<()> {
+        let count = vms.len();
+        let daemon = &self.bundle.config.daemon;
+        let (journal, pages) = Journal::start(&daemon.state_directory, count, daemon.crashes_max);
+        let mailboxes: Vec<_> = vms.iter().map(|_| Arc::new(Mailbox::default())).collect();
+        let solo = Arc::new(Solo::new(mailboxes.clone()));
+        {
+            let mut members = self.roster.lock();
+            members.journal = journal;
+            members.workers.clone_from(&mailboxes);
+        }
+        let parts = vms.into_iter().zip(pages).zip(mailboxes);
+        for (index, ((vm, page), mailbox)) in parts.enumerate() {
+            self.start_worker(index, count, vm, page, mailbox, solo.clone())?;
+        }
+        Ok(())
+    }
+
+    fn start_worker(
+        &mut self,
+        index: usize,
+        count: usize,
+        vm: Vm,
+        page: Page,
+        mailbox: Arc<Mailbox<ToWorker>>,
+        solo: Arc<Solo<ToWorker>>,
+    ) -> anyhow::Result<()> {
         let name = format!("worker-{index}");
         let beat = self
             .progress
@@ -180,10 +210,11 @@ impl Fleet {
                 pulse,
                 bundle,
                 vm,
+                page,
+                solo,
             };
             Worker::new(start).run();
         })?;
-        self.roster.lock().workers.push(mailbox.clone());
         self.workers.push(WorkerThread { mailbox, thread });
         Ok(())
     }

@@ -145,15 +145,15 @@ fn calls_beyond_its_size_and_names_too_long_are_not_written() {
     let mut slots: Vec<_> = (0..=layout::SLOTS as i64)
         .map(|offset| pages[0].begin(&place, offset, false))
         .collect();
-    assert_eq!(journal.left_out(), 1);
+    assert_eq!(journal.memory.left_out(), 1);
     pages[0].end(slots.pop().unwrap());
     pages[0].end(slots.pop().unwrap());
     let again = pages[0].begin(&place, 9, false);
-    assert_eq!(journal.left_out(), 1);
+    assert_eq!(journal.memory.left_out(), 1);
     pages[0].end(again);
     let long = pages[1].place(&"g".repeat(2000), "orders", 0);
     let unwritten = pages[1].begin(&long, 1, false);
-    assert_eq!(journal.left_out(), 2);
+    assert_eq!(journal.memory.left_out(), 2);
     pages[1].end(unwritten);
 }
 
@@ -166,7 +166,7 @@ fn more_names_than_there_is_room_for_do_no_harm() {
         let slot = pages[0].begin(&place, 1, true);
         drop(slot);
     }
-    assert_eq!(journal.left_out(), 1);
+    assert_eq!(journal.memory.left_out(), 1);
     drop((journal, pages));
     let (_journal, pages) = open(temp.path());
     // Half of the names are kept for the messages that run now.
