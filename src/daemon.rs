@@ -345,7 +345,8 @@ impl Supervisor {
             ),
             Ended::Failed(reason) => tracing::error!(reason, "stopping"),
         }
-        self.roster.close(deadline, matches!(ended, Ended::Failed(_)));
+        self.roster
+            .close(deadline, matches!(ended, Ended::Failed(_)));
         if let Some(reloading) = reloading {
             match reloading.task.await {
                 Ok((reloader, _)) => self.reloader = Some(reloader),

@@ -11,17 +11,19 @@ mod page;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
+use crate::folder;
+
 use layout::{Crashed, FILE_BYTES_MAX, Layout, Left};
 use memory::Memory;
-pub(crate) use page::{Page, Place, Slot, Suspect};
+pub(crate) use page::{Page, Place, Slot};
 
 const FILE: &str = "running";
 /// Written whole and renamed: a process that dies at its start leaves the old one.
@@ -57,10 +59,7 @@ impl Journal {
     }
 
     fn open(directory: &Path, workers: usize, crashes_max: u32) -> Result<(Self, Vec<Page>)> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
+        folder::make(directory)
             .with_context(|| format!("cannot create state directory `{}`", directory.display()))?;
         let lock = lock(directory)?;
         let boot = boot();

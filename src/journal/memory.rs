@@ -123,7 +123,9 @@ impl Memory {
 
     pub(super) fn leave_out(&self) {
         if self.left_out.fetch_add(1, Ordering::Relaxed) == 0 {
-            tracing::warn!("the journal of running messages is full: some run without a line in it");
+            tracing::warn!(
+                "the journal of running messages is full: some run without a line in it"
+            );
         }
     }
 

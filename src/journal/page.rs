@@ -1,7 +1,7 @@
 //! A worker's own page of the journal: what it runs at this moment.
 //!
-//! The hot path: two stores for a call that begins, one for the next of its lane, one for its end. Nobody else writes
-//! here, and the only reader is the next process.
+//! The hot path: two stores for a call that begins, one for its end. Nobody else writes here, and the only reader is the
+//! next process.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -99,14 +99,6 @@ impl Page {
         words[1].store(offset as u64, Ordering::Release);
         words[0].store(word, Ordering::Release);
         Slot(slot)
-    }
-
-    /// The same lane's next message, once the one before has ended.
-    pub(crate) fn again(&self, slot: &Slot, offset: i64) {
-        if let (Some(memory), true) = (&self.memory, slot.0 != NO_SLOT) {
-            let words = &memory.words()[self.start + slot.0 as usize * SLOT_WORDS..];
-            words[1].store(offset as u64, Ordering::Release);
-        }
     }
 
     pub(crate) fn end(&mut self, slot: Slot) {

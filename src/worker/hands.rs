@@ -103,7 +103,9 @@ impl Worker {
             for (&index, name) in meant.iter().zip(&names) {
                 let has_topic = named(config, name).is_some_and(|one| one.dead_letter.is_some());
                 if !has_topic {
-                    return Err(format!("{place}: listener `{name}` has no dead-letter topic"));
+                    return Err(format!(
+                        "{place}: listener `{name}` has no dead-letter topic"
+                    ));
                 }
                 if lane.progress[index].stage == Stage::Sending {
                     return Err(format!("{place}: its dead letter is on its way already"));

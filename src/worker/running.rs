@@ -16,6 +16,7 @@ use crate::partition::{Partition, ToWorker};
 use crate::solo::{Solo, Turn};
 
 use super::Worker;
+use super::gates::Gate;
 use super::outcomes::named;
 use super::slot::Slot;
 
@@ -115,6 +116,11 @@ impl Gatekeeper {
         self.waits && self.enter()
     }
 
+    /// Whether the call that begins is to have the process for itself.
+    pub(super) fn is_alone(&self) -> bool {
+        self.solo.turn(self.index) == Turn::Mine
+    }
+
     pub(super) fn leave(&mut self) {
         self.waits = false;
         self.solo.leave(self.index);
@@ -133,8 +139,8 @@ pub(super) enum Suspicion {
     Run,
     /// The lane waits until nothing else runs in the process.
     Wait,
-    /// It is not run: its stage has changed.
-    Proven,
+    /// It is not run now: its stage has changed.
+    Other,
 }
 
 impl Worker {
@@ -153,7 +159,15 @@ impl Worker {
         if suspect.crashed_alone {
             self.end_alone(slot.partition.epoch, key);
             self.proven(slot, config, key, lane, index, suspect.crashes);
-            return Suspicion::Proven;
+            return Suspicion::Other;
+        }
+        if let Some(&number) = slot.plan.listeners.get(index)
+            && let Gate::Wait = self.look_at_gate(number)
+        {
+            // The others need not stop for what would not run.
+            self.end_alone(slot.partition.epoch, key);
+            lane.progress[index].stage = Stage::Held;
+            return Suspicion::Other;
         }
         lane.alone = true;
         if self.may_be_alone(slot.partition.epoch, key) && self.gatekeeper.enter() {
@@ -183,7 +197,11 @@ impl Worker {
             partition = slot.partition.number,
             offset = lane.message.offset(),
             crashes,
-            follows = if has_topic { "dead letter" } else { "blocks its lane" },
+            follows = if has_topic {
+                "dead letter"
+            } else {
+                "blocks its lane"
+            },
             "message killed the process while it ran alone"
         );
         let failure = Failure {
