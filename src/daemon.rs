@@ -4,6 +4,7 @@
 //! with its reason.
 
 mod fleet;
+mod hands;
 mod load;
 mod reload;
 mod topics;
@@ -17,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::now_ms;
 use crate::config::Config;
-use crate::control::{self, Server};
+use crate::control::{Ask, Server};
 use crate::logging::{self, Audience};
 use crate::shutdown::{self, Reactions, Shutdown, Signals, Trigger};
 use crate::status::{ReloadReport, Request, Response, Status};
@@ -26,6 +27,7 @@ use crate::systemd::{Notifier, Progress};
 use crate::watch::Watch;
 
 use fleet::{Fleet, Roster};
+use hands::Hands;
 use reload::Reloader;
 
 /// Between two looks at dropped log lines and two status lines for systemd.
@@ -135,6 +137,7 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
         guard,
         trigger,
         shutdown,
+        hands: Hands::new(roster.clone(), status.clone()),
         roster,
         status,
         reloader: Some(reloader),
@@ -172,6 +175,7 @@ struct Supervisor {
     shutdown: Shutdown,
     roster: Roster,
     status: Arc<Mutex<Status>>,
+    hands: Hands,
     /// Away while a reload is under way.
     reloader: Option<Reloader>,
 }
@@ -192,7 +196,7 @@ impl Supervisor {
         mut signals: mpsc::Receiver<()>,
         mut endings: mpsc::UnboundedReceiver<Ending>,
     ) -> Ended {
-        let (ask, mut asked) = mpsc::channel::<control::Ask>(REQUESTS);
+        let (ask, mut asked) = mpsc::channel::<Ask>(REQUESTS);
         let control = tokio::spawn(server.serve(ask));
         let mut tick = tokio::time::interval(TICK);
         let mut reloading: Option<Reloading> = None;
@@ -216,9 +220,10 @@ impl Supervisor {
                     break;
                 }
                 report = finished(&mut reloading) => self.reloaded(report, &mut reloading, &watch),
-                Some((request, answer)) = asked.recv() => match request {
+                Some(Ask { request, who, answer }) = asked.recv() => match request {
                     Request::Reload => self.reload(&mut reloading, true, Some(answer)),
                     Request::Status => self.answer_status(answer),
+                    Request::Order(order) => self.hands.carry_out(order, who, answer),
                 },
                 Some(()) = signals.recv() => self.reload(&mut reloading, true, None),
                 Some(()) = watch.changed() => self.reload(&mut reloading, false, None),
@@ -346,7 +351,8 @@ impl Supervisor {
                 tracing::error!(reason, "stopping");
             }
         }
-        self.roster.close(deadline);
+        self.roster
+            .close(deadline, matches!(ended, Ended::Failed(_)));
         if let Some(reloading) = reloading {
             match reloading.task.await {
                 Ok((reloader, _)) => self.reloader = Some(reloader),

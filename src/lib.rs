@@ -28,6 +28,10 @@ mod start;
 
 mod mailbox;
 
+mod journal;
+
+mod solo;
+
 mod difference;
 
 mod kafka;

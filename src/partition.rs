@@ -129,7 +129,37 @@ pub(crate) enum ToWorker {
         vm: Box<Vm>,
         done: mpsc::Sender<()>,
     },
+    /// What somebody wants by hand.
+    Order(Order),
     Stop,
+}
+
+/// What is done by hand to what runs. A worker that it does not concern drops it, and with it the reply.
+pub(crate) enum Order {
+    /// Ends a message without its handlers, or those that are named; the reply says what was done or why not.
+    Skip {
+        message: Handle,
+        listener: Option<String>,
+        dead_letter: bool,
+        /// Who and why, for the log and the dead letter.
+        reason: String,
+        reply: mpsc::Sender<Result<String, String>>,
+    },
+    /// Ends back-offs; the reply says how many.
+    Retry {
+        listener: Option<String>,
+        reply: mpsc::Sender<usize>,
+    },
+    /// Calls under way finish.
+    Pause { listener: String, paused: bool },
+}
+
+/// A message, by its coordinates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Handle {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
 }
 
 impl Partition {

@@ -10,9 +10,11 @@ mod calls;
 mod engine;
 mod failures;
 mod gates;
+mod hands;
 mod letters;
 mod outcomes;
 mod run;
+mod running;
 mod slot;
 mod timers;
 mod waits;
@@ -24,12 +26,14 @@ use std::time::{Duration, Instant};
 
 use crate::bundle::Bundle;
 use crate::config::Config;
+use crate::journal::Page;
 use crate::kafka::Message;
 use crate::lua::{Answer, App, Pulse, Vm};
 use crate::mailbox::Mailbox;
 use crate::message::Record as _;
 use crate::partition::{Partition, ToConsumer, ToWorker};
 use crate::route::{self, Plan};
+use crate::solo::Solo;
 use crate::supervisor::Endings;
 use crate::systemd::Beat;
 
@@ -38,6 +42,7 @@ use calls::{Calls, Places};
 use engine::Engine;
 use gates::Gates;
 use letters::Letters;
+use running::{Gatekeeper, Running};
 use slot::Slot;
 use timers::{Timers, Wake};
 
@@ -69,6 +74,8 @@ pub(crate) struct Worker {
     alone: Alone,
     gates: Gates,
     letters: Letters,
+    running: Running,
+    gatekeeper: Gatekeeper,
     timers: Timers,
     finished: Vec<(Arc<Partition>, Range<u64>)>,
     log: failures::Log,
@@ -86,6 +93,9 @@ pub(crate) struct Start {
     pub(crate) pulse: Pulse,
     pub(crate) bundle: Arc<Bundle>,
     pub(crate) vm: Vm,
+    /// Its own one of the journal.
+    pub(crate) page: Page,
+    pub(crate) solo: Arc<Solo<ToWorker>>,
 }
 
 /// How long a turn of the loop may take: the longest call, and what is around it.
@@ -118,6 +128,8 @@ impl Worker {
             alone: Alone::default(),
             gates,
             letters: Letters::new(),
+            running: Running::new(start.page),
+            gatekeeper: Gatekeeper::new(start.solo, start.index),
             timers: Timers::default(),
             finished: Vec::new(),
             log: failures::Log::default(),
@@ -130,7 +142,8 @@ impl Worker {
         let mut letters = Vec::new();
         loop {
             self.beat.turn();
-            if self.ready.is_empty() {
+            let is_held = self.gatekeeper.is_held(self.calls.is_empty());
+            if self.ready.is_empty() || is_held {
                 let deadline = Instant::now() + TURN;
                 self.mailbox.wait(
                     &mut letters,
@@ -143,6 +156,7 @@ impl Worker {
             }
             for letter in letters.drain(..) {
                 if matches!(letter, ToWorker::Stop) {
+                    self.gatekeeper.gone();
                     return self.engine.stop();
                 }
                 self.open(letter);
@@ -150,7 +164,10 @@ impl Worker {
             let now = Instant::now();
             self.fire(now);
             self.look(now);
-            if let Some(epoch) = self.ready.pop_front() {
+            if self.calls.is_empty() && self.gatekeeper.may_go_on() {
+                self.wake_alone();
+            }
+            if !is_held && let Some(epoch) = self.ready.pop_front() {
                 self.run_partition(epoch);
                 self.report();
             }
@@ -179,6 +196,7 @@ impl Worker {
                 result,
             } => self.delivered(epoch, lane, number, listener, result),
             ToWorker::Swap { bundle, vm, done } => self.engine.queue(bundle, vm, done),
+            ToWorker::Order(order) => self.obey(order),
             ToWorker::Stop => {}
         }
     }
@@ -206,7 +224,8 @@ impl Worker {
             let config = &self.engine.bundle().config;
             let plan =
                 route::plan(config, &partition.consumer, &partition.topic).map_or(plan, Arc::new);
-            Slot::new(plan, partition)
+            let place = self.running.place(&partition);
+            Slot::new(plan, partition, place)
         });
         slot.lanes.push(first, messages);
         self.wake(epoch);
@@ -266,6 +285,7 @@ impl Worker {
             self.settle(&mut slot);
         }
         self.letters.retain(|(one, ..), _| *one != epoch);
+        self.running.end_all(epoch);
         self.forget_alone(epoch);
         self.forget_probe(epoch, None);
         partition.set_blocked(None);

@@ -2,20 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
 use crate::bundle::Bundle;
-use crate::config;
+use crate::config::{self, Config};
 use crate::consumer::{self, Consumer};
 use crate::difference::Difference;
+use crate::journal::{Journal, Page};
 use crate::lua::{App, Vm, Watchdog};
 use crate::mailbox::Mailbox;
 use crate::needed::Needed;
 use crate::partition::{ToConsumer, ToWorker};
+use crate::solo::Solo;
 use crate::status::{BundleStatus, ConsumerStatus};
 use crate::supervisor::{Ending, Endings};
 use crate::systemd::Progress;
@@ -54,31 +56,33 @@ struct ConsumerThread {
     thread: JoinHandle<()>,
 }
 
-/// Who to ask for the status, also while the fleet is busy with a reload.
+/// Who to ask, for the status and for what is done by hand, also while the fleet is busy with a reload.
 #[derive(Clone, Default)]
-pub(super) struct Roster(Arc<Mutex<BTreeMap<String, Arc<Mailbox<ToConsumer>>>>>);
+pub(super) struct Roster(Arc<Mutex<Members>>);
+
+#[derive(Default)]
+struct Members {
+    consumers: BTreeMap<String, Arc<Mailbox<ToConsumer>>>,
+    workers: Vec<Arc<Mailbox<ToWorker>>>,
+    config: Option<Arc<Config>>,
+    journal: Option<Journal>,
+}
 
 impl Roster {
-    /// Tells every consumer to drain; to be told again does no harm.
-    pub(super) fn close(&self, deadline: Instant) {
-        for inbox in self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-        {
+    /// Tells every consumer to drain; to be told again does no harm. `is_crash`: a thread has failed, so what still
+    /// runs at the end may be why.
+    pub(super) fn close(&self, deadline: Instant, is_crash: bool) {
+        let members = self.lock();
+        if let (Some(journal), false) = (&members.journal, is_crash) {
+            journal.stopping();
+        }
+        for inbox in members.consumers.values() {
             inbox.send(ToConsumer::Close(deadline));
         }
     }
 
     pub(super) fn status(&self) -> Vec<ConsumerStatus> {
-        let inboxes: Vec<_> = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect();
+        let inboxes: Vec<_> = self.lock().consumers.values().cloned().collect();
         let asked: Vec<_> = inboxes
             .iter()
             .map(|inbox| {
@@ -94,6 +98,19 @@ impl Roster {
                 .ok()
         };
         asked.into_iter().filter_map(wait).collect()
+    }
+
+    pub(super) fn workers(&self) -> Vec<Arc<Mailbox<ToWorker>>> {
+        self.lock().workers.clone()
+    }
+
+    /// The one in force.
+    pub(super) fn config(&self) -> Option<Arc<Config>> {
+        self.lock().config.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Members> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -120,10 +137,8 @@ impl Fleet {
             roster: Roster::default(),
             topics,
         };
-        let count = vms.len();
-        for (index, vm) in vms.into_iter().enumerate() {
-            fleet.start_worker(index, count, vm)?;
-        }
+        fleet.roster.lock().config = Some(fleet.bundle.config.clone());
+        fleet.start_workers(vms)?;
         for settings in &fleet.bundle.config.consumers.clone() {
             fleet.start_consumer(settings)?;
         }
@@ -154,8 +169,33 @@ impl Fleet {
         }
     }
 
-    fn start_worker(&mut self, index: usize, count: usize, vm: Vm) -> anyhow::Result<()> {
-        let mailbox = Arc::new(Mailbox::default());
+    fn start_workers(&mut self, vms: Vec<Vm>) -> anyhow::Result<()> {
+        let count = vms.len();
+        let daemon = &self.bundle.config.daemon;
+        let (journal, pages) = Journal::start(&daemon.state_directory, count, daemon.crashes_max);
+        let mailboxes: Vec<_> = vms.iter().map(|_| Arc::new(Mailbox::default())).collect();
+        let solo = Arc::new(Solo::new(mailboxes.clone()));
+        {
+            let mut members = self.roster.lock();
+            members.journal = journal;
+            members.workers.clone_from(&mailboxes);
+        }
+        let parts = vms.into_iter().zip(pages).zip(mailboxes);
+        for (index, ((vm, page), mailbox)) in parts.enumerate() {
+            self.start_worker(index, count, vm, page, mailbox, solo.clone())?;
+        }
+        Ok(())
+    }
+
+    fn start_worker(
+        &mut self,
+        index: usize,
+        count: usize,
+        vm: Vm,
+        page: Page,
+        mailbox: Arc<Mailbox<ToWorker>>,
+        solo: Arc<Solo<ToWorker>>,
+    ) -> anyhow::Result<()> {
         let name = format!("worker-{index}");
         let beat = self
             .progress
@@ -175,6 +215,8 @@ impl Fleet {
                 pulse,
                 bundle,
                 vm,
+                page,
+                solo,
             };
             Worker::new(start).run();
         })?;
@@ -208,11 +250,8 @@ impl Fleet {
                 thread,
             },
         );
-        self.roster
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(settings.name.clone(), inbox);
+        let name = settings.name.clone();
+        self.roster.lock().consumers.insert(name, inbox);
         Ok(())
     }
 
@@ -242,6 +281,7 @@ impl Fleet {
         self.swap(bundle, vms);
         self.bundle = bundle.clone();
         self.topics.follow(&bundle.config, open);
+        self.roster.lock().config = Some(bundle.config.clone());
         for consumer in self.consumers.values() {
             consumer.inbox.send(ToConsumer::Reload(bundle.clone()));
         }
@@ -293,11 +333,7 @@ impl Fleet {
     }
 
     fn close_consumer(&mut self, name: &str, deadline: Instant) {
-        self.roster
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(name);
+        self.roster.lock().consumers.remove(name);
         if let Some(consumer) = self.consumers.remove(name) {
             consumer.inbox.send(ToConsumer::Close(deadline));
             join(consumer.thread, deadline + AFTER_DRAIN);

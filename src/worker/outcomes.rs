@@ -44,6 +44,9 @@ impl Worker {
     ) {
         let epoch = slot.partition.epoch;
         let listener = slot.plan.listeners.get(index).copied();
+        if !matches!(step, Step::Waits(..)) {
+            self.running.end(epoch, key);
+        }
         let stage = match step {
             Step::Waits(call, wait) => {
                 let limit =
@@ -54,6 +57,7 @@ impl Worker {
                     listener: lane.progress[index].listener.clone(),
                     deadline: Instant::now() + limit,
                 };
+                self.running.park(epoch, key);
                 self.suspend(slot, vm, call, wait, open, true);
                 lane.progress[index].stage = Stage::Running;
                 return;

@@ -62,7 +62,7 @@ impl Worker {
     }
 
     /// A call does not wait any more: what waited for its place goes on.
-    fn leave(&mut self, partition: &Partition) {
+    pub(super) fn leave(&mut self, partition: &Partition) {
         for parked in self.places.leave(partition) {
             self.wake(parked);
         }
@@ -97,6 +97,9 @@ impl Worker {
 
     /// What a call that waited has come to; `None` where its VM is gone.
     fn end_wait(&mut self, vm: u64, open: Open, step: Option<Step>) {
+        if !matches!(step, Some(Step::Waits(..))) {
+            self.running.end(open.epoch, open.lane);
+        }
         let Some(mut slot) = self.slots.remove(&open.epoch) else {
             return;
         };
@@ -144,6 +147,7 @@ impl Worker {
     pub(super) fn abandon(&mut self, vm: u64) {
         for (call, open) in self.calls.take_vm(vm) {
             self.engine.cancel(vm, call);
+            self.running.end(open.epoch, open.lane);
             let Some(mut slot) = self.slots.remove(&open.epoch) else {
                 continue;
             };
