@@ -89,7 +89,20 @@ impl Kafka {
 
     /// For names that a pattern is to match.
     pub(crate) fn topic_named(&self, name: String, partitions: usize) -> Topic<'_> {
-        let topic = NewTopic::new(&name, partitions as i32, TopicReplication::Fixed(1));
+        self.topic_with(name, partitions, &[])
+    }
+
+    /// With settings of its own.
+    pub(crate) fn topic_with(
+        &self,
+        name: String,
+        partitions: usize,
+        settings: &[(&str, &str)],
+    ) -> Topic<'_> {
+        let mut topic = NewTopic::new(&name, partitions as i32, TopicReplication::Fixed(1));
+        for (name, value) in settings {
+            topic = topic.set(name, value);
+        }
         let created = block_on(self.admin().create_topics([&topic], &options())).unwrap();
         for result in created {
             result.expect("the topic is created");
