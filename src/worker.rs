@@ -142,9 +142,14 @@ impl Worker {
         let mut letters = Vec::new();
         loop {
             self.beat.turn();
-            let is_held = self.gatekeeper.is_held(self.calls.is_empty());
+            let is_held = self.gatekeeper.is_held(self.calls.is_empty())
+                || self.engine.down_until().is_some();
             if self.ready.is_empty() || is_held {
                 let deadline = Instant::now() + TURN;
+                let deadline = self
+                    .engine
+                    .down_until()
+                    .map_or(deadline, |at| at.min(deadline));
                 self.mailbox.wait(
                     &mut letters,
                     self.timers
@@ -347,6 +352,9 @@ impl Worker {
         for _ in 0..2 {
             self.engine.let_go();
             self.engine.mend(now);
+            if self.engine.down_until().is_some() {
+                self.abandon(self.engine.generation());
+            }
             if let Some(vm) = self.engine.overdue(now) {
                 self.abandon(vm);
             }

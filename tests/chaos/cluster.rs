@@ -220,7 +220,10 @@ impl Cluster {
 
     /// Of the first partition.
     pub(crate) fn replicas_in_sync(&self, topic: &str) -> Option<usize> {
-        let metadata = self.reader("nobody").fetch_metadata(Some(topic), REQUEST).ok()?;
+        let metadata = self
+            .reader("nobody")
+            .fetch_metadata(Some(topic), REQUEST)
+            .ok()?;
         let partition = metadata.topics().first()?.partitions().first()?;
         Some(partition.isr().len())
     }

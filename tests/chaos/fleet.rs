@@ -127,7 +127,10 @@ impl Fleet {
         let config = self.config(index);
         let place = &self.members[index].place;
         place.replace_handler("numbers.lua", &handler);
-        place.replace_handler("side.lua", &SIDE.replace("@RECORD@", self.side_record().to_str().unwrap()));
+        place.replace_handler(
+            "side.lua",
+            &SIDE.replace("@RECORD@", self.side_record().to_str().unwrap()),
+        );
         place.write("config.toml~", &config);
         fs::rename(place.path("config.toml~"), place.path("config.toml")).unwrap();
     }
@@ -144,8 +147,15 @@ impl Fleet {
         let listener = from_beginning("numbers", &self.topic, "numbers")
             + "runConfig = { autoCommitInterval = \"500ms\" }\n"
             + "retry = { initialDelay = 20, maxDelay = \"500ms\" }\n";
-        let side = self.side_topic.iter().map(|topic| from_beginning("side", topic, "side"));
-        let consumer = format!("{}\nmaxWaitTimeInMs = {}", self.protocol.lines(), self.max_wait_ms);
+        let side = self
+            .side_topic
+            .iter()
+            .map(|topic| from_beginning("side", topic, "side"));
+        let consumer = format!(
+            "{}\nmaxWaitTimeInMs = {}",
+            self.protocol.lines(),
+            self.max_wait_ms
+        );
         let place = &self.members[index].place;
         place
             .config_text(&(listener + &side.collect::<String>()))
@@ -166,7 +176,9 @@ impl Fleet {
     pub(crate) fn side_values(&self, topic: &str) -> Vec<String> {
         let text = fs::read_to_string(self.side_record()).unwrap_or_default();
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        let lines = text[..whole].lines().filter_map(|line| line.split_once(' '));
+        let lines = text[..whole]
+            .lines()
+            .filter_map(|line| line.split_once(' '));
         lines
             .filter(|(of, _)| *of == topic)
             .map(|(_, value)| value.to_owned())
@@ -263,7 +275,11 @@ impl Member {
         let ended = self.daemon.as_mut().is_some_and(Daemon::ended);
         if ended {
             let mut daemon = self.daemon.take().expect("it ended");
-            assert_eq!(daemon.exit_code(Duration::ZERO), 128 + libc::SIGKILL, "it was killed");
+            assert_eq!(
+                daemon.exit_code(Duration::ZERO),
+                128 + libc::SIGKILL,
+                "it was killed"
+            );
         }
         ended
     }

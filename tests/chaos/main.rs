@@ -34,7 +34,10 @@ fn deck(dice: &mut Dice) -> Vec<(&'static str, faults::Fault)> {
     let words = std::env::var("MOONTIDE_CHAOS_FAULTS").unwrap_or_default();
     let mut faults = faults::ALL.to_vec();
     faults.retain(|(name, _)| words.split(',').any(|word| name.contains(word)));
-    assert!(!faults.is_empty(), "no fault's name has a word of `{words}`");
+    assert!(
+        !faults.is_empty(),
+        "no fault's name has a word of `{words}`"
+    );
     dice.shuffle(&mut faults);
     faults
 }

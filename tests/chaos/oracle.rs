@@ -252,7 +252,9 @@ impl Oracle {
     }
 
     pub(crate) fn newest_version(&self, instance: &str) -> u64 {
-        self.instances.get(instance).map_or(0, |(version, _)| *version)
+        self.instances
+            .get(instance)
+            .map_or(0, |(version, _)| *version)
     }
 
     pub(crate) fn runs_of(&self, instance: &str) -> u64 {

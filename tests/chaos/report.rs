@@ -190,7 +190,10 @@ impl Report {
             .unwrap();
         }
         if !self.fail_points.is_empty() {
-            let points = self.fail_points.iter().map(|(name, times)| format!("{name} {times}"));
+            let points = self
+                .fail_points
+                .iter()
+                .map(|(name, times)| format!("{name} {times}"));
             let points: Vec<String> = points.collect();
             writeln!(text, "\nKilled at fail points: {}.", points.join(", ")).unwrap();
         }
