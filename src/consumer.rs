@@ -257,9 +257,9 @@ impl Consumer {
                 listener,
                 offset,
                 reply,
-                lane: _,
+                lane,
             } => {
-                self.ask_commit(&partition, (&listener, 0), offset, reply, now);
+                self.ask_commit(&partition, (&listener, lane), offset, reply, now);
             }
             ToConsumer::Answered(Answered::Starts { id, starts }) => self.starts(id, starts, now),
             ToConsumer::Answered(Answered::Topics(topics)) => self.topics_found(topics, now),

@@ -379,6 +379,10 @@ impl Worker {
                 slot.plan = Arc::new(Plan::nobody());
                 continue;
             };
+            if plan.orders_otherwise(&slot.plan) {
+                // Lanes of two orderings never mix: the consumer's letter comes, and then a new epoch.
+                slot.partition.end();
+            }
             slot.plan = Arc::new(plan);
             let names = slot.names(config);
             let partition = slot.partition.clone();
