@@ -351,8 +351,7 @@ impl Supervisor {
                 tracing::error!(reason, "stopping");
             }
         }
-        self.roster
-            .close(deadline, matches!(ended, Ended::Failed(_)));
+        self.roster.close(deadline);
         if let Some(reloading) = reloading {
             match reloading.task.await {
                 Ok((reloader, _)) => self.reloader = Some(reloader),

@@ -85,7 +85,7 @@ impl Journal {
         Ok((journal, pages))
     }
 
-    /// The process was asked to stop: whatever ends it from here on is no crash.
+    /// The process stops in its own time: whatever ends it from here on is no crash, unless a worker has panicked.
     pub(crate) fn stopping(&self) {
         self.memory.stopping();
     }

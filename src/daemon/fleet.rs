@@ -69,11 +69,10 @@ struct Members {
 }
 
 impl Roster {
-    /// Tells every consumer to drain; to be told again does no harm. `is_crash`: a thread has failed, so what still
-    /// runs at the end may be why.
-    pub(super) fn close(&self, deadline: Instant, is_crash: bool) {
+    /// Tells every consumer to drain; to be told again does no harm.
+    pub(super) fn close(&self, deadline: Instant) {
         let members = self.lock();
-        if let (Some(journal), false) = (&members.journal, is_crash) {
+        if let Some(journal) = &members.journal {
             journal.stopping();
         }
         for inbox in members.consumers.values() {

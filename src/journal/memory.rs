@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use memmap2::{MmapOptions, MmapRaw};
@@ -25,6 +25,7 @@ pub(super) struct Memory {
     history: HashMap<(usize, i32), Vec<(i64, usize)>>,
     crashes_max: u32,
     left_out: AtomicU64,
+    has_panicked: AtomicBool,
 }
 
 impl Memory {
@@ -57,6 +58,7 @@ impl Memory {
             history,
             crashes_max,
             left_out: AtomicU64::new(0),
+            has_panicked: AtomicBool::new(false),
         })
     }
 
@@ -118,7 +120,14 @@ impl Memory {
     }
 
     pub(super) fn stopping(&self) {
-        self.words()[STOPPING].store(1, Ordering::Relaxed);
+        if !self.has_panicked.load(Ordering::Acquire) {
+            self.words()[STOPPING].store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A worker's thread has: what it was at stays written down.
+    pub(super) fn panicked(&self) {
+        self.has_panicked.store(true, Ordering::Release);
     }
 
     pub(super) fn leave_out(&self) {

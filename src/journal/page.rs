@@ -110,6 +110,14 @@ impl Page {
     }
 }
 
+impl Drop for Page {
+    fn drop(&mut self) {
+        if let (Some(memory), true) = (&self.memory, std::thread::panicking()) {
+            memory.panicked();
+        }
+    }
+}
+
 impl Place {
     /// Whether some message of this partition may be a suspect: almost never.
     pub(crate) fn has_crashed(&self) -> bool {

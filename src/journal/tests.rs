@@ -121,6 +121,23 @@ fn a_stop_that_was_asked_for_is_no_crash() {
 }
 
 #[test]
+fn a_worker_that_panics_is_a_crash_although_the_daemon_stops_in_order() {
+    let temp = TempDir::new().unwrap();
+    let (journal, mut pages) = open(temp.path());
+    let mut page = pages.pop().unwrap();
+    let worker = std::thread::spawn(move || {
+        let place = page.place("group", "orders", 0);
+        let _running = page.begin(&place, 1, true);
+        // Quietly: what a panic says is another's business.
+        std::panic::resume_unwind(Box::new("a bug"));
+    });
+    assert!(worker.join().is_err());
+    journal.stopping();
+    drop((journal, pages));
+    assert_eq!(suspect(&open(temp.path()).1, 0, 1), Some((1, true)));
+}
+
+#[test]
 fn a_reboot_is_no_crash_but_forgets_none() {
     let crashed = Crashed {
         group: "group".into(),

@@ -169,7 +169,14 @@ impl Worker {
             lane.progress[index].stage = Stage::Held;
             return Suspicion::Other;
         }
-        lane.alone = true;
+        if !lane.alone {
+            lane.alone = true;
+            let error = format!(
+                "was running in {} crashes: it runs when nothing else does, and all wait for it",
+                suspect.crashes
+            );
+            self.block(slot, lane, index, &error, None);
+        }
         if self.may_be_alone(slot.partition.epoch, key) && self.gatekeeper.enter() {
             Suspicion::Run
         } else {

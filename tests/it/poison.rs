@@ -230,6 +230,12 @@ fn innocent_messages_are_cleared_by_running_alone() {
     crate::support::wait::stays("the other waits", Duration::from_millis(500), || {
         project.entries_of("try").len() == 7
     });
+    daemon.wait_for("the status says why", |daemon| {
+        let partitions = daemon.status()["consumers"][0]["partitions"].clone();
+        partitions
+            .to_string()
+            .contains("it runs when nothing else does")
+    });
     project.open_gate();
     project.wait_for_entries("done", 6, DEADLINE);
     daemon.stop();
