@@ -71,7 +71,8 @@ impl Cluster {
 
     /// Whether all of them listen, and every partition has its replicas.
     fn start_all(&self) -> bool {
-        let started = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.start_missing()));
+        let started =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.start_missing()));
         started.is_ok()
     }
 
@@ -196,24 +197,33 @@ impl Cluster {
 
     /// The node that coordinates `group`, as an index.
     pub(crate) fn coordinator(&self, group: &str) -> Option<usize> {
-        let hash = group
-            .bytes()
-            .fold(0_i32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
+        let hash = group.bytes().fold(0_i32, |hash, byte| {
+            hash.wrapping_mul(31).wrapping_add(byte.into())
+        });
         let partition = (hash as u32 & 0x7fff_ffff) % OFFSETS_PARTITIONS;
         self.leader("__consumer_offsets", partition as i32)
     }
 
     /// The node that leads a partition, as an index.
     pub(crate) fn leader(&self, topic: &str, partition: i32) -> Option<usize> {
-        let metadata = self.reader("nobody").fetch_metadata(Some(topic), REQUEST).ok()?;
+        let metadata = self
+            .reader("nobody")
+            .fetch_metadata(Some(topic), REQUEST)
+            .ok()?;
         let partitions = metadata.topics().first()?.partitions();
-        let id = partitions.iter().find(|one| one.id() == partition)?.leader();
+        let id = partitions
+            .iter()
+            .find(|one| one.id() == partition)?
+            .leader();
         usize::try_from(id).ok()?.checked_sub(1)
     }
 
     /// Of the first partition.
     pub(crate) fn replicas_in_sync(&self, topic: &str) -> Option<usize> {
-        let metadata = self.reader("nobody").fetch_metadata(Some(topic), REQUEST).ok()?;
+        let metadata = self
+            .reader("nobody")
+            .fetch_metadata(Some(topic), REQUEST)
+            .ok()?;
         let partition = metadata.topics().first()?.partitions().first()?;
         Some(partition.isr().len())
     }
@@ -237,7 +247,10 @@ impl Cluster {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), plan).unwrap();
         let file = file.path().to_str().unwrap();
-        self.tool("reassign.ReassignPartitionsCommand", &["--reassignment-json-file", file, "--execute"]);
+        self.tool(
+            "reassign.ReassignPartitionsCommand",
+            &["--reassignment-json-file", file, "--execute"],
+        );
         self.elect();
     }
 
@@ -289,7 +302,10 @@ pub(crate) fn committed(
 }
 
 fn in_sync(metadata: Metadata) -> bool {
-    let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+    let mut partitions = metadata
+        .topics()
+        .iter()
+        .flat_map(|topic| topic.partitions());
     metadata.brokers().len() == NODES
         && partitions.all(|one| one.leader() > 0 && one.isr().len() == one.replicas().len())
 }
@@ -298,9 +314,12 @@ fn properties(id: usize, behind: u16, proxy: u16, voters: &str) -> String {
     let lines = [
         format!("node.id={id}"),
         format!("controller.quorum.voters={voters}"),
-        format!("listeners=PLAINTEXT://127.0.0.1:@BROKER@,PROXIED://127.0.0.1:{behind},CONTROLLER://127.0.0.1:@CONTROLLER@"),
+        format!(
+            "listeners=PLAINTEXT://127.0.0.1:@BROKER@,PROXIED://127.0.0.1:{behind},CONTROLLER://127.0.0.1:@CONTROLLER@"
+        ),
         format!("advertised.listeners=PLAINTEXT://127.0.0.1:@BROKER@,PROXIED://127.0.0.1:{proxy}"),
-        "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT".into(),
+        "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT"
+            .into(),
         "default.replication.factor=3".into(),
         "min.insync.replicas=2".into(),
         "offsets.topic.replication.factor=3".into(),

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rdkafka::ClientContext;
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
-use rdkafka::ClientContext;
 
 use crate::cluster::Cluster;
 use crate::fate::key_of;
@@ -42,7 +42,9 @@ impl Load {
     }
 
     pub(crate) fn acked_in_all(&self) -> i64 {
-        (0..PARTITIONS_MAX).map(|partition| self.acked(partition)).sum()
+        (0..PARTITIONS_MAX)
+            .map(|partition| self.acked(partition))
+            .sum()
     }
 
     pub(crate) fn broken(&self) -> Option<String> {
@@ -72,7 +74,9 @@ impl Driver {
             .set("message.timeout.ms", "0")
             .set("linger.ms", "20")
             .set("queue.buffering.max.messages", "1000000");
-        let producer = config.create_with_context(Acknowledged(load.clone())).unwrap();
+        let producer = config
+            .create_with_context(Acknowledged(load.clone()))
+            .unwrap();
         let (topic, shared) = (topic.to_owned(), load.clone());
         let thread = std::thread::spawn(move || drive(&producer, &topic, &shared));
         Self {
@@ -106,7 +110,8 @@ impl ProducerContext for Acknowledged {
     fn delivery(&self, delivery: &DeliveryResult<'_>, number: usize) {
         match delivery {
             Ok(message) if message.offset() == number as i64 => {
-                self.0.acked[message.partition() as usize].store(number as i64 + 1, Ordering::Release);
+                self.0.acked[message.partition() as usize]
+                    .store(number as i64 + 1, Ordering::Release);
             }
             Ok(message) => self.0.break_down(format!(
                 "driver: message {number} of partition {} stands at offset {}",

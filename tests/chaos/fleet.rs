@@ -21,11 +21,8 @@ pub(crate) enum Protocol {
     Consumer,
 }
 
-pub(crate) const PROTOCOLS: [Protocol; 3] = [
-    Protocol::Cooperative,
-    Protocol::Range,
-    Protocol::Consumer,
-];
+pub(crate) const PROTOCOLS: [Protocol; 3] =
+    [Protocol::Cooperative, Protocol::Range, Protocol::Consumer];
 
 /// A member that was frozen for longer than this is no member any more.
 pub(crate) const SESSION: Duration = Duration::from_secs(6);
@@ -33,7 +30,9 @@ pub(crate) const SESSION: Duration = Duration::from_secs(6);
 impl Protocol {
     fn lines(self) -> &'static str {
         match self {
-            Self::Cooperative => "sessionTimeout = \"6s\"\nheartbeatInterval = \"500ms\"\nmetadataMaxAge = \"5s\"",
+            Self::Cooperative => {
+                "sessionTimeout = \"6s\"\nheartbeatInterval = \"500ms\"\nmetadataMaxAge = \"5s\""
+            }
             Self::Range => {
                 "partitionAssigners = [\"range\"]\nsessionTimeout = \"6s\"\nheartbeatInterval = \"500ms\"\nmetadataMaxAge = \"5s\""
             }
@@ -128,7 +127,10 @@ impl Fleet {
         let config = self.config(index);
         let place = &self.members[index].place;
         place.replace_handler("numbers.lua", &handler);
-        place.replace_handler("side.lua", &SIDE.replace("@RECORD@", self.side_record().to_str().unwrap()));
+        place.replace_handler(
+            "side.lua",
+            &SIDE.replace("@RECORD@", self.side_record().to_str().unwrap()),
+        );
         place.write("config.toml~", &config);
         fs::rename(place.path("config.toml~"), place.path("config.toml")).unwrap();
     }
@@ -145,8 +147,15 @@ impl Fleet {
         let listener = from_beginning("numbers", &self.topic, "numbers")
             + "runConfig = { autoCommitInterval = \"500ms\" }\n"
             + "retry = { initialDelay = 20, maxDelay = \"500ms\" }\n";
-        let side = self.side_topic.iter().map(|topic| from_beginning("side", topic, "side"));
-        let consumer = format!("{}\nmaxWaitTimeInMs = {}", self.protocol.lines(), self.max_wait_ms);
+        let side = self
+            .side_topic
+            .iter()
+            .map(|topic| from_beginning("side", topic, "side"));
+        let consumer = format!(
+            "{}\nmaxWaitTimeInMs = {}",
+            self.protocol.lines(),
+            self.max_wait_ms
+        );
         let place = &self.members[index].place;
         place
             .config_text(&(listener + &side.collect::<String>()))
@@ -167,7 +176,9 @@ impl Fleet {
     pub(crate) fn side_values(&self, topic: &str) -> Vec<String> {
         let text = fs::read_to_string(self.side_record()).unwrap_or_default();
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        let lines = text[..whole].lines().filter_map(|line| line.split_once(' '));
+        let lines = text[..whole]
+            .lines()
+            .filter_map(|line| line.split_once(' '));
         lines
             .filter(|(of, _)| *of == topic)
             .map(|(_, value)| value.to_owned())
@@ -192,7 +203,10 @@ impl Fleet {
                 let log = daemon.log_text();
                 let lines: Vec<&str> = log.lines().collect();
                 let tail = lines[lines.len().saturating_sub(20)..].join("\n");
-                format!("{} ended unasked; its log ends so:\n{tail}", member.instance)
+                format!(
+                    "{} ended unasked; its log ends so:\n{tail}",
+                    member.instance
+                )
             })
         })
     }
@@ -201,10 +215,21 @@ impl Fleet {
     pub(crate) fn keep_evidence(&self, directory: &Path) {
         drop(fs::remove_dir_all(directory));
         fs::create_dir_all(directory).unwrap();
-        let places = self.members.iter().map(|member| (&*member.instance, member.place.path(".")));
-        let home = self.record.parent().expect("it lies in a directory").to_path_buf();
+        let places = self
+            .members
+            .iter()
+            .map(|member| (&*member.instance, member.place.path(".")));
+        let home = self
+            .record
+            .parent()
+            .expect("it lies in a directory")
+            .to_path_buf();
         for (name, place) in places.chain([("record", home)]) {
-            let copied = Command::new("cp").arg("-r").arg(place).arg(directory.join(name)).output();
+            let copied = Command::new("cp")
+                .arg("-r")
+                .arg(place)
+                .arg(directory.join(name))
+                .output();
             drop(copied.unwrap());
         }
     }
@@ -250,7 +275,11 @@ impl Member {
         let ended = self.daemon.as_mut().is_some_and(Daemon::ended);
         if ended {
             let mut daemon = self.daemon.take().expect("it ended");
-            assert_eq!(daemon.exit_code(Duration::ZERO), 128 + libc::SIGKILL, "it was killed");
+            assert_eq!(
+                daemon.exit_code(Duration::ZERO),
+                128 + libc::SIGKILL,
+                "it was killed"
+            );
         }
         ended
     }

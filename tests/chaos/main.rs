@@ -9,6 +9,7 @@
 mod support;
 
 mod cluster; // three brokers, and what an administrator does to them
+mod commits; // what a coordinator can answer to a commit
 mod dice; // chance that can be repeated
 mod driver; // the load, and what of it is acknowledged
 mod fate; // what is to become of a message, by its number
@@ -34,7 +35,10 @@ fn deck(dice: &mut Dice) -> Vec<(&'static str, faults::Fault)> {
     let words = std::env::var("MOONTIDE_CHAOS_FAULTS").unwrap_or_default();
     let mut faults = faults::ALL.to_vec();
     faults.retain(|(name, _)| words.split(',').any(|word| name.contains(word)));
-    assert!(!faults.is_empty(), "no fault's name has a word of `{words}`");
+    assert!(
+        !faults.is_empty(),
+        "no fault's name has a word of `{words}`"
+    );
     dice.shuffle(&mut faults);
     faults
 }
@@ -45,7 +49,8 @@ fn a_round_of_every_fault_loses_nothing() {
     if from_environment("MOONTIDE_CHAOS_MINUTES").is_some() {
         return;
     }
-    let seed = from_environment("MOONTIDE_CHAOS_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000));
+    let seed =
+        from_environment("MOONTIDE_CHAOS_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000));
     report::say(&format!("chaos: MOONTIDE_CHAOS_SEED={seed}"));
     let mut dice = Dice::new(seed);
     let setting = Setting {
@@ -71,9 +76,12 @@ fn soak() {
     let Some(minutes) = from_environment("MOONTIDE_CHAOS_MINUTES") else {
         return;
     };
-    let seed = from_environment("MOONTIDE_CHAOS_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000));
+    let seed =
+        from_environment("MOONTIDE_CHAOS_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000));
     let rate = from_environment("MOONTIDE_CHAOS_RATE").unwrap_or(6000);
-    report::say(&format!("chaos: seed {seed}, {rate} messages a second, {minutes} minutes"));
+    report::say(&format!(
+        "chaos: seed {seed}, {rate} messages a second, {minutes} minutes"
+    ));
     let setting = Setting {
         seed,
         rate,

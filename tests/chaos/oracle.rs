@@ -97,7 +97,10 @@ impl Oracle {
     pub(crate) fn update(&mut self) {
         let mut new = std::mem::take(&mut self.unread);
         self.record.read_to_end(&mut new).unwrap();
-        let whole = new.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let whole = new
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |end| end + 1);
         self.unread = new.split_off(whole);
         for line in String::from_utf8_lossy(&new).lines() {
             self.line(line);
@@ -147,7 +150,9 @@ impl Oracle {
             ));
         }
         if owed || self.is_hopeless(offset) {
-            self.violate(format!("partition {partition}: hopeless {offset} succeeded"));
+            self.violate(format!(
+                "partition {partition}: hopeless {offset} succeeded"
+            ));
         }
         self.ledgers[partition].outcome(offset);
     }
@@ -198,7 +203,9 @@ impl Oracle {
                 ));
             }
         }
-        broken.into_iter().for_each(|sentence| self.violate(sentence));
+        broken
+            .into_iter()
+            .for_each(|sentence| self.violate(sentence));
     }
 
     /// While nothing is wrong outside: no partition stands still before messages, no dead letter is missing.
@@ -213,12 +220,19 @@ impl Oracle {
                     load.acked(partition)
                 ));
             }
-            let late = ledger.owed.iter().find(|(_, since)| since.max(&&calm_since).elapsed() > LETTER);
+            let late = ledger
+                .owed
+                .iter()
+                .find(|(_, since)| since.max(&&calm_since).elapsed() > LETTER);
             if let Some((offset, _)) = late {
-                broken.push(format!("partition {partition}: {offset} is committed, and no dead letter"));
+                broken.push(format!(
+                    "partition {partition}: {offset} is committed, and no dead letter"
+                ));
             }
         }
-        broken.into_iter().for_each(|sentence| self.violate(sentence));
+        broken
+            .into_iter()
+            .for_each(|sentence| self.violate(sentence));
     }
 
     /// Everything below has its outcome, by partition.
@@ -238,7 +252,9 @@ impl Oracle {
     }
 
     pub(crate) fn newest_version(&self, instance: &str) -> u64 {
-        self.instances.get(instance).map_or(0, |(version, _)| *version)
+        self.instances
+            .get(instance)
+            .map_or(0, |(version, _)| *version)
     }
 
     pub(crate) fn runs_of(&self, instance: &str) -> u64 {
@@ -288,7 +304,11 @@ mod tests {
     use super::*;
 
     fn oracle() -> Oracle {
-        Oracle::new(tempfile::NamedTempFile::new().unwrap().path(), Order::Partition, true)
+        Oracle::new(
+            tempfile::NamedTempFile::new().unwrap().path(),
+            Order::Partition,
+            true,
+        )
     }
 
     #[test]
@@ -304,7 +324,13 @@ mod tests {
     #[test]
     fn a_repeated_run_is_a_duplicate_and_no_more() {
         let mut oracle = oracle();
-        for line in ["0 0 1 a 1", "0 1 1 a 1", "0 0 1 b 1", "0 1 1 b 1", "0 2 1 b 1"] {
+        for line in [
+            "0 0 1 a 1",
+            "0 1 1 a 1",
+            "0 0 1 b 1",
+            "0 1 1 b 1",
+            "0 2 1 b 1",
+        ] {
             oracle.line(line);
         }
         assert!(oracle.violations.is_empty());

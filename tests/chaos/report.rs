@@ -75,7 +75,12 @@ impl Report {
         let mut story: Vec<String> = self
             .faults
             .iter()
-            .map(|one| format!("  {} ({:?}, recovered in {:?})", one.name, one.lasted, one.recovery))
+            .map(|one| {
+                format!(
+                    "  {} ({:?}, recovered in {:?})",
+                    one.name, one.lasted, one.recovery
+                )
+            })
             .collect();
         if let Some((name, at)) = self.begun {
             story.push(format!("  {name}, begun at {at:?} and not recovered from"));
@@ -87,22 +92,38 @@ impl Report {
         let mut text = String::new();
         writeln!(text, "| | |\n| --- | --- |").unwrap();
         let lines = [
-            ("time", format!("{:.1} minutes", self.started.elapsed().as_secs_f64() / 60.0)),
+            (
+                "time",
+                format!("{:.1} minutes", self.started.elapsed().as_secs_f64() / 60.0),
+            ),
             ("messages acknowledged by the brokers", acked.to_string()),
-            ("a second, on average", format!("{:.0}", acked as f64 / self.started.elapsed().as_secs_f64())),
+            (
+                "a second, on average",
+                format!("{:.0}", acked as f64 / self.started.elapsed().as_secs_f64()),
+            ),
             ("runs that succeeded", oracle.runs.to_string()),
             ("duplicates", oracle.duplicates.to_string()),
-            ("… of messages committed for 5 s and more", oracle.late_duplicates.to_string()),
+            (
+                "… of messages committed for 5 s and more",
+                oracle.late_duplicates.to_string(),
+            ),
             ("dead letters", oracle.dead_letters.to_string()),
             ("looks at the commits", oracle.looks.to_string()),
             ("**lost**", (acked - oracle.finished()).to_string()),
-            ("**out of order, committed too early, stalled, gone back**", oracle.violations.len().to_string()),
+            (
+                "**out of order, committed too early, stalled, gone back**",
+                oracle.violations.len().to_string(),
+            ),
         ];
         for (name, value) in lines {
             writeln!(text, "| {name} | {value} |").unwrap();
         }
         if let (Some(first), Some(last)) = ends(&fleet.members[0].samples) {
-            writeln!(text, "\nOf the member that lived from the beginning to the end:\n").unwrap();
+            writeln!(
+                text,
+                "\nOf the member that lived from the beginning to the end:\n"
+            )
+            .unwrap();
             writeln!(text, "| | begin | end | most |\n| --- | --- | --- | --- |").unwrap();
             let samples = &fleet.members[0].samples;
             let most = |of: fn(&Sample) -> f64| samples.iter().map(of).fold(0.0, f64::max);
@@ -112,7 +133,14 @@ impl Report {
                 ("threads", |one| one.threads as f64),
             ];
             for (name, of) in columns {
-                writeln!(text, "| {name} | {:.0} | {:.0} | {:.0} |", of(&first), of(&last), most(of)).unwrap();
+                writeln!(
+                    text,
+                    "| {name} | {:.0} | {:.0} | {:.0} |",
+                    of(&first),
+                    of(&last),
+                    most(of)
+                )
+                .unwrap();
             }
         }
         self.end = text;
@@ -133,16 +161,22 @@ impl Report {
         )
         .unwrap();
         text.push_str(&self.end);
-        writeln!(text, "\n| fault | times | lasted, s | recovery p50, s | p99, s | duplicates |").unwrap();
+        writeln!(
+            text,
+            "\n| fault | times | lasted, s | recovery p50, s | p99, s | duplicates |"
+        )
+        .unwrap();
         writeln!(text, "| --- | --- | --- | --- | --- | --- |").unwrap();
         let mut names: Vec<&str> = self.faults.iter().map(|one| one.name).collect();
         names.sort_unstable();
         names.dedup();
         for name in names {
             let these: Vec<&Happened> = self.faults.iter().filter(|one| one.name == name).collect();
-            let mut recoveries: Vec<f64> = these.iter().map(|one| one.recovery.as_secs_f64()).collect();
+            let mut recoveries: Vec<f64> =
+                these.iter().map(|one| one.recovery.as_secs_f64()).collect();
             recoveries.sort_by(f64::total_cmp);
-            let quantile = |share: f64| recoveries[((recoveries.len() - 1) as f64 * share).round() as usize];
+            let quantile =
+                |share: f64| recoveries[((recoveries.len() - 1) as f64 * share).round() as usize];
             let lasted: f64 = these.iter().map(|one| one.lasted.as_secs_f64()).sum();
             writeln!(
                 text,
@@ -156,7 +190,10 @@ impl Report {
             .unwrap();
         }
         if !self.fail_points.is_empty() {
-            let points = self.fail_points.iter().map(|(name, times)| format!("{name} {times}"));
+            let points = self
+                .fail_points
+                .iter()
+                .map(|(name, times)| format!("{name} {times}"));
             let points: Vec<String> = points.collect();
             writeln!(text, "\nKilled at fail points: {}.", points.join(", ")).unwrap();
         }

@@ -67,7 +67,11 @@ impl Stage {
         let driver = Driver::start(&cluster, &topic, setting.partitions, setting.rate);
         let mut fleet = Fleet::new(cluster.behind_proxies(), &topic, setting.protocol);
         let watch = Arc::new(Watch {
-            oracle: Mutex::new(Oracle::new(&fleet.record, Order::Partition, fleet.has_dead_letters)),
+            oracle: Mutex::new(Oracle::new(
+                &fleet.record,
+                Order::Partition,
+                fleet.has_dead_letters,
+            )),
             load: driver.load.clone(),
             stop: AtomicBool::new(false),
             calm_since: Mutex::new(Some(Instant::now())),
@@ -243,7 +247,10 @@ fn look_at_commits(watch: &Watch, reader: &BaseConsumer, topic: &str) {
 
 fn look_at_record(watch: &Watch) {
     while !watch.stop.load(Ordering::SeqCst) {
-        let calm_since = *watch.calm_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let calm_since = *watch
+            .calm_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut oracle = watch.oracle();
         oracle.update();
         if let Some(since) = calm_since {

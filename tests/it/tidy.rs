@@ -115,7 +115,10 @@ fn what_decides_is_pure() {
 #[test]
 fn nothing_is_static_but_the_watchdogs() {
     check("no state of the process", |name, text| {
-        let may = name == "src/lua/watchdog.rs" || name == "src/failpoint.rs" || name == "src/main.rs" || name.contains("/tests");
+        let may = name == "src/lua/watchdog.rs"
+            || name == "src/failpoint.rs"
+            || name == "src/main.rs"
+            || name.contains("/tests");
         // A byte that nobody writes is an address to know a thing by, not state.
         let is_state = |line: &str| {
             let line = line

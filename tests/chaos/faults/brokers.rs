@@ -33,7 +33,10 @@ pub(crate) fn roll(stage: &mut Stage, _: &mut Dice) {
 
 /// Another replica leads, in every partition.
 pub(crate) fn move_leaders(stage: &mut Stage, dice: &mut Dice) {
-    let partitions = stage.load().partitions.load(std::sync::atomic::Ordering::SeqCst);
+    let partitions = stage
+        .load()
+        .partitions
+        .load(std::sync::atomic::Ordering::SeqCst);
     let shift = dice.below(stage.cluster.nodes.len());
     stage.cluster.move_leaders(&stage.topic, partitions, shift);
     stage.cluster.wait_in_sync();

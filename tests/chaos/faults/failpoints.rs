@@ -57,7 +57,11 @@ fn kill_at(stage: &mut Stage, (name, by, most): (&str, By, usize), dice: &mut Di
     match by {
         By::Work => {}
         By::Rebalance => {
-            let other = recruits.iter().copied().find(|other| *other != index).unwrap_or_default();
+            let other = recruits
+                .iter()
+                .copied()
+                .find(|other| *other != index)
+                .unwrap_or_default();
             if other != 0 {
                 // What it leaves behind the others have to give back.
                 stage.fleet.members[other].stop();
@@ -71,9 +75,11 @@ fn kill_at(stage: &mut Stage, (name, by, most): (&str, By, usize), dice: &mut Di
         }
         By::Stop => send_signal(stage.fleet.members[index].pid(), libc::SIGTERM),
     }
-    stage.wait(&format!("a daemon passes the fail point {value}"), REACHES, |stage| {
-        stage.fleet.members[index].was_killed()
-    });
+    stage.wait(
+        &format!("a daemon passes the fail point {value}"),
+        REACHES,
+        |stage| stage.fleet.members[index].was_killed(),
+    );
     stage.report.reached(name);
     stage.fleet.members[index].start(&[]);
 }

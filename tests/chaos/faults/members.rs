@@ -34,7 +34,9 @@ pub(crate) fn storm(stage: &mut Stage, dice: &mut Dice) {
         } else {
             let (name, code) = (member.instance.clone(), member.stop());
             if code != 0 {
-                stage.fail(&format!("{name} was told to stop and ended with exit code {code}"));
+                stage.fail(&format!(
+                    "{name} was told to stop and ended with exit code {code}"
+                ));
             }
         }
         stage.pass(dice.time(300..2500));
@@ -59,7 +61,9 @@ pub(crate) fn stop_all(stage: &mut Stage) {
     for index in 0..stage.fleet.members.len() {
         let code = stage.fleet.members[index].stop();
         if code != 0 {
-            stage.fail(&format!("a daemon was told to stop and ended with exit code {code}"));
+            stage.fail(&format!(
+                "a daemon was told to stop and ended with exit code {code}"
+            ));
         }
     }
 }

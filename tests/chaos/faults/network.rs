@@ -45,12 +45,20 @@ pub(crate) fn swallow_all(stage: &mut Stage, dice: &mut Dice) {
     stage.pass(dice.time(4000..15_000));
     // What was under way is lost, as after a failure of a router.
     if dice.below(2) == 0 {
-        stage.cluster.proxies.iter().for_each(crate::proxy::Proxy::reset);
+        stage
+            .cluster
+            .proxies
+            .iter()
+            .for_each(crate::proxy::Proxy::reset);
         stage.pass(Duration::from_millis(100));
     }
     heal(stage);
 }
 
 fn heal(stage: &mut Stage) {
-    stage.cluster.proxies.iter().for_each(crate::proxy::Proxy::heal);
+    stage
+        .cluster
+        .proxies
+        .iter()
+        .for_each(crate::proxy::Proxy::heal);
 }

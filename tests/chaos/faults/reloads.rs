@@ -50,6 +50,8 @@ fn break_handlers(stage: &Stage) {
     for member in &stage.fleet.members {
         // In place, as the plainest of editors does, and only half of it.
         let text = stage.fleet.handler(&member.instance);
-        member.place().handler("numbers.lua", &text[..text.len() / 2]);
+        member
+            .place()
+            .handler("numbers.lua", &text[..text.len() / 2]);
     }
 }

@@ -118,23 +118,51 @@ pub(crate) fn oddities(stage: &mut Stage, _: &mut Dice) {
     topic.produce([
         Message::value("").key(""),
         Message::value("bytes").key([0, 159, 146, 150]),
-        Message::value("headers").key("h").header([255, 254], Some(&[0])).header("x", None).header("x", Some(b"")),
+        Message::value("headers")
+            .key("h")
+            .header([255, 254], Some(&[0]))
+            .header("x", None)
+            .header("x", Some(b"")),
         Message::value(vec![b'x'; 1_000_000]).key("large"),
         Message::value("gone").key("gone"),
         tombstone,
     ]);
-    topic.produce_in_vain([Message::value("aborted").key("a"), Message::value("aborted").key("b")]);
+    topic.produce_in_vain([
+        Message::value("aborted").key("a"),
+        Message::value("aborted").key("b"),
+    ]);
     topic.produce_in_transactions([Message::value("kept").key("k")]);
     topic.produce_in_vain([Message::value("aborted").key("c")]);
     topic.produce([Message::value("last").key("l")]);
-    stage.wait("the last of the odd messages is handled", HANDLED, |stage| {
-        stage.fleet.side_values(&name).iter().any(|value| value == "last")
-    });
+    stage.wait(
+        "the last of the odd messages is handled",
+        HANDLED,
+        |stage| {
+            stage
+                .fleet
+                .side_values(&name)
+                .iter()
+                .any(|value| value == "last")
+        },
+    );
     let values: BTreeSet<String> = stage.fleet.side_values(&name).into_iter().collect();
-    let expected = ["", "bytes", "headers", "1000000 bytes", "nil", "kept", "last"];
-    let missing: Vec<_> = expected.iter().filter(|value| !values.contains(**value)).collect();
+    let expected = [
+        "",
+        "bytes",
+        "headers",
+        "1000000 bytes",
+        "nil",
+        "kept",
+        "last",
+    ];
+    let missing: Vec<_> = expected
+        .iter()
+        .filter(|value| !values.contains(**value))
+        .collect();
     if !missing.is_empty() || values.contains("aborted") {
-        stage.fail(&format!("of the odd messages {values:?} are handled, and not {missing:?}"));
+        stage.fail(&format!(
+            "of the odd messages {values:?} are handled, and not {missing:?}"
+        ));
     }
     forget(stage);
     stage.cluster.delete_topic(&name);
@@ -172,8 +200,12 @@ fn produce(stage: &Stage, name: &str, word: &str, range: Range<u32>) {
 /// Until all of them are handled, however often.
 fn wait_for(stage: &mut Stage, name: &str, word: &str, range: Range<u32>) {
     let expected: Vec<String> = range.map(|number| format!("{word}-{number}")).collect();
-    stage.wait(&format!("`{word}` of {name} is handled"), HANDLED, |stage| {
-        let values: BTreeSet<String> = stage.fleet.side_values(name).into_iter().collect();
-        expected.iter().all(|value| values.contains(value))
-    });
+    stage.wait(
+        &format!("`{word}` of {name} is handled"),
+        HANDLED,
+        |stage| {
+            let values: BTreeSet<String> = stage.fleet.side_values(name).into_iter().collect();
+            expected.iter().all(|value| values.contains(value))
+        },
+    );
 }
