@@ -8,6 +8,7 @@ mod commits;
 mod intake;
 mod leave;
 mod membership;
+mod naps;
 mod report;
 mod starts;
 mod subscription;
@@ -90,6 +91,8 @@ struct Held {
     comes_back: bool,
     trust: Trust,
     is_paused: bool,
+    /// Of a retry topic: its next message is not due before.
+    asleep_until: Option<Instant>,
     /// Since when it has used up its share of the budget.
     full_since: Option<Instant>,
 }
@@ -193,6 +196,7 @@ impl Consumer {
             }
             let took = self.take();
             self.keep_fair(now);
+            self.wake(now);
             self.settle_replies(now);
             self.progress(now);
             self.commit(now);
@@ -217,6 +221,7 @@ impl Consumer {
             self.phase.deadline(),
             self.commit_deadline(now),
             self.fairness_deadline(),
+            self.nap_deadline(),
         ]
         .into_iter()
         .flatten()

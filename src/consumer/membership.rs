@@ -350,6 +350,11 @@ impl Held {
         self.worker.send(ToWorker::Cancel(self.partition.clone()));
     }
 
+    /// Nothing comes from it now.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_paused || self.asleep_until.is_some()
+    }
+
     /// Where the next message is expected.
     pub(super) fn goes_on_at(&self) -> TopicPartition {
         let (topic, partition) = (&self.partition.topic, self.partition.number);
