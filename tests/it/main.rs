@@ -15,6 +15,7 @@ mod examples; // every example does what its README says
 mod failures; // handlers that fail
 mod faults; // kills, outages and storms of members under load
 mod hands; // skip, retry, pause, resume
+mod keys; // lanes by key: who waits for whom, and what a restart does not run again
 mod letters; // what becomes of messages that are given up
 mod lifecycle; // start and stop
 mod limits; // handlers that never return or eat all memory
