@@ -1,7 +1,8 @@
-//! Records on their way to another topic: **a message is final only when the broker has acknowledged its dead letter.**
+//! Records on their way to another topic, a retry topic or the one of dead letters: **a message is final only when the
+//! broker has acknowledged them.**
 //!
-//! Until then it keeps its lane. What can't be sent is sent again with a back-off; what is too large loses its
-//! traceback, then its error, and then the listener's policy says what becomes of it.
+//! Until then it keeps its lane. What can't be sent is sent again with a back-off; a dead letter that is too large loses
+//! its traceback, then its error, and then the listener's policy says what becomes of it.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use crate::lanes::{Lane, Stage};
 use crate::lua::Failure;
 use crate::outbox::Refused;
 use crate::partition::ToWorker;
+use crate::retry_topic;
 
 use super::Worker;
 use super::outcomes::named;
@@ -39,6 +41,14 @@ pub(super) struct Letter {
     /// The breaker has let it pass.
     is_allowed: bool,
     size: Size,
+    way: Way,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    DeadLetter,
+    /// To the retry topic of this delay.
+    Retry(Duration),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,6 +70,38 @@ impl Worker {
         listener: &Listener,
         failure: &Failure,
     ) -> Stage {
+        self.log
+            .buried(&self.place(slot, lane, index, listener), failure);
+        self.begin_letter(slot, key, lane, index, listener, failure, Way::DeadLetter)
+    }
+
+    /// The message waits for its next run in the retry topic of this delay.
+    pub(super) fn retry_later(
+        &mut self,
+        slot: &mut Slot,
+        key: u64,
+        lane: &mut Lane<Message>,
+        index: usize,
+        listener: &Listener,
+        failure: &Failure,
+        delay: Duration,
+    ) -> Stage {
+        let place = self.place(slot, lane, index, listener);
+        self.log.failed(&place, failure, Some(delay));
+        let way = Way::Retry(delay);
+        self.begin_letter(slot, key, lane, index, listener, failure, way)
+    }
+
+    fn begin_letter(
+        &mut self,
+        slot: &mut Slot,
+        key: u64,
+        lane: &mut Lane<Message>,
+        index: usize,
+        listener: &Listener,
+        failure: &Failure,
+        way: Way,
+    ) -> Stage {
         let now = now_ms();
         let progress = &lane.progress[index];
         let letter = Letter {
@@ -69,14 +111,14 @@ impl Worker {
             last_failure_ms: now,
             bundle: self.engine.bundle().number,
             tries: 0,
-            is_allowed: false,
+            // The breaker counts dead letters alone.
+            is_allowed: way != Way::DeadLetter,
             size: Size::Full,
+            way,
         };
         let name = progress.listener.clone();
         self.letters
             .insert((slot.partition.epoch, key, name), letter);
-        self.log
-            .buried(&self.place(slot, lane, index, listener), failure);
         self.post(slot, key, lane, index, listener)
     }
 
@@ -118,13 +160,14 @@ impl Worker {
             self.block(slot, lane, index, error, Some(delay));
             return Stage::Unsent(until);
         }
-        let letter = self.letters.get_mut(&place);
-        let (Some(letter), Some(policy)) = (letter, &listener.dead_letter) else {
-            // A reload took the topic away: the message is the handler's again.
+        let Some(letter) = self.letters.get_mut(&place) else {
             return Stage::Due;
         };
         letter.is_allowed = true;
-        let record = letter.record(policy, slot, listener, &lane.message);
+        let Some(record) = letter.record(slot, listener, &lane.message) else {
+            // A reload took the topic away: the message is the handler's again.
+            return Stage::Due;
+        };
         let (mailbox, number) = (self.mailbox.clone(), lane.number);
         slot.under_way += 1;
         slot.partition.outbox.send(
@@ -195,6 +238,13 @@ impl Worker {
         };
         let policy = listener.dead_letter.as_ref().map(|policy| policy.too_large);
         match refused {
+            Refused::TooLarge(reason) if let Way::Retry(delay) = letter.way => {
+                // Nothing in it can be left out: it waits here instead.
+                let place = self.place(slot, lane, index, listener);
+                self.log.unsent(&place, &reason, 1, delay);
+                self.block(slot, lane, index, &reason, Some(delay));
+                Stage::BackOff(Instant::now() + delay)
+            }
             Refused::TooLarge(reason) => {
                 match letter.size.next(policy.unwrap_or(TooLarge::Block)) {
                     Ok(size) => {
@@ -229,13 +279,7 @@ impl Worker {
 }
 
 impl Letter {
-    fn record(
-        &self,
-        policy: &crate::config::DeadLetter,
-        slot: &Slot,
-        listener: &Listener,
-        message: &Message,
-    ) -> Outgoing {
+    fn record(&self, slot: &Slot, listener: &Listener, message: &Message) -> Option<Outgoing> {
         let partition = &slot.partition;
         let facts = Facts {
             topic: &partition.topic,
@@ -249,6 +293,11 @@ impl Letter {
             traceback: self.failure.traceback.as_deref(),
             bundle: self.bundle,
         };
+        let policy = match self.way {
+            Way::Retry(_) if listener.retry.topics.is_empty() => return None,
+            Way::Retry(delay) => return Some(retry_topic::record(message, &facts, delay)),
+            Way::DeadLetter => listener.dead_letter.as_ref()?,
+        };
         let mut record = dead_letter::record(policy, message, &facts);
         if self.size != Size::Full {
             dead_letter::shrink(policy, &mut record);
@@ -259,7 +308,7 @@ impl Letter {
         if self.size == Size::WithoutValue {
             dead_letter::without_value(&mut record);
         }
-        record
+        Some(record)
     }
 }
 

@@ -113,6 +113,7 @@ impl Worker {
         };
         if let [listener] = slot.plan.listeners[..]
             && self.gates.all_pass()
+            && !slot.plan.is_retry
         {
             let offset = message.offset();
             if slot.place.suspect(offset).is_some() {
@@ -159,7 +160,7 @@ impl Worker {
             return Went::Idle;
         };
         let key = slot.lane_of(number, &message);
-        let mut lane = Lane::new(number, message, slot.names(config));
+        let mut lane = slot.new_lane(config, number, message);
         if let Some(step) = step {
             lane.progress[0].attempt = 1;
             let vm = self.engine.generation();
@@ -259,14 +260,18 @@ impl Worker {
     ) -> Went {
         let listener = slot.plan.listeners[index];
         lane.progress[index].attempt += 1;
-        let call = Call {
+        let offset = lane.message.offset();
+        let original = slot.original(&lane.message);
+        let mut call = Call {
             listener,
             topic: &slot.partition.topic,
             partition: slot.partition.number,
             record: &lane.message,
             attempt: lane.progress[index].attempt,
         };
-        let offset = lane.message.offset();
+        if let Some((topic, origin, record)) = &original {
+            (call.topic, call.partition, call.record) = (topic, origin.partition, record);
+        }
         let alone = lane.alone && self.gatekeeper.is_alone();
         self.running.begin(&slot.place, offset, alone);
         let step = self.engine.call(&call);
