@@ -54,7 +54,13 @@ mod supervisor;
 
 mod status;
 
+mod metrics;
+
+mod ready;
+
 mod control;
+
+mod http;
 
 mod watch;
 

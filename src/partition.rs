@@ -12,7 +12,8 @@ use crate::lua::{Answer, CallId, Vm};
 use crate::mailbox::Mailbox;
 use crate::outbox::{Outbox, Refused};
 use crate::route::Plan;
-use crate::status::{Blocked, ConsumerStatus};
+use crate::metrics::ConsumerSnapshot;
+use crate::status::Blocked;
 
 /// An epoch of a partition: a new assignment, seek or reset makes a new one, and what comes in for an old one is
 /// refused. It holds the client, since no message may outlive that.
@@ -68,7 +69,7 @@ pub(crate) enum ToConsumer {
         bundle: Arc<Bundle>,
         done: mpsc::Sender<()>,
     },
-    Status(mpsc::Sender<ConsumerStatus>),
+    Status(mpsc::Sender<ConsumerSnapshot>),
     /// Drain, commit and leave the group until then.
     Close(Instant),
 }

@@ -18,7 +18,38 @@ pub(crate) struct Status {
     pub(crate) disk: Option<String>,
     /// Keys that were changed and take a restart.
     pub(crate) waiting_for_restart: Vec<String>,
+    /// How many reloads ended how, since the start.
+    #[serde(default)]
+    pub(crate) reloads: Reloads,
+    /// What `/ready` says.
+    #[serde(default)]
+    pub(crate) readiness: Option<Readiness>,
     pub(crate) consumers: Vec<ConsumerStatus>,
+}
+
+/// Whether the daemon does what it is there for, and else why not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Readiness {
+    pub(crate) ready: bool,
+    pub(crate) reasons: Vec<Reason>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Reason {
+    /// A consumer, a partition or a listener.
+    pub(crate) what: String,
+    pub(crate) since: i64,
+    pub(crate) why: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Reloads {
+    pub(crate) applied: u64,
+    pub(crate) unchanged: u64,
+    pub(crate) rejected: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -57,8 +88,10 @@ pub(crate) enum ReloadResult {
 pub(crate) struct ConsumerStatus {
     pub(crate) name: String,
     pub(crate) group_id: String,
-    /// `connecting`, `joining`, `assigned`, `rebalancing`, `draining`, `closed`.
+    /// `connecting`, `joining`, `assigned`, `rebalancing`, `draining`, `closed`; `silent` where it did not answer.
     pub(crate) state: String,
+    #[serde(default)]
+    pub(crate) state_since: i64,
     /// The last error of broker or group, until things work again.
     pub(crate) error: Option<String>,
     pub(crate) error_since: Option<i64>,
@@ -90,7 +123,28 @@ pub(crate) struct PartitionStatus {
     pub(crate) lag: Option<i64>,
     /// Taken and unfinished.
     pub(crate) in_flight: usize,
+    #[serde(default)]
+    pub(crate) in_flight_bytes: usize,
+    /// Age of the oldest message that is not handled, by its timestamp.
+    #[serde(default)]
+    pub(crate) lag_ms: Option<i64>,
+    /// When the oldest unfinished message was taken.
+    #[serde(default)]
+    pub(crate) oldest_unfinished_since: Option<i64>,
+    /// Since when the position has not moved although there is something to do.
+    #[serde(default)]
+    pub(crate) stands_still_since: Option<i64>,
+    #[serde(default)]
+    pub(crate) paused: Option<Paused>,
     pub(crate) blocked: Option<Blocked>,
+}
+
+/// Why nothing is fetched from a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Paused {
+    /// It has used up its share of what may be in flight.
+    Budget,
 }
 
 /// A message that keeps its lane waiting.

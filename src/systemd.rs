@@ -109,7 +109,7 @@ impl Notifier {
             let now = Instant::now();
             if let Some(thread) = progress.stalled(now) {
                 if limit.allow(now).is_some() {
-                    tracing::error!(thread, "a thread stands still, the watchdog is not fed");
+                    tracing::error!(%thread, "a thread stands still, the watchdog is not fed");
                 }
                 continue;
             }

@@ -13,6 +13,7 @@ use crate::offsets::{Position, Tracker};
 use crate::route;
 use crate::start::{Start, Why};
 
+use super::ages::Ages;
 use super::membership::{Doing, names};
 use super::{Consumer, Held, Stage, Trust};
 
@@ -186,6 +187,8 @@ impl Consumer {
             trust: Trust::Sound,
             is_paused: false,
             full_since: None,
+            received: 0,
+            ages: Ages::new(start.offset, now),
             stage,
             partition,
             plan,

@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
 use crate::bundle::Bundle;
+use crate::clock::now_ms;
 use crate::config;
 use crate::consumer::{self, Consumer};
 use crate::difference::Difference;
 use crate::lua::{App, Vm, Watchdog};
 use crate::mailbox::Mailbox;
 use crate::partition::{ToConsumer, ToWorker};
+use crate::metrics::ConsumerSnapshot;
 use crate::status::{BundleStatus, ConsumerStatus};
 use crate::supervisor::{Ending, Endings};
 use crate::systemd::Progress;
@@ -52,45 +54,58 @@ struct ConsumerThread {
 }
 
 /// Who to ask for the status, also while the fleet is busy with a reload.
-#[derive(Clone, Default)]
-pub(super) struct Roster(Arc<Mutex<BTreeMap<String, Arc<Mailbox<ToConsumer>>>>>);
+#[derive(Clone)]
+pub(super) struct Roster(Arc<Mutex<Known>>);
+
+struct Known {
+    consumers: BTreeMap<String, Arc<Mailbox<ToConsumer>>>,
+    /// In force.
+    bundle: Arc<Bundle>,
+}
 
 impl Roster {
+    fn new(bundle: &Arc<Bundle>) -> Self {
+        Self(Arc::new(Mutex::new(Known {
+            consumers: BTreeMap::new(),
+            bundle: bundle.clone(),
+        })))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bundle in force.
+    pub(super) fn bundle(&self) -> Arc<Bundle> {
+        self.known().bundle.clone()
+    }
+
     /// Tells every consumer to drain; to be told again does no harm.
     pub(super) fn close(&self, deadline: Instant) {
-        for inbox in self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-        {
+        for inbox in self.known().consumers.values() {
             inbox.send(ToConsumer::Close(deadline));
         }
     }
 
-    pub(super) fn status(&self) -> Vec<ConsumerStatus> {
-        let inboxes: Vec<_> = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect();
-        let asked: Vec<_> = inboxes
+    /// What every consumer says of itself; one that does not answer in time is `silent`.
+    pub(super) fn consumers(&self) -> Vec<ConsumerSnapshot> {
+        let known = self.known();
+        let asked: Vec<_> = known
+            .consumers
             .iter()
-            .map(|inbox| {
+            .map(|(name, inbox)| {
                 let (sender, answer) = mpsc::channel();
                 inbox.send(ToConsumer::Status(sender));
-                answer
+                (name.clone(), answer)
             })
             .collect();
+        drop(known);
         let until = Instant::now() + ANSWER;
-        let wait = |answer: mpsc::Receiver<_>| {
-            answer
-                .recv_timeout(until.saturating_duration_since(Instant::now()))
-                .ok()
+        let wait = |(name, answer): (String, mpsc::Receiver<ConsumerSnapshot>)| {
+            let left = until.saturating_duration_since(Instant::now());
+            answer.recv_timeout(left).unwrap_or_else(|_| silent(name))
         };
-        asked.into_iter().filter_map(wait).collect()
+        asked.into_iter().map(wait).collect()
     }
 }
 
@@ -104,8 +119,10 @@ impl Fleet {
         let watchdog = Arc::new(Watchdog::start().context("cannot start the watchdog of Lua")?);
         let app = Arc::new(App::default());
         let vms = load::vms(&bundle, &app, &watchdog).map_err(StartError::Config)?;
+        let bundle = Arc::new(bundle);
         let mut fleet = Self {
-            bundle: Arc::new(bundle),
+            roster: Roster::new(&bundle),
+            bundle,
             app,
             watchdog,
             progress,
@@ -113,7 +130,6 @@ impl Fleet {
             epochs: Arc::default(),
             workers: Vec::new(),
             consumers: BTreeMap::new(),
-            roster: Roster::default(),
         };
         let count = vms.len();
         for (index, vm) in vms.into_iter().enumerate() {
@@ -202,11 +218,8 @@ impl Fleet {
                 thread,
             },
         );
-        self.roster
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(settings.name.clone(), inbox);
+        let mut known = self.roster.known();
+        known.consumers.insert(settings.name.clone(), inbox);
         Ok(())
     }
 
@@ -239,6 +252,7 @@ impl Fleet {
         }
         self.swap(bundle, vms);
         self.bundle = bundle.clone();
+        self.roster.known().bundle = bundle.clone();
         for consumer in self.consumers.values() {
             consumer.inbox.send(ToConsumer::Reload(bundle.clone()));
         }
@@ -290,11 +304,7 @@ impl Fleet {
     }
 
     fn close_consumer(&mut self, name: &str, deadline: Instant) {
-        self.roster
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(name);
+        self.roster.known().consumers.remove(name);
         if let Some(consumer) = self.consumers.remove(name) {
             consumer.inbox.send(ToConsumer::Close(deadline));
             join(consumer.thread, deadline + AFTER_DRAIN);
@@ -317,6 +327,19 @@ impl Fleet {
             in_time &= join(worker.thread, deadline + AFTER_DRAIN);
         }
         in_time
+    }
+}
+
+/// What stands in the status for a consumer that did not answer.
+fn silent(name: String) -> ConsumerSnapshot {
+    ConsumerSnapshot {
+        status: ConsumerStatus {
+            name,
+            state: "silent".to_owned(),
+            state_since: now_ms(),
+            ..ConsumerStatus::default()
+        },
+        ..ConsumerSnapshot::default()
     }
 }
 
