@@ -335,7 +335,9 @@ impl Supervisor {
         }
         let (roster, status, notifier) =
             (self.roster.clone(), self.status.clone(), notifier.clone());
-        tokio::task::spawn_blocking(move || notifier.status(&gather(&roster, &status).0.sentence()));
+        tokio::task::spawn_blocking(move || {
+            notifier.status(&gather(&roster, &status).0.sentence())
+        });
     }
 
     /// Drains, within the deadline, and joins every thread.

@@ -45,7 +45,7 @@ pub(crate) enum Page {
 #[derive(Debug)]
 pub(crate) struct Content {
     pub(crate) is_well: bool,
-    pub(crate) content_type: &'static str,
+    pub(crate) media_type: &'static str,
     pub(crate) text: String,
 }
 
@@ -105,7 +105,7 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let page = match find(request.method(), request.uri().path()) {
         Ok(page) => page,
-        Err(response) => return Ok(response),
+        Err(refused) => return Ok(refused.answer()),
     };
     let made = tokio::task::spawn_blocking(move || source(page)).await;
     Ok(match made {
@@ -115,7 +115,7 @@ async fn answer(
             } else {
                 StatusCode::SERVICE_UNAVAILABLE
             };
-            response(status, content.content_type, content.text)
+            response(status, content.media_type, content.text)
         }
         Err(_) => refusal(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -124,42 +124,57 @@ async fn answer(
     })
 }
 
-/// The page that is asked for, or what is answered instead.
-fn find(method: &Method, path: &str) -> Result<Page, Response<Full<Bytes>>> {
+/// Why there is no page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    NotFound,
+    NotAllowed,
+}
+
+fn find(method: &Method, path: &str) -> Result<Page, Refused> {
     let page = match path {
         "/metrics" => Page::Metrics,
         "/live" => Page::Live,
         "/ready" => Page::Ready,
         "/status" => Page::Status,
-        _ => {
-            return Err(refusal(
-                StatusCode::NOT_FOUND,
-                "nothing is here; there are /metrics, /live, /ready and /status",
-            ));
-        }
+        _ => return Err(Refused::NotFound),
     };
     if method == Method::GET || method == Method::HEAD {
-        return Ok(page);
+        Ok(page)
+    } else {
+        Err(Refused::NotAllowed)
     }
-    let mut response = refusal(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "this can only be read, with GET or HEAD",
-    );
-    response
-        .headers_mut()
-        .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-    Err(response)
+}
+
+impl Refused {
+    fn answer(self) -> Response<Full<Bytes>> {
+        match self {
+            Self::NotFound => refusal(
+                StatusCode::NOT_FOUND,
+                "nothing is here; there are /metrics, /live, /ready and /status",
+            ),
+            Self::NotAllowed => {
+                let mut response = refusal(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "this can only be read, with GET or HEAD",
+                );
+                let headers = response.headers_mut();
+                headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+                response
+            }
+        }
+    }
 }
 
 fn refusal(status: StatusCode, sentence: &str) -> Response<Full<Bytes>> {
     response(status, TEXT, format!("{sentence}\n"))
 }
 
-fn response(status: StatusCode, content_type: &'static str, text: String) -> Response<Full<Bytes>> {
+fn response(status: StatusCode, media_type: &'static str, text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -10,9 +10,9 @@ use crate::bundle::Bundle;
 use crate::kafka;
 use crate::lua::{Answer, CallId, Vm};
 use crate::mailbox::Mailbox;
+use crate::metrics::ConsumerSnapshot;
 use crate::outbox::{Outbox, Refused};
 use crate::route::Plan;
-use crate::metrics::ConsumerSnapshot;
 use crate::status::Blocked;
 
 /// An epoch of a partition: a new assignment, seek or reset makes a new one, and what comes in for an old one is

@@ -6,7 +6,7 @@ use crate::clock::now_ms;
 use crate::kafka::Error;
 use crate::logging::RateLimit;
 use crate::metrics::{ConsumerCounts, ConsumerSnapshot};
-use crate::status::{ConsumerStatus, Paused, PartitionStatus};
+use crate::status::{ConsumerStatus, PartitionStatus, Paused};
 
 use super::{Consumer, Held, Stage, line_limit};
 
@@ -152,7 +152,11 @@ impl Consumer {
             .client
             .known_watermarks(&held.partition.topic, held.partition.number);
         let lag = known.map(|(_, high)| (high - position).max(0));
-        let age = || held.tracker.oldest_timestamp().map(|at| (now_ms - at).max(0));
+        let age = || {
+            held.tracker
+                .oldest_timestamp()
+                .map(|at| (now_ms - at).max(0))
+        };
         PartitionStatus {
             topic: held.partition.topic.to_string(),
             partition: held.partition.number,

@@ -58,7 +58,7 @@ impl Pages {
         let page = metrics::page(&facts);
         Content {
             is_well: page.is_ok(),
-            content_type: metrics::CONTENT_TYPE,
+            media_type: metrics::CONTENT_TYPE,
             text: page.unwrap_or_default(),
         }
     }
@@ -83,7 +83,7 @@ fn json(is_well: bool, page: &impl serde::Serialize) -> Content {
     let text = serde_json::to_string_pretty(page);
     Content {
         is_well: is_well && text.is_ok(),
-        content_type: JSON,
+        media_type: JSON,
         text: text.map_or_else(|error| error.to_string(), |text| text + "\n"),
     }
 }

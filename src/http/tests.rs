@@ -8,7 +8,7 @@ use super::*;
 fn source() -> Source {
     Arc::new(|page| Content {
         is_well: page != Page::Ready,
-        content_type: JSON,
+        media_type: JSON,
         text: format!("{page:?}"),
     })
 }
@@ -40,7 +40,10 @@ fn ask(request: &str) -> String {
 #[track_caller]
 fn check(request: &str, status: &str, end: &str) {
     let answer = ask(&format!("{request} HTTP/1.1\r\nhost: x\r\n\r\n"));
-    assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    assert!(
+        answer.starts_with(&format!("HTTP/1.1 {status}")),
+        "{answer}"
+    );
     assert!(answer.ends_with(end), "{answer}");
 }
 

@@ -28,7 +28,7 @@ macro_rules! families {
         $(pub(crate) const $constant: Family = Family {
             name: $name, kind: Kind::$kind, labels: $labels, help: $help,
         };)*
-        /// In the order of the page.
+        #[cfg(test)]
         pub(crate) const ALL: &[Family] = &[$($constant),*];
     };
 }

@@ -19,7 +19,8 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 impl Process {
     pub(crate) fn look() -> Self {
-        let read = |name: &str| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
+        let read =
+            |name: &str| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
         Self {
             // This look has one open itself, which is not worth a correction.
             open_fds: fs::read_dir("/proc/self/fd")
@@ -64,7 +65,8 @@ mod tests {
     fn the_files_of_the_kernel_are_read_by_their_names() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194304 1 0 0 0 250 50 0 0 20 0 9 0 100 1000 10";
         let status = "Name:\tx\nVmSize:\t    2048 kB\nVmRSS:\t    1024 kB\nThreads:\t9\n";
-        let limits = "Limit  Soft Limit  Hard Limit  Units\nMax open files            1024   4096   files\n";
+        let limits =
+            "Limit  Soft Limit  Hard Limit  Units\nMax open files            1024   4096   files\n";
         let process = Process::of(stat, status, limits);
         assert_eq!(
             process,

@@ -1,4 +1,4 @@
-//! The page as text, in the OpenMetrics format that Prometheus asks for first.
+//! The page as text, in the `OpenMetrics` format that Prometheus asks for first.
 //!
 //! It knows families and samples and nothing of what they mean.
 

@@ -14,6 +14,7 @@ mod docs; // what the documents show is what the program takes
 mod examples; // every example does what its README says
 mod failures; // handlers that fail
 mod faults; // kills, outages and storms of members under load
+mod http; // metrics and probes
 mod lifecycle; // start and stop
 mod limits; // handlers that never return or eat all memory
 mod listeners; // which handler gets which message

@@ -2,7 +2,9 @@
 
 use super::table::{self, ROWS_MAX};
 use super::words::{count, duration, first_line, harmless};
-use crate::status::{Blocked, ConsumerStatus, PartitionStatus, Reason, ReloadReport, ReloadResult, Status};
+use crate::status::{
+    Blocked, ConsumerStatus, PartitionStatus, Reason, ReloadReport, ReloadResult, Status,
+};
 
 /// So many reasons not to be ready are shown unless all are asked for.
 const REASONS_MAX: usize = 3;

@@ -130,7 +130,10 @@ fn why_it_is_not_ready_shows_with_the_first_reasons() {
         lines[0],
         "ready     no, partition orders-0 of consumer default, for 6 min: the message at offset 7 is not finished"
     );
-    assert_eq!(lines[3], "          … and 2 other reasons; --all shows them");
+    assert_eq!(
+        lines[3],
+        "          … and 2 other reasons; --all shows them"
+    );
 }
 
 #[test]
