@@ -325,7 +325,7 @@ impl Supervisor {
         let (roster, status) = (self.roster.clone(), self.status.clone());
         tokio::task::spawn_blocking(move || {
             // Whoever asked may have gone.
-            let _ = answer.send(Response::Status(Box::new(gather(&roster, &status).0)));
+            let _ = answer.send(Response::Status(Box::new(gather(&roster, &status).status)));
         });
     }
 
@@ -336,7 +336,7 @@ impl Supervisor {
         let (roster, status, notifier) =
             (self.roster.clone(), self.status.clone(), notifier.clone());
         tokio::task::spawn_blocking(move || {
-            notifier.status(&gather(&roster, &status).0.sentence())
+            notifier.status(&gather(&roster, &status).status.sentence())
         });
     }
 

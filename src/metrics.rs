@@ -14,7 +14,8 @@ mod tests;
 mod text;
 
 pub(crate) use counts::{
-    ConsumerCounts, ConsumerSnapshot, LimitKills, ListenerCounts, Outcomes, Place, WorkerSnapshot,
+    ConsumerCounts, ConsumerSnapshot, LimitKills, ListenerCounts, ListenerSnapshot, Outcome,
+    Outcomes, PartitionSnapshot, WorkerSnapshot,
 };
 pub(crate) use histogram::Histogram;
 pub(crate) use page::{Facts, page};

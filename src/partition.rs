@@ -10,7 +10,7 @@ use crate::bundle::Bundle;
 use crate::kafka;
 use crate::lua::{Answer, CallId, Vm};
 use crate::mailbox::Mailbox;
-use crate::metrics::ConsumerSnapshot;
+use crate::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::outbox::{Outbox, Refused};
 use crate::route::Plan;
 use crate::status::Blocked;
@@ -87,6 +87,7 @@ pub(crate) enum ToWorker {
     Batch {
         messages: Vec<kafka::Message>,
         first: u64,
+        taken: Instant,
         plan: Arc<Plan>,
         partition: Arc<Partition>,
     },
@@ -113,6 +114,7 @@ pub(crate) enum ToWorker {
         vm: Box<Vm>,
         done: mpsc::Sender<()>,
     },
+    Status(mpsc::Sender<WorkerSnapshot>),
     Stop,
 }
 

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use crate::status::{ConsumerStatus, PartitionStatus, Readiness, Reason, Status};
+use crate::status::{
+    BreakerState, ConsumerStatus, ListenerStatus, PartitionStatus, Pause, Readiness, Reason, Status,
+};
 
 /// The end offset counts markers of transactions and aborted messages, which never come: so few are not held against a
 /// partition that has nothing in hand.
@@ -21,6 +23,7 @@ pub(crate) fn readiness(status: &Status, stall_after: Duration, now_ms: i64) -> 
             reasons.extend(standstill(consumer, partition, limit_ms, now_ms));
         }
     }
+    reasons.extend(status.listeners.iter().filter_map(breaker));
     Readiness {
         ready: reasons.is_empty(),
         reasons,
@@ -47,6 +50,20 @@ fn membership(consumer: &ConsumerStatus, limit_ms: i64, now_ms: i64) -> Option<R
     })
 }
 
+fn breaker(listener: &ListenerStatus) -> Option<Reason> {
+    let state = match listener.breaker {
+        BreakerState::Closed => return None,
+        BreakerState::HalfOpen => "half-open",
+        BreakerState::Open => "open",
+    };
+    let why = listener.breaker_reason.as_deref().unwrap_or_default();
+    Some(Reason {
+        what: format!("listener {}", listener.name),
+        since: listener.breaker_since.unwrap_or_default(),
+        why: format!("its breaker is {state}: {why}"),
+    })
+}
+
 fn standstill(
     consumer: &ConsumerStatus,
     partition: &PartitionStatus,
@@ -54,6 +71,10 @@ fn standstill(
     now_ms: i64,
 ) -> Option<Reason> {
     let since = partition.stands_still_since?;
+    if matches!(partition.paused, Some(Pause::Listener)) {
+        // Somebody wants it so.
+        return None;
+    }
     let lag = partition.lag.unwrap_or(0);
     if now_ms - since < limit_ms {
         return None;
@@ -177,6 +198,34 @@ mod tests {
         check(&one, &[]);
         one.consumers[0].state_since = NOW - 60_000;
         check(&one, &["rebalancing, not assigned"]);
+    }
+
+    #[test]
+    fn what_somebody_has_paused_is_no_reason() {
+        let mut one = partition();
+        one.stands_still_since = Some(0);
+        one.paused = Some(Pause::Listener);
+        check(&status("assigned", one.clone()), &[]);
+        // That a partition has used up its share is no excuse.
+        one.paused = Some(Pause::Budget);
+        let why = "the message at offset 40 is not finished";
+        check(&status("assigned", one), &[why]);
+    }
+
+    #[test]
+    fn a_breaker_that_is_not_closed_is_a_reason() {
+        let mut one = status("assigned", partition());
+        one.listeners = vec![ListenerStatus {
+            name: "orders".to_owned(),
+            breaker: BreakerState::HalfOpen,
+            breaker_since: Some(7),
+            breaker_reason: Some("9 of 10 runs failed".to_owned()),
+            ..ListenerStatus::default()
+        }];
+        let why = "its breaker is half-open: 9 of 10 runs failed";
+        check(&one, &[why]);
+        let reason = &readiness(&one, LIMIT, NOW).reasons[0];
+        assert_eq!((&*reason.what, reason.since), ("listener orders", 7));
     }
 
     #[test]

@@ -24,7 +24,52 @@ pub(crate) struct Status {
     /// What `/ready` says.
     #[serde(default)]
     pub(crate) readiness: Option<Readiness>,
+    /// Those of the bundle in force, in the order of declaration.
+    #[serde(default)]
+    pub(crate) listeners: Vec<ListenerStatus>,
     pub(crate) consumers: Vec<ConsumerStatus>,
+}
+
+/// Whether a listener takes messages, in all workers together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ListenerStatus {
+    pub(crate) name: String,
+    pub(crate) breaker: BreakerState,
+    /// Since when it is not closed, and why.
+    pub(crate) breaker_since: Option<i64>,
+    pub(crate) breaker_reason: Option<String>,
+    pub(crate) paused: bool,
+    /// Messages that wait until the broker acknowledges their dead letters.
+    pub(crate) dead_letters_waiting: usize,
+    /// Why a dead letter was not taken, as long as it is not.
+    pub(crate) dead_letter_error: Option<String>,
+}
+
+/// The greatest counts where workers differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum BreakerState {
+    #[default]
+    Closed,
+    HalfOpen,
+    Open,
+}
+
+impl ListenerStatus {
+    /// The same listener in another worker.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.paused |= other.paused;
+        self.dead_letters_waiting += other.dead_letters_waiting;
+        if self.dead_letter_error.is_none() {
+            self.dead_letter_error.clone_from(&other.dead_letter_error);
+        }
+        if other.breaker > self.breaker {
+            self.breaker = other.breaker;
+            self.breaker_since = other.breaker_since;
+            self.breaker_reason.clone_from(&other.breaker_reason);
+        }
+    }
 }
 
 /// Whether the daemon does what it is there for, and else why not.
@@ -135,16 +180,18 @@ pub(crate) struct PartitionStatus {
     #[serde(default)]
     pub(crate) stands_still_since: Option<i64>,
     #[serde(default)]
-    pub(crate) paused: Option<Paused>,
+    pub(crate) paused: Option<Pause>,
     pub(crate) blocked: Option<Blocked>,
 }
 
 /// Why nothing is fetched from a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Paused {
+pub(crate) enum Pause {
     /// It has used up its share of what may be in flight.
     Budget,
+    /// What is in hand waits for a listener that somebody has paused.
+    Listener,
 }
 
 /// A message that keeps its lane waiting.

@@ -14,7 +14,7 @@ use sd_notify::NotifyState;
 use tokio::time::MissedTickBehavior;
 
 use crate::logging::RateLimit;
-pub(crate) use progress::{Beat, Progress};
+pub(crate) use progress::{Beat, Progress, Stalled};
 
 /// How often the threads are looked at. Each turns its loop at least once a second.
 const LOOK: Duration = Duration::from_secs(1);

@@ -11,9 +11,12 @@ mod engine;
 mod failures;
 mod gates;
 mod letters;
+mod meter;
 mod outcomes;
+mod report;
 mod run;
 mod slot;
+mod taken;
 mod timers;
 mod waits;
 
@@ -38,6 +41,7 @@ use calls::{Calls, Places};
 use engine::Engine;
 use gates::Gates;
 use letters::Letters;
+use meter::Meter;
 use slot::Slot;
 use timers::{Timers, Wake};
 
@@ -69,6 +73,7 @@ pub(crate) struct Worker {
     alone: Alone,
     gates: Gates,
     letters: Letters,
+    meter: Meter,
     timers: Timers,
     finished: Vec<(Arc<Partition>, Range<u64>)>,
     log: failures::Log,
@@ -99,10 +104,15 @@ pub(crate) fn share(limit: usize, index: usize, count: usize) -> usize {
     limit / count + usize::from(index < limit % count)
 }
 
+fn names(config: &Config) -> impl Iterator<Item = &str> {
+    config.listeners.iter().map(|one| one.name.as_str())
+}
+
 impl Worker {
     pub(crate) fn new(start: Start) -> Self {
         let mut gates = Gates::default();
         gates.set_listeners(&start.bundle.config, start.index, start.count);
+        let meter = Meter::new(names(&start.bundle.config));
         Self {
             index: start.index,
             count: start.count,
@@ -118,6 +128,7 @@ impl Worker {
             alone: Alone::default(),
             gates,
             letters: Letters::new(),
+            meter,
             timers: Timers::default(),
             finished: Vec::new(),
             log: failures::Log::default(),
@@ -166,8 +177,9 @@ impl Worker {
                 partition,
                 plan,
                 first,
+                taken,
                 messages,
-            } => self.push(partition, plan, first, messages),
+            } => self.push(partition, plan, first, taken, messages),
             ToWorker::Release(partition) => self.release(&partition),
             ToWorker::Cancel(partition) => self.cancel(&partition),
             ToWorker::Answer { vm, call, answer } => self.resume(vm, call, answer),
@@ -179,6 +191,8 @@ impl Worker {
                 result,
             } => self.delivered(epoch, lane, number, listener, result),
             ToWorker::Swap { bundle, vm, done } => self.engine.queue(bundle, vm, done),
+            // Nobody waits for it any more where the send fails.
+            ToWorker::Status(reply) => drop(reply.send(self.snapshot())),
             ToWorker::Stop => {}
         }
     }
@@ -188,6 +202,7 @@ impl Worker {
         partition: Arc<Partition>,
         plan: Arc<Plan>,
         first: u64,
+        taken: Instant,
         messages: Vec<Message>,
     ) {
         if partition.is_over() {
@@ -208,6 +223,8 @@ impl Worker {
                 route::plan(config, &partition.consumer, &partition.topic).map_or(plan, Arc::new);
             Slot::new(plan, partition)
         });
+        let below = first + messages.len() as u64;
+        slot.taken.push(below, taken, slot.lanes.lowest());
         slot.lanes.push(first, messages);
         self.wake(epoch);
     }
@@ -343,6 +360,7 @@ impl Worker {
         let config = &bundle.config;
         self.beat.allow(turn_max(config));
         self.gates.set_listeners(config, self.index, self.count);
+        self.meter.set_listeners(names(config));
         for slot in self.slots.values_mut() {
             let Some(plan) = route::plan(config, &slot.partition.consumer, &slot.partition.topic)
             else {

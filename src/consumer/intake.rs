@@ -41,7 +41,7 @@ struct Run {
 }
 
 impl Run {
-    fn send(&mut self) {
+    fn send(&mut self, taken: Instant) {
         let messages = std::mem::take(&mut self.messages);
         if let Some(held) = self.held.as_ref().filter(|_| !messages.is_empty()) {
             let (partition, plan) = (held.partition.clone(), held.plan.clone());
@@ -49,6 +49,7 @@ impl Run {
                 partition,
                 plan,
                 first: self.first,
+                taken,
                 messages,
             });
         }
@@ -133,7 +134,7 @@ impl Consumer {
             // A finished one has no number, so that those of a batch are consecutive all the same.
             Arrival::Repeated | Arrival::Finished => return,
             Arrival::WentBack => {
-                run.send();
+                run.send(Instant::now());
                 let Some(held) = run.held.as_mut() else {
                     return;
                 };
@@ -197,7 +198,7 @@ impl Consumer {
     /// Ends a run: its messages go to the worker, the partition back where it belongs.
     fn hand_over(&mut self, run: &mut Run, now: Instant) {
         let took = !run.messages.is_empty();
-        run.send();
+        run.send(now);
         if let Some(mut held) = run.held.take() {
             if took {
                 held.ages.took(held.tracker.expected(), now);

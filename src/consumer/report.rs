@@ -6,7 +6,7 @@ use crate::clock::now_ms;
 use crate::kafka::Error;
 use crate::logging::RateLimit;
 use crate::metrics::{ConsumerCounts, ConsumerSnapshot};
-use crate::status::{ConsumerStatus, PartitionStatus, Paused};
+use crate::status::{ConsumerStatus, PartitionStatus, Pause};
 
 use super::{Consumer, Held, Stage, line_limit};
 
@@ -177,7 +177,7 @@ impl Consumer {
                 .stands_still_since()
                 .filter(|_| held.stage == Stage::Active)
                 .map(since),
-            paused: held.is_paused.then_some(Paused::Budget),
+            paused: held.is_paused.then_some(Pause::Budget),
             blocked: held.partition.blocked(),
         }
     }

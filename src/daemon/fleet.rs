@@ -10,12 +10,12 @@ use anyhow::Context as _;
 
 use crate::bundle::Bundle;
 use crate::clock::now_ms;
-use crate::config;
+use crate::config::{self, Config};
 use crate::consumer::{self, Consumer};
 use crate::difference::Difference;
 use crate::lua::{App, Vm, Watchdog};
 use crate::mailbox::Mailbox;
-use crate::metrics::ConsumerSnapshot;
+use crate::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::partition::{ToConsumer, ToWorker};
 use crate::status::{BundleStatus, ConsumerStatus};
 use crate::supervisor::{Ending, Endings};
@@ -28,7 +28,7 @@ use super::{AFTER_DRAIN, StartError, load};
 const CONSUMER_TURN: Duration = Duration::from_secs(10);
 /// How long a worker may take to swap: as long as an older VM drains, and a call runs.
 const SWAP: Duration = Duration::from_secs(60);
-/// How long a consumer may take to tell its status.
+/// How long a thread may take to tell its status.
 const ANSWER: Duration = Duration::from_secs(1);
 
 pub(super) struct Fleet {
@@ -54,58 +54,82 @@ struct ConsumerThread {
 }
 
 /// Who to ask for the status, also while the fleet is busy with a reload.
-#[derive(Clone)]
-pub(super) struct Roster(Arc<Mutex<Known>>);
+#[derive(Clone, Default)]
+pub(super) struct Roster(Arc<Mutex<Members>>);
 
-struct Known {
+#[derive(Default)]
+struct Members {
     consumers: BTreeMap<String, Arc<Mailbox<ToConsumer>>>,
-    /// In force.
-    bundle: Arc<Bundle>,
+    workers: Vec<Arc<Mailbox<ToWorker>>>,
+    config: Option<Arc<Config>>,
+    /// What the workers said last, for as long as they are busy.
+    said: Vec<WorkerSnapshot>,
 }
 
 impl Roster {
-    fn new(bundle: &Arc<Bundle>) -> Self {
-        Self(Arc::new(Mutex::new(Known {
-            consumers: BTreeMap::new(),
-            bundle: bundle.clone(),
-        })))
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The bundle in force.
-    pub(super) fn bundle(&self) -> Arc<Bundle> {
-        self.known().bundle.clone()
-    }
-
     /// Tells every consumer to drain; to be told again does no harm.
     pub(super) fn close(&self, deadline: Instant) {
-        for inbox in self.known().consumers.values() {
+        for inbox in self.lock().consumers.values() {
             inbox.send(ToConsumer::Close(deadline));
         }
     }
 
-    /// What every consumer says of itself; one that does not answer in time is `silent`.
-    pub(super) fn consumers(&self) -> Vec<ConsumerSnapshot> {
-        let known = self.known();
-        let asked: Vec<_> = known
-            .consumers
-            .iter()
+    /// What every thread says of itself. A consumer that does not answer in time is `silent`; of a worker, which may be
+    /// in a long call, what it said last stands.
+    pub(super) fn ask(&self) -> (Vec<ConsumerSnapshot>, Vec<WorkerSnapshot>) {
+        let members = self.lock();
+        let consumers = members.consumers.iter();
+        let consumers: Vec<_> = consumers
             .map(|(name, inbox)| {
                 let (sender, answer) = mpsc::channel();
                 inbox.send(ToConsumer::Status(sender));
                 (name.clone(), answer)
             })
             .collect();
-        drop(known);
+        let workers = members.workers.iter();
+        let workers: Vec<_> = workers
+            .map(|mailbox| {
+                let (sender, answer) = mpsc::channel();
+                mailbox.send(ToWorker::Status(sender));
+                answer
+            })
+            .collect();
+        drop(members);
         let until = Instant::now() + ANSWER;
-        let wait = |(name, answer): (String, mpsc::Receiver<ConsumerSnapshot>)| {
-            let left = until.saturating_duration_since(Instant::now());
-            answer.recv_timeout(left).unwrap_or_else(|_| silent(name))
-        };
-        asked.into_iter().map(wait).collect()
+        let left = || until.saturating_duration_since(Instant::now());
+        let consumers = consumers
+            .into_iter()
+            .map(|(name, answer)| {
+                let answer = answer.recv_timeout(left());
+                answer.unwrap_or_else(|_| silent(name))
+            })
+            .collect();
+        let workers: Vec<_> = workers
+            .into_iter()
+            .map(|answer| answer.recv_timeout(left()).ok())
+            .collect();
+        (consumers, self.remember(workers))
+    }
+
+    /// Puts what workers said in place of what they said before.
+    fn remember(&self, answers: Vec<Option<WorkerSnapshot>>) -> Vec<WorkerSnapshot> {
+        let said = &mut self.lock().said;
+        said.resize_with(answers.len(), WorkerSnapshot::default);
+        for (last, answer) in said.iter_mut().zip(answers) {
+            if let Some(answer) = answer {
+                *last = answer;
+            }
+        }
+        said.clone()
+    }
+
+    /// The one in force.
+    pub(super) fn config(&self) -> Option<Arc<Config>> {
+        self.lock().config.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Members> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -119,10 +143,8 @@ impl Fleet {
         let watchdog = Arc::new(Watchdog::start().context("cannot start the watchdog of Lua")?);
         let app = Arc::new(App::default());
         let vms = load::vms(&bundle, &app, &watchdog).map_err(StartError::Config)?;
-        let bundle = Arc::new(bundle);
         let mut fleet = Self {
-            roster: Roster::new(&bundle),
-            bundle,
+            bundle: Arc::new(bundle),
             app,
             watchdog,
             progress,
@@ -130,7 +152,9 @@ impl Fleet {
             epochs: Arc::default(),
             workers: Vec::new(),
             consumers: BTreeMap::new(),
+            roster: Roster::default(),
         };
+        fleet.roster.lock().config = Some(fleet.bundle.config.clone());
         let count = vms.len();
         for (index, vm) in vms.into_iter().enumerate() {
             fleet.start_worker(index, count, vm)?;
@@ -189,6 +213,7 @@ impl Fleet {
             };
             Worker::new(start).run();
         })?;
+        self.roster.lock().workers.push(mailbox.clone());
         self.workers.push(WorkerThread { mailbox, thread });
         Ok(())
     }
@@ -218,8 +243,8 @@ impl Fleet {
                 thread,
             },
         );
-        let mut known = self.roster.known();
-        known.consumers.insert(settings.name.clone(), inbox);
+        let name = settings.name.clone();
+        self.roster.lock().consumers.insert(name, inbox);
         Ok(())
     }
 
@@ -252,7 +277,7 @@ impl Fleet {
         }
         self.swap(bundle, vms);
         self.bundle = bundle.clone();
-        self.roster.known().bundle = bundle.clone();
+        self.roster.lock().config = Some(bundle.config.clone());
         for consumer in self.consumers.values() {
             consumer.inbox.send(ToConsumer::Reload(bundle.clone()));
         }
@@ -304,7 +329,7 @@ impl Fleet {
     }
 
     fn close_consumer(&mut self, name: &str, deadline: Instant) {
-        self.roster.known().consumers.remove(name);
+        self.roster.lock().consumers.remove(name);
         if let Some(consumer) = self.consumers.remove(name) {
             consumer.inbox.send(ToConsumer::Close(deadline));
             join(consumer.thread, deadline + AFTER_DRAIN);

@@ -3,7 +3,9 @@
 //! **Nothing here is shared while it counts**: no atomics, no locks, no clock. Counters only grow as long as what they
 //! belong to lives: a thread, a listener of the config, an assignment of a partition.
 
-use crate::status::ConsumerStatus;
+use std::sync::Arc;
+
+use crate::status::{ConsumerStatus, ListenerStatus};
 
 use super::Histogram;
 
@@ -37,6 +39,15 @@ pub(crate) struct Outcomes {
     pub(crate) skipped: u64,
     /// Handed on to a retry topic.
     pub(crate) retried_later: u64,
+}
+
+/// What became of a message; of several listeners' the greatest counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Outcome {
+    Done,
+    RetriedLater,
+    Skipped,
+    DeadLettered,
 }
 
 /// Calls that a limit ended.
@@ -75,6 +86,15 @@ impl ListenerCounts {
 }
 
 impl Outcomes {
+    pub(crate) fn add(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Done => self.done += 1,
+            Outcome::RetriedLater => self.retried_later += 1,
+            Outcome::Skipped => self.skipped += 1,
+            Outcome::DeadLettered => self.dead_lettered += 1,
+        }
+    }
+
     pub(crate) fn merge(&mut self, other: Self) {
         self.done += other.done;
         self.dead_lettered += other.dead_lettered;
@@ -90,11 +110,25 @@ pub(crate) struct WorkerSnapshot {
     pub(crate) memory: usize,
     /// VMs that were replaced after a limit was exceeded.
     pub(crate) vms_replaced: u64,
-    /// By listener.
-    pub(crate) listeners: Vec<(String, ListenerCounts)>,
-    /// By consumer, topic and partition.
-    pub(crate) partitions: Vec<(Place, Outcomes)>,
+    pub(crate) listeners: Vec<ListenerSnapshot>,
+    pub(crate) partitions: Vec<PartitionSnapshot>,
 }
 
-/// Consumer, topic and partition.
-pub(crate) type Place = (std::sync::Arc<str>, std::sync::Arc<str>, i32);
+/// A listener in one worker.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ListenerSnapshot {
+    pub(crate) counts: ListenerCounts,
+    /// Its name, and whether it takes messages in this worker.
+    pub(crate) status: ListenerStatus,
+}
+
+/// A partition in the worker that has it.
+#[derive(Clone, Debug)]
+pub(crate) struct PartitionSnapshot {
+    pub(crate) consumer: Arc<str>,
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: i32,
+    pub(crate) outcomes: Outcomes,
+    /// What is in hand waits for a listener that somebody has paused.
+    pub(crate) waits_for_paused: bool,
+}

@@ -71,6 +71,12 @@ families! {
         "Messages by what became of them in this listener";
     LIMIT_KILLS: Counter "moontide_limit_kills" &["listener", "limit"],
         "Calls that a limit has ended";
+    DEAD_LETTERS_WAITING: Gauge "moontide_dead_letters_waiting" LISTENER,
+        "Messages that wait until the broker acknowledges their dead letters";
+    BREAKER: Gauge "moontide_breaker_state" &["listener", "state"],
+        "1 for the state that the breaker is in";
+    LISTENER_PAUSED: Gauge "moontide_listener_paused" LISTENER,
+        "1 while somebody has paused the listener";
 
     ASSIGNED: Gauge "moontide_consumer_assigned" &["consumer"],
         "1 while the consumer is a member of its group with its partitions in hand";

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use crate::status::{ConsumerStatus, PartitionStatus, Status};
+use crate::status::{BreakerState, ConsumerStatus, PartitionStatus, Status};
 
 use super::families as f;
 use super::text::{Samples, Value};
@@ -16,8 +16,6 @@ pub(crate) struct Facts<'a> {
     pub(crate) status: &'a Status,
     pub(crate) consumers: &'a [ConsumerSnapshot],
     pub(crate) workers: &'a [WorkerSnapshot],
-    /// Names of the listeners of the bundle in force.
-    pub(crate) listeners: Vec<&'a str>,
     pub(crate) process: Process,
     pub(crate) dropped_lines: u64,
     pub(crate) librdkafka: &'a str,
@@ -30,7 +28,7 @@ pub(crate) fn page(facts: &Facts<'_>) -> Result<String, fmt::Error> {
         .workers
         .iter()
         .flat_map(|worker| &worker.partitions)
-        .map(|((consumer, topic, number), outcomes)| ((&**consumer, &**topic, *number), *outcomes))
+        .map(|one| ((&*one.consumer, &*one.topic, one.partition), one.outcomes))
         .collect();
     for consumer in facts.consumers {
         let (status, counts) = (&consumer.status, &consumer.counts);
@@ -43,6 +41,7 @@ pub(crate) fn page(facts: &Facts<'_>) -> Result<String, fmt::Error> {
         self::consumer(&mut samples, status, counts);
     }
     listeners(&mut samples, facts);
+    gates(&mut samples, facts.status);
     daemon(&mut samples, facts);
     process(&mut samples, facts);
     samples.text()
@@ -110,13 +109,14 @@ fn consumer(samples: &mut Samples, status: &ConsumerStatus, counts: &ConsumerCou
 /// A listener may run in several workers: they add up.
 fn listeners(samples: &mut Samples, facts: &Facts<'_>) {
     let mut sums: BTreeMap<&str, ListenerCounts> = facts
+        .status
         .listeners
         .iter()
-        .map(|name| (*name, ListenerCounts::default()))
+        .map(|one| (one.name.as_str(), ListenerCounts::default()))
         .collect();
-    for (name, counts) in facts.workers.iter().flat_map(|worker| &worker.listeners) {
-        if let Some(sum) = sums.get_mut(name.as_str()) {
-            sum.merge(counts);
+    for one in facts.workers.iter().flat_map(|worker| &worker.listeners) {
+        if let Some(sum) = sums.get_mut(one.status.name.as_str()) {
+            sum.merge(&one.counts);
         }
     }
     for (name, sum) in sums {
@@ -135,6 +135,23 @@ fn listeners(samples: &mut Samples, facts: &Facts<'_>) {
         }
         samples.add(&f::RUN, &[name], Value::Times(Box::new(sum.run)));
         samples.add(&f::WAIT, &[name], Value::Times(Box::new(sum.wait)));
+    }
+}
+
+fn gates(samples: &mut Samples, status: &Status) {
+    for one in &status.listeners {
+        for (state, name) in [
+            (BreakerState::Closed, "closed"),
+            (BreakerState::HalfOpen, "half_open"),
+            (BreakerState::Open, "open"),
+        ] {
+            let value = Value::Whole(i64::from(one.breaker == state));
+            samples.add(&f::BREAKER, &[&one.name, name], value);
+        }
+        let paused = Value::Whole(i64::from(one.paused));
+        samples.add(&f::LISTENER_PAUSED, &[&one.name], paused);
+        let waiting = Value::Whole(one.dead_letters_waiting as i64);
+        samples.add(&f::DEAD_LETTERS_WAITING, &[&one.name], waiting);
     }
 }
 

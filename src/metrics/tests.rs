@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::families::{ALL, Family, Kind};
 use super::*;
-use crate::status::{ConsumerStatus, PartitionStatus, Readiness, Status};
+use crate::status::{
+    BreakerState, ConsumerStatus, ListenerStatus, PartitionStatus, Readiness, Status,
+};
 
 const NOW: i64 = 1_700_000_000_000;
 
@@ -38,6 +40,14 @@ fn consumer() -> ConsumerSnapshot {
     }
 }
 
+fn listener_status(name: &str) -> ListenerStatus {
+    ListenerStatus {
+        name: name.to_owned(),
+        breaker: BreakerState::HalfOpen,
+        ..ListenerStatus::default()
+    }
+}
+
 fn worker(listener: &str) -> WorkerSnapshot {
     let mut counts = ListenerCounts {
         failures: 4,
@@ -51,21 +61,31 @@ fn worker(listener: &str) -> WorkerSnapshot {
     WorkerSnapshot {
         memory: 1 << 20,
         vms_replaced: 1,
-        listeners: vec![(listener.to_owned(), counts)],
-        partitions: vec![(
-            ("default".into(), "orders".into(), 3),
-            Outcomes {
+        listeners: vec![ListenerSnapshot {
+            counts,
+            status: listener_status(listener),
+        }],
+        partitions: vec![PartitionSnapshot {
+            consumer: "default".into(),
+            topic: "orders".into(),
+            partition: 3,
+            outcomes: Outcomes {
                 done: 39,
                 skipped: 1,
                 ..Outcomes::default()
             },
-        )],
+            waits_for_paused: false,
+        }],
     }
 }
 
 fn text() -> String {
     let status = Status {
         started_at: NOW - 1_000,
+        listeners: vec![
+            listener_status("orders"),
+            listener_status("never \"called\""),
+        ],
         readiness: Some(Readiness {
             ready: true,
             reasons: Vec::new(),
@@ -76,7 +96,6 @@ fn text() -> String {
         status: &status,
         consumers: &[consumer()],
         workers: &[worker("orders"), worker("orders"), worker("gone")],
-        listeners: vec!["orders", "never \"called\""],
         process: Process {
             cpu_seconds: Some(0.5),
             resident_bytes: Some(1),
@@ -116,6 +135,8 @@ fn a_partition_shows_under_its_consumer_topic_and_number() {
 #[test]
 fn a_listener_adds_up_over_the_workers_and_one_that_is_gone_does_not_show() {
     check("moontide_handler_failures_total{listener=\"orders\"} 8");
+    check("moontide_breaker_state{listener=\"orders\",state=\"half_open\"} 1");
+    check("moontide_breaker_state{listener=\"orders\",state=\"closed\"} 0");
     check("moontide_limit_kills_total{listener=\"orders\",limit=\"blocking\"} 2");
     check("moontide_handler_run_seconds_count{listener=\"orders\"} 20");
     check("moontide_handler_run_seconds_sum{listener=\"orders\"} 0.02");

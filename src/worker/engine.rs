@@ -21,6 +21,8 @@ pub(super) struct Engine {
     old: Option<Old>,
     queued: Option<Queued>,
     spoiled: Option<FailureKind>,
+    /// VMs replaced because of what happened in them.
+    replaced: u64,
 }
 
 struct Old {
@@ -48,6 +50,7 @@ impl Engine {
             old: None,
             queued: None,
             spoiled: None,
+            replaced: 0,
         }
     }
 
@@ -157,6 +160,7 @@ impl Engine {
         match built {
             Ok(vm) => {
                 self.replace(Box::new(vm), now);
+                self.replaced += 1;
                 if let (FailureKind::Memory, Some(old)) = (kind, &mut self.old) {
                     old.is_overdue = true;
                 }
@@ -167,6 +171,16 @@ impl Engine {
                 tracing::error!(bundle = self.bundle.number, %error, "vm not replaced: a fresh one does not load");
             }
         }
+    }
+
+    pub(super) fn replaced(&self) -> u64 {
+        self.replaced
+    }
+
+    /// Bytes of all VMs.
+    pub(super) fn memory(&self) -> usize {
+        let old = self.old.as_ref().map_or(0, |old| old.vm.memory_used());
+        self.vm.memory_used() + old
     }
 
     /// The old VM whose waiting calls are to be given up now.

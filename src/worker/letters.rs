@@ -13,6 +13,7 @@ use crate::kafka::Message;
 use crate::kafka::producer::Outgoing;
 use crate::lanes::{Lane, Stage};
 use crate::lua::Failure;
+use crate::metrics::Outcome;
 use crate::outbox::Refused;
 use crate::partition::ToWorker;
 
@@ -34,8 +35,9 @@ pub(super) struct Letter {
     first_failure_ms: i64,
     last_failure_ms: i64,
     bundle: u64,
-    /// Sent so often in vain.
+    /// Sent so often in vain, and why the last time.
     tries: u32,
+    pub(super) trouble: Option<String>,
     /// The breaker has let it pass.
     is_allowed: bool,
     size: Size,
@@ -69,6 +71,7 @@ impl Worker {
             last_failure_ms: now,
             bundle: self.engine.bundle().number,
             tries: 0,
+            trouble: None,
             is_allowed: false,
             size: Size::Full,
         };
@@ -162,7 +165,7 @@ impl Worker {
             if let Some(index) = index {
                 let config = self.engine.bundle().config.clone();
                 let stage = match result {
-                    Ok(()) => Stage::Final,
+                    Ok(()) => self.ended(&mut slot, &lane, index, Outcome::DeadLettered),
                     Err(refused) => self.refused(&mut slot, &config, key, &lane, index, refused),
                 };
                 if stage == Stage::Final {
@@ -205,7 +208,7 @@ impl Worker {
                         let place = self.place(slot, lane, index, listener);
                         self.log.too_large(&place, &reason, skips);
                         if skips {
-                            return Stage::Final;
+                            return self.ended(slot, lane, index, Outcome::Skipped);
                         }
                         let error = format!("its dead letter is too large: {reason}");
                         self.block(slot, lane, index, &error, None);
@@ -215,6 +218,7 @@ impl Worker {
             }
             Refused::Other(reason) => {
                 letter.tries += 1;
+                letter.trouble = Some(reason.clone());
                 let doublings = letter.tries.min(10) - 1;
                 let delay = (PAUSE * 2_u32.pow(doublings)).min(PAUSE_MAX);
                 let tries = letter.tries;

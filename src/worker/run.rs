@@ -7,17 +7,20 @@ use crate::kafka::Message;
 use crate::lanes::{Lane, Next};
 use crate::lua::{Call, Step};
 use crate::message::Record as _;
+use crate::metrics::Outcome;
 
 use super::calls::Limits;
 use super::gates::Gate;
 use super::slot::Slot;
 use super::timers::Wake;
-use super::{LOOK_EVERY, QUANTUM, QUANTUM_TIME, Worker};
+use super::{QUANTUM, QUANTUM_TIME, Worker};
 
 /// One turn of a partition.
 struct Turn {
     started: Instant,
     ran: usize,
+    /// `ran` at the last look at the clock.
+    looked: usize,
     limits: Limits,
 }
 
@@ -38,6 +41,9 @@ impl Worker {
         };
         slot.queued = false;
         let again = self.run_slot(&mut slot);
+        if self.meter.is_open() {
+            self.meter.look(Instant::now());
+        }
         self.note_finished(&mut slot);
         self.slots.insert(epoch, slot);
         if again {
@@ -59,8 +65,10 @@ impl Worker {
         let mut turn = Turn {
             started: Instant::now(),
             ran: 0,
+            looked: 0,
             limits: Limits::of(&slot.plan, self.index, self.count),
         };
+        self.meter.begin(turn.started);
         while turn.ran < QUANTUM {
             if slot.released || slot.partition.is_over() {
                 return false;
@@ -82,8 +90,13 @@ impl Worker {
                 Went::Enough => return true,
             }
             turn.ran += 1;
-            if turn.ran.is_multiple_of(LOOK_EVERY) && turn.started.elapsed() >= QUANTUM_TIME {
-                return true;
+            if turn.ran - turn.looked >= self.meter.every() {
+                let now = Instant::now();
+                turn.looked = turn.ran;
+                self.meter.look(now);
+                if now.duration_since(turn.started) >= QUANTUM_TIME {
+                    return true;
+                }
             }
         }
         true
@@ -120,10 +133,13 @@ impl Worker {
                 record: message,
                 attempt: 1,
             };
+            self.meter.first(listener, slot.taken.at(number));
             let step = self.engine.call(&call);
             let went = self.look_after(slot, message.offset(), config, listener);
             if matches!(step, Step::Done) {
                 self.gates.done(listener);
+                self.meter.ran(listener);
+                self.meter.outcome(listener, Outcome::Done);
                 slot.lanes.take_fresh();
                 slot.finish(number);
                 return went;
@@ -154,6 +170,7 @@ impl Worker {
         let mut lane = Lane::new(number, message, slot.names(config));
         if let Some(step) = step {
             lane.progress[0].attempt = 1;
+            self.count_run(slot.plan.listeners[0], &step);
             let vm = self.engine.generation();
             self.advance(slot, config, key, &mut lane, 0, vm, step);
         }
@@ -238,6 +255,11 @@ impl Worker {
     ) -> Went {
         let listener = slot.plan.listeners[index];
         lane.progress[index].attempt += 1;
+        if lane.progress[index].attempt == 1 {
+            self.meter.first(listener, slot.taken.at(lane.number));
+        } else {
+            self.meter.retried(listener);
+        }
         let call = Call {
             listener,
             topic: &slot.partition.topic,
@@ -246,10 +268,18 @@ impl Worker {
             attempt: lane.progress[index].attempt,
         };
         let step = self.engine.call(&call);
+        self.count_run(listener, &step);
         let vm = self.engine.generation();
         let went = self.look_after(slot, lane.message.offset(), config, listener);
         self.advance(slot, config, key, lane, index, vm, step);
         went
+    }
+
+    /// A call that waits is timed when it ends.
+    fn count_run(&mut self, listener: usize, step: &Step) {
+        if !matches!(step, Step::Waits(..)) {
+            self.meter.ran(listener);
+        }
     }
 
     /// Whether a call of this partition may start now; if not, whoever changes that wakes the partition.
