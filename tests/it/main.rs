@@ -18,6 +18,7 @@ mod http; // metrics and probes
 mod lifecycle; // start and stop
 mod limits; // handlers that never return or eat all memory
 mod listeners; // which handler gets which message
+mod metrics; // the numbers of listeners
 mod modules; // what handlers may require: LuaRocks trees, C modules
 mod notify; // what the service manager is told: ready, status, reloads, watchdog, the end
 mod operators; // what an operator meets: exit codes, log lines, status, a second daemon
