@@ -217,18 +217,16 @@ impl Breaker {
     /// One more dead letter is about to be sent. It counts when the answer is `Send`.
     pub(crate) fn dead_letter(&mut self, now: Instant) -> Letter {
         self.half_open(now);
-        match self.phase {
-            Phase::Closed => {}
-            Phase::Open { until, .. }
-            | Phase::HalfOpen {
-                next_letter: until, ..
-            } if now < until => {
-                return Letter::Wait {
-                    until,
-                    opened: None,
-                };
-            }
-            Phase::Open { .. } | Phase::HalfOpen { .. } => {}
+        let until = match self.phase {
+            Phase::Closed => now,
+            Phase::Open { until, .. } => until,
+            Phase::HalfOpen { next_letter, .. } => next_letter,
+        };
+        if now < until {
+            return Letter::Wait {
+                until,
+                opened: None,
+            };
         }
         self.letters.turn(now);
         if let Some(per_minute_max) = self.per_minute_max

@@ -4,6 +4,7 @@
 
 mod check;
 mod dev;
+mod hands;
 mod init;
 mod locate;
 mod reload;
@@ -55,6 +56,10 @@ enum Command {
     Init(init::Arguments),
     Reload(reload::Arguments),
     Status(status::Arguments),
+    Skip(hands::Skip),
+    Retry(hands::Retry),
+    Pause(hands::Pause),
+    Resume(hands::Resume),
     /// Prints the JSON Schema of the configuration.
     Schema(schema::Arguments),
 }
@@ -93,6 +98,10 @@ pub fn main() -> ExitCode {
         Command::Init(arguments) => init::run(arguments),
         Command::Reload(arguments) => reload::run(arguments),
         Command::Status(arguments) => status::run(arguments),
+        Command::Skip(arguments) => hands::skip(arguments),
+        Command::Retry(arguments) => hands::retry(arguments),
+        Command::Pause(arguments) => hands::pause(arguments),
+        Command::Resume(arguments) => hands::resume(arguments),
         Command::Schema(arguments) => schema::run(arguments),
     };
     exit.into()

@@ -35,7 +35,7 @@ use regex::Regex;
 pub(crate) use error::{Errors, words};
 use load::Scene;
 pub(crate) use load::{handlers_folder, load, runtime_directory};
-pub(crate) use shape::schema;
+pub(crate) use shape::{nearest, schema};
 
 /// The name of the consumer of `[consumerConfig]`.
 pub(crate) const DEFAULT_CONSUMER: &str = "default";

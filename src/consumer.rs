@@ -28,7 +28,7 @@ use crate::mailbox::Mailbox;
 use crate::metrics::ConsumerCounts;
 use crate::offsets::Tracker;
 use crate::outbox::Outbox;
-use crate::partition::{Partition, ToConsumer, ToWorker};
+use crate::partition::{Partition, ToConsumer, ToTopics, ToWorker};
 use crate::route::Plan;
 use crate::supervisor::{Ending, Endings};
 use crate::systemd::Beat;
@@ -52,6 +52,7 @@ pub(crate) struct Consumer {
     name: Arc<str>,
     group: Arc<str>,
     outbox: Arc<Outbox>,
+    needed: Arc<Mailbox<ToTopics>>,
     settings: config::Consumer,
     bundle: Arc<Bundle>,
     inbox: Arc<Mailbox<ToConsumer>>,
@@ -131,6 +132,8 @@ pub(crate) struct Start {
     pub(crate) beat: Beat,
     /// Numbers the epochs of partitions, for the whole process.
     pub(crate) epochs: Arc<AtomicU64>,
+    /// Hears of topics that patterns match.
+    pub(crate) topics: Arc<Mailbox<ToTopics>>,
 }
 
 impl Consumer {
@@ -143,6 +146,7 @@ impl Consumer {
             endings,
             beat,
             epochs,
+            topics,
         } = start;
         let bell = {
             let inbox = inbox.clone();
@@ -162,6 +166,7 @@ impl Consumer {
         Ok(Self {
             name: settings.name.as_str().into(),
             group: settings.group_id.as_str().into(),
+            needed: topics,
             outbox: Arc::new(Outbox::new(&settings.properties)),
             topics: Topics::new(&bundle.config, &settings.name),
             settings,
@@ -264,9 +269,9 @@ impl Consumer {
                 listener,
                 offset,
                 reply,
-                lane: _,
+                lane,
             } => {
-                self.ask_commit(&partition, (&listener, 0), offset, reply, now);
+                self.ask_commit(&partition, (&listener, lane), offset, reply, now);
             }
             ToConsumer::Answered(Answered::Starts { id, starts }) => self.starts(id, starts, now),
             ToConsumer::Answered(Answered::Topics(topics)) => self.topics_found(topics, now),

@@ -5,6 +5,8 @@
 //! which a killed process leaves behind); only the daemon's user can talk to it; whoever connects and says nothing,
 //! or too much, costs a bounded time and memory.
 
+mod who;
+
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -24,6 +26,8 @@ use crate::config::{SOCKET, SOCKET_PATH_BYTES_MAX};
 use crate::folder;
 use crate::status::{Request, Response};
 
+pub(crate) use who::Who;
+
 const LOCK: &str = "moontide.lock";
 
 const CONNECTIONS_MAX: usize = 16;
@@ -37,8 +41,13 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(600);
 /// Without file descriptors every accept fails at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// A request and where its answer goes.
-pub(crate) type Ask = (Request, oneshot::Sender<Response>);
+/// A request, who it comes from, and where its answer goes.
+#[derive(Debug)]
+pub(crate) struct Ask {
+    pub(crate) request: Request,
+    pub(crate) who: Who,
+    pub(crate) answer: oneshot::Sender<Response>,
+}
 
 /// The daemon's side; dropping it removes the socket.
 #[derive(Debug)]
@@ -201,6 +210,7 @@ fn lock(directory: &Path) -> Result<File> {
 
 /// One connection, from its request to its answer.
 async fn converse(mut stream: tokio::net::UnixStream, requests: mpsc::Sender<Ask>) {
+    let who = Who::of(&stream);
     let (reader, mut writer) = stream.split();
     let mut line = Vec::new();
     let mut reader = BufReader::new(reader.take(REQUEST_BYTES_MAX));
@@ -212,7 +222,7 @@ async fn converse(mut stream: tokio::net::UnixStream, requests: mpsc::Sender<Ask
             "the request has more than {REQUEST_BYTES_MAX} bytes"
         )),
         Ok(Ok(_)) => match serde_json::from_slice(&line) {
-            Ok(request) => answer(request, &requests).await,
+            Ok(request) => answer(request, who, &requests).await,
             Err(error) => Response::Error(format!("bad request: {error}")),
         },
     };
@@ -224,10 +234,15 @@ async fn converse(mut stream: tokio::net::UnixStream, requests: mpsc::Sender<Ask
     let _ = timeout(PEER_DEADLINE, writer.write_all(&line)).await;
 }
 
-async fn answer(request: Request, requests: &mpsc::Sender<Ask>) -> Response {
+async fn answer(request: Request, who: Who, requests: &mpsc::Sender<Ask>) -> Response {
     let (sender, receiver) = oneshot::channel();
+    let ask = Ask {
+        request,
+        who,
+        answer: sender,
+    };
     let asked = async {
-        requests.send((request, sender)).await.ok()?;
+        requests.send(ask).await.ok()?;
         receiver.await.ok()
     };
     match timeout(ANSWER_DEADLINE, asked).await {

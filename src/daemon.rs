@@ -4,9 +4,11 @@
 //! with its reason.
 
 mod fleet;
+mod hands;
 mod load;
 mod pages;
 mod reload;
+mod topics;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::now_ms;
 use crate::config::Config;
-use crate::control::{self, Server};
+use crate::control::{Ask, Server};
 use crate::http;
 use crate::logging::{self, Audience};
 use crate::shutdown::{self, Reactions, Shutdown, Signals, Trigger};
@@ -27,6 +29,7 @@ use crate::systemd::{Notifier, Progress};
 use crate::watch::Watch;
 
 use fleet::{Fleet, Roster};
+use hands::Hands;
 use pages::{Pages, gather};
 use reload::Reloader;
 
@@ -59,6 +62,8 @@ pub(crate) struct Options {
 pub(crate) enum Ended {
     Stopped,
     ByMessage(String),
+    /// The brokers lack what the configuration needs.
+    BadConfig(String),
     Failed(String),
 }
 
@@ -139,6 +144,7 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
         guard,
         trigger,
         shutdown,
+        hands: Hands::new(roster.clone(), status.clone()),
         roster,
         status,
         reloader: Some(reloader),
@@ -176,6 +182,7 @@ struct Supervisor {
     shutdown: Shutdown,
     roster: Roster,
     status: Arc<Mutex<Status>>,
+    hands: Hands,
     /// Away while a reload is under way.
     reloader: Option<Reloader>,
 }
@@ -197,7 +204,7 @@ impl Supervisor {
         mut signals: mpsc::Receiver<()>,
         mut endings: mpsc::UnboundedReceiver<Ending>,
     ) -> Ended {
-        let (ask, mut asked) = mpsc::channel::<control::Ask>(REQUESTS);
+        let (ask, mut asked) = mpsc::channel::<Ask>(REQUESTS);
         let control = tokio::spawn(server.serve(ask));
         let http = http.map(|http| tokio::spawn(http.serve(self.pages().source())));
         let mut tick = tokio::time::interval(TICK);
@@ -216,14 +223,16 @@ impl Supervisor {
                 Some(ending) = endings.recv() => {
                     ended = match ending {
                         Ending::Message(sentence) => Ended::ByMessage(sentence),
+                        Ending::Config(sentence) => Ended::BadConfig(sentence),
                         Ending::Failed(reason) => Ended::Failed(reason),
                     };
                     break;
                 }
                 report = finished(&mut reloading) => self.reloaded(report, &mut reloading, &watch),
-                Some((request, answer)) = asked.recv() => match request {
+                Some(Ask { request, who, answer }) = asked.recv() => match request {
                     Request::Reload => self.reload(&mut reloading, true, Some(answer)),
                     Request::Status => self.answer_status(answer),
+                    Request::Order(order) => self.hands.carry_out(order, who, answer),
                 },
                 Some(()) = signals.recv() => self.reload(&mut reloading, true, None),
                 Some(()) = watch.changed() => self.reload(&mut reloading, false, None),
@@ -361,7 +370,9 @@ impl Supervisor {
                 reason,
                 "stopping: a handler failed and `onError` is \"stop\""
             ),
-            Ended::Failed(reason) => tracing::error!(reason, "stopping"),
+            Ended::BadConfig(reason) | Ended::Failed(reason) => {
+                tracing::error!(reason, "stopping");
+            }
         }
         self.roster.close(deadline);
         if let Some(reloading) = reloading {

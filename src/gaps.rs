@@ -224,7 +224,8 @@ mod tests {
 
     #[test]
     fn somebody_elses_metadata_is_ignored() {
-        let other = encode(PLACE, &finished(&[101..105])).replace("finished 1", "finished 2");
+        let other =
+            encode(PLACE, &finished(&[101..105, 107..108])).replace("finished 1", "finished 2");
         for text in [
             "",
             "moontide start 17",
@@ -253,7 +254,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_left_out_from_the_far_end() {
-        let all = ranges(PLACE, &[(1, 1); 5_000]);
+        let all = ranges(PLACE, &vec![(1, 1); 5_000]);
         let text = encode(PLACE, &all);
         assert!(text.len() <= TEXT_BYTES_MAX && text.len() > TEXT_BYTES_MAX - 8);
         let found = decode(&text, PLACE, i64::MAX).unwrap();

@@ -3,6 +3,7 @@
 //! The consumer has a handle of its own (`client`), since the crate's consumers hand out one message a call; `list` and
 //! `message` are what goes in and comes out of it, `error` sorts what can go wrong.
 
+pub(crate) mod admin;
 mod callbacks;
 mod client;
 mod error;

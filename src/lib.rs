@@ -28,6 +28,10 @@ mod start;
 
 mod mailbox;
 
+mod journal;
+
+mod solo;
+
 mod difference;
 
 mod kafka;
@@ -35,6 +39,8 @@ mod kafka;
 mod dead_letter;
 
 mod retry_topic;
+
+mod needed;
 
 mod outbox;
 

@@ -16,6 +16,7 @@ mod load;
 mod logger;
 mod message;
 mod plain;
+mod run;
 mod shared;
 mod tide;
 mod verdict;

@@ -385,4 +385,8 @@ impl Tracker {
 }
 
 #[cfg(test)]
+mod lanes_tests;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
 use crate::bundle::Bundle;
+use crate::config::Config;
 use crate::kafka;
 use crate::lua::{Answer, CallId, Vm};
 use crate::mailbox::Mailbox;
 use crate::metrics::{ConsumerSnapshot, WorkerSnapshot};
+use crate::needed::Needed;
 use crate::outbox::{Outbox, Refused};
 use crate::route::Plan;
 use crate::status::Blocked;
@@ -74,6 +76,21 @@ pub(crate) enum ToConsumer {
     Close(Instant),
 }
 
+/// What the thread that looks after topics is told.
+pub(crate) enum ToTopics {
+    /// A pattern of this consumer's matches these.
+    Matched {
+        consumer: Arc<str>,
+        topics: Vec<Arc<str>>,
+    },
+    /// Another configuration is in force; these of its topics were not answered yet.
+    Reload {
+        config: Arc<Config>,
+        open: Vec<Needed>,
+    },
+    Stop,
+}
+
 /// Where the answer to a commit goes.
 pub(crate) struct Reply {
     pub(crate) worker: Arc<Mailbox<ToWorker>>,
@@ -115,7 +132,37 @@ pub(crate) enum ToWorker {
         done: mpsc::Sender<()>,
     },
     Status(mpsc::Sender<WorkerSnapshot>),
+    /// What somebody wants by hand.
+    Order(Order),
     Stop,
+}
+
+/// What is done by hand to what runs. A worker that it does not concern drops it, and with it the reply.
+pub(crate) enum Order {
+    /// Ends a message without its handlers, or those that are named; the reply says what was done or why not.
+    Skip {
+        message: Handle,
+        listener: Option<String>,
+        dead_letter: bool,
+        /// Who and why, for the log and the dead letter.
+        reason: String,
+        reply: mpsc::Sender<Result<String, String>>,
+    },
+    /// Ends back-offs; the reply says how many.
+    Retry {
+        listener: Option<String>,
+        reply: mpsc::Sender<usize>,
+    },
+    /// Calls under way finish.
+    Pause { listener: String, paused: bool },
+}
+
+/// A message, by its coordinates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Handle {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
 }
 
 impl Partition {

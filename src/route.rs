@@ -132,6 +132,12 @@ impl Subscription {
     }
 }
 
+/// Whether a topic is the listener's by a pattern, not by its name.
+pub(crate) fn matches_pattern(listener: &Listener, topic: &str) -> bool {
+    let is_literal = |wanted: &Topic| matches!(wanted, Topic::Literal(name) if name == topic);
+    !listener.topics.iter().any(is_literal) && wants(listener, &listener.consumer, topic)
+}
+
 fn wants(listener: &Listener, consumer: &str, topic: &str) -> bool {
     listener.consumer == consumer
         && listener.topics.iter().any(|wanted| match wanted {

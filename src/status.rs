@@ -18,6 +18,9 @@ pub(crate) struct Status {
     pub(crate) disk: Option<String>,
     /// Keys that were changed and take a restart.
     pub(crate) waiting_for_restart: Vec<String>,
+    /// Listeners that somebody has paused.
+    #[serde(default)]
+    pub(crate) paused: Vec<Paused>,
     /// How many reloads ended how, since the start.
     #[serde(default)]
     pub(crate) reloads: Reloads,
@@ -95,6 +98,17 @@ pub(crate) struct Reloads {
     pub(crate) applied: u64,
     pub(crate) unchanged: u64,
     pub(crate) rejected: u64,
+}
+
+/// A listener that takes no message until somebody resumes it, or the daemon starts anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Paused {
+    pub(crate) listener: String,
+    pub(crate) since: i64,
+    /// Who did it.
+    pub(crate) by: String,
+    pub(crate) reason: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -245,6 +259,14 @@ impl Status {
                 first.offset, first.listener, first.attempt
             ));
         }
+        if !self.paused.is_empty() {
+            let names: Vec<_> = self
+                .paused
+                .iter()
+                .map(|one| one.listener.as_str())
+                .collect();
+            parts.push(format!("paused: `{}`", names.join("`, `")));
+        }
         if self.disk.is_some() {
             parts.push("the files on disk are bad, a restart would fail".to_owned());
         }
@@ -264,6 +286,34 @@ impl Status {
 pub(crate) enum Request {
     Reload,
     Status,
+    Order(Order),
+}
+
+/// What somebody wants done to what runs, by hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "order")]
+pub(crate) enum Order {
+    #[serde(rename_all = "camelCase")]
+    Skip {
+        topic: String,
+        partition: i32,
+        offset: i64,
+        listener: Option<String>,
+        dead_letter: bool,
+        reason: Option<String>,
+    },
+    Retry {
+        listener: Option<String>,
+        reason: Option<String>,
+    },
+    Pause {
+        listener: String,
+        reason: Option<String>,
+    },
+    Resume {
+        listener: String,
+        reason: Option<String>,
+    },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -271,6 +321,8 @@ pub(crate) enum Request {
 pub(crate) enum Response {
     Reloaded(ReloadReport),
     Status(Box<Status>),
-    /// What was wrong with the request.
+    /// An order was carried out: what that did.
+    Done(String),
+    /// What was wrong with the request, or why it was not done.
     Error(String),
 }

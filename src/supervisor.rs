@@ -7,6 +7,8 @@ use tokio::sync::mpsc::UnboundedSender;
 pub(crate) enum Ending {
     /// `onError = "stop"`: the sentence names the message.
     Message(String),
+    /// What the configuration needs of the brokers is not there.
+    Config(String),
     /// A thread ended unasked, or its client died.
     Failed(String),
 }

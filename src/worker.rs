@@ -10,11 +10,13 @@ mod calls;
 mod engine;
 mod failures;
 mod gates;
+mod hands;
 mod letters;
 mod meter;
 mod outcomes;
 mod report;
 mod run;
+mod running;
 mod slot;
 mod taken;
 mod timers;
@@ -27,12 +29,14 @@ use std::time::{Duration, Instant};
 
 use crate::bundle::Bundle;
 use crate::config::Config;
+use crate::journal::Page;
 use crate::kafka::Message;
 use crate::lua::{Answer, App, Pulse, Vm};
 use crate::mailbox::Mailbox;
 use crate::message::Record as _;
 use crate::partition::{Partition, ToConsumer, ToWorker};
 use crate::route::{self, Plan};
+use crate::solo::Solo;
 use crate::supervisor::Endings;
 use crate::systemd::Beat;
 
@@ -42,6 +46,7 @@ use engine::Engine;
 use gates::Gates;
 use letters::Letters;
 use meter::Meter;
+use running::{Gatekeeper, Running};
 use slot::Slot;
 use timers::{Timers, Wake};
 
@@ -74,6 +79,8 @@ pub(crate) struct Worker {
     gates: Gates,
     letters: Letters,
     meter: Meter,
+    running: Running,
+    gatekeeper: Gatekeeper,
     timers: Timers,
     finished: Vec<(Arc<Partition>, Range<u64>)>,
     log: failures::Log,
@@ -91,6 +98,9 @@ pub(crate) struct Start {
     pub(crate) pulse: Pulse,
     pub(crate) bundle: Arc<Bundle>,
     pub(crate) vm: Vm,
+    /// Its own one of the journal.
+    pub(crate) page: Page,
+    pub(crate) solo: Arc<Solo<ToWorker>>,
 }
 
 /// How long a turn of the loop may take: the longest call, and what is around it.
@@ -129,6 +139,8 @@ impl Worker {
             gates,
             letters: Letters::new(),
             meter,
+            running: Running::new(start.page),
+            gatekeeper: Gatekeeper::new(start.solo, start.index),
             timers: Timers::default(),
             finished: Vec::new(),
             log: failures::Log::default(),
@@ -141,8 +153,14 @@ impl Worker {
         let mut letters = Vec::new();
         loop {
             self.beat.turn();
-            if self.ready.is_empty() {
+            let is_held = self.gatekeeper.is_held(self.calls.is_empty())
+                || self.engine.down_until().is_some();
+            if self.ready.is_empty() || is_held {
                 let deadline = Instant::now() + TURN;
+                let deadline = self
+                    .engine
+                    .down_until()
+                    .map_or(deadline, |at| at.min(deadline));
                 self.mailbox.wait(
                     &mut letters,
                     self.timers
@@ -154,6 +172,7 @@ impl Worker {
             }
             for letter in letters.drain(..) {
                 if matches!(letter, ToWorker::Stop) {
+                    self.gatekeeper.gone();
                     return self.engine.stop();
                 }
                 self.open(letter);
@@ -161,7 +180,10 @@ impl Worker {
             let now = Instant::now();
             self.fire(now);
             self.look(now);
-            if let Some(epoch) = self.ready.pop_front() {
+            if self.calls.is_empty() && self.gatekeeper.may_go_on() {
+                self.wake_alone();
+            }
+            if !is_held && let Some(epoch) = self.ready.pop_front() {
                 self.run_partition(epoch);
                 self.report();
             }
@@ -193,6 +215,7 @@ impl Worker {
             ToWorker::Swap { bundle, vm, done } => self.engine.queue(bundle, vm, done),
             // Nobody waits for it any more where the send fails.
             ToWorker::Status(reply) => drop(reply.send(self.snapshot())),
+            ToWorker::Order(order) => self.obey(order),
             ToWorker::Stop => {}
         }
     }
@@ -221,7 +244,8 @@ impl Worker {
             let config = &self.engine.bundle().config;
             let plan =
                 route::plan(config, &partition.consumer, &partition.topic).map_or(plan, Arc::new);
-            Slot::new(plan, partition)
+            let place = self.running.place(&partition);
+            Slot::new(plan, partition, place)
         });
         let below = first + messages.len() as u64;
         slot.taken.push(below, taken, slot.lanes.lowest());
@@ -283,6 +307,7 @@ impl Worker {
             self.settle(&mut slot);
         }
         self.letters.retain(|(one, ..), _| *one != epoch);
+        self.running.end_all(epoch);
         self.forget_alone(epoch);
         self.forget_probe(epoch, None);
         partition.set_blocked(None);
@@ -344,6 +369,9 @@ impl Worker {
         for _ in 0..2 {
             self.engine.let_go();
             self.engine.mend(now);
+            if self.engine.down_until().is_some() {
+                self.abandon(self.engine.generation());
+            }
             if let Some(vm) = self.engine.overdue(now) {
                 self.abandon(vm);
             }
@@ -369,6 +397,10 @@ impl Worker {
                 slot.plan = Arc::new(Plan::nobody());
                 continue;
             };
+            if plan.orders_otherwise(&slot.plan) {
+                // Lanes of two orderings never mix: the consumer's letter comes, and then a new epoch.
+                slot.partition.end();
+            }
             slot.plan = Arc::new(plan);
             let names = slot.names(config);
             let partition = slot.partition.clone();

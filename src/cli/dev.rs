@@ -134,8 +134,13 @@ impl Stage {
         let mut topics = adjust::literal_topics(config);
         topics.extend(arguments.topics.iter().cloned());
         topics.extend(samples.iter().map(|sample| sample.record.topic.clone()));
-        for topic in &topics {
-            broker.create_topic(topic, arguments.partitions)?;
+        let matched: Vec<&str> = topics.iter().map(String::as_str).collect();
+        for topic in topics
+            .iter()
+            .cloned()
+            .chain(adjust::needed_topics(config, &matched))
+        {
+            broker.create_topic(&topic, arguments.partitions)?;
         }
         deliver(&samples, broker.address()).with_context(|| messages.display().to_string())?;
         let published = address::publish(runtime_directory, broker.address())?;
@@ -171,7 +176,8 @@ impl Stage {
 
     /// Called for the config of the start and of each reload, which may name new topics.
     fn adjust(&self, config: &mut Config) {
-        for topic in adjust::literal_topics(config) {
+        let needed = adjust::needed_topics(config, &[]);
+        for topic in adjust::literal_topics(config).into_iter().chain(needed) {
             if let Err(error) = self.broker.create_topic(&topic, self.partitions) {
                 tracing::error!(
                     topic,

@@ -47,7 +47,7 @@ fn reload(daemon: &Daemon, deadline: Duration) -> Result<ReloadReport> {
     match control::ask(&daemon.directory()?, &Request::Reload, deadline)? {
         Response::Reloaded(report) => Ok(report),
         Response::Error(error) => bail!("{error}"),
-        Response::Status(_) => bail!("moontide has answered another question"),
+        Response::Status(_) | Response::Done(_) => bail!("moontide has answered another question"),
     }
 }
 
@@ -111,7 +111,9 @@ mod tests {
         let daemon = Daemon::of(temp.path());
         let asking =
             tokio::task::spawn_blocking(move || reload(&daemon, Duration::from_secs(20)).unwrap());
-        let (request, answer) = requests.recv().await.unwrap();
+        let control::Ask {
+            request, answer, ..
+        } = requests.recv().await.unwrap();
         assert!(matches!(request, Request::Reload));
         let report = ReloadReport {
             at: 1,

@@ -25,6 +25,7 @@ pub(super) fn exit(result: Result<Ended, StartError>) -> Exit {
     match result {
         Ok(Ended::Stopped) => Exit::Ok,
         Ok(Ended::ByMessage(_)) => Exit::StoppedByMessage,
+        Ok(Ended::BadConfig(_)) => Exit::BadConfig,
         Ok(Ended::Failed(_)) => Exit::Failed,
         Err(StartError::Config(error)) => {
             terminal::complain(&error);

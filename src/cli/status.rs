@@ -57,7 +57,9 @@ fn ask(daemon: &locate::Daemon) -> Result<Status> {
     match control::ask(&daemon.directory()?, &Request::Status, DEADLINE)? {
         Response::Status(status) => Ok(*status),
         Response::Error(error) => bail!("{error}"),
-        Response::Reloaded(_) => bail!("moontide has answered another question"),
+        Response::Reloaded(_) | Response::Done(_) => {
+            bail!("moontide has answered another question")
+        }
     }
 }
 

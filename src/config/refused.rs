@@ -227,7 +227,7 @@ fn dead_letter(key: &str) -> Option<&'static str> {
             Some("write `retry.attempts`: runs, the first included")
         }
         "partition" | "partitioner" => {
-            Some("the partition of a dead letter follows from its key; remove it")
+            Some("a dead letter goes to the partition of the same number; remove it")
         }
         "headers" => Some("write `headerStyle` = \"moontide\", \"spring\" or \"connect\""),
         _ => None,

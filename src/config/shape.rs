@@ -77,7 +77,7 @@ fn mask_value(value: &DeValue<'_>, report: &mut Report<'_>) {
 }
 
 /// The nearest of `names`, when it is near enough to be meant.
-pub(super) fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+pub(crate) fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let name = name.to_lowercase();
     names
         .map(|other| {

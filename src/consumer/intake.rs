@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::Ordering as LaneOrdering;
 use crate::kafka::{Message, TopicPartition};
+use crate::lanes;
 use crate::message::Record;
 use crate::offsets::{Arrival, Position, Tracker};
 use crate::partition::{Partition, Shared, ToWorker};
@@ -69,6 +70,19 @@ impl Intake {
     }
 }
 
+impl Held {
+    fn arrive(&mut self, message: &Message) -> Arrival {
+        let (plan, partition) = (&self.plan, &self.partition);
+        let lane = |number| {
+            let (ordering, null_keys) = (plan.ordering, plan.null_keys);
+            lanes::lane_of(ordering, null_keys, partition.seed, message, number)
+        };
+        let (offset, leader_epoch) = (message.offset(), message.leader_epoch());
+        self.tracker
+            .arrive(offset, leader_epoch, message.bytes(), lane)
+    }
+}
+
 impl Consumer {
     /// Takes one batch. Whether there may be more.
     pub(super) fn take(&mut self, now: Instant) -> bool {
@@ -127,9 +141,8 @@ impl Consumer {
                 return self.seek(&[at]);
             }
         }
-        let (offset, leader_epoch, bytes) =
-            (message.offset(), message.leader_epoch(), message.bytes());
-        let number = match held.tracker.arrive(offset, leader_epoch, bytes, |_| 0) {
+        let (offset, leader_epoch) = (message.offset(), message.leader_epoch());
+        let number = match held.arrive(&message) {
             Arrival::New(number) => number,
             // A finished one has no number, so that those of a batch are consecutive all the same.
             Arrival::Repeated | Arrival::Finished => return,
@@ -139,7 +152,7 @@ impl Consumer {
                     return;
                 };
                 self.begin_epoch(held, offset, leader_epoch);
-                match held.tracker.arrive(offset, leader_epoch, bytes, |_| 0) {
+                match held.arrive(&message) {
                     Arrival::New(number) => number,
                     _ => return,
                 }

@@ -11,6 +11,7 @@ use crate::asker::Ask;
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::kafka::{Class, Error};
+use crate::partition::ToTopics;
 use crate::route::{self, Subscription};
 use crate::status::TopicError;
 use crate::supervisor::Ending;
@@ -143,6 +144,12 @@ impl Consumer {
                     "subscribed"
                 );
                 self.topics.troubled.retain(|topic, _| list.contains(topic));
+                let before = &self.topics.subscribed;
+                let new = list.iter().filter(|topic| !before.contains(topic));
+                self.needed.send(ToTopics::Matched {
+                    consumer: self.name.clone(),
+                    topics: new.cloned().collect(),
+                });
                 self.topics.subscribed = list;
             }
             Err(error) if error.class() == Class::Fatal => self.error(&error, None),

@@ -15,7 +15,10 @@ fn daemon(directory: &Path, version: &str) -> tokio::task::JoinHandle<Result<()>
     let (sender, mut requests) = mpsc::channel::<Ask>(1);
     let version = version.to_owned();
     tokio::spawn(async move {
-        while let Some((request, answer)) = requests.recv().await {
+        while let Some(Ask {
+            request, answer, ..
+        }) = requests.recv().await
+        {
             if let Request::Status = request {
                 let status = Status {
                     version: version.clone(),

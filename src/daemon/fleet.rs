@@ -13,15 +13,19 @@ use crate::clock::now_ms;
 use crate::config::{self, Config};
 use crate::consumer::{self, Consumer};
 use crate::difference::Difference;
+use crate::journal::{Journal, Page};
 use crate::lua::{App, Vm, Watchdog};
 use crate::mailbox::Mailbox;
 use crate::metrics::{ConsumerSnapshot, WorkerSnapshot};
+use crate::needed::Needed;
 use crate::partition::{ToConsumer, ToWorker};
+use crate::solo::Solo;
 use crate::status::{BundleStatus, ConsumerStatus};
 use crate::supervisor::{Ending, Endings};
 use crate::systemd::Progress;
 use crate::worker::{self, Worker};
 
+use super::topics::Topics;
 use super::{AFTER_DRAIN, StartError, load};
 
 /// How long one turn of a consumer's loop may take before the watchdog says that it stands still.
@@ -41,6 +45,7 @@ pub(super) struct Fleet {
     workers: Vec<WorkerThread>,
     consumers: BTreeMap<String, ConsumerThread>,
     roster: Roster,
+    topics: Topics,
 }
 
 struct WorkerThread {
@@ -53,7 +58,7 @@ struct ConsumerThread {
     thread: JoinHandle<()>,
 }
 
-/// Who to ask for the status, also while the fleet is busy with a reload.
+/// Who to ask, for the status and for what is done by hand, also while the fleet is busy with a reload.
 #[derive(Clone, Default)]
 pub(super) struct Roster(Arc<Mutex<Members>>);
 
@@ -62,6 +67,7 @@ struct Members {
     consumers: BTreeMap<String, Arc<Mailbox<ToConsumer>>>,
     workers: Vec<Arc<Mailbox<ToWorker>>>,
     config: Option<Arc<Config>>,
+    journal: Option<Journal>,
     /// What the workers said last, for as long as they are busy.
     said: Vec<WorkerSnapshot>,
 }
@@ -69,7 +75,11 @@ struct Members {
 impl Roster {
     /// Tells every consumer to drain; to be told again does no harm.
     pub(super) fn close(&self, deadline: Instant) {
-        for inbox in self.lock().consumers.values() {
+        let members = self.lock();
+        if let Some(journal) = &members.journal {
+            journal.stopping();
+        }
+        for inbox in members.consumers.values() {
             inbox.send(ToConsumer::Close(deadline));
         }
     }
@@ -123,6 +133,15 @@ impl Roster {
         said.clone()
     }
 
+    pub(super) fn status(&self) -> Vec<ConsumerStatus> {
+        let (consumers, _) = self.ask();
+        consumers.into_iter().map(|one| one.status).collect()
+    }
+
+    pub(super) fn workers(&self) -> Vec<Arc<Mailbox<ToWorker>>> {
+        self.lock().workers.clone()
+    }
+
     /// The one in force.
     pub(super) fn config(&self) -> Option<Arc<Config>> {
         self.lock().config.clone()
@@ -143,6 +162,7 @@ impl Fleet {
         let watchdog = Arc::new(Watchdog::start().context("cannot start the watchdog of Lua")?);
         let app = Arc::new(App::default());
         let vms = load::vms(&bundle, &app, &watchdog).map_err(StartError::Config)?;
+        let topics = Topics::start(&bundle.config, &endings)?;
         let mut fleet = Self {
             bundle: Arc::new(bundle),
             app,
@@ -153,12 +173,10 @@ impl Fleet {
             workers: Vec::new(),
             consumers: BTreeMap::new(),
             roster: Roster::default(),
+            topics,
         };
         fleet.roster.lock().config = Some(fleet.bundle.config.clone());
-        let count = vms.len();
-        for (index, vm) in vms.into_iter().enumerate() {
-            fleet.start_worker(index, count, vm)?;
-        }
+        fleet.start_workers(vms)?;
         for settings in &fleet.bundle.config.consumers.clone() {
             fleet.start_consumer(settings)?;
         }
@@ -189,8 +207,33 @@ impl Fleet {
         }
     }
 
-    fn start_worker(&mut self, index: usize, count: usize, vm: Vm) -> anyhow::Result<()> {
-        let mailbox = Arc::new(Mailbox::default());
+    fn start_workers(&mut self, vms: Vec<Vm>) -> anyhow::Result<()> {
+        let count = vms.len();
+        let daemon = &self.bundle.config.daemon;
+        let (journal, pages) = Journal::start(&daemon.state_directory, count, daemon.crashes_max);
+        let mailboxes: Vec<_> = vms.iter().map(|_| Arc::new(Mailbox::default())).collect();
+        let solo = Arc::new(Solo::new(mailboxes.clone()));
+        {
+            let mut members = self.roster.lock();
+            members.journal = journal;
+            members.workers.clone_from(&mailboxes);
+        }
+        let parts = vms.into_iter().zip(pages).zip(mailboxes);
+        for (index, ((vm, page), mailbox)) in parts.enumerate() {
+            self.start_worker(index, count, vm, page, mailbox, solo.clone())?;
+        }
+        Ok(())
+    }
+
+    fn start_worker(
+        &mut self,
+        index: usize,
+        count: usize,
+        vm: Vm,
+        page: Page,
+        mailbox: Arc<Mailbox<ToWorker>>,
+        solo: Arc<Solo<ToWorker>>,
+    ) -> anyhow::Result<()> {
         let name = format!("worker-{index}");
         let beat = self
             .progress
@@ -210,10 +253,11 @@ impl Fleet {
                 pulse,
                 bundle,
                 vm,
+                page,
+                solo,
             };
             Worker::new(start).run();
         })?;
-        self.roster.lock().workers.push(mailbox.clone());
         self.workers.push(WorkerThread { mailbox, thread });
         Ok(())
     }
@@ -233,6 +277,7 @@ impl Fleet {
             endings: self.endings.clone(),
             beat: self.progress.register(&name, CONSUMER_TURN),
             epochs: self.epochs.clone(),
+            topics: self.topics.mailbox(),
         })
         .with_context(|| format!("consumer `{}`", settings.name))?;
         let thread = self.spawn(&name, move || consumer.run())?;
@@ -248,27 +293,23 @@ impl Fleet {
         Ok(())
     }
 
-    /// A thread that panics ends the daemon.
     fn spawn(
         &self,
         name: &str,
         body: impl FnOnce() + Send + 'static,
     ) -> anyhow::Result<JoinHandle<()>> {
-        let (endings, thread) = (self.endings.clone(), name.to_owned());
-        std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
-                    // The daemon may be on its way out for another reason.
-                    let _ = endings.send(Ending::Failed(format!("thread `{thread}` panicked")));
-                }
-            })
-            .with_context(|| format!("cannot start thread `{name}`"))
+        spawn(&self.endings, name, body)
     }
 
     /// Puts another bundle in force, whose VMs stand already. In this order: what is removed finishes with the routes
     /// that it began with; workers swap between two calls; consumers follow, and take what is new.
-    pub(super) fn apply(&mut self, bundle: &Arc<Bundle>, vms: Vec<Vm>, difference: &Difference) {
+    pub(super) fn apply(
+        &mut self,
+        bundle: &Arc<Bundle>,
+        vms: Vec<Vm>,
+        difference: &Difference,
+        open: Vec<Needed>,
+    ) {
         let drain = self.bundle.config.daemon.drain_deadline;
         let deadline = Instant::now() + drain;
         self.retire(bundle, deadline);
@@ -277,6 +318,7 @@ impl Fleet {
         }
         self.swap(bundle, vms);
         self.bundle = bundle.clone();
+        self.topics.follow(&bundle.config, open);
         self.roster.lock().config = Some(bundle.config.clone());
         for consumer in self.consumers.values() {
             consumer.inbox.send(ToConsumer::Reload(bundle.clone()));
@@ -342,6 +384,7 @@ impl Fleet {
             consumer.inbox.send(ToConsumer::Close(deadline));
         }
         let mut in_time = true;
+        let topics = self.topics.stop();
         for (_, consumer) in std::mem::take(&mut self.consumers) {
             in_time &= join(consumer.thread, deadline + AFTER_DRAIN);
         }
@@ -351,7 +394,7 @@ impl Fleet {
         for worker in std::mem::take(&mut self.workers) {
             in_time &= join(worker.thread, deadline + AFTER_DRAIN);
         }
-        in_time
+        in_time & join(topics, deadline + AFTER_DRAIN)
     }
 }
 
@@ -366,6 +409,24 @@ fn silent(name: String) -> ConsumerSnapshot {
         },
         ..ConsumerSnapshot::default()
     }
+}
+
+/// A thread that panics ends the daemon.
+pub(super) fn spawn(
+    endings: &Endings,
+    name: &str,
+    body: impl FnOnce() + Send + 'static,
+) -> anyhow::Result<JoinHandle<()>> {
+    let (endings, thread) = (endings.clone(), name.to_owned());
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
+                // The daemon may be on its way out for another reason.
+                let _ = endings.send(Ending::Failed(format!("thread `{thread}` panicked")));
+            }
+        })
+        .with_context(|| format!("cannot start thread `{name}`"))
 }
 
 /// Joins a thread that has until then; one that has not ended is left to the end of the process.

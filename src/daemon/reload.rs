@@ -12,7 +12,7 @@ use crate::logging::Guard;
 use crate::status::{ReloadReport, ReloadResult, Status};
 
 use super::fleet::Fleet;
-use super::{Adjust, load};
+use super::{Adjust, load, topics};
 
 pub(super) struct Reloader {
     path: PathBuf,
@@ -115,8 +115,13 @@ impl Reloader {
             Ok(vms) => vms,
             Err(error) => return rejected(error),
         };
+        let found = topics::ask_for_new(&current.config, &new.config);
+        if !found.missing.is_empty() {
+            return rejected(found.missing.join("\n"));
+        }
+        let open = found.open.into_iter().map(|(needed, _)| needed).collect();
         failpoint!("before-swap");
-        self.fleet.apply(&Arc::new(new), vms, &difference);
+        self.fleet.apply(&Arc::new(new), vms, &difference, open);
         failpoint!("after-swap");
         self.follow();
         Outcome::Applied(difference)

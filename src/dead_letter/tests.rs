@@ -1,3 +1,5 @@
+//! Letters of each style, as data in and data out.
+
 use std::time::Duration;
 
 use proptest::prelude::*;

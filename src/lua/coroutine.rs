@@ -110,8 +110,7 @@ unsafe fn drive(
         match status {
             ffi::LUA_YIELD if wait::is_token(inner, results) => {
                 ffi::lua_pop(inner, 1);
-                let call = shared.call.get();
-                shared.held.borrow_mut().insert(inner, call);
+                shared.hold(inner);
                 wait::push_token(outer);
                 ffi::lua_yieldk(outer, 1, 0, Some(then));
                 Resumed::Results(0)

@@ -25,6 +25,13 @@ const NAME_MAX: usize = 100;
 /// What a coroutine of the host yields when it waits; nothing that Lua code can make.
 pub(super) static TOKEN: u8 = 0;
 
+/// A coroutine that waits for the host.
+pub(super) struct Held {
+    call: u64,
+    /// The one that is resumed by another is held before it.
+    order: u64,
+}
+
 /// One a VM, at an address that does not change: every C function of ours has it as its first upvalue.
 pub(super) struct Shared {
     pub(super) app: Arc<App>,
@@ -54,7 +61,9 @@ pub(super) struct Shared {
     /// The answer to a commit, between the host's resume and the function that waits for it.
     pub(super) answer: RefCell<Option<Result<i64, String>>>,
     /// Coroutines of Lua code that wait for the host, and the call whose wait it is: for all other code they run.
-    pub(super) held: RefCell<HashMap<*mut lua_State, u64>>,
+    pub(super) held: RefCell<HashMap<*mut lua_State, Held>>,
+    /// How many were ever held.
+    held_count: Cell<u64>,
     /// The message of the error being raised.
     message: RefCell<String>,
     /// Bytes on their way into Lua. Good for one push: a finalizer that runs later may change them.
@@ -96,6 +105,7 @@ impl Shared {
             verdict: RefCell::default(),
             answer: RefCell::default(),
             held: RefCell::default(),
+            held_count: Cell::new(0),
             message: RefCell::default(),
             scratch: RefCell::default(),
             headers: RefCell::default(),
@@ -103,6 +113,24 @@ impl Shared {
             plain: RefCell::default(),
             topic: RefCell::default(),
         }
+    }
+
+    /// From here on `state` waits for the host, on behalf of the call that runs.
+    pub(super) fn hold(&self, state: *mut lua_State) {
+        let (call, order) = (self.call.get(), self.held_count.get());
+        self.held_count.set(order + 1);
+        self.held.borrow_mut().insert(state, Held { call, order });
+    }
+
+    /// Whatever waits on behalf of `call` does so no more: the coroutines, the innermost first.
+    pub(super) fn let_go(&self, call: u64) -> Vec<*mut lua_State> {
+        let mut held = self.held.borrow_mut();
+        let mut of_call: Vec<_> = held
+            .extract_if(|_, held| held.call == call)
+            .map(|(state, held)| (held.order, state))
+            .collect();
+        of_call.sort_unstable();
+        of_call.into_iter().map(|(_, state)| state).collect()
     }
 
     /// Of the C function that runs: its first upvalue.

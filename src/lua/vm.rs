@@ -1,7 +1,8 @@
-//! One VM: the coroutines of its calls, and how far each has come.
+//! One VM: its calls, and how far each has come.
 //!
-//! Every call runs in a coroutine of the host, which is used again after a call that was done and never after one that
-//! was not. Nothing here touches Lua unprotected but what can neither allocate nor raise.
+//! A call starts, waits, goes on and is given up here; each slice of it is `run`'s. Invariant: a call that waits is in
+//! `waiting`, and its coroutine belongs to nobody else. Nothing here touches Lua unprotected but what can neither
+//! allocate nor raise.
 
 #![expect(unsafe_code, reason = "the hot path is Lua's C API")]
 
@@ -16,29 +17,21 @@ use std::time::{Duration, Instant};
 use mlua::ffi::{self, lua_State};
 
 use super::build::Hooks;
-use super::failure::{self, Words, describe};
+use super::failure;
 use super::last_words::About;
 use super::message::Frame;
+use super::run::{Coroutine, Ended};
 use super::shared::Shared;
-use super::watchdog::{self, Pulse, Slice};
-use super::{
-    Answer, Call, CallId, Failure, FailureKind, Step, Verdict, Wait, coroutine, hook, wait,
-};
+use super::watchdog::{self, Pulse};
+use super::{Answer, Call, CallId, Failure, FailureKind, Step, Wait, coroutine};
 use crate::config::Config;
 
 /// For finalizers that run outside of any call, before the last deadline begins.
-const FINALIZERS: Duration = Duration::from_secs(1);
+pub(super) const FINALIZERS: Duration = Duration::from_secs(1);
 /// For a function of init.lua, its waits included: it holds up the start, a reload, or a worker that gets a fresh VM.
 const HOOK_MAX: Duration = Duration::from_secs(10);
-/// Above the limit, for the words about a failure.
-const RESERVE: usize = 4 << 20;
-
-/// A coroutine of the host, anchored in the registry.
-#[derive(Clone, Copy)]
-struct Coroutine {
-    state: *mut lua_State,
-    reference: c_int,
-}
+/// For the `__close` methods of a call that is given up.
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// A call that waits.
 struct Waiting {
@@ -60,8 +53,10 @@ pub(crate) struct Vm {
     pub(super) entry: c_int,
     pub(super) hooks: Hooks,
     pub(super) last_call: u64,
-    free: RefCell<Vec<Coroutine>>,
+    pub(super) free: RefCell<Vec<Coroutine>>,
     waiting: HashMap<CallId, Waiting>,
+    /// The `__close` methods of a call that was given up had to be ended.
+    closes_no_more: bool,
 }
 
 // SAFETY: a VM is built by one thread and then moved as a whole, with every pointer and reference count into it; nothing
@@ -85,14 +80,6 @@ impl Drop for Vm {
     }
 }
 
-/// What ran, before it is known what that means.
-enum Ended {
-    Done,
-    Waits(Wait),
-    Asked(Verdict),
-    Failed(FailureKind, Words),
-}
-
 impl Vm {
     pub(super) fn assemble(
         lua: mlua::Lua,
@@ -110,6 +97,7 @@ impl Vm {
             last_call: 0,
             free: RefCell::default(),
             waiting: HashMap::new(),
+            closes_no_more: false,
         }
     }
 
@@ -188,11 +176,41 @@ impl Vm {
         }
     }
 
-    /// Gives up a call that waits: its coroutine is dropped where it stands.
+    /// Gives up a call that waits: what it left open is closed, and its coroutine dropped where it stands.
     pub(crate) fn cancel(&mut self, id: CallId) {
         if let Some(waiting) = self.waiting.remove(&id) {
+            self.close(&waiting, id);
             self.drop_coroutine(waiting.coroutine, id);
         }
+    }
+
+    /// Runs the `__close` methods of a call that waits, the innermost coroutine's first.
+    fn close(&mut self, waiting: &Waiting, id: CallId) {
+        let own = waiting.coroutine.state;
+        let states = self.shared.let_go(id.0).into_iter().chain([own]);
+        if self.closes_no_more {
+            return;
+        }
+        let limit = self.blocking(waiting.listener).min(CLOSING);
+        let about = About {
+            listener: &self.config.listeners[waiting.listener].name,
+            topic: &waiting.topic,
+            partition: waiting.partition,
+            offset: waiting.offset,
+        };
+        let Some(slice) = watchdog::begin_aside(own, limit, &about) else {
+            return;
+        };
+        self.shared.coroutine.set(own);
+        for state in states {
+            coroutine::running(state);
+            // SAFETY: each is suspended, and alive: the call's own is anchored, and what resumed the others has them on
+            // its stack.
+            unsafe { ffi::lua_closethread(state, self.main) };
+        }
+        self.shared.coroutine.set(ptr::null_mut());
+        // One call that takes its time is enough for a VM that may have many to give up.
+        self.closes_no_more = slice.killed();
     }
 
     /// Calls that wait.
@@ -265,185 +283,5 @@ impl Vm {
             Answer::Committed(result) => Some(result),
         };
         self.shared.answer.replace(committed);
-    }
-
-    fn run(
-        &self,
-        pulse: &Pulse,
-        id: CallId,
-        coroutine: Coroutine,
-        arguments: c_int,
-        limit: Duration,
-        about: &About<'_>,
-    ) -> Ended {
-        self.shared.call.set(id.0);
-        self.shared.coroutine.set(coroutine.state);
-        let slice = pulse.begin(coroutine.state, limit, about);
-        let mut results = 0;
-        // SAFETY: the state is a coroutine of this VM that is new or suspended, with its arguments on top.
-        let status =
-            unsafe { ffi::lua_resume(coroutine.state, self.main, arguments, &raw mut results) };
-        let mut ended = if status == ffi::LUA_OK && results == 0 && !self.shared.has_verdict() {
-            Ended::Done
-        } else {
-            self.look(&slice, coroutine, status, results)
-        };
-        let killed = slice.killed();
-        drop(slice);
-        self.shared.call.set(0);
-        self.shared.coroutine.set(ptr::null_mut());
-        let verdict = self.shared.verdict.take();
-        if killed || verdict.is_some() {
-            // SAFETY: the main state is alive; a hook may be left on it from describing the failure.
-            unsafe { hook::clear(self.main) };
-        }
-        if let Some(verdict) = verdict {
-            // Whatever the call came to afterwards.
-            ended = Ended::Asked(verdict);
-        }
-        match ended {
-            Ended::Waits(_) if !killed => {}
-            Ended::Done if !killed => {
-                // SAFETY: the coroutine has ended well; nothing of it is running.
-                unsafe { ffi::lua_settop(coroutine.state, 0) };
-                self.free.borrow_mut().push(coroutine);
-            }
-            _ => self.drop_coroutine(coroutine, id),
-        }
-        if killed {
-            match &mut ended {
-                Ended::Waits(_) => {
-                    ended = Ended::Failed(
-                        FailureKind::Blocking,
-                        failure::words(&failure::too_long(limit)),
-                    );
-                }
-                Ended::Failed(kind, _) => *kind = FailureKind::Blocking,
-                Ended::Done | Ended::Asked(_) => {}
-            }
-        }
-        ended
-    }
-
-    /// What a coroutine that did not simply end has come to. Still within the slice: error values may run Lua code.
-    fn look(
-        &self,
-        slice: &Slice<'_>,
-        coroutine: Coroutine,
-        status: c_int,
-        results: c_int,
-    ) -> Ended {
-        let state = coroutine.state;
-        // SAFETY: reads the stack of a coroutine that does not run.
-        unsafe {
-            if self.shared.has_verdict() {
-                // What the handler left open is closed; how it ended says nothing.
-                hook::close_asked(state, self.main, status);
-                return Ended::Done;
-            }
-            if slice.killed() {
-                let place = slice.place().or_else(|| failure::position(state));
-                let place = place.map_or_else(String::new, |place| format!("{place}: "));
-                let message = format!("{place}{}", failure::too_long(slice.limit()));
-                let words = Words {
-                    message,
-                    traceback: self.protected(|| failure::traceback(self.main, state)),
-                };
-                return Ended::Failed(FailureKind::Blocking, words);
-            }
-            match status {
-                ffi::LUA_YIELD if wait::is_token(state, results) => {
-                    ffi::lua_pop(state, 1);
-                    match self.shared.wait.take() {
-                        Some(wait) => Ended::Waits(wait),
-                        None => Ended::Failed(
-                            FailureKind::Raised,
-                            failure::words("the handler waits for nothing"),
-                        ),
-                    }
-                }
-                ffi::LUA_YIELD => {
-                    let message = "a C function yielded in the handler's own coroutine, which only `tide` may do";
-                    Ended::Failed(FailureKind::Raised, failure::words(message))
-                }
-                ffi::LUA_ERRMEM => Ended::Failed(
-                    FailureKind::Memory,
-                    failure::out_of_memory(self.config.lua.memory),
-                ),
-                _ if failure::is_memory_error(state) => Ended::Failed(
-                    FailureKind::Memory,
-                    failure::out_of_memory(self.config.lua.memory),
-                ),
-                ffi::LUA_OK => {
-                    let words = self.protected(|| describe(self.main, state, false));
-                    Ended::Failed(FailureKind::Returned, words)
-                }
-                _ => {
-                    let words = self.protected(|| describe(self.main, state, true));
-                    // Runs the `__close` methods of what the handler left open.
-                    coroutine::running(state);
-                    ffi::lua_closethread(state, self.main);
-                    Ended::Failed(FailureKind::Raised, words)
-                }
-            }
-        }
-    }
-
-    /// Runs `work` with some memory above the limit.
-    pub(super) fn protected<T>(&self, work: impl FnOnce() -> T) -> T {
-        let limit = self.config.lua.memory;
-        // Fails only for a state of foreign making.
-        let _ = self
-            .lua
-            .set_memory_limit(limit.max(self.lua.used_memory()) + RESERVE);
-        // An error value's `__tostring` runs here.
-        coroutine::running(self.main);
-        let result = work();
-        let _ = self.lua.set_memory_limit(limit);
-        result
-    }
-
-    /// A coroutine to run something in; none when memory is out.
-    fn coroutine(&self, about: &About<'_>) -> Option<Coroutine> {
-        let free = self.free.borrow_mut().pop();
-        if free.is_some() {
-            return free;
-        }
-        // To make one may collect garbage.
-        let _slice = watchdog::begin_uninterruptible(FINALIZERS, about);
-        // SAFETY: a light C function allocates nothing, and what it does runs protected.
-        let coroutine = unsafe {
-            let top = ffi::lua_gettop(self.main);
-            ffi::lua_pushcclosure(self.main, new_coroutine, 0);
-            let status = ffi::lua_pcall(self.main, 0, 2, 0);
-            let made = (status == ffi::LUA_OK).then(|| Coroutine {
-                state: ffi::lua_touserdata(self.main, -2).cast(),
-                reference: ffi::lua_tointegerx(self.main, -1, ptr::null_mut()) as c_int,
-            });
-            ffi::lua_settop(self.main, top);
-            made?
-        };
-        self.shared.hosts.borrow_mut().insert(coroutine.state);
-        Some(coroutine)
-    }
-
-    fn drop_coroutine(&self, coroutine: Coroutine, call: CallId) {
-        // What waited for this call can be resumed by another one again.
-        self.shared.held.borrow_mut().retain(|_, of| *of != call.0);
-        self.shared.hosts.borrow_mut().remove(&coroutine.state);
-        // SAFETY: sets two existing slots of the registry.
-        unsafe { ffi::luaL_unref(self.main, ffi::LUA_REGISTRYINDEX, coroutine.reference) };
-    }
-}
-
-/// Two results: the address of a new coroutine and its reference in the registry.
-unsafe extern "C-unwind" fn new_coroutine(state: *mut lua_State) -> c_int {
-    // SAFETY: runs protected.
-    unsafe {
-        let coroutine = ffi::lua_newthread(state);
-        let reference = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);
-        ffi::lua_pushlightuserdata(state, coroutine.cast());
-        ffi::lua_pushinteger(state, reference.into());
-        2
     }
 }

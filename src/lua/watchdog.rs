@@ -220,11 +220,20 @@ pub(super) fn begin_uninterruptible<'a>(
     limit: Duration,
     about: &'a About<'a>,
 ) -> Option<Slice<'a>> {
+    begin_aside(ptr::null_mut(), limit, about)
+}
+
+/// A slice of the calling thread for what belongs to no call that goes on. None as above.
+pub(super) fn begin_aside<'a>(
+    state: *mut lua_State,
+    limit: Duration,
+    about: &'a About<'a>,
+) -> Option<Slice<'a>> {
     let beat = Beat::current().filter(|beat| !beat.is_busy())?;
     Some(Slice {
         beat,
         slow: None,
-        sequence: beat.begin(ptr::null_mut(), limit, about),
+        sequence: beat.begin(state, limit, about),
     })
 }
 

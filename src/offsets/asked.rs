@@ -1,10 +1,14 @@
 //! What a listener that commits by itself asked for, and the position that follows from it.
+//!
+//! Where lanes are partitions that is the offset as it stands. Where a partition has many lanes, a request speaks for
+//! one of them, and **the position is that of the first message that no request of its lane covers**. The memory of
+//! such messages is bounded: a listener that never asks costs little, and one that asks for too few keeps its position.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Messages nobody asked for that are remembered; with one more the position stays for good.
-const UNASKED_MAX: usize = 65_536;
+pub(super) const UNASKED_MAX: usize = 65_536;
 
 #[derive(Clone, Debug)]
 pub(super) struct Manual {
@@ -109,15 +113,12 @@ impl Unasked {
                 .map(|&(offset, lane)| (lane, offset))
                 .collect()
         });
-        let mut last = None;
         while let Some(&(_, covered)) = by_lane.range((lane, i64::MIN)..(lane, offset)).next() {
             by_lane.remove(&(lane, covered));
             by_offset.remove(&(covered, lane));
-            last = Some(covered);
         }
-        let is_forward = last.is_some_and(|last| last + 1 == offset);
         let is_there = by_lane.contains(&(lane, offset));
-        if !is_forward && !is_there && runs_at().is_some_and(|at| offset <= at) {
+        if !is_there && runs_at().is_some_and(|at| offset <= at) {
             self.insert(offset, lane);
         }
     }

@@ -1,4 +1,7 @@
 //! What an earlier epoch finished beyond its position, until it has arrived.
+//!
+//! It knows offsets only. **A message that a later leader wrote is none of these**, whatever its offset: then the log
+//! was truncated, and what was finished there is gone.
 
 use std::collections::VecDeque;
 use std::ops::Range;

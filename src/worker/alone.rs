@@ -48,6 +48,7 @@ impl Worker {
 
     /// The lane does not run alone any more, if it did.
     pub(super) fn end_alone(&mut self, epoch: u64, lane: u64) {
+        self.alone.next.retain(|one| *one != (epoch, lane));
         if self.alone.one == Some((epoch, lane)) {
             self.alone.one = None;
             self.next_alone();
@@ -64,6 +65,7 @@ impl Worker {
     }
 
     fn next_alone(&mut self) {
+        self.gatekeeper.leave();
         if let Some((epoch, lane)) = self.alone.next.pop_front() {
             self.alone.one = Some((epoch, lane));
             self.wake_lane(epoch, lane);

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use crate::bundle::Bundle;
 use crate::lua::{Answer, App, Call, CallId, FailureKind, Pulse, Step, Vm};
 
+/// Between two attempts to build a VM in place of one without memory, at first and at most.
+const BUILD_AGAIN: Duration = Duration::from_secs(1);
+const BUILD_AGAIN_MAX: Duration = Duration::from_secs(30);
 /// How long waiting calls of an old VM may take before they are given up and run again in the new one.
 const DRAIN: Duration = Duration::from_secs(30);
 
@@ -23,6 +26,8 @@ pub(super) struct Engine {
     spoiled: Option<FailureKind>,
     /// VMs replaced because of what happened in them.
     replaced: u64,
+    /// There is no VM to run anything in: when to build one again, and the wait after that.
+    down: Option<(Instant, Duration)>,
 }
 
 struct Old {
@@ -51,6 +56,7 @@ impl Engine {
             queued: None,
             spoiled: None,
             replaced: 0,
+            down: None,
         }
     }
 
@@ -93,6 +99,11 @@ impl Engine {
         self.spoiled.is_some()
     }
 
+    /// Whether nothing can run, and until when: the VM has no memory, and a fresh one does not load.
+    pub(super) fn down_until(&self) -> Option<Instant> {
+        self.down.map(|(until, _)| until)
+    }
+
     /// How long the last call held the VM, where that was worth a warning.
     pub(super) fn take_slow(&self) -> Option<Duration> {
         self.pulse.take_slow()
@@ -125,6 +136,7 @@ impl Engine {
             return false;
         };
         self.spoiled = None;
+        self.down = None;
         self.bundle = bundle;
         self.replace(vm, now);
         // Nobody listens any more where the daemon is stopping.
@@ -147,6 +159,9 @@ impl Engine {
     /// on there, but where its memory is gone: then they are given up and run again.
     pub(super) fn mend(&mut self, now: Instant) {
         let Some(kind) = self.spoiled else { return };
+        if self.down.is_some_and(|(until, _)| now < until) {
+            return;
+        }
         if let Some(old) = &mut self.old {
             // At most one drains: what still waits there has to go first.
             old.is_overdue = true;
@@ -159,6 +174,7 @@ impl Engine {
         });
         match built {
             Ok(vm) => {
+                self.down = None;
                 self.replace(Box::new(vm), now);
                 self.replaced += 1;
                 if let (FailureKind::Memory, Some(old)) = (kind, &mut self.old) {
@@ -167,6 +183,18 @@ impl Engine {
                 let reason = format!("{kind:?}").to_lowercase();
                 tracing::warn!(bundle = self.bundle.number, reason, "vm replaced");
             }
+            Err(error) if kind == FailureKind::Memory => {
+                self.spoiled = Some(kind);
+                let pause = self.down.map_or(BUILD_AGAIN, |(_, pause)| pause);
+                self.down = Some((now + pause, (pause * 2).min(BUILD_AGAIN_MAX)));
+                tracing::error!(
+                    bundle = self.bundle.number,
+                    %error,
+                    retry_in_ms = pause.as_millis() as u64,
+                    "vm without memory, and a fresh one does not load: nothing runs in this worker"
+                );
+            }
+            // What a killed call left behind may be half-changed, but it has run so far.
             Err(error) => {
                 tracing::error!(bundle = self.bundle.number, %error, "vm not replaced: a fresh one does not load");
             }

@@ -45,6 +45,9 @@ impl Worker {
     ) {
         let epoch = slot.partition.epoch;
         let listener = slot.plan.listeners.get(index).copied();
+        if !matches!(step, Step::Waits(..)) {
+            self.running.end(epoch, key);
+        }
         let stage = match step {
             Step::Waits(call, wait) => {
                 let limit =
@@ -57,6 +60,7 @@ impl Worker {
                     began: self.meter.suspended(now),
                     deadline: now + limit,
                 };
+                self.running.park(epoch, key);
                 self.suspend(slot, vm, call, wait, open, true);
                 lane.progress[index].stage = Stage::Running;
                 return;

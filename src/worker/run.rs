@@ -11,6 +11,7 @@ use crate::metrics::Outcome;
 
 use super::calls::Limits;
 use super::gates::Gate;
+use super::running::Suspicion;
 use super::slot::Slot;
 use super::timers::Wake;
 use super::{QUANTUM, QUANTUM_TIME, Worker};
@@ -126,6 +127,10 @@ impl Worker {
         if let [listener] = slot.plan.listeners[..]
             && self.gates.all_pass()
         {
+            let offset = message.offset();
+            if slot.place.suspect(offset).is_some() {
+                return self.open_lane(slot, config, None, turn);
+            }
             let call = Call {
                 listener,
                 topic: &slot.partition.topic,
@@ -134,12 +139,15 @@ impl Worker {
                 attempt: 1,
             };
             self.meter.first(listener, slot.taken.at(number));
+            self.running.begin(&slot.place, offset, false);
             let step = self.engine.call(&call);
-            let went = self.look_after(slot, message.offset(), config, listener);
+            let went = self.look_after(slot, offset, config, listener);
             if matches!(step, Step::Done) {
+                self.running.end_now();
                 self.gates.done(listener);
                 self.meter.ran(listener);
                 self.meter.outcome(listener, Outcome::Done);
+                slot.place.finished(offset);
                 slot.lanes.take_fresh();
                 slot.finish(number);
                 return went;
@@ -200,6 +208,14 @@ impl Worker {
                         slot.lanes.wake(key);
                         return Went::On;
                     }
+                    match self.suspect(slot, config, key, &mut lane, index) {
+                        Suspicion::Run => {}
+                        Suspicion::Other => continue,
+                        Suspicion::Wait => {
+                            slot.lanes.put(key, lane);
+                            return Went::On;
+                        }
+                    }
                     if lane.alone && !self.may_be_alone(slot.partition.epoch, key) {
                         slot.lanes.put(key, lane);
                         return Went::On;
@@ -234,6 +250,11 @@ impl Worker {
                 }
                 Next::Finished => {
                     slot.finish(lane.number);
+                    slot.place.finished(lane.message.offset());
+                    if lane.alone {
+                        // What was to run may be nobody's any more.
+                        self.end_alone(slot.partition.epoch, key);
+                    }
                     if let Some(next) = lane.advance(slot.names(config)) {
                         slot.lanes.put(key, next);
                         slot.lanes.wake(key);
@@ -267,10 +288,13 @@ impl Worker {
             record: &lane.message,
             attempt: lane.progress[index].attempt,
         };
+        let offset = lane.message.offset();
+        let alone = lane.alone && self.gatekeeper.is_alone();
+        self.running.begin(&slot.place, offset, alone);
         let step = self.engine.call(&call);
         self.count_run(listener, &step);
         let vm = self.engine.generation();
-        let went = self.look_after(slot, lane.message.offset(), config, listener);
+        let went = self.look_after(slot, offset, config, listener);
         self.advance(slot, config, key, lane, index, vm, step);
         went
     }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::journal::Place;
 use crate::kafka::Message;
 use crate::lanes::{Lanes, lane_of};
 use crate::metrics::{Outcome, Outcomes};
@@ -19,6 +20,8 @@ pub(super) struct Slot {
     pub(super) lanes: Lanes<Message>,
     pub(super) plan: Arc<Plan>,
     pub(super) partition: Arc<Partition>,
+    /// In the journal.
+    pub(super) place: Place,
     /// Calls that wait, and records on their way to another topic.
     pub(super) under_way: usize,
     pub(super) queued: bool,
@@ -35,11 +38,12 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(plan: Arc<Plan>, partition: Arc<Partition>) -> Self {
+    pub(super) fn new(plan: Arc<Plan>, partition: Arc<Partition>, place: Place) -> Self {
         Self {
             lanes: Lanes::new(),
             plan,
             partition,
+            place,
             under_way: 0,
             queued: false,
             released: false,

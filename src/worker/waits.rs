@@ -62,7 +62,7 @@ impl Worker {
     }
 
     /// A call does not wait any more: what waited for its place goes on.
-    fn leave(&mut self, partition: &Partition) {
+    pub(super) fn leave(&mut self, partition: &Partition) {
         for parked in self.places.leave(partition) {
             self.wake(parked);
         }
@@ -101,6 +101,9 @@ impl Worker {
             && let Some(listener) = self.meter.index_of(&open.listener)
         {
             self.meter.waited(listener, open.began.elapsed());
+        }
+        if !matches!(step, Some(Step::Waits(..))) {
+            self.running.end(open.epoch, open.lane);
         }
         let Some(mut slot) = self.slots.remove(&open.epoch) else {
             return;
@@ -149,6 +152,7 @@ impl Worker {
     pub(super) fn abandon(&mut self, vm: u64) {
         for (call, open) in self.calls.take_vm(vm) {
             self.engine.cancel(vm, call);
+            self.running.end(open.epoch, open.lane);
             let Some(mut slot) = self.slots.remove(&open.epoch) else {
                 continue;
             };

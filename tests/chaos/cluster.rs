@@ -118,8 +118,18 @@ impl Cluster {
     }
 
     pub(crate) fn create_topic(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
-        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(NODES as i32))
-            .set("min.insync.replicas", "2");
+        let replication = TopicReplication::Fixed(NODES as i32);
+        self.create_topic_on(name, partitions, replication, settings);
+    }
+
+    pub(crate) fn create_topic_on(
+        &self,
+        name: &str,
+        partitions: i32,
+        replication: TopicReplication<'_>,
+        settings: &[(&str, &str)],
+    ) {
+        let mut topic = NewTopic::new(name, partitions, replication);
         for (key, value) in settings {
             topic = topic.set(key, value);
         }
@@ -206,6 +216,16 @@ impl Cluster {
             .find(|one| one.id() == partition)?
             .leader();
         usize::try_from(id).ok()?.checked_sub(1)
+    }
+
+    /// Of the first partition.
+    pub(crate) fn replicas_in_sync(&self, topic: &str) -> Option<usize> {
+        let metadata = self
+            .reader("nobody")
+            .fetch_metadata(Some(topic), REQUEST)
+            .ok()?;
+        let partition = metadata.topics().first()?.partitions().first()?;
+        Some(partition.isr().len())
     }
 
     /// Every partition of a topic gets its replicas in another order, and the first of them leads.

@@ -37,3 +37,15 @@ return function(message, ctx)
   file:flush()
 end
 "#;
+
+/// Records the values of a topic that the oracle does not look at.
+pub(crate) const SIDE: &str = r#"
+local file = assert(io.open("@RECORD@", "ab"))
+file:setvbuf("full", 4096)
+return function(message)
+  local value = message.value or "nil"
+  if #value > 100 then value = #value .. " bytes" end
+  file:write(message.topic .. " " .. value .. "\n")
+  file:flush()
+end
+"#;

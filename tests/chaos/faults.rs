@@ -2,9 +2,12 @@
 //!
 //! It returns when nothing is wrong outside any more; whether the daemons recover is for the stage to see.
 
-mod brokers;
-mod members;
-mod network;
+mod brokers; // they go, come back, hand over what they lead
+mod failpoints; // daemons killed at chosen places
+mod members; // daemons killed, frozen, coming and going
+mod network; // slow, broken, swallowing everything
+mod reloads; // files that change in quick succession
+mod topics; // made anew, cut off, grown, full of odd data
 
 use crate::dice::Dice;
 use crate::stage::Stage;
@@ -16,6 +19,14 @@ pub(crate) const ALL: &[(&str, Fault)] = &[
     ("kill -9", members::kill),
     ("frozen beyond its session", members::freeze),
     ("members come and go", members::storm),
+    ("another group protocol", members::change_protocol),
+    ("killed at fail points", failpoints::kill),
+    ("storm of reloads", reloads::storm),
+    ("partitions added", topics::add_partitions),
+    ("topic made anew", topics::recreate),
+    ("retention passes a position", topics::retention),
+    ("unclean leader election", topics::truncate),
+    ("odd data", topics::oddities),
     ("broker killed", brokers::kill),
     ("coordinator killed", brokers::kill_coordinator),
     ("brokers restarted in turn", brokers::roll),

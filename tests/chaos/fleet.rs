@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::fate::HANDLER;
+use crate::fate::{HANDLER, SIDE};
 use crate::support::daemon::Daemon;
 use crate::support::kafka::unique;
 use crate::support::project::{Project, from_beginning};
@@ -45,8 +45,10 @@ impl Protocol {
 pub(crate) struct Fleet {
     bootstrap: String,
     pub(crate) topic: String,
-    /// A further topic with a listener of its own, which records nothing that the oracle reads.
-    pub(crate) side_listeners: String,
+    /// A further topic with a listener of its own, which the oracle does not look at.
+    pub(crate) side_topic: Option<String>,
+    /// A key that a reload takes by joining anew.
+    pub(crate) max_wait_ms: u32,
     pub(crate) protocol: Protocol,
     pub(crate) group: String,
     pub(crate) record: PathBuf,
@@ -63,6 +65,8 @@ pub(crate) struct Member {
     /// Before its directory: its log is read when the test panics.
     daemon: Option<Daemon>,
     place: Project,
+    /// It is to be killed at a fail point.
+    armed: bool,
     pub(crate) samples: Vec<Sample>,
     last_sample: Instant,
 }
@@ -84,7 +88,8 @@ impl Fleet {
         Self {
             bootstrap,
             topic: topic.to_owned(),
-            side_listeners: String::new(),
+            side_topic: None,
+            max_wait_ms: 500,
             protocol,
             group: unique("chaos"),
             record: home.path().join("record"),
@@ -106,6 +111,7 @@ impl Fleet {
             instance,
             daemon: None,
             place,
+            armed: false,
             samples: Vec::new(),
             last_sample: Instant::now(),
         });
@@ -121,6 +127,10 @@ impl Fleet {
         let config = self.config(index);
         let place = &self.members[index].place;
         place.replace_handler("numbers.lua", &handler);
+        place.replace_handler(
+            "side.lua",
+            &SIDE.replace("@RECORD@", self.side_record().to_str().unwrap()),
+        );
         place.write("config.toml~", &config);
         fs::rename(place.path("config.toml~"), place.path("config.toml")).unwrap();
     }
@@ -137,10 +147,42 @@ impl Fleet {
         let listener = from_beginning("numbers", &self.topic, "numbers")
             + "runConfig = { autoCommitInterval = \"500ms\" }\n"
             + "retry = { initialDelay = 20, maxDelay = \"500ms\" }\n";
+        let side = self
+            .side_topic
+            .iter()
+            .map(|topic| from_beginning("side", topic, "side"));
+        let consumer = format!(
+            "{}\nmaxWaitTimeInMs = {}",
+            self.protocol.lines(),
+            self.max_wait_ms
+        );
         let place = &self.members[index].place;
         place
-            .config_text(&(listener + &self.side_listeners))
-            .replace("@CONSUMER@", self.protocol.lines())
+            .config_text(&(listener + &side.collect::<String>()))
+            .replace("@CONSUMER@", &consumer)
+    }
+
+    pub(crate) fn write_all(&mut self) {
+        for index in 0..self.members.len() {
+            self.write(index);
+        }
+    }
+
+    fn side_record(&self) -> PathBuf {
+        self.record.with_extension("side")
+    }
+
+    /// The values that the side listener has got from a topic, in the order of the calls; long ones by their length.
+    pub(crate) fn side_values(&self, topic: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.side_record()).unwrap_or_default();
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        let lines = text[..whole]
+            .lines()
+            .filter_map(|line| line.split_once(' '));
+        lines
+            .filter(|(of, _)| *of == topic)
+            .map(|(_, value)| value.to_owned())
+            .collect()
     }
 
     pub(crate) fn members_alive(&self) -> impl Iterator<Item = usize> {
@@ -154,7 +196,8 @@ impl Fleet {
 
     /// Daemons end when they are told to, and never else.
     pub(crate) fn ended_unasked(&mut self) -> Option<String> {
-        self.members.iter_mut().find_map(|member| {
+        let mut members = self.members.iter_mut().filter(|member| !member.armed);
+        members.find_map(|member| {
             let daemon = member.daemon.as_mut()?;
             daemon.ended().then(|| {
                 let log = daemon.log_text();
@@ -206,6 +249,7 @@ impl Member {
     pub(crate) fn start(&mut self, environment: &[(&str, &str)]) {
         assert!(self.daemon.is_none(), "{} runs already", self.instance);
         self.daemon = Some(Daemon::spawn_with(&self.place, environment));
+        self.armed = !environment.is_empty();
         self.last_sample = Instant::now();
     }
 
@@ -226,11 +270,16 @@ impl Member {
         daemon.kill();
     }
 
-    /// Whether it has ended by itself, as one at a fail point does.
-    pub(crate) fn reaped(&mut self) -> bool {
+    /// Whether it was killed, as one at a fail point is.
+    pub(crate) fn was_killed(&mut self) -> bool {
         let ended = self.daemon.as_mut().is_some_and(Daemon::ended);
         if ended {
-            self.daemon = None;
+            let mut daemon = self.daemon.take().expect("it ended");
+            assert_eq!(
+                daemon.exit_code(Duration::ZERO),
+                128 + libc::SIGKILL,
+                "it was killed"
+            );
         }
         ended
     }

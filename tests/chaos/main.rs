@@ -9,6 +9,7 @@
 mod support;
 
 mod cluster; // three brokers, and what an administrator does to them
+mod commits; // what a coordinator can answer to a commit
 mod dice; // chance that can be repeated
 mod driver; // the load, and what of it is acknowledged
 mod fate; // what is to become of a message, by its number
@@ -27,6 +28,19 @@ use stage::{Setting, Stage};
 
 fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
+}
+
+/// Every fault once, shuffled; `MOONTIDE_CHAOS_FAULTS` picks those that have one of its words in their names.
+fn deck(dice: &mut Dice) -> Vec<(&'static str, faults::Fault)> {
+    let words = std::env::var("MOONTIDE_CHAOS_FAULTS").unwrap_or_default();
+    let mut faults = faults::ALL.to_vec();
+    faults.retain(|(name, _)| words.split(',').any(|word| name.contains(word)));
+    assert!(
+        !faults.is_empty(),
+        "no fault's name has a word of `{words}`"
+    );
+    dice.shuffle(&mut faults);
+    faults
 }
 
 /// Every fault once, in an order of the seed's.
@@ -49,9 +63,7 @@ fn a_round_of_every_fault_loses_nothing() {
     let Some(mut stage) = Stage::set(&setting) else {
         return;
     };
-    let mut faults = faults::ALL.to_vec();
-    dice.shuffle(&mut faults);
-    for (name, fault) in faults {
+    for (name, fault) in deck(&mut dice) {
         stage.suffer(name, fault, &mut dice.fork());
     }
     let report = stage.finish();
@@ -80,8 +92,14 @@ fn soak() {
     let mut stage = Stage::set(&setting).expect("a soak needs java and mvn");
     let until = Instant::now() + Duration::from_secs(minutes * 60);
     let mut dice = Dice::new(seed);
+    let mut faults = Vec::new();
     while Instant::now() < until {
-        let (name, fault) = dice.one_of(faults::ALL);
+        if faults.is_empty() {
+            faults = deck(&mut dice);
+        }
+        let Some((name, fault)) = faults.pop() else {
+            break;
+        };
         stage.suffer(name, fault, &mut dice.fork());
         stage.pass(dice.time(1000..8000));
     }

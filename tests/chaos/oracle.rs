@@ -29,8 +29,8 @@ pub(crate) struct Oracle {
     pub(crate) late_duplicates: u64,
     pub(crate) dead_letters: u64,
     pub(crate) looks: u64,
-    /// By instance of a daemon: the newest bundle that it ran.
-    versions: BTreeMap<String, u64>,
+    /// By instance of a daemon: the newest version of the handler that it ran, and how many messages it has run.
+    instances: BTreeMap<String, (u64, u64)>,
     pub(crate) violations: Vec<String>,
 }
 
@@ -88,7 +88,7 @@ impl Oracle {
             late_duplicates: 0,
             dead_letters: 0,
             looks: 0,
-            versions: BTreeMap::new(),
+            instances: BTreeMap::new(),
             violations: Vec::new(),
         }
     }
@@ -121,8 +121,9 @@ impl Oracle {
         };
         self.runs += 1;
         // Calls that wait may end in the bundle that they began in, after others of the next one.
-        let newest = self.versions.entry(instance.to_owned()).or_default();
+        let (newest, runs) = self.instances.entry(instance.to_owned()).or_default();
         *newest = version.max(*newest);
+        *runs += 1;
         self.success(partition, offset);
     }
 
@@ -251,7 +252,13 @@ impl Oracle {
     }
 
     pub(crate) fn newest_version(&self, instance: &str) -> u64 {
-        self.versions.get(instance).copied().unwrap_or_default()
+        self.instances
+            .get(instance)
+            .map_or(0, |(version, _)| *version)
+    }
+
+    pub(crate) fn runs_of(&self, instance: &str) -> u64 {
+        self.instances.get(instance).map_or(0, |(_, runs)| *runs)
     }
 
     pub(crate) fn violate(&mut self, sentence: String) {

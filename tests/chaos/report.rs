@@ -1,5 +1,6 @@
 //! What a run has seen, as a page that can be kept.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ pub(crate) struct Report {
     setting: String,
     started: Instant,
     faults: Vec<Happened>,
+    fail_points: BTreeMap<String, u32>,
     begun: Option<(&'static str, Duration)>,
     end: String,
 }
@@ -40,6 +42,7 @@ impl Report {
             ),
             started: Instant::now(),
             faults: Vec::new(),
+            fail_points: BTreeMap::new(),
             begun: None,
             end: String::new(),
         }
@@ -60,6 +63,11 @@ impl Report {
             happened.recovery.as_secs_f64(),
             happened.duplicates
         ));
+    }
+
+    /// A daemon was killed there.
+    pub(crate) fn reached(&mut self, fail_point: &str) {
+        *self.fail_points.entry(fail_point.to_owned()).or_default() += 1;
     }
 
     /// The faults so far, in their order.
@@ -180,6 +188,14 @@ impl Report {
                 these.iter().map(|one| one.duplicates).sum::<u64>()
             )
             .unwrap();
+        }
+        if !self.fail_points.is_empty() {
+            let points = self
+                .fail_points
+                .iter()
+                .map(|(name, times)| format!("{name} {times}"));
+            let points: Vec<String> = points.collect();
+            writeln!(text, "\nKilled at fail points: {}.", points.join(", ")).unwrap();
         }
         text
     }

@@ -14,7 +14,9 @@ mod docs; // what the documents show is what the program takes
 mod examples; // every example does what its README says
 mod failures; // handlers that fail
 mod faults; // kills, outages and storms of members under load
+mod hands; // skip, retry, pause, resume
 mod http; // metrics and probes
+mod letters; // what becomes of messages that are given up
 mod lifecycle; // start and stop
 mod limits; // handlers that never return or eat all memory
 mod listeners; // which handler gets which message
@@ -23,9 +25,11 @@ mod modules; // what handlers may require: LuaRocks trees, C modules
 mod notify; // what the service manager is told: ready, status, reloads, watchdog, the end
 mod operators; // what an operator meets: exit codes, log lines, status, a second daemon
 mod outcomes; // what a handler says of a message, and what a whole call may take
+mod poison; // messages that kill the process
 mod positions; // where a partition starts
 mod protocols; // how a group shares its partitions: assignors, KIP-848, a drain before each revocation
 mod reload; // files that change while the daemon runs
 mod secure; // TLS and SASL against a real broker, and that no secret is shown
 mod systemd; // the shipped units under a real systemd
 mod tidy; // rules of ARCHITECTURE.md that a look at the files can hold
+mod topics; // topics that must exist before a message fails

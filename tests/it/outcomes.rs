@@ -256,3 +256,56 @@ fn what_runs_out_of_memory_alone_has_failed() {
     daemon.stop();
     assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(6));
 }
+
+/// Where the VM has no memory left and a fresh one does not load, nothing runs, nothing is lost and nothing counts as an
+/// attempt, until one loads.
+#[test]
+fn without_a_vm_messages_wait() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("no-vm", 1);
+    let project = Project::new(kafka).sections("[lua]\nmemory = \"16MiB\"\n");
+    project.handler(
+        "init.lua",
+        r#"
+        local app = require("tide").app
+        return function()
+          local starts = (app.getAttr("starts") or 0) + 1
+          app.setAttr("starts", starts)
+          if starts == 2 or starts == 3 then error("does not start") end
+        end
+        "#,
+    );
+    project.handler(
+        "orders.lua",
+        r#"
+        local record = require "record"
+        return function(message, ctx)
+          record.line("try", message, ctx)
+          if message.value == "1" and ctx.attempt == 1 and (ctx.app.getAttr("starts") or 0) < 4 then
+            local all = {}
+            while true do all[#all + 1] = string.rep("z", 100000) .. #all end
+          end
+          record.line("done", message, ctx)
+        end
+        "#,
+    );
+    project.config(&(from_beginning("orders", &topic.name, "orders") + "onError = \"skip\"\n"));
+    topic.produce(numbered(0..5, 0));
+
+    let mut daemon = Daemon::start(&project);
+
+    daemon.wait_line("it says that nothing runs", |line| {
+        line.mentions("nothing runs in this worker")
+    });
+    project.wait_for_entries("done", 5, DEADLINE);
+    assert_eq!(project.values_of("done"), ["0", "1", "2", "3", "4"]);
+    assert_eq!(project.values_of("try"), ["0", "1", "1", "2", "3", "4"]);
+    assert!(
+        project
+            .entries_of("done")
+            .iter()
+            .all(|entry| entry.attempt == 1)
+    );
+    daemon.stop();
+    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(5));
+}

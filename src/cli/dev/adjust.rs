@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::config::{Config, Listener, LogFormat, Topic, Value};
+use crate::needed;
 
 /// A mended handler is seen to work after this long at most.
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -75,6 +76,18 @@ pub(super) fn literal_topics(config: &Config) -> BTreeSet<String> {
         Topic::Pattern(_) => None,
     });
     literal.collect()
+}
+
+/// The topics of dead letters and retries, those of `matched` topics included.
+pub(super) fn needed_topics(config: &Config, matched: &[&str]) -> BTreeSet<String> {
+    let consumers = config.consumers.iter();
+    let by_matches =
+        consumers.flat_map(|consumer| needed::by_matches(config, &consumer.name, matched));
+    needed::by_literals(config)
+        .into_iter()
+        .chain(by_matches)
+        .map(|needed| needed.topic)
+        .collect()
 }
 
 /// Whether a listener's messages come from this topic.

@@ -73,6 +73,17 @@ fn head(status: &Status, view: &View) -> Vec<String> {
         let keys = status.waiting_for_restart.join("`, `");
         lines.extend(view.text("restart   ", &format!("needed for `{keys}`"), true));
     }
+    for one in &status.paused {
+        let reason = one.reason.as_ref().map(|reason| format!(": {reason}"));
+        let text = format!(
+            "listener `{}` for {} by {}{}",
+            one.listener,
+            view.since(one.since),
+            one.by,
+            reason.unwrap_or_default()
+        );
+        lines.extend(view.text("paused    ", &text, true));
+    }
     lines
 }
 

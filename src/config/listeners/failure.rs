@@ -172,16 +172,26 @@ impl One<'_, '_, '_> {
     fn retry_topic_names(&mut self, delays: &[Millis], topics: &[Topic], group: Option<&str>) {
         let group = group.unwrap_or("group");
         for topic in topics.iter().map(a_name) {
-            let names = delays
+            let names: Vec<String> = delays
                 .iter()
-                .map(|delay| retry::topic(topic, group, delay.duration()));
-            if let Some(bad) = names.into_iter().find(|name| !names::is_topic(name)) {
-                self.error(
-                    &["retry", "topics"],
-                    format!("`retry.topics` makes `{bad}`, no name of a topic: {TOPIC_FORM}"),
-                );
-                return;
-            }
+                .map(|delay| retry::topic(topic, group, delay.duration()))
+                .collect();
+            let is_own = |name: &&String| {
+                topics.iter().any(
+                    |topic| matches!(topic, Topic::Literal(own) if own.as_str() == name.as_str()),
+                )
+            };
+            let message = if let Some(bad) = names.iter().find(|name| !names::is_topic(name)) {
+                format!("`retry.topics` makes `{bad}`, no name of a topic: {TOPIC_FORM}")
+            } else if let Some(own) = names.iter().find(is_own) {
+                format!(
+                    "`retry.topics` makes `{own}`, which is consumed by itself; remove it from the listener's own topics"
+                )
+            } else {
+                continue;
+            };
+            self.error(&["retry", "topics"], message);
+            return;
         }
     }
 

@@ -149,7 +149,7 @@ fn c_code_at_the_top_level_that_ends_late_is_told_as_such() {
     let mut setup = Setup::new()
         .file(
             "h.lua",
-            "return string.find(string.rep('a', 24), string.rep('a?', 24) .. string.rep('a', 24))",
+            "return string.find(string.rep('a', 21), string.rep('a?', 21) .. string.rep('a', 21))",
         )
         .handler("h");
     setup.blocking = Duration::from_millis(20);

@@ -261,6 +261,8 @@ fn what_closes_without_end_is_ended() {
     for body in [
         "local c <close> = setmetatable({}, { __close = function() while true do pcall(error) end end }) ctx.skip('x')",
         "coroutine.wrap(function() local c <close> = setmetatable({}, { __close = function() while true do pcall(error) end end }) ctx.skip('x') end)()",
+        "local c <close> = setmetatable({}, { __close = function() while true do pcall(error) end end }) pcall(table.sort, { 3, 2, 1 }, function() pcall(ctx.skip, 'x') while true do end end) while true do end",
+        "local c <close> = setmetatable({}, { __close = function() while true do pcall(error) end end }) table.sort({ 3, 2, 1 }, function() pcall(ctx.skip, 'x') while true do end end)",
     ] {
         let mut setup = handler(&format!("if message.key then return end {body}"));
         setup.blocking = Duration::from_millis(150);

@@ -156,6 +156,64 @@ fn a_cancelled_call_is_gone() {
 }
 
 #[test]
+fn what_a_cancelled_call_left_open_is_closed() {
+    let open = |name| {
+        format!(
+            "local {name} <close> = setmetatable({{}}, {{ __close = function() pcall(error) closed[#closed + 1] = '{name}' end }})"
+        )
+    };
+    let (a, b, c) = (open("a"), open("b"), open("c"));
+    let mut f = handler(&format!("if message.key then assert(table.concat(closed) == 'cba', table.concat(closed)) return end closed = {{}} {a} coroutine.wrap(function() {b} coroutine.wrap(function() {c} tide.sleep(1) tide.sleep(1) end)() end)()")).build();
+    let (id, _) = waits(f.run());
+    let (id, _) = waits(f.resume(id, Answer::Slept));
+    f.vm.cancel(id);
+    let record = OwnedRecord {
+        key: Some(Box::default()),
+        ..OwnedRecord::default()
+    };
+    match f.call(&record) {
+        Step::Done => {}
+        step => panic!("{step:?}"),
+    }
+}
+
+#[test]
+fn what_closes_a_cancelled_call_may_neither_wait_nor_say_a_word() {
+    let body = "if message.key then assert(not ok1 and e1:find('waits, which') and not ok2 and e2:find('another call'), e2) return end local c <close> = setmetatable({}, { __close = function() ok1, e1 = pcall(tide.sleep, 1) ok2, e2 = pcall(ctx.skip) end }) tide.sleep(1)";
+    let mut f = handler(body).build();
+    let (id, _) = waits(f.run());
+    f.vm.cancel(id);
+    let record = OwnedRecord {
+        key: Some(Box::default()),
+        ..OwnedRecord::default()
+    };
+    match f.call(&record) {
+        Step::Done => {}
+        step => panic!("{step:?}"),
+    }
+}
+
+#[test]
+fn what_closes_cancelled_calls_without_end_is_ended_once() {
+    let body = "if message.key then assert(closing == 1, closing) return end local c <close> = setmetatable({}, { __close = function() closing = (closing or 0) + 1 while true do pcall(error) end end }) tide.sleep(1)";
+    let mut setup = handler(body);
+    setup.blocking = Duration::from_millis(150);
+    let mut f = setup.build();
+    let ids: Vec<_> = (0..20).map(|_| waits(f.run()).0).collect();
+    for id in ids {
+        f.vm.cancel(id);
+    }
+    let record = OwnedRecord {
+        key: Some(Box::default()),
+        ..OwnedRecord::default()
+    };
+    match f.call(&record) {
+        Step::Done => {}
+        step => panic!("{step:?}"),
+    }
+}
+
+#[test]
 fn a_wait_inside_a_c_callback_raises() {
     for body in [
         "table.sort({ 3, 2, 1 }, function(a, b) tide.sleep(1) return a < b end)",
@@ -261,7 +319,7 @@ fn a_wrapped_coroutine_that_waits_is_not_another_calls_to_resume() {
 
 #[test]
 fn no_commit_is_believed_after_its_call_was_given_up() {
-    let body = "if not shared then shared = coroutine.create(function() return ctx.commitOffsets(5) end) coroutine.resume(shared) return end local ok, e = coroutine.resume(shared, 5) assert(not ok and e:find('was given up'), e)";
+    let body = "if not shared then shared = coroutine.create(function() return ctx.commitOffsets(5) end) coroutine.resume(shared) return end local ok, e = coroutine.resume(shared, 5) assert(not ok and e:find('dead coroutine'), e)";
     let mut f = handler(body).build();
     let (id, _) = waits(f.run());
     f.vm.cancel(id);

@@ -1,9 +1,7 @@
 //! Daemons that are killed, frozen, or that come and go.
 
-use std::time::Duration;
-
 use crate::dice::Dice;
-use crate::fleet::SESSION;
+use crate::fleet::{PROTOCOLS, Protocol, SESSION};
 use crate::stage::Stage;
 use crate::support::kafka::send_signal;
 
@@ -50,5 +48,29 @@ pub(crate) fn storm(stage: &mut Stage, dice: &mut Dice) {
     }
 }
 
-/// How long a daemon may take to come to a fail point.
-pub(crate) const REACHES: Duration = Duration::from_secs(20);
+/// The whole group stops and comes back with another way to share its partitions.
+pub(crate) fn change_protocol(stage: &mut Stage, _: &mut Dice) {
+    stop_all(stage);
+    let is = |one: &Protocol| *one == stage.fleet.protocol;
+    let next = PROTOCOLS.iter().position(is).unwrap_or_default() + 1;
+    stage.fleet.protocol = PROTOCOLS[next % PROTOCOLS.len()];
+    start_all(stage);
+}
+
+pub(crate) fn stop_all(stage: &mut Stage) {
+    for index in 0..stage.fleet.members.len() {
+        let code = stage.fleet.members[index].stop();
+        if code != 0 {
+            stage.fail(&format!(
+                "a daemon was told to stop and ended with exit code {code}"
+            ));
+        }
+    }
+}
+
+pub(crate) fn start_all(stage: &mut Stage) {
+    stage.fleet.write_all();
+    for member in &mut stage.fleet.members {
+        member.start(&[]);
+    }
+}

@@ -79,9 +79,30 @@ impl Kafka {
         self.topic_named(unique(name), partitions)
     }
 
+    /// One that was created elsewhere.
+    pub(crate) fn existing_topic(&self, name: &str) -> Topic<'_> {
+        Topic {
+            kafka: self,
+            name: name.to_owned(),
+        }
+    }
+
     /// For names that a pattern is to match.
     pub(crate) fn topic_named(&self, name: String, partitions: usize) -> Topic<'_> {
-        let topic = NewTopic::new(&name, partitions as i32, TopicReplication::Fixed(1));
+        self.topic_with(name, partitions, &[])
+    }
+
+    /// With settings of its own.
+    pub(crate) fn topic_with(
+        &self,
+        name: String,
+        partitions: usize,
+        settings: &[(&str, &str)],
+    ) -> Topic<'_> {
+        let mut topic = NewTopic::new(&name, partitions as i32, TopicReplication::Fixed(1));
+        for (name, value) in settings {
+            topic = topic.set(name, value);
+        }
         let created = block_on(self.admin().create_topics([&topic], &options())).unwrap();
         for result in created {
             result.expect("the topic is created");
@@ -137,7 +158,19 @@ impl Kafka {
             .unwrap()
     }
 
-    fn client(&self) -> ClientConfig {
+    /// How many partitions a topic has; `None` where it is not there.
+    pub(crate) fn partitions(&self, topic: &str) -> Option<usize> {
+        let asker = self.asker("nobody");
+        let metadata = wait_some("the topics are told", DEADLINE, || {
+            asker.fetch_metadata(None, REQUEST).ok()
+        });
+        let mut topics = metadata.topics().iter();
+        topics
+            .find(|one| one.name() == topic)
+            .map(|one| one.partitions().len())
+    }
+
+    pub(super) fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", self.bootstrap())
@@ -207,6 +240,16 @@ impl Topic<'_> {
             self.delivered(&producer, count);
             producer.commit_transaction(REQUEST).unwrap();
         }
+    }
+
+    /// They stand in the log, and nobody is to see them.
+    pub(crate) fn produce_in_vain(&self, messages: impl IntoIterator<Item = Message>) {
+        let producer = self.producer(&[("transactional.id", &unique("transactions"))]);
+        producer.init_transactions(REQUEST).unwrap();
+        producer.begin_transaction().unwrap();
+        let count = self.send(&producer, messages);
+        self.delivered(&producer, count);
+        producer.abort_transaction(REQUEST).unwrap();
     }
 
     /// First offset and next offset.

@@ -1,7 +1,7 @@
 //! Whole pictures, word for word.
 
 use super::*;
-use crate::status::{BundleStatus, Readiness};
+use crate::status::{BundleStatus, Paused, Readiness};
 
 const MINUTE: i64 = 60_000;
 const NOW: i64 = 1_000 * MINUTE;
@@ -133,6 +133,36 @@ fn why_it_is_not_ready_shows_with_the_first_reasons() {
     assert_eq!(
         lines[3],
         "          … and 2 other reasons; --all shows them"
+    );
+}
+
+#[test]
+fn what_is_paused_shows_by_whom_and_why() {
+    let paused = |listener: &str, reason: Option<&str>| Paused {
+        listener: listener.into(),
+        since: NOW - 3 * MINUTE,
+        by: "anna (uid 1000, pid 77)".into(),
+        reason: reason.map(str::to_owned),
+    };
+    let status = Status {
+        paused: vec![
+            paused("orders", Some("shop is down")),
+            paused("audit", None),
+        ],
+        ..status()
+    };
+    check(
+        &status,
+        &view(),
+        "
+moontide 0.1.0, pid 4242, started 3 h 5 min ago
+config    /etc/moontide/config.toml
+bundle    7 (1f2e3d4c5b6a7988), loaded 5 min ago
+paused    listener `orders` for 3 min by anna (uid 1000, pid 77): shop is down
+paused    listener `audit` for 3 min by anna (uid 1000, pid 77)
+
+no consumers
+",
     );
 }
 

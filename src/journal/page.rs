@@ -1,0 +1,165 @@
+//! A worker's own page of the journal: what it runs at this moment.
+//!
+//! The hot path: two stores for a call that begins, one for its end. Nobody else writes here, and the only reader is the
+//! next process.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::layout::{self, SLOT_WORDS, SLOTS};
+use super::memory::Memory;
+
+pub(crate) struct Page {
+    memory: Option<Arc<Memory>>,
+    /// The first word of the page.
+    start: usize,
+    free: Vec<u32>,
+    /// Slots from here on were never used: the fewer, the fewer pages are touched.
+    fresh: u32,
+}
+
+/// A partition in a group, as the journal names it; made once a lane.
+pub(crate) struct Place {
+    /// `None` where nothing of it is written.
+    name: Option<usize>,
+    partition: i32,
+    memory: Option<Arc<Memory>>,
+    /// Messages that were running in crashes; almost always none.
+    crashed: Vec<(i64, usize)>,
+}
+
+/// A call that runs; given back by [`Page::end`].
+#[must_use]
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Slot(u32);
+
+const NO_SLOT: u32 = u32::MAX;
+
+/// A message that runs alone, or not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Suspect {
+    pub(crate) crashes: u32,
+    /// The process died while nothing but this message ran: it is proven.
+    pub(crate) crashed_alone: bool,
+}
+
+impl Page {
+    pub(super) fn new(memory: Arc<Memory>, worker: usize) -> Self {
+        Self {
+            start: memory.layout().page(worker),
+            memory: Some(memory),
+            free: Vec::new(),
+            fresh: 0,
+        }
+    }
+
+    /// Writes nothing and suspects nobody.
+    pub(crate) fn none() -> Self {
+        Self {
+            memory: None,
+            start: 0,
+            free: Vec::new(),
+            fresh: 0,
+        }
+    }
+
+    pub(crate) fn place(&self, group: &str, topic: &str, partition: i32) -> Place {
+        let memory = self.memory.clone();
+        let name = memory.as_ref().and_then(|memory| memory.name(group, topic));
+        let crashed = memory
+            .as_ref()
+            .zip(name)
+            .map(|(memory, name)| memory.crashed(name, partition));
+        Place {
+            name,
+            partition,
+            memory,
+            crashed: crashed.unwrap_or_default(),
+        }
+    }
+
+    /// A call begins. `alone`: nothing else runs in the process.
+    pub(crate) fn begin(&mut self, place: &Place, offset: i64, alone: bool) -> Slot {
+        let Some(memory) = &self.memory else {
+            return Slot(NO_SLOT);
+        };
+        let slot = self.free.pop().or_else(|| {
+            let fresh = self.fresh;
+            self.fresh += u32::from((fresh as usize) < SLOTS);
+            ((fresh as usize) < SLOTS).then_some(fresh)
+        });
+        let (Some(slot), Some(name)) = (slot, place.name) else {
+            self.free.extend(slot);
+            memory.leave_out();
+            return Slot(NO_SLOT);
+        };
+        let word = layout::slot_word(name, place.partition, alone);
+        let words = &memory.words()[self.start + slot as usize * SLOT_WORDS..];
+        // The offset first: a slot that runs always has the offset of its message.
+        words[1].store(offset as u64, Ordering::Release);
+        words[0].store(word, Ordering::Release);
+        Slot(slot)
+    }
+
+    pub(crate) fn end(&mut self, slot: Slot) {
+        if let (Some(memory), true) = (&self.memory, slot.0 != NO_SLOT) {
+            let words = &memory.words()[self.start + slot.0 as usize * SLOT_WORDS..];
+            words[0].store(0, Ordering::Release);
+            self.free.push(slot.0);
+        }
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        if let (Some(memory), true) = (&self.memory, std::thread::panicking()) {
+            memory.panicked();
+        }
+    }
+}
+
+impl Place {
+    /// Whether some message of this partition may be a suspect: almost never.
+    pub(crate) fn has_crashed(&self) -> bool {
+        !self.crashed.is_empty()
+    }
+
+    pub(crate) fn suspect(&self, offset: i64) -> Option<Suspect> {
+        if self.crashed.is_empty() {
+            return None;
+        }
+        let memory = self.memory.as_ref()?;
+        let record = self.record(offset)?;
+        let (crashes, crashed_alone) = memory.crashes(record);
+        let is_suspect = crashes > 0 && (crashed_alone || crashes >= memory.crashes_max());
+        is_suspect.then_some(Suspect {
+            crashes,
+            crashed_alone,
+        })
+    }
+
+    /// It has an outcome: whatever it was running in, it did not do.
+    pub(crate) fn finished(&mut self, offset: i64) {
+        if self.crashed.is_empty() {
+            return;
+        }
+        if let (Some(memory), Some(record)) = (&self.memory, self.record(offset)) {
+            memory.forget(record);
+            self.crashed.retain(|(one, _)| *one != offset);
+        }
+    }
+
+    /// Somebody wants a proven one to run again: alone, and once more.
+    pub(crate) fn pardon(&self, offset: i64) {
+        if let (Some(memory), Some(record)) = (&self.memory, self.record(offset)) {
+            memory.pardon(record);
+        }
+    }
+
+    fn record(&self, offset: i64) -> Option<usize> {
+        let mut crashed = self.crashed.iter();
+        crashed
+            .find(|(one, _)| *one == offset)
+            .map(|(_, record)| *record)
+    }
+}

@@ -1,0 +1,170 @@
+//! Asking brokers which topics there are, and creating some. **Blocks** up to its deadline.
+//!
+//! No question creates a topic, whatever the brokers allow. It must not know what the topics are for.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use rdkafka::ClientContext;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use super::producer::connection;
+use crate::config::Value;
+
+/// The brokers' own default, which they know since Kafka 2.4.
+const DEFAULT: i32 = -1;
+/// What replaces it for older ones, where there are as many brokers.
+const REPLICATION: usize = 3;
+
+pub(crate) struct Admin {
+    client: AdminClient<Quiet>,
+    deadline: Duration,
+}
+
+/// The topics of a cluster.
+pub(crate) struct Topics {
+    /// With the number of their partitions.
+    existing: BTreeMap<String, usize>,
+    brokers: usize,
+}
+
+/// What came of creating a topic.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Created {
+    Now,
+    /// Somebody else was faster.
+    Before,
+    /// The broker said no, and would again.
+    Refused(String),
+}
+
+impl Admin {
+    /// Connects on first use; what of the properties is not about the connection is left out.
+    pub(crate) fn new(properties: &BTreeMap<String, Value>, deadline: Duration) -> Result<Self> {
+        let mut config = ClientConfig::new();
+        for (name, value) in connection(properties) {
+            config.set(name, value);
+        }
+        config.set("allow.auto.create.topics", "false");
+        let client = AdminClient::from_config_and_context(&config, Quiet)?;
+        Ok(Self { client, deadline })
+    }
+
+    pub(crate) fn topics(&self) -> Result<Topics> {
+        let metadata = self
+            .client
+            .inner()
+            .fetch_metadata(None, self.deadline)
+            .map_err(plain)?;
+        let topics = metadata.topics().iter();
+        Ok(Topics {
+            existing: topics
+                .map(|topic| (topic.name().to_owned(), topic.partitions().len()))
+                .collect(),
+            brokers: metadata.brokers().len(),
+        })
+    }
+
+    /// Whether a topic that is not among [`Topics`] does not exist; it may also be hidden from us, which is an error.
+    pub(crate) fn is_missing(&self, topic: &str) -> Result<bool> {
+        let metadata = self
+            .client
+            .inner()
+            .fetch_metadata(Some(topic), self.deadline)
+            .map_err(plain)?;
+        let found = metadata.topics().first().context("no answer")?;
+        match found.error().map(Code::from) {
+            None => Ok(false),
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => Ok(true),
+            Some(code) => bail!("{code}"),
+        }
+    }
+
+    /// Creates a topic, with the brokers' own defaults where nothing is said. An error may go away by itself.
+    pub(crate) fn create(
+        &self,
+        topics: &Topics,
+        topic: &str,
+        partitions: Option<usize>,
+        settings: &[(&str, &str)],
+    ) -> Result<Created> {
+        let partitions = partitions.map_or(DEFAULT, |count| count as i32);
+        let created = self.create_with(topic, partitions, DEFAULT, settings)?;
+        if !matches!(created, Created::Refused(_)) {
+            return Ok(created);
+        }
+        // Older brokers want to be told everything.
+        let replication = topics.brokers.clamp(1, REPLICATION) as i32;
+        let again = self.create_with(topic, partitions.max(1), replication, settings)?;
+        Ok(match again {
+            Created::Refused(_) => created,
+            again => again,
+        })
+    }
+
+    fn create_with(
+        &self,
+        topic: &str,
+        partitions: i32,
+        replication: i32,
+        settings: &[(&str, &str)],
+    ) -> Result<Created> {
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replication));
+        for (name, value) in settings {
+            new = new.set(name, value);
+        }
+        let options = AdminOptions::new()
+            .request_timeout(Some(self.deadline))
+            .operation_timeout(Some(self.deadline));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .context("no runtime")?;
+        let results = match runtime.block_on(self.client.create_topics([&new], &options)) {
+            Ok(results) => results,
+            Err(KafkaError::AdminOpCreation(text)) => return Ok(Created::Refused(text)),
+            Err(error) => return Err(plain(error)),
+        };
+        Ok(match results.into_iter().next() {
+            Some(Ok(_)) => Created::Now,
+            Some(Err((_, Code::TopicAlreadyExists))) => Created::Before,
+            Some(Err((
+                _,
+                code @ (Code::RequestTimedOut
+                | Code::NotController
+                | Code::OperationTimedOut
+                | Code::BrokerTransportFailure),
+            ))) => bail!("{code}"),
+            Some(Err((_, code))) => Created::Refused(code.to_string()),
+            None => bail!("no answer"),
+        })
+    }
+}
+
+impl Topics {
+    /// How many partitions a topic has; `None` where it is not there.
+    pub(crate) fn partitions(&self, topic: &str) -> Option<usize> {
+        self.existing.get(topic).copied()
+    }
+}
+
+/// The code's own words, without the name of the call.
+fn plain(error: KafkaError) -> anyhow::Error {
+    match error.rdkafka_error_code() {
+        Some(code) => anyhow!("{code}"),
+        None => error.into(),
+    }
+}
+
+/// What goes wrong is said by whoever asked.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        crate::logging::librdkafka(level as i32, facility, "admin", text);
+    }
+
+    fn error(&self, _: KafkaError, _: &str) {}
+}

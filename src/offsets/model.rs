@@ -1,0 +1,326 @@
+//! The tracker against a model that remembers everything, in random histories.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// What a history does next. Indices choose among what is there.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A message this many offsets further, in one of a few lanes.
+    Arrive(i64, u64),
+    /// A message that came before comes again.
+    Repeat(prop::sample::Index),
+    /// So many messages from an unfinished one on.
+    Finish(prop::sample::Index, u64),
+    /// A listener asks, so many offsets off an unfinished message of its lane.
+    Ask(usize, prop::sample::Index, i64),
+    Pause,
+    /// Another set of manual listeners.
+    Reload(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0_i64..4, 0_u64..4).prop_map(|(gap, lane)| Step::Arrive(gap, lane)),
+        1 => any::<prop::sample::Index>().prop_map(Step::Repeat),
+        5 => (any::<prop::sample::Index>(), 1_u64..4).prop_map(|(at, count)| Step::Finish(at, count)),
+        4 => (0_usize..3, any::<prop::sample::Index>(), -3_i64..4)
+            .prop_map(|(who, at, by)| Step::Ask(who, at, by)),
+        1 => Just(Step::Pause),
+        1 => (0_usize..4).prop_map(Step::Reload),
+    ]
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    offset: i64,
+    lane: u64,
+    finished: bool,
+    /// Of a seed: it has no number.
+    number: Option<u64>,
+}
+
+/// Per listener, by lane: what no request covers, and what was asked back.
+#[derive(Clone, Debug, Default)]
+struct Wishes {
+    uncovered: Vec<(i64, u64)>,
+}
+
+#[derive(Debug)]
+struct Model {
+    start: i64,
+    seen: Vec<Seen>,
+    seeds: Vec<Range<i64>>,
+    manual: BTreeMap<usize, Wishes>,
+}
+
+impl Model {
+    fn expected(&self) -> i64 {
+        self.seen.last().map_or(self.start, |one| one.offset + 1)
+    }
+
+    fn position(&self) -> i64 {
+        let finished = self.seen.iter().take_while(|one| one.finished);
+        finished.last().map_or(self.start, |one| one.offset + 1)
+    }
+
+    fn is_seeded(&self, offset: i64) -> bool {
+        self.seeds.iter().any(|seed| seed.contains(&offset))
+    }
+
+    fn arrive(&mut self, offset: i64, lane: u64, number: u64) -> Arrival {
+        let finished = self.is_seeded(offset);
+        self.seen.push(Seen {
+            offset,
+            lane,
+            finished,
+            number: (!finished).then_some(number),
+        });
+        if finished {
+            return Arrival::Finished;
+        }
+        for wishes in self.manual.values_mut() {
+            wishes.uncovered.push((offset, lane));
+        }
+        Arrival::New(number)
+    }
+
+    fn unfinished(&self) -> Vec<&Seen> {
+        self.seen.iter().filter(|one| !one.finished).collect()
+    }
+
+    /// Asked by the handler of the lane's first unfinished message.
+    fn ask(&mut self, who: usize, lane: u64, offset: i64) {
+        let runs_at = self
+            .unfinished()
+            .iter()
+            .find(|one| one.lane == lane)
+            .map(|one| one.offset);
+        if let Some(wishes) = self.manual.get_mut(&who) {
+            wishes
+                .uncovered
+                .retain(|one| one.1 != lane || one.0 >= offset);
+            if runs_at.is_some_and(|at| offset <= at) && !wishes.uncovered.contains(&(offset, lane))
+            {
+                wishes.uncovered.push((offset, lane));
+            }
+        }
+    }
+
+    fn target(&self) -> i64 {
+        let of = |wishes: &Wishes| wishes.uncovered.iter().map(|one| one.0).min();
+        let manual = self.manual.values();
+        let asked = manual
+            .map(|wishes| of(wishes).unwrap_or_else(|| self.expected()))
+            .min();
+        asked.unwrap_or_else(|| self.position())
+    }
+}
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+fn names(set: usize) -> Vec<Arc<str>> {
+    NAMES[..set].iter().map(|&name| name.into()).collect()
+}
+
+fn reload(model: &mut Model, set: usize) {
+    let unfinished: Vec<_> = model
+        .unfinished()
+        .iter()
+        .map(|one| (one.offset, one.lane))
+        .collect();
+    model.manual.retain(|who, _| *who < set);
+    for who in 0..set {
+        let uncovered = unfinished.clone();
+        model.manual.entry(who).or_insert(Wishes { uncovered });
+    }
+}
+
+/// What the tracker says agrees with the model.
+fn agree(tracker: &Tracker, model: &Model) -> Result<(), TestCaseError> {
+    let position = model.position();
+    prop_assert_eq!(tracker.finished().offset, position);
+    prop_assert_eq!(tracker.expected(), model.expected());
+    prop_assert_eq!(tracker.unfinished(), model.unfinished().len());
+    prop_assert_eq!(tracker.bytes(), model.unfinished().len());
+    prop_assert_eq!(tracker.target().offset, model.target());
+    let beyond = tracker.beyond().ranges;
+    for pair in beyond.windows(2) {
+        prop_assert!(pair[0].end < pair[1].start);
+    }
+    let is_beyond = |offset: i64| beyond.iter().any(|range| range.contains(&offset));
+    for one in &model.seen {
+        let expected = one.finished && one.offset >= position;
+        prop_assert_eq!(is_beyond(one.offset), expected, "offset {}", one.offset);
+    }
+    let end = model.seeds.last().map_or(0, |seed| seed.end);
+    for offset in model.expected()..end {
+        prop_assert_eq!(
+            is_beyond(offset),
+            model.is_seeded(offset),
+            "offset {}",
+            offset
+        );
+    }
+    let last = beyond.last().map_or(0, |range| range.end);
+    prop_assert!(last <= model.expected().max(end));
+    prop_assert!(beyond.first().is_none_or(|range| range.start >= position));
+    Ok(())
+}
+
+fn run(steps: Vec<Step>, seeds: Vec<Range<i64>>, listeners: usize) -> Result<(), TestCaseError> {
+    let start = Position {
+        offset: 100,
+        leader_epoch: 1,
+    };
+    let mut tracker = Tracker::new(start, names(listeners), usize::from(listeners == 0), true);
+    let mut model = Model {
+        start: 100,
+        seen: Vec::new(),
+        seeds: seeds.clone(),
+        manual: (0..listeners).map(|who| (who, Wishes::default())).collect(),
+    };
+    tracker.seed(Finished {
+        ranges: seeds,
+        leader_epoch: 1,
+    });
+    let mut next = 0;
+    for step in steps {
+        match step {
+            Step::Arrive(gap, lane) => {
+                let offset = model.expected() + gap;
+                let expected = model.arrive(offset, lane, next);
+                next += u64::from(expected == Arrival::New(next));
+                prop_assert_eq!(tracker.arrive(offset, 1, 1, |_| lane), expected);
+            }
+            Step::Repeat(at) if !model.seen.is_empty() => {
+                let one = at.get(&model.seen);
+                let found = tracker.arrive(one.offset, 1, 1, |_| 9);
+                prop_assert!(matches!(found, Arrival::Repeated | Arrival::WentBack));
+                // What is unfinished is never taken for a new epoch.
+                prop_assert!(one.finished || found == Arrival::Repeated);
+            }
+            Step::Finish(at, count) if !model.unfinished().is_empty() => {
+                let unfinished = model.unfinished();
+                let first = at.get(&unfinished).number.unwrap();
+                let numbers = first..first + count;
+                tracker.finish(numbers.clone());
+                for one in &mut model.seen {
+                    one.finished |= one.number.is_some_and(|number| numbers.contains(&number));
+                }
+            }
+            Step::Ask(who, at, by) if !model.unfinished().is_empty() => {
+                let unfinished = model.unfinished();
+                let lane = at.get(&unfinished).lane;
+                let runs = unfinished.iter().find(|one| one.lane == lane).unwrap();
+                let offset = runs.offset + by;
+                if model.manual.contains_key(&who) {
+                    tracker.ask(NAMES[who], lane, offset);
+                    model.ask(who, lane, offset);
+                }
+            }
+            Step::Pause => tracker.pause(),
+            Step::Reload(set) => {
+                tracker.set_listeners(names(set), usize::from(set == 0));
+                reload(&mut model, set);
+            }
+            Step::Repeat(_) | Step::Finish(..) | Step::Ask(..) => {}
+        }
+        agree(&tracker, &model)?;
+    }
+    Ok(())
+}
+
+fn seeds() -> impl Strategy<Value = Vec<Range<i64>>> {
+    prop::collection::vec((1_i64..5, 1_i64..5), 0..5).prop_map(|steps| {
+        let mut at = 100;
+        let range = |(gap, length): (i64, i64)| {
+            let start = at + gap;
+            at = start + length;
+            start..at
+        };
+        steps.into_iter().map(range).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn an_automatic_position_is_where_the_model_says(
+        steps in prop::collection::vec(step(), 1..80),
+        seeds in seeds(),
+    ) {
+        let steps = steps.into_iter().filter(|step| !matches!(step, Step::Reload(_))).collect();
+        run(steps, seeds, 0)?;
+    }
+
+    #[test]
+    fn manual_positions_are_where_the_model_says(
+        steps in prop::collection::vec(step(), 1..80),
+        listeners in 0_usize..4,
+    ) {
+        run(steps, Vec::new(), listeners)?;
+    }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4))]
+
+    /// Random places in a large window, so that finished entries are swept out.
+    #[test]
+    fn sweeping_changes_nothing(
+        picks in prop::collection::vec(any::<prop::sample::Index>(), 4_000),
+    ) {
+        let start = Position { offset: 0, leader_epoch: -1 };
+        let mut tracker = Tracker::new(start, Vec::new(), 1, true);
+        for offset in 0..4_000 {
+            tracker.arrive(offset * 2, -1, 1, |number| number);
+        }
+        let mut left: Vec<u64> = (0..4_000).collect();
+        let mut done = vec![false; 4_000];
+        for (count, pick) in picks.into_iter().enumerate() {
+            let number = left.swap_remove(pick.index(left.len()));
+            tracker.finish(number..number + 1);
+            done[number as usize] = true;
+            prop_assert_eq!(tracker.unfinished(), left.len());
+            if count % 1_000 == 999 {
+                let first = done.iter().position(|done| !done).unwrap_or(4_000);
+                let position = (first as i64 * 2 - 1).max(0);
+                prop_assert_eq!(tracker.target().offset, position);
+                let beyond = tracker.beyond().ranges;
+                for (number, done) in done.iter().enumerate().skip(first) {
+                    let offset = number as i64 * 2;
+                    prop_assert_eq!(beyond.iter().any(|one| one.contains(&offset)), *done);
+                }
+            }
+            prop_assert!(tracker.entries.len() <= 2 * left.len() + SWEEP_MIN + 1);
+        }
+        prop_assert_eq!(tracker.target().offset, 7_999);
+    }
+}
+
+#[test]
+fn a_slow_lane_costs_no_memory_for_what_others_finish() {
+    let start = Position {
+        offset: 0,
+        leader_epoch: -1,
+    };
+    let mut tracker = Tracker::new(start, Vec::new(), 1, true);
+    for offset in 0..200_000 {
+        let Arrival::New(number) = tracker.arrive(offset, -1, 1, |number| number) else {
+            panic!("it is new")
+        };
+        if offset > 0 {
+            tracker.finish(number..number + 1);
+        }
+        assert!(tracker.entries.len() <= SWEEP_MIN + 2);
+    }
+    assert_eq!(tracker.beyond().ranges.len(), 1);
+    tracker.finish(0..1);
+    assert_eq!(tracker.target().offset, 200_000);
+}

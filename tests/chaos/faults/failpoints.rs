@@ -1,0 +1,85 @@
+//! Daemons that are killed at chosen places, where a power cut would be worst.
+
+use std::time::Duration;
+
+use crate::dice::Dice;
+use crate::stage::Stage;
+use crate::support::kafka::send_signal;
+
+/// What makes a daemon pass a place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Work,
+    /// Somebody else joins.
+    Rebalance,
+    Reload,
+    Stop,
+}
+
+/// Where, by what, and at which pass at most.
+const PLACES: &[(&str, By, usize)] = &[
+    ("assigned", By::Work, 1),
+    ("before-commit", By::Work, 20),
+    ("commit-in-flight", By::Work, 20),
+    ("after-commit", By::Work, 20),
+    ("revoke-begun", By::Rebalance, 1),
+    ("before-unassign", By::Rebalance, 1),
+    ("before-swap", By::Reload, 1),
+    ("after-swap", By::Reload, 1),
+    ("drain-begun", By::Stop, 1),
+];
+
+/// Longer than a rebalance that waits for a member that was killed.
+const REACHES: Duration = Duration::from_secs(45);
+
+/// Every place once.
+pub(crate) fn kill(stage: &mut Stage, dice: &mut Dice) {
+    let mut places = PLACES.to_vec();
+    dice.shuffle(&mut places);
+    for place in places {
+        kill_at(stage, place, dice);
+    }
+}
+
+fn kill_at(stage: &mut Stage, (name, by, most): (&str, By, usize), dice: &mut Dice) {
+    let recruits = stage.fleet.recruits();
+    let index = dice.one_of(&recruits);
+    let value = format!("{name}={}", 1 + dice.below(most));
+    stage.fleet.members[index].kill();
+    stage.fleet.members[index].start(&[("MOONTIDE_FAILPOINT", &value)]);
+    if by != By::Work {
+        let instance = stage.fleet.members[index].instance.clone();
+        let runs = stage.oracle().runs_of(&instance);
+        stage.wait(&format!("{instance} is at work"), REACHES, |stage| {
+            stage.oracle().runs_of(&instance) > runs
+        });
+    }
+    match by {
+        By::Work => {}
+        By::Rebalance => {
+            let other = recruits
+                .iter()
+                .copied()
+                .find(|other| *other != index)
+                .unwrap_or_default();
+            if other != 0 {
+                // What it leaves behind the others have to give back.
+                stage.fleet.members[other].stop();
+                stage.pass(Duration::from_secs(3));
+                stage.fleet.members[other].start(&[]);
+            }
+        }
+        By::Reload => {
+            stage.fleet.version += 1;
+            stage.fleet.write(index);
+        }
+        By::Stop => send_signal(stage.fleet.members[index].pid(), libc::SIGTERM),
+    }
+    stage.wait(
+        &format!("a daemon passes the fail point {value}"),
+        REACHES,
+        |stage| stage.fleet.members[index].was_killed(),
+    );
+    stage.report.reached(name);
+    stage.fleet.members[index].start(&[]);
+}

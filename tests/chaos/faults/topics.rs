@@ -1,0 +1,211 @@
+//! What happens to topics: they grow, are made anew, lose what was read, and hold whatever somebody has put there.
+//!
+//! Each has a topic and a listener of its own, which a reload brings and another takes away, beside the load.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rdkafka::admin::TopicReplication;
+
+use super::members::{start_all, stop_all};
+use crate::dice::Dice;
+use crate::driver::PARTITIONS_MAX;
+use crate::stage::Stage;
+use crate::support::client::{Message, Topic};
+use crate::support::kafka::unique;
+
+const HANDLED: Duration = Duration::from_secs(90);
+
+pub(crate) fn add_partitions(stage: &mut Stage, _: &mut Dice) {
+    let count = stage.load().partitions.load(Ordering::SeqCst) + 2;
+    if count as usize > PARTITIONS_MAX {
+        return;
+    }
+    stage.cluster.add_partitions(&stage.topic, count);
+    stage.load().partitions.store(count, Ordering::SeqCst);
+    let new = count as usize - 1;
+    // Its messages count as everybody's; here somebody has to have taken it.
+    stage.wait("the new partition is consumed", HANDLED, |stage| {
+        stage.oracle().floors()[new] > 0
+    });
+}
+
+/// Deleted and created again, with messages that stand at the same offsets as others before.
+pub(crate) fn recreate(stage: &mut Stage, _: &mut Dice) {
+    let topic = listen(stage, "anew", 2, &[]);
+    for life in 0..2 {
+        produce(stage, &topic, &format!("life{life}"), 0..200);
+        wait_for(stage, &topic, &format!("life{life}"), 0..200);
+        stage.cluster.delete_topic(&topic);
+        if life == 0 {
+            stage.cluster.create_topic(&topic, 2, &[]);
+        }
+    }
+    forget(stage);
+}
+
+/// While nobody looks, the broker deletes what the group has not read yet; what is left is read.
+pub(crate) fn retention(stage: &mut Stage, _: &mut Dice) {
+    let topic = listen(stage, "retention", 1, &[]);
+    produce(stage, &topic, "read", 0..200);
+    wait_for(stage, &topic, "read", 0..200);
+    stop_all(stage);
+    produce(stage, &topic, "late", 0..400);
+    stage.cluster.delete_records(&topic, 0, 400);
+    start_all(stage);
+    wait_for(stage, &topic, "late", 200..400);
+    forget(stage);
+    stage.cluster.delete_topic(&topic);
+}
+
+/// A replica that had fallen behind leads: what only the other one had is gone, and offsets are given out again.
+pub(crate) fn truncate(stage: &mut Stage, dice: &mut Dice) {
+    let nodes = stage.cluster.nodes.len();
+    let ahead = dice.below(nodes);
+    let behind = (ahead + 1) % nodes;
+    let name = unique("unclean");
+    let replicas = [ahead as i32 + 1, behind as i32 + 1];
+    stage.cluster.create_topic_on(
+        &name,
+        1,
+        TopicReplication::Variable(&[&replicas]),
+        &[
+            ("min.insync.replicas", "1"),
+            ("unclean.leader.election.enable", "true"),
+        ],
+    );
+    listen_to(stage, &name);
+    produce(stage, &name, "both", 0..200);
+    wait_for(stage, &name, "both", 0..200);
+    stage.cluster.nodes[behind].kill();
+    stage.wait("one replica is alone", HANDLED, |stage| {
+        stage.cluster.replicas_in_sync(&name) == Some(1)
+    });
+    produce(stage, &name, "one", 0..300);
+    wait_for(stage, &name, "one", 0..300);
+    stage.cluster.nodes[ahead].kill();
+    stage.cluster.nodes[behind].start();
+    stage.wait("the other one leads", HANDLED, |stage| {
+        stage.cluster.leader(&name, 0) == Some(behind)
+    });
+    produce(stage, &name, "other", 0..100);
+    stage.cluster.start_missing();
+    wait_for(stage, &name, "other", 0..100);
+    produce(stage, &name, "after", 0..400);
+    wait_for(stage, &name, "after", 0..400);
+    forget(stage);
+    stage.cluster.delete_topic(&name);
+    stage.cluster.wait_in_sync();
+}
+
+/// Everything that Kafka takes: nulls, empty and enormous values, names that are no text, compaction, transactions.
+pub(crate) fn oddities(stage: &mut Stage, _: &mut Dice) {
+    let settings = [
+        ("cleanup.policy", "compact"),
+        ("min.cleanable.dirty.ratio", "0.01"),
+        ("segment.ms", "1000"),
+        ("max.message.bytes", "2097152"),
+    ];
+    let name = listen(stage, "oddities", 1, &settings);
+    let cluster = stage.cluster.clone();
+    let topic = topic(&cluster, &name);
+    let tombstone = Message {
+        key: Some(b"gone".to_vec()),
+        ..Message::default()
+    };
+    topic.produce([
+        Message::value("").key(""),
+        Message::value("bytes").key([0, 159, 146, 150]),
+        Message::value("headers")
+            .key("h")
+            .header([255, 254], Some(&[0]))
+            .header("x", None)
+            .header("x", Some(b"")),
+        Message::value(vec![b'x'; 1_000_000]).key("large"),
+        Message::value("gone").key("gone"),
+        tombstone,
+    ]);
+    topic.produce_in_vain([
+        Message::value("aborted").key("a"),
+        Message::value("aborted").key("b"),
+    ]);
+    topic.produce_in_transactions([Message::value("kept").key("k")]);
+    topic.produce_in_vain([Message::value("aborted").key("c")]);
+    topic.produce([Message::value("last").key("l")]);
+    stage.wait(
+        "the last of the odd messages is handled",
+        HANDLED,
+        |stage| {
+            stage
+                .fleet
+                .side_values(&name)
+                .iter()
+                .any(|value| value == "last")
+        },
+    );
+    let values: BTreeSet<String> = stage.fleet.side_values(&name).into_iter().collect();
+    let expected = [
+        "",
+        "bytes",
+        "headers",
+        "1000000 bytes",
+        "nil",
+        "kept",
+        "last",
+    ];
+    let missing: Vec<_> = expected
+        .iter()
+        .filter(|value| !values.contains(**value))
+        .collect();
+    if !missing.is_empty() || values.contains("aborted") {
+        stage.fail(&format!(
+            "of the odd messages {values:?} are handled, and not {missing:?}"
+        ));
+    }
+    forget(stage);
+    stage.cluster.delete_topic(&name);
+}
+
+/// A topic of this fault alone, and a listener for it.
+fn listen(stage: &mut Stage, name: &str, partitions: i32, settings: &[(&str, &str)]) -> String {
+    let name = unique(name);
+    stage.cluster.create_topic(&name, partitions, settings);
+    listen_to(stage, &name);
+    name
+}
+
+fn listen_to(stage: &mut Stage, name: &str) {
+    stage.fleet.side_topic = Some(name.to_owned());
+    stage.fleet.write_all();
+}
+
+fn forget(stage: &mut Stage) {
+    stage.fleet.side_topic = None;
+    stage.fleet.write_all();
+}
+
+/// Any broker that runs tells where the others are.
+fn topic<'a>(cluster: &'a crate::cluster::Cluster, name: &str) -> Topic<'a> {
+    let node = cluster.nodes.iter().find(|node| node.is_running());
+    node.expect("a broker runs").existing_topic(name)
+}
+
+fn produce(stage: &Stage, name: &str, word: &str, range: Range<u32>) {
+    let messages = range.map(|number| Message::value(format!("{word}-{number}")));
+    topic(&stage.cluster, name).produce(messages.map(|message| message.partition(0)));
+}
+
+/// Until all of them are handled, however often.
+fn wait_for(stage: &mut Stage, name: &str, word: &str, range: Range<u32>) {
+    let expected: Vec<String> = range.map(|number| format!("{word}-{number}")).collect();
+    stage.wait(
+        &format!("`{word}` of {name} is handled"),
+        HANDLED,
+        |stage| {
+            let values: BTreeSet<String> = stage.fleet.side_values(name).into_iter().collect();
+            expected.iter().all(|value| values.contains(value))
+        },
+    );
+}

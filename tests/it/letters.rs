@@ -1,0 +1,224 @@
+//! Dead letters: what lies in their topic, and that nothing is final before it lies there.
+
+use std::collections::BTreeSet;
+
+use crate::support::client::{Message, Topic, numbered};
+use crate::support::daemon::Daemon;
+use crate::support::kafka::{self, Kafka};
+use crate::support::project::{Project, from_beginning};
+use crate::support::wait::DEADLINE;
+
+/// Fails for everything that is not `fine`.
+const FAILING: &str = r#"
+local record = require "record"
+return function(message, ctx)
+  record.line("try", message, ctx)
+  if message.value ~= "fine" then error("does not like it") end
+end
+"#;
+
+#[test]
+fn a_dead_letter_is_the_message_byte_for_byte_and_says_where_it_was() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (topic, dead) = topics(kafka, "letter", 2, &[]);
+    let odd = Message {
+        key: Some(vec![0xff, 0]),
+        value: Some(vec![0, 0xfe, 7]),
+        headers: vec![
+            (vec![0xfe, 0xff], Some(vec![0, 1])),
+            (b"a".to_vec(), None),
+            (b"a".to_vec(), Some(Vec::new())),
+        ],
+        partition: Some(1),
+        timestamp: Some(1_500_000_000_123),
+    };
+    let tombstone = Message {
+        key: Some(b"k".to_vec()),
+        partition: Some(1),
+        ..Message::default()
+    };
+    topic.produce([odd.clone(), tombstone]);
+    let project = failing(kafka, &topic, 2, "");
+
+    let daemon = Daemon::start(&project);
+
+    let letters = kafka.read(&dead.name, 2, 2);
+    let first = &letters[0];
+    assert_eq!((first.partition, first.timestamp), (1, odd.timestamp));
+    assert_eq!((&first.key, &first.value), (&odd.key, &odd.value));
+    assert_eq!(first.headers[..3], odd.headers);
+    let told = |name: &str| first.header(&format!("moontide-{name}"));
+    assert_eq!(told("origin-topic"), topic.name);
+    assert_eq!(told("origin-partition"), "1");
+    assert_eq!(told("origin-offset"), "0");
+    assert_eq!(told("origin-timestamp"), "1500000000123");
+    assert_eq!(told("group"), project.group);
+    assert_eq!(told("listener"), "orders");
+    assert_eq!(told("attempts"), "2");
+    assert!(told("first-failure") < told("last-failure"));
+    assert_eq!(told("bundle"), "1");
+    assert!(told("error").contains("does not like it"), "{first:?}");
+    assert!(told("traceback").contains("stack traceback"), "{first:?}");
+    assert_eq!(letters[1].value, None, "a tombstone stays one");
+    daemon.stop();
+    assert_eq!(kafka.committed(&project.group, &topic.name, 1), Some(2));
+}
+
+/// A letter that fails in turn keeps its first origin.
+#[test]
+fn a_letter_that_is_dead_lettered_again_says_where_it_was_first() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (topic, dead) = topics(kafka, "again", 1, &[]);
+    let last = kafka.topic_named(format!("{}.dead", dead.name), 1);
+    topic.produce([Message::value("bad")]);
+    let project = failing(kafka, &topic, 1, "");
+    project.config(
+        &(listener("orders", &topic.name, 1, "")
+            + &listener("letters", &dead.name, 1, ", headerStyle = \"spring\"")),
+    );
+
+    let daemon = Daemon::start(&project);
+
+    let letter = kafka.read(&last.name, 1, 1).remove(0);
+    assert_eq!(letter.header("kafka_dlt-original-topic"), topic.name);
+    assert_eq!(
+        letter.header("kafka_dlt-original-consumer-group"),
+        project.group
+    );
+    assert_eq!(letter.header("moontide-listener"), "letters");
+    assert!(!letter.has_header("moontide-origin-topic"), "{letter:?}");
+    daemon.stop();
+}
+
+/// The topic is gone while messages fail: their lane waits, nothing is lost and nothing is committed beyond them.
+#[test]
+fn a_message_waits_until_its_letter_is_acknowledged() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (topic, dead) = topics(kafka, "waits", 1, &[]);
+    let project = failing(kafka, &topic, 1, "");
+    let mut daemon = Daemon::join(&project);
+    dead.delete();
+
+    topic.produce([
+        Message::value("fine"),
+        Message::value("bad"),
+        Message::value("fine"),
+    ]);
+    daemon.wait_for("the status says why", |daemon| {
+        daemon.try_status().is_some_and(|status| {
+            status["consumers"]
+                .to_string()
+                .contains("its dead letter is not sent")
+        })
+    });
+    assert!(daemon.count(|line| line.is_error() && line.mentions(&dead.name)) > 0);
+    assert_eq!(project.entries_of("try").len(), 2, "the lane waits");
+    daemon.wait_for("what is done is committed", |_| {
+        kafka.committed(&project.group, &topic.name, 0) == Some(1)
+    });
+    let dead = kafka.topic_named(dead.name, 1);
+
+    kafka.read(&dead.name, 1, 1);
+    daemon.wait_for("the lane goes on", |_| project.entries_of("try").len() == 3);
+    daemon.stop();
+    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(3));
+}
+
+/// A broker refuses a whole batch as too large: small letters are not punished for being many.
+#[test]
+fn many_small_letters_are_whole_though_all_together_are_too_large() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (topic, dead) = topics(kafka, "small", 4, &[("max.message.bytes", "4000")]);
+    for partition in 0..4 {
+        topic.produce(numbered(0..50, partition));
+    }
+    let project = failing(kafka, &topic, 1, "");
+
+    // No letter waits for another one.
+    project.config(&(listener("orders", &topic.name, 1, "") + "ordering = \"none\"\n"));
+
+    let daemon = Daemon::start(&project);
+
+    let letters = kafka.read(&dead.name, 4, 200);
+    assert!(
+        letters
+            .iter()
+            .all(|letter| letter.has_header("moontide-traceback"))
+    );
+    let places: BTreeSet<_> = letters
+        .iter()
+        .map(|letter| {
+            let place = (
+                letter.header("moontide-origin-partition"),
+                letter.value.clone(),
+            );
+            assert_eq!(place.0, letter.partition.to_string());
+            place
+        })
+        .collect();
+    assert_eq!((letters.len(), places.len()), (200, 200));
+    daemon.stop();
+}
+
+#[test]
+fn a_letter_that_is_too_large_loses_traceback_error_and_at_last_its_value() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (topic, dead) = topics(kafka, "large", 1, &[("max.message.bytes", "3000")]);
+    let handler = r#"
+        return function(message) error(("é"):rep(#message.value == 2000 and 400 or 10), 0) end
+    "#;
+    // With all headers but the traceback; without the error; not even so.
+    for size in [2200, 2000, 2900] {
+        topic.produce([Message::value(vec![b'x'; size])]);
+    }
+    let project = failing(kafka, &topic, 1, ", tooLarge = \"dropValue\"");
+    project.handler("orders.lua", handler);
+
+    let daemon = Daemon::start(&project);
+
+    let letters = kafka.read(&dead.name, 1, 3);
+    let has = |index: usize, name: &str| letters[index].has_header(&format!("moontide-{name}"));
+    let size = |index: usize| letters[index].value.as_ref().map(Vec::len);
+    assert_eq!(
+        (size(0), has(0, "error")),
+        (Some(2200), true),
+        "{:?}",
+        letters[0]
+    );
+    assert_eq!(
+        (size(1), has(1, "error")),
+        (Some(2000), false),
+        "{:?}",
+        letters[1]
+    );
+    assert_eq!((size(2), has(2, "error")), (Some(0), false));
+    assert_eq!(letters[2].header("moontide-value-dropped"), "2900");
+    daemon.stop();
+    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(3));
+}
+
+fn topics<'a>(
+    kafka: &'a Kafka,
+    name: &str,
+    partitions: usize,
+    settings: &[(&str, &str)],
+) -> (Topic<'a>, Topic<'a>) {
+    let topic = kafka.topic(name, partitions);
+    let dead = kafka.topic_with(format!("{}.dead", topic.name), partitions, settings);
+    (topic, dead)
+}
+
+fn listener(name: &str, topic: &str, attempts: u32, more: &str) -> String {
+    from_beginning(name, topic, "orders")
+        + &format!(
+            "breaker = false\nretry = {{ attempts = {attempts}, initialDelay = 20 }}\n\
+             deadLetter = {{ topic = \"{{topic}}.dead\"{more} }}\n"
+        )
+}
+
+fn failing(kafka: &Kafka, topic: &Topic<'_>, attempts: u32, more: &str) -> Project {
+    let project = Project::new(kafka);
+    project.handler("orders.lua", FAILING);
+    project.config(&listener("orders", &topic.name, attempts, more));
+    project
+}

@@ -1,0 +1,165 @@
+//! Topics that must exist before a message fails.
+
+use crate::support::client::numbered;
+use crate::support::daemon::Daemon;
+use crate::support::kafka::{self, Kafka, unique};
+use crate::support::project::{Project, RECORDING, from_beginning};
+use crate::support::wait::DEADLINE;
+
+const DEAD: &str = "deadLetter = { topic = \"{topic}.dead\" }\n";
+const CREATED: &str = "deadLetter = { topic = \"{topic}.dead\", allowAutoTopicCreation = true }\n";
+
+#[test]
+fn a_dead_letter_topic_that_is_missing_ends_the_start_with_the_command_that_creates_it() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("missing", 3);
+    let project = recording(kafka, &(orders(&topic.name) + DEAD));
+
+    let mut daemon = Daemon::spawn(&project);
+
+    assert_eq!(daemon.exit_code(DEADLINE), 78);
+    let expected = format!(
+        "listener `orders`: its dead-letter topic `{name}.dead` does not exist; create it: \
+         kafka-topics.sh --bootstrap-server {} --create --topic {name}.dead --partitions 3 --config retention.ms=-1, \
+         or set `deadLetter.allowAutoTopicCreation = true`",
+        kafka.bootstrap(),
+        name = topic.name,
+    );
+    assert!(
+        daemon
+            .lines()
+            .iter()
+            .any(|line| line.field("reason") == expected),
+        "{expected}\n{}",
+        daemon.log_text()
+    );
+    assert!(project.entries().is_empty() || project.entries_of("done").len() < 10);
+}
+
+#[test]
+fn a_missing_topic_is_created_where_that_is_allowed() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("created", 3);
+    let project = recording(kafka, &(orders(&topic.name) + CREATED));
+
+    let mut daemon = Daemon::join(&project);
+
+    daemon.wait_line("created", |line| line.is("topic created"));
+    assert_eq!(kafka.partitions(&format!("{}.dead", topic.name)), Some(3));
+    daemon.stop();
+    // The second start finds it.
+    let mut daemon = Daemon::join(&project);
+    topic.produce(numbered(0..1, 0));
+    daemon.wait_for("the message", |_| project.entries_of("done").len() == 1);
+    assert_eq!(daemon.count(|line| line.is("topic created")), 0);
+    daemon.stop();
+}
+
+/// A broker that is away delays nothing; when it is back, it is asked.
+#[test]
+fn a_start_without_a_broker_is_ready_and_asks_until_there_is_an_answer() {
+    let Some(kafka) = Kafka::start_own() else {
+        return;
+    };
+    let topic = kafka.topic("later", 1).name;
+    kafka.stop();
+    let project = recording(&kafka, &(orders(&topic) + DEAD));
+
+    let mut daemon = Daemon::start(&project);
+    daemon.wait_line("not known yet", |line| {
+        line.is("not known yet whether the topic exists")
+    });
+    assert!(!daemon.ended());
+    kafka.start();
+
+    assert_eq!(daemon.exit_code(DEADLINE), 78);
+}
+
+#[test]
+fn a_reload_that_needs_a_missing_topic_is_refused() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("refused", 1);
+    let project = recording(kafka, &orders(&topic.name));
+    let mut daemon = Daemon::join(&project);
+
+    project.config(&(orders(&topic.name) + DEAD));
+    let (code, said) = daemon.reload();
+    assert_ne!(code, 0, "{said}");
+    assert!(
+        said.contains(&format!(
+            "its dead-letter topic `{}.dead` does not exist; create it: kafka-topics.sh",
+            topic.name
+        )),
+        "{said}"
+    );
+    topic.produce(numbered(0..1, 0));
+    daemon.wait_for("the old bundle goes on", |_| {
+        project.entries_of("done").len() == 1
+    });
+
+    project.config(&(orders(&topic.name) + CREATED));
+    let (code, said) = daemon.reload();
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(kafka.partitions(&format!("{}.dead", topic.name)), Some(1));
+    daemon.stop();
+}
+
+/// As a broker that is away says nothing about topics, it keeps nobody from a reload.
+#[test]
+fn a_reload_without_a_broker_goes_on() {
+    let Some(kafka) = Kafka::start_own() else {
+        return;
+    };
+    let topic = kafka.topic("away", 1).name;
+    let project = recording(&kafka, &orders(&topic));
+    let mut daemon = Daemon::join(&project);
+    kafka.stop();
+
+    project.config(&(orders(&topic) + CREATED));
+    let (code, said) = daemon.reload();
+    assert_eq!(code, 0, "{said}");
+    kafka.start();
+
+    daemon.wait_line("created", |line| line.is("topic created"));
+    daemon.stop();
+}
+
+#[test]
+fn what_a_pattern_matches_gets_its_topics_or_an_error() {
+    let Some(kafka) = kafka::shared() else { return };
+    let prefix = unique("matched");
+    let topic = |suffix: &str, key: &str| {
+        let name = format!("{prefix}-{suffix}");
+        kafka.topic_named(name.clone(), 2);
+        let pattern = format!("^{prefix}-{suffix}$");
+        (
+            name,
+            from_beginning(suffix, &pattern, "orders.handle") + key,
+        )
+    };
+    let (created, first) = topic("created", CREATED);
+    let (missing, second) = topic("missing", DEAD);
+    let project = recording(kafka, &(first + &second));
+
+    let mut daemon = Daemon::join(&project);
+
+    daemon.wait_line("created", |line| {
+        line.is("topic created") && line.field("topic") == format!("{created}.dead")
+    });
+    let start =
+        format!("listener `missing`: its dead-letter topic `{missing}.dead` does not exist");
+    daemon.wait_line("an error", |line| line.field("error").starts_with(&start));
+    assert_eq!(kafka.partitions(&format!("{created}.dead")), Some(2));
+    daemon.stop();
+}
+
+fn orders(topic: &str) -> String {
+    from_beginning("orders", topic, "orders.handle")
+}
+
+fn recording(kafka: &Kafka, listeners: &str) -> Project {
+    let project = Project::new(kafka);
+    project.handler("orders.lua", RECORDING);
+    project.config(listeners);
+    project
+}
