@@ -105,10 +105,7 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
     })
     .context("cannot listen to signals")?;
     let server = Server::bind(&config.daemon.runtime_directory)?;
-    let http = config.http.as_ref();
-    let http = http
-        .map(|http| http::Server::bind(http.listen))
-        .transpose()?;
+    let http = http_server(&config)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -154,6 +151,11 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
         .build()
         .context("cannot start the runtime")?;
     Ok(runtime.block_on(supervisor.run(server, http, watch, reloads, endings)))
+}
+
+fn http_server(config: &Config) -> anyhow::Result<Option<http::Server>> {
+    let http = config.http.as_ref();
+    http.map(|http| http::Server::bind(http.listen)).transpose()
 }
 
 fn first_status(fleet: &Fleet) -> Status {
@@ -345,7 +347,7 @@ impl Supervisor {
         let (roster, status, notifier) =
             (self.roster.clone(), self.status.clone(), notifier.clone());
         tokio::task::spawn_blocking(move || {
-            notifier.status(&gather(&roster, &status).status.sentence())
+            notifier.status(&gather(&roster, &status).status.sentence());
         });
     }
 

@@ -13,9 +13,11 @@ mod process;
 mod tests;
 mod text;
 
+#[cfg(test)]
+pub(crate) use counts::LimitKills;
 pub(crate) use counts::{
-    ConsumerCounts, ConsumerSnapshot, LimitKills, ListenerCounts, ListenerSnapshot, Outcome,
-    Outcomes, PartitionSnapshot, WorkerSnapshot,
+    ConsumerCounts, ConsumerSnapshot, ListenerCounts, ListenerSnapshot, Outcome, Outcomes,
+    PartitionSnapshot, WorkerSnapshot,
 };
 pub(crate) use histogram::Histogram;
 pub(crate) use page::{Facts, page};

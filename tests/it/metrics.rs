@@ -61,19 +61,7 @@ fn outcomes_failures_and_limits_are_counted_by_listener() {
         samples.get("moontide_committed_offset", &of) == Some(6.0)
     });
 
-    let finished = |outcome| [("topic", topic.name.as_str()), ("outcome", outcome)];
-    for (outcome, count) in [
-        ("done", 3.0),
-        ("dead_lettered", 2.0),
-        ("skipped", 1.0),
-        ("retried_later", 0.0),
-    ] {
-        let name = "moontide_messages_finished_total";
-        check(&samples, name, &finished(outcome), count);
-        let of_listener = [("listener", "picky"), ("outcome", outcome)];
-        let name = "moontide_listener_outcomes_total";
-        check(&samples, name, &of_listener, count);
-    }
+    check_outcomes(&samples, &topic.name);
     let listener = [("listener", "picky")];
     // `once` twice, `never` and `loop` twice each, the others once.
     check(
@@ -109,6 +97,24 @@ fn outcomes_failures_and_limits_are_counted_by_listener() {
     let memory: f64 = samples.all("moontide_lua_memory_bytes", &[]).sum();
     assert!(memory > 1e4, "{memory}");
     daemon.stop();
+}
+
+/// Three done, two dead-lettered, one skipped: of the partition and of its one listener alike.
+#[track_caller]
+fn check_outcomes(samples: &Samples, topic: &str) {
+    let finished = |outcome| [("topic", topic), ("outcome", outcome)];
+    for (outcome, count) in [
+        ("done", 3.0),
+        ("dead_lettered", 2.0),
+        ("skipped", 1.0),
+        ("retried_later", 0.0),
+    ] {
+        let name = "moontide_messages_finished_total";
+        check(samples, name, &finished(outcome), count);
+        let of_listener = [("listener", "picky"), ("outcome", outcome)];
+        let name = "moontide_listener_outcomes_total";
+        check(samples, name, &of_listener, count);
+    }
 }
 
 /// Times: what waits is timed by itself, what computes for long too, and trivial calls count all the same.

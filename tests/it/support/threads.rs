@@ -11,15 +11,14 @@ pub(crate) struct Halted(libc::pid_t);
 impl Halted {
     /// By the name that the kernel knows, of 15 characters at most.
     pub(crate) fn thread(pid: i32, name: &str) -> Self {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let mut tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
         let of_that_name = |entry: fs::DirEntry| {
             let comm = fs::read_to_string(entry.path().join("comm")).ok()?;
             let id = entry.file_name().to_str()?.parse().ok()?;
             (comm.trim_end() == name).then_some(id)
         };
         let thread: libc::pid_t = tasks
-            .filter_map(|entry| of_that_name(entry.unwrap()))
-            .next()
+            .find_map(|entry| of_that_name(entry.unwrap()))
             .expect("a thread of that name");
         // SAFETY: neither address nor data are read for these requests; the thread is our child's.
         unsafe {
