@@ -4,6 +4,7 @@
 //! daemon. Each turn serves events and letters, takes what the budget allows, commits what is due and looks at the
 //! clock. **Back-pressure is not taking**: what is not taken stays in librdkafka's bounded queue.
 
+mod ages;
 mod commits;
 mod intake;
 mod leave;
@@ -25,6 +26,7 @@ use crate::config;
 use crate::kafka::{Class, Client, Closing, Error, Event, TopicPartition};
 use crate::logging::RateLimit;
 use crate::mailbox::Mailbox;
+use crate::metrics::ConsumerCounts;
 use crate::offsets::Tracker;
 use crate::outbox::Outbox;
 use crate::partition::{Partition, ToConsumer, ToTopics, ToWorker};
@@ -32,10 +34,11 @@ use crate::route::Plan;
 use crate::supervisor::{Ending, Endings};
 use crate::systemd::Beat;
 
+use ages::Ages;
 use commits::Commits;
 use intake::Intake;
 use membership::Phase;
-use report::Trouble;
+use report::{State, Trouble};
 use subscription::Topics;
 
 /// How often the loop turns at least: polls count towards the poll limit, and the daemon looks for progress.
@@ -64,6 +67,8 @@ pub(crate) struct Consumer {
     intake: Intake,
     commits: Commits,
     trouble: Trouble,
+    state: State,
+    counts: ConsumerCounts,
     /// Set by `Close`: until when.
     closing: Option<Instant>,
     client: Arc<Client>,
@@ -95,6 +100,9 @@ struct Held {
     asleep_until: Option<Instant>,
     /// Since when it has used up its share of the budget.
     full_since: Option<Instant>,
+    /// Messages taken in this assignment.
+    received: u64,
+    ages: Ages,
 }
 
 /// Whether the next message is the next one.
@@ -176,6 +184,8 @@ impl Consumer {
             intake: Intake::new(epochs),
             commits: Commits::default(),
             trouble: Trouble::default(),
+            state: State::new(Instant::now()),
+            counts: ConsumerCounts::default(),
             closing: None,
             client,
         })
@@ -194,13 +204,14 @@ impl Consumer {
             for letter in letters.drain(..) {
                 self.open(letter, now);
             }
-            let took = self.take();
+            let took = self.take(now);
             self.keep_fair(now);
             self.wake(now);
             self.settle_replies(now);
             self.progress(now);
             self.commit(now);
             self.subscribe(now);
+            self.look(now);
             if let Some(deadline) = self.closing
                 && self.is_closed(now, deadline)
             {
@@ -249,6 +260,7 @@ impl Consumer {
                     if let Some(held) = self.of(&partition) {
                         held.finished_since_commit += numbers.end - numbers.start;
                         held.tracker.finish(numbers);
+                        held.ages.finished(held.tracker.finished().offset, now);
                     }
                 }
             }
@@ -271,7 +283,7 @@ impl Consumer {
             ToConsumer::Reload(bundle) => self.reload(bundle),
             ToConsumer::Retire { bundle, done } => self.retire(bundle, done, now),
             // Nobody waits for it any more where the send fails.
-            ToConsumer::Status(reply) => drop(reply.send(self.status())),
+            ToConsumer::Status(reply) => drop(reply.send(self.snapshot(now))),
             ToConsumer::Close(deadline) => self.begin_close(deadline, now),
         }
     }

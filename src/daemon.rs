@@ -6,6 +6,7 @@
 mod fleet;
 mod hands;
 mod load;
+mod pages;
 mod reload;
 mod topics;
 
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::control::{Ask, Server};
+use crate::http;
 use crate::logging::{self, Audience};
 use crate::shutdown::{self, Reactions, Shutdown, Signals, Trigger};
 use crate::status::{ReloadReport, Request, Response, Status};
@@ -28,6 +30,7 @@ use crate::watch::Watch;
 
 use fleet::{Fleet, Roster};
 use hands::Hands;
+use pages::{Pages, gather};
 use reload::Reloader;
 
 /// Between two looks at dropped log lines and two status lines for systemd.
@@ -102,6 +105,7 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
     })
     .context("cannot listen to signals")?;
     let server = Server::bind(&config.daemon.runtime_directory)?;
+    let http = http_server(&config)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -146,7 +150,12 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    Ok(runtime.block_on(supervisor.run(server, watch, reloads, endings)))
+    Ok(runtime.block_on(supervisor.run(server, http, watch, reloads, endings)))
+}
+
+fn http_server(config: &Config) -> anyhow::Result<Option<http::Server>> {
+    let http = config.http.as_ref();
+    http.map(|http| http::Server::bind(http.listen)).transpose()
 }
 
 fn first_status(fleet: &Fleet) -> Status {
@@ -192,12 +201,14 @@ impl Supervisor {
     async fn run(
         mut self,
         server: Server,
+        http: Option<http::Server>,
         mut watch: Watch,
         mut signals: mpsc::Receiver<()>,
         mut endings: mpsc::UnboundedReceiver<Ending>,
     ) -> Ended {
         let (ask, mut asked) = mpsc::channel::<Ask>(REQUESTS);
         let control = tokio::spawn(server.serve(ask));
+        let http = http.map(|http| tokio::spawn(http.serve(self.pages().source())));
         let mut tick = tokio::time::interval(TICK);
         let mut reloading: Option<Reloading> = None;
         let mut ended = Ended::Stopped;
@@ -236,7 +247,19 @@ impl Supervisor {
         self.stop(&notifier, reloading, &ended).await;
         feeder.abort();
         control.abort();
+        if let Some(http) = http {
+            http.abort();
+        }
         ended
+    }
+
+    fn pages(&self) -> Pages {
+        Pages {
+            roster: self.roster.clone(),
+            status: self.status.clone(),
+            progress: self.progress.clone(),
+            guard: self.guard.clone(),
+        }
     }
 
     /// Starts a reload, or joins the one under way.
@@ -313,7 +336,7 @@ impl Supervisor {
         let (roster, status) = (self.roster.clone(), self.status.clone());
         tokio::task::spawn_blocking(move || {
             // Whoever asked may have gone.
-            let _ = answer.send(Response::Status(Box::new(gather(&roster, &status))));
+            let _ = answer.send(Response::Status(Box::new(gather(&roster, &status).status)));
         });
     }
 
@@ -323,7 +346,9 @@ impl Supervisor {
         }
         let (roster, status, notifier) =
             (self.roster.clone(), self.status.clone(), notifier.clone());
-        tokio::task::spawn_blocking(move || notifier.status(&gather(&roster, &status).sentence()));
+        tokio::task::spawn_blocking(move || {
+            notifier.status(&gather(&roster, &status).status.sentence());
+        });
     }
 
     /// Drains, within the deadline, and joins every thread.
@@ -379,14 +404,4 @@ async fn finished(
         Some(reloading) => (&mut reloading.task).await,
         None => std::future::pending().await,
     }
-}
-
-/// The status as it is now: every consumer is asked, one that does not answer in time is left out.
-fn gather(roster: &Roster, status: &Mutex<Status>) -> Status {
-    let mut status = status
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
-    status.consumers = roster.status();
-    status
 }

@@ -90,6 +90,13 @@ impl<M> Lanes<M> {
         }
     }
 
+    /// No message below this number has still to begin, or has begun without an end.
+    pub(crate) fn lowest(&self) -> u64 {
+        let incoming = self.incoming.front().map_or(self.end, |first| first.0);
+        let open = self.open.values().map(|lane| lane.number);
+        open.fold(incoming, u64::min)
+    }
+
     pub(crate) fn has_open(&self) -> bool {
         !self.open.is_empty()
     }

@@ -60,7 +60,13 @@ mod supervisor;
 
 mod status;
 
+mod metrics;
+
+mod ready;
+
 mod control;
+
+mod http;
 
 mod watch;
 

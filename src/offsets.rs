@@ -35,6 +35,8 @@ pub(crate) struct Tracker {
     /// Where the last pause found the lowest unfinished message: what lies above may come twice because of it.
     paused_at: i64,
     newest_leader_epoch: i32,
+    /// The timestamp of the message that came last, or -1.
+    newest_ms: i64,
     /// The number of the next message.
     next: u64,
     /// Unfinished ones, and finished ones behind an unfinished one until they are swept out. The first is unfinished.
@@ -67,6 +69,7 @@ struct Entry {
     before: Position,
     bytes: u32,
     finished: bool,
+    timestamp_ms: i64,
 }
 
 /// What an arriving message is to this epoch.
@@ -96,6 +99,7 @@ impl Tracker {
             expected: start,
             paused_at: i64::MAX,
             newest_leader_epoch: start.leader_epoch,
+            newest_ms: -1,
             next: 0,
             entries: VecDeque::new(),
             swept_later: 0,
@@ -184,6 +188,7 @@ impl Tracker {
             before,
             bytes,
             finished: false,
+            timestamp_ms: -1,
         });
         for one in &mut self.manual {
             one.arrive(offset, lane);
@@ -192,6 +197,20 @@ impl Tracker {
         self.unfinished += 1;
         self.bytes += bytes as usize;
         Arrival::New(number)
+    }
+
+    /// The timestamp of the message that has just arrived.
+    pub(crate) fn stamp(&mut self, timestamp_ms: i64) {
+        self.newest_ms = timestamp_ms;
+        if let Some(entry) = self.entries.back_mut() {
+            entry.timestamp_ms = timestamp_ms;
+        }
+    }
+
+    /// The timestamp of the oldest unfinished message, or where nothing is in hand of the one that came last.
+    pub(crate) fn oldest_timestamp(&self) -> Option<i64> {
+        let oldest = self.entries.front().map(|entry| entry.timestamp_ms);
+        Some(oldest.unwrap_or(self.newest_ms)).filter(|ms| *ms >= 0)
     }
 
     /// The partition is about to be paused.

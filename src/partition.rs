@@ -11,10 +11,11 @@ use crate::config::Config;
 use crate::kafka;
 use crate::lua::{Answer, CallId, Vm};
 use crate::mailbox::Mailbox;
+use crate::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::needed::Needed;
 use crate::outbox::{Outbox, Refused};
 use crate::route::Plan;
-use crate::status::{Blocked, ConsumerStatus};
+use crate::status::Blocked;
 
 /// An epoch of a partition: a new assignment, seek or reset makes a new one, and what comes in for an old one is
 /// refused. It holds the client, since no message may outlive that.
@@ -70,7 +71,7 @@ pub(crate) enum ToConsumer {
         bundle: Arc<Bundle>,
         done: mpsc::Sender<()>,
     },
-    Status(mpsc::Sender<ConsumerStatus>),
+    Status(mpsc::Sender<ConsumerSnapshot>),
     /// Drain, commit and leave the group until then.
     Close(Instant),
 }
@@ -103,6 +104,7 @@ pub(crate) enum ToWorker {
     Batch {
         messages: Vec<kafka::Message>,
         first: u64,
+        taken: Instant,
         plan: Arc<Plan>,
         partition: Arc<Partition>,
     },
@@ -129,6 +131,7 @@ pub(crate) enum ToWorker {
         vm: Box<Vm>,
         done: mpsc::Sender<()>,
     },
+    Status(mpsc::Sender<WorkerSnapshot>),
     /// What somebody wants by hand.
     Order(Order),
     Stop,

@@ -21,7 +21,83 @@ pub(crate) struct Status {
     /// Listeners that somebody has paused.
     #[serde(default)]
     pub(crate) paused: Vec<Paused>,
+    /// How many reloads ended how, since the start.
+    #[serde(default)]
+    pub(crate) reloads: Reloads,
+    /// What `/ready` says.
+    #[serde(default)]
+    pub(crate) readiness: Option<Readiness>,
+    /// Those of the bundle in force, in the order of declaration.
+    #[serde(default)]
+    pub(crate) listeners: Vec<ListenerStatus>,
     pub(crate) consumers: Vec<ConsumerStatus>,
+}
+
+/// Whether a listener takes messages, in all workers together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ListenerStatus {
+    pub(crate) name: String,
+    pub(crate) breaker: BreakerState,
+    /// Since when it is not closed, and why.
+    pub(crate) breaker_since: Option<i64>,
+    pub(crate) breaker_reason: Option<String>,
+    pub(crate) paused: bool,
+    /// Messages that wait until the broker acknowledges their dead letters.
+    pub(crate) dead_letters_waiting: usize,
+    /// Why a dead letter was not taken, as long as it is not.
+    pub(crate) dead_letter_error: Option<String>,
+}
+
+/// The greatest counts where workers differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum BreakerState {
+    #[default]
+    Closed,
+    HalfOpen,
+    Open,
+}
+
+impl ListenerStatus {
+    /// The same listener in another worker.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.paused |= other.paused;
+        self.dead_letters_waiting += other.dead_letters_waiting;
+        if self.dead_letter_error.is_none() {
+            self.dead_letter_error.clone_from(&other.dead_letter_error);
+        }
+        if other.breaker > self.breaker {
+            self.breaker = other.breaker;
+            self.breaker_since = other.breaker_since;
+            self.breaker_reason.clone_from(&other.breaker_reason);
+        }
+    }
+}
+
+/// Whether the daemon does what it is there for, and else why not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Readiness {
+    pub(crate) ready: bool,
+    pub(crate) reasons: Vec<Reason>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Reason {
+    /// A consumer, a partition or a listener.
+    pub(crate) what: String,
+    pub(crate) since: i64,
+    pub(crate) why: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Reloads {
+    pub(crate) applied: u64,
+    pub(crate) unchanged: u64,
+    pub(crate) rejected: u64,
 }
 
 /// A listener that takes no message until somebody resumes it, or the daemon starts anew.
@@ -71,8 +147,10 @@ pub(crate) enum ReloadResult {
 pub(crate) struct ConsumerStatus {
     pub(crate) name: String,
     pub(crate) group_id: String,
-    /// `connecting`, `joining`, `assigned`, `rebalancing`, `draining`, `closed`.
+    /// `connecting`, `joining`, `assigned`, `rebalancing`, `draining`, `closed`; `silent` where it did not answer.
     pub(crate) state: String,
+    #[serde(default)]
+    pub(crate) state_since: i64,
     /// The last error of broker or group, until things work again.
     pub(crate) error: Option<String>,
     pub(crate) error_since: Option<i64>,
@@ -104,7 +182,30 @@ pub(crate) struct PartitionStatus {
     pub(crate) lag: Option<i64>,
     /// Taken and unfinished.
     pub(crate) in_flight: usize,
+    #[serde(default)]
+    pub(crate) in_flight_bytes: usize,
+    /// Age of the oldest message that is not handled, by its timestamp.
+    #[serde(default)]
+    pub(crate) lag_ms: Option<i64>,
+    /// When the oldest unfinished message was taken.
+    #[serde(default)]
+    pub(crate) oldest_unfinished_since: Option<i64>,
+    /// Since when the position has not moved although there is something to do.
+    #[serde(default)]
+    pub(crate) stands_still_since: Option<i64>,
+    #[serde(default)]
+    pub(crate) paused: Option<Pause>,
     pub(crate) blocked: Option<Blocked>,
+}
+
+/// Why nothing is fetched from a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Pause {
+    /// It has used up its share of what may be in flight.
+    Budget,
+    /// What is in hand waits for a listener that somebody has paused.
+    Listener,
 }
 
 /// A message that keeps its lane waiting.

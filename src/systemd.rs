@@ -14,7 +14,7 @@ use sd_notify::NotifyState;
 use tokio::time::MissedTickBehavior;
 
 use crate::logging::RateLimit;
-pub(crate) use progress::{Beat, Progress};
+pub(crate) use progress::{Beat, Progress, Stalled};
 
 /// How often the threads are looked at. Each turns its loop at least once a second.
 const LOOK: Duration = Duration::from_secs(1);
@@ -109,7 +109,7 @@ impl Notifier {
             let now = Instant::now();
             if let Some(thread) = progress.stalled(now) {
                 if limit.allow(now).is_some() {
-                    tracing::error!(thread, "a thread stands still, the watchdog is not fed");
+                    tracing::error!(%thread, "a thread stands still, the watchdog is not fed");
                 }
                 continue;
             }

@@ -12,10 +12,13 @@ mod failures;
 mod gates;
 mod hands;
 mod letters;
+mod meter;
 mod outcomes;
+mod report;
 mod run;
 mod running;
 mod slot;
+mod taken;
 mod timers;
 mod waits;
 
@@ -42,6 +45,7 @@ use calls::{Calls, Places};
 use engine::Engine;
 use gates::Gates;
 use letters::Letters;
+use meter::Meter;
 use running::{Gatekeeper, Running};
 use slot::Slot;
 use timers::{Timers, Wake};
@@ -74,6 +78,7 @@ pub(crate) struct Worker {
     alone: Alone,
     gates: Gates,
     letters: Letters,
+    meter: Meter,
     running: Running,
     gatekeeper: Gatekeeper,
     timers: Timers,
@@ -109,10 +114,15 @@ pub(crate) fn share(limit: usize, index: usize, count: usize) -> usize {
     limit / count + usize::from(index < limit % count)
 }
 
+fn names(config: &Config) -> impl Iterator<Item = &str> {
+    config.listeners.iter().map(|one| one.name.as_str())
+}
+
 impl Worker {
     pub(crate) fn new(start: Start) -> Self {
         let mut gates = Gates::default();
         gates.set_listeners(&start.bundle.config, start.index, start.count);
+        let meter = Meter::new(names(&start.bundle.config));
         Self {
             index: start.index,
             count: start.count,
@@ -128,6 +138,7 @@ impl Worker {
             alone: Alone::default(),
             gates,
             letters: Letters::new(),
+            meter,
             running: Running::new(start.page),
             gatekeeper: Gatekeeper::new(start.solo, start.index),
             timers: Timers::default(),
@@ -188,8 +199,9 @@ impl Worker {
                 partition,
                 plan,
                 first,
+                taken,
                 messages,
-            } => self.push(partition, plan, first, messages),
+            } => self.push(partition, plan, first, taken, messages),
             ToWorker::Release(partition) => self.release(&partition),
             ToWorker::Cancel(partition) => self.cancel(&partition),
             ToWorker::Answer { vm, call, answer } => self.resume(vm, call, answer),
@@ -201,6 +213,8 @@ impl Worker {
                 result,
             } => self.delivered(epoch, lane, number, listener, result),
             ToWorker::Swap { bundle, vm, done } => self.engine.queue(bundle, vm, done),
+            // Nobody waits for it any more where the send fails.
+            ToWorker::Status(reply) => drop(reply.send(self.snapshot())),
             ToWorker::Order(order) => self.obey(order),
             ToWorker::Stop => {}
         }
@@ -211,6 +225,7 @@ impl Worker {
         partition: Arc<Partition>,
         plan: Arc<Plan>,
         first: u64,
+        taken: Instant,
         messages: Vec<Message>,
     ) {
         if partition.is_over() {
@@ -232,6 +247,8 @@ impl Worker {
             let place = self.running.place(&partition);
             Slot::new(plan, partition, place)
         });
+        let below = first + messages.len() as u64;
+        slot.taken.push(below, taken, slot.lanes.lowest());
         slot.lanes.push(first, messages);
         self.wake(epoch);
     }
@@ -371,6 +388,7 @@ impl Worker {
         let config = &bundle.config;
         self.beat.allow(turn_max(config));
         self.gates.set_listeners(config, self.index, self.count);
+        self.meter.set_listeners(names(config));
         for slot in self.slots.values_mut() {
             let Some(plan) = route::plan(config, &slot.partition.consumer, &slot.partition.topic)
             else {

@@ -321,7 +321,10 @@ impl Consumer {
             self.do_without_metadata();
         }
         match failed {
-            None => self.trouble.over(),
+            None => {
+                self.counts.commits += 1;
+                self.trouble.over();
+            }
             Some(error) => self.commit_failed(&error, now),
         }
         self.answer_waiters(now);
@@ -341,6 +344,7 @@ impl Consumer {
     }
 
     fn commit_failed(&mut self, error: &Error, now: Instant) {
+        self.counts.commit_errors += 1;
         self.commits.not_before = Some(now + PAUSE);
         self.trouble.note(&self.name, error, None);
         if error.class() == Class::NotOwner || error.class() == Class::Fatal {

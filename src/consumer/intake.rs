@@ -12,6 +12,7 @@ use crate::message::Record;
 use crate::offsets::{Arrival, Position, Tracker};
 use crate::partition::{Partition, Shared, ToWorker};
 
+use super::ages::Ages;
 use super::{Consumer, Held, Stage, Trust, list};
 
 /// Messages in flight (taken and unfinished) of one consumer, or more where its partitions need their least share.
@@ -41,7 +42,7 @@ struct Run {
 }
 
 impl Run {
-    fn send(&mut self) {
+    fn send(&mut self, taken: Instant) {
         let messages = std::mem::take(&mut self.messages);
         if let Some(held) = self.held.as_ref().filter(|_| !messages.is_empty()) {
             let (partition, plan) = (held.partition.clone(), held.plan.clone());
@@ -49,6 +50,7 @@ impl Run {
                 partition,
                 plan,
                 first: self.first,
+                taken,
                 messages,
             });
         }
@@ -83,7 +85,7 @@ impl Held {
 
 impl Consumer {
     /// Takes one batch. Whether there may be more.
-    pub(super) fn take(&mut self) -> bool {
+    pub(super) fn take(&mut self, now: Instant) -> bool {
         let most = self.room();
         if most == 0 {
             return false;
@@ -97,7 +99,7 @@ impl Consumer {
         let mut run = Run::default();
         let took = client.take(most, |topic, partition, taken, name| {
             if run.held.is_none() || run.place != (topic, partition) {
-                self.hand_over(&mut run);
+                self.hand_over(&mut run, now);
                 let topic_name = self.intake.names.entry(topic).or_insert_with(name).clone();
                 run.place = (topic, partition);
                 run.held = self.held.remove(&(topic_name, partition));
@@ -113,7 +115,7 @@ impl Consumer {
                 }
             }
         });
-        self.hand_over(&mut run);
+        self.hand_over(&mut run, now);
         if took > 0 {
             self.trouble.over();
         }
@@ -149,7 +151,7 @@ impl Consumer {
             // A finished one has no number, so that those of a batch are consecutive all the same.
             Arrival::Repeated | Arrival::Finished => return,
             Arrival::WentBack => {
-                run.send();
+                run.send(Instant::now());
                 let Some(held) = run.held.as_mut() else {
                     return;
                 };
@@ -163,6 +165,10 @@ impl Consumer {
                 }
             }
         };
+        if let Some(held) = &mut run.held {
+            held.received += 1;
+            held.tracker.stamp(message.timestamp_ms());
+        }
         if run.messages.is_empty() {
             run.first = number;
         }
@@ -193,6 +199,7 @@ impl Consumer {
             held.plan.automatic,
             held.plan.ordering != LaneOrdering::Partition,
         );
+        held.ages = Ages::new(offset, Instant::now());
         held.committed = None;
     }
 
@@ -209,9 +216,15 @@ impl Consumer {
     }
 
     /// Ends a run: its messages go to the worker, the partition back where it belongs.
-    fn hand_over(&mut self, run: &mut Run) {
-        run.send();
-        if let Some(held) = run.held.take() {
+    fn hand_over(&mut self, run: &mut Run, now: Instant) {
+        let took = !run.messages.is_empty();
+        run.send(now);
+        if let Some(mut held) = run.held.take() {
+            if took {
+                held.ages.took(held.tracker.expected(), now);
+            }
+            // What was finished before it came moves the position too.
+            held.ages.finished(held.tracker.finished().offset, now);
             let key = (held.partition.topic.clone(), held.partition.number);
             self.held.insert(key, held);
         }

@@ -160,6 +160,7 @@ impl Consumer {
 
     fn begin_assign(&mut self, partitions: &[TopicPartition], now: Instant) {
         self.phase.has_joined = true;
+        self.counts.assigned += 1;
         self.expect_repeats();
         self.phase.asked += 1;
         let config = &self.bundle.config;
@@ -229,6 +230,11 @@ impl Consumer {
             self.error(error, None);
         }
         self.expect_repeats();
+        if is_lost {
+            self.counts.lost += 1;
+        } else {
+            self.counts.revoked += 1;
+        }
         let everything = failed.is_some() || !self.client.is_cooperative();
         let cancel_at = if is_lost { now } else { now + self.drain() };
         self.revoke(Revoking {

@@ -1,31 +1,56 @@
 //! What the consumer says of itself: its status, and the last thing that went wrong.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::clock::now_ms;
 use crate::kafka::Error;
 use crate::logging::RateLimit;
-use crate::status::{ConsumerStatus, PartitionStatus};
+use crate::metrics::{ConsumerCounts, ConsumerSnapshot};
+use crate::status::{ConsumerStatus, PartitionStatus, Pause};
 
-use super::{Consumer, Held, line_limit};
+use super::{Consumer, Held, Stage, line_limit};
 
 /// The last error of broker or group, until something works again.
 pub(super) struct Trouble {
     error: Option<(String, i64)>,
     limit: RateLimit,
+    /// Errors noted so far.
+    count: u64,
 }
+
+/// What the consumer is at, since when, and when the ends of its partitions were looked at.
+pub(super) struct State {
+    name: &'static str,
+    since: i64,
+    looked: Instant,
+}
+
+impl State {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            name: "joining",
+            since: now_ms(),
+            looked: now,
+        }
+    }
+}
+
+/// Between two looks at whether messages wait of which none is received.
+const LOOK: Duration = Duration::from_secs(5);
 
 impl Default for Trouble {
     fn default() -> Self {
         Self {
             error: None,
             limit: line_limit(),
+            count: 0,
         }
     }
 }
 
 impl Trouble {
     pub(super) fn note(&mut self, consumer: &str, error: &Error, place: Option<(&str, i32)>) {
+        self.count += 1;
         let text = match place {
             Some((topic, partition)) => format!("{topic}-{partition}: {error}"),
             None => error.to_string(),
@@ -53,20 +78,58 @@ impl Trouble {
 }
 
 impl Consumer {
-    pub(super) fn status(&self) -> ConsumerStatus {
-        let mut partitions: Vec<_> = self
-            .held
-            .values()
-            .map(|held| self.partition_status(held))
+    /// Keeps the moments that a status tells.
+    pub(super) fn look(&mut self, now: Instant) {
+        let name = self
+            .phase
+            .name(self.closing.is_some(), !self.trouble.is_none());
+        if name != self.state.name {
+            (self.state.name, self.state.since) = (name, now_ms());
+        }
+        if now.duration_since(self.state.looked) >= LOOK {
+            self.look_for_waiting(now);
+        }
+    }
+
+    fn look_for_waiting(&mut self, now: Instant) {
+        self.state.looked = now;
+        for ((topic, number), held) in &mut self.held {
+            let is_idle = held.stage == Stage::Active && held.tracker.unfinished() == 0;
+            let position = held.tracker.finished().offset;
+            let waits = || {
+                let known = self.client.known_watermarks(topic, *number);
+                known.is_some_and(|(_, high)| high > position)
+            };
+            held.ages.look(is_idle && waits(), now);
+        }
+    }
+
+    pub(super) fn snapshot(&mut self, now: Instant) -> ConsumerSnapshot {
+        self.look(now);
+        self.look_for_waiting(now);
+        let mut held: Vec<_> = self.held.values().collect();
+        held.sort_by_key(|held| (&held.partition.topic, held.partition.number));
+        let clocks = (now, now_ms());
+        let partitions = held
+            .iter()
+            .map(|held| self.partition_status(held, clocks))
             .collect();
-        partitions.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+        ConsumerSnapshot {
+            received: held.iter().map(|held| held.received).collect(),
+            status: self.status(partitions),
+            counts: ConsumerCounts {
+                errors: self.trouble.count,
+                ..self.counts
+            },
+        }
+    }
+
+    fn status(&self, partitions: Vec<PartitionStatus>) -> ConsumerStatus {
         ConsumerStatus {
             name: self.name.to_string(),
             group_id: self.settings.group_id.clone(),
-            state: self
-                .phase
-                .name(self.closing.is_some(), !self.trouble.is_none())
-                .to_owned(),
+            state: self.state.name.to_owned(),
+            state_since: self.state.since,
             error: self.trouble.error.as_ref().map(|error| error.0.clone()),
             error_since: self.trouble.error.as_ref().map(|error| error.1),
             subscription: self
@@ -80,18 +143,41 @@ impl Consumer {
         }
     }
 
-    fn partition_status(&self, held: &Held) -> PartitionStatus {
+    /// `clocks` is the present moment by both clocks.
+    fn partition_status(&self, held: &Held, clocks: (Instant, i64)) -> PartitionStatus {
+        let (now, now_ms) = clocks;
+        let since = |at: Instant| now_ms - now.saturating_duration_since(at).as_millis() as i64;
         let position = held.tracker.finished().offset;
         let known = self
             .client
             .known_watermarks(&held.partition.topic, held.partition.number);
+        let lag = known.map(|(_, high)| (high - position).max(0));
+        let age = || {
+            held.tracker
+                .oldest_timestamp()
+                .map(|at| (now_ms - at).max(0))
+        };
         PartitionStatus {
             topic: held.partition.topic.to_string(),
             partition: held.partition.number,
             position: Some(position),
             committed: held.committed,
-            lag: known.map(|(_, high)| (high - position).max(0)),
+            lag,
             in_flight: held.tracker.unfinished(),
+            in_flight_bytes: held.tracker.bytes(),
+            lag_ms: match lag {
+                Some(0) => Some(0),
+                Some(_) => age(),
+                None => None,
+            },
+            oldest_unfinished_since: held.ages.oldest().map(since),
+            // What is let go stays unfinished, and is nobody's fault.
+            stands_still_since: held
+                .ages
+                .stands_still_since()
+                .filter(|_| held.stage == Stage::Active)
+                .map(since),
+            paused: held.is_paused.then_some(Pause::Budget),
             blocked: held.partition.blocked(),
         }
     }

@@ -13,6 +13,7 @@ use crate::offsets::{Position, Tracker};
 use crate::route;
 use crate::start::{Start, Why};
 
+use super::ages::Ages;
 use super::membership::{Doing, names};
 use super::{Consumer, Held, Stage, Trust};
 
@@ -188,6 +189,8 @@ impl Consumer {
             is_paused: false,
             asleep_until: None,
             full_since: None,
+            received: 0,
+            ages: Ages::new(start.offset, now),
             stage,
             partition,
             plan,

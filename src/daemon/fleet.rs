@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use crate::bundle::Bundle;
+use crate::clock::now_ms;
 use crate::config::{self, Config};
 use crate::consumer::{self, Consumer};
 use crate::difference::Difference;
 use crate::journal::{Journal, Page};
 use crate::lua::{App, Vm, Watchdog};
 use crate::mailbox::Mailbox;
+use crate::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::needed::Needed;
 use crate::partition::{ToConsumer, ToWorker};
 use crate::solo::Solo;
@@ -30,7 +32,7 @@ use super::{AFTER_DRAIN, StartError, load};
 const CONSUMER_TURN: Duration = Duration::from_secs(10);
 /// How long a worker may take to swap: as long as an older VM drains, and a call runs.
 const SWAP: Duration = Duration::from_secs(60);
-/// How long a consumer may take to tell its status.
+/// How long a thread may take to tell its status.
 const ANSWER: Duration = Duration::from_secs(1);
 
 pub(super) struct Fleet {
@@ -66,6 +68,8 @@ struct Members {
     workers: Vec<Arc<Mailbox<ToWorker>>>,
     config: Option<Arc<Config>>,
     journal: Option<Journal>,
+    /// What the workers said last, for as long as they are busy.
+    said: Vec<WorkerSnapshot>,
 }
 
 impl Roster {
@@ -80,23 +84,58 @@ impl Roster {
         }
     }
 
-    pub(super) fn status(&self) -> Vec<ConsumerStatus> {
-        let inboxes: Vec<_> = self.lock().consumers.values().cloned().collect();
-        let asked: Vec<_> = inboxes
-            .iter()
-            .map(|inbox| {
+    /// What every thread says of itself. A consumer that does not answer in time is `silent`; of a worker, which may be
+    /// in a long call, what it said last stands.
+    pub(super) fn ask(&self) -> (Vec<ConsumerSnapshot>, Vec<WorkerSnapshot>) {
+        let members = self.lock();
+        let consumers = members.consumers.iter();
+        let consumers: Vec<_> = consumers
+            .map(|(name, inbox)| {
                 let (sender, answer) = mpsc::channel();
                 inbox.send(ToConsumer::Status(sender));
+                (name.clone(), answer)
+            })
+            .collect();
+        let workers = members.workers.iter();
+        let workers: Vec<_> = workers
+            .map(|mailbox| {
+                let (sender, answer) = mpsc::channel();
+                mailbox.send(ToWorker::Status(sender));
                 answer
             })
             .collect();
+        drop(members);
         let until = Instant::now() + ANSWER;
-        let wait = |answer: mpsc::Receiver<_>| {
-            answer
-                .recv_timeout(until.saturating_duration_since(Instant::now()))
-                .ok()
-        };
-        asked.into_iter().filter_map(wait).collect()
+        let left = || until.saturating_duration_since(Instant::now());
+        let consumers = consumers
+            .into_iter()
+            .map(|(name, answer)| {
+                let answer = answer.recv_timeout(left());
+                answer.unwrap_or_else(|_| silent(name))
+            })
+            .collect();
+        let workers: Vec<_> = workers
+            .into_iter()
+            .map(|answer| answer.recv_timeout(left()).ok())
+            .collect();
+        (consumers, self.remember(workers))
+    }
+
+    /// Puts what workers said in place of what they said before.
+    fn remember(&self, answers: Vec<Option<WorkerSnapshot>>) -> Vec<WorkerSnapshot> {
+        let said = &mut self.lock().said;
+        said.resize_with(answers.len(), WorkerSnapshot::default);
+        for (last, answer) in said.iter_mut().zip(answers) {
+            if let Some(answer) = answer {
+                *last = answer;
+            }
+        }
+        said.clone()
+    }
+
+    pub(super) fn status(&self) -> Vec<ConsumerStatus> {
+        let (consumers, _) = self.ask();
+        consumers.into_iter().map(|one| one.status).collect()
     }
 
     pub(super) fn workers(&self) -> Vec<Arc<Mailbox<ToWorker>>> {
@@ -356,6 +395,19 @@ impl Fleet {
             in_time &= join(worker.thread, deadline + AFTER_DRAIN);
         }
         in_time & join(topics, deadline + AFTER_DRAIN)
+    }
+}
+
+/// What stands in the status for a consumer that did not answer.
+fn silent(name: String) -> ConsumerSnapshot {
+    ConsumerSnapshot {
+        status: ConsumerStatus {
+            name,
+            state: "silent".to_owned(),
+            state_since: now_ms(),
+            ..ConsumerStatus::default()
+        },
+        ..ConsumerSnapshot::default()
     }
 }
 

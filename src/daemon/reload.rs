@@ -84,6 +84,11 @@ impl Reloader {
             Outcome::Rejected(_, error) => status.disk = Some(error.clone()),
         }
         if force || !matches!(outcome, Outcome::Unchanged) {
+            match outcome {
+                Outcome::Applied(_) => status.reloads.applied += 1,
+                Outcome::Unchanged => status.reloads.unchanged += 1,
+                Outcome::Rejected(..) => status.reloads.rejected += 1,
+            }
             status.last_reload = Some(report.clone());
         }
         report

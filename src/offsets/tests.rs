@@ -71,6 +71,21 @@ fn finishing_twice_counts_once() {
 }
 
 #[test]
+fn the_oldest_unfinished_message_tells_its_timestamp_and_then_the_last_one() {
+    let mut tracker = tracker(10);
+    assert_eq!(tracker.oldest_timestamp(), None);
+    for (offset, timestamp_ms) in [(10, 100), (11, 50)] {
+        tracker.arrive(offset, 0, 1, zero);
+        tracker.stamp(timestamp_ms);
+    }
+    assert_eq!(tracker.oldest_timestamp(), Some(100));
+    tracker.finish(0..1);
+    assert_eq!(tracker.oldest_timestamp(), Some(50));
+    tracker.finish(1..2);
+    assert_eq!(tracker.oldest_timestamp(), Some(50));
+}
+
+#[test]
 fn what_is_in_flight_is_repeated_and_what_lies_below_went_back() {
     let mut tracker = tracker(10);
     tracker.arrive(10, 0, 1, zero);

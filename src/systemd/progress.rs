@@ -3,6 +3,7 @@
 //! The decision is pure: counters and the clock in, the name of the thread that stands still out. A thread may
 //! legitimately stay in one turn for as long as its allowance, as a worker does in one Lua call.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,6 +35,26 @@ struct Shared {
     turns: AtomicU64,
     allowance_ms: AtomicU64,
     has_ended: AtomicBool,
+}
+
+/// A thread that has not moved for longer than it may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stalled {
+    pub(crate) thread: String,
+    pub(crate) still_for: Duration,
+    pub(crate) allowance: Duration,
+}
+
+impl fmt::Display for Stalled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}, for {} s where {} s are allowed",
+            self.thread,
+            self.still_for.as_secs(),
+            self.allowance.as_secs()
+        )
+    }
 }
 
 /// One thread's side. Dropping it takes the thread off the list: whoever ends does not stand still.
@@ -77,8 +98,8 @@ impl Progress {
         Beat(beat)
     }
 
-    /// The thread that has not moved for longer than it may, and for how long. Call it every second or so.
-    pub(crate) fn stalled(&self, now: Instant) -> Option<String> {
+    /// The thread that stands still. Call it every second or so, from wherever.
+    pub(crate) fn stalled(&self, now: Instant) -> Option<Stalled> {
         let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let last = looks.last.replace(now).unwrap_or(now);
         let passed = now.saturating_duration_since(last).min(LOOK_MAX);
@@ -96,12 +117,11 @@ impl Progress {
             }
             let allowance = Duration::from_millis(thread.beat.allowance_ms.load(Ordering::Relaxed));
             if thread.still_for > allowance && stalled.is_none() {
-                let still_for = thread.still_for.as_secs();
-                let name = &thread.beat.name;
-                stalled = Some(format!(
-                    "{name}, for {still_for} s where {} s are allowed",
-                    allowance.as_secs()
-                ));
+                stalled = Some(Stalled {
+                    thread: thread.beat.name.clone(),
+                    still_for: thread.still_for,
+                    allowance,
+                });
             }
         }
         stalled
@@ -143,7 +163,8 @@ mod tests {
         }
         moving.turn();
         let named = "worker 0, for 3 s where 2 s are allowed";
-        assert_eq!(progress.stalled(start + seconds(3)).as_deref(), Some(named));
+        let stalled = progress.stalled(start + seconds(3));
+        assert_eq!(stalled.unwrap().to_string(), named);
     }
 
     #[test]

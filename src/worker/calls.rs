@@ -19,6 +19,7 @@ pub(super) struct Open {
     pub(super) epoch: u64,
     pub(super) lane: u64,
     pub(super) listener: String,
+    pub(super) began: Instant,
     /// `limits.timeout` after it began.
     pub(super) deadline: Instant,
 }

@@ -24,6 +24,8 @@ pub(super) struct Engine {
     old: Option<Old>,
     queued: Option<Queued>,
     spoiled: Option<FailureKind>,
+    /// VMs replaced because of what happened in them.
+    replaced: u64,
     /// There is no VM to run anything in: when to build one again, and the wait after that.
     down: Option<(Instant, Duration)>,
 }
@@ -53,6 +55,7 @@ impl Engine {
             old: None,
             queued: None,
             spoiled: None,
+            replaced: 0,
             down: None,
         }
     }
@@ -173,6 +176,7 @@ impl Engine {
             Ok(vm) => {
                 self.down = None;
                 self.replace(Box::new(vm), now);
+                self.replaced += 1;
                 if let (FailureKind::Memory, Some(old)) = (kind, &mut self.old) {
                     old.is_overdue = true;
                 }
@@ -195,6 +199,16 @@ impl Engine {
                 tracing::error!(bundle = self.bundle.number, %error, "vm not replaced: a fresh one does not load");
             }
         }
+    }
+
+    pub(super) fn replaced(&self) -> u64 {
+        self.replaced
+    }
+
+    /// Bytes of all VMs.
+    pub(super) fn memory(&self) -> usize {
+        let old = self.old.as_ref().map_or(0, |old| old.vm.memory_used());
+        self.vm.memory_used() + old
     }
 
     /// The old VM whose waiting calls are to be given up now.

@@ -139,11 +139,11 @@ impl Gates {
         self.look();
     }
 
-    /// The breaker's state by listener, for the status and the metrics.
-    pub(super) fn states(&self) -> impl Iterator<Item = (&str, breaker::State)> {
+    /// By listener, the breaker's state and whether somebody has paused it, for the status and the metrics.
+    pub(super) fn states(&self) -> impl Iterator<Item = (&str, breaker::State, bool)> {
         self.listeners
             .iter()
-            .map(|one| (one.name.as_str(), one.breaker.state()))
+            .map(|one| (one.name.as_str(), one.breaker.state(), one.is_paused))
     }
 }
 

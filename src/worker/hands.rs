@@ -156,7 +156,7 @@ impl Worker {
                 };
                 self.dead_letter(slot, key, lane, index, listener, &failure)
             }
-            _ => Stage::Final,
+            _ => self.ended(slot, lane, index, crate::metrics::Outcome::Skipped),
         };
     }
 

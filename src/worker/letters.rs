@@ -14,6 +14,7 @@ use crate::kafka::Message;
 use crate::kafka::producer::Outgoing;
 use crate::lanes::{Lane, Stage};
 use crate::lua::Failure;
+use crate::metrics::Outcome;
 use crate::outbox::Refused;
 use crate::partition::ToWorker;
 use crate::retry_topic;
@@ -36,8 +37,9 @@ pub(super) struct Letter {
     first_failure_ms: i64,
     last_failure_ms: i64,
     bundle: u64,
-    /// Sent so often in vain.
+    /// Sent so often in vain, and why the last time.
     tries: u32,
+    pub(super) trouble: Option<String>,
     /// The breaker has let it pass.
     is_allowed: bool,
     size: Size,
@@ -111,6 +113,7 @@ impl Worker {
             last_failure_ms: now,
             bundle: self.engine.bundle().number,
             tries: 0,
+            trouble: None,
             // The breaker counts dead letters alone.
             is_allowed: way != Way::DeadLetter,
             size: Size::Full,
@@ -204,8 +207,13 @@ impl Worker {
             });
             if let Some(index) = index {
                 let config = self.engine.bundle().config.clone();
+                let place = (epoch, key, name.clone());
+                let outcome = match self.letters.get(&place).map(|letter| letter.way) {
+                    Some(Way::Retry(_)) => Outcome::RetriedLater,
+                    _ => Outcome::DeadLettered,
+                };
                 let stage = match result {
-                    Ok(()) => Stage::Final,
+                    Ok(()) => self.ended(&mut slot, &lane, index, outcome),
                     Err(refused) => self.refused(&mut slot, &config, key, &lane, index, refused),
                 };
                 if stage == Stage::Final {
@@ -255,7 +263,7 @@ impl Worker {
                         let place = self.place(slot, lane, index, listener);
                         self.log.too_large(&place, &reason, skips);
                         if skips {
-                            return Stage::Final;
+                            return self.ended(slot, lane, index, Outcome::Skipped);
                         }
                         let error = format!("its dead letter is too large: {reason}");
                         self.block(slot, lane, index, &error, None);
@@ -265,6 +273,7 @@ impl Worker {
             }
             Refused::Other(reason) => {
                 letter.tries += 1;
+                letter.trouble = Some(reason.clone());
                 let doublings = letter.tries.min(10) - 1;
                 let delay = (PAUSE * 2_u32.pow(doublings)).min(PAUSE_MAX);
                 let tries = letter.tries;

@@ -8,6 +8,7 @@ use crate::kafka::Message;
 use crate::lanes::{Lane, Stage};
 use crate::lua::{Failure, FailureKind, Step, Verdict};
 use crate::message::Record as _;
+use crate::metrics::Outcome;
 use crate::partition::Partition;
 use crate::status::Blocked;
 use crate::supervisor::Ending;
@@ -51,11 +52,13 @@ impl Worker {
             Step::Waits(call, wait) => {
                 let limit =
                     listener.map_or(Duration::ZERO, |one| config.listeners[one].limits.timeout);
+                let now = Instant::now();
                 let open = Open {
                     epoch,
                     lane: key,
                     listener: lane.progress[index].listener.clone(),
-                    deadline: Instant::now() + limit,
+                    began: self.meter.suspended(now),
+                    deadline: now + limit,
                 };
                 self.running.park(epoch, key);
                 self.suspend(slot, vm, call, wait, open, true);
@@ -65,6 +68,7 @@ impl Worker {
             Step::Done => {
                 if let Some(listener) = listener {
                     self.gates.done(listener);
+                    self.meter.outcome(listener, Outcome::Done);
                 }
                 Stage::Final
             }
@@ -97,7 +101,7 @@ impl Worker {
                 let place = self.place(slot, lane, index, listener);
                 self.log
                     .skipped(&place, &failure, "its handler asked for that");
-                Stage::Final
+                self.ended(slot, lane, index, Outcome::Skipped)
             }
             Verdict::DeadLetter { .. } if listener.dead_letter.is_some() => {
                 self.dead_letter(slot, key, lane, index, listener, &failure)
@@ -133,6 +137,9 @@ impl Worker {
         let Some(listener) = named(config, &lane.progress[index].listener) else {
             return Stage::Final;
         };
+        if let Some(&number) = slot.plan.listeners.get(index) {
+            self.meter.failed(number, failure.kind);
+        }
         if failure.kind == FailureKind::Memory && !lane.alone {
             // What could not be allocated may be another message's fault: no attempt of this one, and again alone.
             lane.alone = true;
@@ -185,9 +192,24 @@ impl Worker {
                     failure,
                     "its handler failed and `onError` is \"skip\"",
                 );
-                Stage::Final
+                self.ended(slot, lane, index, Outcome::Skipped)
             }
         }
+    }
+
+    /// A message has ended in one listener, otherwise than done.
+    pub(super) fn ended(
+        &mut self,
+        slot: &mut Slot,
+        lane: &Lane<Message>,
+        index: usize,
+        outcome: Outcome,
+    ) -> Stage {
+        if let Some(listener) = self.meter.index_of(&lane.progress[index].listener) {
+            self.meter.outcome(listener, outcome);
+        }
+        slot.note(lane.number, outcome);
+        Stage::Final
     }
 
     pub(super) fn place<'a>(

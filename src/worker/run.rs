@@ -7,18 +7,21 @@ use crate::kafka::Message;
 use crate::lanes::{Lane, Next};
 use crate::lua::{Call, Step};
 use crate::message::Record as _;
+use crate::metrics::Outcome;
 
 use super::calls::Limits;
 use super::gates::Gate;
 use super::running::Suspicion;
 use super::slot::Slot;
 use super::timers::Wake;
-use super::{LOOK_EVERY, QUANTUM, QUANTUM_TIME, Worker};
+use super::{QUANTUM, QUANTUM_TIME, Worker};
 
 /// One turn of a partition.
 struct Turn {
     started: Instant,
     ran: usize,
+    /// `ran` at the last look at the clock.
+    looked: usize,
     limits: Limits,
 }
 
@@ -39,6 +42,9 @@ impl Worker {
         };
         slot.queued = false;
         let again = self.run_slot(&mut slot);
+        if self.meter.is_open() {
+            self.meter.look(Instant::now());
+        }
         self.note_finished(&mut slot);
         self.slots.insert(epoch, slot);
         if again {
@@ -60,8 +66,10 @@ impl Worker {
         let mut turn = Turn {
             started: Instant::now(),
             ran: 0,
+            looked: 0,
             limits: Limits::of(&slot.plan, self.index, self.count),
         };
+        self.meter.begin(turn.started);
         while turn.ran < QUANTUM {
             if slot.released || slot.partition.is_over() {
                 return false;
@@ -83,8 +91,13 @@ impl Worker {
                 Went::Enough => return true,
             }
             turn.ran += 1;
-            if turn.ran.is_multiple_of(LOOK_EVERY) && turn.started.elapsed() >= QUANTUM_TIME {
-                return true;
+            if turn.ran - turn.looked >= self.meter.every() {
+                let now = Instant::now();
+                turn.looked = turn.ran;
+                self.meter.look(now);
+                if now.duration_since(turn.started) >= QUANTUM_TIME {
+                    return true;
+                }
             }
         }
         true
@@ -126,12 +139,15 @@ impl Worker {
                 record: message,
                 attempt: 1,
             };
+            self.meter.first(listener, slot.taken.at(number));
             self.running.begin(&slot.place, offset, false);
             let step = self.engine.call(&call);
             let went = self.look_after(slot, offset, config, listener);
             if matches!(step, Step::Done) {
                 self.running.end_now();
                 self.gates.done(listener);
+                self.meter.ran(listener);
+                self.meter.outcome(listener, Outcome::Done);
                 slot.place.finished(offset);
                 slot.lanes.take_fresh();
                 slot.finish(number);
@@ -163,6 +179,7 @@ impl Worker {
         let mut lane = slot.new_lane(config, number, message);
         if let Some(step) = step {
             lane.progress[0].attempt = 1;
+            self.count_run(slot.plan.listeners[0], &step);
             let vm = self.engine.generation();
             self.advance(slot, config, key, &mut lane, 0, vm, step);
         }
@@ -260,6 +277,11 @@ impl Worker {
     ) -> Went {
         let listener = slot.plan.listeners[index];
         lane.progress[index].attempt += 1;
+        if lane.progress[index].attempt == 1 {
+            self.meter.first(listener, slot.taken.at(lane.number));
+        } else {
+            self.meter.retried(listener);
+        }
         let offset = lane.message.offset();
         let original = slot.original(&lane.message);
         let mut call = Call {
@@ -275,10 +297,18 @@ impl Worker {
         let alone = lane.alone && self.gatekeeper.is_alone();
         self.running.begin(&slot.place, offset, alone);
         let step = self.engine.call(&call);
+        self.count_run(listener, &step);
         let vm = self.engine.generation();
         let went = self.look_after(slot, offset, config, listener);
         self.advance(slot, config, key, lane, index, vm, step);
         went
+    }
+
+    /// A call that waits is timed when it ends.
+    fn count_run(&mut self, listener: usize, step: &Step) {
+        if !matches!(step, Step::Waits(..)) {
+            self.meter.ran(listener);
+        }
     }
 
     /// Whether a call of this partition may start now; if not, whoever changes that wakes the partition.

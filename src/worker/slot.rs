@@ -9,11 +9,14 @@ use crate::journal::Place;
 use crate::kafka::Message;
 use crate::lanes::{Lane, Lanes, Stage, lane_of};
 use crate::message::Record as _;
+use crate::metrics::{Outcome, Outcomes};
 use crate::partition::Partition;
 use crate::retry;
 use crate::retry_topic::{self, Original};
 use crate::route::Plan;
 use crate::status::Blocked;
+
+use super::taken::Taken;
 
 /// The messages are declared, hence dropped, before the partition that holds their client.
 pub(super) struct Slot {
@@ -28,6 +31,10 @@ pub(super) struct Slot {
     pub(super) under_way: usize,
     pub(super) queued: bool,
     pub(super) released: bool,
+    pub(super) taken: Taken,
+    pub(super) outcomes: Outcomes,
+    /// Messages that are not simply done, and have not ended yet, by number.
+    unusual: BTreeMap<u64, Outcome>,
     /// Messages that keep their lanes waiting, by number: the first is what the status shows.
     blocked: BTreeMap<u64, Blocked>,
     /// Finished since the last report; the last range is still growing.
@@ -51,14 +58,29 @@ impl Slot {
             under_way: 0,
             queued: false,
             released: false,
+            taken: Taken::default(),
+            outcomes: Outcomes::default(),
+            unusual: BTreeMap::new(),
             blocked: BTreeMap::new(),
             finished: Vec::new(),
             growing: 0..0,
         }
     }
 
+    /// What became of a message in one listener, where it is not simply done.
+    pub(super) fn note(&mut self, number: u64, outcome: Outcome) {
+        let noted = self.unusual.entry(number).or_insert(outcome);
+        *noted = outcome.max(*noted);
+    }
+
     /// This message has its outcome in every listener.
     pub(super) fn finish(&mut self, number: u64) {
+        let outcome = if self.unusual.is_empty() {
+            None
+        } else {
+            self.unusual.remove(&number)
+        };
+        self.outcomes.add(outcome.unwrap_or(Outcome::Done));
         if number == self.growing.end {
             self.growing.end += 1;
         } else {

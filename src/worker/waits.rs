@@ -103,6 +103,11 @@ impl Worker {
 
     /// What a call that waited has come to; `None` where its VM is gone.
     fn end_wait(&mut self, vm: u64, open: Open, step: Option<Step>) {
+        if matches!(&step, Some(step) if !matches!(step, Step::Waits(..)))
+            && let Some(listener) = self.meter.index_of(&open.listener)
+        {
+            self.meter.waited(listener, open.began.elapsed());
+        }
         if !matches!(step, Some(Step::Waits(..))) {
             self.running.end(open.epoch, open.lane);
         }

@@ -15,11 +15,13 @@ mod examples; // every example does what its README says
 mod failures; // handlers that fail
 mod faults; // kills, outages and storms of members under load
 mod hands; // skip, retry, pause, resume
+mod http; // metrics and probes
 mod keys; // lanes by key: who waits for whom, and what a restart does not run again
 mod letters; // what becomes of messages that are given up
 mod lifecycle; // start and stop
 mod limits; // handlers that never return or eat all memory
 mod listeners; // which handler gets which message
+mod metrics; // the numbers of listeners
 mod modules; // what handlers may require: LuaRocks trees, C modules
 mod notify; // what the service manager is told: ready, status, reloads, watchdog, the end
 mod operators; // what an operator meets: exit codes, log lines, status, a second daemon

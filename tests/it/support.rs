@@ -5,8 +5,10 @@
 
 pub(crate) mod client;
 pub(crate) mod daemon;
+pub(crate) mod http;
 pub(crate) mod kafka;
 pub(crate) mod project;
 pub(crate) mod records;
 pub(crate) mod tally;
+pub(crate) mod threads;
 pub(crate) mod wait;

@@ -2,7 +2,12 @@
 
 use super::table::{self, ROWS_MAX};
 use super::words::{count, duration, first_line, harmless};
-use crate::status::{Blocked, ConsumerStatus, PartitionStatus, ReloadReport, ReloadResult, Status};
+use crate::status::{
+    Blocked, ConsumerStatus, PartitionStatus, Reason, ReloadReport, ReloadResult, Status,
+};
+
+/// So many reasons not to be ready are shown unless all are asked for.
+const REASONS_MAX: usize = 3;
 
 /// How to draw it.
 #[derive(Clone, Debug)]
@@ -49,6 +54,7 @@ fn head(status: &Status, view: &View) -> Vec<String> {
             view.since(bundle.loaded_at)
         ),
     ];
+    lines.extend(readiness(status, view));
     if let Some(report) = &status.last_reload {
         lines.extend(view.text(
             "reload    ",
@@ -77,6 +83,30 @@ fn head(status: &Status, view: &View) -> Vec<String> {
             reason.unwrap_or_default()
         );
         lines.extend(view.text("paused    ", &text, true));
+    }
+    lines
+}
+
+fn readiness(status: &Status, view: &View) -> Vec<String> {
+    let Some(readiness) = &status.readiness else {
+        return Vec::new();
+    };
+    if readiness.ready {
+        return vec!["ready     yes".to_owned()];
+    }
+    let shown = if view.all { usize::MAX } else { REASONS_MAX };
+    let reasons = readiness.reasons.iter().take(shown);
+    let mut lines: Vec<_> = reasons
+        .flat_map(|reason| {
+            let Reason { what, why, since } = reason;
+            let text = format!("no, {what}, for {}: {why}", view.since(*since));
+            view.text("ready     ", &text, true)
+        })
+        .collect();
+    let hidden = readiness.reasons.len().saturating_sub(shown);
+    if hidden > 0 {
+        let hidden = count(hidden, "other reason");
+        lines.push(format!("          … and {hidden}; --all shows them"));
     }
     lines
 }

@@ -1,7 +1,7 @@
 //! Whole pictures, word for word.
 
 use super::*;
-use crate::status::{BundleStatus, Paused};
+use crate::status::{BundleStatus, Paused, Readiness};
 
 const MINUTE: i64 = 60_000;
 const NOW: i64 = 1_000 * MINUTE;
@@ -99,6 +99,40 @@ consumer default, group orders-group: assigned
   billing         11         -    1234567    -          0
   orders           0       100         90    5          3
 ",
+    );
+}
+
+#[test]
+fn why_it_is_not_ready_shows_with_the_first_reasons() {
+    let reason = |partition| Reason {
+        what: format!("partition orders-{partition} of consumer default"),
+        since: NOW - 6 * MINUTE,
+        why: "the message at offset 7 is not finished".into(),
+    };
+    let readiness = |reasons: Vec<Reason>| {
+        Some(Readiness {
+            ready: reasons.is_empty(),
+            reasons,
+        })
+    };
+    let head = |reasons| {
+        let status = Status {
+            readiness: readiness(reasons),
+            ..status()
+        };
+        let picture = picture(&status, &view());
+        let lines = picture.lines().filter(|line| !line.is_empty());
+        lines.skip(3).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(head(Vec::new())[0], "ready     yes");
+    let lines = head((0..5).map(reason).collect());
+    assert_eq!(
+        lines[0],
+        "ready     no, partition orders-0 of consumer default, for 6 min: the message at offset 7 is not finished"
+    );
+    assert_eq!(
+        lines[3],
+        "          … and 2 other reasons; --all shows them"
     );
 }
 

@@ -1,0 +1,202 @@
+//! The pages of the HTTP server, made of what the daemon's threads say when they are asked.
+//!
+//! A page is made when it is asked for, never ahead: nothing is collected where nobody looks.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::clock::now_ms;
+use crate::config::Config;
+use crate::http::{Content, JSON, Page, Source};
+use crate::logging::Guard;
+use crate::metrics::{self, ConsumerSnapshot, Process, WorkerSnapshot};
+use crate::ready::readiness;
+use crate::status::{ConsumerStatus, ListenerStatus, Pause, Status};
+use crate::systemd::{Progress, Stalled};
+
+use super::fleet::Roster;
+
+/// How long a position may stand still where `[http]` says nothing of it.
+const STALL_AFTER: Duration = Duration::from_secs(300);
+
+/// Who is asked.
+#[derive(Clone)]
+pub(super) struct Pages {
+    pub(super) roster: Roster,
+    pub(super) status: Arc<Mutex<Status>>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) guard: Arc<Guard>,
+}
+
+/// The status as it is now, and the counts behind it.
+pub(super) struct Gathered {
+    pub(super) status: Status,
+    consumers: Vec<ConsumerSnapshot>,
+    workers: Vec<WorkerSnapshot>,
+}
+
+impl Pages {
+    pub(super) fn source(self) -> Source {
+        Arc::new(move |page| match page {
+            Page::Metrics => self.metrics(),
+            Page::Live => live(self.progress.stalled(Instant::now())),
+            Page::Ready => {
+                let readiness = self.gather().status.readiness.unwrap_or_default();
+                json(readiness.ready, &readiness.reasons)
+            }
+            Page::Status => json(true, &self.gather().status),
+        })
+    }
+
+    fn gather(&self) -> Gathered {
+        gather(&self.roster, &self.status)
+    }
+
+    fn metrics(&self) -> Content {
+        let gathered = self.gather();
+        let page = metrics::page(&metrics::Facts {
+            status: &gathered.status,
+            consumers: &gathered.consumers,
+            workers: &gathered.workers,
+            process: Process::look(),
+            dropped_lines: self.guard.dropped_lines(),
+            librdkafka: &crate::kafka::version(),
+            now_ms: now_ms(),
+        });
+        Content {
+            is_well: page.is_ok(),
+            media_type: metrics::CONTENT_TYPE,
+            text: page.unwrap_or_default(),
+        }
+    }
+}
+
+/// What systemd's watchdog asks too: whether every thread moves.
+fn live(stalled: Option<Stalled>) -> Content {
+    let why = stalled.as_ref().map(ToString::to_string);
+    let thread = stalled.map(|stalled| stalled.thread);
+    let page = serde_json::json!({ "live": thread.is_none(), "thread": thread, "why": why });
+    json(thread.is_none(), &page)
+}
+
+fn json(is_well: bool, page: &impl serde::Serialize) -> Content {
+    let text = serde_json::to_string_pretty(page);
+    Content {
+        is_well: is_well && text.is_ok(),
+        media_type: JSON,
+        text: text.map_or_else(|error| error.to_string(), |text| text + "\n"),
+    }
+}
+
+/// Asks every thread; this takes a second where one does not answer.
+pub(super) fn gather(roster: &Roster, status: &Mutex<Status>) -> Gathered {
+    let (consumers, workers) = roster.ask();
+    let mut status = status
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    status.consumers = consumers.iter().map(|one| one.status.clone()).collect();
+    mark_paused(&mut status.consumers, &workers);
+    if let Some(config) = roster.config() {
+        status.listeners = listeners(&config, &workers);
+        let stall_after = config.http.as_ref().map(|http| http.stall_after);
+        let stall_after = stall_after.unwrap_or(STALL_AFTER);
+        status.readiness = Some(readiness(&status, stall_after, now_ms()));
+    }
+    Gathered {
+        status,
+        consumers,
+        workers,
+    }
+}
+
+/// Every listener of the bundle in force, over all workers.
+fn listeners(config: &Config, workers: &[WorkerSnapshot]) -> Vec<ListenerStatus> {
+    let of_worker = |name: &str, worker: &WorkerSnapshot| {
+        let mut listeners = worker.listeners.iter().map(|one| &one.status);
+        listeners.find(|one| one.name == name).cloned()
+    };
+    let merged = |name: &str| {
+        let mut sum = ListenerStatus {
+            name: name.to_owned(),
+            ..ListenerStatus::default()
+        };
+        for one in workers.iter().filter_map(|worker| of_worker(name, worker)) {
+            sum.merge(&one);
+        }
+        sum
+    };
+    let listeners = config.listeners.iter();
+    listeners.map(|listener| merged(&listener.name)).collect()
+}
+
+/// Only a partition's worker knows for whom its messages wait.
+fn mark_paused(consumers: &mut [ConsumerStatus], workers: &[WorkerSnapshot]) {
+    let waiting: HashSet<_> = workers
+        .iter()
+        .flat_map(|worker| &worker.partitions)
+        .filter(|one| one.waits_for_paused)
+        .map(|one| (&*one.consumer, &*one.topic, one.partition))
+        .collect();
+    for consumer in consumers {
+        for one in &mut consumer.partitions {
+            if waiting.contains(&(&*consumer.name, &*one.topic, one.partition)) {
+                one.paused = Some(Pause::Listener);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Outcomes, PartitionSnapshot};
+
+    #[test]
+    fn a_thread_that_stands_still_is_named_and_ends_live() {
+        assert!(live(None).is_well);
+        let content = live(Some(Stalled {
+            thread: "worker-0".to_owned(),
+            still_for: Duration::from_secs(16),
+            allowance: Duration::from_secs(15),
+        }));
+        assert!(!content.is_well);
+        let page: serde_json::Value = serde_json::from_str(&content.text).unwrap();
+        assert_eq!(page["thread"], "worker-0");
+        let why = "worker-0, for 16 s where 15 s are allowed";
+        assert_eq!(page["why"], why);
+    }
+
+    #[test]
+    fn a_partition_that_waits_for_a_paused_listener_says_so() {
+        let partition = |partition| crate::status::PartitionStatus {
+            topic: "orders".to_owned(),
+            partition,
+            ..Default::default()
+        };
+        let mut consumers = [ConsumerStatus {
+            name: "default".to_owned(),
+            partitions: vec![partition(0), partition(1)],
+            ..ConsumerStatus::default()
+        }];
+        let waits = PartitionSnapshot {
+            consumer: "default".into(),
+            topic: "orders".into(),
+            partition: 1,
+            outcomes: Outcomes::default(),
+            waits_for_paused: true,
+        };
+        let worker = WorkerSnapshot {
+            partitions: vec![waits],
+            ..WorkerSnapshot::default()
+        };
+        mark_paused(&mut consumers, &[worker]);
+        let paused: Vec<_> = consumers[0]
+            .partitions
+            .iter()
+            .map(|one| one.paused)
+            .collect();
+        assert_eq!(paused, [None, Some(Pause::Listener)]);
+    }
+}

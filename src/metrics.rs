@@ -1,0 +1,25 @@
+//! The numbers of `/metrics`: what is counted, what each number is called, and the page that they make.
+//!
+//! Numbers are collected by asking: consumers and workers keep plain counters of their own and answer a letter with a
+//! copy. **The road of a message shares nothing for the sake of a metric**: no atomics, no clock and no allocation a
+//! message. This module knows no thread; whoever asks is the daemon.
+
+mod counts;
+mod families;
+mod histogram;
+mod page;
+mod process;
+#[cfg(test)]
+mod tests;
+mod text;
+
+#[cfg(test)]
+pub(crate) use counts::LimitKills;
+pub(crate) use counts::{
+    ConsumerCounts, ConsumerSnapshot, ListenerCounts, ListenerSnapshot, Outcome, Outcomes,
+    PartitionSnapshot, WorkerSnapshot,
+};
+pub(crate) use histogram::Histogram;
+pub(crate) use page::{Facts, page};
+pub(crate) use process::Process;
+pub(crate) use text::CONTENT_TYPE;

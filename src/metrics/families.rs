@@ -1,0 +1,119 @@
+//! Every metric that there is: name, type, labels and meaning. docs/metrics.md says the same, held equal by a test.
+//!
+//! Names follow Prometheus: base units, the unit last, `_total` behind counters (added where they are written). **Label
+//! values are bounded**: consumers and listeners of the config, partitions that are assigned, words of the code.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+}
+
+#[derive(Debug)]
+pub(crate) struct Family {
+    /// Without the `_total` of a counter or the `_info` of an info.
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) labels: &'static [&'static str],
+    pub(crate) help: &'static str,
+}
+
+const PARTITION: &[&str] = &["consumer", "topic", "partition"];
+const LISTENER: &[&str] = &["listener"];
+
+macro_rules! families {
+    ($($constant:ident: $kind:ident $name:literal $labels:expr, $help:literal;)*) => {
+        $(pub(crate) const $constant: Family = Family {
+            name: $name, kind: Kind::$kind, labels: $labels, help: $help,
+        };)*
+        #[cfg(test)]
+        pub(crate) const ALL: &[Family] = &[$($constant),*];
+    };
+}
+
+families! {
+    RECEIVED: Counter "moontide_messages_received" PARTITION,
+        "Messages taken from the partition in this assignment";
+    FINISHED: Counter "moontide_messages_finished" &["consumer", "topic", "partition", "outcome"],
+        "Messages that have their outcome, in this assignment";
+    IN_FLIGHT: Gauge "moontide_messages_in_flight" PARTITION,
+        "Messages taken and unfinished";
+    IN_FLIGHT_BYTES: Gauge "moontide_in_flight_bytes" PARTITION,
+        "Bytes of the messages taken and unfinished";
+    LAG: Gauge "moontide_lag_messages" PARTITION,
+        "Offsets between the position and the end of the partition";
+    LAG_SECONDS: Gauge "moontide_lag_seconds" PARTITION,
+        "Age of the oldest message that is not handled, by its timestamp; 0 without lag";
+    OLDEST_UNFINISHED: Gauge "moontide_oldest_unfinished_seconds" PARTITION,
+        "Time since the oldest unfinished message was taken; 0 where there is none";
+    STANDSTILL: Gauge "moontide_standstill_seconds" PARTITION,
+        "Time that the position stands still although there is something to do";
+    POSITION: Gauge "moontide_position_offset" PARTITION,
+        "Below it every message has its outcome";
+    COMMITTED: Gauge "moontide_committed_offset" PARTITION,
+        "The offset of the group, as far as it is known";
+    BLOCKED: Gauge "moontide_partition_blocked" PARTITION,
+        "1 while a failed message keeps its lane waiting";
+    PAUSED: Gauge "moontide_partition_paused" PARTITION,
+        "1 while nothing is fetched from the partition on purpose";
+
+    RUN: Histogram "moontide_handler_run_seconds" LISTENER,
+        "From the start of a call to its end, waits included; every run counts";
+    WAIT: Histogram "moontide_handler_wait_seconds" LISTENER,
+        "From the moment at which a message was taken to its first run";
+    FAILURES: Counter "moontide_handler_failures" LISTENER,
+        "Calls that failed";
+    RETRIES: Counter "moontide_handler_retries" LISTENER,
+        "Calls that were not the first for their message";
+    OUTCOMES: Counter "moontide_listener_outcomes" &["listener", "outcome"],
+        "Messages by what became of them in this listener";
+    LIMIT_KILLS: Counter "moontide_limit_kills" &["listener", "limit"],
+        "Calls that a limit has ended";
+    DEAD_LETTERS_WAITING: Gauge "moontide_dead_letters_waiting" LISTENER,
+        "Messages that wait until the broker acknowledges their dead letters";
+    BREAKER: Gauge "moontide_breaker_state" &["listener", "state"],
+        "1 for the state that the breaker is in";
+    LISTENER_PAUSED: Gauge "moontide_listener_paused" LISTENER,
+        "1 while somebody has paused the listener";
+
+    ASSIGNED: Gauge "moontide_consumer_assigned" &["consumer"],
+        "1 while the consumer is a member of its group with its partitions in hand";
+    REBALANCES: Counter "moontide_rebalances" &["consumer", "kind"],
+        "Rebalances that the consumer took part in";
+    COMMITS: Counter "moontide_commits" &["consumer", "result"],
+        "Commits that were answered, each of one or several partitions";
+    KAFKA_ERRORS: Counter "moontide_kafka_errors" &["consumer"],
+        "Errors of brokers, group and partitions";
+    READY: Gauge "moontide_ready" &[],
+        "1 while /ready answers 200";
+    BUNDLE: Gauge "moontide_bundle_number" &[],
+        "The bundle in force";
+    DISK_BAD: Gauge "moontide_disk_bad" &[],
+        "1 while a restart would fail because of the files on disk";
+    RELOADS: Counter "moontide_reloads" &["result"],
+        "Reloads by how they ended";
+    LUA_MEMORY: Gauge "moontide_lua_memory_bytes" &["worker"],
+        "Memory of the worker's VMs";
+    VMS_REPLACED: Counter "moontide_vms_replaced" &["worker"],
+        "VMs replaced because a limit was exceeded in them";
+    DROPPED_LINES: Counter "moontide_log_lines_dropped" &[],
+        "Log lines that nobody took fast enough";
+    BUILD: Info "moontide_build" &["version", "librdkafka"],
+        "What runs";
+    CPU: Counter "process_cpu_seconds" &[],
+        "Processor time of the process, user and system";
+    RESIDENT: Gauge "process_resident_memory_bytes" &[],
+        "Memory that is held now";
+    VIRTUAL: Gauge "process_virtual_memory_bytes" &[],
+        "Address space";
+    OPEN_FDS: Gauge "process_open_fds" &[],
+        "Open file descriptors";
+    MAX_FDS: Gauge "process_max_fds" &[],
+        "File descriptors that may be open";
+    THREADS: Gauge "process_threads" &[],
+        "Threads";
+    START_TIME: Gauge "process_start_time_seconds" &[],
+        "Start of the process, since the epoch";
+}

@@ -1,0 +1,132 @@
+//! The page as text, in the `OpenMetrics` format that Prometheus asks for first.
+//!
+//! It knows families and samples and nothing of what they mean.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::Histogram;
+use super::families::{Family, Kind};
+
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The samples of every family, in the order of the page.
+#[derive(Debug, Default)]
+pub(super) struct Samples(Vec<(&'static Family, Vec<Sample>)>);
+
+#[derive(Debug)]
+struct Sample {
+    labels: Vec<(&'static str, String)>,
+    value: Value,
+}
+
+#[derive(Debug)]
+pub(super) enum Value {
+    Whole(i64),
+    Real(f64),
+    Times(Box<Histogram>),
+}
+
+impl Samples {
+    /// `labels` are the values of the family's, in their order.
+    pub(super) fn add(&mut self, family: &'static Family, labels: &[&str], value: Value) {
+        debug_assert_eq!(labels.len(), family.labels.len(), "{}", family.name);
+        let values = labels.iter().map(ToString::to_string);
+        let sample = Sample {
+            labels: family.labels.iter().copied().zip(values).collect(),
+            value,
+        };
+        match self.0.iter_mut().find(|(one, _)| one.name == family.name) {
+            Some((_, samples)) => samples.push(sample),
+            None => self.0.push((family, vec![sample])),
+        }
+    }
+
+    /// The whole page. Families without a sample do not show.
+    pub(super) fn text(self) -> Result<String, fmt::Error> {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry)?;
+        Ok(text)
+    }
+}
+
+impl Collector for Samples {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for (family, samples) in &self.0 {
+            let (name, unit) = family.unit();
+            let mut encoder =
+                encoder.encode_descriptor(name, family.help, unit.as_ref(), family.kind.into())?;
+            for sample in samples {
+                sample.encode(family.kind, &mut encoder)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sample {
+    fn encode(&self, kind: Kind, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
+        if kind == Kind::Info {
+            return encoder.encode_info(&self.labels);
+        }
+        if self.labels.is_empty() {
+            // A family of no labels would still get its braces.
+            return self.value.encode(kind, encoder);
+        }
+        self.value
+            .encode(kind, &mut encoder.encode_family(&self.labels)?)
+    }
+}
+
+impl Value {
+    fn encode(&self, kind: Kind, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
+        match (kind, self) {
+            (Kind::Counter, Self::Whole(value)) => {
+                encoder.encode_counter::<NoLabelSet, _, u64>(&value.unsigned_abs(), None)
+            }
+            (Kind::Counter, Self::Real(value)) => {
+                encoder.encode_counter::<NoLabelSet, _, u64>(value, None)
+            }
+            (_, Self::Whole(value)) => encoder.encode_gauge(value),
+            (_, Self::Real(value)) => encoder.encode_gauge(value),
+            (_, Self::Times(times)) => {
+                let buckets: Vec<_> = times.buckets().collect();
+                encoder.encode_histogram::<NoLabelSet>(
+                    times.sum_seconds(),
+                    times.count(),
+                    &buckets,
+                    None,
+                )
+            }
+        }
+    }
+}
+
+impl Family {
+    /// The name without its unit, and the unit.
+    fn unit(&self) -> (&'static str, Option<Unit>) {
+        for (end, unit) in [("_seconds", Unit::Seconds), ("_bytes", Unit::Bytes)] {
+            if let Some(name) = self.name.strip_suffix(end) {
+                return (name, Some(unit));
+            }
+        }
+        (self.name, None)
+    }
+}
+
+impl From<Kind> for MetricType {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Counter => Self::Counter,
+            Kind::Gauge => Self::Gauge,
+            Kind::Histogram => Self::Histogram,
+            Kind::Info => Self::Info,
+        }
+    }
+}

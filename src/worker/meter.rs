@@ -1,0 +1,285 @@
+//! What a worker counts of its listeners, and how long their calls take.
+//!
+//! A look at the clock costs as much as a trivial call, so calls are timed in groups: those between two looks count with
+//! their mean. **A group is one call as soon as calls are slow**, and a call that waits is timed by itself, from its own
+//! start; so what is worth knowing is exact. Plain numbers of one thread, and no allocation a call.
+
+use std::time::{Duration, Instant};
+
+use crate::lua::FailureKind;
+use crate::metrics::{ListenerCounts, Outcome};
+
+use super::LOOK_EVERY;
+
+/// Calls of this length pay for a look at the clock each.
+const WORTH_A_LOOK: Duration = Duration::from_micros(20);
+
+pub(super) struct Meter {
+    /// By the listener's index in the config.
+    listeners: Vec<One>,
+    /// Those with something in the present group.
+    touched: Vec<usize>,
+    /// Runs of the present group that have ended.
+    runs: u32,
+    began: Instant,
+    /// Runs until the next look.
+    every: usize,
+}
+
+struct One {
+    name: String,
+    counts: ListenerCounts,
+    is_touched: bool,
+    /// Of the present group: runs that have ended, and first runs of messages that were taken then.
+    runs: u64,
+    first: u64,
+    taken: Option<Instant>,
+}
+
+impl Meter {
+    pub(super) fn new<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+        let mut meter = Self {
+            listeners: Vec::new(),
+            touched: Vec::new(),
+            runs: 0,
+            began: Instant::now(),
+            every: 1,
+        };
+        meter.set_listeners(names);
+        meter
+    }
+
+    /// The listeners of a bundle, in the order of its config: who stays keeps its counts. Not within a group.
+    pub(super) fn set_listeners<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
+        let mut old = std::mem::take(&mut self.listeners);
+        self.touched.clear();
+        for name in names {
+            let known = old.iter().position(|one| one.name == name);
+            let one = known.map_or_else(|| One::new(name), |at| old.swap_remove(at));
+            self.listeners.push(one);
+        }
+    }
+
+    /// A group begins.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.began = now;
+    }
+
+    /// Runs until the next look is wanted.
+    pub(super) fn every(&self) -> usize {
+        self.every
+    }
+
+    /// Whether there is anything that waits for a look.
+    pub(super) fn is_open(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
+    /// A message has its first run, or is about to.
+    pub(super) fn first(&mut self, listener: usize, taken: Option<Instant>) {
+        let began = self.began;
+        if let Some(one) = self.touch(listener) {
+            if one.taken != taken {
+                one.flush_first(began);
+                one.taken = taken;
+            }
+            one.first += 1;
+        }
+    }
+
+    /// A run has ended that did not wait.
+    pub(super) fn ran(&mut self, listener: usize) {
+        if let Some(one) = self.touch(listener) {
+            one.runs += 1;
+            self.runs += 1;
+        }
+    }
+
+    /// A run begins to wait. When it began, as far as that is known.
+    pub(super) fn suspended(&mut self, now: Instant) -> Instant {
+        let mean = now.saturating_duration_since(self.began) / (self.runs + 1);
+        self.close(mean, now);
+        now.checked_sub(mean).unwrap_or(now)
+    }
+
+    /// A run has ended that did wait.
+    pub(super) fn waited(&mut self, listener: usize, took: Duration) {
+        if let Some(one) = self.listeners.get_mut(listener) {
+            one.counts.run.record(took);
+        }
+    }
+
+    /// A look at the clock: the group ends, and another begins.
+    pub(super) fn look(&mut self, now: Instant) {
+        let mean = now.saturating_duration_since(self.began) / self.runs.max(1);
+        self.close(mean, now);
+    }
+
+    fn close(&mut self, mean: Duration, now: Instant) {
+        for index in self.touched.drain(..) {
+            let one = &mut self.listeners[index];
+            one.counts.run.record_many(mean, one.runs);
+            one.flush_first(self.began);
+            (one.runs, one.is_touched) = (0, false);
+        }
+        self.every = if mean < WORTH_A_LOOK { LOOK_EVERY } else { 1 };
+        self.runs = 0;
+        self.began = now;
+    }
+
+    pub(super) fn failed(&mut self, listener: usize, kind: FailureKind) {
+        if let Some(one) = self.listeners.get_mut(listener) {
+            one.counts.failures += 1;
+            let kills = &mut one.counts.limit_kills;
+            match kind {
+                FailureKind::Blocking => kills.blocking += 1,
+                FailureKind::Timeout => kills.timeout += 1,
+                FailureKind::Memory => kills.memory += 1,
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn retried(&mut self, listener: usize) {
+        if let Some(one) = self.listeners.get_mut(listener) {
+            one.counts.retries += 1;
+        }
+    }
+
+    /// A message has its outcome in this listener.
+    pub(super) fn outcome(&mut self, listener: usize, outcome: Outcome) {
+        if let Some(one) = self.listeners.get_mut(listener) {
+            one.counts.outcomes.add(outcome);
+        }
+    }
+
+    pub(super) fn index_of(&self, name: &str) -> Option<usize> {
+        self.listeners.iter().position(|one| one.name == name)
+    }
+
+    pub(super) fn counts(&self) -> impl Iterator<Item = (&str, &ListenerCounts)> {
+        let listeners = self.listeners.iter();
+        listeners.map(|one| (one.name.as_str(), &one.counts))
+    }
+
+    fn touch(&mut self, listener: usize) -> Option<&mut One> {
+        let one = self.listeners.get_mut(listener)?;
+        if !one.is_touched {
+            one.is_touched = true;
+            self.touched.push(listener);
+        }
+        Some(one)
+    }
+}
+
+impl One {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            counts: ListenerCounts::default(),
+            is_touched: false,
+            runs: 0,
+            first: 0,
+            taken: None,
+        }
+    }
+
+    /// First runs of a group began when it did, as far as their waiting goes.
+    fn flush_first(&mut self, began: Instant) {
+        if let (Some(taken), true) = (self.taken, self.first > 0) {
+            let waited = began.saturating_duration_since(taken);
+            self.counts.wait.record_many(waited, self.first);
+        }
+        self.first = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn meter() -> (Meter, Instant) {
+        let (mut meter, start) = (Meter::new(["a", "b"].into_iter()), Instant::now());
+        meter.begin(start);
+        (meter, start)
+    }
+
+    /// Runs, and their seconds.
+    fn run(meter: &Meter, listener: usize) -> (u64, f64) {
+        let run = &meter.listeners[listener].counts.run;
+        (run.count(), run.sum_seconds())
+    }
+
+    #[track_caller]
+    fn check((count, seconds): (u64, f64), expected: (u64, f64)) {
+        assert_eq!(count, expected.0);
+        assert!((seconds - expected.1).abs() < 1e-9, "{seconds}");
+    }
+
+    #[test]
+    fn the_runs_of_a_group_count_with_their_mean() {
+        let (mut meter, start) = meter();
+        for listener in [0, 0, 1, 0] {
+            meter.ran(listener);
+        }
+        meter.look(start + 8 * MS);
+        check(run(&meter, 0), (3, 0.006));
+        check(run(&meter, 1), (1, 0.002));
+        assert!(!meter.is_open());
+    }
+
+    #[test]
+    fn slow_runs_are_timed_one_by_one_and_fast_ones_in_groups() {
+        let (mut meter, start) = meter();
+        meter.ran(0);
+        meter.look(start + MS);
+        assert_eq!(meter.every(), 1);
+        meter.ran(0);
+        meter.look(start + MS + Duration::from_micros(1));
+        assert_eq!(meter.every(), LOOK_EVERY);
+    }
+
+    #[test]
+    fn a_run_that_waits_is_timed_from_its_own_start() {
+        let (mut meter, start) = meter();
+        meter.ran(0);
+        let began = meter.suspended(start + 4 * MS);
+        assert_eq!(began, start + 2 * MS);
+        meter.waited(1, 50 * MS);
+        meter.look(start + 4 * MS);
+        check(run(&meter, 0), (1, 0.002));
+        check(run(&meter, 1), (1, 0.050));
+    }
+
+    #[test]
+    fn messages_wait_from_the_moment_at_which_their_batch_was_taken() {
+        let (mut meter, start) = meter();
+        meter.begin(start + 9 * MS);
+        for taken in [start, start, start + 4 * MS] {
+            meter.first(0, Some(taken));
+            meter.ran(0);
+        }
+        meter.look(start + 12 * MS);
+        let wait = &meter.listeners[0].counts.wait;
+        check((wait.count(), wait.sum_seconds()), (3, 0.023));
+    }
+
+    #[test]
+    fn a_listener_that_stays_keeps_its_counts_and_one_that_comes_begins_at_nothing() {
+        let (mut meter, start) = meter();
+        meter.ran(1);
+        meter.failed(1, FailureKind::Timeout);
+        meter.look(start + MS);
+        meter.set_listeners(["b", "c"].into_iter());
+        check(run(&meter, 0), (1, 0.001));
+        check(run(&meter, 1), (0, 0.0));
+        let counts: Vec<_> = meter.counts().collect();
+        assert_eq!(counts[0].0, "b");
+        assert_eq!(
+            (counts[0].1.failures, counts[0].1.limit_kills.timeout),
+            (1, 1)
+        );
+    }
+}
