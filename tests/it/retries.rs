@@ -188,6 +188,111 @@ fn retry_topics_are_created_and_found() {
     daemon.stop();
 }
 
+/// Attempt by attempt through the topics, then to the dead letters: the handler sees the message as it was, and only the
+/// listener that failed sees it again.
+#[test]
+fn a_failing_message_waits_in_one_topic_after_the_other() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("chain", 3);
+    let project = Project::new(kafka);
+    project.handler(
+        "fails.lua",
+        r#"
+        local record = require "record"
+        local tide = require "tide"
+        return function(message, ctx)
+          record.line("fails", message, ctx, tide.now())
+          record.note("seen", ("%s %d %d %s"):format(ctx.topic, ctx.partition, message.timestamp, message.headers.a))
+          error("no")
+        end
+        "#,
+    );
+    project.handler(
+        "fine.lua",
+        r#"
+        local record = require "record"
+        return function(message, ctx) record.line("fine", message, ctx) end
+        "#,
+    );
+    let ordering = "ordering = \"none\"\n";
+    let fails = from_beginning("fails", &topic.name, "fails")
+        + ordering
+        + "retry = { topics = [\"1s\", \"3s\"], allowAutoTopicCreation = true }\n"
+        + "deadLetter = { topic = \"{topic}.dead\", allowAutoTopicCreation = true }\n";
+    let fine = from_beginning("fine", &topic.name, "fine") + ordering;
+    project.config(&(fails + &fine));
+    let odd = Message {
+        timestamp: Some(1_500_000_000_000),
+        ..Message::value("bad")
+            .partition(2)
+            .key("k")
+            .header("a", Some(b"1"))
+    };
+    topic.produce([odd]);
+
+    let daemon = Daemon::join(&project);
+    project.wait_for_entries("fails", 1, DEADLINE);
+    // What waits, waits for whoever comes next.
+    daemon.stop();
+    let mut daemon = Daemon::join(&project);
+
+    let dead = format!("{}.dead", topic.name);
+    let letter = kafka.read(&dead, 3, 1).remove(0);
+    let runs = project.wait_for_entries("fails", 3, DEADLINE);
+    assert_eq!(
+        runs.iter().map(|run| run.attempt).collect::<Vec<_>>(),
+        [1, 2, 3]
+    );
+    let at = |run: usize| runs[run].extra.parse::<i64>().unwrap();
+    assert!(at(1) >= at(0) + 1_000 && at(2) >= at(1) + 3_000, "{runs:?}");
+    assert!(
+        runs.iter()
+            .all(|run| run.offset == 0 && run.topic == topic.name),
+        "{runs:?}"
+    );
+    let seen: Vec<_> = project
+        .entries_of("seen")
+        .into_iter()
+        .map(|entry| entry.extra)
+        .collect();
+    assert_eq!(seen, vec![format!("{} 2 1500000000000 1", topic.name); 3]);
+    assert_eq!(project.entries_of("fine").len(), 1);
+    assert_eq!(
+        (letter.partition, letter.timestamp),
+        (2, Some(1_500_000_000_000))
+    );
+    assert_eq!(
+        (letter.key.as_deref(), letter.value.as_deref()),
+        (Some(&b"k"[..]), Some(&b"bad"[..]))
+    );
+    assert_eq!(letter.header("moontide-origin-topic"), topic.name);
+    assert_eq!(letter.header("moontide-origin-offset"), "0");
+    assert_eq!(letter.header("moontide-attempts"), "3");
+    assert_eq!(letter.header("a"), "1");
+    assert!(!letter.has_header("moontide-retry-due"), "{letter:?}");
+    for (name, partition) in [("retry.1s", 2), ("retry.3s", 2)] {
+        let name = format!("{}.{}.{name}", topic.name, project.group);
+        daemon.wait_for("the position is committed", |_| {
+            kafka.committed(&project.group, &name, partition) == Some(1)
+        });
+    }
+    daemon.stop();
+}
+
+/// The delays are other ones now: what waits by the old ones runs all the same.
+#[test]
+fn what_waits_in_a_topic_of_an_old_delay_is_not_left_behind() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (topic, project) = retrying(kafka, "old");
+    let old = kafka.topic_named(format!("{}.{}.retry.7m", topic.name, project.group), 1);
+    old.produce([waiting(&topic, &project, now_ms())]);
+
+    let daemon = Daemon::join(&project);
+
+    project.wait_for_entries("done", 1, DEADLINE);
+    daemon.stop();
+}
+
 fn retrying<'a>(kafka: &'a Kafka, name: &str) -> (Topic<'a>, Project) {
     let topic = kafka.topic(name, 1);
     let project = Project::new(kafka);
