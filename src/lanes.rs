@@ -13,6 +13,8 @@ use std::hash::Hasher as _;
 use crate::config::{NullKeys, Ordering};
 use crate::message::Record;
 
+#[cfg(test)]
+mod model;
 mod progress;
 #[cfg(test)]
 mod tests;

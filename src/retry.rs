@@ -40,6 +40,8 @@ pub(crate) fn source<'a>(name: &'a str, group: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn policy(attempts: Option<u32>) -> Retry {
@@ -118,6 +120,39 @@ mod tests {
             "billing.retry.5s",
         ] {
             assert_eq!(source(other, "billing"), None, "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_wait_is_bounded_and_never_shrinks_without_jitter(
+            attempts in prop::option::of(1_u32..20),
+            initial_ms in 0_u64..100_000,
+            max_ms in 1_u64..10_000_000,
+            multiplier in 1.0_f64..100.0,
+            jitter in 0.0_f64..=1.0,
+            attempt in 1_u32..=u32::MAX,
+            random in 0.0_f64..1.0,
+        ) {
+            let policy = Retry {
+                initial_delay: Duration::from_millis(initial_ms),
+                max_delay: Duration::from_millis(max_ms),
+                multiplier,
+                jitter,
+                ..policy(attempts)
+            };
+            let found = delay(&policy, attempt, random);
+            prop_assert_eq!(found.is_none(), attempts.is_some_and(|attempts| attempt >= attempts));
+            if let Some(found) = found {
+                prop_assert!(found <= policy.max_delay);
+                let steady = Retry { jitter: 0.0, attempts: None, ..policy.clone() };
+                let middle = delay(&steady, attempt, random).unwrap().as_secs_f64();
+                let least = middle * (1.0 - jitter);
+                prop_assert!(found.as_secs_f64() >= least - 1e-6);
+                prop_assert!(found.as_secs_f64() <= middle * (1.0 + jitter) + 1e-6);
+                let next = delay(&steady, attempt.saturating_add(1), random).unwrap();
+                prop_assert!(next.as_secs_f64() >= middle);
+            }
         }
     }
 }

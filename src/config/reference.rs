@@ -13,7 +13,7 @@ use super::{shape, tree};
 const REFERENCE: &str = include_str!("../../config.toml");
 
 /// The reference with every setting in force: `#key = value` is a setting, `# ` begins prose.
-fn uncommented() -> String {
+pub(super) fn uncommented() -> String {
     let line = |line: &'static str| match line.strip_prefix('#') {
         Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => setting,
         _ => line,

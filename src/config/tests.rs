@@ -1,5 +1,6 @@
 //! What a file means: text in, [`Config`] out.
 
+mod any_text;
 mod policies;
 
 use super::*;

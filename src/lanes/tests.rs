@@ -1,3 +1,5 @@
+//! Lanes by table.
+
 use std::time::{Duration, Instant};
 
 use super::*;

@@ -6,6 +6,7 @@ mod docs;
 mod files;
 mod json;
 mod limits;
+mod records;
 mod verdicts;
 mod waits;
 
