@@ -9,6 +9,7 @@ mod commits;
 mod intake;
 mod leave;
 mod membership;
+mod naps;
 mod report;
 mod starts;
 mod subscription;
@@ -95,6 +96,8 @@ struct Held {
     comes_back: bool,
     trust: Trust,
     is_paused: bool,
+    /// Of a retry topic: its next message is not due before.
+    asleep_until: Option<Instant>,
     /// Since when it has used up its share of the budget.
     full_since: Option<Instant>,
     /// Messages taken in this assignment.
@@ -203,6 +206,7 @@ impl Consumer {
             }
             let took = self.take(now);
             self.keep_fair(now);
+            self.wake(now);
             self.settle_replies(now);
             self.progress(now);
             self.commit(now);
@@ -228,6 +232,7 @@ impl Consumer {
             self.phase.deadline(),
             self.commit_deadline(now),
             self.fairness_deadline(),
+            self.nap_deadline(),
         ]
         .into_iter()
         .flatten()

@@ -75,7 +75,8 @@ pub(crate) fn by_matches(config: &Config, consumer: &str, sources: &[&str]) -> V
     for consumer in consumers.filter(|one| one.name == consumer) {
         for listener in of(config, consumer) {
             for source in sources {
-                if route::matches_pattern(listener, source) {
+                let is_retry = retry::source(source, &consumer.group_id).is_some();
+                if !is_retry && route::matches_pattern(listener, source) {
                     add(&mut needed, consumer, listener, source);
                 }
             }

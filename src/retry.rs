@@ -29,6 +29,15 @@ pub(crate) fn topic(topic: &str, group: &str, delay: Duration) -> String {
     format!("{topic}.{group}.retry.{}{unit}", ms / length)
 }
 
+/// Of which topic's messages wait in the topic of that name; `None` for one that is no retry topic of the group.
+pub(crate) fn source<'a>(name: &'a str, group: &str) -> Option<&'a str> {
+    let (rest, delay) = name.rsplit_once(".retry.")?;
+    let digits = delay.trim_start_matches(|one: char| one.is_ascii_digit());
+    let is_delay = digits.len() < delay.len() && matches!(digits, "h" | "m" | "s" | "ms");
+    let source = rest.strip_suffix(group)?.strip_suffix('.')?;
+    (is_delay && !source.is_empty()).then_some(source)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,5 +100,24 @@ mod tests {
             topic("orders", "billing", Duration::from_millis(1_500)),
             "orders.billing.retry.1500ms"
         );
+    }
+
+    #[test]
+    fn a_retry_topic_tells_its_source() {
+        for ms in [1_500, 5_000, 90_000, 600_000, 86_400_000] {
+            let name = topic("orders.new", "my.billing", Duration::from_millis(ms));
+            assert_eq!(source(&name, "my.billing"), Some("orders.new"));
+            assert_eq!(source(&name, "shipping"), None);
+        }
+        for other in [
+            "orders",
+            "orders.billing.retry.soon",
+            "orders.billing.retry.s",
+            "orders.billing.retry.5",
+            ".billing.retry.5s",
+            "billing.retry.5s",
+        ] {
+            assert_eq!(source(other, "billing"), None, "{other}");
+        }
     }
 }

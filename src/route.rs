@@ -6,7 +6,7 @@ use std::time::Duration;
 use regex::Regex;
 
 use crate::config::{Config, Listener, NullKeys, Ordering, Topic};
-use crate::gaps;
+use crate::{gaps, retry};
 
 /// What one consumer does with one topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) null_keys: NullKeys,
     /// Of the listeners' names.
     pub(crate) listeners_hash: u32,
+    /// A retry topic: each message names its listener, and the time before which it is not taken.
+    pub(crate) is_retry: bool,
 }
 
 impl Plan {
@@ -46,6 +48,7 @@ impl Plan {
             ordering: Ordering::Partition,
             null_keys: NullKeys::Parallel,
             listeners_hash: 0,
+            is_retry: false,
         }
     }
 
@@ -66,14 +69,26 @@ impl Plan {
 pub(crate) struct Subscription {
     pub(crate) topics: Vec<Arc<str>>,
     pub(crate) patterns: Vec<Regex>,
+    /// Of listeners with retry topics.
+    retried: Vec<Topic>,
+    /// The retry topics of literal topics: without them something is amiss.
+    pub(crate) retries: Vec<Arc<str>>,
+    group: String,
 }
 
 /// `None` when no listener of that consumer wants the topic.
 pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan> {
-    let listeners: Vec<usize> = (0..config.listeners.len())
-        .filter(|&index| wants(&config.listeners[index], consumer, topic))
-        .collect();
     let of = |index: &usize| &config.listeners[*index];
+    let all = 0..config.listeners.len();
+    let mut listeners = Vec::new();
+    if let Some(source) = retry::source(topic, group(config, consumer)) {
+        let retries = |one: &Listener| !one.retry.topics.is_empty() && wants(one, consumer, source);
+        listeners.extend(all.clone().filter(|index| retries(of(index))));
+    }
+    let is_retry = !listeners.is_empty();
+    if !is_retry {
+        listeners.extend(all.filter(|index| wants(of(index), consumer, topic)));
+    }
     let first = of(listeners.first()?);
     let manual: Vec<Arc<str>> = listeners
         .iter()
@@ -84,12 +99,18 @@ pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan>
     Some(Plan {
         automatic: listeners.len() - manual.len(),
         manual,
-        from_beginning: listeners.iter().map(of).any(|one| one.from_beginning),
+        // What waits in a retry topic was this group's already.
+        from_beginning: is_retry || listeners.iter().map(of).any(|one| one.from_beginning),
         commit_interval: first.run.auto_commit_interval,
         commit_threshold: first.run.auto_commit_threshold,
         calls_max: first.max_in_flight,
         partitions_max: first.run.partitions_consumed_concurrently,
-        ordering: first.ordering,
+        ordering: if is_retry {
+            Ordering::None
+        } else {
+            first.ordering
+        },
+        is_retry,
         null_keys: first.null_keys,
         listeners_hash: gaps::listeners_hash(listeners.iter().map(|index| &*of(index).name)),
         listeners,
@@ -97,33 +118,65 @@ pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan>
 }
 
 pub(crate) fn subscription(config: &Config, consumer: &str) -> Subscription {
-    let mut subscription = Subscription::default();
-    for topic in config
+    let group = group(config, consumer);
+    let mut subscription = Subscription {
+        group: group.to_owned(),
+        ..Subscription::default()
+    };
+    let add = |topics: &mut Vec<Arc<str>>, name: &str| {
+        if !topics.iter().any(|other| **other == *name) {
+            topics.push(name.into());
+        }
+    };
+    for listener in config
         .listeners
         .iter()
         .filter(|one| one.consumer == consumer)
-        .flat_map(|one| &one.topics)
     {
-        match topic {
-            Topic::Literal(name) => {
-                if !subscription.topics.iter().any(|other| **other == **name) {
-                    subscription.topics.push(name.as_str().into());
+        for topic in &listener.topics {
+            match topic {
+                Topic::Literal(name) => {
+                    add(&mut subscription.topics, name);
+                    for delay in &listener.retry.topics {
+                        add(
+                            &mut subscription.retries,
+                            &retry::topic(name, group, *delay),
+                        );
+                    }
                 }
+                Topic::Pattern(pattern) => subscription.patterns.push(pattern.clone()),
             }
-            Topic::Pattern(pattern) => subscription.patterns.push(pattern.clone()),
+            if !listener.retry.topics.is_empty() {
+                subscription.retried.push(topic.clone());
+            }
         }
     }
     subscription
 }
 
 impl Subscription {
-    /// The literal topics and those of `existing` that a pattern matches, sorted. Kafka's internal ones never match.
+    /// Whether the topics that exist say what to subscribe to.
+    pub(crate) fn asks(&self) -> bool {
+        !self.patterns.is_empty() || !self.retried.is_empty()
+    }
+
+    /// Whether a literal topic has a retry topic that does not exist, or is not known yet.
+    pub(crate) fn lacks_retries(&self, existing: &[(String, usize)]) -> bool {
+        let exists = |name: &str| existing.iter().any(|(other, _)| other == name);
+        self.retries.iter().any(|name| !exists(name))
+    }
+
+    /// The literal topics and those of `existing` that a pattern matches or in which messages of a retry wait, also of
+    /// delays that are configured no more; sorted. Kafka's internal ones never match.
     pub(crate) fn expand(&self, existing: &[(String, usize)]) -> Vec<Arc<str>> {
         let mut topics = self.topics.clone();
         for (name, _) in existing {
+            let source = retry::source(name, &self.group);
+            let is_retry = source
+                .is_some_and(|source| self.retried.iter().any(|topic| is_match(topic, source)));
             let matches = !name.starts_with("__")
                 && self.patterns.iter().any(|pattern| pattern.is_match(name));
-            if matches && !topics.iter().any(|topic| **topic == **name) {
+            if (matches || is_retry) && !topics.iter().any(|topic| **topic == **name) {
                 topics.push(name.as_str().into());
             }
         }
@@ -139,9 +192,19 @@ pub(crate) fn matches_pattern(listener: &Listener, topic: &str) -> bool {
 }
 
 fn wants(listener: &Listener, consumer: &str, topic: &str) -> bool {
-    listener.consumer == consumer
-        && listener.topics.iter().any(|wanted| match wanted {
-            Topic::Literal(name) => name == topic,
-            Topic::Pattern(pattern) => !topic.starts_with("__") && pattern.is_match(topic),
-        })
+    listener.consumer == consumer && listener.topics.iter().any(|wanted| is_match(wanted, topic))
+}
+
+fn is_match(wanted: &Topic, topic: &str) -> bool {
+    match wanted {
+        Topic::Literal(name) => name == topic,
+        Topic::Pattern(pattern) => !topic.starts_with("__") && pattern.is_match(topic),
+    }
+}
+
+fn group<'a>(config: &'a Config, consumer: &str) -> &'a str {
+    let mut consumers = config.consumers.iter();
+    consumers
+        .find(|one| one.name == consumer)
+        .map_or("", |one| one.group_id.as_str())
 }

@@ -204,6 +204,8 @@ pub(crate) struct PartitionStatus {
 pub(crate) enum Pause {
     /// It has used up its share of what may be in flight.
     Budget,
+    /// Of a retry topic: the next message is not due yet.
+    NotDue,
     /// What is in hand waits for a listener that somebody has paused.
     Listener,
 }

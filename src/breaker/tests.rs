@@ -1,3 +1,5 @@
+//! The breaker by table, and against a list of all that happened.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -128,6 +128,7 @@ impl Consumer {
             return;
         };
         match held.trust {
+            _ if held.asleep_until.is_some() => return,
             Trust::Sound => {}
             Trust::Void => return,
             Trust::Suspect if message.offset() <= held.tracker.expected() => {
@@ -142,6 +143,9 @@ impl Consumer {
             }
         }
         let (offset, leader_epoch) = (message.offset(), message.leader_epoch());
+        if offset >= held.tracker.expected() && self.is_early(held, &message) {
+            return;
+        }
         let number = match held.arrive(&message) {
             Arrival::New(number) => number,
             // A finished one has no number, so that those of a batch are consecutive all the same.
@@ -152,6 +156,9 @@ impl Consumer {
                     return;
                 };
                 self.begin_epoch(held, offset, leader_epoch);
+                if self.is_early(held, &message) {
+                    return;
+                }
                 match held.arrive(&message) {
                     Arrival::New(number) => number,
                     _ => return,
@@ -233,7 +240,7 @@ impl Consumer {
             }
             messages += held.tracker.unfinished();
             bytes += held.tracker.bytes();
-            if !held.is_paused && held.tracker.unfinished() >= share {
+            if !held.is_quiet() && held.tracker.unfinished() >= share {
                 // Held up until it drains or is paused: taking can't choose among partitions.
                 return 0;
             }
@@ -282,6 +289,9 @@ impl Consumer {
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         for (key, held) in &mut self.held {
             let unfinished = held.tracker.unfinished();
+            if held.asleep_until.is_some() {
+                continue;
+            }
             if held.stage == Stage::Drained || (unfinished < share && !held.is_paused) {
                 held.full_since = None;
             } else if held.is_paused {

@@ -60,6 +60,8 @@ pub(super) struct Revoking {
     /// Not a revocation but a failure: everything goes.
     everything: bool,
     is_lost: bool,
+    /// Another assignment has come already: librdkafka is not told.
+    is_replaced: bool,
     cancel_at: Instant,
     is_cancelled: bool,
     commit_until: Option<Instant>,
@@ -142,7 +144,14 @@ impl Consumer {
     fn next_rebalance(&mut self, now: Instant) -> bool {
         match self.phase.queue.pop_front() {
             None => return false,
-            Some(Rebalance::Assign(partitions)) => self.begin_assign(&partitions, now),
+            Some(Rebalance::Assign(partitions)) => {
+                if self.held.is_empty() || self.client.is_cooperative() {
+                    self.begin_assign(&partitions, now);
+                } else {
+                    self.phase.queue.push_front(Rebalance::Assign(partitions));
+                    self.begin_replace(now);
+                }
+            }
             Some(Rebalance::Revoke(partitions)) => self.begin_revoke(partitions, None, now),
             Some(Rebalance::Failed(error)) => self.begin_revoke(Vec::new(), Some(&error), now),
         }
@@ -228,21 +237,41 @@ impl Consumer {
         }
         let everything = failed.is_some() || !self.client.is_cooperative();
         let cancel_at = if is_lost { now } else { now + self.drain() };
-        let revoking = Revoking {
+        self.revoke(Revoking {
             partitions,
             everything,
             is_lost,
+            is_replaced: false,
             cancel_at,
             is_cancelled: false,
             commit_until: None,
-        };
+        });
+        failpoint!("revoke-begun");
+    }
+
+    /// An eager group revokes before it assigns, except in one case: 1. an assignment comes, and we ask for its starts;
+    /// 2. meanwhile the group rebalances, and librdkafka rejoins without revoking what was not begun yet; 3. we begin
+    /// it; 4. the next assignment comes. What we hold then was assigned by a generation that is over, and others may
+    /// have it: nothing of it is committed.
+    fn begin_replace(&mut self, now: Instant) {
+        self.revoke(Revoking {
+            partitions: Vec::new(),
+            everything: true,
+            is_lost: true,
+            is_replaced: true,
+            cancel_at: now,
+            is_cancelled: false,
+            commit_until: None,
+        });
+    }
+
+    fn revoke(&mut self, revoking: Revoking) {
         let goes = |one: &Assigned| revoking.names(&one.topic, one.partition);
         self.phase.late.retain(|one| !goes(one));
         for held in self.held.values_mut().filter(|held| revoking.takes(held)) {
             held.release();
         }
         self.phase.doing = Doing::Revoking(revoking);
-        failpoint!("revoke-begun");
     }
 
     /// librdkafka pauses every partition during a rebalance.
@@ -286,7 +315,9 @@ impl Consumer {
         // Given up as a whole, the group is joined anew; a share of it that goes leaves a member.
         self.phase.has_joined &= !(revoking.is_lost || revoking.everything);
         self.intake.forget_topics();
-        let result = if revoking.everything {
+        let result = if revoking.is_replaced {
+            Ok(())
+        } else if revoking.everything {
             self.client.unassign_all()
         } else {
             self.client.unassign(&gone)
@@ -354,6 +385,11 @@ impl Held {
 
     pub(super) fn cancel(&self) {
         self.worker.send(ToWorker::Cancel(self.partition.clone()));
+    }
+
+    /// Nothing comes from it now.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_paused || self.asleep_until.is_some()
     }
 
     /// Where the next message is expected.

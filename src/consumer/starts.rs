@@ -113,6 +113,7 @@ impl Consumer {
             list.extend(self.held.values().map(Held::goes_on_at));
             for held in self.held.values_mut() {
                 held.is_paused = false;
+                held.asleep_until = None;
             }
         }
         self.intake.forget_topics();
@@ -186,6 +187,7 @@ impl Consumer {
             comes_back: false,
             trust: Trust::Sound,
             is_paused: false,
+            asleep_until: None,
             full_since: None,
             received: 0,
             ages: Ages::new(start.offset, now),

@@ -29,6 +29,10 @@ pub(super) struct Topics {
     /// Topics that were there when a pattern began to wait: what is not among them is new.
     known: Option<BTreeSet<String>>,
     ask_at: Option<Instant>,
+    /// Until the next question where a retry topic is not there yet.
+    pause: Duration,
+    /// What to subscribe to, until something of it changes.
+    expanded: Option<Vec<Arc<str>>>,
     is_asking: bool,
     subscribed: Vec<Arc<str>>,
     /// Subscribed ones that can't be had, until a partition of them is.
@@ -48,6 +52,8 @@ impl Topics {
             existing: None,
             known: None,
             ask_at: None,
+            pause: ASK_AGAIN,
+            expanded: None,
             is_asking: false,
             subscribed: Vec::new(),
             troubled: BTreeMap::new(),
@@ -58,6 +64,8 @@ impl Topics {
         self.wanted = route::subscription(config, consumer);
         // Patterns may be new, and topics too.
         self.ask_at = None;
+        self.pause = ASK_AGAIN;
+        self.expanded = None;
     }
 
     fn found(&mut self, existing: Vec<(String, usize)>) {
@@ -71,6 +79,21 @@ impl Topics {
             }
         }
         self.existing = Some(existing);
+        self.expanded = None;
+    }
+
+    /// What to subscribe to; `None` before it is known.
+    fn expanded(&mut self) -> Option<&Vec<Arc<str>>> {
+        if self.expanded.is_none() {
+            let existing = match &self.existing {
+                // One subscription instead of two, each with its rebalance.
+                None if self.wanted.asks() => return None,
+                None => &[],
+                Some(existing) => existing.as_slice(),
+            };
+            self.expanded = Some(self.wanted.expand(existing));
+        }
+        self.expanded.as_ref()
     }
 
     pub(super) fn is_new(&self, topic: &str) -> bool {
@@ -117,19 +140,14 @@ impl Consumer {
             return;
         }
         let topics = &mut self.topics;
-        let has_patterns = !topics.wanted.patterns.is_empty();
-        if has_patterns && !topics.is_asking && topics.ask_at.is_none_or(|at| at <= now) {
+        if topics.wanted.asks() && !topics.is_asking && topics.ask_at.is_none_or(|at| at <= now) {
             topics.is_asking = true;
             topics.ask_at = Some(now + self.settings.metadata_max_age);
             self.asker.ask(Ask::Topics);
         }
-        let existing = match &topics.existing {
-            // One subscription instead of two, each with its rebalance.
-            None if has_patterns => return,
-            None => &[],
-            Some(existing) => existing.as_slice(),
+        let Some(list) = topics.expanded().cloned() else {
+            return;
         };
-        let list = topics.wanted.expand(existing);
         if list == topics.subscribed && self.phase.emptying.is_none() {
             return;
         }
@@ -206,6 +224,11 @@ impl Consumer {
         self.topics.is_asking = false;
         match found {
             Ok(existing) => {
+                if self.topics.wanted.lacks_retries(&existing) {
+                    let pause = &mut self.topics.pause;
+                    self.topics.ask_at = Some(now + *pause);
+                    *pause = (*pause * 2).min(self.settings.metadata_max_age);
+                }
                 self.topics.found(existing);
             }
             Err(error) => {

@@ -1,3 +1,5 @@
+//! Positions by table, where lanes are partitions.
+
 use super::*;
 
 fn zero(_: u64) -> u64 {

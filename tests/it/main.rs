@@ -16,6 +16,7 @@ mod failures; // handlers that fail
 mod faults; // kills, outages and storms of members under load
 mod hands; // skip, retry, pause, resume
 mod http; // metrics and probes
+mod keys; // lanes by key: who waits for whom, and what a restart does not run again
 mod letters; // what becomes of messages that are given up
 mod lifecycle; // start and stop
 mod limits; // handlers that never return or eat all memory
@@ -29,6 +30,7 @@ mod poison; // messages that kill the process
 mod positions; // where a partition starts
 mod protocols; // how a group shares its partitions: assignors, KIP-848, a drain before each revocation
 mod reload; // files that change while the daemon runs
+mod retries; // messages that wait in retry topics
 mod secure; // TLS and SASL against a real broker, and that no secret is shown
 mod systemd; // the shipped units under a real systemd
 mod tidy; // rules of ARCHITECTURE.md that a look at the files can hold

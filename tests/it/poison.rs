@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::support::client::{Message, Topic, numbered};
 use crate::support::daemon::Daemon;
 use crate::support::kafka::{self, Kafka};
-use crate::support::project::{Project, from_beginning};
+use crate::support::project::{Entry, Project, from_beginning};
 use crate::support::wait::DEADLINE;
 
 /// Kills its own process from outside for one value, unless the gate is open; any other takes a moment, so that some
@@ -13,13 +13,14 @@ use crate::support::wait::DEADLINE;
 const DEADLY: &str = r#"
 local record = require "record"
 local tide = require "tide"
+local process = io.open("/proc/self/stat"):read("n")
 return function(message, ctx)
-  record.line("try", message, ctx)
+  record.line("try", message, ctx, process)
   if message.value == "poison" and not io.open("gate") then
     os.execute("kill -9 $PPID")
   end
   tide.sleep(0.05)
-  record.line("done", message, ctx)
+  record.line("done", message, ctx, process)
 end
 "#;
 
@@ -65,15 +66,16 @@ fn restart(project: &Project, is_over: impl Fn() -> bool) -> (Daemon, usize) {
 /// What ran when the poison was tried last: messages with a `try` and no `done` in the same process.
 fn beside_the_last(project: &Project) -> usize {
     let entries = project.entries();
-    let tries: Vec<usize> = (0..entries.len())
-        .filter(|&index| entries[index].event == "try" && entries[index].value == "poison")
-        .collect();
-    let [.., before, last] = tries[..] else {
-        panic!("it ran once at most");
+    let is_poison = |one: &Entry| one.event == "try" && one.value == "poison";
+    let last = entries.iter().rposition(is_poison).expect("it ran");
+    let process = &entries[last].extra;
+    let of_process = |event: &str| {
+        let before = entries[..last].iter();
+        before
+            .filter(|one| one.event == event && one.extra == *process)
+            .count()
     };
-    let of_process = &entries[before + 1..last];
-    let count = |event: &str| of_process.iter().filter(|one| one.event == event).count();
-    count("try") - count("done")
+    of_process("try") - of_process("done")
 }
 
 /// Three crashes make it a suspect, a fourth while it runs alone proves it; then it goes to the dead-letter topic, and

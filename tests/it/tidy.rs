@@ -88,11 +88,12 @@ fn kafka_and_lua_do_not_know_each_other() {
 
 #[test]
 fn what_decides_is_pure() {
-    const PURE: [&str; 7] = [
+    const PURE: [&str; 8] = [
         "route",
         "retry",
         "breaker",
         "offsets",
+        "gaps",
         "lanes",
         "start",
         "difference",

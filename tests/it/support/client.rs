@@ -130,6 +130,44 @@ impl Kafka {
         });
     }
 
+    /// … with metadata of somebody else's.
+    pub(crate) fn commit_with(
+        &self,
+        group: &str,
+        (topic, partition): (&str, i32),
+        offset: i64,
+        metadata: &str,
+    ) {
+        let mut list = TopicPartitionList::new();
+        let mut element = list.add_partition(topic, partition);
+        element.set_offset(Offset::Offset(offset)).unwrap();
+        element.set_metadata(metadata);
+        wait_some("the offset is set", DEADLINE, || {
+            self.asker(group).commit(&list, CommitMode::Sync).ok()
+        });
+    }
+
+    /// The offset and the metadata of a group's commit.
+    pub(crate) fn committed_with(
+        &self,
+        group: &str,
+        topic: &str,
+        partition: i32,
+    ) -> Option<(i64, String)> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(topic, partition);
+        let committed = wait_some("the committed offset is told", DEADLINE, || {
+            self.asker(group)
+                .committed_offsets(list.clone(), REQUEST)
+                .ok()
+        });
+        let element = committed.find_partition(topic, partition)?;
+        match element.offset() {
+            Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
+            _ => None,
+        }
+    }
+
     /// Member ids and client ids of a group of the classic protocol.
     pub(crate) fn members(&self, group: &str) -> BTreeMap<String, String> {
         let list: GroupList = wait_some("the group can be described", DEADLINE, || {

@@ -72,7 +72,16 @@ pub(crate) struct Extras {
 impl Kafka {
     /// A broker that its test may stop, kill and start again.
     pub(crate) fn start_own() -> Option<Self> {
-        let kafka = available().then(|| start_on_free_ports(false, &Extras::default()));
+        Self::start_own_with("")
+    }
+
+    /// With further lines of its configuration.
+    pub(crate) fn start_own_with(properties: &str) -> Option<Self> {
+        let extras = Extras {
+            properties: properties.to_owned(),
+            ..Extras::default()
+        };
+        let kafka = available().then(|| start_on_free_ports(false, &extras));
         said_if_absent(kafka.as_ref())?;
         kafka
     }

@@ -1,0 +1,163 @@
+//! Retry topics: what waits there is not taken before its time, whatever happens meanwhile.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::support::client::{Message, Topic};
+use crate::support::daemon::Daemon;
+use crate::support::kafka::{self, Kafka};
+use crate::support::project::{Project, from_beginning};
+use crate::support::wait::DEADLINE;
+
+/// When it ran.
+const TIMED: &str = r#"
+local record = require "record"
+local tide = require "tide"
+return function(message, ctx)
+  record.line("done", message, ctx, tide.now())
+end
+"#;
+
+#[test]
+fn a_message_of_a_retry_topic_is_not_taken_before_its_time() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (topic, project) = retrying(kafka, "early");
+    let retries = kafka.topic_named(format!("{}.{}.retry.5s", topic.name, project.group), 1);
+    let start = now_ms();
+    let due = [start - 1, start + 4_000, start + 4_001, start + 6_000];
+    retries.produce(due.iter().map(|due| waiting(&topic, &project, *due)));
+
+    let mut daemon = Daemon::join(&project);
+    // What is not a retry does not wait for one.
+    topic.produce([Message::value("plain")]);
+
+    let entries = project.wait_for_entries("done", 5, DEADLINE);
+    for due in &due {
+        let entry = entries.iter().find(|entry| entry.value == due.to_string());
+        let ran: i64 = entry.unwrap().extra.parse().unwrap();
+        assert!(ran >= *due, "{due} ran at {ran}");
+    }
+    let values: Vec<_> = entries.iter().map(|entry| entry.value.clone()).collect();
+    let place = |value: String| values.iter().position(|one| *one == value).unwrap();
+    assert!(
+        place("plain".to_owned()) < place(due[1].to_string()),
+        "{values:?}"
+    );
+    daemon.wait_for("all of it is committed", |_| {
+        kafka.committed(&project.group, &retries.name, 0) == Some(4)
+    });
+    daemon.stop();
+}
+
+/// It waits where no process has to live: a restart changes nothing.
+#[test]
+fn a_message_of_a_retry_topic_waits_through_a_restart() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (topic, project) = retrying(kafka, "restart");
+    let retries = kafka.topic_named(format!("{}.{}.retry.5s", topic.name, project.group), 2);
+    let due = now_ms() + 6_000;
+    retries.produce([0, 1].map(|partition| Message {
+        partition: Some(partition),
+        ..waiting(&topic, &project, due)
+    }));
+
+    Daemon::join(&project).stop();
+    assert!(project.entries().is_empty());
+    let daemon = Daemon::join(&project);
+
+    let entries = project.wait_for_entries("done", 2, DEADLINE);
+    assert!(
+        entries
+            .iter()
+            .all(|entry| entry.extra.parse::<i64>().unwrap() >= due)
+    );
+    daemon.stop();
+}
+
+/// The partitions of a sleeping member go to another one, which keeps their time too.
+#[test]
+fn a_rebalance_wakes_nobody_early() {
+    let Some(kafka) = kafka::shared() else { return };
+    for assignor in ["cooperative-sticky", "range"] {
+        let (topic, project) = retrying(kafka, "moved");
+        let project = project.consumer(&format!(
+            "sessionTimeout = \"6s\"\npartitionAssigners = [\"{assignor}\"]"
+        ));
+        project.config(&listener(&topic.name));
+        let retries = kafka.topic_named(format!("{}.{}.retry.5s", topic.name, project.group), 4);
+        let due = now_ms() + 8_000;
+        retries.produce((0..4).map(|partition| Message {
+            partition: Some(partition),
+            ..waiting(&topic, &project, due)
+        }));
+
+        let one = Daemon::join(&project);
+        let member = project.another_member();
+        let two = Daemon::join(&member);
+        two.stop();
+
+        let entries = project.wait_for_entries("done", 4, DEADLINE);
+        for entry in &entries {
+            assert!(entry.extra.parse::<i64>().unwrap() >= due, "{entry:?}");
+        }
+        one.stop();
+    }
+}
+
+/// A retry topic that comes into being is consumed within seconds.
+#[test]
+fn retry_topics_are_created_and_found() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (topic, project) = retrying(kafka, "found");
+
+    let mut daemon = Daemon::join(&project);
+
+    let retries = format!("{}.{}.retry.5s", topic.name, project.group);
+    daemon.wait_for("the retry topic is subscribed to", |daemon| {
+        daemon
+            .try_status()
+            .is_some_and(|status| status["consumers"].to_string().contains(&retries))
+    });
+    assert_eq!(kafka.partitions(&retries), Some(1));
+    daemon.stop();
+}
+
+fn retrying<'a>(kafka: &'a Kafka, name: &str) -> (Topic<'a>, Project) {
+    let topic = kafka.topic(name, 1);
+    let project = Project::new(kafka);
+    project.handler("orders.lua", TIMED);
+    project.config(&listener(&topic.name));
+    (topic, project)
+}
+
+fn listener(topic: &str) -> String {
+    from_beginning("orders", topic, "orders")
+        + "ordering = \"none\"\nretry = { topics = [\"5s\"], allowAutoTopicCreation = true }\n"
+}
+
+/// As a failed run leaves it, with its due time as the value.
+fn waiting(topic: &Topic<'_>, project: &Project, due: i64) -> Message {
+    let headers = [
+        ("listener", "orders".to_owned()),
+        ("group", project.group.clone()),
+        ("attempts", "1".to_owned()),
+        ("due", due.to_string()),
+        ("topic", topic.name.clone()),
+        ("partition", "0".to_owned()),
+        ("offset", "0".to_owned()),
+        ("timestamp", "1700000000000".to_owned()),
+        ("first-failure", "1700000000000".to_owned()),
+    ];
+    headers.into_iter().fold(
+        Message::value(due.to_string()).partition(0),
+        |message, (name, value)| {
+            message.header(format!("moontide-retry-{name}"), Some(value.as_bytes()))
+        },
+    )
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    since.as_millis() as i64
+}
