@@ -71,8 +71,8 @@ families! {
         "Messages by what became of them in this listener";
     LIMIT_KILLS: Counter "moontide_limit_kills" &["listener", "limit"],
         "Calls that a limit has ended";
-    DEAD_LETTERS_WAITING: Gauge "moontide_dead_letters_waiting" LISTENER,
-        "Messages that wait until the broker acknowledges their dead letters";
+    UNACKNOWLEDGED: Gauge "moontide_records_unacknowledged" LISTENER,
+        "Messages that wait until the broker acknowledges their dead letters, or their records for retry topics";
     BREAKER: Gauge "moontide_breaker_state" &["listener", "state"],
         "1 for the state that the breaker is in";
     LISTENER_PAUSED: Gauge "moontide_listener_paused" LISTENER,

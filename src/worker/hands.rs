@@ -212,7 +212,7 @@ fn lane_with(slot: &mut Slot, config: &Config, offset: i64) -> Option<u64> {
         return None;
     }
     let (number, message) = slot.lanes.take_fresh()?;
-    let lane = Lane::new(number, message, slot.names(config));
+    let lane = slot.new_lane(config, number, message);
     slot.lanes.put(key, lane);
     Some(key)
 }

@@ -1,7 +1,8 @@
-//! Records on their way to another topic: **a message is final only when the broker has acknowledged its dead letter.**
+//! Records on their way to another topic, a retry topic or the one of dead letters: **a message is final only when the
+//! broker has acknowledged them.**
 //!
-//! Until then it keeps its lane. What can't be sent is sent again with a back-off; what is too large loses its
-//! traceback, then its error, and then the listener's policy says what becomes of it.
+//! Until then it keeps its lane. What can't be sent is sent again with a back-off; a dead letter that is too large loses
+//! its traceback, then its error, and then the listener's policy says what becomes of it.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use crate::lua::Failure;
 use crate::metrics::Outcome;
 use crate::outbox::Refused;
 use crate::partition::ToWorker;
+use crate::retry_topic;
 
 use super::Worker;
 use super::outcomes::named;
@@ -41,6 +43,14 @@ pub(super) struct Letter {
     /// The breaker has let it pass.
     is_allowed: bool,
     size: Size,
+    way: Way,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    DeadLetter,
+    /// To the retry topic of this delay.
+    Retry(Duration),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,6 +72,38 @@ impl Worker {
         listener: &Listener,
         failure: &Failure,
     ) -> Stage {
+        self.log
+            .buried(&self.place(slot, lane, index, listener), failure);
+        self.begin_letter(slot, key, lane, index, listener, failure, Way::DeadLetter)
+    }
+
+    /// The message waits for its next run in the retry topic of this delay.
+    pub(super) fn retry_later(
+        &mut self,
+        slot: &mut Slot,
+        key: u64,
+        lane: &mut Lane<Message>,
+        index: usize,
+        listener: &Listener,
+        failure: &Failure,
+        delay: Duration,
+    ) -> Stage {
+        let place = self.place(slot, lane, index, listener);
+        self.log.failed(&place, failure, Some(delay));
+        let way = Way::Retry(delay);
+        self.begin_letter(slot, key, lane, index, listener, failure, way)
+    }
+
+    fn begin_letter(
+        &mut self,
+        slot: &mut Slot,
+        key: u64,
+        lane: &mut Lane<Message>,
+        index: usize,
+        listener: &Listener,
+        failure: &Failure,
+        way: Way,
+    ) -> Stage {
         let now = now_ms();
         let progress = &lane.progress[index];
         let letter = Letter {
@@ -72,14 +114,14 @@ impl Worker {
             bundle: self.engine.bundle().number,
             tries: 0,
             trouble: None,
-            is_allowed: false,
+            // The breaker counts dead letters alone.
+            is_allowed: way != Way::DeadLetter,
             size: Size::Full,
+            way,
         };
         let name = progress.listener.clone();
         self.letters
             .insert((slot.partition.epoch, key, name), letter);
-        self.log
-            .buried(&self.place(slot, lane, index, listener), failure);
         self.post(slot, key, lane, index, listener)
     }
 
@@ -121,13 +163,14 @@ impl Worker {
             self.block(slot, lane, index, error, Some(delay));
             return Stage::Unsent(until);
         }
-        let letter = self.letters.get_mut(&place);
-        let (Some(letter), Some(policy)) = (letter, &listener.dead_letter) else {
-            // A reload took the topic away: the message is the handler's again.
+        let Some(letter) = self.letters.get_mut(&place) else {
             return Stage::Due;
         };
         letter.is_allowed = true;
-        let record = letter.record(policy, slot, listener, &lane.message);
+        let Some(record) = letter.record(slot, listener, &lane.message) else {
+            // A reload took the topic away: the message is the handler's again.
+            return Stage::Due;
+        };
         let (mailbox, number) = (self.mailbox.clone(), lane.number);
         slot.under_way += 1;
         slot.partition.outbox.send(
@@ -165,7 +208,11 @@ impl Worker {
             if let Some(index) = index {
                 let config = self.engine.bundle().config.clone();
                 let stage = match result {
-                    Ok(()) => self.ended(&mut slot, &lane, index, Outcome::DeadLettered),
+                    Ok(()) => {
+                        let letter = self.letters.get(&(epoch, key, name.clone()));
+                        let outcome = letter.map_or(Outcome::DeadLettered, Letter::outcome);
+                        self.ended(&mut slot, &lane, index, outcome)
+                    }
                     Err(refused) => self.refused(&mut slot, &config, key, &lane, index, refused),
                 };
                 if stage == Stage::Final {
@@ -198,6 +245,13 @@ impl Worker {
         };
         let policy = listener.dead_letter.as_ref().map(|policy| policy.too_large);
         match refused {
+            Refused::TooLarge(reason) if let Way::Retry(delay) = letter.way => {
+                // Nothing in it can be left out: it waits here instead.
+                let place = self.place(slot, lane, index, listener);
+                self.log.unsent(&place, &reason, 1, delay);
+                self.block(slot, lane, index, &reason, Some(delay));
+                Stage::BackOff(Instant::now() + delay)
+            }
             Refused::TooLarge(reason) => {
                 match letter.size.next(policy.unwrap_or(TooLarge::Block)) {
                     Ok(size) => {
@@ -233,13 +287,15 @@ impl Worker {
 }
 
 impl Letter {
-    fn record(
-        &self,
-        policy: &crate::config::DeadLetter,
-        slot: &Slot,
-        listener: &Listener,
-        message: &Message,
-    ) -> Outgoing {
+    /// What becomes of its message once the broker has it.
+    fn outcome(&self) -> Outcome {
+        match self.way {
+            Way::DeadLetter => Outcome::DeadLettered,
+            Way::Retry(_) => Outcome::RetriedLater,
+        }
+    }
+
+    fn record(&self, slot: &Slot, listener: &Listener, message: &Message) -> Option<Outgoing> {
         let partition = &slot.partition;
         let facts = Facts {
             topic: &partition.topic,
@@ -253,6 +309,11 @@ impl Letter {
             traceback: self.failure.traceback.as_deref(),
             bundle: self.bundle,
         };
+        let policy = match self.way {
+            Way::Retry(_) if listener.retry.topics.is_empty() => return None,
+            Way::Retry(delay) => return Some(retry_topic::record(message, &facts, delay)),
+            Way::DeadLetter => listener.dead_letter.as_ref()?,
+        };
         let mut record = dead_letter::record(policy, message, &facts);
         if self.size != Size::Full {
             dead_letter::shrink(policy, &mut record);
@@ -263,7 +324,7 @@ impl Letter {
         if self.size == Size::WithoutValue {
             dead_letter::without_value(&mut record);
         }
-        record
+        Some(record)
     }
 }
 

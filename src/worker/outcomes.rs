@@ -10,9 +10,9 @@ use crate::lua::{Failure, FailureKind, Step, Verdict};
 use crate::message::Record as _;
 use crate::metrics::Outcome;
 use crate::partition::Partition;
-use crate::retry;
 use crate::status::Blocked;
 use crate::supervisor::Ending;
+use crate::{retry, retry_topic};
 
 use super::Worker;
 use super::calls::Open;
@@ -154,6 +154,9 @@ impl Worker {
         let now = now_ms();
         let attempt = lane.progress[index].attempt;
         lane.progress[index].failing_since.get_or_insert(now);
+        if let Some(delay) = retry_topic::delay(&listener.retry, attempt) {
+            return self.retry_later(slot, key, lane, index, listener, failure, delay);
+        }
         let delay = retry::delay(&listener.retry, attempt, fastrand::f64());
         let delay = delay.map(|delay| after.unwrap_or(delay));
         match (delay, listener.on_error) {

@@ -126,6 +126,7 @@ impl Worker {
         };
         if let [listener] = slot.plan.listeners[..]
             && self.gates.all_pass()
+            && !slot.plan.is_retry
         {
             let offset = message.offset();
             if slot.place.suspect(offset).is_some() {
@@ -175,7 +176,7 @@ impl Worker {
             return Went::Idle;
         };
         let key = slot.lane_of(number, &message);
-        let mut lane = Lane::new(number, message, slot.names(config));
+        let mut lane = slot.new_lane(config, number, message);
         if let Some(step) = step {
             lane.progress[0].attempt = 1;
             self.count_run(slot.plan.listeners[0], &step);
@@ -281,14 +282,18 @@ impl Worker {
         } else {
             self.meter.retried(listener);
         }
-        let call = Call {
+        let offset = lane.message.offset();
+        let original = slot.original(&lane.message);
+        let mut call = Call {
             listener,
             topic: &slot.partition.topic,
             partition: slot.partition.number,
             record: &lane.message,
             attempt: lane.progress[index].attempt,
         };
-        let offset = lane.message.offset();
+        if let Some((topic, origin, record)) = &original {
+            (call.topic, call.partition, call.record) = (topic, origin.partition, record);
+        }
         let alone = lane.alone && self.gatekeeper.is_alone();
         self.running.begin(&slot.place, offset, alone);
         let step = self.engine.call(&call);

@@ -7,9 +7,12 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::journal::Place;
 use crate::kafka::Message;
-use crate::lanes::{Lanes, lane_of};
+use crate::lanes::{Lane, Lanes, Stage, lane_of};
+use crate::message::Record as _;
 use crate::metrics::{Outcome, Outcomes};
 use crate::partition::Partition;
+use crate::retry;
+use crate::retry_topic::{self, Original};
 use crate::route::Plan;
 use crate::status::Blocked;
 
@@ -20,6 +23,8 @@ pub(super) struct Slot {
     pub(super) lanes: Lanes<Message>,
     pub(super) plan: Arc<Plan>,
     pub(super) partition: Arc<Partition>,
+    /// Of a retry topic: the topic whose messages wait in it.
+    source: Option<Arc<str>>,
     /// In the journal.
     pub(super) place: Place,
     /// Calls that wait, and records on their way to another topic.
@@ -39,10 +44,16 @@ pub(super) struct Slot {
 
 impl Slot {
     pub(super) fn new(plan: Arc<Plan>, partition: Arc<Partition>, place: Place) -> Self {
+        let source = if plan.is_retry {
+            retry::source(&partition.topic, &partition.group).map(Into::into)
+        } else {
+            None
+        };
         Self {
             lanes: Lanes::new(),
             plan,
             partition,
+            source,
             place,
             under_way: 0,
             queued: false,
@@ -99,6 +110,45 @@ impl Slot {
     fn show_blocked(&self) {
         self.partition
             .set_blocked(self.blocked.values().next().cloned());
+    }
+
+    /// A lane that begins with this message. One of a retry topic runs for the listener that it names, and goes on with
+    /// its attempts; for the others, and for whom it is not meant, it is done.
+    pub(super) fn new_lane(&self, config: &Config, number: u64, message: Message) -> Lane<Message> {
+        let mut lane = Lane::new(number, message, self.names(config));
+        if self.plan.is_retry {
+            let origin = retry_topic::origin(&self.partition.topic, &lane.message)
+                .filter(|origin| *origin.group == *self.partition.group);
+            if origin.is_none() {
+                tracing::debug!(
+                    topic = &*self.partition.topic,
+                    partition = self.partition.number,
+                    offset = lane.message.offset(),
+                    "message passed over: nobody of this group put it into the retry topic"
+                );
+            }
+            for progress in &mut lane.progress {
+                match &origin {
+                    Some(origin) if origin.listener == progress.listener => {
+                        progress.attempt = origin.attempts;
+                        progress.failing_since = Some(origin.first_failure_ms);
+                    }
+                    _ => progress.stage = Stage::Final,
+                }
+            }
+        }
+        lane
+    }
+
+    /// A message of a retry topic as its handler sees it: as it was in its own topic.
+    pub(super) fn original<'a>(
+        &self,
+        message: &'a Message,
+    ) -> Option<(&Arc<str>, retry_topic::Origin, Original<'a>)> {
+        let source = self.source.as_ref()?;
+        let origin = retry_topic::origin(&self.partition.topic, message)?;
+        let original = Original::new(message, &origin);
+        Some((source, origin, original))
     }
 
     /// The lane of a message.

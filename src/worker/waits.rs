@@ -7,7 +7,7 @@ use crate::kafka::Message;
 use crate::lanes::{Lane, Next, Stage};
 use crate::lua::{Answer, CallId, Failure, Step, Wait};
 use crate::message::Record as _;
-use crate::partition::{Partition, Reply, ToConsumer};
+use crate::partition::{Partition, Reply, ToConsumer, ToWorker};
 
 use super::Worker;
 use super::calls::Open;
@@ -37,6 +37,12 @@ impl Worker {
                 Instant::now() + duration.min(SLEEP_MAX),
                 Wake::Call(vm, call),
             ),
+            // In its own topic it is behind the position since it was put into the retry topic.
+            Wait::Commit(offset) if slot.plan.is_retry => self.mailbox.send(ToWorker::Answer {
+                vm,
+                call,
+                answer: Answer::Committed(Ok(offset)),
+            }),
             Wait::Commit(offset) => {
                 // What is finished counts for the position, so it has to be there first.
                 self.note_finished(slot);

@@ -92,7 +92,7 @@ fn outcomes_failures_and_limits_are_counted_by_listener() {
         0.0,
     );
     check(&samples, "moontide_vms_replaced_total", &[], 2.0);
-    check(&samples, "moontide_dead_letters_waiting", &listener, 0.0);
+    check(&samples, "moontide_records_unacknowledged", &listener, 0.0);
     assert_eq!(dead.watermarks(0), (0, 2), "as many as were counted");
     let memory: f64 = samples.all("moontide_lua_memory_bytes", &[]).sum();
     assert!(memory > 1e4, "{memory}");
