@@ -57,7 +57,7 @@ families! {
     BLOCKED: Gauge "moontide_partition_blocked" PARTITION,
         "1 while a failed message keeps its lane waiting";
     PAUSED: Gauge "moontide_partition_paused" PARTITION,
-        "1 while nothing is fetched from the partition on purpose";
+        "1 while the partition rests on purpose: its share is used up, its messages are not due, or its listener is paused";
 
     RUN: Histogram "moontide_handler_run_seconds" LISTENER,
         "From the start of a call to its end, waits included; every run counts";
