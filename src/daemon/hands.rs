@@ -62,7 +62,13 @@ impl Hands {
                     offset,
                 };
                 check_listener(&config, listener.as_deref())?;
-                self.skip(message, listener, dead_letter, reason.as_deref(), who)
+                self.skip(
+                    &message,
+                    listener.as_deref(),
+                    dead_letter,
+                    reason.as_deref(),
+                    who,
+                )
             }
             Order::Retry { listener, reason } => {
                 check_listener(&config, listener.as_deref())?;
@@ -70,7 +76,7 @@ impl Hands {
             }
             Order::Pause { listener, reason } => {
                 check_listener(&config, Some(&listener))?;
-                self.pause(listener, reason, who)
+                Ok(self.pause(&listener, reason, who))
             }
             Order::Resume { listener, reason } => {
                 self.resume(&config, &listener, reason.as_deref(), who)
@@ -80,8 +86,8 @@ impl Hands {
 
     fn skip(
         &self,
-        message: Handle,
-        listener: Option<String>,
+        message: &Handle,
+        listener: Option<&str>,
         dead_letter: bool,
         reason: Option<&str>,
         who: &Who,
@@ -92,7 +98,7 @@ impl Hands {
         };
         let replies = self.ask(|reply| Letter::Skip {
             message: message.clone(),
-            listener: listener.clone(),
+            listener: listener.map(str::to_owned),
             dead_letter,
             reason: said.clone(),
             reply,
@@ -101,7 +107,7 @@ impl Hands {
             topic,
             partition,
             offset,
-        } = &message;
+        } = message;
         let (done, refused): (Vec<_>, Vec<_>) =
             replies.answers.into_iter().partition(Result::is_ok);
         // Several groups may have it: what one did is not undone by what another could not.
@@ -120,13 +126,13 @@ impl Hands {
             );
             return Ok(outcome);
         }
-        if let Some(why) = refused.into_iter().filter_map(Result::err).next() {
+        if let Some(why) = refused.into_iter().find_map(Result::err) {
             return Err(why);
         }
         if replies.is_late {
             return Err(late("it is skipped when that ends"));
         }
-        Err(why_not(&self.roster.status(), &message))
+        Err(why_not(&self.roster.status(), message))
     }
 
     fn retry(&self, listener: Option<String>, reason: Option<&str>, who: &Who) -> String {
@@ -149,27 +155,24 @@ impl Hands {
         }
     }
 
-    fn pause(&self, listener: String, reason: Option<String>, who: &Who) -> Outcome {
+    fn pause(&self, listener: &str, reason: Option<String>, who: &Who) -> String {
         let mut status = self.status();
         if let Some(before) = status.paused.iter().find(|one| one.listener == listener) {
-            return Ok(format!(
-                "listener `{listener}` is paused already, by {}",
-                before.by
-            ));
+            return format!("listener `{listener}` is paused already, by {}", before.by);
         }
         tracing::warn!(listener, by = %who, reason, "listener paused by hand");
         status.paused.push(Paused {
-            listener: listener.clone(),
+            listener: listener.to_owned(),
             since: now_ms(),
             by: who.to_string(),
             reason,
         });
         // Under the lock, so that a pause and a resume reach the workers in their order.
-        self.tell(&listener, true);
-        Ok(format!(
+        self.tell(listener, true);
+        format!(
             "listener `{listener}` is paused: calls under way finish, its messages wait until \
              `moontide resume {listener}` or a restart"
-        ))
+        )
     }
 
     fn resume(&self, config: &Config, listener: &str, reason: Option<&str>, who: &Who) -> Outcome {

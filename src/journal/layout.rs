@@ -88,21 +88,21 @@ impl Layout {
         }
     }
 
-    pub(super) fn name(self, index: usize) -> Range<usize> {
+    pub(super) fn name(index: usize) -> Range<usize> {
         let start = HEADER_WORDS + index * NAME_WORDS;
         start..start + NAME_WORDS
     }
 
-    pub(super) fn history(self, index: usize) -> usize {
+    pub(super) fn history(index: usize) -> usize {
         HEADER_WORDS + NAMES_MAX * NAME_WORDS + index * HISTORY_WORDS
     }
 
-    pub(super) fn page(self, worker: usize) -> usize {
-        self.history(HISTORY_MAX) + worker * SLOTS * SLOT_WORDS
+    pub(super) fn page(worker: usize) -> usize {
+        Self::history(HISTORY_MAX) + worker * SLOTS * SLOT_WORDS
     }
 
     pub(super) fn words(self) -> usize {
-        self.page(self.pages)
+        Self::page(self.pages)
     }
 
     fn header(self, boot: u64) -> [u64; HEADER_WORDS] {
@@ -122,11 +122,11 @@ impl Layout {
         words[..HEADER_WORDS].copy_from_slice(&self.header(boot));
         for (index, name) in names(crashed).iter().enumerate() {
             if let Some(name) = encode_name(&name.0, &name.1) {
-                words[self.name(index)].copy_from_slice(&name);
+                words[Self::name(index)].copy_from_slice(&name);
             }
         }
         for (index, (name, one)) in records(crashed).enumerate() {
-            let at = self.history(index);
+            let at = Self::history(index);
             words[at] = (name as u64) << NAME_SHIFT | u64::from(one.partition as u32);
             words[at + 1] = one.offset as u64;
             words[at + CRASHES] = encode_crashes(&words[at..at + CRASHES], one.crashes, one.alone);
@@ -258,17 +258,17 @@ pub(super) fn decode(bytes: &[u8], boot: u64) -> Option<Left> {
         return None;
     }
     let names: Vec<_> = (0..NAMES_MAX)
-        .map(|index| decode_name(&words[layout.name(index)]))
+        .map(|index| decode_name(&words[Layout::name(index)]))
         .collect();
     let is_sane = |entry: &Entry| {
         let name = names.get(entry.name).is_some_and(Option::is_some);
         name && entry.partition >= 0 && entry.offset >= 0
     };
-    let records = words[layout.history(0)..layout.page(0)].chunks_exact(HISTORY_WORDS);
+    let records = words[Layout::history(0)..Layout::page(0)].chunks_exact(HISTORY_WORDS);
     let history = records.filter_map(decode_record).filter(is_sane).collect();
     let mut running = Vec::new();
     if header[STOPPING] == 0 && header[6] == boot {
-        let slots = words[layout.page(0)..].chunks_exact(SLOT_WORDS);
+        let slots = words[Layout::page(0)..].chunks_exact(SLOT_WORDS);
         running = slots.filter_map(decode_slot).filter(is_sane).collect();
     }
     Some(Left {

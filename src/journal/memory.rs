@@ -43,7 +43,7 @@ impl Memory {
         let mut history: HashMap<_, Vec<_>> = HashMap::new();
         for (index, (name, one)) in layout::records(crashed).enumerate() {
             let place = history.entry((name, one.partition)).or_default();
-            place.push((one.offset, layout.history(index)));
+            place.push((one.offset, Layout::history(index)));
         }
         Ok(Self {
             map,
@@ -60,10 +60,6 @@ impl Memory {
             left_out: AtomicU64::new(0),
             has_panicked: AtomicBool::new(false),
         })
-    }
-
-    pub(super) fn layout(&self) -> Layout {
-        self.layout
     }
 
     pub(super) fn crashes_max(&self) -> u32 {
@@ -86,7 +82,7 @@ impl Memory {
         }
         let number = names.len();
         let words = layout::encode_name(group, topic).filter(|_| number < NAMES_MAX)?;
-        for (word, value) in self.words()[self.layout.name(number)].iter().zip(words) {
+        for (word, value) in self.words()[Layout::name(number)].iter().zip(words) {
             word.store(value, Ordering::Relaxed);
         }
         names.insert(key, number);

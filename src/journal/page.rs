@@ -6,14 +6,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::layout::{self, SLOT_WORDS, SLOTS};
+use super::layout::{self, Layout, SLOT_WORDS, SLOTS};
 use super::memory::Memory;
 
 pub(crate) struct Page {
     memory: Option<Arc<Memory>>,
     /// The first word of the page.
     start: usize,
-    free: Vec<u32>,
+    free: Vec<Slot>,
     /// Slots from here on were never used: the fewer, the fewer pages are touched.
     fresh: u32,
 }
@@ -46,7 +46,7 @@ pub(crate) struct Suspect {
 impl Page {
     pub(super) fn new(memory: Arc<Memory>, worker: usize) -> Self {
         Self {
-            start: memory.layout().page(worker),
+            start: Layout::page(worker),
             memory: Some(memory),
             free: Vec::new(),
             fresh: 0,
@@ -83,13 +83,13 @@ impl Page {
         let Some(memory) = &self.memory else {
             return Slot(NO_SLOT);
         };
-        let slot = self.free.pop().or_else(|| {
+        let slot = self.free.pop().map(|slot| slot.0).or_else(|| {
             let fresh = self.fresh;
             self.fresh += u32::from((fresh as usize) < SLOTS);
             ((fresh as usize) < SLOTS).then_some(fresh)
         });
         let (Some(slot), Some(name)) = (slot, place.name) else {
-            self.free.extend(slot);
+            self.free.extend(slot.map(Slot));
             memory.leave_out();
             return Slot(NO_SLOT);
         };
@@ -105,7 +105,7 @@ impl Page {
         if let (Some(memory), true) = (&self.memory, slot.0 != NO_SLOT) {
             let words = &memory.words()[self.start + slot.0 as usize * SLOT_WORDS..];
             words[0].store(0, Ordering::Release);
-            self.free.push(slot.0);
+            self.free.push(slot);
         }
     }
 }

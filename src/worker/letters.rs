@@ -207,12 +207,13 @@ impl Worker {
             });
             if let Some(index) = index {
                 let config = self.engine.bundle().config.clone();
+                let place = (epoch, key, name.clone());
+                let outcome = match self.letters.get(&place).map(|letter| letter.way) {
+                    Some(Way::Retry(_)) => Outcome::RetriedLater,
+                    _ => Outcome::DeadLettered,
+                };
                 let stage = match result {
-                    Ok(()) => {
-                        let letter = self.letters.get(&(epoch, key, name.clone()));
-                        let outcome = letter.map_or(Outcome::DeadLettered, Letter::outcome);
-                        self.ended(&mut slot, &lane, index, outcome)
-                    }
+                    Ok(()) => self.ended(&mut slot, &lane, index, outcome),
                     Err(refused) => self.refused(&mut slot, &config, key, &lane, index, refused),
                 };
                 if stage == Stage::Final {
@@ -287,14 +288,6 @@ impl Worker {
 }
 
 impl Letter {
-    /// What becomes of its message once the broker has it.
-    fn outcome(&self) -> Outcome {
-        match self.way {
-            Way::DeadLetter => Outcome::DeadLettered,
-            Way::Retry(_) => Outcome::RetriedLater,
-        }
-    }
-
     fn record(&self, slot: &Slot, listener: &Listener, message: &Message) -> Option<Outgoing> {
         let partition = &slot.partition;
         let facts = Facts {

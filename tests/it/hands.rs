@@ -61,37 +61,6 @@ fn a_message_that_blocks_is_skipped() {
         daemon.status()["consumers"][0]["partitions"][1]["blocked"]["offset"] == 0
     });
 
-    // Whoever means another one hears which it is.
-    check(
-        &project,
-        &["skip", &topic.name, "1", "1"],
-        1,
-        "offset 0 in listener `moody`",
-    );
-    check(
-        &project,
-        &["skip", &topic.name, "0", "0"],
-        1,
-        "is not in flight",
-    );
-    check(
-        &project,
-        &["skip", &topic.name, "7", "0"],
-        1,
-        "not assigned to this moontide",
-    );
-    check(
-        &project,
-        &["skip", &topic.name, "1", "0", "--listener", "mody"],
-        1,
-        "no listener is named `mody`, did you mean `moody`?",
-    );
-    check(
-        &project,
-        &["skip", &topic.name, "1", "0", "--dead-letter"],
-        1,
-        "has no dead-letter topic",
-    );
     check(
         &project,
         &[
@@ -135,6 +104,54 @@ fn a_message_that_blocks_is_skipped() {
     assert_eq!(line.field("reason"), "nobody can repair it");
     assert!(line.field("by").contains("uid "), "{line:?}");
     daemon.stop();
+}
+
+/// Whoever means another message, or asks for what can't be, hears what there is.
+#[test]
+fn what_cannot_be_skipped_is_told_with_what_could() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("refused", 2);
+    let project = Project::new(kafka);
+    project.handler("moody.lua", MOODY);
+    project.config(&from_beginning("moody", &topic.name, "moody"));
+    topic.produce(["bad", "1"].map(|value| Message::value(value).partition(1)));
+    let mut daemon = Daemon::start(&project);
+    daemon.wait_for("it blocks", |daemon| {
+        daemon.status()["consumers"][0]["partitions"][1]["blocked"]["offset"] == 0
+    });
+
+    check(
+        &project,
+        &["skip", &topic.name, "1", "1"],
+        1,
+        "offset 0 in listener `moody`",
+    );
+    check(
+        &project,
+        &["skip", &topic.name, "0", "0"],
+        1,
+        "is not in flight",
+    );
+    check(
+        &project,
+        &["skip", &topic.name, "7", "0"],
+        1,
+        "not assigned to this moontide",
+    );
+    check(
+        &project,
+        &["skip", &topic.name, "1", "0", "--listener", "mody"],
+        1,
+        "no listener is named `mody`, did you mean `moody`?",
+    );
+    check(
+        &project,
+        &["skip", &topic.name, "1", "0", "--dead-letter"],
+        1,
+        "has no dead-letter topic",
+    );
+    daemon.stop();
+    assert!(project.values_of("done").is_empty());
 }
 
 /// `--dead-letter`: it goes where failed ones go, with who and why.

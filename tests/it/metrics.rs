@@ -290,7 +290,7 @@ fn a_durable_retry_counts_in_both_topics() {
     project.config(
         &(from_beginning("later", &topic.name, "later")
             + "ordering = \"none\"\nonError = \"skip\"\n"
-            + "retry = { topics = [\"3s\"], attempts = 2, allowAutoTopicCreation = true }\n"),
+            + "retry = { topics = [\"3s\"], allowAutoTopicCreation = true }\n"),
     );
     topic.produce(numbered(0..4, 0));
     let mut daemon = Daemon::start(&project);

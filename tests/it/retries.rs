@@ -48,6 +48,73 @@ fn a_message_of_a_retry_topic_is_not_taken_before_its_time() {
     daemon.stop();
 }
 
+/// What fails goes from topic to topic, holds nothing up, keeps its attempts through a restart, and is seen by its handler
+/// as it was in its own topic; after the last topic its dead letter says where it was first.
+#[test]
+fn what_fails_goes_from_topic_to_topic() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("ladder", 1);
+    let project = Project::new(kafka);
+    project.handler(
+        "orders.lua",
+        r#"
+        local record = require "record"
+        return function(message, ctx)
+          ctx.commitOffsets(message.offset)
+          record.line("try", message, ctx, ctx.headers("own")[1])
+          if message.value == "bad" or (message.value == "late" and ctx.attempt < 3) then
+            error("not now")
+          end
+          record.line("done", message, ctx)
+        end
+        "#,
+    );
+    project.config(
+        &(from_beginning("orders", &topic.name, "orders")
+            + "retry = { topics = [\"1s\", \"4s\"], allowAutoTopicCreation = true }\n\
+               deadLetter = { topic = \"{topic}.dead\", allowAutoTopicCreation = true }\n\
+               breaker = false\n"),
+    );
+    let values = ["bad", "fine", "late", "fine too"];
+    topic.produce(values.map(|value| {
+        Message::value(value)
+            .partition(0)
+            .header("own", Some(b"yes"))
+    }));
+
+    let daemon = Daemon::join(&project);
+    project.wait_for_entries("done", 2, DEADLINE);
+    assert_eq!(project.values_of("done"), ["fine", "fine too"]);
+    // The second attempts have been, the third ones wait.
+    project.wait_for_entries("try", 6, DEADLINE);
+    daemon.stop();
+    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(4));
+    let daemon = Daemon::join(&project);
+
+    let entries = project.wait_for_entries("try", 8, DEADLINE);
+    project.wait_for_entries("done", 3, DEADLINE);
+    for (offset, value) in [(0, "bad"), (2, "late")] {
+        let of: Vec<_> = entries.iter().filter(|one| one.value == value).collect();
+        let attempts: Vec<u32> = of.iter().map(|one| one.attempt).collect();
+        assert_eq!(attempts, [1, 2, 3], "{value}");
+        for one in of {
+            assert_eq!(
+                (&*one.topic, one.partition, one.offset, &*one.extra),
+                (&*topic.name, 0, offset, "yes")
+            );
+        }
+    }
+    let letters = kafka.read(&format!("{}.dead", topic.name), 1, 1);
+    let letter = &letters[0];
+    assert_eq!(letter.value.as_deref(), Some(&b"bad"[..]));
+    assert_eq!(letter.header("moontide-attempts"), "3");
+    assert_eq!(letter.header("moontide-origin-topic"), topic.name);
+    assert_eq!(letter.header("moontide-origin-offset"), "0");
+    assert_eq!(letter.header("own"), "yes");
+    assert!(letter.header("moontide-first-failure") < letter.header("moontide-last-failure"));
+    daemon.stop();
+}
+
 /// It waits where no process has to live: a restart changes nothing.
 #[test]
 fn a_message_of_a_retry_topic_waits_through_a_restart() {
