@@ -43,10 +43,10 @@ pub(crate) struct ListenerStatus {
     pub(crate) breaker_since: Option<i64>,
     pub(crate) breaker_reason: Option<String>,
     pub(crate) paused: bool,
-    /// Messages that wait until the broker acknowledges their dead letters.
-    pub(crate) dead_letters_waiting: usize,
-    /// Why a dead letter was not taken, as long as it is not.
-    pub(crate) dead_letter_error: Option<String>,
+    /// Messages that wait until the broker acknowledges their dead letters, or their records for retry topics.
+    pub(crate) unacknowledged: usize,
+    /// Why one of them was not taken the last time.
+    pub(crate) send_error: Option<String>,
 }
 
 /// The greatest counts where workers differ.
@@ -63,9 +63,9 @@ impl ListenerStatus {
     /// The same listener in another worker.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.paused |= other.paused;
-        self.dead_letters_waiting += other.dead_letters_waiting;
-        if self.dead_letter_error.is_none() {
-            self.dead_letter_error.clone_from(&other.dead_letter_error);
+        self.unacknowledged += other.unacknowledged;
+        if self.send_error.is_none() {
+            self.send_error.clone_from(&other.send_error);
         }
         if other.breaker > self.breaker {
             self.breaker = other.breaker;
@@ -204,6 +204,8 @@ pub(crate) struct PartitionStatus {
 pub(crate) enum Pause {
     /// It has used up its share of what may be in flight.
     Budget,
+    /// Of a retry topic: the next message is not due yet.
+    NotDue,
     /// What is in hand waits for a listener that somebody has paused.
     Listener,
 }

@@ -77,6 +77,13 @@ impl Trouble {
     }
 }
 
+impl Held {
+    fn pause(&self) -> Option<Pause> {
+        let budget = self.is_paused.then_some(Pause::Budget);
+        self.asleep_until.map(|_| Pause::NotDue).or(budget)
+    }
+}
+
 impl Consumer {
     /// Keeps the moments that a status tells.
     pub(super) fn look(&mut self, now: Instant) {
@@ -94,7 +101,9 @@ impl Consumer {
     fn look_for_waiting(&mut self, now: Instant) {
         self.state.looked = now;
         for ((topic, number), held) in &mut self.held {
-            let is_idle = held.stage == Stage::Active && held.tracker.unfinished() == 0;
+            let is_idle = held.stage == Stage::Active
+                && held.asleep_until.is_none()
+                && held.tracker.unfinished() == 0;
             let position = held.tracker.finished().offset;
             let waits = || {
                 let known = self.client.known_watermarks(topic, *number);
@@ -177,7 +186,7 @@ impl Consumer {
                 .stands_still_since()
                 .filter(|_| held.stage == Stage::Active)
                 .map(since),
-            paused: held.is_paused.then_some(Pause::Budget),
+            paused: held.pause(),
             blocked: held.partition.blocked(),
         }
     }

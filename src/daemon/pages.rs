@@ -12,7 +12,7 @@ use crate::http::{Content, JSON, Page, Source};
 use crate::logging::Guard;
 use crate::metrics::{self, ConsumerSnapshot, Process, WorkerSnapshot};
 use crate::ready::readiness;
-use crate::status::{ConsumerStatus, ListenerStatus, Pause, Status};
+use crate::status::{ListenerStatus, Pause, Status};
 use crate::systemd::{Progress, Stalled};
 
 use super::fleet::Roster;
@@ -91,13 +91,13 @@ fn json(is_well: bool, page: &impl serde::Serialize) -> Content {
 
 /// Asks every thread; this takes a second where one does not answer.
 pub(super) fn gather(roster: &Roster, status: &Mutex<Status>) -> Gathered {
-    let (consumers, workers) = roster.ask();
+    let (mut consumers, workers) = roster.ask();
+    mark_paused(&mut consumers, &workers);
     let mut status = status
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
     status.consumers = consumers.iter().map(|one| one.status.clone()).collect();
-    mark_paused(&mut status.consumers, &workers);
     if let Some(config) = roster.config() {
         status.listeners = listeners(&config, &workers);
         let stall_after = config.http.as_ref().map(|http| http.stall_after);
@@ -132,14 +132,14 @@ fn listeners(config: &Config, workers: &[WorkerSnapshot]) -> Vec<ListenerStatus>
 }
 
 /// Only a partition's worker knows for whom its messages wait.
-fn mark_paused(consumers: &mut [ConsumerStatus], workers: &[WorkerSnapshot]) {
+fn mark_paused(consumers: &mut [ConsumerSnapshot], workers: &[WorkerSnapshot]) {
     let waiting: HashSet<_> = workers
         .iter()
         .flat_map(|worker| &worker.partitions)
         .filter(|one| one.waits_for_paused)
         .map(|one| (&*one.consumer, &*one.topic, one.partition))
         .collect();
-    for consumer in consumers {
+    for consumer in consumers.iter_mut().map(|one| &mut one.status) {
         for one in &mut consumer.partitions {
             if waiting.contains(&(&*consumer.name, &*one.topic, one.partition)) {
                 one.paused = Some(Pause::Listener);
@@ -152,6 +152,7 @@ fn mark_paused(consumers: &mut [ConsumerStatus], workers: &[WorkerSnapshot]) {
 mod tests {
     use super::*;
     use crate::metrics::{Outcomes, PartitionSnapshot};
+    use crate::status::ConsumerStatus;
 
     #[test]
     fn a_thread_that_stands_still_is_named_and_ends_live() {
@@ -175,10 +176,13 @@ mod tests {
             partition,
             ..Default::default()
         };
-        let mut consumers = [ConsumerStatus {
-            name: "default".to_owned(),
-            partitions: vec![partition(0), partition(1)],
-            ..ConsumerStatus::default()
+        let mut consumers = [ConsumerSnapshot {
+            status: ConsumerStatus {
+                name: "default".to_owned(),
+                partitions: vec![partition(0), partition(1)],
+                ..ConsumerStatus::default()
+            },
+            ..ConsumerSnapshot::default()
         }];
         let waits = PartitionSnapshot {
             consumer: "default".into(),
@@ -193,6 +197,7 @@ mod tests {
         };
         mark_paused(&mut consumers, &[worker]);
         let paused: Vec<_> = consumers[0]
+            .status
             .partitions
             .iter()
             .map(|one| one.paused)

@@ -57,7 +57,7 @@ families! {
     BLOCKED: Gauge "moontide_partition_blocked" PARTITION,
         "1 while a failed message keeps its lane waiting";
     PAUSED: Gauge "moontide_partition_paused" PARTITION,
-        "1 while nothing is fetched from the partition on purpose";
+        "1 while the partition rests on purpose: its share is used up, its messages are not due, or its listener is paused";
 
     RUN: Histogram "moontide_handler_run_seconds" LISTENER,
         "From the start of a call to its end, waits included; every run counts";
@@ -71,8 +71,8 @@ families! {
         "Messages by what became of them in this listener";
     LIMIT_KILLS: Counter "moontide_limit_kills" &["listener", "limit"],
         "Calls that a limit has ended";
-    DEAD_LETTERS_WAITING: Gauge "moontide_dead_letters_waiting" LISTENER,
-        "Messages that wait until the broker acknowledges their dead letters";
+    UNACKNOWLEDGED: Gauge "moontide_records_unacknowledged" LISTENER,
+        "Messages that wait until the broker acknowledges their dead letters, or their records for retry topics";
     BREAKER: Gauge "moontide_breaker_state" &["listener", "state"],
         "1 for the state that the breaker is in";
     LISTENER_PAUSED: Gauge "moontide_listener_paused" LISTENER,

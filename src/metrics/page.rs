@@ -150,8 +150,8 @@ fn gates(samples: &mut Samples, status: &Status) {
         }
         let paused = Value::Whole(i64::from(one.paused));
         samples.add(&f::LISTENER_PAUSED, &[&one.name], paused);
-        let waiting = Value::Whole(one.dead_letters_waiting as i64);
-        samples.add(&f::DEAD_LETTERS_WAITING, &[&one.name], waiting);
+        let waiting = Value::Whole(one.unacknowledged as i64);
+        samples.add(&f::UNACKNOWLEDGED, &[&one.name], waiting);
     }
 }
 

@@ -51,9 +51,9 @@ impl Worker {
     fn add_letters(&self, status: &mut ListenerStatus) {
         let letters = self.letters.iter();
         for (_, letter) in letters.filter(|((.., name), _)| *name == status.name) {
-            status.dead_letters_waiting += 1;
-            if status.dead_letter_error.is_none() {
-                status.dead_letter_error.clone_from(&letter.trouble);
+            status.unacknowledged += 1;
+            if status.send_error.is_none() {
+                status.send_error.clone_from(&letter.trouble);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The numbers of listeners: runs, failures, outcomes, times, breakers, all equal to what the handlers did.
 
 use crate::support::client::{Message, numbered};
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{Daemon, moontide};
 use crate::support::http::{Samples, address, get, scrape};
 use crate::support::kafka;
 use crate::support::project::{Project, from_beginning};
@@ -92,7 +92,7 @@ fn outcomes_failures_and_limits_are_counted_by_listener() {
         0.0,
     );
     check(&samples, "moontide_vms_replaced_total", &[], 2.0);
-    check(&samples, "moontide_dead_letters_waiting", &listener, 0.0);
+    check(&samples, "moontide_records_unacknowledged", &listener, 0.0);
     assert_eq!(dead.watermarks(0), (0, 2), "as many as were counted");
     let memory: f64 = samples.all("moontide_lua_memory_bytes", &[]).sum();
     assert!(memory > 1e4, "{memory}");
@@ -266,5 +266,112 @@ fn an_open_breaker_shows_and_makes_ready_fail() {
         (get(&address, "/ready").code == 200).then_some(())
     });
     project.wait_for_entries("done", 20, DEADLINE);
+    daemon.stop();
+}
+
+/// What goes to a retry topic counts as retried later there where it came from, and as done where it ran at last; while
+/// it waits nothing is wrong.
+#[test]
+fn a_durable_retry_counts_in_both_topics() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("later", 1);
+    let project = Project::new(kafka).sections(&format!("{SECTIONS}\nstallAfter = \"1s\""));
+    project.handler(
+        "later.lua",
+        r#"
+        local record = require "record"
+        return function(message, ctx)
+          record.line("try", message, ctx)
+          if ctx.attempt == 1 then error("not yet") end
+          record.line("done", message, ctx)
+        end
+        "#,
+    );
+    project.config(
+        &(from_beginning("later", &topic.name, "later")
+            + "ordering = \"none\"\nonError = \"skip\"\n"
+            + "retry = { topics = [\"3s\"], allowAutoTopicCreation = true }\n"),
+    );
+    topic.produce(numbered(0..4, 0));
+    let mut daemon = Daemon::start(&project);
+    let address = address(&mut daemon);
+    project.wait_for_entries("try", 4, DEADLINE);
+
+    let outcome = |outcome| [("listener", "later"), ("outcome", outcome)];
+    let name = "moontide_listener_outcomes_total";
+    scrape_when(&address, "they wait", |samples| {
+        samples.get(name, &outcome("retried_later")) == Some(4.0)
+    });
+    project.wait_for_entries("done", 4, DEADLINE);
+    let samples = scrape_when(&address, "they are done", |samples| {
+        samples.get(name, &outcome("done")) == Some(4.0)
+    });
+    let finished = |topic| {
+        samples
+            .all(
+                "moontide_messages_finished_total",
+                &[("topic", topic), ("outcome", "done")],
+            )
+            .sum::<f64>()
+    };
+    assert!(finished(&topic.name) < 0.5, "none was done there");
+    check(
+        &samples,
+        "moontide_handler_retries_total",
+        &[("listener", "later")],
+        4.0,
+    );
+    check(
+        &samples,
+        "moontide_handler_failures_total",
+        &[("listener", "later")],
+        4.0,
+    );
+    assert_eq!(get(&address, "/ready").code, 200);
+    daemon.stop();
+}
+
+/// What somebody has paused stands still, and nothing is wrong with that.
+#[test]
+fn a_paused_listener_shows_and_is_no_reason_not_to_be_ready() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("paused", 1);
+    let project = Project::new(kafka).sections(&format!("{SECTIONS}\nstallAfter = \"500ms\""));
+    project.handler("quick.lua", "return function() end");
+    project.config(&from_beginning("quick", &topic.name, "quick"));
+    let mut daemon = Daemon::join(&project);
+    let address = address(&mut daemon);
+    let config = project.path("config.toml");
+    assert!(
+        moontide(&["pause", "quick", "--config"], &config)
+            .status
+            .success()
+    );
+    topic.produce(numbered(0..5, 0));
+
+    let of = [("topic", topic.name.as_str())];
+    let samples = scrape_when(
+        &address,
+        "it stands still for longer than it may",
+        |samples| samples.get("moontide_standstill_seconds", &of) > Some(1.0),
+    );
+
+    check(
+        &samples,
+        "moontide_listener_paused",
+        &[("listener", "quick")],
+        1.0,
+    );
+    check(&samples, "moontide_partition_paused", &of, 1.0);
+    check(&samples, "moontide_messages_in_flight", &of, 5.0);
+    assert_eq!(get(&address, "/ready").code, 200);
+    assert!(
+        moontide(&["resume", "quick", "--config"], &config)
+            .status
+            .success()
+    );
+    scrape_when(&address, "it goes on", |samples| {
+        samples.get("moontide_position_offset", &of) == Some(5.0)
+    });
     daemon.stop();
 }
