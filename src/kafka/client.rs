@@ -233,6 +233,33 @@ impl Client {
 
     /// Answers an assignment: these partitions start at their offsets, their messages come to `take`.
     pub(crate) fn assign(&self, partitions: &[TopicPartition]) -> Result<(), Error> {
+        self.forward(partitions);
+        let list = List::of(partitions);
+        // SAFETY: handle and list are alive.
+        unsafe {
+            if self.is_cooperative() {
+                check_error(sys::rd_kafka_incremental_assign(
+                    self.rk.as_ptr(),
+                    list.as_ptr(),
+                ))?;
+            } else {
+                Error::check(sys::rd_kafka_assign(self.rk.as_ptr(), list.as_ptr()))?;
+            }
+            // A pause can outlive an assignment inside librdkafka, and would keep the partition silent for ever.
+            Error::check(sys::rd_kafka_resume_partitions(
+                self.rk.as_ptr(),
+                list.as_ptr(),
+            ))?;
+        }
+        if !self.is_cooperative() {
+            // A partition that was assigned before is stopped and started, and its forwarding ends with the stop. That
+            // has happened by now: to resume waits until librdkafka has come to it, and the stop stood before it.
+            self.forward(partitions);
+        }
+        Ok(())
+    }
+
+    fn forward(&self, partitions: &[TopicPartition]) {
         for one in partitions {
             let Ok(topic) = CString::new(&*one.topic) else {
                 continue;
@@ -249,23 +276,6 @@ impl Client {
                     sys::rd_kafka_queue_destroy(queue);
                 }
             }
-        }
-        let list = List::of(partitions);
-        // SAFETY: handle and list are alive.
-        unsafe {
-            if self.is_cooperative() {
-                check_error(sys::rd_kafka_incremental_assign(
-                    self.rk.as_ptr(),
-                    list.as_ptr(),
-                ))?;
-            } else {
-                Error::check(sys::rd_kafka_assign(self.rk.as_ptr(), list.as_ptr()))?;
-            }
-            // A pause can outlive an assignment inside librdkafka, and would keep the partition silent for ever.
-            Error::check(sys::rd_kafka_resume_partitions(
-                self.rk.as_ptr(),
-                list.as_ptr(),
-            ))
         }
     }
 

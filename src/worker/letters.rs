@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::clock::now_ms;
 use crate::config::{Config, Listener, TooLarge};
 use crate::dead_letter::{self, Facts};
+use crate::failpoint::failpoint;
 use crate::kafka::Message;
 use crate::kafka::producer::Outgoing;
 use crate::lanes::{Lane, Stage};
@@ -185,6 +186,7 @@ impl Worker {
                 });
             }),
         );
+        failpoint!("letter-sent");
         Stage::Sending
     }
 
@@ -197,6 +199,7 @@ impl Worker {
         name: String,
         result: Result<(), Refused>,
     ) {
+        failpoint!("letter-acknowledged");
         let Some(mut slot) = self.slots.remove(&epoch) else {
             return;
         };

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::now_ms;
 use crate::config::{Config, Listener, OnError};
+use crate::failpoint::failpoint;
 use crate::kafka::Message;
 use crate::lanes::{Lane, Stage};
 use crate::lua::{Failure, FailureKind, Step, Verdict};
@@ -61,6 +62,7 @@ impl Worker {
                     deadline: now + limit,
                 };
                 self.running.park(epoch, key);
+                failpoint!("handler-waits");
                 self.suspend(slot, vm, call, wait, open, true);
                 lane.progress[index].stage = Stage::Running;
                 return;

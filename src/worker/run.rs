@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::config::{Config, Ordering};
+use crate::failpoint::failpoint;
 use crate::kafka::Message;
 use crate::lanes::{Lane, Next};
 use crate::lua::{Call, Step};
@@ -141,7 +142,9 @@ impl Worker {
             };
             self.meter.first(listener, slot.taken.at(number));
             self.running.begin(&slot.place, offset, false);
+            failpoint!("before-handler");
             let step = self.engine.call(&call);
+            failpoint!("after-handler");
             let went = self.look_after(slot, offset, config, listener);
             if matches!(step, Step::Done) {
                 self.running.end_now();
@@ -296,7 +299,9 @@ impl Worker {
         }
         let alone = lane.alone && self.gatekeeper.is_alone();
         self.running.begin(&slot.place, offset, alone);
+        failpoint!("before-lane");
         let step = self.engine.call(&call);
+        failpoint!("after-lane");
         self.count_run(listener, &step);
         let vm = self.engine.generation();
         let went = self.look_after(slot, offset, config, listener);

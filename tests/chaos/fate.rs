@@ -14,7 +14,7 @@ pub(crate) fn key_number(offset: i64) -> usize {
 
 /// Never succeeds: to be found in the dead-letter topic.
 pub(crate) fn is_hopeless(offset: i64) -> bool {
-    offset % 2003 == 17
+    offset % 503 == 17
 }
 
 /// The same in Lua: fails the first attempts of some messages, waits in others, and records what it has done.
@@ -22,14 +22,14 @@ pub(crate) const HANDLER: &str = r#"
 local tide = require "tide"
 local file = assert(io.open("@RECORD@", "ab"))
 file:setvbuf("full", 4096)
-local instance, version, hopeless = "@INSTANCE@", "@VERSION@", @HOPELESS@
+local instance, version = "@INSTANCE@", "@VERSION@"
 return function(message, ctx)
   local offset = message.offset
   if tonumber(message.value) ~= offset then
     file:write("? " .. message.partition .. " " .. offset .. " " .. tostring(message.value) .. "\n")
     file:flush()
   end
-  if hopeless and offset % 2003 == 17 then error("hopeless") end
+  if offset % 503 == 17 then error("hopeless") end
   if offset % 101 == 5 and ctx.attempt <= 1 + offset % 3 then error("not yet") end
   if offset % 53 == 9 then tide.sleep(offset % 20) end
   -- One line, one system call: a daemon that is killed leaves no half of it.

@@ -4,6 +4,7 @@
 
 mod brokers; // they go, come back, hand over what they lead
 mod failpoints; // daemons killed at chosen places
+mod letters; // the dead-letter topic takes nothing
 mod members; // daemons killed, frozen, coming and going
 mod network; // slow, broken, swallowing everything
 mod reloads; // files that change in quick succession
@@ -27,6 +28,7 @@ pub(crate) const ALL: &[(&str, Fault)] = &[
     ("retention passes a position", topics::retention),
     ("unclean leader election", topics::truncate),
     ("odd data", topics::oddities),
+    ("dead letters refused", letters::refuse),
     ("broker killed", brokers::kill),
     ("coordinator killed", brokers::kill_coordinator),
     ("brokers restarted in turn", brokers::roll),

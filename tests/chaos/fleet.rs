@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::fate::{HANDLER, SIDE};
+use crate::oracle::Order;
 use crate::support::daemon::Daemon;
 use crate::support::kafka::unique;
 use crate::support::project::{Project, from_beginning};
@@ -53,8 +54,7 @@ pub(crate) struct Fleet {
     pub(crate) group: String,
     pub(crate) record: PathBuf,
     pub(crate) version: u64,
-    /// Messages that never succeed end in the dead-letter topic; else there are none.
-    pub(crate) has_dead_letters: bool,
+    pub(crate) order: Order,
     pub(crate) members: Vec<Member>,
     /// Removes the record at the end.
     _home: tempfile::TempDir,
@@ -94,7 +94,7 @@ impl Fleet {
             group: unique("chaos"),
             record: home.path().join("record"),
             version: 1,
-            has_dead_letters: false,
+            order: Order::Partition,
             members: Vec::new(),
             _home: home,
         }
@@ -140,13 +140,18 @@ impl Fleet {
             .replace("@RECORD@", self.record.to_str().unwrap())
             .replace("@INSTANCE@", instance)
             .replace("@VERSION@", &self.version.to_string())
-            .replace("@HOPELESS@", &self.has_dead_letters.to_string())
     }
 
     fn config(&self, index: usize) -> String {
+        let ordering = match self.order {
+            Order::Partition => "partition",
+            Order::Key => "key",
+        };
         let listener = from_beginning("numbers", &self.topic, "numbers")
+            + &format!("ordering = \"{ordering}\"\n")
             + "runConfig = { autoCommitInterval = \"500ms\" }\n"
-            + "retry = { initialDelay = 20, maxDelay = \"500ms\" }\n";
+            + "retry = { attempts = 5, initialDelay = 20, maxDelay = \"200ms\" }\n"
+            + "deadLetter = { topic = \"{topic}.dead\", maxPerMinute = 60000 }\n";
         let side = self
             .side_topic
             .iter()

@@ -15,6 +15,7 @@ mod driver; // the load, and what of it is acknowledged
 mod fate; // what is to become of a message, by its number
 mod faults; // what can go wrong
 mod fleet; // the daemons
+mod letters; // what became of messages that can't be handled
 mod oracle; // what became of every message
 mod proxy; // the network between daemons and brokers
 mod report; // what a run has seen
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use dice::Dice;
 use fleet::Protocol;
+use oracle::Order;
 use stage::{Setting, Stage};
 
 fn from_environment(name: &str) -> Option<u64> {
@@ -59,6 +61,8 @@ fn a_round_of_every_fault_loses_nothing() {
         partitions: 6,
         members: 3,
         protocol: dice.one_of(&fleet::PROTOCOLS),
+        order: dice.one_of(&[Order::Partition, Order::Key]),
+        is_short: true,
     };
     let Some(mut stage) = Stage::set(&setting) else {
         return;
@@ -78,7 +82,7 @@ fn soak() {
     };
     let seed =
         from_environment("MOONTIDE_CHAOS_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000));
-    let rate = from_environment("MOONTIDE_CHAOS_RATE").unwrap_or(6000);
+    let rate = from_environment("MOONTIDE_CHAOS_RATE").unwrap_or(7000);
     report::say(&format!(
         "chaos: seed {seed}, {rate} messages a second, {minutes} minutes"
     ));
@@ -88,6 +92,8 @@ fn soak() {
         partitions: 12,
         members: 3,
         protocol: Protocol::Cooperative,
+        order: Order::Key,
+        is_short: false,
     };
     let mut stage = Stage::set(&setting).expect("a soak needs java and mvn");
     let until = Instant::now() + Duration::from_secs(minutes * 60);

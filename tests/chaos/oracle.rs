@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::driver::{Load, PARTITIONS_MAX};
 use crate::fate::{KEYS, is_hopeless, key_number};
+use crate::letters::Letter;
 
 /// A run of a message that was committed longer ago than this is no race any more.
 const LATE: Duration = Duration::from_secs(5);
@@ -22,19 +23,21 @@ pub(crate) struct Oracle {
     unread: Vec<u8>,
     ledgers: Vec<Ledger>,
     order: Order,
-    has_dead_letters: bool,
     pub(crate) runs: u64,
     pub(crate) duplicates: u64,
     /// Runs of messages that had been committed for a while, which only a member that was frozen may do.
     pub(crate) late_duplicates: u64,
     pub(crate) dead_letters: u64,
+    pub(crate) repeated_letters: u64,
+    /// Letters of messages that the process seemed to die of.
+    pub(crate) suspects: u64,
     pub(crate) looks: u64,
     /// By instance of a daemon: the newest version of the handler that it ran, and how many messages it has run.
     instances: BTreeMap<String, (u64, u64)>,
     pub(crate) violations: Vec<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     Partition,
     Key,
@@ -71,7 +74,7 @@ impl Default for Ledger {
 }
 
 impl Oracle {
-    pub(crate) fn new(record: &Path, order: Order, has_dead_letters: bool) -> Self {
+    pub(crate) fn new(record: &Path, order: Order) -> Self {
         let file = File::options()
             .create(true)
             .append(true)
@@ -82,11 +85,12 @@ impl Oracle {
             unread: Vec::new(),
             ledgers: (0..PARTITIONS_MAX).map(|_| Ledger::default()).collect(),
             order,
-            has_dead_letters,
             runs: 0,
             duplicates: 0,
             late_duplicates: 0,
             dead_letters: 0,
+            repeated_letters: 0,
+            suspects: 0,
             looks: 0,
             instances: BTreeMap::new(),
             violations: Vec::new(),
@@ -149,7 +153,7 @@ impl Oracle {
                 "order: partition {partition}: {offset} succeeded after {last} of the same lane"
             ));
         }
-        if owed || self.is_hopeless(offset) {
+        if owed || is_hopeless(offset) {
             self.violate(format!(
                 "partition {partition}: hopeless {offset} succeeded"
             ));
@@ -157,23 +161,33 @@ impl Oracle {
         self.ledgers[partition].outcome(offset);
     }
 
-    fn is_hopeless(&self, offset: i64) -> bool {
-        self.has_dead_letters && is_hopeless(offset)
-    }
-
     /// A message was found in the dead-letter topic.
-    pub(crate) fn dead_letter(&mut self, partition: usize, offset: i64) {
+    pub(crate) fn dead_letter(&mut self, letter: &Letter) {
+        let (partition, offset) = (letter.partition, letter.offset);
         self.dead_letters += 1;
-        if !self.is_hopeless(offset) {
+        self.suspects += u64::from(letter.is_suspect);
+        if !is_hopeless(offset) && !letter.is_suspect {
             self.violate(format!(
                 "partition {partition}: {offset} is a dead letter, and had only to be tried again"
             ));
         }
         let ledger = &mut self.ledgers[partition];
         ledger.owed.remove(&offset);
-        if !ledger.has(offset) {
+        if ledger.has(offset) {
+            self.repeated_letters += 1;
+        } else {
             ledger.outcome(offset);
         }
+    }
+
+    /// Committed, and not among the dead letters yet.
+    pub(crate) fn owed(&self) -> Vec<(usize, i64)> {
+        let ledgers = self.ledgers.iter().enumerate();
+        ledgers
+            .flat_map(|(partition, ledger)| {
+                ledger.owed.keys().map(move |offset| (partition, *offset))
+            })
+            .collect()
     }
 
     /// What the group had committed before the record was read the last time.
@@ -191,9 +205,8 @@ impl Oracle {
             }
             ledger.commit(offset, now);
             let missing: Vec<i64> = ledger.missing_below(offset).take(10).collect();
-            let (hopeless, early): (Vec<i64>, Vec<i64>) = missing
-                .into_iter()
-                .partition(|one| self.has_dead_letters && is_hopeless(*one));
+            let (hopeless, early): (Vec<i64>, Vec<i64>) =
+                missing.into_iter().partition(|one| is_hopeless(*one));
             for one in hopeless {
                 ledger.owed.entry(one).or_insert(now);
             }
@@ -307,7 +320,6 @@ mod tests {
         Oracle::new(
             tempfile::NamedTempFile::new().unwrap().path(),
             Order::Partition,
-            true,
         )
     }
 

@@ -37,8 +37,8 @@ impl Report {
             seed: setting.seed,
             rate: setting.rate,
             setting: format!(
-                "{} partitions, {} members, group protocol at the start: {:?}",
-                setting.partitions, setting.members, setting.protocol
+                "{} partitions, {} members, order by {:?}, group protocol at the start: {:?}",
+                setting.partitions, setting.members, setting.order, setting.protocol
             ),
             started: Instant::now(),
             faults: Vec::new(),
@@ -108,6 +108,11 @@ impl Report {
                 oracle.late_duplicates.to_string(),
             ),
             ("dead letters", oracle.dead_letters.to_string()),
+            ("… sent more than once", oracle.repeated_letters.to_string()),
+            (
+                "… of messages that were running in kill after kill",
+                oracle.suspects.to_string(),
+            ),
             ("looks at the commits", oracle.looks.to_string()),
             ("**lost**", (acked - oracle.finished()).to_string()),
             (

@@ -16,6 +16,7 @@ use crate::dice::Dice;
 use crate::driver::{Driver, Load};
 use crate::faults::Fault;
 use crate::fleet::{Fleet, Protocol};
+use crate::letters;
 use crate::oracle::{Oracle, Order};
 use crate::report::{Happened, Report};
 
@@ -24,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// After a fault, everything that was there at its end is finished within this time.
 const RECOVERY: Duration = Duration::from_secs(150);
 const LOOK: Duration = Duration::from_millis(50);
+const LETTER_PARTITIONS: i32 = 3;
 const COMMITS: Duration = Duration::from_millis(300);
 
 pub(crate) struct Setting {
@@ -32,6 +34,9 @@ pub(crate) struct Setting {
     pub(crate) partitions: i32,
     pub(crate) members: usize,
     pub(crate) protocol: Protocol,
+    pub(crate) order: Order,
+    /// A round of the test command, not a soak.
+    pub(crate) is_short: bool,
 }
 
 pub(crate) struct Stage {
@@ -41,6 +46,7 @@ pub(crate) struct Stage {
     pub(crate) fleet: Fleet,
     pub(crate) topic: String,
     pub(crate) report: Report,
+    is_short: bool,
     watch: Arc<Watch>,
     watching: Vec<JoinHandle<()>>,
 }
@@ -65,23 +71,23 @@ impl Stage {
         let topic = "numbers".to_owned();
         cluster.create_topic(&topic, setting.partitions, &[]);
         let driver = Driver::start(&cluster, &topic, setting.partitions, setting.rate);
+        cluster.create_topic(&format!("{topic}.dead"), LETTER_PARTITIONS, &[]);
         let mut fleet = Fleet::new(cluster.behind_proxies(), &topic, setting.protocol);
+        fleet.order = setting.order;
         let watch = Arc::new(Watch {
-            oracle: Mutex::new(Oracle::new(
-                &fleet.record,
-                Order::Partition,
-                fleet.has_dead_letters,
-            )),
+            oracle: Mutex::new(Oracle::new(&fleet.record, setting.order)),
             load: driver.load.clone(),
             stop: AtomicBool::new(false),
             calm_since: Mutex::new(Some(Instant::now())),
         });
         let reader = cluster.reader(&fleet.group);
-        let (commits, record) = (watch.clone(), watch.clone());
+        let letter_reader = letters::reader(&cluster, &format!("{topic}.dead"), LETTER_PARTITIONS);
+        let (commits, record, letters) = (watch.clone(), watch.clone(), watch.clone());
         let of = topic.clone();
         let watching = vec![
             std::thread::spawn(move || look_at_commits(&commits, &reader, &of)),
             std::thread::spawn(move || look_at_record(&record)),
+            std::thread::spawn(move || look_at_letters(&letters, &letter_reader)),
         ];
         for _ in 0..setting.members {
             fleet.join();
@@ -93,6 +99,7 @@ impl Stage {
             fleet,
             topic,
             report: Report::new(setting),
+            is_short: setting.is_short,
             watch,
             watching,
         };
@@ -133,6 +140,11 @@ impl Stage {
         };
         let finished = self.oracle().finished();
         self.report.end(happened, finished);
+    }
+
+    /// A round has little time, a soak has much.
+    pub(crate) fn short<T>(&self, short: T, long: T) -> T {
+        if self.is_short { short } else { long }
     }
 
     /// Lets time pass, and looks.
@@ -258,5 +270,18 @@ fn look_at_record(watch: &Watch) {
         }
         drop(oracle);
         std::thread::sleep(LOOK);
+    }
+}
+
+fn look_at_letters(watch: &Watch, reader: &BaseConsumer) {
+    while !watch.stop.load(Ordering::SeqCst) {
+        let letters = letters::read(reader, LOOK);
+        let mut oracle = watch.oracle();
+        for letter in letters {
+            match letter {
+                Ok(letter) => oracle.dead_letter(&letter),
+                Err(sentence) => oracle.violate(sentence),
+            }
+        }
     }
 }

@@ -47,7 +47,8 @@ pub(crate) fn blackout(stage: &mut Stage, dice: &mut Dice) {
     for node in &stage.cluster.nodes {
         node.kill();
     }
-    stage.pass(dice.time(15_000..25_000));
+    let time = stage.short(8000..12_000, 20_000..60_000);
+    stage.pass(dice.time(time));
     stage.cluster.start_missing();
     stage.cluster.wait_in_sync();
 }

@@ -18,6 +18,13 @@ enum By {
 
 /// Where, by what, and at which pass at most.
 const PLACES: &[(&str, By, usize)] = &[
+    ("before-handler", By::Work, 3000),
+    ("after-handler", By::Work, 3000),
+    ("before-lane", By::Work, 10),
+    ("after-lane", By::Work, 10),
+    ("handler-waits", By::Work, 10),
+    ("letter-sent", By::Work, 1),
+    ("letter-acknowledged", By::Work, 1),
     ("assigned", By::Work, 1),
     ("before-commit", By::Work, 20),
     ("commit-in-flight", By::Work, 20),
@@ -32,10 +39,11 @@ const PLACES: &[(&str, By, usize)] = &[
 /// Longer than a rebalance that waits for a member that was killed.
 const REACHES: Duration = Duration::from_secs(45);
 
-/// Every place once.
+/// Every place once; in a short round some of them.
 pub(crate) fn kill(stage: &mut Stage, dice: &mut Dice) {
     let mut places = PLACES.to_vec();
     dice.shuffle(&mut places);
+    places.truncate(stage.short(4, PLACES.len()));
     for place in places {
         kill_at(stage, place, dice);
     }

@@ -1,0 +1,70 @@
+//! The dead-letter topic, read by the suite itself: where each letter says that it comes from.
+
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::cluster::Cluster;
+use crate::fate::key_of;
+
+pub(crate) struct Letter {
+    pub(crate) partition: usize,
+    pub(crate) offset: i64,
+    /// The process died while this message was running, again and again: a letter that no handler asked for.
+    pub(crate) is_suspect: bool,
+}
+
+pub(crate) fn reader(cluster: &Cluster, topic: &str, partitions: i32) -> BaseConsumer {
+    let reader = cluster.reader("nobody");
+    let mut list = TopicPartitionList::new();
+    for partition in 0..partitions {
+        list.add_partition_offset(topic, partition, Offset::Beginning)
+            .unwrap();
+    }
+    reader.assign(&list).unwrap();
+    reader
+}
+
+/// What has come since the last time; waits that long for the first one.
+pub(crate) fn read(reader: &BaseConsumer, wait: Duration) -> Vec<Result<Letter, String>> {
+    let mut letters = Vec::new();
+    let mut wait = wait;
+    while let Some(polled) = reader.poll(wait) {
+        // Errors are of brokers that are away: they come back.
+        if let Ok(message) = polled {
+            letters.push(letter(&message));
+        }
+        wait = Duration::ZERO;
+    }
+    letters
+}
+
+fn letter(message: &BorrowedMessage<'_>) -> Result<Letter, String> {
+    let header = |name: &str| {
+        let name = format!("moontide-{name}");
+        let mut headers = message.headers()?.iter();
+        let value = headers.find(|header| header.key == name)?.value?;
+        Some(String::from_utf8_lossy(value).into_owned())
+    };
+    let number = |name: &str| header(name)?.parse::<i64>().ok();
+    let place = number("origin-partition").zip(number("origin-offset"));
+    let Some((partition, offset)) = place else {
+        return Err("a dead letter does not say where it comes from".to_owned());
+    };
+    let value = message.payload().map(String::from_utf8_lossy);
+    let is_whole = value.as_deref().map(str::trim_end) == Some(&offset.to_string())
+        && message.key() == Some(key_of(offset).as_bytes());
+    if !is_whole {
+        return Err(format!(
+            "the dead letter of {offset} in partition {partition} has the value {value:?}"
+        ));
+    }
+    let error = header("error").unwrap_or_default();
+    Ok(Letter {
+        partition: partition as usize,
+        offset,
+        is_suspect: error.contains("the process died"),
+    })
+}
