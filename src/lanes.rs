@@ -19,7 +19,7 @@ mod progress;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use progress::{Lane, Next, Stage};
+pub(crate) use progress::{Lane, Next, Progress, Stage};
 
 /// The lanes of one partition, in one epoch of its assignment.
 pub(crate) struct Lanes<M> {
@@ -107,10 +107,7 @@ impl<M> Lanes<M> {
         self.open.contains_key(&lane)
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.incoming.is_empty() && self.open.is_empty()
-    }
-
+    #[cfg(test)]
     pub(crate) fn get(&self, lane: u64) -> Option<&Lane<M>> {
         self.open.get(&lane)
     }
@@ -121,10 +118,6 @@ impl<M> Lanes<M> {
 
     pub(crate) fn open(&self) -> impl Iterator<Item = (u64, &Lane<M>)> {
         self.open.iter().map(|(key, lane)| (*key, lane))
-    }
-
-    pub(crate) fn open_mut(&mut self) -> impl Iterator<Item = (u64, &mut Lane<M>)> {
-        self.open.iter_mut().map(|(key, lane)| (*key, lane))
     }
 
     /// Takes a lane out while it runs; `put` brings it back.
@@ -147,10 +140,6 @@ impl<M> Lanes<M> {
         None
     }
 
-    pub(crate) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
-    }
-
     /// Puts an open lane in line, once.
     pub(crate) fn wake(&mut self, key: u64) {
         if let Some(lane) = self.open.get_mut(&key).filter(|lane| !lane.is_ready) {
@@ -163,7 +152,7 @@ impl<M> Lanes<M> {
     /// that is gone without an outcome, with its message.
     pub(crate) fn set_listeners<'a>(
         &mut self,
-        names: impl Iterator<Item = &'a str> + Clone,
+        names: &(impl Iterator<Item = &'a str> + Clone),
         mut gone: impl FnMut(&str, &M),
     ) {
         for lane in self.open.values_mut() {

@@ -11,6 +11,7 @@ mod engine;
 mod failures;
 mod gates;
 mod hands;
+mod head;
 mod letters;
 mod meter;
 mod outcomes;
@@ -404,7 +405,7 @@ impl Worker {
             slot.plan = Arc::new(plan);
             let names = slot.names(config);
             let partition = slot.partition.clone();
-            slot.lanes.set_listeners(names, |listener, message| {
+            slot.lanes.set_listeners(&names, |listener, message| {
                 tracing::warn!(
                     listener,
                     topic = &*partition.topic,

@@ -105,12 +105,12 @@ fn a_reload_keeps_outcomes_and_ends_back_offs() {
     lane.progress[1].stage = Stage::BackOff(Instant::now() + Duration::from_secs(9));
     lanes.put(0, lane);
     let mut gone = Vec::new();
-    lanes.set_listeners(["c", "a"].into_iter(), |listener, _| {
+    lanes.set_listeners(&["c", "a"].into_iter(), |listener, _| {
         gone.push(listener.to_owned())
     });
     assert_eq!(lanes.get(0).unwrap().next(), Next::Run(0));
     assert_eq!(lanes.end_back_offs(None), 0);
-    lanes.set_listeners(std::iter::empty(), |listener, _| {
+    lanes.set_listeners(&std::iter::empty(), |listener, _| {
         gone.push(listener.to_owned())
     });
     assert_eq!(lanes.get(0).unwrap().next(), Next::Finished);

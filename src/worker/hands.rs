@@ -10,6 +10,7 @@ use crate::message::Record as _;
 use crate::partition::{Handle, Order};
 
 use super::Worker;
+use super::head::Head;
 use super::outcomes::named;
 use super::slot::Slot;
 
@@ -113,7 +114,14 @@ impl Worker {
             }
         }
         for index in meant {
-            self.give_up(slot, config, key, lane, index, skip);
+            let mut head = Head {
+                slot,
+                config,
+                key,
+                lane,
+                index,
+            };
+            self.give_up(&mut head, skip);
         }
         let names = names.join("`, `");
         Ok(if skip.dead_letter {
@@ -123,40 +131,32 @@ impl Worker {
         })
     }
 
-    fn give_up(
-        &mut self,
-        slot: &mut Slot,
-        config: &Config,
-        key: u64,
-        lane: &mut Lane<Message>,
-        index: usize,
-        skip: &Skip<'_>,
-    ) {
-        let epoch = slot.partition.epoch;
-        if lane.progress[index].stage == Stage::Running
-            && let Some((vm, call)) = self.calls.of_lane(epoch, key)
+    fn give_up(&mut self, head: &mut Head<'_>, skip: &Skip<'_>) {
+        let epoch = head.slot.partition.epoch;
+        if head.progress().stage == Stage::Running
+            && let Some((vm, call)) = self.calls.of_lane(epoch, head.key)
         {
             self.calls.remove(vm, call);
             self.engine.cancel(vm, call);
-            slot.under_way -= 1;
-            self.running.end(epoch, key);
-            self.leave(&slot.partition);
+            head.slot.under_way -= 1;
+            self.running.end(epoch, head.key);
+            self.leave(&head.slot.partition);
         }
-        self.end_alone(epoch, key);
-        self.forget_probe(epoch, Some(key));
-        let name = lane.progress[index].listener.clone();
+        self.end_alone(epoch, head.key);
+        self.forget_probe(epoch, Some(head.key));
+        let name = head.listener().to_owned();
         // A record of it that is under way is passed over when its answer comes.
-        self.letters.remove(&(epoch, key, name.clone()));
-        lane.progress[index].stage = match named(config, &name) {
+        self.letters.remove(&(epoch, head.key, name.clone()));
+        head.progress().stage = match named(head.config, &name) {
             Some(listener) if skip.dead_letter => {
                 let failure = Failure {
                     kind: FailureKind::Raised,
                     message: skip.reason.to_owned(),
                     traceback: None,
                 };
-                self.dead_letter(slot, key, lane, index, listener, &failure)
+                self.dead_letter(head, listener, &failure)
             }
-            _ => self.ended(slot, lane, index, crate::metrics::Outcome::Skipped),
+            _ => self.ended(head, crate::metrics::Outcome::Skipped),
         };
     }
 

@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::clock::now_ms;
-use crate::config::{Config, Listener, TooLarge};
+use crate::config::{Listener, TooLarge};
 use crate::dead_letter::{self, Facts};
 use crate::failpoint::failpoint;
 use crate::kafka::Message;
 use crate::kafka::producer::Outgoing;
-use crate::lanes::{Lane, Stage};
+use crate::lanes::Stage;
 use crate::lua::Failure;
 use crate::metrics::Outcome;
 use crate::outbox::Refused;
@@ -21,6 +21,7 @@ use crate::partition::ToWorker;
 use crate::retry_topic;
 
 use super::Worker;
+use super::head::Head;
 use super::outcomes::named;
 use super::slot::Slot;
 
@@ -66,47 +67,37 @@ impl Worker {
     /// The message has failed for good: it goes to the listener's dead-letter topic.
     pub(super) fn dead_letter(
         &mut self,
-        slot: &mut Slot,
-        key: u64,
-        lane: &mut Lane<Message>,
-        index: usize,
+        head: &mut Head<'_>,
         listener: &Listener,
         failure: &Failure,
     ) -> Stage {
-        self.log
-            .buried(&self.place(slot, lane, index, listener), failure);
-        self.begin_letter(slot, key, lane, index, listener, failure, Way::DeadLetter)
+        self.log.buried(&self.place(head, listener), failure);
+        self.begin_letter(head, listener, failure, Way::DeadLetter)
     }
 
     /// The message waits for its next run in the retry topic of this delay.
     pub(super) fn retry_later(
         &mut self,
-        slot: &mut Slot,
-        key: u64,
-        lane: &mut Lane<Message>,
-        index: usize,
+        head: &mut Head<'_>,
         listener: &Listener,
         failure: &Failure,
         delay: Duration,
     ) -> Stage {
-        let place = self.place(slot, lane, index, listener);
+        let place = self.place(head, listener);
         self.log.failed(&place, failure, Some(delay));
         let way = Way::Retry(delay);
-        self.begin_letter(slot, key, lane, index, listener, failure, way)
+        self.begin_letter(head, listener, failure, way)
     }
 
     fn begin_letter(
         &mut self,
-        slot: &mut Slot,
-        key: u64,
-        lane: &mut Lane<Message>,
-        index: usize,
+        head: &mut Head<'_>,
         listener: &Listener,
         failure: &Failure,
         way: Way,
     ) -> Stage {
         let now = now_ms();
-        let progress = &lane.progress[index];
+        let progress = &head.lane.progress[head.index];
         let letter = Letter {
             failure: failure.clone(),
             attempts: progress.attempt,
@@ -122,59 +113,46 @@ impl Worker {
         };
         let name = progress.listener.clone();
         self.letters
-            .insert((slot.partition.epoch, key, name), letter);
-        self.post(slot, key, lane, index, listener)
+            .insert((head.slot.partition.epoch, head.key, name), letter);
+        self.post(head, listener)
     }
 
     /// Sends the record of a lane's head again.
-    pub(super) fn send(
-        &mut self,
-        slot: &mut Slot,
-        config: &Config,
-        key: u64,
-        lane: &mut Lane<Message>,
-        index: usize,
-    ) {
-        lane.progress[index].stage = match named(config, &lane.progress[index].listener) {
-            Some(listener) => self.post(slot, key, lane, index, listener),
+    pub(super) fn send(&mut self, head: &mut Head<'_>) {
+        head.progress().stage = match named(head.config, head.listener()) {
+            Some(listener) => self.post(head, listener),
             None => Stage::Final,
         };
     }
 
-    fn post(
-        &mut self,
-        slot: &mut Slot,
-        key: u64,
-        lane: &Lane<Message>,
-        index: usize,
-        listener: &Listener,
-    ) -> Stage {
-        let (epoch, name) = (slot.partition.epoch, lane.progress[index].listener.clone());
+    fn post(&mut self, head: &mut Head<'_>, listener: &Listener) -> Stage {
+        let (epoch, name) = (head.slot.partition.epoch, head.listener().to_owned());
+        let key = head.key;
         let mut place = (epoch, key, name);
         let is_allowed = self
             .letters
             .get(&place)
             .is_some_and(|letter| letter.is_allowed);
-        if let Some(&number) = slot.plan.listeners.get(index)
+        if let Some(number) = head.number()
             && !is_allowed
             && let Err(until) = self.may_bury(number)
         {
             let delay = until.saturating_duration_since(Instant::now());
             let error = "its dead letter waits: the breaker is open";
-            self.block(slot, lane, index, error, Some(delay));
+            self.block(head, error, Some(delay));
             return Stage::Unsent(until);
         }
         let Some(letter) = self.letters.get_mut(&place) else {
             return Stage::Due;
         };
         letter.is_allowed = true;
-        let Some(record) = letter.record(slot, listener, &lane.message) else {
+        let Some(record) = letter.record(head.slot, listener, &head.lane.message) else {
             // A reload took the topic away: the message is the handler's again.
             return Stage::Due;
         };
-        let (mailbox, number) = (self.mailbox.clone(), lane.number);
-        slot.under_way += 1;
-        slot.partition.outbox.send(
+        let (mailbox, number) = (self.mailbox.clone(), head.lane.number);
+        head.slot.under_way += 1;
+        head.slot.partition.outbox.send(
             record,
             Box::new(move |result| {
                 mailbox.send(ToWorker::Delivered {
@@ -215,14 +193,21 @@ impl Worker {
                     Some(Way::Retry(_)) => Outcome::RetriedLater,
                     _ => Outcome::DeadLettered,
                 };
-                let stage = match result {
-                    Ok(()) => self.ended(&mut slot, &lane, index, outcome),
-                    Err(refused) => self.refused(&mut slot, &config, key, &lane, index, refused),
+                let mut head = Head {
+                    slot: &mut slot,
+                    config: &config,
+                    key,
+                    lane: &mut lane,
+                    index,
                 };
-                if stage == Stage::Final {
-                    self.letters.remove(&(epoch, key, name));
+                let stage = match result {
+                    Ok(()) => self.ended(&mut head, outcome),
+                    Err(refused) => self.refused(&mut head, refused),
+                };
+                if !matches!(stage, Stage::SendDue | Stage::Unsent(_)) {
+                    self.letters.remove(&place);
                 }
-                lane.progress[index].stage = stage;
+                head.progress().stage = stage;
             }
             slot.lanes.put(key, lane);
             slot.lanes.wake(key);
@@ -231,29 +216,21 @@ impl Worker {
     }
 
     /// A record that was not taken: smaller, later, or what the policy says.
-    fn refused(
-        &mut self,
-        slot: &mut Slot,
-        config: &Config,
-        key: u64,
-        lane: &Lane<Message>,
-        index: usize,
-        refused: Refused,
-    ) -> Stage {
-        let name = &lane.progress[index].listener;
-        let letter = self
-            .letters
-            .get_mut(&(slot.partition.epoch, key, name.clone()));
-        let (Some(letter), Some(listener)) = (letter, named(config, name)) else {
+    fn refused(&mut self, head: &mut Head<'_>, refused: Refused) -> Stage {
+        let name = head.listener().to_owned();
+        let place = (head.slot.partition.epoch, head.key, name);
+        let listener = named(head.config, &place.2);
+        let letter = self.letters.get_mut(&place);
+        let (Some(letter), Some(listener)) = (letter, listener) else {
             return Stage::Final;
         };
         let policy = listener.dead_letter.as_ref().map(|policy| policy.too_large);
         match refused {
             Refused::TooLarge(reason) if let Way::Retry(delay) = letter.way => {
                 // Nothing in it can be left out: it waits here instead.
-                let place = self.place(slot, lane, index, listener);
+                let place = self.place(head, listener);
                 self.log.unsent(&place, &reason, 1, delay);
-                self.block(slot, lane, index, &reason, Some(delay));
+                self.block(head, &reason, Some(delay));
                 Stage::BackOff(Instant::now() + delay)
             }
             Refused::TooLarge(reason) => {
@@ -263,13 +240,13 @@ impl Worker {
                         Stage::SendDue
                     }
                     Err(skips) => {
-                        let place = self.place(slot, lane, index, listener);
+                        let place = self.place(head, listener);
                         self.log.too_large(&place, &reason, skips);
                         if skips {
-                            return self.ended(slot, lane, index, Outcome::Skipped);
+                            return self.ended(head, Outcome::Skipped);
                         }
                         let error = format!("its dead letter is too large: {reason}");
-                        self.block(slot, lane, index, &error, None);
+                        self.block(head, &error, None);
                         Stage::Halted
                     }
                 }
@@ -280,10 +257,10 @@ impl Worker {
                 let doublings = letter.tries.min(10) - 1;
                 let delay = (PAUSE * 2_u32.pow(doublings)).min(PAUSE_MAX);
                 let tries = letter.tries;
-                let place = self.place(slot, lane, index, listener);
+                let place = self.place(head, listener);
                 self.log.unsent(&place, &reason, tries, delay);
                 let error = format!("its dead letter is not sent: {reason}");
-                self.block(slot, lane, index, &error, Some(delay));
+                self.block(head, &error, Some(delay));
                 Stage::Unsent(Instant::now() + delay)
             }
         }

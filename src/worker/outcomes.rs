@@ -1,12 +1,12 @@
 //! What a run has come to, and what follows from it: done, wait, back-off, dead letter, skip, stop.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::now_ms;
 use crate::config::{Config, Listener, OnError};
 use crate::failpoint::failpoint;
-use crate::kafka::Message;
-use crate::lanes::{Lane, Stage};
+use crate::lanes::Stage;
 use crate::lua::{Failure, FailureKind, Step, Verdict};
 use crate::message::Record as _;
 use crate::metrics::Outcome;
@@ -17,12 +17,12 @@ use crate::{retry, retry_topic};
 
 use super::Worker;
 use super::calls::Open;
-use super::slot::Slot;
+use super::head::Head;
 
 /// Where a handler failed.
 pub(super) struct Place<'a> {
     pub(super) listener: &'a Listener,
-    pub(super) partition: &'a Partition,
+    pub(super) partition: Arc<Partition>,
     pub(super) offset: i64,
     pub(super) attempt: u32,
     pub(super) bundle: u64,
@@ -30,41 +30,29 @@ pub(super) struct Place<'a> {
 
 impl Worker {
     /// What a call has come to.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a lane and its place are apart while it runs"
-    )]
-    pub(super) fn advance(
-        &mut self,
-        slot: &mut Slot,
-        config: &Config,
-        key: u64,
-        lane: &mut Lane<Message>,
-        index: usize,
-        vm: u64,
-        step: Step,
-    ) {
-        let epoch = slot.partition.epoch;
-        let listener = slot.plan.listeners.get(index).copied();
+    pub(super) fn advance(&mut self, head: &mut Head<'_>, vm: u64, step: Step) {
+        let epoch = head.slot.partition.epoch;
+        let listener = head.number();
         if !matches!(step, Step::Waits(..)) {
-            self.running.end(epoch, key);
+            self.running.end(epoch, head.key);
         }
         let stage = match step {
             Step::Waits(call, wait) => {
-                let limit =
-                    listener.map_or(Duration::ZERO, |one| config.listeners[one].limits.timeout);
+                let limit = listener.map_or(Duration::ZERO, |one| {
+                    head.config.listeners[one].limits.timeout
+                });
                 let now = Instant::now();
                 let open = Open {
                     epoch,
-                    lane: key,
-                    listener: lane.progress[index].listener.clone(),
+                    lane: head.key,
+                    listener: head.listener().to_owned(),
                     began: self.meter.suspended(now),
                     deadline: now + limit,
                 };
-                self.running.park(epoch, key);
+                self.running.park(epoch, head.key);
                 failpoint!("handler-waits");
-                self.suspend(slot, vm, call, wait, open, true);
-                lane.progress[index].stage = Stage::Running;
+                self.suspend(head.slot, vm, call, wait, open, true);
+                head.progress().stage = Stage::Running;
                 return;
             }
             Step::Done => {
@@ -74,39 +62,29 @@ impl Worker {
                 }
                 Stage::Final
             }
-            Step::Failed(failure) => self.failed(slot, config, key, lane, index, &failure, None),
-            Step::Asked(verdict) => self.asked(slot, config, key, lane, index, &verdict),
+            Step::Failed(failure) => self.failed(head, &failure, None),
+            Step::Asked(verdict) => self.asked(head, &verdict),
         };
-        lane.progress[index].stage = stage;
-        self.end_alone(epoch, key);
+        head.progress().stage = stage;
+        self.end_alone(epoch, head.key);
     }
 
     /// What a handler asked for.
-    fn asked(
-        &mut self,
-        slot: &mut Slot,
-        config: &Config,
-        key: u64,
-        lane: &mut Lane<Message>,
-        index: usize,
-        verdict: &Verdict,
-    ) -> Stage {
+    fn asked(&mut self, head: &mut Head<'_>, verdict: &Verdict) -> Stage {
         let failure = Failure::of_verdict(verdict);
-        let Some(listener) = named(config, &lane.progress[index].listener) else {
+        let Some(listener) = named(head.config, head.listener()) else {
             return Stage::Final;
         };
         match verdict {
-            Verdict::Retry { after, .. } => {
-                self.failed(slot, config, key, lane, index, &failure, *after)
-            }
+            Verdict::Retry { after, .. } => self.failed(head, &failure, *after),
             Verdict::Skip { .. } => {
-                let place = self.place(slot, lane, index, listener);
+                let place = self.place(head, listener);
                 self.log
                     .skipped(&place, &failure, "its handler asked for that");
-                self.ended(slot, lane, index, Outcome::Skipped)
+                self.ended(head, Outcome::Skipped)
             }
             Verdict::DeadLetter { .. } if listener.dead_letter.is_some() => {
-                self.dead_letter(slot, key, lane, index, listener, &failure)
+                self.dead_letter(head, listener, &failure)
             }
             Verdict::DeadLetter { .. } => {
                 let failure = Failure {
@@ -116,141 +94,111 @@ impl Worker {
                     ),
                     ..failure
                 };
-                self.failed(slot, config, key, lane, index, &failure, None)
+                self.failed(head, &failure, None)
             }
         }
     }
 
     /// Decides what follows a failed run, and says it. `after` is the wait that the handler asked for.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a lane and its place are apart while it runs"
-    )]
     pub(super) fn failed(
         &mut self,
-        slot: &mut Slot,
-        config: &Config,
-        key: u64,
-        lane: &mut Lane<Message>,
-        index: usize,
+        head: &mut Head<'_>,
         failure: &Failure,
         after: Option<Duration>,
     ) -> Stage {
-        let Some(listener) = named(config, &lane.progress[index].listener) else {
+        let Some(listener) = named(head.config, head.listener()) else {
             return Stage::Final;
         };
-        if let Some(&number) = slot.plan.listeners.get(index) {
+        if let Some(number) = head.number() {
             self.meter.failed(number, failure.kind);
         }
-        if failure.kind == FailureKind::Memory && !lane.alone {
+        if failure.kind == FailureKind::Memory && !head.lane.alone {
             // What could not be allocated may be another message's fault: no attempt of this one, and again alone.
-            lane.alone = true;
-            lane.progress[index].attempt = lane.progress[index].attempt.saturating_sub(1);
-            self.log
-                .suspected(&self.place(slot, lane, index, listener), failure);
+            head.lane.alone = true;
+            head.progress().attempt = head.progress().attempt.saturating_sub(1);
+            self.log.suspected(&self.place(head, listener), failure);
             return Stage::Due;
         }
-        if let Some(&number) = slot.plan.listeners.get(index) {
+        if let Some(number) = head.number() {
             self.gate_failed(number);
         }
         let now = now_ms();
-        let attempt = lane.progress[index].attempt;
-        lane.progress[index].failing_since.get_or_insert(now);
+        let attempt = head.progress().attempt;
+        head.progress().failing_since.get_or_insert(now);
         if let Some(delay) = retry_topic::delay(&listener.retry, attempt) {
-            return self.retry_later(slot, key, lane, index, listener, failure, delay);
+            return self.retry_later(head, listener, failure, delay);
         }
         let delay = retry::delay(&listener.retry, attempt, fastrand::f64());
         let delay = delay.map(|delay| after.unwrap_or(delay));
         match (delay, listener.on_error) {
             (Some(delay), _) => {
-                let place = self.place(slot, lane, index, listener);
+                let place = self.place(head, listener);
                 self.log.failed(&place, failure, Some(delay));
-                self.block(slot, lane, index, &failure.message, Some(delay));
+                self.block(head, &failure.message, Some(delay));
                 Stage::BackOff(Instant::now() + delay)
             }
             (None, OnError::Stop) => {
-                let place = self.place(slot, lane, index, listener);
+                let place = self.place(head, listener);
                 self.log.failed(&place, failure, None);
                 let sentence = format!(
                     "listener `{}` stops at {}-{}@{} after {attempt} attempts: {}",
                     listener.name,
-                    slot.partition.topic,
-                    slot.partition.number,
+                    head.slot.partition.topic,
+                    head.slot.partition.number,
                     place.offset,
                     failure.message
                 );
                 // The daemon may be stopping for another reason already.
                 let _ = self.endings.send(Ending::Message(sentence));
-                self.block(slot, lane, index, &failure.message, None);
+                self.block(head, &failure.message, None);
                 Stage::Halted
             }
-            (None, OnError::DeadLetter) => {
-                self.dead_letter(slot, key, lane, index, listener, failure)
-            }
+            (None, OnError::DeadLetter) => self.dead_letter(head, listener, failure),
             (None, OnError::Retry | OnError::Skip) => {
-                let place = self.place(slot, lane, index, listener);
+                let place = self.place(head, listener);
                 self.log.skipped(
                     &place,
                     failure,
                     "its handler failed and `onError` is \"skip\"",
                 );
-                self.ended(slot, lane, index, Outcome::Skipped)
+                self.ended(head, Outcome::Skipped)
             }
         }
     }
 
     /// A message has ended in one listener, otherwise than done.
-    pub(super) fn ended(
-        &mut self,
-        slot: &mut Slot,
-        lane: &Lane<Message>,
-        index: usize,
-        outcome: Outcome,
-    ) -> Stage {
-        if let Some(listener) = self.meter.index_of(&lane.progress[index].listener) {
+    pub(super) fn ended(&mut self, head: &mut Head<'_>, outcome: Outcome) -> Stage {
+        if let Some(listener) = self.meter.index_of(head.listener()) {
             self.meter.outcome(listener, outcome);
         }
-        slot.note(lane.number, outcome);
+        head.slot.note(head.lane.number, outcome);
         Stage::Final
     }
 
-    pub(super) fn place<'a>(
-        &self,
-        slot: &'a Slot,
-        lane: &Lane<Message>,
-        index: usize,
-        listener: &'a Listener,
-    ) -> Place<'a> {
+    pub(super) fn place<'a>(&self, head: &Head<'a>, listener: &'a Listener) -> Place<'a> {
         Place {
             listener,
-            partition: &slot.partition,
-            offset: lane.message.offset(),
-            attempt: lane.progress[index].attempt,
+            partition: head.slot.partition.clone(),
+            offset: head.lane.message.offset(),
+            attempt: head.lane.progress[head.index].attempt,
             bundle: self.engine.bundle().number,
         }
     }
 
     /// The status shows what keeps a lane waiting, and until when.
-    pub(super) fn block(
-        &self,
-        slot: &mut Slot,
-        lane: &Lane<Message>,
-        index: usize,
-        error: &str,
-        delay: Option<Duration>,
-    ) {
-        let progress = &lane.progress[index];
+    pub(super) fn block(&self, head: &mut Head<'_>, error: &str, delay: Option<Duration>) {
+        let progress = &head.lane.progress[head.index];
         let now = now_ms();
         let wait = i64::try_from(delay.unwrap_or_default().as_millis()).unwrap_or(i64::MAX);
         let blocked = Blocked {
-            offset: lane.message.offset(),
+            offset: head.lane.message.offset(),
             listener: progress.listener.clone(),
             attempt: progress.attempt,
             since: progress.failing_since.unwrap_or(now),
             next_attempt_at: now.saturating_add(wait),
             error: error.to_owned(),
         };
-        slot.block(lane.number, blocked);
+        head.slot.block(head.lane.number, blocked);
     }
 }
 

@@ -5,16 +5,18 @@ use std::time::Instant;
 use crate::config::{Config, Ordering};
 use crate::failpoint::failpoint;
 use crate::kafka::Message;
-use crate::lanes::{Lane, Next};
+use crate::lanes::{Lane, Next, Stage};
 use crate::lua::{Call, Step};
 use crate::message::Record as _;
 use crate::metrics::Outcome;
 
 use super::calls::Limits;
 use super::gates::Gate;
+use super::head::Head;
 use super::running::Suspicion;
 use super::slot::Slot;
 use super::timers::Wake;
+use super::waits::warn_of_slow;
 use super::{QUANTUM, QUANTUM_TIME, Worker};
 
 /// One turn of a partition.
@@ -24,6 +26,16 @@ struct Turn {
     /// `ran` at the last look at the clock.
     looked: usize,
     limits: Limits,
+}
+
+/// What the try to run a lane's head has come to.
+enum Tried {
+    /// Its stage has changed.
+    Changed,
+    /// Whoever changes what keeps it wakes its lane.
+    Later,
+    /// It is still in line.
+    Not(Went),
 }
 
 /// What a step of a turn has come to.
@@ -184,7 +196,14 @@ impl Worker {
             lane.progress[0].attempt = 1;
             self.count_run(slot.plan.listeners[0], &step);
             let vm = self.engine.generation();
-            self.advance(slot, config, key, &mut lane, 0, vm, step);
+            let mut head = Head {
+                slot,
+                config,
+                key,
+                lane: &mut lane,
+                index: 0,
+            };
+            self.advance(&mut head, vm, step);
         }
         self.go_on(slot, config, key, lane, turn)
     }
@@ -199,49 +218,8 @@ impl Worker {
         turn: &mut Turn,
     ) -> Went {
         loop {
-            match lane.next() {
-                Next::Run(index) => {
-                    let Some(listener) = slot.plan.listeners.get(index).copied() else {
-                        // Its listener is gone: nothing is left to run.
-                        lane.progress[index].stage = crate::lanes::Stage::Final;
-                        continue;
-                    };
-                    if self.engine.is_spoiled() {
-                        // Not one more call in this VM.
-                        slot.lanes.put(key, lane);
-                        slot.lanes.wake(key);
-                        return Went::On;
-                    }
-                    match self.suspect(slot, config, key, &mut lane, index) {
-                        Suspicion::Run => {}
-                        Suspicion::Other => continue,
-                        Suspicion::Wait => {
-                            slot.lanes.put(key, lane);
-                            return Went::On;
-                        }
-                    }
-                    if lane.alone && !self.may_be_alone(slot.partition.epoch, key) {
-                        slot.lanes.put(key, lane);
-                        return Went::On;
-                    }
-                    if !lane.alone && !self.may_start(slot, turn.limits) {
-                        slot.lanes.put(key, lane);
-                        slot.lanes.wake(key);
-                        return Went::Idle;
-                    }
-                    if let Gate::Wait = self.gate(listener, slot.partition.epoch, key) {
-                        self.end_alone(slot.partition.epoch, key);
-                        lane.progress[index].stage = crate::lanes::Stage::Held;
-                        continue;
-                    }
-                    if let Went::Enough = self.run_head(slot, config, key, &mut lane, index) {
-                        slot.lanes.put(key, lane);
-                        slot.lanes.wake(key);
-                        return Went::Enough;
-                    }
-                    turn.ran += 1;
-                }
-                Next::Send(index) => self.send(slot, config, key, &mut lane, index),
+            let index = match lane.next() {
+                Next::Run(index) | Next::Send(index) => index,
                 Next::Wait(until) => {
                     self.timers
                         .set(until, Wake::Lane(slot.partition.epoch, key));
@@ -253,59 +231,117 @@ impl Worker {
                     return Went::On;
                 }
                 Next::Finished => {
-                    slot.finish(lane.number);
-                    slot.place.finished(lane.message.offset());
-                    if lane.alone {
-                        // What was to run may be nobody's any more.
-                        self.end_alone(slot.partition.epoch, key);
-                    }
-                    if let Some(next) = lane.advance(slot.names(config)) {
-                        slot.lanes.put(key, next);
-                        slot.lanes.wake(key);
-                    }
+                    self.close_lane(slot, config, key, lane);
                     return Went::On;
+                }
+            };
+            let mut head = Head {
+                slot,
+                config,
+                key,
+                lane: &mut lane,
+                index,
+            };
+            if head.progress().stage == Stage::SendDue {
+                self.send(&mut head);
+                continue;
+            }
+            let tried = self.try_run(&mut head, turn);
+            match tried {
+                Tried::Changed => {}
+                Tried::Later => {
+                    slot.lanes.put(key, lane);
+                    return Went::On;
+                }
+                Tried::Not(went) => {
+                    slot.lanes.put(key, lane);
+                    slot.lanes.wake(key);
+                    return went;
                 }
             }
         }
     }
 
+    /// The head has all its outcomes: what is next in line gets its turn.
+    fn close_lane(&mut self, slot: &mut Slot, config: &Config, key: u64, lane: Lane<Message>) {
+        slot.finish(lane.number);
+        slot.place.finished(lane.message.offset());
+        if lane.alone {
+            // What was to run may be nobody's any more.
+            self.end_alone(slot.partition.epoch, key);
+        }
+        if let Some(next) = lane.advance(slot.names(config)) {
+            slot.lanes.put(key, next);
+            slot.lanes.wake(key);
+        }
+    }
+
+    /// Runs the head for its listener, if it may run now.
+    fn try_run(&mut self, head: &mut Head<'_>, turn: &mut Turn) -> Tried {
+        let (epoch, key) = (head.slot.partition.epoch, head.key);
+        let Some(listener) = head.number() else {
+            // Its listener is gone: nothing is left to run.
+            head.progress().stage = Stage::Final;
+            return Tried::Changed;
+        };
+        if self.engine.is_spoiled() {
+            // Not one more call in this VM.
+            return Tried::Not(Went::On);
+        }
+        match self.suspect(head) {
+            Suspicion::Run => {}
+            Suspicion::Other => return Tried::Changed,
+            Suspicion::Wait => return Tried::Later,
+        }
+        if head.lane.alone && !self.may_be_alone(epoch, key) {
+            return Tried::Later;
+        }
+        if !head.lane.alone && !self.may_start(head.slot, turn.limits) {
+            return Tried::Not(Went::Idle);
+        }
+        if let Gate::Wait = self.gate(listener, epoch, key) {
+            self.end_alone(epoch, key);
+            head.progress().stage = Stage::Held;
+            return Tried::Changed;
+        }
+        turn.ran += 1;
+        match self.run_head(head, listener) {
+            Went::Enough => Tried::Not(Went::Enough),
+            Went::On | Went::Idle => Tried::Changed,
+        }
+    }
+
     /// Calls one listener for the head of a lane.
-    fn run_head(
-        &mut self,
-        slot: &mut Slot,
-        config: &Config,
-        key: u64,
-        lane: &mut Lane<Message>,
-        index: usize,
-    ) -> Went {
-        let listener = slot.plan.listeners[index];
-        lane.progress[index].attempt += 1;
-        if lane.progress[index].attempt == 1 {
-            self.meter.first(listener, slot.taken.at(lane.number));
+    fn run_head(&mut self, head: &mut Head<'_>, listener: usize) -> Went {
+        head.progress().attempt += 1;
+        let (slot, message) = (&*head.slot, &head.lane.message);
+        let attempt = head.lane.progress[head.index].attempt;
+        if attempt == 1 {
+            self.meter.first(listener, slot.taken.at(head.lane.number));
         } else {
             self.meter.retried(listener);
         }
-        let offset = lane.message.offset();
-        let original = slot.original(&lane.message);
+        let offset = message.offset();
+        let original = slot.original(message);
         let mut call = Call {
             listener,
             topic: &slot.partition.topic,
             partition: slot.partition.number,
-            record: &lane.message,
-            attempt: lane.progress[index].attempt,
+            record: message,
+            attempt,
         };
         if let Some((topic, origin, record)) = &original {
             (call.topic, call.partition, call.record) = (topic, origin.partition, record);
         }
-        let alone = lane.alone && self.gatekeeper.is_alone();
+        let alone = head.lane.alone && self.gatekeeper.is_alone();
         self.running.begin(&slot.place, offset, alone);
         failpoint!("before-lane");
         let step = self.engine.call(&call);
         failpoint!("after-lane");
         self.count_run(listener, &step);
         let vm = self.engine.generation();
-        let went = self.look_after(slot, offset, config, listener);
-        self.advance(slot, config, key, lane, index, vm, step);
+        let went = self.look_after(slot, offset, head.config, listener);
+        self.advance(head, vm, step);
         went
     }
 
@@ -326,7 +362,7 @@ impl Worker {
         let Some(held) = self.engine.take_slow() else {
             return Went::On;
         };
-        self.warn_of_slow(slot, offset, &config.listeners[listener].name, held);
+        warn_of_slow(slot, offset, &config.listeners[listener].name, held);
         Went::Enough
     }
 }

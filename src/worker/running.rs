@@ -6,10 +6,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::Config;
 use crate::journal::{self, Page, Place};
-use crate::kafka::Message;
-use crate::lanes::{Lane, Stage};
+use crate::lanes::Stage;
 use crate::lua::{Failure, FailureKind};
 use crate::message::Record as _;
 use crate::partition::{Partition, ToWorker};
@@ -17,6 +15,7 @@ use crate::solo::{Solo, Turn};
 
 use super::Worker;
 use super::gates::Gate;
+use super::head::Head;
 use super::outcomes::named;
 use super::slot::Slot;
 
@@ -145,69 +144,54 @@ pub(super) enum Suspicion {
 
 impl Worker {
     /// Before a call of a lane whose partition has had crashes.
-    pub(super) fn suspect(
-        &mut self,
-        slot: &mut Slot,
-        config: &Config,
-        key: u64,
-        lane: &mut Lane<Message>,
-        index: usize,
-    ) -> Suspicion {
-        let Some(suspect) = slot.place.suspect(lane.message.offset()) else {
+    pub(super) fn suspect(&mut self, head: &mut Head<'_>) -> Suspicion {
+        let Some(suspect) = head.slot.place.suspect(head.lane.message.offset()) else {
             return Suspicion::Run;
         };
         if suspect.crashed_alone {
-            self.end_alone(slot.partition.epoch, key);
-            self.proven(slot, config, key, lane, index, suspect.crashes);
+            self.end_alone(head.slot.partition.epoch, head.key);
+            self.proven(head, suspect.crashes);
             return Suspicion::Other;
         }
-        if let Some(&number) = slot.plan.listeners.get(index)
+        if let Some(number) = head.number()
             && let Gate::Wait = self.look_at_gate(number)
         {
             // The others need not stop for what would not run.
-            self.end_alone(slot.partition.epoch, key);
-            lane.progress[index].stage = Stage::Held;
+            self.end_alone(head.slot.partition.epoch, head.key);
+            head.progress().stage = Stage::Held;
             return Suspicion::Other;
         }
-        if !lane.alone {
-            lane.alone = true;
+        if !head.lane.alone {
+            head.lane.alone = true;
             let error = format!(
                 "was running in {} crashes: it runs when nothing else does, and all wait for it",
                 suspect.crashes
             );
-            self.block(slot, lane, index, &error, None);
+            self.block(head, &error, None);
         }
-        if self.may_be_alone(slot.partition.epoch, key) && self.gatekeeper.enter() {
+        if self.may_be_alone(head.slot.partition.epoch, head.key) && self.gatekeeper.enter() {
             Suspicion::Run
         } else {
             Suspicion::Wait
         }
     }
 
-    fn proven(
-        &mut self,
-        slot: &mut Slot,
-        config: &Config,
-        key: u64,
-        lane: &mut Lane<Message>,
-        index: usize,
-        crashes: u32,
-    ) {
-        let Some(listener) = named(config, &lane.progress[index].listener) else {
-            lane.progress[index].stage = Stage::Final;
+    fn proven(&mut self, head: &mut Head<'_>, crashes: u32) {
+        let Some(listener) = named(head.config, head.listener()) else {
+            head.progress().stage = Stage::Final;
             return;
         };
         let has_topic = listener.dead_letter.is_some();
         tracing::error!(
             listener = listener.name,
-            topic = &*slot.partition.topic,
-            partition = slot.partition.number,
-            offset = lane.message.offset(),
+            topic = &*head.slot.partition.topic,
+            partition = head.slot.partition.number,
+            offset = head.lane.message.offset(),
             crashes,
             follows = if has_topic {
                 "dead letter"
             } else {
-                "blocks its lane"
+                "blocks its head.lane"
             },
             "message killed the process while it ran alone"
         );
@@ -218,16 +202,16 @@ impl Worker {
             ),
             traceback: None,
         };
-        let progress = &mut lane.progress[index];
+        let progress = &mut head.lane.progress[head.index];
         progress.attempt = progress.attempt.max(crashes);
-        lane.progress[index].stage = if has_topic {
-            self.dead_letter(slot, key, lane, index, listener, &failure)
+        head.progress().stage = if has_topic {
+            self.dead_letter(head, listener, &failure)
         } else {
             let error = format!(
                 "{}; `moontide retry {}` runs it once more",
                 failure.message, listener.name
             );
-            self.block(slot, lane, index, &error, None);
+            self.block(head, &error, None);
             Stage::Halted
         };
     }

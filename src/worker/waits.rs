@@ -11,6 +11,7 @@ use crate::partition::{Partition, Reply, ToConsumer, ToWorker};
 
 use super::Worker;
 use super::calls::Open;
+use super::head::Head;
 use super::outcomes::named;
 use super::slot::Slot;
 use super::timers::Wake;
@@ -86,7 +87,7 @@ impl Worker {
             return;
         };
         let step = self.engine.resume(vm, call, answer);
-        self.end_wait(vm, open, step);
+        self.end_wait(vm, &open, step);
     }
 
     /// The call has waited for longer than its listener allows.
@@ -98,11 +99,11 @@ impl Worker {
         let config = self.engine.bundle().config.clone();
         let limit = named(&config, &open.listener).map(|listener| listener.limits.timeout);
         let failure = Failure::timeout(limit.unwrap_or_default());
-        self.end_wait(vm, open, Some(Step::Failed(failure)));
+        self.end_wait(vm, &open, Some(Step::Failed(failure)));
     }
 
     /// What a call that waited has come to; `None` where its VM is gone.
-    fn end_wait(&mut self, vm: u64, open: Open, step: Option<Step>) {
+    fn end_wait(&mut self, vm: u64, open: &Open, step: Option<Step>) {
         if matches!(&step, Some(step) if !matches!(step, Step::Waits(..)))
             && let Some(listener) = self.meter.index_of(&open.listener)
         {
@@ -119,9 +120,9 @@ impl Worker {
         let config = self.engine.bundle().config.clone();
         if let Some(mut lane) = slot.lanes.take(open.lane) {
             if let Some(held) = self.engine.take_slow() {
-                self.warn_of_slow(&slot, lane.message.offset(), &open.listener, held);
+                warn_of_slow(&slot, lane.message.offset(), &open.listener, held);
             }
-            self.step_on(&mut slot, &config, &mut lane, vm, &open, step);
+            self.step_on(&mut slot, &config, &mut lane, vm, open, step);
             slot.lanes.put(open.lane, lane);
             slot.lanes.wake(open.lane);
         }
@@ -146,7 +147,14 @@ impl Worker {
                 self.suspend(slot, vm, call, wait, open.clone(), false);
             }
             Some(step) if is_wanted => {
-                self.advance(slot, config, open.lane, lane, index, vm, step);
+                let mut head = Head {
+                    slot,
+                    config,
+                    key: open.lane,
+                    lane,
+                    index,
+                };
+                self.advance(&mut head, vm, step);
             }
             None if is_wanted => lane.progress[index].stage = Stage::Due,
             // It ended in a bundle that had this listener; the present one has not.
@@ -220,15 +228,16 @@ impl Worker {
         self.slots.insert(epoch, slot);
         self.wake(epoch);
     }
+}
 
-    pub(super) fn warn_of_slow(&self, slot: &Slot, offset: i64, listener: &str, held: Duration) {
-        tracing::warn!(
-            listener,
-            topic = &*slot.partition.topic,
-            partition = slot.partition.number,
-            offset,
-            held_ms = held.as_millis() as u64,
-            "handler held the vm: other handlers waited"
-        );
-    }
+/// Others of its VM waited for this call.
+pub(super) fn warn_of_slow(slot: &Slot, offset: i64, listener: &str, held: Duration) {
+    tracing::warn!(
+        listener,
+        topic = &*slot.partition.topic,
+        partition = slot.partition.number,
+        offset,
+        held_ms = held.as_millis() as u64,
+        "handler held the vm: other handlers waited"
+    );
 }
