@@ -19,8 +19,7 @@
 //! `__connect.errors.exception.class.name`, `….stage` and `….connector.name` (the listener), for tools that expect them.
 
 use crate::config::{DeadLetter, HeaderStyle};
-use crate::kafka::producer::Outgoing;
-use crate::message::Record;
+use crate::message::{Outgoing, Record};
 use crate::retry_topic;
 
 /// Bytes of an error and of a traceback: all headers count against what the topic takes of a message.

@@ -1,4 +1,4 @@
-//! What crosses modules: a record as Lua sees it, and what became of it.
+//! What crosses modules: a record as Lua sees it, and one that is to be sent.
 //!
 //! It knows neither Kafka's client nor Lua, so that each side can be tested without the other.
 
@@ -66,5 +66,35 @@ impl Record for OwnedRecord {
         for (name, value) in &self.headers {
             each(name, value.as_deref());
         }
+    }
+}
+
+/// A header's name and value.
+pub(crate) type Header = (Vec<u8>, Option<Vec<u8>>);
+
+/// A record to be sent; without a partition, the key's hash or chance decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outgoing {
+    pub(crate) topic: String,
+    pub(crate) partition: Option<i32>,
+    pub(crate) key: Option<Vec<u8>>,
+    /// `None` is a tombstone.
+    pub(crate) value: Option<Vec<u8>>,
+    /// In their order; names may repeat and need not be UTF-8.
+    pub(crate) headers: Vec<Header>,
+    /// Milliseconds since the epoch; absent: now.
+    pub(crate) timestamp_ms: Option<i64>,
+}
+
+impl Outgoing {
+    /// About its bytes in a log: each record has some hundred bytes beside its own when it is sent alone.
+    pub(crate) fn size(&self) -> usize {
+        let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        let headers: usize = self
+            .headers
+            .iter()
+            .map(|(name, value)| name.len() + length(value))
+            .sum();
+        100 + length(&self.key) + length(&self.value) + headers
     }
 }

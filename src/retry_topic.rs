@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use crate::config::Retry;
 use crate::dead_letter::Facts;
-use crate::kafka::producer::Outgoing;
-use crate::message::{EachHeader, Record};
+use crate::message::{EachHeader, Outgoing, Record};
 use crate::retry;
 
 const PREFIX: &str = "moontide-retry-";

@@ -6,8 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::TooLarge;
-use crate::kafka::producer::Header;
-use crate::message::OwnedRecord;
+use crate::message::{Header, OwnedRecord};
 
 const STYLES: [HeaderStyle; 3] = [
     HeaderStyle::Moontide,

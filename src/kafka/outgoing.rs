@@ -13,38 +13,12 @@ use std::ptr;
 use rdkafka_sys as sys;
 use rdkafka_sys::RDKafkaErrorCode as Code;
 
+use crate::message::{Header, Outgoing};
+
 /// librdkafka's "no partition given".
 const BY_KEY: i32 = -1;
 
-/// A header's name and value.
-pub(crate) type Header = (Vec<u8>, Option<Vec<u8>>);
-
-/// A record to be sent; without a partition, the key's hash or chance decides.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Outgoing {
-    pub(crate) topic: String,
-    pub(crate) partition: Option<i32>,
-    pub(crate) key: Option<Vec<u8>>,
-    /// `None` is a tombstone.
-    pub(crate) value: Option<Vec<u8>>,
-    /// In their order; names may repeat and need not be UTF-8.
-    pub(crate) headers: Vec<Header>,
-    /// Milliseconds since the epoch; absent: now.
-    pub(crate) timestamp_ms: Option<i64>,
-}
-
 impl Outgoing {
-    /// About its bytes in a log: each record has some hundred bytes beside its own when it is sent alone.
-    pub(crate) fn size(&self) -> usize {
-        let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
-        let headers: usize = self
-            .headers
-            .iter()
-            .map(|(name, value)| name.len() + length(value))
-            .sum();
-        100 + length(&self.key) + length(&self.value) + headers
-    }
-
     /// Puts a copy into the producer's queue; never blocks. The delivery report brings `opaque` back, unless this fails.
     ///
     /// # Safety

@@ -25,10 +25,8 @@ use rdkafka::producer::{
 };
 use rdkafka::util::IntoOpaque as _;
 
-#[cfg(test)]
-pub(crate) use super::outgoing::Header;
-pub(crate) use super::outgoing::Outgoing;
 use crate::config::Value;
+pub(crate) use crate::message::Outgoing;
 
 /// What a producer takes over of a consumer's properties: how to reach the brokers, and as whom.
 const CONNECTION: &[&str] = &[

@@ -88,7 +88,7 @@ fn kafka_and_lua_do_not_know_each_other() {
 
 #[test]
 fn what_decides_is_pure() {
-    const PURE: [&str; 8] = [
+    const PURE: [&str; 11] = [
         "route",
         "retry",
         "breaker",
@@ -97,6 +97,9 @@ fn what_decides_is_pure() {
         "lanes",
         "start",
         "difference",
+        "dead_letter",
+        "retry_topic",
+        "needed",
     ];
     check(
         "what decides knows no thread, no client and no VM",
