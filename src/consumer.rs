@@ -82,11 +82,8 @@ struct Held {
     worker: Arc<Mailbox<ToWorker>>,
     /// The group's offset, as far as we know.
     committed: Option<i64>,
-    /// `Tracker::changes` of what the group has as metadata.
-    committed_changes: u64,
-    takes_metadata: bool,
-    /// A manual listener's position stays, and a line said so.
-    is_said_stuck: bool,
+    /// `Tracker::changes` of what the group has as metadata; `None` where the brokers take none.
+    committed_changes: Option<u64>,
     last_commit: Instant,
     finished_since_commit: u64,
     /// The start was resolved by the listener's option: it is committed before anything else.

@@ -351,10 +351,10 @@ impl Tracker {
         self.early.is_some() || self.manual.iter().any(|one| one.has_asked)
     }
 
-    /// Whether so much was finished unasked that this listener's position stays where it is.
-    pub(crate) fn is_stuck(&self, listener: &str) -> bool {
-        let mut manual = self.manual.iter();
-        manual.any(|one| *one.listener == *listener && one.is_stuck())
+    /// Whether so much was finished unasked that this listener's position stays where it is; true only once.
+    pub(crate) fn is_newly_stuck(&mut self, listener: &str) -> bool {
+        let mut manual = self.manual.iter_mut();
+        manual.any(|one| *one.listener == *listener && one.is_newly_stuck())
     }
 
     /// The next offset that may come.

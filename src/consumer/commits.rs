@@ -96,19 +96,19 @@ impl Held {
 
     /// More is finished beyond the position than the group's metadata says.
     fn has_gained(&self) -> bool {
-        self.committed_changes != self.tracker.changes() && self.tells_gaps()
+        self.committed_changes != Some(self.tracker.changes()) && self.tells_gaps()
     }
 
     /// Whether a commit says what is finished beyond its offset.
     fn tells_gaps(&self) -> bool {
-        self.takes_metadata
+        self.committed_changes.is_some()
             && self.plan.ordering != Ordering::Partition
             && self.tracker.is_automatic()
             && self.tracker.target() == self.tracker.finished()
     }
 
     fn metadata(&self) -> (String, Option<u64>) {
-        if self.commit_start && self.tracker.is_untouched() && self.takes_metadata {
+        if self.commit_start && self.tracker.is_untouched() && self.committed_changes.is_some() {
             return (start::mark(now_ms()), None);
         }
         if !self.tells_gaps() {
@@ -175,8 +175,7 @@ impl Consumer {
             )),
             Some(held) => {
                 let position = held.tracker.ask(listener, lane, offset);
-                if held.tracker.is_stuck(listener) && !held.is_said_stuck {
-                    held.is_said_stuck = true;
+                if held.tracker.is_newly_stuck(listener) {
                     tracing::warn!(
                         consumer = &*partition.consumer,
                         topic = &*partition.topic,
@@ -297,7 +296,7 @@ impl Consumer {
             match result {
                 Ok(()) => {
                     held.committed = Some(sent.offset);
-                    held.committed_changes = sent.changes.unwrap_or(held.committed_changes);
+                    held.committed_changes = sent.changes.or(held.committed_changes);
                     held.finished_since_commit =
                         held.finished_since_commit.saturating_sub(sent.finished);
                     held.last_commit = now;
@@ -334,7 +333,7 @@ impl Consumer {
     fn do_without_metadata(&mut self) {
         self.commits.refused_metadata = true;
         for held in self.held.values_mut() {
-            held.takes_metadata = false;
+            held.committed_changes = None;
         }
         tracing::warn!(
             consumer = &*self.name,

@@ -149,7 +149,8 @@ impl Consumer {
                 "messages beyond the committed offset are finished already"
             );
             held.tracker.seed(finished);
-            held.committed_changes = held.tracker.changes();
+            let changes = held.tracker.changes();
+            held.committed_changes = held.committed_changes.and(Some(changes));
         }
     }
 
@@ -175,9 +176,7 @@ impl Consumer {
                 plan.ordering != Ordering::Partition,
             ),
             worker: self.worker_of(topic, number, plan.concurrency()),
-            committed_changes: 0,
-            takes_metadata: self.commits.takes_metadata(),
-            is_said_stuck: false,
+            committed_changes: self.commits.takes_metadata().then_some(0),
             committed: (start.why == Why::Committed).then_some(start.offset),
             last_commit: now,
             finished_since_commit: 0,

@@ -14,6 +14,7 @@ pub(super) const UNASKED_MAX: usize = 65_536;
 pub(super) struct Manual {
     pub(super) listener: Arc<str>,
     pub(super) has_asked: bool,
+    has_told_stuck: bool,
     asked: Asked,
 }
 
@@ -39,6 +40,7 @@ impl Manual {
         Self {
             listener,
             has_asked: false,
+            has_told_stuck: false,
             asked: Asked::Offset(position),
         }
     }
@@ -55,6 +57,7 @@ impl Manual {
         Self {
             listener,
             has_asked: false,
+            has_told_stuck: false,
             asked: Asked::Unasked(unasked),
         }
     }
@@ -82,8 +85,9 @@ impl Manual {
         }
     }
 
-    pub(super) fn is_stuck(&self) -> bool {
-        matches!(&self.asked, Asked::Unasked(unasked) if unasked.stuck.is_some())
+    pub(super) fn is_newly_stuck(&mut self) -> bool {
+        let is_stuck = matches!(&self.asked, Asked::Unasked(unasked) if unasked.stuck.is_some());
+        is_stuck && !std::mem::replace(&mut self.has_told_stuck, true)
     }
 }
 

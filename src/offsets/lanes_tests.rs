@@ -79,10 +79,10 @@ fn too_many_unasked_messages_hold_the_position_for_good() {
         tracker.arrive(offset, 3, 1, |number| number);
         tracker.ask("b", offset as u64, offset + 1);
         tracker.finish(offset as u64..offset as u64 + 1);
-        assert_eq!(tracker.is_stuck("a"), offset == UNASKED_MAX as i64);
+        assert_eq!(tracker.is_newly_stuck("a"), offset == UNASKED_MAX as i64);
     }
     assert_eq!(tracker.ask("a", 0, 1), 0);
-    assert!(!tracker.is_stuck("b"));
+    assert!(!tracker.is_newly_stuck("a") && !tracker.is_newly_stuck("b"));
     tracker.set_listeners(vec!["b".into()], 0);
     assert_eq!(tracker.target().offset, UNASKED_MAX as i64 + 1);
 }
