@@ -9,10 +9,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{
-    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
-    TopicReplication,
-};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
@@ -146,15 +143,6 @@ impl Cluster {
             std::thread::sleep(Duration::from_millis(200));
         }
         self.wait_for_leaders(name, partitions);
-    }
-
-    /// The one setting of a topic that the suite changes.
-    pub(crate) fn set(&self, topic: &str, key: &str, value: &str) {
-        let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(key, value);
-        wait_for("the topic has its setting", DEADLINE, || {
-            let altered = block_on(self.admin().alter_configs([&config], &options()));
-            altered.is_ok_and(|results| results.iter().all(Result::is_ok))
-        });
     }
 
     pub(crate) fn delete_topic(&self, name: &str) {

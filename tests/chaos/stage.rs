@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rdkafka::admin::TopicReplication;
 use rdkafka::consumer::BaseConsumer;
 
 use crate::cluster::{self, Cluster};
@@ -71,7 +72,13 @@ impl Stage {
         let topic = "numbers".to_owned();
         cluster.create_topic(&topic, setting.partitions, &[]);
         let driver = Driver::start(&cluster, &topic, setting.partitions, setting.rate);
-        cluster.create_topic(&format!("{topic}.dead"), LETTER_PARTITIONS, &[]);
+        // On two of the brokers, and both are needed: that is how it comes to refuse.
+        cluster.create_topic_on(
+            &format!("{topic}.dead"),
+            LETTER_PARTITIONS,
+            TopicReplication::Variable(&[&[1, 2], &[2, 1], &[1, 2]]),
+            &[("min.insync.replicas", "2")],
+        );
         let mut fleet = Fleet::new(cluster.behind_proxies(), &topic, setting.protocol);
         fleet.order = setting.order;
         let watch = Arc::new(Watch {
