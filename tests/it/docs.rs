@@ -215,3 +215,25 @@ fn every_link_to_a_heading_finds_it() {
     }
     assert!(count > 20, "{count} links were found");
 }
+
+/// The texts in quotes of a source that begin with one of these.
+fn quoted(source: &str, begins: &[&str]) -> Vec<String> {
+    let quoted = source.split('"').skip(1).step_by(2);
+    let wanted = quoted.filter(|text| begins.iter().any(|begin| text.starts_with(begin)));
+    wanted.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_page_on_reliability_has_every_header_of_a_dead_letter_and_every_fault() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/reliability.md")).unwrap();
+    let letters = fs::read_to_string(root.join("src/dead_letter.rs")).unwrap();
+    let mut wanted = quoted(&letters, &["moontide-", "kafka_dlt-", "__connect."]);
+    assert!(wanted.len() > 20, "{wanted:?}");
+    let faults = fs::read_to_string(root.join("tests/chaos/faults.rs")).unwrap();
+    let names = quoted(&faults, &[""]);
+    assert!(names.len() > 20, "{names:?}");
+    wanted.extend(names);
+    let missing: Vec<_> = wanted.iter().filter(|one| !page.contains(*one)).collect();
+    assert!(missing.is_empty(), "docs/reliability.md lacks {missing:?}");
+}

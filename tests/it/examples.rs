@@ -141,6 +141,7 @@ fn a_dead_letter_is_handled_again_as_its_readme_says() {
         panic!("other blocks than its test knows: {readme}");
     };
     let mut dev = Dev::start(directory, &[]);
+    dev.wait_line("dead letters go to orders.dead");
     for line in before.lines() {
         dev.wait_line(line);
     }

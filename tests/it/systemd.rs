@@ -56,6 +56,11 @@ fn it_is_ready_without_a_broker_says_so_and_stops_cleanly() {
     assert_ne!(machine.property("UID"), "0");
     machine.succeed(&["test", "-d", "/run/moontide"]);
     machine.succeed(&["test", "-d", "/var/lib/moontide"]);
+    // The journal of running messages, and what tells it a reboot from a crash.
+    machine.succeed(&["test", "-s", "/var/lib/moontide/running"]);
+    let process = machine.property("MainPID");
+    let boot_id = format!("/proc/{process}/root/proc/sys/kernel/random/boot_id");
+    machine.succeed(&["test", "-r", &boot_id]);
 
     machine.succeed(&["systemctl", "stop", "moontide"]);
     assert_eq!(machine.property("Result"), "success", "{}", machine.log());

@@ -39,6 +39,13 @@ impl Welcome<'_> {
                     "    {what}, `moontide send --create NAME …` later"
                 )));
             }
+            let dead = self.dead_letter_topics(listener);
+            if !dead.is_empty() {
+                lines.push(dim(format_args!(
+                    "    dead letters go to {}; a listener of that topic sees them",
+                    dead.join(", ")
+                )));
+            }
         }
         if !self.samples.is_empty() {
             let (count, path) = (self.samples.len(), self.messages.display());
@@ -76,6 +83,21 @@ impl Welcome<'_> {
                 .iter()
                 .any(|listener| takes(listener, topic))
         })
+    }
+
+    fn dead_letter_topics(&self, listener: &Listener) -> Vec<String> {
+        let mut consumers = self.config.consumers.iter();
+        let consumer = consumers.find(|one| one.name == listener.consumer);
+        let (Some(policy), Some(consumer)) = (&listener.dead_letter, consumer) else {
+            return Vec::new();
+        };
+        let sources = self.topics.iter().filter(|topic| takes(listener, topic));
+        let mut dead: Vec<_> = sources
+            .map(|source| policy.topic_of(source, &consumer.group_id, &listener.name))
+            .collect();
+        dead.sort();
+        dead.dedup();
+        dead
     }
 
     /// A command that sends a message which some handler gets.
