@@ -212,7 +212,7 @@ impl Worker {
                 number,
                 listener,
                 result,
-            } => self.delivered(epoch, lane, number, listener, result),
+            } => self.delivered(epoch, lane, number, &listener, result),
             ToWorker::Swap { bundle, vm, done } => self.engine.queue(bundle, vm, done),
             // Nobody waits for it any more where the send fails.
             ToWorker::Status(reply) => drop(reply.send(self.snapshot())),

@@ -55,6 +55,7 @@ pub(super) enum Doing {
     Revoking(Revoking),
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Revoking {
     partitions: Vec<TopicPartition>,
     /// Not a revocation but a failure: everything goes.

@@ -1,8 +1,13 @@
 //! The head of a lane while it is looked at, for one of its listeners.
 
+use std::time::Duration;
+
+use crate::clock::now_ms;
 use crate::config::Config;
 use crate::kafka::Message;
 use crate::lanes::{Lane, Progress};
+use crate::message::Record as _;
+use crate::status::Blocked;
 
 use super::slot::Slot;
 
@@ -30,5 +35,21 @@ impl Head<'_> {
     /// The listener's index in the config, where the topic still has it.
     pub(super) fn number(&self) -> Option<usize> {
         self.slot.plan.listeners.get(self.index).copied()
+    }
+
+    /// The status shows what keeps a lane waiting, and until when.
+    pub(super) fn block(&mut self, error: &str, delay: Option<Duration>) {
+        let progress = &self.lane.progress[self.index];
+        let now = now_ms();
+        let wait = i64::try_from(delay.unwrap_or_default().as_millis()).unwrap_or(i64::MAX);
+        let blocked = Blocked {
+            offset: self.lane.message.offset(),
+            listener: progress.listener.clone(),
+            attempt: progress.attempt,
+            since: progress.failing_since.unwrap_or(now),
+            next_attempt_at: now.saturating_add(wait),
+            error: error.to_owned(),
+        };
+        self.slot.block(self.lane.number, blocked);
     }
 }

@@ -139,7 +139,7 @@ impl Worker {
         {
             let delay = until.saturating_duration_since(Instant::now());
             let error = "its dead letter waits: the breaker is open";
-            self.block(head, error, Some(delay));
+            head.block(error, Some(delay));
             return Stage::Unsent(until);
         }
         let Some(letter) = self.letters.get_mut(&place) else {
@@ -174,7 +174,7 @@ impl Worker {
         epoch: u64,
         key: u64,
         number: u64,
-        name: String,
+        name: &str,
         result: Result<(), Refused>,
     ) {
         failpoint!("letter-acknowledged");
@@ -183,12 +183,12 @@ impl Worker {
         };
         slot.under_way -= 1;
         if let Some(mut lane) = slot.lanes.take(key) {
-            let index = lane.index_of(&name).filter(|&index| {
+            let index = lane.index_of(name).filter(|&index| {
                 lane.number == number && lane.progress[index].stage == Stage::Sending
             });
             if let Some(index) = index {
                 let config = self.engine.bundle().config.clone();
-                let place = (epoch, key, name.clone());
+                let place = (epoch, key, name.to_owned());
                 let outcome = match self.letters.get(&place).map(|letter| letter.way) {
                     Some(Way::Retry(_)) => Outcome::RetriedLater,
                     _ => Outcome::DeadLettered,
@@ -230,7 +230,7 @@ impl Worker {
                 // Nothing in it can be left out: it waits here instead.
                 let place = self.place(head, listener);
                 self.log.unsent(&place, &reason, 1, delay);
-                self.block(head, &reason, Some(delay));
+                head.block(&reason, Some(delay));
                 Stage::BackOff(Instant::now() + delay)
             }
             Refused::TooLarge(reason) => {
@@ -246,7 +246,7 @@ impl Worker {
                             return self.ended(head, Outcome::Skipped);
                         }
                         let error = format!("its dead letter is too large: {reason}");
-                        self.block(head, &error, None);
+                        head.block(&error, None);
                         Stage::Halted
                     }
                 }
@@ -260,7 +260,7 @@ impl Worker {
                 let place = self.place(head, listener);
                 self.log.unsent(&place, &reason, tries, delay);
                 let error = format!("its dead letter is not sent: {reason}");
-                self.block(head, &error, Some(delay));
+                head.block(&error, Some(delay));
                 Stage::Unsent(Instant::now() + delay)
             }
         }

@@ -11,7 +11,6 @@ use crate::lua::{Failure, FailureKind, Step, Verdict};
 use crate::message::Record as _;
 use crate::metrics::Outcome;
 use crate::partition::Partition;
-use crate::status::Blocked;
 use crate::supervisor::Ending;
 use crate::{retry, retry_topic};
 
@@ -134,7 +133,7 @@ impl Worker {
             (Some(delay), _) => {
                 let place = self.place(head, listener);
                 self.log.failed(&place, failure, Some(delay));
-                self.block(head, &failure.message, Some(delay));
+                head.block(&failure.message, Some(delay));
                 Stage::BackOff(Instant::now() + delay)
             }
             (None, OnError::Stop) => {
@@ -150,7 +149,7 @@ impl Worker {
                 );
                 // The daemon may be stopping for another reason already.
                 let _ = self.endings.send(Ending::Message(sentence));
-                self.block(head, &failure.message, None);
+                head.block(&failure.message, None);
                 Stage::Halted
             }
             (None, OnError::DeadLetter) => self.dead_letter(head, listener, failure),
@@ -183,22 +182,6 @@ impl Worker {
             attempt: head.lane.progress[head.index].attempt,
             bundle: self.engine.bundle().number,
         }
-    }
-
-    /// The status shows what keeps a lane waiting, and until when.
-    pub(super) fn block(&self, head: &mut Head<'_>, error: &str, delay: Option<Duration>) {
-        let progress = &head.lane.progress[head.index];
-        let now = now_ms();
-        let wait = i64::try_from(delay.unwrap_or_default().as_millis()).unwrap_or(i64::MAX);
-        let blocked = Blocked {
-            offset: head.lane.message.offset(),
-            listener: progress.listener.clone(),
-            attempt: progress.attempt,
-            since: progress.failing_since.unwrap_or(now),
-            next_attempt_at: now.saturating_add(wait),
-            error: error.to_owned(),
-        };
-        head.slot.block(head.lane.number, blocked);
     }
 }
 

@@ -167,7 +167,7 @@ impl Worker {
                 "was running in {} crashes: it runs when nothing else does, and all wait for it",
                 suspect.crashes
             );
-            self.block(head, &error, None);
+            head.block(&error, None);
         }
         if self.may_be_alone(head.slot.partition.epoch, head.key) && self.gatekeeper.enter() {
             Suspicion::Run
@@ -211,7 +211,7 @@ impl Worker {
                 "{}; `moontide retry {}` runs it once more",
                 failure.message, listener.name
             );
-            self.block(head, &error, None);
+            head.block(&error, None);
             Stage::Halted
         };
     }

@@ -6,7 +6,6 @@ use crate::support::client::{Message, Topic, numbered};
 use crate::support::daemon::Daemon;
 use crate::support::kafka::{self, Kafka};
 use crate::support::project::{Project, from_beginning};
-use crate::support::wait::DEADLINE;
 
 /// Fails for everything that is not `fine`.
 const FAILING: &str = r#"
