@@ -174,8 +174,9 @@ impl Worker {
 
     fn tick(&mut self) {
         self.now += Duration::from_secs(2);
-        for (_, lane) in self.lanes.open_mut() {
-            lane.tick(self.now);
+        let open: Vec<u64> = self.lanes.open().map(|(key, _)| key).collect();
+        for key in open {
+            self.lanes.get_mut(key).expect("it is open").tick(self.now);
         }
         self.lanes.wake_all();
     }
@@ -186,7 +187,7 @@ impl Worker {
         // One that goes and comes again is a new one.
         let stays = |listener: &str| names.clone().any(|name| name == listener);
         self.done.retain(|(_, listener), _| stays(listener));
-        self.lanes.set_listeners(names, |_, _| {});
+        self.lanes.set_listeners(&names, |_, _| {});
         self.lanes.end_back_offs(None);
         self.lanes.wake_all();
     }
