@@ -239,6 +239,15 @@ impl Fleet {
         }
     }
 
+    /// What the veteran holds in the end, next to what it held once it had warmed up: whether that has grown.
+    pub(crate) fn grown(&self) -> Option<String> {
+        let (first, last) = self.members[0].ends()?;
+        let is_flat = last.memory < 2 * first.memory + (64 << 20)
+            && last.descriptors < first.descriptors + 40
+            && last.threads < first.threads + 16;
+        (!is_flat).then(|| format!("a daemon has grown from {first:?} to {last:?}"))
+    }
+
     pub(crate) fn sample(&mut self) {
         for member in &mut self.members {
             if member.daemon.is_some() && member.last_sample.elapsed() >= Duration::from_secs(5) {
@@ -294,6 +303,12 @@ impl Member {
         let mut daemon = self.daemon.take().expect("the daemon runs");
         daemon.term();
         daemon.exit_code(Duration::from_secs(60))
+    }
+
+    /// The first sample counts once the member has warmed up.
+    pub(crate) fn ends(&self) -> Option<(Sample, Sample)> {
+        let first = self.samples.get(2).or(self.samples.first())?;
+        Some((*first, *self.samples.last()?))
     }
 
     fn look(&self) -> Option<Sample> {

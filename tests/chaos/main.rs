@@ -82,7 +82,7 @@ fn soak() {
     };
     let seed =
         from_environment("MOONTIDE_CHAOS_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000));
-    let rate = from_environment("MOONTIDE_CHAOS_RATE").unwrap_or(7000);
+    let rate = from_environment("MOONTIDE_CHAOS_RATE").unwrap_or(7500);
     report::say(&format!(
         "chaos: seed {seed}, {rate} messages a second, {minutes} minutes"
     ));

@@ -123,7 +123,7 @@ impl Report {
         for (name, value) in lines {
             writeln!(text, "| {name} | {value} |").unwrap();
         }
-        if let (Some(first), Some(last)) = ends(&fleet.members[0].samples) {
+        if let Some((first, last)) = fleet.members[0].ends() {
             writeln!(
                 text,
                 "\nOf the member that lived from the beginning to the end:\n"
@@ -204,12 +204,6 @@ impl Report {
         }
         text
     }
-}
-
-/// The first sample counts once the member has warmed up.
-fn ends(samples: &[Sample]) -> (Option<Sample>, Option<Sample>) {
-    let first = samples.get(2).or(samples.first());
-    (first.copied(), samples.last().copied())
 }
 
 /// Where the run stands, for whoever watches it.

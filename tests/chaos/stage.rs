@@ -70,7 +70,9 @@ impl Stage {
     pub(crate) fn set(setting: &Setting) -> Option<Self> {
         let cluster = Arc::new(Cluster::start()?);
         let topic = "numbers".to_owned();
-        cluster.create_topic(&topic, setting.partitions, &[]);
+        // Longer than anything here lags behind, and short enough for the disk.
+        let settings = [("min.insync.replicas", "2"), ("retention.ms", "1200000")];
+        cluster.create_topic(&topic, setting.partitions, &settings);
         let driver = Driver::start(&cluster, &topic, setting.partitions, setting.rate);
         // On two of the brokers, and both are needed: that is how it comes to refuse.
         cluster.create_topic_on(
@@ -235,6 +237,9 @@ impl Stage {
             drop(thread.join());
         }
         self.check();
+        if let Some(sentence) = self.fleet.grown() {
+            self.fail(&sentence);
+        }
         let acked = self.load().acked_in_all();
         let oracle = self.watch.oracle();
         self.report.close(&oracle, acked, &self.fleet);

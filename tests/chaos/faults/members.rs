@@ -24,7 +24,23 @@ pub(crate) fn freeze(stage: &mut Stage, dice: &mut Dice) {
 
 /// Every second or two somebody joins, leaves in order or is killed.
 pub(crate) fn storm(stage: &mut Stage, dice: &mut Dice) {
-    for _ in 0..8 {
+    come_and_go(stage, dice, 8);
+}
+
+/// The whole group stops and comes back with another way to share its partitions; a short round goes through all.
+pub(crate) fn change_protocol(stage: &mut Stage, dice: &mut Dice) {
+    for _ in 0..stage.short(PROTOCOLS.len(), 1) {
+        stop_all(stage);
+        let is = |one: &Protocol| *one == stage.fleet.protocol;
+        let next = PROTOCOLS.iter().position(is).unwrap_or_default() + 1;
+        stage.fleet.protocol = PROTOCOLS[next % PROTOCOLS.len()];
+        start_all(stage);
+        come_and_go(stage, dice, 4);
+    }
+}
+
+fn come_and_go(stage: &mut Stage, dice: &mut Dice, times: usize) {
+    for _ in 0..times {
         let index = 1 + dice.below(stage.fleet.members.len() - 1);
         let member = &mut stage.fleet.members[index];
         if !member.is_running() {
@@ -32,14 +48,9 @@ pub(crate) fn storm(stage: &mut Stage, dice: &mut Dice) {
         } else if dice.below(3) == 0 {
             member.kill();
         } else {
-            let (name, code) = (member.instance.clone(), member.stop());
-            if code != 0 {
-                stage.fail(&format!(
-                    "{name} was told to stop and ended with exit code {code}"
-                ));
-            }
+            stop(stage, index);
         }
-        stage.pass(dice.time(300..2500));
+        stage.pass(dice.time(300..2000));
     }
     for member in &mut stage.fleet.members {
         if !member.is_running() {
@@ -48,23 +59,18 @@ pub(crate) fn storm(stage: &mut Stage, dice: &mut Dice) {
     }
 }
 
-/// The whole group stops and comes back with another way to share its partitions.
-pub(crate) fn change_protocol(stage: &mut Stage, _: &mut Dice) {
-    stop_all(stage);
-    let is = |one: &Protocol| *one == stage.fleet.protocol;
-    let next = PROTOCOLS.iter().position(is).unwrap_or_default() + 1;
-    stage.fleet.protocol = PROTOCOLS[next % PROTOCOLS.len()];
-    start_all(stage);
+fn stop(stage: &mut Stage, index: usize) {
+    let code = stage.fleet.members[index].stop();
+    if code != 0 {
+        stage.fail(&format!(
+            "a daemon was told to stop and ended with exit code {code}"
+        ));
+    }
 }
 
 pub(crate) fn stop_all(stage: &mut Stage) {
     for index in 0..stage.fleet.members.len() {
-        let code = stage.fleet.members[index].stop();
-        if code != 0 {
-            stage.fail(&format!(
-                "a daemon was told to stop and ended with exit code {code}"
-            ));
-        }
+        stop(stage, index);
     }
 }
 
