@@ -267,6 +267,19 @@ impl One<'_, '_, '_> {
                          back to it; name another topic"
                     ),
                 ),
+                // Each would be consumed, and need one of its own.
+                Some(Topic::Pattern(pattern))
+                    if dead_letter.create_topic && written.contains("{topic}") =>
+                {
+                    self.error(
+                        &key,
+                        format!(
+                            "`deadLetter.topic` is `{written}`, which the pattern `{pattern}` matches too, so that with \
+                             `deadLetter.allowAutoTopicCreation` topics would be made without end; name another topic, \
+                             as `dead.{{topic}}`, or make the pattern narrower"
+                        ),
+                    );
+                }
                 Some(Topic::Pattern(pattern)) => {
                     let listener = &self.name;
                     self.scene.report.warning(format!(
