@@ -110,6 +110,8 @@ pub(crate) struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureKind {
     Raised,
+    /// The handler asked for a retry, a dead letter or a skip.
+    Asked,
     /// The handler returned `nil, err` or `false, err`.
     Returned,
     /// `limits.blocking`: the watchdog ended it; the VM should be replaced.
@@ -144,7 +146,7 @@ impl Failure {
             Verdict::Skip { .. } => "the handler asked to skip the message",
         };
         Self {
-            kind: FailureKind::Raised,
+            kind: FailureKind::Asked,
             message: verdict.reason().unwrap_or(asked).to_owned(),
             traceback: None,
         }

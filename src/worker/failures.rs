@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::logging::RateLimit;
 use crate::lua::{Failure, FailureKind};
+use crate::partition::Partition;
 
 use super::outcomes::Place;
 
@@ -27,6 +28,21 @@ impl Log {
         let Some(left_out) = self.allow(&place.listener.name) else {
             return;
         };
+        if failure.kind == FailureKind::Asked {
+            tracing::warn!(
+                listener = place.listener.name,
+                topic = &*place.partition.topic,
+                partition = place.partition.number,
+                offset = place.offset,
+                attempt = place.attempt,
+                bundle = place.bundle,
+                reason = failure.message,
+                retry_in_ms = next.map(|next| next.as_millis() as u64),
+                left_out = (left_out > 0).then_some(left_out),
+                "handler asked for a retry"
+            );
+            return;
+        }
         tracing::error!(
             listener = place.listener.name,
             topic = &*place.partition.topic,
@@ -48,7 +64,28 @@ impl Log {
 
     /// It goes to the dead-letter topic.
     pub(super) fn buried(&mut self, place: &Place<'_>, failure: &Failure) {
-        self.last_word(place, failure, "message dead-lettered: its handler failed");
+        let what = match failure.kind {
+            FailureKind::Asked => {
+                "message goes to the dead-letter topic: its handler or an operator asked for that"
+            }
+            _ => "message goes to the dead-letter topic: its handler failed",
+        };
+        self.last_word(place, failure, what);
+    }
+
+    /// In a retry topic, for a listener that the configuration has no more.
+    pub(super) fn stray(&mut self, partition: &Partition, offset: i64, listener: &str) {
+        let Some(left_out) = self.allow(listener) else {
+            return;
+        };
+        tracing::warn!(
+            listener,
+            topic = &*partition.topic,
+            partition = partition.number,
+            offset,
+            left_out = (left_out > 0).then_some(left_out),
+            "message skipped: its listener is gone"
+        );
     }
 
     /// The broker takes its dead letter in no size.
@@ -83,7 +120,7 @@ impl Log {
             tries,
             retry_in_ms = next.as_millis() as u64,
             left_out = (left_out > 0).then_some(left_out),
-            "dead letter not sent: the message waits with its lane"
+            "record for another topic not sent: the message waits with its lane"
         );
     }
 

@@ -150,7 +150,7 @@ impl Worker {
         head.progress().stage = match named(head.config, &name) {
             Some(listener) if skip.dead_letter => {
                 let failure = Failure {
-                    kind: FailureKind::Raised,
+                    kind: FailureKind::Asked,
                     message: skip.reason.to_owned(),
                     traceback: None,
                 };

@@ -74,6 +74,12 @@ impl Worker {
         let Some(listener) = named(head.config, head.listener()) else {
             return Stage::Final;
         };
+        if let (Some(number), Verdict::Skip { .. } | Verdict::DeadLetter { .. }) =
+            (head.number(), verdict)
+        {
+            // The handler works: it knows what it does not want.
+            self.gates.done(number);
+        }
         match verdict {
             Verdict::Retry { after, .. } => self.failed(head, &failure, *after),
             Verdict::Skip { .. } => {
@@ -115,6 +121,7 @@ impl Worker {
             // What could not be allocated may be another message's fault: no attempt of this one, and again alone.
             head.lane.alone = true;
             head.progress().attempt = head.progress().attempt.saturating_sub(1);
+            self.forget_probe(head.slot.partition.epoch, Some(head.key));
             self.log.suspected(&self.place(head, listener), failure);
             return Stage::Due;
         }
@@ -130,6 +137,8 @@ impl Worker {
         let delay = retry::delay(&listener.retry, attempt, fastrand::f64());
         let delay = delay.map(|delay| after.unwrap_or(delay));
         match (delay, listener.on_error) {
+            // It has no end of attempts; were there one by mistake, nothing would be lost.
+            (None, OnError::Retry) => Stage::BackOff(Instant::now() + listener.retry.max_delay),
             (Some(delay), _) => {
                 let place = self.place(head, listener);
                 self.log.failed(&place, failure, Some(delay));
@@ -153,7 +162,7 @@ impl Worker {
                 Stage::Halted
             }
             (None, OnError::DeadLetter) => self.dead_letter(head, listener, failure),
-            (None, OnError::Retry | OnError::Skip) => {
+            (None, OnError::Skip) => {
                 let place = self.place(head, listener);
                 self.log.skipped(
                     &place,

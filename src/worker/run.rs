@@ -192,6 +192,10 @@ impl Worker {
         };
         let key = slot.lane_of(number, &message);
         let mut lane = slot.new_lane(config, number, message);
+        if let Some(listener) = slot.stray(&lane) {
+            self.log
+                .stray(&slot.partition, lane.message.offset(), &listener);
+        }
         if let Some(step) = step {
             lane.progress[0].attempt = 1;
             self.count_run(slot.plan.listeners[0], &step);

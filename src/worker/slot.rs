@@ -140,6 +140,16 @@ impl Slot {
         lane
     }
 
+    /// The listener that a message of a retry topic is meant for, where it is gone.
+    pub(super) fn stray(&self, lane: &Lane<Message>) -> Option<String> {
+        if !self.plan.is_retry {
+            return None;
+        }
+        let origin = retry_topic::origin(&self.partition.topic, &lane.message)?;
+        let is_ours = *origin.group == *self.partition.group;
+        (is_ours && lane.index_of(&origin.listener).is_none()).then_some(origin.listener)
+    }
+
     /// A message of a retry topic as its handler sees it: as it was in its own topic.
     pub(super) fn original<'a>(
         &self,

@@ -309,3 +309,39 @@ fn without_a_vm_messages_wait() {
     daemon.stop();
     assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(5));
 }
+
+/// A breaker whose probe ends by `ctx.skip` has seen a handler that works.
+#[test]
+fn a_breaker_closes_by_verdicts_too() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("breaker", 1);
+    let project = Project::new(kafka);
+    project.handler(
+        "orders.lua",
+        r#"
+        local record = require "record"
+        return function(message, ctx)
+          record.line("try", message, ctx)
+          if message.value == "0" and ctx.attempt < 4 then error("not now") end
+          if message.value ~= "7" then ctx.skip("not wanted") end
+          record.line("done", message, ctx)
+        end
+        "#,
+    );
+    project.config(
+        &(from_beginning("orders", &topic.name, "orders")
+            + "retry = { initialDelay = 10, multiplier = 1.0 }\n\
+               breaker = { minimumRuns = 2, pause = \"200ms\", probes = 2 }\n"),
+    );
+    topic.produce(numbered(0..8, 0));
+
+    let mut daemon = Daemon::start(&project);
+
+    project.wait_for_entries("done", 1, DEADLINE);
+    daemon.wait_line("it opened", |line| line.mentions("breaker opened"));
+    daemon.wait_line("it stayed open", |line| line.mentions("breaker stays open"));
+    daemon.wait_line("it closed", |line| line.mentions("breaker closed"));
+    assert_eq!(project.entries_of("try").len(), 3 + 8);
+    daemon.stop();
+    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(8));
+}
