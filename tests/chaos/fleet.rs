@@ -302,7 +302,10 @@ impl Member {
     pub(crate) fn stop(&mut self) -> i32 {
         let mut daemon = self.daemon.take().expect("the daemon runs");
         daemon.term();
-        daemon.exit_code(Duration::from_secs(60))
+        let code = daemon.exit_code(Duration::from_secs(60));
+        // One that was told before it had begun to listen for signals just ends.
+        let had_begun = code != 128 + libc::SIGTERM || !daemon.log_text().is_empty();
+        if had_begun { code } else { 0 }
     }
 
     /// The first sample counts once the member has warmed up.
