@@ -247,7 +247,7 @@ proptest! {
             worker.tick();
             while worker.turn(Outcome::Done) {}
         }
-        prop_assert!(worker.lanes.is_empty());
+        prop_assert!(worker.lanes.fresh().is_none() && !worker.lanes.has_open());
         prop_assert_eq!(worker.finished.len(), worker.keys.len());
         prop_assert!(worker.done.values().all(|runs| *runs == 1));
     }
