@@ -13,7 +13,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicRe
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
-use rdkafka::metadata::Metadata;
+use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::proxy::Proxy;
@@ -191,7 +191,9 @@ impl Cluster {
         let reader = self.reader("nobody");
         wait_for("every replica is in sync", Duration::from_secs(120), || {
             self.nodes.iter().all(Kafka::is_running)
-                && reader.fetch_metadata(None, REQUEST).is_ok_and(in_sync)
+                && reader
+                    .fetch_metadata(None, REQUEST)
+                    .is_ok_and(|metadata| in_sync(&metadata))
         });
     }
 
@@ -301,11 +303,8 @@ pub(crate) fn committed(
     Ok(offsets)
 }
 
-fn in_sync(metadata: Metadata) -> bool {
-    let mut partitions = metadata
-        .topics()
-        .iter()
-        .flat_map(|topic| topic.partitions());
+fn in_sync(metadata: &Metadata) -> bool {
+    let mut partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
     metadata.brokers().len() == NODES
         && partitions.all(|one| one.leader() > 0 && one.isr().len() == one.replicas().len())
 }

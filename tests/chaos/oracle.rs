@@ -216,9 +216,9 @@ impl Oracle {
                 ));
             }
         }
-        broken
-            .into_iter()
-            .for_each(|sentence| self.violate(sentence));
+        for sentence in broken {
+            self.violate(sentence);
+        }
     }
 
     /// While nothing is wrong outside: no partition stands still before messages, no dead letter is missing.
@@ -243,9 +243,9 @@ impl Oracle {
                 ));
             }
         }
-        broken
-            .into_iter()
-            .for_each(|sentence| self.violate(sentence));
+        for sentence in broken {
+            self.violate(sentence);
+        }
     }
 
     /// Everything below has its outcome, by partition.

@@ -8,6 +8,9 @@ use crate::fleet::{Fleet, Sample};
 use crate::oracle::Oracle;
 use crate::stage::Setting;
 
+/// A number of a sample.
+type Column = fn(&Sample) -> f64;
+
 #[derive(Clone)]
 pub(crate) struct Report {
     seed: u64,
@@ -132,7 +135,7 @@ impl Report {
             writeln!(text, "| | begin | end | most |\n| --- | --- | --- | --- |").unwrap();
             let samples = &fleet.members[0].samples;
             let most = |of: fn(&Sample) -> f64| samples.iter().map(of).fold(0.0, f64::max);
-            let columns: [(&str, fn(&Sample) -> f64); 3] = [
+            let columns: [(&str, Column); 3] = [
                 ("memory, MiB", |one| one.memory as f64 / f64::from(1 << 20)),
                 ("descriptors", |one| one.descriptors as f64),
                 ("threads", |one| one.threads as f64),
