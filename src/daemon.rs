@@ -367,7 +367,8 @@ impl Supervisor {
         let deadline = self.shutdown.deadline().unwrap_or_else(Instant::now);
         notifier.extend_timeout(deadline.saturating_duration_since(Instant::now()) + AFTER_DRAIN);
         match ended {
-            Ended::Stopped => tracing::info!("stopping"),
+            // The signal has said so.
+            Ended::Stopped => {}
             Ended::ByMessage(reason) => tracing::error!(
                 reason,
                 "stopping: a handler failed and `onError` is \"stop\""
