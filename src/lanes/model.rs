@@ -131,6 +131,10 @@ impl Worker {
     fn run(&mut self, key: u64, lane: &mut Lane<u64>, index: usize, outcome: Outcome) {
         assert_eq!(lane.number, lane.message);
         assert_eq!(self.keys[lane.number as usize], key);
+        assert!(
+            !self.waiting.iter().any(|(other, _)| *other == key),
+            "two calls in one lane"
+        );
         let earlier = (0..lane.number).filter(|number| self.keys[*number as usize] == key);
         for number in earlier {
             assert!(self.finished.contains(&number), "{number} is overtaken");

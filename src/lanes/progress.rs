@@ -75,20 +75,23 @@ impl<M> Lane<M> {
     }
 
     pub(crate) fn next(&self) -> Next {
+        // A lane has one call at a time, whoever else became due while it waits; a record can be sent beside it.
+        let is_running = |one: &Progress| one.stage == Stage::Running;
+        let mut busy = self.progress.iter().any(is_running);
+        let may_run = !busy;
         // In the order of declaration: what is due runs before a back-off further on is waited for.
         let mut wait: Option<Instant> = None;
-        let (mut stuck, mut busy) = (false, false);
+        let mut stuck = false;
         for (index, progress) in self.progress.iter().enumerate() {
             match progress.stage {
-                Stage::Running => return Next::Busy,
-                Stage::Due => return Next::Run(index),
+                Stage::Due if may_run => return Next::Run(index),
                 Stage::SendDue => return Next::Send(index),
                 Stage::BackOff(until) | Stage::Unsent(until) => {
                     wait = Some(wait.map_or(until, |other| other.min(until)));
                 }
                 Stage::Sending => busy = true,
                 Stage::Held | Stage::Halted => stuck = true,
-                Stage::Final => {}
+                Stage::Due | Stage::Running | Stage::Final => {}
             }
         }
         match (wait, busy, stuck) {

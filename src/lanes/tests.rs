@@ -36,6 +36,7 @@ fn check(stages: [Stage; 2], expected: Next) {
 fn listeners_run_in_the_order_of_declaration() {
     check([Stage::Due, Stage::Due], Next::Run(0));
     check([Stage::Running, Stage::Due], Next::Busy);
+    check([Stage::Due, Stage::Running], Next::Busy);
     check([Stage::Final, Stage::Due], Next::Run(1));
     check([Stage::Final, Stage::Final], Next::Finished);
 }
@@ -53,6 +54,9 @@ fn a_failing_first_listener_does_not_keep_the_second_from_running() {
         Next::Wait(until),
     );
     check([Stage::SendDue, Stage::Final], Next::Send(0));
+    check([Stage::Due, Stage::SendDue], Next::Run(0));
+    check([Stage::Running, Stage::SendDue], Next::Send(1));
+    check([Stage::SendDue, Stage::Running], Next::Send(0));
     check([Stage::Halted, Stage::Final], Next::Stuck);
     check([Stage::Halted, Stage::BackOff(until)], Next::Wait(until));
     check([Stage::Halted, Stage::Sending], Next::Busy);
