@@ -13,6 +13,7 @@ mod dev; // init, dev and send, as a newcomer meets them
 mod docs; // what the documents show is what the program takes
 mod examples; // every example does what its README says
 mod failures; // handlers that fail
+mod fairness; // what a partition that is held up costs the others
 mod faults; // kills, outages and storms of members under load
 mod hands; // skip, retry, pause, resume
 mod http; // metrics and probes
