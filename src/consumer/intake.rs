@@ -21,6 +21,8 @@ const MESSAGES_MAX: usize = 8192;
 const SHARE_MIN: usize = 64;
 /// Bytes in flight of one consumer. One message passes, however large.
 const BYTES_MAX: usize = 32 << 20;
+/// The least share of a partition in them.
+const SHARE_BYTES_MIN: usize = 1 << 20;
 /// Messages of one batch.
 const BATCH_MAX: usize = 1024;
 /// How long a partition may hold the others up with a full share before it is paused.
@@ -30,6 +32,49 @@ pub(super) struct Intake {
     /// Address of librdkafka's topic → its name. Cleared with every assignment, as addresses come back.
     names: HashMap<usize, Arc<str>>,
     epochs: Arc<AtomicU64>,
+}
+
+/// What one partition may have in flight: all of the budget where it is alone, else so little that all the others
+/// together can't use it up.
+struct Share {
+    /// Those that have one.
+    partitions: usize,
+    messages: usize,
+    bytes: usize,
+    /// So much of the bytes is in use that it matters who has them.
+    are_bytes_scarce: bool,
+}
+
+impl Share {
+    fn new(partitions: usize, bytes_in_flight: usize) -> Self {
+        let (messages, bytes) = match partitions {
+            0 | 1 => (MESSAGES_MAX, BYTES_MAX),
+            count => (
+                (MESSAGES_MAX / (2 * count)).max(SHARE_MIN),
+                (BYTES_MAX / (2 * count)).max(SHARE_BYTES_MIN),
+            ),
+        };
+        Self {
+            partitions,
+            messages,
+            bytes,
+            are_bytes_scarce: bytes_in_flight >= BYTES_MAX / 2,
+        }
+    }
+
+    fn is_used_up(&self, tracker: &Tracker) -> bool {
+        tracker.unfinished() >= self.messages
+            || (self.are_bytes_scarce && tracker.bytes() >= self.bytes)
+    }
+
+    fn is_half_free(&self, tracker: &Tracker) -> bool {
+        tracker.unfinished() <= self.messages / 2 && tracker.bytes() <= self.bytes / 2
+    }
+}
+
+/// What is drained waits for the group, and takes no part in the budget.
+fn takes_part(held: &Held) -> bool {
+    held.stage != Stage::Drained
 }
 
 /// Messages of one partition, taken one after the other.
@@ -232,45 +277,41 @@ impl Consumer {
 
     /// How many messages may be taken now.
     fn room(&self) -> usize {
-        let (mut messages, mut bytes) = (0, 0);
         let share = self.share();
-        for held in self.held.values() {
-            if held.stage == Stage::Drained {
-                continue;
-            }
+        let (mut messages, mut all, mut bytes) = (0, 0, 0);
+        for held in self.held.values().filter(|held| takes_part(held)) {
             messages += held.tracker.unfinished();
-            bytes += held.tracker.bytes();
-            if !held.is_quiet() && held.tracker.unfinished() >= share {
+            all += held.tracker.bytes();
+            if held.is_quiet() {
+                // What it has beyond its share came in one batch, and is not taken from the others.
+                bytes += held.tracker.bytes().min(share.bytes);
+            } else if share.is_used_up(&held.tracker) {
                 // Held up until it drains or is paused: taking can't choose among partitions.
                 return 0;
+            } else {
+                bytes += held.tracker.bytes();
             }
         }
-        if self.held.is_empty() || bytes >= BYTES_MAX {
+        if self.held.is_empty() || bytes >= BYTES_MAX || all >= 2 * BYTES_MAX {
             return 0;
         }
-        let budget = MESSAGES_MAX.max(self.active() * SHARE_MIN * 2);
+        let budget = MESSAGES_MAX.max(share.partitions * SHARE_MIN * 2);
         // Large messages come in small batches, so that a batch does not take many times the budget.
-        let size = bytes.checked_div(messages).unwrap_or(0).max(1);
+        let size = all.checked_div(messages).unwrap_or(0).max(1);
         budget
             .saturating_sub(messages)
             .min(BATCH_MAX)
-            .min(share)
-            .min((BYTES_MAX - bytes).div_ceil(size))
+            .min(share.messages)
+            .min((BYTES_MAX - bytes).min(share.bytes).div_ceil(size))
     }
 
-    /// What one partition may have in flight: all of the budget where it is alone, else so little that all the others
-    /// together can't use it up.
-    fn share(&self) -> usize {
-        match self.active() {
-            0 | 1 => MESSAGES_MAX,
-            count => (MESSAGES_MAX / (2 * count)).max(SHARE_MIN),
+    fn share(&self) -> Share {
+        let (mut partitions, mut bytes) = (0, 0);
+        for held in self.held.values().filter(|held| takes_part(held)) {
+            partitions += 1;
+            bytes += held.tracker.bytes();
         }
-    }
-
-    /// Partitions that take part in the budget: what is drained waits for the group.
-    fn active(&self) -> usize {
-        let held = self.held.values();
-        held.filter(|held| held.stage != Stage::Drained).count()
+        Share::new(partitions, bytes)
     }
 
     pub(super) fn seek(&mut self, partitions: &[TopicPartition]) {
@@ -285,21 +326,22 @@ impl Consumer {
         if self.phase.is_busy() {
             return;
         }
-        let (share, several) = (self.share(), self.active() > 1);
+        let share = self.share();
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         for (key, held) in &mut self.held {
-            let unfinished = held.tracker.unfinished();
             if held.asleep_until.is_some() {
                 continue;
             }
-            if held.stage == Stage::Drained || (unfinished < share && !held.is_paused) {
+            let is_full = held.is_paused || share.is_used_up(&held.tracker);
+            if !takes_part(held) || !is_full {
                 held.full_since = None;
             } else if held.is_paused {
-                if unfinished <= share / 2 {
+                if share.is_half_free(&held.tracker) {
                     held.is_paused = false;
                     resume.push(key.clone());
                 }
-            } else if several && now.duration_since(*held.full_since.get_or_insert(now)) >= PATIENCE
+            } else if share.partitions > 1
+                && now.duration_since(*held.full_since.get_or_insert(now)) >= PATIENCE
             {
                 held.full_since = None;
                 held.is_paused = true;
@@ -325,7 +367,7 @@ impl Consumer {
     }
 
     pub(super) fn fairness_deadline(&self) -> Option<Instant> {
-        if self.phase.is_busy() || self.active() < 2 {
+        if self.phase.is_busy() || self.share().partitions < 2 {
             return None;
         }
         self.held

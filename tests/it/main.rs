@@ -10,9 +10,11 @@ mod commits; // what is committed, and when
 mod context; // what a handler is given
 mod data; // what can stand in a topic
 mod dev; // init, dev and send, as a newcomer meets them
+mod distress; // when all handlers fail, or no dead letter can be sent
 mod docs; // what the documents show is what the program takes
 mod examples; // every example does what its README says
 mod failures; // handlers that fail
+mod fairness; // what a partition that is held up costs the others
 mod faults; // kills, outages and storms of members under load
 mod hands; // skip, retry, pause, resume
 mod http; // metrics and probes
@@ -21,6 +23,7 @@ mod letters; // what becomes of messages that are given up
 mod lifecycle; // start and stop
 mod limits; // handlers that never return or eat all memory
 mod listeners; // which handler gets which message
+mod membership; // static ids, what waits when a partition goes, the last commit of a stop
 mod metrics; // the numbers of listeners
 mod modules; // what handlers may require: LuaRocks trees, C modules
 mod notify; // what the service manager is told: ready, status, reloads, watchdog, the end
