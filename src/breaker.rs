@@ -1,7 +1,7 @@
 //! When a listener stops taking messages because they fail, and when it tries again.
 //!
-//! Pure: the time is given. Two things open it: the share of failed runs in a sliding window, and more dead letters in
-//! a minute than allowed. After a pause one probe at a time runs; enough successful ones in a row close it, a failed
+//! Pure: the time is given. Two things open it: the share of failed runs in a sliding window, lasting for longer than a
+//! tenth of it, and more dead letters in a minute than allowed. After a pause one probe at a time runs; enough successful ones in a row close it, a failed
 //! one opens it again. **While it is open no dead letter is sent, and while it is half-open one a pause**: what fails
 //! for all messages alike must not carry a topic over into its dead-letter topic, and a listener all of whose lanes
 //! wait for a dead letter still gets on.
@@ -181,7 +181,9 @@ impl Breaker {
                     runs,
                     window,
                 };
-                (is_much && runs >= policy.runs_min).then(|| self.open(why, now, now))
+                // A burst is no trend: after a restart all that is left may be what has failed before.
+                let lasts = self.runs.is_spread();
+                (is_much && lasts && runs >= policy.runs_min).then(|| self.open(why, now, now))
             }
             Phase::Open { .. } => None,
             Phase::HalfOpen { why, .. } => Some(self.open(why, now, now)),
@@ -362,6 +364,11 @@ impl Window {
         slot.1 += failed;
         self.runs += runs;
         self.failed += failed;
+    }
+
+    /// Whether there were runs before the present sub-window too. After `turn`.
+    fn is_spread(&self) -> bool {
+        self.slots[(self.slot % SLOTS) as usize].0 < self.runs
     }
 
     /// When fewer than `most` will be left, if nothing more comes. After `turn`.

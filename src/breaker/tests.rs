@@ -20,7 +20,7 @@ fn s(seconds: u64) -> Duration {
 fn open(now: Instant) -> Breaker {
     let mut breaker = Breaker::new(Some(POLICY), None);
     for _ in 0..3 {
-        assert_eq!(breaker.failed(now), None);
+        assert_eq!(breaker.failed(now.checked_sub(s(1)).unwrap()), None);
     }
     assert!(breaker.failed(now).is_some());
     breaker
@@ -46,6 +46,25 @@ fn check(runs: &[(u64, bool)], opens: bool) {
 #[test]
 fn too_few_runs_never_open_it() {
     check(&[(0, false), (0, false), (0, false)], false);
+}
+
+#[test]
+fn a_burst_within_a_tenth_of_the_window_does_not_open_it() {
+    check(&[(0, false); 50], false);
+    check(
+        &[(0, false), (0, false), (0, false), (0, false), (1, false)],
+        true,
+    );
+    check(
+        &[
+            (0, true),
+            (11, false),
+            (11, false),
+            (11, false),
+            (11, false),
+        ],
+        false,
+    );
 }
 
 #[test]
@@ -231,7 +250,10 @@ proptest! {
             if fails {
                 model.events.push((slot, 1, 1));
                 let (sum, failed) = model.sums(slot);
-                let expected = sum >= u64::from(runs_min) && failed as f64 >= ratio * sum as f64;
+                let mut earlier = model.events.iter().filter(|event| event.0 + SLOTS > slot && event.0 < slot);
+                let expected = sum >= u64::from(runs_min)
+                    && failed as f64 >= ratio * sum as f64
+                    && earlier.any(|event| event.1 > 0);
                 let opened = breaker.failed(now);
                 prop_assert_eq!(opened.is_some(), expected);
                 if expected {

@@ -4,12 +4,15 @@
 //! held tries again.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::breaker::{self, Breaker, Letter, Opened};
 use crate::config::Config;
 
 use super::Worker;
+
+/// How long a probe is left to messages that have not failed before.
+const FRESH_FIRST: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gate {
@@ -38,6 +41,8 @@ struct One {
     done: u32,
     /// Epoch and lane of the probe under way.
     probe: Option<(u64, u64)>,
+    /// Since when a probe has been wanted.
+    wanted: Option<Instant>,
 }
 
 impl Gates {
@@ -67,6 +72,7 @@ impl Gates {
                     breaker,
                     done: 0,
                     probe: None,
+                    wanted: None,
                 }
             })
             .collect();
@@ -148,8 +154,9 @@ impl Gates {
 }
 
 impl Worker {
-    /// Whether this listener may run a message of that lane now. A probe begins by it.
-    pub(super) fn gate(&mut self, listener: usize, epoch: u64, lane: u64) -> Gate {
+    /// Whether this listener may run a message of that lane now. A probe begins by it: rather with a message that has not
+    /// failed before, since it asks whether the listener works, and not whether that message does.
+    pub(super) fn gate(&mut self, listener: usize, epoch: u64, lane: u64, failed: bool) -> Gate {
         if self.gates.all_pass() {
             return Gate::Pass;
         }
@@ -158,6 +165,13 @@ impl Worker {
             && gate == Gate::Pass
             && !one.breaker.is_closed()
         {
+            let now = Instant::now();
+            let until = *one.wanted.get_or_insert(now) + FRESH_FIRST;
+            if failed && now < until {
+                self.timers.set_gates(until);
+                return Gate::Wait;
+            }
+            one.wanted = None;
             one.breaker.probing();
             one.probe = Some((epoch, lane));
         }

@@ -1,8 +1,8 @@
 //! What a worker counts of its listeners, and how long their calls take.
 //!
 //! A look at the clock costs as much as a trivial call, so calls are timed in groups: those between two looks count with
-//! their mean. **A group is one call as soon as calls are slow**, and a call that waits is timed by itself, from its own
-//! start; so what is worth knowing is exact. Plain numbers of one thread, and no allocation a call.
+//! their mean. **A group is one call as soon as calls are slow**, and a call that holds the VM for long or waits is timed by
+//! itself; so what is worth knowing is exact. Plain numbers of one thread, and no allocation a call.
 
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ pub(super) struct Meter {
     began: Instant,
     /// Runs until the next look.
     every: usize,
+    /// How long the run that is about to end has held the VM, where that was long.
+    slow: Option<Duration>,
 }
 
 struct One {
@@ -44,6 +46,7 @@ impl Meter {
             runs: 0,
             began: Instant::now(),
             every: 1,
+            slow: None,
         };
         meter.set_listeners(names);
         meter
@@ -89,14 +92,26 @@ impl Meter {
 
     /// A run has ended that did not wait.
     pub(super) fn ran(&mut self, listener: usize) {
+        if let Some(held) = self.slow.take() {
+            // By itself, and out of the group's time.
+            self.waited(listener, held);
+            self.began += held;
+            return;
+        }
         if let Some(one) = self.touch(listener) {
             one.runs += 1;
             self.runs += 1;
         }
     }
 
+    /// The run that is about to end has held the VM for so long.
+    pub(super) fn held(&mut self, held: Duration) {
+        self.slow = Some(held);
+    }
+
     /// A run begins to wait. When it began, as far as that is known.
     pub(super) fn suspended(&mut self, now: Instant) -> Instant {
+        self.slow = None;
         let mean = now.saturating_duration_since(self.began) / (self.runs + 1);
         self.close(mean, now);
         now.checked_sub(mean).unwrap_or(now)

@@ -303,7 +303,8 @@ impl Worker {
         if !head.lane.alone && !self.may_start(head.slot, turn.limits) {
             return Tried::Not(Went::Idle);
         }
-        if let Gate::Wait = self.gate(listener, epoch, key) {
+        let failed = head.progress().failing_since.is_some();
+        if let Gate::Wait = self.gate(listener, epoch, key, failed) {
             self.end_alone(epoch, key);
             head.progress().stage = Stage::Held;
             return Tried::Changed;
@@ -342,9 +343,9 @@ impl Worker {
         failpoint!("before-lane");
         let step = self.engine.call(&call);
         failpoint!("after-lane");
-        self.count_run(listener, &step);
         let vm = self.engine.generation();
         let went = self.look_after(slot, offset, head.config, listener);
+        self.count_run(listener, &step);
         self.advance(head, vm, step);
         went
     }
@@ -362,10 +363,11 @@ impl Worker {
     }
 
     /// Warns of a call that held the VM for long: the others should have their turn then.
-    fn look_after(&self, slot: &Slot, offset: i64, config: &Config, listener: usize) -> Went {
+    fn look_after(&mut self, slot: &Slot, offset: i64, config: &Config, listener: usize) -> Went {
         let Some(held) = self.engine.take_slow() else {
             return Went::On;
         };
+        self.meter.held(held);
         warn_of_slow(slot, offset, &config.listeners[listener].name, held);
         Went::Enough
     }

@@ -330,8 +330,8 @@ fn a_breaker_closes_by_verdicts_too() {
     );
     project.config(
         &(from_beginning("orders", &topic.name, "orders")
-            + "retry = { initialDelay = 10, multiplier = 1.0 }\n\
-               breaker = { minimumRuns = 2, pause = \"200ms\", probes = 2 }\n"),
+            + "retry = { initialDelay = 120, multiplier = 1.0, jitter = 0.0 }\n\
+               breaker = { window = \"1s\", minimumRuns = 2, pause = \"200ms\", probes = 2 }\n"),
     );
     topic.produce(numbered(0..8, 0));
 
