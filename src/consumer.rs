@@ -5,6 +5,7 @@
 //! clock. **Back-pressure is not taking**: what is not taken stays in librdkafka's bounded queue.
 
 mod ages;
+mod budget;
 mod commits;
 mod intake;
 mod leave;

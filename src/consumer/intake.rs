@@ -13,16 +13,9 @@ use crate::offsets::{Arrival, Position, Tracker};
 use crate::partition::{Partition, Shared, ToWorker};
 
 use super::ages::Ages;
+use super::budget::{BYTES_MAX, MESSAGES_MAX, SHARE_MIN, Share};
 use super::{Consumer, Held, Stage, Trust, list};
 
-/// Messages in flight (taken and unfinished) of one consumer, or more where its partitions need their least share.
-const MESSAGES_MAX: usize = 8192;
-/// The least share of a partition, whatever their number.
-const SHARE_MIN: usize = 64;
-/// Bytes in flight of one consumer. One message passes, however large.
-const BYTES_MAX: usize = 32 << 20;
-/// The least share of a partition in them.
-const SHARE_BYTES_MIN: usize = 1 << 20;
 /// Messages of one batch.
 const BATCH_MAX: usize = 1024;
 /// How long a partition may hold the others up with a full share before it is paused.
@@ -32,44 +25,6 @@ pub(super) struct Intake {
     /// Address of librdkafka's topic → its name. Cleared with every assignment, as addresses come back.
     names: HashMap<usize, Arc<str>>,
     epochs: Arc<AtomicU64>,
-}
-
-/// What one partition may have in flight: all of the budget where it is alone, else so little that all the others
-/// together can't use it up.
-struct Share {
-    /// Those that have one.
-    partitions: usize,
-    messages: usize,
-    bytes: usize,
-    /// So much of the bytes is in use that it matters who has them.
-    are_bytes_scarce: bool,
-}
-
-impl Share {
-    fn new(partitions: usize, bytes_in_flight: usize) -> Self {
-        let (messages, bytes) = match partitions {
-            0 | 1 => (MESSAGES_MAX, BYTES_MAX),
-            count => (
-                (MESSAGES_MAX / (2 * count)).max(SHARE_MIN),
-                (BYTES_MAX / (2 * count)).max(SHARE_BYTES_MIN),
-            ),
-        };
-        Self {
-            partitions,
-            messages,
-            bytes,
-            are_bytes_scarce: bytes_in_flight >= BYTES_MAX / 2,
-        }
-    }
-
-    fn is_used_up(&self, tracker: &Tracker) -> bool {
-        tracker.unfinished() >= self.messages
-            || (self.are_bytes_scarce && tracker.bytes() >= self.bytes)
-    }
-
-    fn is_half_free(&self, tracker: &Tracker) -> bool {
-        tracker.unfinished() <= self.messages / 2 && tracker.bytes() <= self.bytes / 2
-    }
 }
 
 /// What is drained waits for the group, and takes no part in the budget.

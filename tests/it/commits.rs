@@ -340,3 +340,35 @@ fn gaps_between_offsets_do_not_hold_the_position() {
     });
     daemon.stop();
 }
+
+/// What a transaction took back is not handled, and holds nothing up; `readUncommitted` handles it.
+#[test]
+fn aborted_transactions_are_passed_over_unless_asked_for() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("aborted", 1);
+    topic.produce(numbered(0..2, 0));
+    topic.produce_in_vain(numbered(10..12, 0));
+    topic.produce(numbered(2..4, 0));
+    topic.produce_in_vain(numbered(12..13, 0));
+    let end = topic.watermarks(0).1;
+    for (consumer, values) in [
+        ("", vec!["0", "1", "2", "3"]),
+        (
+            "readUncommitted = true",
+            vec!["0", "1", "10", "11", "2", "3", "12"],
+        ),
+    ] {
+        let project = Project::new(kafka).consumer(consumer);
+        project.handler("orders.lua", RECORDING);
+        project.config(&from_beginning("orders", &topic.name, "orders.handle"));
+        let mut daemon = Daemon::start(&project);
+        project.wait_for_entries("done", values.len(), DEADLINE);
+        assert_eq!(project.values_of("done"), values);
+        let last = project.entries().last().map(|one| one.offset + 1);
+        daemon.wait_for("committed behind the last one at least", |_| {
+            let committed = kafka.committed(&project.group, &topic.name, 0);
+            committed >= last && committed <= Some(end)
+        });
+        daemon.stop();
+    }
+}

@@ -97,6 +97,22 @@ fn without_an_order_nobody_waits() {
     check("ordering = \"none\"\n", messages, &["2", "3"], &["slow 1"]);
 }
 
+/// `maxInFlight`: of ten keys that wait, so many are begun.
+#[test]
+fn keys_in_flight_have_a_limit() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (topic, project) = project(kafka, SLOW, "ordering = \"key\"\nmaxInFlight = 3\n");
+    topic.produce((0..10).map(|number| message(&format!("key {number}"), "slow")));
+    let mut daemon = Daemon::start(&project);
+    daemon.wait_for("three begin", |_| project.entries_of("begin").len() >= 3);
+    stays("the others wait", Duration::from_millis(300), || {
+        project.entries_of("begin").len() == 3
+    });
+    project.open_gate();
+    project.wait_for_entries("end", 10, DEADLINE);
+    daemon.stop();
+}
+
 /// Promise 5: what others finish behind a slow key costs no memory.
 #[test]
 fn a_slow_key_does_not_stop_other_keys_and_memory_stays_bounded() {

@@ -89,6 +89,58 @@ fn a_letter_that_is_dead_lettered_again_says_where_it_was_first() {
     daemon.stop();
 }
 
+/// The headers that tools of Spring and of Kafka Connect read, as they write them.
+#[test]
+fn a_dead_letter_may_have_the_headers_of_other_tools() {
+    let Some(kafka) = kafka::shared() else { return };
+    for (style, names) in [
+        (
+            "spring",
+            [
+                "kafka_dlt-original-topic",
+                "kafka_dlt-original-partition",
+                "kafka_dlt-original-offset",
+                "kafka_dlt-exception-message",
+                "kafka_dlt-exception-stacktrace",
+            ],
+        ),
+        (
+            "connect",
+            [
+                "__connect.errors.topic",
+                "__connect.errors.partition",
+                "__connect.errors.offset",
+                "__connect.errors.exception.message",
+                "__connect.errors.exception.stacktrace",
+            ],
+        ),
+    ] {
+        let (topic, dead) = topics(kafka, style, 2, &[]);
+        topic.produce(["fine", "bad"].map(|value| Message::value(value).partition(1)));
+        let project = failing(kafka, &topic, 1, &format!(", headerStyle = \"{style}\""));
+
+        let daemon = Daemon::start(&project);
+
+        let letter = kafka.read(&dead.name, 2, 1).remove(0);
+        let [own, partition, offset, error, traceback] = names;
+        assert_eq!(letter.header(own), topic.name);
+        let bytes = |name: &str| {
+            let found = letter.headers.iter().find(|one| one.0 == name.as_bytes());
+            found.and_then(|one| one.1.clone()).unwrap_or_default()
+        };
+        let numbers = (bytes(partition), bytes(offset));
+        if style == "spring" {
+            let (partition, offset) = (1_i32.to_be_bytes(), 1_i64.to_be_bytes());
+            assert_eq!(numbers, (partition.into(), offset.into()));
+        } else {
+            assert_eq!(numbers, (b"1".to_vec(), b"1".to_vec()));
+        }
+        assert!(letter.header(error).contains("does not like it"));
+        assert!(letter.header(traceback).contains("stack traceback"));
+        daemon.stop();
+    }
+}
+
 /// The topic is gone while messages fail: their lane waits, nothing is lost and nothing is committed beyond them.
 #[test]
 fn a_message_waits_until_its_letter_is_acknowledged() {

@@ -8,6 +8,7 @@ mod automatic; // when automatic listeners commit, and how much of a topic runs 
 mod check; // what `moontide check` refuses, word for word, and what it prints
 mod commits; // what is committed, and when
 mod context; // what a handler is given
+mod crowd; // several listeners and groups on one topic
 mod data; // what can stand in a topic
 mod dev; // init, dev and send, as a newcomer meets them
 mod distress; // when all handlers fail, or no dead letter can be sent
@@ -30,6 +31,7 @@ mod notify; // what the service manager is told: ready, status, reloads, watchdo
 mod operators; // what an operator meets: exit codes, log lines, status, a second daemon
 mod outcomes; // what a handler says of a message, and what a whole call may take
 mod poison; // messages that kill the process
+mod poisonous; // what a message that never ends costs the others
 mod positions; // where a partition starts
 mod protocols; // how a group shares its partitions: assignors, KIP-848, a drain before each revocation
 mod reload; // files that change while the daemon runs

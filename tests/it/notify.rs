@@ -107,6 +107,11 @@ fn a_life_is_told_as_it_happens() {
     service.hears("WATCHDOG=1");
     service.signal("-TERM");
     service.hears("STOPPING=1");
+    // The drain may take 20 s, and leaving the groups comes on top.
+    let extended = service.hears("EXTEND_TIMEOUT_USEC=");
+    let time = extended.trim().strip_prefix("EXTEND_TIMEOUT_USEC=");
+    let time: u64 = time.unwrap().parse().unwrap();
+    assert!((20_000_000..120_000_000).contains(&time), "{extended}");
     assert_eq!(service.end().code(), Some(0), "{}", service.log());
 }
 

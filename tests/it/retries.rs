@@ -170,6 +170,25 @@ fn a_rebalance_wakes_nobody_early() {
     }
 }
 
+/// A reload while it waits: it is not woken early, and the new handler gets it.
+#[test]
+fn a_reload_wakes_nobody_early() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (topic, project) = retrying(kafka, "reloaded");
+    let retries = kafka.topic_named(format!("{}.{}.retry.5s", topic.name, project.group), 1);
+    let due = now_ms() + 6_000;
+    retries.produce([waiting(&topic, &project, due)]);
+    let daemon = Daemon::join(&project);
+
+    project.handler("orders.lua", &TIMED.replace("done", "mended"));
+    assert_eq!(daemon.reload().0, 0);
+
+    let entry = project.wait_for_entries("mended", 1, DEADLINE).remove(0);
+    assert!(entry.extra.parse::<i64>().unwrap() >= due, "{entry:?}");
+    assert_eq!(project.entries().len(), 1);
+    daemon.stop();
+}
+
 /// A retry topic that comes into being is consumed within seconds.
 #[test]
 fn retry_topics_are_created_and_found() {

@@ -1,0 +1,165 @@
+//! Every so often a message that would take the VM for ever, or all of its memory: what it costs the others.
+
+use std::collections::BTreeMap;
+
+use crate::support::client::{Message, Topic, numbered};
+use crate::support::daemon::Daemon;
+use crate::support::kafka;
+use crate::support::project::{Project, from_beginning};
+use crate::support::wait::DEADLINE;
+
+/// What a message says is done at each of its attempts; `thread` is the worker that runs it.
+const HANDLERS: &str = r#"
+local record = require "record"
+local thread = io.open("/proc/thread-self/stat"):read("n")
+local function recurse() return 1 + recurse() end
+return function(message, ctx)
+  record.line("try", message, ctx, thread)
+  if message.value == "loop" then while true do end end
+  if message.value == "pcall loop" then while true do pcall(function() while true do end end) end end
+  if message.value == "bomb" then
+    local all = {}
+    while true do all[#all + 1] = string.rep("x", 100000) .. #all end
+  end
+  if message.value == "recursion" then recurse() end
+  record.line("end", message, ctx, thread)
+end
+"#;
+
+const POISONS: [&str; 4] = ["loop", "bomb", "recursion", "pcall loop"];
+
+/// Each of them is run so often as it may, then dead-lettered; every other message runs once, as a first attempt, also
+/// those of its lane; and while one of them holds its worker, the lanes of another worker go on.
+#[test]
+fn what_never_ends_is_dead_lettered_and_the_others_lose_nothing() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (partitions, each) = (4, 60);
+    let topic = kafka.topic("poisonous", partitions as usize);
+    let dead = kafka.topic_named(format!("{}.dead", topic.name), partitions as usize);
+    let project = Project::new(kafka).sections("[lua]\nworkers = 2\nmemory = \"24MiB\"");
+    project.handler("handlers.lua", HANDLERS);
+    project.config(
+        &(from_beginning("handlers", &topic.name, "handlers")
+            + "limits = { blocking = \"400ms\" }\nbreaker = false\n\
+               retry = { attempts = 2, initialDelay = 10 }\n\
+               deadLetter = { topic = \"{topic}.dead\" }\n"),
+    );
+    produce(&topic, partitions, each);
+
+    let mut daemon = Daemon::start(&project);
+
+    daemon.wait_for("each message has its outcome", |_| {
+        (0..partitions)
+            .all(|number| kafka.committed(&project.group, &topic.name, number) == Some(each as i64))
+    });
+    let ends = project.wait_for_entries("end", partitions as usize * (each as usize - 2), DEADLINE);
+    assert!(
+        ends.iter().all(|one| one.attempt == 1),
+        "nobody lost an attempt"
+    );
+    let letters = kafka.read(&dead.name, partitions, 2 * partitions as usize);
+    assert_eq!(letters.len(), 2 * partitions as usize);
+    for letter in &letters {
+        assert_eq!(letter.header("moontide-attempts"), "2", "{letter:?}");
+        let value = String::from_utf8(letter.value.clone().unwrap()).unwrap();
+        let words = match &*value {
+            // The stack of Lua has a limit too, which takes more memory than there is here.
+            "bomb" | "recursion" => "not enough memory",
+            _ => "limits.blocking",
+        };
+        assert!(
+            letter.header("moontide-error").contains(words),
+            "{letter:?}"
+        );
+    }
+    daemon.stop();
+}
+
+/// While a loop holds one worker until its limit, the lanes of the other one go on.
+#[test]
+fn a_loop_does_not_hold_up_the_other_worker() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("loop", 2);
+    let project = Project::new(kafka).sections("[lua]\nworkers = 2");
+    project.handler("handlers.lua", HANDLERS);
+    project.config(
+        &(from_beginning("handlers", &topic.name, "handlers")
+            + "limits = { blocking = \"4s\" }\nonError = \"skip\"\n"),
+    );
+    topic.produce(["loop", "after"].map(|value| Message::value(value).partition(0)));
+    let daemon = Daemon::start(&project);
+    project.wait_for_entries("try", 1, DEADLINE);
+
+    // Each is handled before the next one is produced.
+    for number in 0..5 {
+        topic.produce(numbered(number..number + 1, 1));
+        crate::support::wait::wait_for("the other worker goes on", DEADLINE, || {
+            project.values_of("end").contains(&number.to_string())
+        });
+    }
+
+    crate::support::wait::wait_for("the loop was ended", DEADLINE, || {
+        project.values_of("end").contains(&"after".to_owned())
+    });
+    assert_eq!(project.values_of("end"), ["0", "1", "2", "3", "4", "after"]);
+    let threads: BTreeMap<_, _> = project
+        .entries_of("try")
+        .into_iter()
+        .map(|one| (one.extra, one.partition))
+        .collect();
+    assert_eq!(threads.len(), 2, "a worker each");
+    daemon.stop();
+}
+
+/// Two of each partition are poison.
+fn produce(topic: &Topic<'_>, partitions: i32, each: u64) {
+    for partition in 0..partitions {
+        let mut messages = numbered(0..each, partition);
+        for (index, place) in [each / 3, 2 * each / 3].into_iter().enumerate() {
+            let poison = POISONS[(partition as usize + 2 * index) % POISONS.len()];
+            messages[place as usize] = Message::value(poison).partition(partition);
+        }
+        topic.produce(messages);
+    }
+}
+
+/// A call that is given up commits nothing, and neither does giving up its message: a manual listener's position is what
+/// its other calls have asked for.
+#[test]
+fn a_cancelled_call_of_a_manual_listener_commits_nothing() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("given-up", 1);
+    let project = Project::new(kafka);
+    project.handler(
+        "manual.lua",
+        r#"
+        local record, tide = require "record", require "tide"
+        return function(message, ctx)
+          record.line("try", message, ctx)
+          if message.value ~= "0" then
+            pcall(tide.sleep, "1h")
+            record.line("woke", message, ctx)
+          end
+          ctx.commitOffsets(message.offset + 1)
+          record.line("done", message, ctx)
+        end
+        "#,
+    );
+    project.config(
+        &(from_beginning("manual", &topic.name, "manual")
+            + "runConfig = { autoCommit = false }\nonError = \"skip\"\n\
+               limits = { timeout = \"300ms\", blocking = \"300ms\" }\n"),
+    );
+    topic.produce(numbered(0..3, 0));
+
+    let mut daemon = Daemon::start(&project);
+
+    daemon.wait_for("the last one is given up", |daemon| {
+        daemon.count(|line| line.mentions("message skipped")) == 2
+    });
+    assert_eq!(project.values_of("try"), ["0", "1", "2"]);
+    assert_eq!(project.values_of("done"), ["0"]);
+    assert!(project.values_of("woke").is_empty());
+    daemon.stop();
+    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(1));
+}
