@@ -105,9 +105,9 @@ fn check_everything_fails(keys: &str, letters_max: i64, why: &str, mends_by_relo
 #[test]
 fn when_every_message_fails_the_breaker_opens_and_few_are_dead_letters() {
     check_everything_fails(
-        "breaker = { failureRatio = 0.5, window = \"30s\", minimumRuns = 12, pause = \"10m\" }\n\
+        "breaker = { failureRatio = 0.5, window = \"100ms\", minimumRuns = 12, pause = \"10m\" }\n\
          deadLetter = { topic = \"{topic}.dead\" }\n",
-        12,
+        100,
         "runs failed",
         true,
     );
