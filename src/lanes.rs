@@ -120,6 +120,10 @@ impl<M> Lanes<M> {
         self.open.iter().map(|(key, lane)| (*key, lane))
     }
 
+    pub(crate) fn open_mut(&mut self) -> impl Iterator<Item = &mut Lane<M>> {
+        self.open.values_mut()
+    }
+
     /// Takes a lane out while it runs; `put` brings it back.
     pub(crate) fn take(&mut self, lane: u64) -> Option<Lane<M>> {
         self.open.remove(&lane)

@@ -403,9 +403,8 @@ impl Worker {
                 slot.partition.end();
             }
             slot.plan = Arc::new(plan);
-            let names = slot.names(config);
             let partition = slot.partition.clone();
-            slot.lanes.set_listeners(&names, |listener, message| {
+            slot.set_listeners(config, |listener, message| {
                 tracing::warn!(
                     listener,
                     topic = &*partition.topic,

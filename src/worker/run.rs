@@ -26,6 +26,9 @@ struct Turn {
     /// `ran` at the last look at the clock.
     looked: usize,
     limits: Limits,
+    /// Lanes that may not start a call now. What the others have to do besides is done nevertheless: one of them may be
+    /// what these wait for.
+    kept: Vec<u64>,
 }
 
 /// What the try to run a lane's head has come to.
@@ -34,6 +37,8 @@ enum Tried {
     Changed,
     /// Whoever changes what keeps it wakes its lane.
     Later,
+    /// Whoever changes what keeps it wakes the partition.
+    Kept,
     /// It is still in line.
     Not(Went),
 }
@@ -42,6 +47,8 @@ enum Tried {
 enum Went {
     /// There may be more.
     On,
+    /// The lane stays in line, and others may have more.
+    Kept,
     /// Nothing can run now; whoever changes that wakes the partition.
     Idle,
     /// The others should have their turn.
@@ -81,8 +88,17 @@ impl Worker {
             ran: 0,
             looked: 0,
             limits: Limits::of(&slot.plan, self.index, self.count),
+            kept: Vec::new(),
         };
         self.meter.begin(turn.started);
+        let again = self.run_lanes(slot, &config, &mut turn);
+        for key in turn.kept {
+            slot.lanes.wake(key);
+        }
+        again
+    }
+
+    fn run_lanes(&mut self, slot: &mut Slot, config: &Config, turn: &mut Turn) -> bool {
         while turn.ran < QUANTUM {
             if slot.released || slot.partition.is_over() {
                 return false;
@@ -93,13 +109,16 @@ impl Worker {
             }
             let went = match slot.lanes.next_ready() {
                 Some(key) => match slot.lanes.take(key) {
-                    Some(lane) => self.go_on(slot, &config, key, lane, &mut turn),
+                    Some(lane) => self.go_on(slot, config, key, lane, turn),
                     None => Went::On,
                 },
-                None => self.run_fresh(slot, &config, &mut turn),
+                // What has not begun may start as little.
+                None if !turn.kept.is_empty() => Went::Idle,
+                None => self.run_fresh(slot, config, turn),
             };
             match went {
                 Went::On => {}
+                Went::Kept => continue,
                 Went::Idle => return false,
                 Went::Enough => return true,
             }
@@ -257,6 +276,11 @@ impl Worker {
                     slot.lanes.put(key, lane);
                     return Went::On;
                 }
+                Tried::Kept => {
+                    slot.lanes.put(key, lane);
+                    turn.kept.push(key);
+                    return Went::Kept;
+                }
                 Tried::Not(went) => {
                     slot.lanes.put(key, lane);
                     slot.lanes.wake(key);
@@ -300,8 +324,10 @@ impl Worker {
         if head.lane.alone && !self.may_be_alone(epoch, key) {
             return Tried::Later;
         }
-        if !head.lane.alone && !self.may_start(head.slot, turn.limits) {
-            return Tried::Not(Went::Idle);
+        let may_start = head.lane.alone
+            || turn.kept.is_empty() && self.may_start(head.slot, turn.limits);
+        if !may_start {
+            return Tried::Kept;
         }
         let failed = head.progress().failing_since.is_some();
         if let Gate::Wait = self.gate(listener, epoch, key, failed) {
@@ -312,7 +338,7 @@ impl Worker {
         turn.ran += 1;
         match self.run_head(head, listener) {
             Went::Enough => Tried::Not(Went::Enough),
-            Went::On | Went::Idle => Tried::Changed,
+            Went::On | Went::Kept | Went::Idle => Tried::Changed,
         }
     }
 

@@ -117,9 +117,8 @@ impl Slot {
     pub(super) fn new_lane(&self, config: &Config, number: u64, message: Message) -> Lane<Message> {
         let mut lane = Lane::new(number, message, self.names(config));
         if self.plan.is_retry {
-            let origin = retry_topic::origin(&self.partition.topic, &lane.message)
-                .filter(|origin| *origin.group == *self.partition.group);
-            if origin.is_none() {
+            let is_ours = pass_over(&self.partition, &mut lane);
+            if !is_ours {
                 tracing::debug!(
                     topic = &*self.partition.topic,
                     partition = self.partition.number,
@@ -127,17 +126,19 @@ impl Slot {
                     "message passed over: nobody of this group put it into the retry topic"
                 );
             }
-            for progress in &mut lane.progress {
-                match &origin {
-                    Some(origin) if origin.listener == progress.listener => {
-                        progress.attempt = origin.attempts;
-                        progress.failing_since = Some(origin.first_failure_ms);
-                    }
-                    _ => progress.stage = Stage::Final,
-                }
-            }
         }
         lane
+    }
+
+    /// After a reload: the listeners of the plan. Calls `gone` for each that is gone without an outcome, with its message.
+    pub(super) fn set_listeners(&mut self, config: &Config, gone: impl FnMut(&str, &Message)) {
+        let names = self.names(config);
+        self.lanes.set_listeners(&names, gone);
+        if self.plan.is_retry {
+            for lane in self.lanes.open_mut() {
+                pass_over(&self.partition, lane);
+            }
+        }
     }
 
     /// The listener that a message of a retry topic is meant for, where it is gone.
@@ -187,4 +188,22 @@ impl Slot {
         let mut listeners = self.plan.listeners.iter();
         listeners.any(|&index| config.listeners[index].name == listener)
     }
+}
+
+/// Of a message of a retry topic: the listener that it names goes on with its attempts, and for any other that has not
+/// begun with it, it is done. Whether somebody of this group put it there.
+fn pass_over(partition: &Partition, lane: &mut Lane<Message>) -> bool {
+    let origin = retry_topic::origin(&partition.topic, &lane.message)
+        .filter(|origin| *origin.group == *partition.group);
+    for progress in &mut lane.progress {
+        match &origin {
+            _ if progress.attempt > 0 || progress.stage != Stage::Due => {}
+            Some(origin) if origin.listener == progress.listener => {
+                progress.attempt = origin.attempts;
+                progress.failing_since = Some(origin.first_failure_ms);
+            }
+            _ => progress.stage = Stage::Final,
+        }
+    }
+    origin.is_some()
 }

@@ -224,7 +224,6 @@ impl Worker {
             }
             return;
         }
-        slot.queued = false;
         self.slots.insert(epoch, slot);
         self.wake(epoch);
     }

@@ -247,3 +247,48 @@ fn os_exit_does_not_end_the_daemon() {
     stays("it lives", Duration::from_millis(300), || !daemon.ended());
     daemon.stop();
 }
+
+/// What runs alone waits for the calls of other lanes to end; what these lanes have next waits for it, and not the other
+/// way round as well.
+#[test]
+fn a_message_that_is_to_run_alone_comes_to_its_turn_among_lanes_that_go_on() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("alone", 1);
+    let project = Project::new(kafka).sections("[lua]\nmemory = \"32MiB\"");
+    project.handler(
+        "keyed.lua",
+        r#"
+        local record = require "record"
+        local tide = require "tide"
+        return function(message, ctx)
+          record.line("try", message, ctx)
+          if message.value == "bomb" then local t = {} while true do t[#t + 1] = { #t } end end
+          tide.sleep(tonumber(message.value))
+          record.line("done", message, ctx)
+        end
+        "#,
+    );
+    project.config(
+        &(from_beginning("keyed", &topic.name, "keyed")
+            + "ordering = \"key\"\nonError = \"skip\"\n"
+            + "retry = { attempts = 3, initialDelay = 100, jitter = 0.0 }\n"),
+    );
+    let message = |key: &str, value: &str| Message::value(value).key(key).partition(0);
+    topic.produce([
+        message("a", "300"),
+        message("b", "400"),
+        message("c", "500"),
+        message("a", "10"),
+        message("b", "10"),
+        message("c", "10"),
+        message("x", "bomb"),
+    ]);
+
+    let mut daemon = Daemon::start(&project);
+
+    project.wait_for_entries("done", 6, DEADLINE);
+    daemon.wait_for("the bomb is given up", |_| {
+        kafka.committed(&project.group, &topic.name, 0) == Some(7)
+    });
+    daemon.stop();
+}

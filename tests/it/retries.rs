@@ -312,6 +312,49 @@ fn what_waits_in_a_topic_of_an_old_delay_is_not_left_behind() {
     daemon.stop();
 }
 
+/// A listener that gets retry topics while a message of another one runs in one of them is not meant by it.
+#[test]
+fn a_message_of_a_retry_topic_is_its_own_listeners_alone_through_a_reload() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("meant", 1);
+    let project = Project::new(kafka);
+    project.handler(
+        "orders.lua",
+        r#"
+        local record = require "record"
+        local tide = require "tide"
+        return function(message, ctx)
+          record.line("begin", message, ctx)
+          while not io.open("gate") do tide.sleep(20) end
+          record.line("done", message, ctx)
+        end
+        "#,
+    );
+    project.handler(
+        "second.lua",
+        "local record = require \"record\"\n\
+         return function(message, ctx) record.line(\"second\", message, ctx) end\n",
+    );
+    let retries = kafka.topic_named(format!("{}.{}.retry.5s", topic.name, project.group), 1);
+    let second = from_beginning("second", &topic.name, "second") + "ordering = \"none\"\n";
+    project.config(&(listener(&topic.name) + &second));
+    retries.produce([waiting(&topic, &project, now_ms() - 1)]);
+    let mut daemon = Daemon::join(&project);
+    project.wait_for_entries("begin", 1, DEADLINE);
+
+    project.config(&(listener(&topic.name) + &second + "retry = { topics = [\"5s\"] }\n"));
+    let (code, said) = daemon.reload();
+    assert_eq!(code, 0, "{said}");
+    project.open_gate();
+
+    project.wait_for_entries("done", 1, DEADLINE);
+    daemon.wait_for("it is finished", |_| {
+        kafka.committed(&project.group, &retries.name, 0) == Some(1)
+    });
+    assert!(project.entries_of("second").is_empty());
+    daemon.stop();
+}
+
 fn retrying<'a>(kafka: &'a Kafka, name: &str) -> (Topic<'a>, Project) {
     let topic = kafka.topic(name, 1);
     let project = Project::new(kafka);
