@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::bundle::Bundle;
 use crate::failpoint::failpoint;
 use crate::offsets::Position;
+use crate::partition::ToTopics;
 use crate::route;
 use crate::start::{Start, Why};
 
@@ -74,6 +75,11 @@ impl Consumer {
         }
         self.phase.retired = None;
         self.topics.reload(&self.bundle.config, &self.settings.name);
+        // What patterns match already may need other topics now.
+        self.needed.send(ToTopics::Matched {
+            consumer: self.name.clone(),
+            topics: self.topics.subscribed().to_vec(),
+        });
         self.end_in_time(now);
     }
 
