@@ -278,7 +278,7 @@ impl Consumer {
             }
             ToConsumer::Answered(Answered::Starts { id, starts }) => self.starts(id, starts, now),
             ToConsumer::Answered(Answered::Topics(topics)) => self.topics_found(topics, now),
-            ToConsumer::Reload(bundle) => self.reload(bundle),
+            ToConsumer::Reload(bundle) => self.reload(bundle, now),
             ToConsumer::Retire { bundle, done } => self.retire(bundle, done, now),
             // Nobody waits for it any more where the send fails.
             ToConsumer::Status(reply) => drop(reply.send(self.snapshot(now))),

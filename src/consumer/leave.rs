@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::bundle::Bundle;
 use crate::failpoint::failpoint;
 use crate::offsets::Position;
+use crate::partition::ToTopics;
 use crate::route;
 use crate::start::{Start, Why};
 
@@ -58,7 +59,7 @@ impl Consumer {
     }
 
     /// Another bundle is in force in every worker.
-    pub(super) fn reload(&mut self, bundle: Arc<Bundle>) {
+    pub(super) fn reload(&mut self, bundle: Arc<Bundle>, now: Instant) {
         self.bundle = bundle;
         for (key, held) in &mut self.held {
             if let Some(plan) = route::plan(&self.bundle.config, &self.settings.name, &key.0) {
@@ -74,6 +75,39 @@ impl Consumer {
         }
         self.phase.retired = None;
         self.topics.reload(&self.bundle.config, &self.settings.name);
+        // What patterns match already may need other topics now.
+        self.needed.send(ToTopics::Matched {
+            consumer: self.name.clone(),
+            topics: self.topics.subscribed().to_vec(),
+        });
+        self.end_in_time(now);
+    }
+
+    /// What was released finishes until a deadline, as if its topic had gone.
+    fn end_in_time(&mut self, now: Instant) {
+        let is_releasing = |held: &Held| held.stage == Stage::Releasing;
+        if self.phase.retiring.is_none() && self.held.values().any(is_releasing) {
+            // Nobody waits for it.
+            let (done, _) = mpsc::channel();
+            let cancel_at = now + self.drain();
+            self.phase.retiring = Some(Retiring { done, cancel_at });
+        }
+    }
+
+    /// Partitions that their worker has ended by itself go on in a new epoch. It does so where its bundle has other lanes
+    /// for the topic, or does not have it: 1. a reload retires, and we know the coming bundle; 2. a partition is
+    /// assigned, and begins by it; 3. its worker begins it by the old one; 4. the worker swaps.
+    fn release_ended(&mut self, now: Instant) {
+        let is_ended = |held: &&mut Held| held.stage == Stage::Active && held.partition.is_over();
+        let mut any = false;
+        for held in self.held.values_mut().filter(is_ended) {
+            held.release();
+            held.comes_back = true;
+            any = true;
+        }
+        if any {
+            self.end_in_time(now);
+        }
     }
 
     /// Topics that come back before the group took them away: they go on at their position, in a new epoch.
@@ -81,6 +115,7 @@ impl Consumer {
         if self.closing.is_some() || self.phase.is_busy() || self.phase.emptying.is_some() {
             return;
         }
+        self.release_ended(now);
         let back = |held: &&Held| held.comes_back && held.stage == Stage::Drained;
         let keys: Vec<_> = self.held.values().filter(back).map(Held::key).collect();
         if keys.is_empty() {

@@ -223,3 +223,56 @@ fn a_reload_changes_the_ordering() {
     daemon.stop();
     assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(5));
 }
+
+/// A partition that is assigned while a reload that changes the ordering waits for a worker: it began with the new
+/// ordering here and with the old one there.
+#[test]
+fn a_partition_that_comes_while_the_ordering_changes_goes_on() {
+    let Some(kafka) = kafka::shared() else { return };
+    let handler = r#"
+    local record = require "record"
+    record.note("loaded")
+    return function(message, ctx)
+      if message.value == "busy" then
+        record.line("begin", message, ctx)
+        while not io.open("gate") do end
+      end
+      record.line("end", message, ctx)
+    end
+    "#;
+    let topic = kafka.topic("meanwhile", 1);
+    let project = Project::new(kafka)
+        .consumer("metadataMaxAge = \"1s\"\n")
+        .sections("[lua]\nworkers = 1\n");
+    project.handler("orders.lua", handler);
+    let listener =
+        from_beginning("orders", &topic.name, "orders") + "limits = { blocking = \"60s\" }\n";
+    project.config(&listener);
+    topic.produce([message("a", "busy")]);
+    let mut daemon = Daemon::join(&project);
+    project.wait_for_entries("begin", 1, DEADLINE);
+
+    let loaded = project.entries_of("loaded").len();
+    project.config(&(listener + BY_KEY));
+    daemon.wait_for("the new bundle is loaded", |_| {
+        project.entries_of("loaded").len() > loaded
+    });
+    topic.add_partitions(2);
+    topic.produce([Message::value("there").key("b").partition(1)]);
+    daemon.wait_for("the message is taken", |daemon| {
+        let status = daemon.try_status().unwrap_or_default();
+        status["consumers"][0]["partitions"][1]["inFlight"] == 1
+    });
+    project.open_gate();
+
+    project.wait_for_entries("end", 2, DEADLINE);
+    daemon.wait_line("in force", |line| line.is("reloaded"));
+    topic.produce([
+        message("a", "2"),
+        Message::value("3").key("b").partition(1),
+    ]);
+    project.wait_for_entries("end", 4, DEADLINE);
+    daemon.stop();
+    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(2));
+    assert_eq!(kafka.committed(&project.group, &topic.name, 1), Some(2));
+}

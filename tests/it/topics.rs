@@ -153,6 +153,23 @@ fn what_a_pattern_matches_gets_its_topics_or_an_error() {
     daemon.stop();
 }
 
+/// What a pattern has matched before a reload needs its topics as well.
+#[test]
+fn a_reload_asks_for_the_topics_of_what_a_pattern_matches() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("reloaded", 2);
+    let project = recording(kafka, &orders(&format!("^{}$", topic.name)));
+    let mut daemon = Daemon::join(&project);
+
+    project.config(&(orders(&format!("^{}$", topic.name)) + CREATED));
+    let (code, said) = daemon.reload();
+    assert_eq!(code, 0, "{said}");
+
+    daemon.wait_line("created", |line| line.is("topic created"));
+    assert_eq!(kafka.partitions(&format!("{}.dead", topic.name)), Some(2));
+    daemon.stop();
+}
+
 fn orders(topic: &str) -> String {
     from_beginning("orders", topic, "orders.handle")
 }
