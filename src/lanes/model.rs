@@ -81,9 +81,9 @@ impl Worker {
         NAMES[..self.listeners].iter().copied()
     }
 
-    fn push(&mut self, keys: Vec<u64>) {
+    fn push(&mut self, keys: &[u64]) {
         let first = self.keys.len() as u64;
-        self.keys.extend(&keys);
+        self.keys.extend(keys);
         self.lanes.push(first, first..first + keys.len() as u64);
     }
 
@@ -198,7 +198,7 @@ impl Worker {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Push(keys) => self.push(keys),
+            Step::Push(keys) => self.push(&keys),
             Step::Turn(outcome) => {
                 self.turn(outcome);
             }

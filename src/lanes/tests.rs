@@ -110,12 +110,12 @@ fn a_reload_keeps_outcomes_and_ends_back_offs() {
     lanes.put(0, lane);
     let mut gone = Vec::new();
     lanes.set_listeners(&["c", "a"].into_iter(), |listener, _| {
-        gone.push(listener.to_owned())
+        gone.push(listener.to_owned());
     });
     assert_eq!(lanes.get(0).unwrap().next(), Next::Run(0));
     assert_eq!(lanes.end_back_offs(None), 0);
     lanes.set_listeners(&std::iter::empty(), |listener, _| {
-        gone.push(listener.to_owned())
+        gone.push(listener.to_owned());
     });
     assert_eq!(lanes.get(0).unwrap().next(), Next::Finished);
     assert_eq!(gone, ["b", "c"]);

@@ -324,8 +324,8 @@ impl Worker {
         if head.lane.alone && !self.may_be_alone(epoch, key) {
             return Tried::Later;
         }
-        let may_start = head.lane.alone
-            || turn.kept.is_empty() && self.may_start(head.slot, turn.limits);
+        let may_start =
+            head.lane.alone || turn.kept.is_empty() && self.may_start(head.slot, turn.limits);
         if !may_start {
             return Tried::Kept;
         }

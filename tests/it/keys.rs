@@ -267,10 +267,7 @@ fn a_partition_that_comes_while_the_ordering_changes_goes_on() {
 
     project.wait_for_entries("end", 2, DEADLINE);
     daemon.wait_line("in force", |line| line.is("reloaded"));
-    topic.produce([
-        message("a", "2"),
-        Message::value("3").key("b").partition(1),
-    ]);
+    topic.produce([message("a", "2"), Message::value("3").key("b").partition(1)]);
     project.wait_for_entries("end", 4, DEADLINE);
     daemon.stop();
     assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(2));

@@ -8,6 +8,43 @@ use crate::support::kafka;
 use crate::support::project::{Project, RECORDING, from_beginning};
 use crate::support::wait::{DEADLINE, stays};
 
+const ENDLESS: &str = r#"
+local record = require "record"
+return function(message, ctx)
+  record.line("try", message, ctx)
+  if message.value == "plain" then while true do end end
+  if message.value == "pcall" then while true do pcall(function() while true do end end) end end
+  if message.value == "handler" then while true do xpcall(error, function() while true do end end) end end
+  if message.value == "coroutine" then coroutine.wrap(function() while true do end end)() end
+  if message.value == "nested" then
+    while true do
+      pcall(coroutine.wrap(function()
+        coroutine.wrap(function() while true do pcall(error) end end)()
+      end))
+    end
+  end
+  if message.value == "close" then
+    local c <close> = setmetatable({}, { __close = function() while true do pcall(error) end end })
+    local co = coroutine.create(function() local d <close> = c coroutine.yield() end)
+    coroutine.resume(co)
+    coroutine.close(co)
+  end
+  if message.value == "sort" then
+    table.sort({ 3, 2, 1 }, function() while true do pcall(error) end end)
+  end
+  if message.value == "rep" then for _ = 1, 1e9 do string.rep("x", 100000) end end
+  if message.value == "concat" then
+    local s = ""
+    while true do s = s .. "x" if #s > 10000 then s = "" end end
+  end
+  if message.value == "gsub" then
+    local s = string.rep("ab", 1000)
+    while true do s:gsub("%w", "%0%0") end
+  end
+  record.line("survived", message, ctx)
+end
+"#;
+
 /// `limits.blocking`: a handler that computes without end is ended; others go on, in the same process.
 #[test]
 fn an_endless_handler_is_ended_and_the_others_go_on() {
@@ -15,45 +52,7 @@ fn an_endless_handler_is_ended_and_the_others_go_on() {
     let (topic, other) = (kafka.topic("endless", 1), kafka.topic("other", 1));
     let project = Project::new(kafka);
     project.handler("orders.lua", RECORDING);
-    project.handler(
-        "endless.lua",
-        r#"
-        local record = require "record"
-        return function(message, ctx)
-          record.line("try", message, ctx)
-          if message.value == "plain" then while true do end end
-          if message.value == "pcall" then while true do pcall(function() while true do end end) end end
-          if message.value == "handler" then while true do xpcall(error, function() while true do end end) end end
-          if message.value == "coroutine" then coroutine.wrap(function() while true do end end)() end
-          if message.value == "nested" then
-            while true do
-              pcall(coroutine.wrap(function()
-                coroutine.wrap(function() while true do pcall(error) end end)()
-              end))
-            end
-          end
-          if message.value == "close" then
-            local c <close> = setmetatable({}, { __close = function() while true do pcall(error) end end })
-            local co = coroutine.create(function() local d <close> = c coroutine.yield() end)
-            coroutine.resume(co)
-            coroutine.close(co)
-          end
-          if message.value == "sort" then
-            table.sort({ 3, 2, 1 }, function() while true do pcall(error) end end)
-          end
-          if message.value == "rep" then for _ = 1, 1e9 do string.rep("x", 100000) end end
-          if message.value == "concat" then
-            local s = ""
-            while true do s = s .. "x" if #s > 10000 then s = "" end end
-          end
-          if message.value == "gsub" then
-            local s = string.rep("ab", 1000)
-            while true do s:gsub("%w", "%0%0") end
-          end
-          record.line("survived", message, ctx)
-        end
-        "#,
-    );
+    project.handler("endless.lua", ENDLESS);
     project.config(
         &(from_beginning("endless", &topic.name, "endless")
             + "onError = \"skip\"\nlimits = { blocking = \"400ms\" }\n"
@@ -129,57 +128,55 @@ fn an_endless_handler_that_is_retried_blocks_only_its_partition() {
     );
 }
 
+const SLEEPY: &str = r#"
+local record = require "record"
+local tide = require "tide"
+return function(message, ctx)
+  tide.sleep(30)
+  record.line("done", message, ctx)
+end
+"#;
+
+const BOMB: &str = r#"
+local record = require "record"
+return function(message, ctx)
+  record.line("try", message, ctx)
+  if message.value == "table" then local t = {} while true do t[#t + 1] = { #t } end end
+  if message.value == "string" then return string.rep("x", 1 << 30) end
+  if message.value == "doubled" then local s = "x" while true do s = s .. s end end
+  if message.value == "joined" then
+    local t = {}
+    for i = 1, 1000 do t[i] = string.rep("x", 1000) end
+    return table.concat(t, string.rep("y", 100000))
+  end
+  if message.value == "coroutines" then
+    local t = {}
+    while true do t[#t + 1] = coroutine.create(print) end
+  end
+  if message.value == "wrapped" then
+    coroutine.wrap(function() local t = {} while true do t[#t + 1] = {} end end)()
+  end
+  if message.value == "recursion" then
+    local function f() return 1 + f() end
+    f()
+  end
+  if message.value == "caught" then
+    local t = {}
+    pcall(function() while true do t[#t + 1] = ("x"):rep(1000) .. #t end end)
+    t = nil
+  end
+  record.line("survived", message, ctx)
+end
+"#;
+
 /// `[lua] memory`: a handler that asks for ever more fails; calls that waited in the same VM are not lost.
 #[test]
 fn a_memory_bomb_fails_its_message_and_the_others_go_on() {
     let Some(kafka) = kafka::shared() else { return };
     let (topic, other) = (kafka.topic("bomb", 1), kafka.topic("other", 1));
     let project = Project::new(kafka).sections("[lua]\nmemory = \"32MiB\"");
-    project.handler(
-        "sleepy.lua",
-        r#"
-        local record = require "record"
-        local tide = require "tide"
-        return function(message, ctx)
-          tide.sleep(30)
-          record.line("done", message, ctx)
-        end
-        "#,
-    );
-    project.handler(
-        "bomb.lua",
-        r#"
-        local record = require "record"
-        return function(message, ctx)
-          record.line("try", message, ctx)
-          if message.value == "table" then local t = {} while true do t[#t + 1] = { #t } end end
-          if message.value == "string" then return string.rep("x", 1 << 30) end
-          if message.value == "doubled" then local s = "x" while true do s = s .. s end end
-          if message.value == "joined" then
-            local t = {}
-            for i = 1, 1000 do t[i] = string.rep("x", 1000) end
-            return table.concat(t, string.rep("y", 100000))
-          end
-          if message.value == "coroutines" then
-            local t = {}
-            while true do t[#t + 1] = coroutine.create(print) end
-          end
-          if message.value == "wrapped" then
-            coroutine.wrap(function() local t = {} while true do t[#t + 1] = {} end end)()
-          end
-          if message.value == "recursion" then
-            local function f() return 1 + f() end
-            f()
-          end
-          if message.value == "caught" then
-            local t = {}
-            pcall(function() while true do t[#t + 1] = ("x"):rep(1000) .. #t end end)
-            t = nil
-          end
-          record.line("survived", message, ctx)
-        end
-        "#,
-    );
+    project.handler("sleepy.lua", SLEEPY);
+    project.handler("bomb.lua", BOMB);
     project.config(
         &(from_beginning("bomb", &topic.name, "bomb")
             + "onError = \"skip\"\n"

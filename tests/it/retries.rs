@@ -207,6 +207,21 @@ fn retry_topics_are_created_and_found() {
     daemon.stop();
 }
 
+const FAILS: &str = r#"
+local record = require "record"
+local tide = require "tide"
+return function(message, ctx)
+  record.line("fails", message, ctx, tide.now())
+  record.note("seen", ("%s %d %d %s"):format(ctx.topic, ctx.partition, message.timestamp, message.headers.a))
+  error("no")
+end
+"#;
+
+const FINE: &str = r#"
+local record = require "record"
+return function(message, ctx) record.line("fine", message, ctx) end
+"#;
+
 /// Attempt by attempt through the topics, then to the dead letters: the handler sees the message as it was, and only the
 /// listener that failed sees it again.
 #[test]
@@ -214,25 +229,8 @@ fn a_failing_message_waits_in_one_topic_after_the_other() {
     let Some(kafka) = kafka::shared() else { return };
     let topic = kafka.topic("chain", 3);
     let project = Project::new(kafka);
-    project.handler(
-        "fails.lua",
-        r#"
-        local record = require "record"
-        local tide = require "tide"
-        return function(message, ctx)
-          record.line("fails", message, ctx, tide.now())
-          record.note("seen", ("%s %d %d %s"):format(ctx.topic, ctx.partition, message.timestamp, message.headers.a))
-          error("no")
-        end
-        "#,
-    );
-    project.handler(
-        "fine.lua",
-        r#"
-        local record = require "record"
-        return function(message, ctx) record.line("fine", message, ctx) end
-        "#,
-    );
+    project.handler("fails.lua", FAILS);
+    project.handler("fine.lua", FINE);
     let ordering = "ordering = \"none\"\n";
     let fails = from_beginning("fails", &topic.name, "fails")
         + ordering

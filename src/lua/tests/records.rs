@@ -42,11 +42,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn told(record: &OwnedRecord) -> String {
-    let or_nil = |bytes: &Option<Box<[u8]>>| {
-        bytes
-            .as_deref()
-            .map_or_else(|| "nil".to_owned(), |bytes| hex(bytes))
-    };
+    let or_nil = |bytes: &Option<Box<[u8]>>| bytes.as_deref().map_or_else(|| "nil".to_owned(), hex);
     let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in &record.headers {
         let values = headers.entry(hex(name)).or_default();

@@ -94,6 +94,7 @@ impl Kafka {
     }
 
     /// One of several that make a cluster: formatted, with ports that the caller knows, and not started.
+    #[allow(dead_code, reason = "of the binaries that share this, one uses it")]
     pub(crate) fn prepare(ports: (u16, u16), extras: &Extras) -> Self {
         let data = tempfile::Builder::new()
             .prefix("moontide-kafka-")
@@ -109,6 +110,7 @@ impl Kafka {
         kafka
     }
 
+    #[allow(dead_code, reason = "of the binaries that share this, one uses it")]
     pub(crate) fn is_running(&self) -> bool {
         self.running.lock().unwrap().is_some()
     }
