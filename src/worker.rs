@@ -316,8 +316,11 @@ impl Worker {
         partition.inbox.send(ToConsumer::Drained(partition.clone()));
     }
 
+    /// What is due, for so long as a turn may take: many calls may have slept until the same moment.
     fn fire(&mut self, now: Instant) {
-        while let Some(wake) = self.timers.due(now) {
+        while now.elapsed() < QUANTUM_TIME
+            && let Some(wake) = self.timers.due(now)
+        {
             match wake {
                 Wake::Call(vm, call) => self.resume(vm, call, Answer::Slept),
                 Wake::Timeout(vm, call) => self.time_out(vm, call),
@@ -344,11 +347,12 @@ impl Worker {
             slot.lanes.each_old(Message::detach);
         }
         self.gates.flush(now);
-        let calls = &self.calls;
+        let (calls, slots) = (&self.calls, &self.slots);
         self.timers
-            .prune(calls.len() + self.slots.len(), |wake| match wake {
+            .prune(calls.len() + slots.len(), |wake| match wake {
                 Wake::Timeout(vm, call) | Wake::Call(vm, call) => calls.get(vm, call).is_some(),
-                Wake::Lane(..) | Wake::Gates => true,
+                Wake::Lane(epoch, _) => slots.contains_key(&epoch),
+                Wake::Gates => true,
             });
     }
 
@@ -417,6 +421,13 @@ impl Worker {
             slot.lanes.end_back_offs(None);
             slot.lanes.wake_all();
         }
+        let slots = &mut self.slots;
+        self.letters.retain(|(epoch, lane, listener), _| {
+            let lane = slots
+                .get_mut(epoch)
+                .and_then(|slot| slot.lanes.get_mut(*lane));
+            lane.is_some_and(|lane| lane.index_of(listener).is_some())
+        });
         self.places.clear_parked();
         let awake: Vec<u64> = self.slots.keys().copied().collect();
         for epoch in awake {

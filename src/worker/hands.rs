@@ -142,8 +142,13 @@ impl Worker {
             self.running.end(epoch, head.key);
             self.leave(&head.slot.partition);
         }
-        self.end_alone(epoch, head.key);
-        self.forget_probe(epoch, Some(head.key));
+        let mut progress = head.lane.progress.iter().enumerate();
+        let others_run =
+            progress.any(|(index, one)| index != head.index && one.stage == Stage::Running);
+        if !others_run {
+            self.end_alone(epoch, head.key);
+            self.forget_probe(epoch, Some(head.key));
+        }
         let name = head.listener().to_owned();
         // A record of it that is under way is passed over when its answer comes.
         self.letters.remove(&(epoch, head.key, name.clone()));

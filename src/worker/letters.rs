@@ -148,6 +148,7 @@ impl Worker {
         letter.is_allowed = true;
         let Some(record) = letter.record(head.slot, listener, &head.lane.message) else {
             // A reload took the topic away: the message is the handler's again.
+            self.letters.remove(&place);
             return Stage::Due;
         };
         let (mailbox, number) = (self.mailbox.clone(), head.lane.number);

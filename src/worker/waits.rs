@@ -86,6 +86,8 @@ impl Worker {
         let Some(open) = self.calls.remove(vm, call) else {
             return;
         };
+        // A commit may answer many calls at once: each may take what a turn may.
+        self.beat.turn();
         let step = self.engine.resume(vm, call, answer);
         self.end_wait(vm, &open, step);
     }
@@ -165,6 +167,7 @@ impl Worker {
     /// Gives up the calls that wait in this VM: they run again, and it is no attempt.
     pub(super) fn abandon(&mut self, vm: u64) {
         for (call, open) in self.calls.take_vm(vm) {
+            self.beat.turn();
             self.engine.cancel(vm, call);
             self.running.end(open.epoch, open.lane);
             let Some(mut slot) = self.slots.remove(&open.epoch) else {
@@ -192,6 +195,7 @@ impl Worker {
     /// Ends every call of a partition: the drain's deadline has come.
     pub(super) fn cancel_calls(&mut self, partition: &Partition) {
         for (vm, call) in self.calls.take_of(partition.epoch) {
+            self.beat.turn();
             self.engine.cancel(vm, call);
             self.leave(partition);
         }
@@ -199,14 +203,14 @@ impl Worker {
 
     /// Messages that have ended count, although their lanes have had no turn since.
     pub(super) fn settle(&mut self, slot: &mut Slot) {
-        let ended: Vec<u64> = slot
-            .lanes
-            .open()
-            .filter(|(_, lane)| lane.next() == Next::Finished)
-            .map(|(_, lane)| lane.number)
+        let open = slot.lanes.open();
+        let ended = open.filter(|(_, lane)| lane.next() == Next::Finished);
+        let ended: Vec<_> = ended
+            .map(|(_, lane)| (lane.number, lane.message.offset()))
             .collect();
-        for number in ended {
+        for (number, offset) in ended {
             slot.finish(number);
+            slot.place.finished(offset);
         }
         self.note_finished(slot);
     }
