@@ -58,6 +58,15 @@ impl Plan {
             .min(self.partitions_max.unwrap_or(usize::MAX))
     }
 
+    /// Whether this listener of the config is one of the topic's.
+    pub(crate) fn has(&self, config: &Config, listener: &str) -> bool {
+        let mut listeners = self.listeners.iter();
+        listeners.any(|&index| {
+            let one = config.listeners.get(index);
+            one.is_some_and(|one| one.name == listener)
+        })
+    }
+
     /// Whether messages find other lanes than by the other plan.
     pub(crate) fn orders_otherwise(&self, other: &Self) -> bool {
         (self.ordering, self.null_keys) != (other.ordering, other.null_keys)

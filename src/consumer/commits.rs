@@ -169,10 +169,16 @@ impl Consumer {
         now: Instant,
     ) {
         let deadline = now + self.settings.request_timeout;
+        let bundle = self.bundle.clone();
         match self.of(partition) {
             None => reply.send(Err(
                 "the partition was revoked; whoever has it now gets the message again".to_owned(),
             )),
+            Some(held) if !held.plan.has(&bundle.config, listener) => {
+                // Of another bundle: what it asks for would count as finished by those that are here. It has no say.
+                let target = held.tracker.target().offset;
+                reply.send(Ok(held.committed.unwrap_or(target)));
+            }
             Some(held) => {
                 let position = held.tracker.ask(listener, lane, offset);
                 if held.tracker.is_newly_stuck(listener) {

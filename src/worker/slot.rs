@@ -185,8 +185,7 @@ impl Slot {
 
     /// Whether this listener is one of the topic's in the bundle in force.
     pub(super) fn wants(&self, config: &Config, listener: &str) -> bool {
-        let mut listeners = self.plan.listeners.iter();
-        listeners.any(|&index| config.listeners[index].name == listener)
+        self.plan.has(config, listener)
     }
 }
 

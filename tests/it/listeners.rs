@@ -309,3 +309,46 @@ fn several_workers_keep_the_order_of_each_partition() {
     }
     daemon.stop();
 }
+
+/// Its call goes on, but it has no say any more: what it asks for is not what another listener has finished.
+#[test]
+fn a_listener_that_is_gone_commits_nothing_for_those_that_stay() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("gone", 1);
+    let project = Project::new(kafka);
+    project.handler("fails.lua", GATED);
+    project.handler(
+        "asks.lua",
+        r#"
+        local record = require "record"
+        local tide = require "tide"
+        return function(message, ctx)
+          record.line("begin", message, ctx)
+          while not io.open("ask") do tide.sleep(20) end
+          record.line("asked", message, ctx, ctx.commitOffsets(message.offset + 1))
+        end
+        "#,
+    );
+    let stays_on = from_beginning("fails", &topic.name, "fails.handle");
+    project.config(
+        &(stays_on.clone()
+            + &from_beginning("asks", &topic.name, "asks")
+            + "runConfig = { autoCommit = false }\n"),
+    );
+    topic.produce(numbered(0..1, 0));
+    let mut daemon = Daemon::join(&project);
+    project.wait_for_entries("begin", 1, DEADLINE);
+
+    project.config(&stays_on);
+    let (code, said) = daemon.reload();
+    assert_eq!(code, 0, "{said}");
+    project.write("ask", "");
+    let asked = project.wait_for_entries("asked", 1, DEADLINE);
+
+    assert_eq!(asked[0].extra, "0");
+    let committed = || kafka.committed(&project.group, &topic.name, 0);
+    assert_ne!(committed(), Some(1));
+    project.open_gate();
+    daemon.wait_for("the other one has finished it", |_| committed() == Some(1));
+    daemon.stop();
+}
