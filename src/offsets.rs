@@ -369,6 +369,14 @@ impl Tracker {
             .map_or(self.expected, |entry| entry.before)
     }
 
+    /// Where the next epoch of the same assignment goes on. Where requests speak for lanes, that knows nothing of what this
+    /// one was not asked for, and would commit over it: it comes again.
+    pub(crate) fn goes_on(&self) -> Position {
+        let (finished, target) = (self.finished(), self.target());
+        let is_behind = !self.is_automatic() && self.by_lane && target.offset < finished.offset;
+        if is_behind { target } else { finished }
+    }
+
     /// Whether nothing was finished in this epoch yet.
     pub(crate) fn is_untouched(&self) -> bool {
         self.finished() == self.start

@@ -1,5 +1,6 @@
 //! Topic → listeners: which handlers run for a message, and what belongs to the topic as a whole.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,10 +79,8 @@ impl Plan {
 pub(crate) struct Subscription {
     pub(crate) topics: Vec<Arc<str>>,
     pub(crate) patterns: Vec<Regex>,
-    /// Of listeners with retry topics.
-    retried: Vec<Topic>,
-    /// The retry topics of literal topics: without them something is amiss.
-    pub(crate) retries: Vec<Arc<str>>,
+    /// Of listeners with retry topics, with the delays of these.
+    retried: Vec<(Topic, Vec<Duration>)>,
     group: String,
 }
 
@@ -144,19 +143,12 @@ pub(crate) fn subscription(config: &Config, consumer: &str) -> Subscription {
     {
         for topic in &listener.topics {
             match topic {
-                Topic::Literal(name) => {
-                    add(&mut subscription.topics, name);
-                    for delay in &listener.retry.topics {
-                        add(
-                            &mut subscription.retries,
-                            &retry::topic(name, group, *delay),
-                        );
-                    }
-                }
+                Topic::Literal(name) => add(&mut subscription.topics, name),
                 Topic::Pattern(pattern) => subscription.patterns.push(pattern.clone()),
             }
             if !listener.retry.topics.is_empty() {
-                subscription.retried.push(topic.clone());
+                let delays = listener.retry.topics.clone();
+                subscription.retried.push((topic.clone(), delays));
             }
         }
     }
@@ -169,10 +161,22 @@ impl Subscription {
         !self.patterns.is_empty() || !self.retried.is_empty()
     }
 
-    /// Whether a literal topic has a retry topic that does not exist, or is not known yet.
+    /// Whether a topic whose messages are retried in topics lacks one of them, or it is not known yet.
     pub(crate) fn lacks_retries(&self, existing: &[(String, usize)]) -> bool {
-        let exists = |name: &str| existing.iter().any(|(other, _)| other == name);
-        self.retries.iter().any(|name| !exists(name))
+        let existing: BTreeSet<&str> = existing.iter().map(|(name, _)| name.as_str()).collect();
+        let lacks = |source: &str, delays: &[Duration]| {
+            let mut topics = delays
+                .iter()
+                .map(|delay| retry::topic(source, &self.group, *delay));
+            topics.any(|topic| !existing.contains(topic.as_str()))
+        };
+        self.retried.iter().any(|(topic, delays)| match topic {
+            Topic::Literal(source) => lacks(source, delays),
+            Topic::Pattern(_) => existing.iter().any(|source| {
+                let is_source = retry::source(source, &self.group).is_none();
+                is_source && is_match(topic, source) && lacks(source, delays)
+            }),
+        })
     }
 
     /// The literal topics and those of `existing` that a pattern matches or in which messages of a retry wait, also of
@@ -181,8 +185,11 @@ impl Subscription {
         let mut topics = self.topics.clone();
         for (name, _) in existing {
             let source = retry::source(name, &self.group);
-            let is_retry = source
-                .is_some_and(|source| self.retried.iter().any(|topic| is_match(topic, source)));
+            let is_retry = source.is_some_and(|source| {
+                self.retried
+                    .iter()
+                    .any(|(topic, _)| is_match(topic, source))
+            });
             let matches = !name.starts_with("__")
                 && self.patterns.iter().any(|pattern| pattern.is_match(name));
             if (matches || is_retry) && !topics.iter().any(|topic| **topic == **name) {
@@ -216,4 +223,35 @@ fn group<'a>(config: &'a Config, consumer: &str) -> &'a str {
     consumers
         .find(|one| one.name == consumer)
         .map_or("", |one| one.group_id.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(topic: Topic, existing: &[&str], expected: bool) {
+        let subscription = Subscription {
+            retried: vec![(topic, vec![Duration::from_secs(5)])],
+            group: "billing".to_owned(),
+            ..Subscription::default()
+        };
+        let existing: Vec<_> = existing
+            .iter()
+            .map(|name| ((*name).to_owned(), 1))
+            .collect();
+        assert_eq!(subscription.lacks_retries(&existing), expected);
+    }
+
+    #[test]
+    fn a_retry_topic_is_missed_until_it_is_there_also_that_of_what_a_pattern_matches() {
+        let both = ["orders", "orders.billing.retry.5s"];
+        let literal = || Topic::Literal("orders".to_owned());
+        check(literal(), &["orders"], true);
+        check(literal(), &both, false);
+        let pattern = || Topic::Pattern(Regex::new("^orders").unwrap());
+        check(pattern(), &["other"], false);
+        check(pattern(), &["orders"], true);
+        check(pattern(), &both, false);
+    }
 }

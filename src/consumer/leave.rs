@@ -128,7 +128,7 @@ impl Consumer {
             let Position {
                 offset,
                 leader_epoch,
-            } = old.tracker.finished();
+            } = old.tracker.goes_on();
             let start = Start {
                 offset,
                 leader_epoch,

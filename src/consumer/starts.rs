@@ -33,7 +33,8 @@ impl Consumer {
         else {
             return;
         };
-        if *wanted != id {
+        if *wanted != id || self.closing.is_some() {
+            // While we leave, nothing begins: the assignment is answered with that.
             return;
         }
         match starts {

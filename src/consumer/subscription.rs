@@ -228,6 +228,8 @@ impl Consumer {
                     let pause = &mut self.topics.pause;
                     self.topics.ask_at = Some(now + *pause);
                     *pause = (*pause * 2).min(self.settings.metadata_max_age);
+                } else {
+                    self.topics.pause = ASK_AGAIN;
                 }
                 self.topics.found(existing);
             }

@@ -24,6 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(3);
 /// The next look where nothing is open.
 const NEVER: Duration = Duration::from_secs(3600);
+const NOT_ASKED: &str = "not asked, as something else is to be done";
 
 pub(super) struct Topics {
     mailbox: Arc<Mailbox<ToTopics>>,
@@ -194,7 +195,7 @@ fn say_open(needed: &Needed, error: &str) {
     );
 }
 
-/// Asks for topics and creates what may be created. **Blocks** for some deadlines a consumer, unless it `is_over` before.
+/// Asks for topics and creates what may be created. **Blocks** for a deadline a question, unless it `is_over` before.
 fn ask(config: &Config, needed: Vec<Needed>, is_over: &dyn Fn() -> bool) -> Found {
     let mut by_consumer: BTreeMap<String, Vec<Needed>> = BTreeMap::new();
     for one in needed {
@@ -209,11 +210,9 @@ fn ask(config: &Config, needed: Vec<Needed>, is_over: &dyn Fn() -> bool) -> Foun
             continue;
         };
         let asked = if is_over() {
-            Err(anyhow::anyhow!(
-                "not asked, as something else is to be done"
-            ))
+            Err(anyhow::anyhow!(NOT_ASKED))
         } else {
-            ask_of(consumer, &needed, &mut found)
+            ask_of(consumer, &needed, &mut found, is_over)
         };
         if let Err(error) = asked {
             let error = format!("{error:#}");
@@ -226,12 +225,21 @@ fn ask(config: &Config, needed: Vec<Needed>, is_over: &dyn Fn() -> bool) -> Foun
 }
 
 /// An error is that the brokers do not answer.
-fn ask_of(consumer: &Consumer, needed: &[Needed], found: &mut Found) -> anyhow::Result<()> {
+fn ask_of(
+    consumer: &Consumer,
+    needed: &[Needed],
+    found: &mut Found,
+    is_over: &dyn Fn() -> bool,
+) -> anyhow::Result<()> {
     let admin = Admin::new(&consumer.properties, DEADLINE)?;
     let topics = admin.topics()?;
     let brokers = brokers(&consumer.properties);
     for one in needed {
         if topics.partitions(&one.topic).is_some() {
+            continue;
+        }
+        if is_over() {
+            found.open.push((one.clone(), NOT_ASKED.to_owned()));
             continue;
         }
         match admin.is_missing(&one.topic) {

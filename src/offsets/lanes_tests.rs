@@ -73,6 +73,19 @@ fn an_early_commit_is_held_back_by_other_lanes() {
 }
 
 #[test]
+fn the_next_epoch_does_not_pass_what_was_never_asked_for() {
+    let mut tracker = tracker(&["a"], 0);
+    arrive(&mut tracker, &[1, 2, 1]);
+    tracker.finish(0..3);
+    tracker.ask("a", 2, 2);
+    assert_eq!(tracker.goes_on().offset, 0);
+    tracker.ask("a", 1, 1);
+    assert_eq!(tracker.goes_on().offset, 2);
+    tracker.ask("a", 1, 3);
+    assert_eq!(tracker.goes_on(), tracker.finished());
+}
+
+#[test]
 fn too_many_unasked_messages_hold_the_position_for_good() {
     let mut tracker = tracker(&["a", "b"], 0);
     for offset in 0..=UNASKED_MAX as i64 {
