@@ -63,7 +63,8 @@ fn origins(kafka: &Kafka, dead: &str, partitions: i32, count: usize) -> BTreeSet
 fn check_everything_fails(keys: &str, letters_max: i64, why: &str, mends_by_reload: bool) {
     let Some(kafka) = kafka::shared() else { return };
     let (topic, dead) = topics(kafka, "everything", 2);
-    let project = Project::new(kafka);
+    // Too long for a stop that waits for the breaker.
+    let project = Project::new(kafka).sections("[daemon]\ndrainDeadline = \"1m\"");
     project.handler("orders.lua", BROKEN);
     project.config(&listener(&topic, keys));
     topic.produce((0..2).flat_map(|partition| numbered(0..150, partition)));
