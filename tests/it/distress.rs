@@ -140,8 +140,8 @@ fn while_dead_letters_cannot_be_sent_nothing_is_lost_and_memory_stays_flat() {
     topic.produce(numbered(0..5_000, 0));
     finish(&mut daemon, 5_000);
     let early = daemon.memory();
-    topic.produce(numbered(5_000..30_000, 0));
-    finish(&mut daemon, 30_000);
+    topic.produce(numbered(5_000..20_000, 0));
+    finish(&mut daemon, 20_000);
     let late = daemon.memory();
     assert!(late < early + (48 << 20), "from {early} to {late} bytes");
     daemon.wait_line("the log says so", |line| {
@@ -154,14 +154,14 @@ fn while_dead_letters_cannot_be_sent_nothing_is_lost_and_memory_stays_flat() {
     daemon.wait_for("each has its letter", |_| {
         // Their next attempts need not be waited for.
         moontide(&["retry", "--config"], &config);
-        dead.watermarks(0).1 >= 600
+        dead.watermarks(0).1 >= 400
     });
     daemon.wait_for("all is committed", |_| {
-        kafka.committed(&project.group, &topic.name, 0) == Some(30_000)
+        kafka.committed(&project.group, &topic.name, 0) == Some(20_000)
     });
     daemon.stop();
-    let expected: BTreeSet<_> = (0..600).map(|number| (0, number * 50 + 7)).collect();
-    assert_eq!(origins(kafka, &dead.name, 1, 600), expected);
+    let expected: BTreeSet<_> = (0..400).map(|number| (0, number * 50 + 7)).collect();
+    assert_eq!(origins(kafka, &dead.name, 1, 400), expected);
 }
 
 /// A letter that cannot be sent does not hold up a stop; its message stays, and has its letter after the next start.
