@@ -14,7 +14,7 @@ use crate::failpoint::failpoint;
 use crate::kafka::Message;
 use crate::kafka::producer::Outgoing;
 use crate::lanes::Stage;
-use crate::lua::Failure;
+use crate::lua::{Failure, FailureKind};
 use crate::metrics::Outcome;
 use crate::outbox::Refused;
 use crate::partition::ToWorker;
@@ -119,7 +119,22 @@ impl Worker {
 
     /// Sends the record of a lane's head again.
     pub(super) fn send(&mut self, head: &mut Head<'_>) {
+        let place = (
+            head.slot.partition.epoch,
+            head.key,
+            head.listener().to_owned(),
+        );
+        let bundle = self.engine.bundle().number;
         head.progress().stage = match named(head.config, head.listener()) {
+            Some(_)
+                if self
+                    .letters
+                    .get(&place)
+                    .is_some_and(|one| one.is_moot(bundle)) =>
+            {
+                self.letters.remove(&place);
+                Stage::Due
+            }
             Some(listener) => self.post(head, listener),
             None => Stage::Final,
         };
@@ -269,6 +284,12 @@ impl Worker {
 }
 
 impl Letter {
+    /// The breaker has kept it, and meanwhile there is a new handler, which may take the message. What somebody asked for
+    /// is not tried again.
+    fn is_moot(&self, bundle: u64) -> bool {
+        !self.is_allowed && self.bundle != bundle && self.failure.kind != FailureKind::Asked
+    }
+
     fn record(&self, slot: &Slot, listener: &Listener, message: &Message) -> Option<Outgoing> {
         let partition = &slot.partition;
         let facts = Facts {

@@ -191,7 +191,7 @@ impl Worker {
             follows = if has_topic {
                 "dead letter"
             } else {
-                "blocks its head.lane"
+                "blocks its lane"
             },
             "message killed the process while it ran alone"
         );

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::support::client::{Message, Topic, numbered};
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{Daemon, moontide};
 use crate::support::kafka::{self, Kafka};
 use crate::support::project::{Project, from_beginning};
 
@@ -246,6 +246,79 @@ fn a_letter_that_is_too_large_loses_traceback_error_and_at_last_its_value() {
     assert_eq!(letters[2].header("moontide-value-dropped"), "2900");
     daemon.stop();
     assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(3));
+}
+
+/// `tooLarge`: by default the message keeps its lane, and the status says why until somebody gives it up; or it is
+/// skipped.
+#[test]
+fn a_letter_that_is_too_large_blocks_its_lane_or_is_skipped() {
+    let Some(kafka) = kafka::shared() else { return };
+    for policy in ["", ", tooLarge = \"skip\""] {
+        let (topic, dead) = topics(kafka, "huge", 1, &[("max.message.bytes", "2000")]);
+        topic.produce([Message::value(vec![b'x'; 1950]), Message::value("fine")]);
+        let project = failing(kafka, &topic, 1, policy);
+
+        let mut daemon = Daemon::start(&project);
+
+        daemon.wait_line("which and why", |line| {
+            line.is_error() && line.field("offset") == "0" && line.mentions("too large")
+        });
+        if policy.is_empty() {
+            daemon.wait_for("the status says why", |daemon| {
+                let partition = daemon.status()["consumers"][0]["partitions"][0].clone();
+                partition["blocked"]["error"]
+                    .as_str()
+                    .is_some_and(|error| error.contains("its dead letter is too large"))
+            });
+            assert_eq!(project.values_of("try").len(), 1, "the lane waits");
+            let config = project.path("config.toml");
+            let order = ["skip", &topic.name, "0", "0", "--config"];
+            assert!(moontide(&order, &config).status.success());
+        }
+        daemon.wait_for("the lane goes on", |_| {
+            kafka.committed(&project.group, &topic.name, 0) == Some(2)
+        });
+        daemon.stop();
+        assert_eq!(dead.watermarks(0), (0, 0));
+    }
+}
+
+/// `ctx.deadLetter(reason)`: at once, whatever attempts are left and whatever the handler does after it.
+#[test]
+fn a_handler_may_dead_letter_its_message() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (topic, dead) = topics(kafka, "asked", 1, &[]);
+    topic.produce(["plain", "caught", "fine"].map(Message::value));
+    let project = failing(kafka, &topic, 5, "");
+    project.handler(
+        "orders.lua",
+        r#"
+        local record = require "record"
+        return function(message, ctx)
+          record.line("try", message, ctx)
+          if message.value == "plain" then ctx.deadLetter("nobody's order") end
+          if message.value == "caught" then
+            pcall(function() ctx.deadLetter("a broken order") end)
+            error("goes on after its verdict")
+          end
+        end
+        "#,
+    );
+
+    let mut daemon = Daemon::start(&project);
+
+    let letters = kafka.read(&dead.name, 1, 2);
+    for (letter, reason) in letters.iter().zip(["nobody's order", "a broken order"]) {
+        let error = letter.header("moontide-error");
+        assert!(error.contains(reason), "{error}");
+        assert_eq!(letter.header("moontide-attempts"), "1");
+    }
+    daemon.wait_for("the lane goes on", |_| {
+        kafka.committed(&project.group, &topic.name, 0) == Some(3)
+    });
+    assert_eq!(project.values_of("try"), ["plain", "caught", "fine"]);
+    daemon.stop();
+    assert_eq!(dead.watermarks(0), (0, 2));
 }
 
 fn topics<'a>(

@@ -289,3 +289,44 @@ fn a_message_that_is_to_run_alone_comes_to_its_turn_among_lanes_that_go_on() {
     });
     daemon.stop();
 }
+
+/// C code that nothing interrupts ends the process, before somebody else gets the partition; the log says which message
+/// it was, and nothing is committed beyond it.
+#[test]
+fn c_code_that_does_not_end_ends_the_process_and_names_its_message() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("stuck", 1);
+    let project = Project::new(kafka);
+    project.handler(
+        "stuck.lua",
+        r#"
+        local record = require "record"
+        return function(message, ctx)
+          record.line("try", message, ctx)
+          if message.value == "2" and not io.open("gate") then
+            string.find(string.rep("a", 40), string.rep("a?", 40) .. string.rep("a", 40))
+          end
+          record.line("done", message, ctx)
+        end
+        "#,
+    );
+    project.config(
+        &(from_beginning("stuck", &topic.name, "stuck") + "limits = { blocking = \"200ms\" }\n"),
+    );
+    topic.produce(numbered(0..4, 0));
+    let mut daemon = Daemon::start(&project);
+
+    assert_eq!(daemon.exit_code(DEADLINE), 128 + libc::SIGABRT);
+
+    let line = daemon.lines().pop().expect("its last words");
+    assert!(line.is_error(), "{line:?}");
+    let coordinates = ["listener", "topic", "partition", "offset"].map(|name| line.field(name));
+    assert_eq!(coordinates, ["stuck", &topic.name, "0", "2"]);
+    assert!(kafka.committed(&project.group, &topic.name, 0).unwrap_or(0) <= 2);
+    project.open_gate();
+    let daemon = Daemon::start(&project);
+    crate::support::wait::wait_for("all of it is done", DEADLINE, || {
+        kafka.committed(&project.group, &topic.name, 0) == Some(4)
+    });
+    daemon.stop();
+}

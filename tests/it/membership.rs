@@ -17,7 +17,11 @@ fn partitions(daemon: &Daemon) -> usize {
 fn a_back_off_ends_when_its_partition_goes() {
     let Some(kafka) = kafka::shared() else { return };
     let topic = kafka.topic("goes", 2);
-    let project = Project::new(kafka);
+    // Where it were waited for, the other member would wait for minutes.
+    let consumer =
+        "sessionTimeout = \"10m\"\nrebalanceTimeout = \"10m\"\nheartbeatInterval = \"500ms\"";
+    let project = Project::new(kafka).consumer(consumer);
+    let project = project.sections("[daemon]\ndrainDeadline = \"10m\"");
     project.handler("gated.lua", GATED);
     project.config(
         &(from_beginning("gated", &topic.name, "gated.handle")
