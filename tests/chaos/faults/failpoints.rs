@@ -39,6 +39,9 @@ const PLACES: &[(&str, By, usize)] = &[
 /// Longer than a rebalance that waits for a member that was killed.
 const REACHES: Duration = Duration::from_secs(45);
 
+/// Tries to have something taken away from one member.
+const REBALANCES: usize = 3;
+
 /// Every place once; in a short round some of them.
 pub(crate) fn kill(stage: &mut Stage, dice: &mut Dice) {
     let mut places = PLACES.to_vec();
@@ -65,17 +68,14 @@ fn kill_at(stage: &mut Stage, (name, by, most): (&str, By, usize), dice: &mut Di
     match by {
         By::Work => {}
         By::Rebalance => {
-            let other = recruits
-                .iter()
-                .copied()
-                .find(|other| *other != index)
-                .unwrap_or_default();
-            if other != 0 {
-                // What it leaves behind the others have to give back.
-                stage.fleet.members[other].stop();
-                stage.pass(Duration::from_secs(3));
-                stage.fleet.members[other].start(&[]);
+            if is_revoked(stage, index, &recruits) {
+                stage.report.reached(name);
+            } else {
+                // Whoever shares out the partitions took none from it: another time.
+                stage.fleet.members[index].kill();
             }
+            stage.fleet.members[index].start(&[]);
+            return;
         }
         By::Reload => {
             stage.fleet.version += 1;
@@ -90,4 +90,25 @@ fn kill_at(stage: &mut Stage, (name, by, most): (&str, By, usize), dice: &mut Di
     );
     stage.report.reached(name);
     stage.fleet.members[index].start(&[]);
+}
+
+/// Another member leaves and comes back, so that the others have to give it something: whether this one did, and was
+/// killed by it. Under a protocol that moves as little as it can, it need not.
+fn is_revoked(stage: &mut Stage, index: usize, recruits: &[usize]) -> bool {
+    let mut others = recruits.iter().copied();
+    let Some(other) = others.find(|other| *other != index) else {
+        return false;
+    };
+    for _ in 0..REBALANCES {
+        stage.fleet.members[other].stop();
+        stage.pass(Duration::from_secs(3));
+        stage.fleet.members[other].start(&[]);
+        for _ in 0..10 {
+            stage.pass(Duration::from_secs(1));
+            if stage.fleet.members[index].was_killed() {
+                return true;
+            }
+        }
+    }
+    false
 }
