@@ -153,3 +153,56 @@ fn a_cancelled_call_of_a_manual_listener_commits_nothing() {
     daemon.stop();
     assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(1));
 }
+
+/// `limits.timeout` while the answer to a commit is out: the call is given up and its message runs again; the answer that
+/// comes later is nobody's.
+#[test]
+fn a_call_that_is_given_up_amid_its_commit_harms_nobody() {
+    let Some(kafka) = kafka::Kafka::start_own() else {
+        return;
+    };
+    let topic = kafka.topic("amid", 1);
+    let project = Project::new(&kafka).consumer("sessionTimeout = \"45s\"");
+    project.handler(
+        "manual.lua",
+        r#"
+        local record = require "record"
+        return function(message, ctx)
+          record.line("try", message, ctx)
+          if message.value ~= "0" and not io.open("gate") then error("the gate is closed") end
+          local stands = ctx.commitOffsets(message.offset + 1)
+          record.line("done", message, ctx, stands)
+        end
+        "#,
+    );
+    project.config(
+        &(from_beginning("manual", &topic.name, "manual")
+            + "runConfig = { autoCommit = false }\nretry = { initialDelay = 50, maxDelay = 100 }\n\
+               limits = { timeout = \"500ms\", blocking = \"300ms\" }\n"),
+    );
+    topic.produce(numbered(0..1, 0));
+    let mut daemon = Daemon::start(&project);
+    project.wait_for_entries("done", 1, DEADLINE);
+    topic.produce(numbered(1..4, 0));
+    daemon.wait_for("it has the next one", |_| {
+        project.entries_of("try").len() > 1
+    });
+    kafka.freeze();
+    project.open_gate();
+    daemon.wait_line("a call is given up", |line| line.mentions("limits.timeout"));
+    kafka.thaw();
+
+    daemon.wait_for("the rest is done", |_| project.values_of("done").len() == 4);
+    let done: Vec<_> = project
+        .entries_of("done")
+        .into_iter()
+        .map(|one| (one.value, one.extra))
+        .collect();
+    let expected = [("0", "1"), ("1", "2"), ("2", "3"), ("3", "4")];
+    assert_eq!(
+        done,
+        expected.map(|(value, stands)| (value.to_owned(), stands.to_owned()))
+    );
+    daemon.stop();
+    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(4));
+}
