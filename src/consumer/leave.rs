@@ -86,7 +86,10 @@ impl Consumer {
     /// What was released finishes until a deadline, as if its topic had gone.
     fn end_in_time(&mut self, now: Instant) {
         let is_releasing = |held: &Held| held.stage == Stage::Releasing;
-        if self.phase.retiring.is_none() && self.held.values().any(is_releasing) {
+        if self.phase.retiring.is_none()
+            && self.closing.is_none()
+            && self.held.values().any(is_releasing)
+        {
             // Nobody waits for it.
             let (done, _) = mpsc::channel();
             let cancel_at = now + self.drain();
@@ -157,6 +160,10 @@ impl Consumer {
         self.closing = Some(deadline.max(now));
         self.phase.ask_late_at = None;
         self.phase.emptying = None;
+        if let Some(retiring) = &mut self.phase.retiring {
+            // One deadline for all that runs.
+            retiring.cancel_at = deadline.max(now);
+        }
         self.held.values_mut().for_each(Held::release);
         failpoint!("drain-begun");
     }
