@@ -77,7 +77,8 @@ fn saves_under_load_with_several_workers() {
 
     once_and_in_order(kafka, &mut daemon, &project, &topic, 250);
     assert!(save > 5, "{save} saves");
-    // Across all workers: once a call of a bundle has ended, no call of an older one but those under way then ends.
+    // Of one worker: once a call of a bundle has ended, no call of an older one but those under way then ends. Another
+    // worker may have the next bundle already, while this one's calls of the last but one still end.
     let versions: Vec<u32> = project
         .entries_of("end")
         .iter()
@@ -85,7 +86,7 @@ fn saves_under_load_with_several_workers() {
         .collect();
     let mut newest = 0;
     for version in versions {
-        assert!(version + 1 >= newest, "bundle {version} after {newest}");
+        assert!(version + 2 >= newest, "bundle {version} after {newest}");
         newest = newest.max(version);
     }
     assert_eq!(daemon.count(|line| line.is("assigned")), 1);
