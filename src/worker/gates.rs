@@ -89,9 +89,19 @@ impl Gates {
     pub(super) fn done(&mut self, listener: usize) {
         if let Some(one) = self.listeners.get_mut(listener) {
             one.done += 1;
-            if !one.breaker.is_closed() {
-                self.flush(Instant::now());
-            }
+        }
+    }
+
+    /// A run of this lane was done. While the breaker is not closed only its probe counts: what else ends began before.
+    pub(super) fn done_in(&mut self, listener: usize, epoch: u64, lane: u64) {
+        let Some(one) = self.listeners.get_mut(listener) else {
+            return;
+        };
+        if one.breaker.is_closed() {
+            one.done += 1;
+        } else if one.probe == Some((epoch, lane)) {
+            one.done = 1;
+            self.flush(Instant::now());
         }
     }
 
@@ -196,12 +206,16 @@ impl Worker {
     }
 
     /// A run of this listener failed.
-    pub(super) fn gate_failed(&mut self, listener: usize) {
+    pub(super) fn gate_failed(&mut self, listener: usize, epoch: u64, lane: u64) {
         let now = Instant::now();
         self.gates.flush(now);
         let Some(one) = self.gates.listeners.get_mut(listener) else {
             return;
         };
+        if !one.breaker.is_closed() && one.probe != Some((epoch, lane)) {
+            // It began before.
+            return;
+        }
         one.probe = None;
         if let Some(opened) = one.breaker.failed(now) {
             self.gate_opened(listener, opened);

@@ -56,7 +56,7 @@ impl Worker {
             }
             Step::Done => {
                 if let Some(listener) = listener {
-                    self.gates.done(listener);
+                    self.gates.done_in(listener, epoch, head.key);
                     self.meter.outcome(listener, Outcome::Done);
                 }
                 Stage::Final
@@ -78,7 +78,8 @@ impl Worker {
             (head.number(), verdict)
         {
             // The handler works: it knows what it does not want.
-            self.gates.done(number);
+            self.gates
+                .done_in(number, head.slot.partition.epoch, head.key);
         }
         match verdict {
             Verdict::Retry { after, .. } => self.failed(head, &failure, *after),
@@ -126,7 +127,7 @@ impl Worker {
             return Stage::Due;
         }
         if let Some(number) = head.number() {
-            self.gate_failed(number);
+            self.gate_failed(number, head.slot.partition.epoch, head.key);
         }
         let now = now_ms();
         let attempt = head.progress().attempt;
