@@ -1,0 +1,148 @@
+"""The runs of a workload: its programs in turn (A B C A B C …), each time as a new group."""
+
+import time
+from statistics import median
+
+from . import moontide
+from .process import Failed
+
+
+class Program:
+    """What takes turns: Moontide in one set-up, or a peer."""
+
+    def __init__(self, title, key, setup=None, peer=None):
+        self.title = title
+        self.key = key
+        self.setup = setup
+        self.peer = peer
+        self.figures = []
+        self.missing = None
+
+    def rates(self):
+        return [figure.rate for figure in self.figures]
+
+    def rate(self):
+        return median(self.rates())
+
+    def cpu_us(self):
+        return median(figure.cpu_s * 1e6 / figure.messages for figure in self.figures)
+
+    def memory_mib(self):
+        return max(figure.memory_mib for figure in self.figures)
+
+    def latency(self):
+        return [median(column) for column in zip(*(figure.latency for figure in self.figures))]
+
+
+class Bench:
+    def __init__(self, settings, broker, binary, topics, say):
+        self.settings = settings
+        self.broker = broker
+        self.binary = binary
+        self.topics = topics
+        self.say = say
+
+    def programs(self, workload, peers):
+        """The subject first."""
+        found = [Program(setup.name, setup.name, setup=setup) for setup in [workload.subject, *workload.variants]]
+        for name in workload.peers:
+            if self.settings.peers is not None and name not in self.settings.peers:
+                continue
+            peer = peers[name]
+            program = Program(peer.title, name, peer=peer)
+            program.missing = peer.missing
+            found.append(program)
+        return found
+
+    def measure(self, workload, programs):
+        once = {"idle": self._idle, "backlog": self._backlog, "start": self._start}.get(workload.kind)
+        every = {"rate": self._rate, "latency": self._latency}.get(workload.kind)
+        rounds = 1 if workload.kind in ("idle", "backlog") else self.settings.rounds
+        for number in range(rounds):
+            for program in programs:
+                if program.missing:
+                    continue
+                try:
+                    figure = (once or every)(workload, program)
+                    program.figures.append(figure)
+                    self.say(f"  round {number + 1}: {program.title}: {told(workload, figure)}")
+                except Failed as why:
+                    # One bad run says that the figure is not to be had; the other programs go on.
+                    program.missing = str(why)
+                    self.say(f"  round {number + 1}: {program.title}: no figure: {why}")
+
+    def _daemon(self, setup, names, records):
+        return moontide.Daemon(self.binary, self.broker.address, setup, names, records)
+
+    def _rate(self, workload, program):
+        topic = self.topics[(program.setup and program.setup.topic) or workload.topic]
+        records = min(topic.records, workload.records or topic.records)
+        if program.setup:
+            return self._daemon(program.setup, topic.names(), records).measure(self.settings.seconds_max)
+        records = min(records, program.peer.records)
+        # A peer that knows no such task does less: it only takes the messages.
+        task = workload.task if workload.task in program.peer.tasks else "read"
+        return program.peer.finish(program.peer.start(self.broker.address, topic.name, records, task), self.settings.seconds_max)
+
+    def _latency(self, workload, program):
+        settings = self.settings
+        warm = settings.warm_s * workload.rate
+        records = warm + settings.latency_s * workload.rate
+        name = f"latency-{time.monotonic_ns()}"
+        self.broker.create(name, 1)
+        seconds = 3 * (settings.warm_s + settings.latency_s) + 30
+        if program.setup:
+            running = self._daemon(program.setup, [name], records)
+        else:
+            running = program.peer.start(self.broker.address, name, records, "latency")
+        producer = None
+        try:
+            time.sleep(1)
+            producer = self.broker.pace(name, records, 200, workload.rate, warm)
+            return running.measure(seconds) if program.setup else program.peer.finish(running, seconds)
+        finally:
+            running.end()
+            if producer:
+                producer.end()
+            self.broker.delete([name])
+
+    def _idle(self, workload, program):
+        settings = self.settings
+        if program.setup:
+            running = self._daemon(program.setup, [workload.topic], 2)
+        else:
+            running = program.peer.start(self.broker.address, workload.topic, 1, "read")
+        try:
+            time.sleep(2 + settings.idle_s / 2)
+            if running.ended():
+                raise Failed(f"ended with {running.code}")
+            before = running.cpu_s()
+            time.sleep(settings.idle_s)
+            share = (running.cpu_s() - before) / settings.idle_s * 100
+            return share, running.resident_mib()
+        finally:
+            running.end()
+
+    def _backlog(self, workload, program):
+        running = self._daemon(program.setup, [workload.topic], 2)
+        try:
+            time.sleep(self.settings.idle_s)
+            return running.resident_mib()
+        finally:
+            running.end()
+
+    def _start(self, workload, program):
+        return moontide.start_up(self.binary, self.broker.address, program.setup, [workload.topic])
+
+
+def told(workload, figure):
+    """A figure in words, for those who look on."""
+    if workload.kind == "idle":
+        return f"{figure[0]:.2f} % of a core, {figure[1]:.1f} MiB"
+    if workload.kind == "backlog":
+        return f"{figure:.1f} MiB"
+    if workload.kind == "start":
+        return f"check {figure[0]:.1f} ms, ready after {figure[1]:.1f} ms"
+    if workload.kind == "latency":
+        return "p50 {} µs, p99 {} µs, p99.9 {} µs".format(*figure.latency)
+    return f"{figure.rate:,.0f} messages/s"

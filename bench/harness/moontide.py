@@ -1,0 +1,99 @@
+"""Moontide, set up for a workload, run, and ended when its handlers have told their times."""
+
+import re
+import secrets
+import subprocess
+import time
+
+from .process import Failed, Process, wait_until
+from .settings import PLACE, ROOT
+
+HANDLERS = ROOT / "bench/project/handlers"
+TOLD = re.compile(r"bench: (\d+) (\d+) (\d+)(?: latency (\d+) (\d+) (\d+) \d+)?")
+
+
+def config(setup, topics):
+    """The file as a user would write it."""
+    listeners = "\n".join(f'''[[listeners]]
+name = "{topic}"
+topic = "{topic}"
+handler = "{setup.handler}"
+subscription = {{ fromBeginning = true }}
+{setup.listener}
+''' for topic in topics)
+    return f'''[kafkaConfig]
+brokers = ["${{BENCH_BROKER}}"]
+
+[consumerConfig]
+groupId = "${{BENCH_GROUP}}"
+{setup.consumer}
+
+{listeners}
+[lua]
+handlers = "{HANDLERS}"
+workers = {setup.workers}
+cpath = "{PLACE}/tools/?.so"
+
+[log]
+format = "json"
+
+[daemon]
+runtimeDirectory = "."
+stateDirectory = "."
+'''
+
+
+class Daemon(Process):
+    def __init__(self, binary, broker, setup, topics, records):
+        folder = PLACE / "moontide"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config = folder / "config.toml"
+        self.config.write_text(config(setup, topics))
+        self.workers = setup.workers
+        self.records = records
+        self.environment = {"BENCH_BROKER": broker, "BENCH_GROUP": f"bench-{secrets.token_hex(4)}",
+                            "BENCH_RECORDS": records // setup.workers, "BENCH_WAIT": setup.wait}
+        super().__init__([binary, "run", "--config", self.config], folder / "log", self.environment)
+
+    def logged(self, text):
+        if self.ended():
+            raise Failed(f"Moontide ended with {self.code}: {self.text().strip().splitlines()[-1][:300]}")
+        return text in self.text()
+
+    def measure(self, seconds):
+        """The figure of a whole run: from the first message of any VM to the last of all."""
+        try:
+            wait_until("all messages are handled", seconds, lambda: self._told() is not None)
+        finally:
+            self.end()
+        told = self._told()
+        ms = max(int(one[2]) for one in told) - min(int(one[1]) for one in told)
+        latency = tuple(int(figure) for figure in told[0][3:6]) if told[0][3] else None
+        return self.figure(self.records, ms, latency)
+
+    def _told(self):
+        # The end is looked for before the text is read: what it said last is in the text then.
+        ended = self.ended()
+        told = TOLD.findall(self.text())
+        if len(told) >= self.workers:
+            return told
+        if ended:
+            self.logged("")
+        return None
+
+
+def start_up(binary, broker, setup, topics):
+    """Milliseconds of `check`, and from the start until the daemon is ready."""
+    daemon = Daemon(binary, broker, setup, topics, 1)
+    began = time.monotonic()
+    try:
+        wait_until("it runs", 30, lambda: daemon.logged('"ready"'))
+        ready = time.monotonic() - began
+    finally:
+        daemon.end()
+    began = time.monotonic()
+    checked = subprocess.run([binary, "check", "--config", daemon.config], capture_output=True,
+                             env={name: str(value) for name, value in daemon.environment.items()})
+    if checked.returncode:
+        raise Failed(checked.stderr.decode().strip())
+    return (time.monotonic() - began) * 1000, ready * 1000

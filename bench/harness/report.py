@@ -1,0 +1,128 @@
+"""The page: tables and plots of what was measured, what was not and why, and what the figures belong to."""
+
+from statistics import median
+
+from . import plot
+from .plot import short
+
+
+class Report:
+    def __init__(self, page, facts, settings, command):
+        self.page = page
+        self.plots = page.with_suffix("")
+        self.facts = facts
+        self.settings = settings
+        self.command = command
+        self.sections = []
+        self.goals = []
+        self.missing = []
+
+    def add(self, workload, programs):
+        with_figures = [program for program in programs if program.figures]
+        for program in programs:
+            if program.missing:
+                self.missing.append((workload.name, program.title, program.missing))
+        lines = [f"## {workload.title}", ""]
+        if workload.missing:
+            self.missing.append((workload.name, "Moontide", workload.missing))
+            lines += [f"Not measured: {workload.missing}.", ""]
+        elif with_figures:
+            lines += getattr(self, f"_{workload.kind}")(workload, with_figures)
+        if workload.note:
+            lines += [workload.note, ""]
+        lines += [f"No figure for {program.title}: {program.missing}." for program in programs if program.missing]
+        self.sections.append("\n".join(lines).rstrip())
+
+    def _rate(self, workload, programs):
+        subject = programs[0]
+        lines = ["| program | messages | messages/s, median | lowest – highest | Moontide to it | CPU µs a message | memory MiB |",
+                 "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+        for program in programs:
+            rates = program.rates()
+            ratio = "" if program is subject else f"{subject.rate() / program.rate():.2f}"
+            lines.append(
+                f"| {program.title} | {program.figures[0].messages:,} | {program.rate():,.0f} | {short(min(rates))} – "
+                f"{short(max(rates))} | {ratio} | {program.cpu_us():.2f} | {program.memory_mib():.0f} |")
+            self._goal(workload, program, "rate", lambda wanted: (
+                subject.rate() / program.rate(), wanted, subject.rate() >= wanted * program.rate()))
+        return [*lines, "", *self._plot(workload, programs, "messages/s", lambda program: program.rates())]
+
+    def _latency(self, workload, programs):
+        subject = programs[0]
+        lines = ["| program | p50 µs | p99 µs | p99.9 µs | Moontide's p50 and p99 to it | CPU µs a message |",
+                 "| --- | ---: | ---: | ---: | ---: | ---: |"]
+        mine = subject.latency()
+        for program in programs:
+            figures = program.latency()
+            ratios = "" if program is subject else f"{mine[0] / figures[0]:.2f} · {mine[1] / figures[1]:.2f}"
+            lines.append("| {} | {:,.0f} | {:,.0f} | {:,.0f} | {} | {:.1f} |".format(
+                program.title, *figures, ratios, program.cpu_us()))
+            for at, name in enumerate(("p50", "p99")):
+                self._goal(workload, program, name, lambda wanted: (
+                    mine[at] / figures[at], wanted[at], mine[at] <= wanted[at] * figures[at]))
+        p99 = lambda program: [figure.latency[1] for figure in program.figures]
+        return [*lines, "", *self._plot(workload, programs, "p99 in µs", p99)]
+
+    def _idle(self, _, programs):
+        lines = ["| program | CPU, % of a core | memory MiB |", "| --- | ---: | ---: |"]
+        for program in programs:
+            share, memory = program.figures[0]
+            lines.append(f"| {program.title} | {share:.2f} | {memory:.1f} |")
+        return [*lines, ""]
+
+    def _backlog(self, _, programs):
+        return [f"{programs[0].figures[0]:.1f} MiB.", ""]
+
+    def _start(self, _, programs):
+        check, ready = (median(column) for column in zip(*programs[0].figures))
+        return [f"`moontide check`: {check:.0f} ms. Start until ready: {ready:.0f} ms.", ""]
+
+    def _goal(self, workload, program, what, judge):
+        wanted = workload.goals.get(program.key)
+        if wanted is not None:
+            self.goals.append((workload, program, what, *judge(wanted)))
+
+    def _plot(self, workload, programs, unit, values):
+        if len(programs) < 2:
+            return []
+        rows = []
+        for program in programs:
+            all_values = values(program)
+            rows.append((program.title, median(all_values), min(all_values), max(all_values), program.setup is not None))
+        self.plots.mkdir(parents=True, exist_ok=True)
+        title = workload.title.replace("`", "")
+        (self.plots / f"{workload.name}.svg").write_text(plot.bars(title, unit, rows))
+        return [f"![{title}]({self.plots.name}/{workload.name}.svg)", ""]
+
+    def write(self, peers):
+        """The whole page anew, so that a run that is broken off leaves what it had."""
+        parts = [
+            "# Performance",
+            f"Written by `{self.command}`; [bench/](../bench/README.md) says how it is measured. Performance is a ratio: the "
+            "programs of a table read the same topic in turn, each time as a new group, "
+            f"{self.settings.rounds} times; medians, from the first message to the last in the program's own process. Slow "
+            "programs read fewer of the messages. CPU and memory are those of the whole process and its children, its start "
+            "included.",
+        ]
+        if self.settings.quick or self.settings.scale != 1:
+            parts.append("**These are small runs, which show that everything works, and nothing about speed.**")
+        parts += [table(("", ""), self.facts.items())]
+        if self.goals:
+            parts += ["## Goals", table(("workload", "against", "what", "wanted", "measured", ""), [
+                (workload.name, program.title, what, f"{'≥' if what == 'rate' else '≤'} {wanted:g} ×", f"{measured:.2f} ×",
+                 "reached" if reached else "**missed**")
+                for workload, program, what, measured, wanted, reached in self.goals])]
+        parts += self.sections
+        parts += ["## Missing", table(("workload", "program", "why"), self.missing) if self.missing else "Nothing."]
+        parts += ["## How the programs are tuned", table(("program", "version", "settings"), [
+            ("Moontide", self.facts["Moontide"], "its defaults, and in each workload what its title says"),
+            *((peer.title, peer.version, peer.tuning) for peer in peers)])]
+        self.page.parent.mkdir(parents=True, exist_ok=True)
+        self.page.write_text("\n\n".join(parts) + "\n")
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)])
+
+

@@ -1,0 +1,52 @@
+"""What a call says: NAME=VALUE words, and where things are."""
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+# Everything that is fetched, built or written while measuring.
+PLACE = TARGET / "bench"
+
+KNOWN = {
+    "QUICK": "1 for a small subset of small runs, to see that everything works",
+    "ROUNDS": "turns of each program, 5",
+    "ONLY": "names of workloads, with commas",
+    "PEERS": "names of peers, with commas; empty for none",
+    "SCALE": "a factor on the number of messages",
+    "MOONTIDE": "a binary that is built already",
+    "OUT": "the page to write",
+}
+
+
+def words(arguments):
+    """The NAME=VALUE words of the command line, and the rest."""
+    said, rest = {}, []
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        if not equals:
+            rest.append(word)
+        elif name in KNOWN:
+            said[name] = value
+        else:
+            sys.exit(f"`{name}` is none of " + ", ".join(f"{name} ({what})" for name, what in KNOWN.items()))
+    return said, rest
+
+
+class Settings:
+    def __init__(self, said):
+        self.quick = said.get("QUICK", "0") not in ("", "0")
+        self.rounds = int(said.get("ROUNDS", 1 if self.quick else 5))
+        self.scale = float(said.get("SCALE", 0.025 if self.quick else 1))
+        self.only = said["ONLY"].split(",") if "ONLY" in said else None
+        self.peers = [name for name in said["PEERS"].split(",") if name] if "PEERS" in said else None
+        self.moontide = Path(said["MOONTIDE"]).resolve() if "MOONTIDE" in said else None
+        # What was measured in part must not replace the page of a whole run.
+        whole = not (self.quick or self.only or self.scale != 1 or self.peers is not None)
+        default = ROOT / "docs/performance.md" if whole else PLACE / "performance.md"
+        self.page = Path(said["OUT"]).resolve() if "OUT" in said else default
+        # A run that takes longer gives no figure.
+        self.seconds_max = 60 if self.quick else 300
+        # Seconds of a latency run that do not count, and that do; and of looking at an idle process.
+        self.warm_s, self.latency_s, self.idle_s = (5, 5, 3) if self.quick else (10, 30, 20)

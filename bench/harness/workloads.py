@@ -1,0 +1,89 @@
+"""The table of workloads.toml, checked."""
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TABLE = Path(__file__).resolve().parents[1] / "workloads.toml"
+
+
+@dataclass
+class Topic:
+    name: str
+    records: int = 2_000_000
+    partitions: int = 1
+    size: int = 200
+    # Distinct keys; 0 for messages without one.
+    keys: int = 0
+    codec: str = "none"
+    # "random" bytes, or "json".
+    kind: str = "random"
+    # How many topics of that form share the records.
+    topics: int = 1
+
+    def names(self):
+        return [self.name] if self.topics == 1 else [f"{self.name}-{number}" for number in range(self.topics)]
+
+
+@dataclass
+class Moontide:
+    """How Moontide is set up for a workload."""
+    handler: str
+    name: str = "Moontide"
+    topic: str | None = None
+    workers: int = 1
+    # Lines of TOML, as a user would write them.
+    listener: str = ""
+    consumer: str = ""
+    # What a handler should do, where it can do several things.
+    wait: str = ""
+
+
+@dataclass
+class Workload:
+    name: str
+    title: str
+    topic: str
+    subject: Moontide
+    # "rate", "latency", "idle", "backlog" or "start"
+    kind: str = "rate"
+    # What the peers are asked for; those that know no such task are not asked.
+    task: str = "read"
+    peers: list = field(default_factory=list)
+    variants: list = field(default_factory=list)
+    # By the name of a peer or variant: how often its rate (or for latency at most how often its p50 and p99) is wanted.
+    goals: dict = field(default_factory=dict)
+    # At most so many messages of the topic.
+    records: int | None = None
+    rate: int = 0
+    quick: bool = False
+    compare: bool = False
+    note: str = ""
+    # Why it cannot be measured yet.
+    missing: str = ""
+
+
+def load(scale):
+    """The topics by name and the workloads in order, with numbers of messages scaled."""
+    table = tomllib.loads(TABLE.read_text())
+    topics = {name: Topic(name, **topic) for name, topic in table["topics"].items()}
+    for topic in topics.values():
+        # Each partition, each topic and each of two workers has as many messages as the next one.
+        share = topic.partitions * topic.topics * max(1, topic.keys if topic.keys <= 10_000 else 1) * 2
+        if topic.records:
+            wanted = max(int(topic.records * scale), min(topic.records, 2 * share))
+            topic.records = max(share, wanted // share * share)
+    workloads = []
+    for entry in table["workloads"]:
+        entry["subject"] = Moontide(**entry["subject"])
+        entry["variants"] = [Moontide(**{"handler": entry["subject"].handler, **variant})
+                             for variant in entry.get("variants", [])]
+        workload = Workload(**entry)
+        for topic in [workload.topic, *(variant.topic for variant in workload.variants if variant.topic)]:
+            if topic not in topics:
+                raise SystemExit(f"workloads.toml: workload `{workload.name}`: there is no topic `{topic}`")
+        if workload.records:
+            share = topics[workload.topic].partitions * 2
+            workload.records = max(share, int(workload.records * scale) // share * share)
+        workloads.append(workload)
+    return topics, workloads

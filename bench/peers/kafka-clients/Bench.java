@@ -1,0 +1,60 @@
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.time.Duration;
+import java.time.Instant;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+import org.apache.kafka.clients.consumer.ConsumerRecord;
+import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.common.serialization.ByteArrayDeserializer;
+
+/** The plain loop of the Java client: from the first message to the RECORDS-th, in milliseconds. Commits are automatic. */
+public class Bench {
+  static final long[] latencies = new long[10_000_000];
+  static int measured = 0;
+
+  public static void main(String[] arguments) {
+    int total = Integer.parseInt(arguments[3]);
+    boolean latency = arguments[4].equals("latency");
+    Map<String, Object> settings = Map.of(
+        "bootstrap.servers", arguments[0],
+        "group.id", arguments[2],
+        "auto.offset.reset", "earliest",
+        "max.poll.records", latency ? 500 : 10_000,
+        "max.partition.fetch.bytes", 4 << 20,
+        "key.deserializer", ByteArrayDeserializer.class,
+        "value.deserializer", ByteArrayDeserializer.class);
+    int count = 0;
+    long sum = 0;
+    long first = 0;
+    KafkaConsumer<byte[], byte[]> consumer = new KafkaConsumer<>(settings);
+    consumer.subscribe(List.of(arguments[1]));
+    while (count < total) {
+      for (ConsumerRecord<byte[], byte[]> message : consumer.poll(Duration.ofMillis(100))) {
+        if (count++ == 0) first = System.nanoTime();
+        sum += message.value().length;
+        if (latency) arrived(message.value());
+        if (count == total) break;
+      }
+    }
+    System.out.println(total + " " + Math.max(1, (System.nanoTime() - first) / 1_000_000));
+    if (measured > 0) {
+      Arrays.sort(latencies, 0, measured);
+      System.out.println("latency " + at(0.5) + " " + at(0.99) + " " + at(0.999) + " " + measured);
+    }
+    // A new group each time: leaving it in order is nothing to measure.
+    Runtime.getRuntime().halt(0);
+  }
+
+  static void arrived(byte[] value) {
+    long sent = ByteBuffer.wrap(value).order(ByteOrder.LITTLE_ENDIAN).getLong();
+    if (sent == 0) return;
+    Instant now = Instant.now();
+    latencies[measured++] = (now.getEpochSecond() * 1_000_000_000 + now.getNano() - sent) / 1000;
+  }
+
+  static long at(double share) {
+    return latencies[Math.min(measured - 1, (int) (measured * share))];
+  }
+}

@@ -1,0 +1,55 @@
+// A group member of kafkajs that handles message after message, as most of its users do: from the first message to the
+// RECORDS-th, in milliseconds. Offsets are committed automatically, or by the handler, awaited, for the task `commit`.
+const { Kafka, logLevel } = require('kafkajs')
+
+const [broker, topic, groupId, records, task] = process.argv.slice(2)
+const total = Number(records)
+const kafka = new Kafka({ clientId: 'bench', brokers: [broker], logLevel: logLevel.ERROR })
+const consumer = kafka.consumer({ groupId })
+
+let count = 0
+let first
+let sum = 0
+const latencies = []
+const microseconds = () => (performance.timeOrigin + performance.now()) * 1000
+
+const tasks = {
+  read: async ({ message }) => { sum += message.value.length },
+  json: async ({ message }) => {
+    const order = JSON.parse(message.value)
+    if (order.id === undefined || order.customer === undefined || order.amount === undefined) throw new Error('no order')
+  },
+  commit: async ({ topic, partition, message }) => {
+    await consumer.commitOffsets([{ topic, partition, offset: (BigInt(message.offset) + 1n).toString() }])
+  },
+  latency: async ({ message }) => {
+    const sent = message.value.readBigInt64LE(0)
+    if (sent > 0n) latencies.push(microseconds() - Number(sent / 1000n))
+  },
+}
+const handle = tasks[task]
+
+function finish() {
+  console.log(`${count} ${Math.max(1, Math.round(performance.now() - first))}`)
+  if (latencies.length) {
+    latencies.sort((a, b) => a - b)
+    const at = (share) => Math.round(latencies[Math.min(latencies.length - 1, Math.floor(latencies.length * share))])
+    console.log(`latency ${at(0.5)} ${at(0.99)} ${at(0.999)} ${latencies.length}`)
+  }
+  process.exit(0)
+}
+
+async function main() {
+  await consumer.connect()
+  await consumer.subscribe({ topics: [topic], fromBeginning: true })
+  await consumer.run({
+    autoCommit: task !== 'commit',
+    partitionsConsumedConcurrently: 8,
+    eachMessage: async (payload) => {
+      if (count === 0) first = performance.now()
+      await handle(payload)
+      if (++count === total) finish()
+    },
+  })
+}
+main()
