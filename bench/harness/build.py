@@ -53,7 +53,7 @@ def library():
 
 
 def tools(library):
-    """The program that makes and fills topics, and the clock for handlers."""
+    """The program that makes and fills topics, and the C module of the handlers."""
     folder = PLACE / "tools"
     folder.mkdir(parents=True, exist_ok=True)
     here = ROOT / "bench/tools"
@@ -64,5 +64,5 @@ def tools(library):
     if not headers:
         raise Failed("Lua's headers are not where cargo keeps the sources of `lua-src`")
     process.run(["cc", "-O2", "-Wall", "-shared", "-fPIC", f"-I{headers[-1]}", f"-I{headers[-1]}/src",
-                 here / "clock.c", "-o", folder / "clock.so"], folder / "clock.log")
+                 here / "bench.c", "-o", folder / "bench.so"], folder / "bench.log")
     return folder / "topic"

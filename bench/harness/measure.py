@@ -56,7 +56,7 @@ class Bench:
 
     def measure(self, workload, programs):
         once = {"idle": self._idle, "backlog": self._backlog, "start": self._start}.get(workload.kind)
-        every = {"rate": self._rate, "latency": self._latency}.get(workload.kind)
+        every = {"rate": self.rate, "latency": self._latency}.get(workload.kind)
         rounds = 1 if workload.kind in ("idle", "backlog") else self.settings.rounds
         for number in range(rounds):
             for program in programs:
@@ -74,7 +74,7 @@ class Bench:
     def _daemon(self, setup, names, records):
         return moontide.Daemon(self.binary, self.broker.address, setup, names, records)
 
-    def _rate(self, workload, program):
+    def rate(self, workload, program):
         topic = self.topics[(program.setup and program.setup.topic) or workload.topic]
         records = min(topic.records, workload.records or topic.records)
         if program.setup:

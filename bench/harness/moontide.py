@@ -1,7 +1,10 @@
 """Moontide, set up for a workload, run, and ended when its handlers have told their times."""
 
+import os
 import re
 import secrets
+import shutil
+import signal
 import subprocess
 import time
 
@@ -12,7 +15,7 @@ HANDLERS = ROOT / "bench/project/handlers"
 TOLD = re.compile(r"bench: (\d+) (\d+) (\d+)(?: latency (\d+) (\d+) (\d+) \d+)?")
 
 
-def config(setup, topics):
+def config(setup, topics, handlers):
     """The file as a user would write it."""
     listeners = "\n".join(f'''[[listeners]]
 name = "{topic}"
@@ -30,7 +33,7 @@ groupId = "${{BENCH_GROUP}}"
 
 {listeners}
 [lua]
-handlers = "{HANDLERS}"
+handlers = "{handlers}"
 workers = {setup.workers}
 cpath = "{PLACE}/tools/?.so"
 
@@ -48,7 +51,14 @@ class Daemon(Process):
         folder = PLACE / "moontide"
         folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "config.toml"
-        self.config.write_text(config(setup, topics))
+        handlers = HANDLERS
+        if setup.reload_ms:
+            handlers = folder / "handlers"
+            shutil.copytree(HANDLERS, handlers, dirs_exist_ok=True)
+        self.config.write_text(config(setup, topics, handlers))
+        self.handler = handlers / f"{setup.handler}.lua"
+        self.reload_s = setup.reload_ms / 1000
+        self.reload_at = time.monotonic() + self.reload_s
         self.workers = setup.workers
         self.records = records
         self.environment = {"BENCH_BROKER": broker, "BENCH_GROUP": f"bench-{secrets.token_hex(4)}",
@@ -63,13 +73,23 @@ class Daemon(Process):
     def measure(self, seconds):
         """The figure of a whole run: from the first message of any VM to the last of all."""
         try:
-            wait_until("all messages are handled", seconds, lambda: self._told() is not None)
+            wait_until("all messages are handled", seconds, self._all_handled)
         finally:
             self.end()
         told = self._told()
         ms = max(int(one[2]) for one in told) - min(int(one[1]) for one in told)
         latency = tuple(int(figure) for figure in told[0][3:6]) if told[0][3] else None
         return self.figure(self.records, ms, latency)
+
+    def _all_handled(self):
+        if self.reload_s and time.monotonic() >= self.reload_at:
+            # Before the daemon is ready nothing answers the signal but its default.
+            if self.logged('"ready"'):
+                with open(self.handler, "a") as handler:
+                    handler.write("-- another line\n")
+                os.kill(self.pid, signal.SIGHUP)
+            self.reload_at = time.monotonic() + self.reload_s
+        return self._told() is not None
 
     def _told(self):
         # The end is looked for before the text is read: what it said last is in the text then.

@@ -2,7 +2,7 @@
 
 from html import escape
 
-WIDTH, LABEL, ROW, TOP = 760, 260, 30, 44
+WIDTH, LABEL, ROW, TOP = 820, 310, 30, 44
 SUBJECT, OTHER, INK = "#1f6feb", "#9aa7b5", "#1b1f24"
 
 

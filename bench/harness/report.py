@@ -100,7 +100,7 @@ class Report:
             "# Performance",
             f"Written by `{self.command}`; [bench/](../bench/README.md) says how it is measured. Performance is a ratio: the "
             "programs of a table read the same topic in turn, each time as a new group, "
-            f"{self.settings.rounds} times; medians, from the first message to the last in the program's own process. Slow "
+            f"{times(self.settings.rounds)}; medians, from the first message to the last in the program's own process. Slow "
             "programs read fewer of the messages. CPU and memory are those of the whole process and its children, its start "
             "included.",
         ]
@@ -119,6 +119,10 @@ class Report:
             *((peer.title, peer.version, peer.tuning) for peer in peers)])]
         self.page.parent.mkdir(parents=True, exist_ok=True)
         self.page.write_text("\n\n".join(parts) + "\n")
+
+
+def times(number):
+    return "once" if number == 1 else f"{number} times"
 
 
 def table(head, rows):

@@ -35,6 +35,8 @@ class Moontide:
     # Lines of TOML, as a user would write them.
     listener: str = ""
     consumer: str = ""
+    # How often a handler is changed on disk and a reload asked for, in ms.
+    reload_ms: int = 0
     # What a handler should do, where it can do several things.
     wait: str = ""
 

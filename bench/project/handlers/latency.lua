@@ -1,5 +1,5 @@
 -- How long ago each message was sent, in steps of 10 µs up to a second; the first ones have no time and do not count.
-local clock = require "clock"
+local now = require "bench".now
 local total = tonumber(os.getenv("BENCH_RECORDS"))
 local tide = require "tide"
 local unpack = string.unpack
@@ -20,7 +20,7 @@ return function(message)
   first = first or tide.now()
   local sent = unpack("<i8", message.value)
   if sent > 0 then
-    local step = (clock() - sent) // STEP
+    local step = (now() - sent) // STEP
     if step > STEPS then step = STEPS end
     counts[step] = counts[step] + 1
     measured = measured + 1
