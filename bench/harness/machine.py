@@ -22,9 +22,8 @@ def proc(file, name):
     return found.group(1) if found else "unknown"
 
 
-def facts(binary, library, broker):
+def facts(binary, library, broker, load):
     memory = int(proc("meminfo", "MemTotal").split()[0]) / 2**20
-    load = os.getloadavg()[0]
     return {
         "processor": f"{proc('cpuinfo', 'model name')}, {os.cpu_count()} cores",
         "memory": f"{memory:.0f} GiB",
