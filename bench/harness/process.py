@@ -1,5 +1,6 @@
 """One measured process: started, waited for under a deadline, and ended together with what it started."""
 
+import atexit
 import os
 import signal
 import subprocess
@@ -107,6 +108,7 @@ class Process:
 
 def end_when_told():
     """A signal ends the run as an error does: nothing that was started is left behind."""
+    atexit.register(end_all)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
 
