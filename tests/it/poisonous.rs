@@ -37,7 +37,7 @@ fn what_never_ends_is_dead_lettered_and_the_others_lose_nothing() {
     project.handler("handlers.lua", HANDLERS);
     project.config(
         &(from_beginning("handlers", &topic.name, "handlers")
-            + "limits = { blocking = \"400ms\" }\nbreaker = false\n\
+            + "limits = { blocking = \"2s\" }\nbreaker = false\n\
                retry = { attempts = 2, initialDelay = 10 }\n\
                deadLetter = { topic = \"{topic}.dead\" }\n"),
     );
