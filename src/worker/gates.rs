@@ -241,9 +241,10 @@ impl Worker {
     fn gate_opened(&mut self, listener: usize, opened: Opened) {
         self.gates.look();
         self.timers.set_gates(opened.until);
-        let Some(one) = self.gates.listeners.get(listener) else {
+        let Some(one) = self.gates.listeners.get_mut(listener) else {
             return;
         };
+        one.wanted = None;
         let (why, pause) = (opened.why.to_string(), opened.until - Instant::now());
         if opened.is_again {
             tracing::warn!(

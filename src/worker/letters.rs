@@ -273,9 +273,13 @@ impl Worker {
                 let doublings = letter.tries.min(10) - 1;
                 let delay = (PAUSE * 2_u32.pow(doublings)).min(PAUSE_MAX);
                 let tries = letter.tries;
+                let what = match letter.way {
+                    Way::DeadLetter => "its dead letter",
+                    Way::Retry(_) => "its record for the retry topic",
+                };
                 let place = self.place(head, listener);
                 self.log.unsent(&place, &reason, tries, delay);
-                let error = format!("its dead letter is not sent: {reason}");
+                let error = format!("{what} is not sent: {reason}");
                 head.block(&error, Some(delay));
                 Stage::Unsent(Instant::now() + delay)
             }

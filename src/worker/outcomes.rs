@@ -74,9 +74,12 @@ impl Worker {
         let Some(listener) = named(head.config, head.listener()) else {
             return Stage::Final;
         };
-        if let (Some(number), Verdict::Skip { .. } | Verdict::DeadLetter { .. }) =
-            (head.number(), verdict)
-        {
+        let can_be_done = match verdict {
+            Verdict::Retry { .. } => false,
+            Verdict::Skip { .. } => true,
+            Verdict::DeadLetter { .. } => listener.dead_letter.is_some(),
+        };
+        if let Some(number) = head.number().filter(|_| can_be_done) {
             // The handler works: it knows what it does not want.
             self.gates
                 .done_in(number, head.slot.partition.epoch, head.key);
@@ -89,11 +92,10 @@ impl Worker {
                     .skipped(&place, &failure, "its handler asked for that");
                 self.ended(head, Outcome::Skipped)
             }
-            Verdict::DeadLetter { .. } if listener.dead_letter.is_some() => {
-                self.dead_letter(head, listener, &failure)
-            }
+            Verdict::DeadLetter { .. } if can_be_done => self.dead_letter(head, listener, &failure),
             Verdict::DeadLetter { .. } => {
                 let failure = Failure {
+                    kind: FailureKind::Raised,
                     message: format!(
                         "{}: `ctx.deadLetter` was called, but listener `{}` has no `deadLetter` topic",
                         failure.message, listener.name
@@ -162,7 +164,14 @@ impl Worker {
                 head.block(&failure.message, None);
                 Stage::Halted
             }
-            (None, OnError::DeadLetter) => self.dead_letter(head, listener, failure),
+            (None, OnError::DeadLetter) => {
+                // Its attempts are used up, whoever asked for the last one.
+                let failure = Failure {
+                    kind: FailureKind::Raised,
+                    ..failure.clone()
+                };
+                self.dead_letter(head, listener, &failure)
+            }
             (None, OnError::Skip) => {
                 let place = self.place(head, listener);
                 self.log.skipped(

@@ -158,7 +158,10 @@ impl Worker {
                 };
                 self.advance(&mut head, vm, step);
             }
-            None if is_wanted => lane.progress[index].stage = Stage::Due,
+            None if is_wanted => {
+                lane.progress[index].stage = Stage::Due;
+                self.forget_probe(open.epoch, Some(open.lane));
+            }
             // It ended in a bundle that had this listener; the present one has not.
             _ => lane.progress[index].stage = Stage::Final,
         }

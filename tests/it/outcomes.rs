@@ -345,3 +345,35 @@ fn a_breaker_closes_by_verdicts_too() {
     daemon.stop();
     assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(8));
 }
+
+/// `ctx.deadLetter` where there is no such topic is a failure like others, and the log says what is missing.
+#[test]
+fn a_dead_letter_without_a_topic_is_a_failure() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("nowhere", 1);
+    let project = Project::new(kafka);
+    project.handler(
+        "orders.lua",
+        r#"
+        local record = require "record"
+        return function(message, ctx)
+          record.line("try", message, ctx)
+          if message.value == "0" and ctx.attempt == 1 then ctx.deadLetter("broken") end
+          record.line("done", message, ctx)
+        end
+        "#,
+    );
+    project.config(
+        &(from_beginning("orders", &topic.name, "orders") + "retry = { initialDelay = 10 }\n"),
+    );
+    topic.produce(numbered(0..2, 0));
+
+    let mut daemon = Daemon::start(&project);
+
+    project.wait_for_entries("done", 2, DEADLINE);
+    assert_eq!(project.values_of("try"), ["0", "0", "1"]);
+    let line = daemon.wait_line("the failure", |line| line.is("handler failed"));
+    assert!(line.is_error(), "{line:?}");
+    assert!(line.mentions("broken") && line.mentions("no `deadLetter` topic"));
+    daemon.stop();
+}
