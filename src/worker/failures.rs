@@ -14,6 +14,22 @@ use super::outcomes::Place;
 const BURST: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(10);
 
+/// A line about a message in a listener: where it is, and then the given fields and the message.
+macro_rules! say {
+    ($level:ident, $place:expr, $left_out:expr, $($rest:tt)*) => {
+        tracing::$level!(
+            listener = $place.listener.name,
+            topic = &*$place.partition.topic,
+            partition = $place.partition.number,
+            offset = $place.offset,
+            attempt = $place.attempt,
+            bundle = $place.bundle,
+            left_out = ($left_out > 0).then_some($left_out),
+            $($rest)*
+        )
+    };
+}
+
 #[derive(Default)]
 pub(super) struct Log {
     limits: HashMap<String, RateLimit>,
@@ -28,32 +44,27 @@ impl Log {
         let Some(left_out) = self.allow(&place.listener.name) else {
             return;
         };
+        let retry_in_ms = next.map(|next| next.as_millis() as u64);
+        let error = &*failure.message;
         if failure.kind == FailureKind::Asked {
-            tracing::warn!(
-                listener = place.listener.name,
-                topic = &*place.partition.topic,
-                partition = place.partition.number,
-                offset = place.offset,
-                attempt = place.attempt,
-                bundle = place.bundle,
-                reason = failure.message,
-                retry_in_ms = next.map(|next| next.as_millis() as u64),
-                left_out = (left_out > 0).then_some(left_out),
+            say!(
+                warn,
+                place,
+                left_out,
+                reason = error,
+                retry_in_ms,
                 "handler asked for a retry"
             );
             return;
         }
-        tracing::error!(
-            listener = place.listener.name,
-            topic = &*place.partition.topic,
-            partition = place.partition.number,
-            offset = place.offset,
-            attempt = place.attempt,
-            bundle = place.bundle,
-            error = failure.message,
-            traceback = failure.traceback.as_deref().filter(|_| place.attempt == 1),
-            retry_in_ms = next.map(|next| next.as_millis() as u64),
-            left_out = (left_out > 0).then_some(left_out),
+        let traceback = failure.traceback.as_deref().filter(|_| place.attempt == 1);
+        say!(
+            error,
+            place,
+            left_out,
+            error,
+            traceback,
+            retry_in_ms,
             "handler failed"
         );
     }
@@ -91,17 +102,15 @@ impl Log {
 
     /// The broker takes its dead letter in no size.
     pub(super) fn too_large(&mut self, place: &Place<'_>, reason: &str, skips: bool) {
-        let failure = Failure {
-            kind: FailureKind::Raised,
-            message: reason.to_owned(),
-            traceback: None,
+        let Some(left_out) = self.allow(&place.listener.name) else {
+            return;
         };
         let what = if skips {
             "message skipped: its dead letter is too large and `deadLetter.tooLarge` is \"skip\""
         } else {
             "message blocks its lane: its dead letter is too large; raise `max.message.bytes` of the dead-letter topic, set `deadLetter.tooLarge`, or skip the message"
         };
-        self.last_word(place, &failure, what);
+        say!(error, place, left_out, error = reason, "{what}");
     }
 
     /// Its dead letter is sent again then.
@@ -112,15 +121,14 @@ impl Log {
         let Some(left_out) = self.allow(&place.listener.name) else {
             return;
         };
-        tracing::error!(
-            listener = place.listener.name,
-            topic = &*place.partition.topic,
-            partition = place.partition.number,
-            offset = place.offset,
+        let retry_in_ms = next.as_millis() as u64;
+        say!(
+            error,
+            place,
+            left_out,
             error = reason,
             tries,
-            retry_in_ms = next.as_millis() as u64,
-            left_out = (left_out > 0).then_some(left_out),
+            retry_in_ms,
             "record for another topic not sent: the message waits with its lane"
         );
     }
@@ -130,14 +138,12 @@ impl Log {
         let Some(left_out) = self.allow(&place.listener.name) else {
             return;
         };
-        tracing::warn!(
-            listener = place.listener.name,
-            topic = &*place.partition.topic,
-            partition = place.partition.number,
-            offset = place.offset,
-            attempt = place.attempt,
-            error = failure.message,
-            left_out = (left_out > 0).then_some(left_out),
+        let error = &*failure.message;
+        say!(
+            warn,
+            place,
+            left_out,
+            error,
             "handler ran out of memory: the message runs again, alone"
         );
     }
@@ -146,18 +152,8 @@ impl Log {
         let Some(left_out) = self.allow(&place.listener.name) else {
             return;
         };
-        tracing::error!(
-            listener = place.listener.name,
-            topic = &*place.partition.topic,
-            partition = place.partition.number,
-            offset = place.offset,
-            attempt = place.attempt,
-            bundle = place.bundle,
-            error = failure.message,
-            traceback = failure.traceback.as_deref(),
-            left_out = (left_out > 0).then_some(left_out),
-            "{what}"
-        );
+        let (error, traceback) = (&*failure.message, failure.traceback.as_deref());
+        say!(error, place, left_out, error, traceback, "{what}");
     }
 
     fn allow(&mut self, listener: &str) -> Option<u64> {
