@@ -1,6 +1,10 @@
 # What the benchmarks share: a real Kafka, the daemon, and waiting. Sourced, after `root` and `work` are set.
 #
 # Needs Java and Maven. `finish` ends what was started.
+profile=${PROFILE:-release}
+target=${CARGO_TARGET_DIR:-$root/target}/$profile
+moontide=$target/moontide
+[[ $profile == release ]] && arguments=(--release) || arguments=()
 kafka=
 daemon=
 

@@ -8,9 +8,6 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 records=${RECORDS:-10000}
 rounds=${ROUNDS:-5}
-profile=${PROFILE:-release}
-moontide=${CARGO_TARGET_DIR:-$root/target}/$profile/moontide
-[[ $profile == release ]] && arguments=(--release) || arguments=()
 work=$(mktemp -d -t moontide-bench.XXXXXX)
 . "$root/bench/common.sh"
 

@@ -10,9 +10,6 @@ root=$(cd "$here/../.." && pwd)
 loops=${LOOPS:-40}
 rounds=${ROUNDS:-3}
 seconds=${SECONDS_A_RUN:-8}
-profile=${PROFILE:-release}
-moontide=${CARGO_TARGET_DIR:-$root/target}/$profile/moontide
-[[ $profile == release ]] && arguments=(--release) || arguments=()
 work=$(mktemp -d -t moontide-bench.XXXXXX)
 . "$root/bench/common.sh"
 

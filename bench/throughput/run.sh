@@ -10,10 +10,6 @@ root=$(cd "$here/../.." && pwd)
 records=${RECORDS:-2000000}
 size=${SIZE:-200}
 rounds=${ROUNDS:-3}
-profile=${PROFILE:-release}
-target=${CARGO_TARGET_DIR:-$root/target}/$profile
-[[ $profile == release ]] && arguments=(--release) || arguments=()
-moontide=$target/moontide
 work=$(mktemp -d -t moontide-bench.XXXXXX)
 . "$root/bench/common.sh"
 
