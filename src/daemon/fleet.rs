@@ -384,10 +384,11 @@ impl Fleet {
             consumer.inbox.send(ToConsumer::Close(deadline));
         }
         let mut in_time = true;
-        let topics = self.topics.stop();
         for (_, consumer) in std::mem::take(&mut self.consumers) {
             in_time &= join(consumer.thread, deadline + AFTER_DRAIN);
         }
+        // Not before: what is drained may wait for a topic that is still to be created.
+        let topics = self.topics.stop();
         for worker in &self.workers {
             worker.mailbox.send(ToWorker::Stop);
         }

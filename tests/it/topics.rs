@@ -170,6 +170,37 @@ fn a_reload_asks_for_the_topics_of_what_a_pattern_matches() {
     daemon.stop();
 }
 
+/// What a stop drains may be a dead letter whose topic is still to be made.
+#[test]
+fn a_stop_does_not_end_the_making_of_topics_that_it_waits_for() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("making", 1);
+    let other = kafka.topic("makings", 1);
+    let project = Project::new(kafka);
+    project.handler("fails.lua", "return function() error('no') end");
+    project.handler("fine.lua", "return function() end");
+    let delays: Vec<_> = (1..=40).map(|delay| format!("\"{delay}s\"")).collect();
+    // These are made first, one after the other.
+    let many = from_beginning("a", &other.name, "fine")
+        + &format!(
+            "retry = {{ topics = [{}], allowAutoTopicCreation = true }}\n",
+            delays.join(", ")
+        );
+    let fails = from_beginning("b", &topic.name, "fails") + "retry = { attempts = 1 }\n" + CREATED;
+    project.config(&(many + &fails));
+    topic.produce(numbered(0..1, 0));
+
+    let mut daemon = Daemon::spawn(&project);
+    daemon.wait_line("the failure", |line| {
+        line.mentions("goes to the dead-letter topic")
+    });
+    daemon.stop();
+
+    let letters = kafka.read(&format!("{}.dead", topic.name), 1, 1);
+    assert_eq!(letters[0].header("moontide-origin-offset"), "0");
+    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(1));
+}
+
 fn orders(topic: &str) -> String {
     from_beginning("orders", topic, "orders.handle")
 }
