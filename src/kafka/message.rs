@@ -16,7 +16,10 @@ use crate::message::{EachHeader, OwnedRecord, Record};
 pub(crate) struct Message(Body);
 
 enum Body {
-    Native(NonNull<sys::rd_kafka_message_t>),
+    Native {
+        message: NonNull<sys::rd_kafka_message_t>,
+        has_headers: bool,
+    },
     Owned(Box<OwnedRecord>),
 }
 
@@ -24,15 +27,23 @@ enum Body {
 unsafe impl Send for Message {}
 
 impl Message {
+    /// Parses its headers: here and not where they are first read, since the thread that takes messages has more time
+    /// than the one that runs Lua, and librdkafka needs as long to find none as to find a few.
+    ///
     /// # Safety
     /// `message` came from a consume call, carries no error, and belongs to the caller alone.
     pub(super) unsafe fn from_native(message: NonNull<sys::rd_kafka_message_t>) -> Self {
-        Self(Body::Native(message))
+        // SAFETY: by the contract.
+        let has_headers = unsafe { headers_of(message) }.is_some();
+        Self(Body::Native {
+            message,
+            has_headers,
+        })
     }
 
     /// Copies the bytes, so that the fetch buffer is free to go.
     pub(crate) fn detach(&mut self) {
-        if matches!(self.0, Body::Native(_)) {
+        if matches!(self.0, Body::Native { .. }) {
             let copy = OwnedRecord::copy_of(self);
             *self = Self(Body::Owned(Box::new(copy)));
         }
@@ -47,7 +58,7 @@ impl Message {
     pub(crate) fn leader_epoch(&self) -> i32 {
         match &self.0 {
             // SAFETY: alive until drop.
-            Body::Native(message) => unsafe {
+            Body::Native { message, .. } => unsafe {
                 sys::rd_kafka_message_leader_epoch(message.as_ptr())
             },
             Body::Owned(_) => -1,
@@ -59,7 +70,7 @@ impl Record for Message {
     fn offset(&self) -> i64 {
         match &self.0 {
             // SAFETY: alive until drop.
-            Body::Native(message) => unsafe { message.as_ref().offset },
+            Body::Native { message, .. } => unsafe { message.as_ref().offset },
             Body::Owned(record) => record.offset,
         }
     }
@@ -67,7 +78,7 @@ impl Record for Message {
     fn timestamp_ms(&self) -> i64 {
         match &self.0 {
             // SAFETY: alive until drop; a null type pointer is allowed.
-            Body::Native(message) => unsafe {
+            Body::Native { message, .. } => unsafe {
                 sys::rd_kafka_message_timestamp(message.as_ptr(), ptr::null_mut())
             },
             Body::Owned(record) => record.timestamp_ms,
@@ -76,7 +87,7 @@ impl Record for Message {
 
     fn key(&self) -> Option<&[u8]> {
         match &self.0 {
-            Body::Native(message) => {
+            Body::Native { message, .. } => {
                 // SAFETY: alive until drop; the key is null or has key_len bytes.
                 unsafe { bytes((*message.as_ptr()).key, (*message.as_ptr()).key_len) }
             }
@@ -86,7 +97,7 @@ impl Record for Message {
 
     fn value(&self) -> Option<&[u8]> {
         match &self.0 {
-            Body::Native(message) => {
+            Body::Native { message, .. } => {
                 // SAFETY: alive until drop; the payload is null or has len bytes.
                 unsafe { bytes((*message.as_ptr()).payload, (*message.as_ptr()).len) }
             }
@@ -96,16 +107,16 @@ impl Record for Message {
 
     fn headers(&self, each: EachHeader<'_>) {
         let message = match &self.0 {
-            Body::Native(message) => message,
+            Body::Native {
+                has_headers: false, ..
+            } => return,
+            Body::Native { message, .. } => *message,
             Body::Owned(record) => return record.headers(each),
         };
-        let mut headers = ptr::null_mut();
-        // SAFETY: alive until drop; the headers belong to the message. Parsed on first use, by one thread at a time
-        // since a message has one owner.
-        if unsafe { sys::rd_kafka_message_headers(message.as_ptr(), &raw mut headers) } as i32 != 0
-        {
+        // SAFETY: alive until drop, and a message has one owner.
+        let Some(headers) = (unsafe { headers_of(message) }) else {
             return;
-        }
+        };
         for index in 0.. {
             let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
             // SAFETY: out-pointers are ours; the name is NUL-terminated, the value null or `size` bytes long.
@@ -129,11 +140,24 @@ impl Record for Message {
 
 impl Drop for Message {
     fn drop(&mut self) {
-        if let Body::Native(message) = self.0 {
+        if let Body::Native { message, .. } = self.0 {
             // SAFETY: ours alone, destroyed once.
             unsafe { sys::rd_kafka_message_destroy(message.as_ptr()) }
         }
     }
+}
+
+/// They belong to the message, and are parsed once.
+///
+/// # Safety
+/// `message` is alive, and no other thread uses it.
+unsafe fn headers_of(
+    message: NonNull<sys::rd_kafka_message_t>,
+) -> Option<*mut sys::rd_kafka_headers_t> {
+    let mut headers = ptr::null_mut();
+    // SAFETY: by the contract; the result's place is ours.
+    let error = unsafe { sys::rd_kafka_message_headers(message.as_ptr(), &raw mut headers) };
+    (error as i32 == 0).then_some(headers)
 }
 
 /// # Safety
