@@ -2,6 +2,8 @@
 //!
 //! ARCHITECTURE.md has the map; the modules stand here in reading order.
 
+mod allocator;
+
 mod failpoint;
 
 mod message;
@@ -79,3 +81,5 @@ mod shutdown;
 mod daemon;
 
 pub mod cli;
+
+pub use allocator::Allocator;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: moontide::Allocator = moontide::Allocator;
 
 fn main() -> ExitCode {
     moontide::cli::main()
