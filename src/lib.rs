@@ -82,4 +82,8 @@ mod daemon;
 
 pub mod cli;
 
+#[cfg(feature = "micro")]
+#[doc(hidden)]
+pub mod micro;
+
 pub use allocator::Allocator;

@@ -436,6 +436,18 @@ impl Worker {
     }
 }
 
+#[cfg(feature = "micro")]
+impl Worker {
+    /// What turns of the loop do with a letter, and with all that it makes ready.
+    pub(crate) fn take(&mut self, letter: ToWorker) {
+        self.open(letter);
+        while let Some(epoch) = self.ready.pop_front() {
+            self.run_partition(epoch);
+            self.report();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::share;

@@ -41,6 +41,12 @@ impl Message {
         })
     }
 
+    /// One that no broker sent.
+    #[cfg(feature = "micro")]
+    pub(crate) fn of(record: OwnedRecord) -> Self {
+        Self(Body::Owned(Box::new(record)))
+    }
+
     /// Copies the bytes, so that the fetch buffer is free to go.
     pub(crate) fn detach(&mut self) {
         if matches!(self.0, Body::Native { .. }) {

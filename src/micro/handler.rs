@@ -1,0 +1,48 @@
+//! A handler in a VM of its own, called again and again with one message.
+//!
+//! It knows nothing of lanes and of the worker around it.
+
+use std::sync::Arc;
+
+use super::{Shape, TOPIC};
+use crate::lua::{Call, Pulse, Step, Vm, Watchdog};
+use crate::message::OwnedRecord;
+
+/// Two of them must not be alive at once: a thread has one pulse.
+pub struct Handler {
+    vm: Vm,
+    pulse: Pulse,
+    topic: Arc<str>,
+    record: OwnedRecord,
+    _watchdog: Watchdog,
+}
+
+impl Handler {
+    /// `file` is the text of the handler's file.
+    pub fn new(file: &str, shape: &Shape) -> Self {
+        let watchdog = Watchdog::start().expect("a thread can be started");
+        let pulse = watchdog.watch_current_thread("micro");
+        let vm = Vm::build(&super::bundle(file), &Arc::default(), &pulse);
+        Self {
+            vm: vm.unwrap_or_else(|error| panic!("{error}")),
+            pulse,
+            topic: TOPIC.into(),
+            record: shape.record(0),
+            _watchdog: watchdog,
+        }
+    }
+
+    /// Makes the message's table and calls the handler, protected and watched.
+    pub fn call(&mut self) {
+        self.record.offset += 1;
+        let call = Call {
+            listener: 0,
+            topic: &self.topic,
+            partition: 0,
+            record: &self.record,
+            attempt: 1,
+        };
+        let step = self.vm.call(&self.pulse, &call);
+        assert!(matches!(step, Step::Done), "{step:?}");
+    }
+}

@@ -1,0 +1,121 @@
+//! A worker without its thread and without Kafka: batches go in as letters, and what is finished comes out.
+//!
+//! Its partition belongs to a client that knows no broker. The messages' bytes are their own, not a fetch buffer's.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+
+use super::{Shape, TOPIC};
+use crate::journal::Journal;
+use crate::kafka::{Client, Message};
+use crate::lua::{Vm, Watchdog};
+use crate::mailbox::Mailbox;
+use crate::outbox::Outbox;
+use crate::partition::{Partition, Shared, ToConsumer, ToWorker};
+use crate::route::{self, Plan};
+use crate::solo::Solo;
+use crate::supervisor::Ending;
+use crate::systemd::Progress;
+use crate::worker;
+
+/// Two of them must not be alive at once: a thread has one pulse.
+pub struct Worker {
+    inner: worker::Worker,
+    partition: Arc<Partition>,
+    plan: Arc<Plan>,
+    shape: Shape,
+    next: u64,
+    letters: Vec<ToConsumer>,
+    _endings: UnboundedReceiver<Ending>,
+    _journal: Journal,
+    _watchdog: Watchdog,
+}
+
+/// Messages on their way to the worker.
+pub struct Batch(ToWorker);
+
+impl Worker {
+    /// `file` is the text of the handler's file; the journal lies in the folder.
+    pub fn new(file: &str, shape: Shape, folder: &Path) -> Self {
+        let bundle = Arc::new(super::bundle(file));
+        let plan = route::plan(&bundle.config, "default", TOPIC).expect("the topic has a listener");
+        let watchdog = Watchdog::start().expect("a thread can be started");
+        let pulse = watchdog.watch_current_thread("micro");
+        let app = Arc::default();
+        let vm = Vm::build(&bundle, &app, &pulse).unwrap_or_else(|error| panic!("{error}"));
+        let (journal, mut pages) = Journal::start(folder, 1, 3);
+        let mailbox = Arc::new(Mailbox::default());
+        let (endings, told) = mpsc::unbounded_channel();
+        let start = worker::Start {
+            index: 0,
+            count: 1,
+            mailbox: Arc::clone(&mailbox),
+            endings,
+            beat: Progress::default().register("micro", Duration::from_secs(10)),
+            app,
+            pulse,
+            bundle,
+            vm,
+            page: pages.pop().expect("a page for each worker"),
+            solo: Arc::new(Solo::new(vec![mailbox])),
+        };
+        Self {
+            inner: worker::Worker::new(start),
+            partition: Arc::new(partition()),
+            plan: Arc::new(plan),
+            shape,
+            next: 0,
+            letters: Vec::new(),
+            _endings: told,
+            _journal: journal.expect("the folder takes a journal"),
+            _watchdog: watchdog,
+        }
+    }
+
+    pub fn batch(&mut self, messages: u64) -> Batch {
+        let first = self.next;
+        self.next += messages;
+        let messages = (first..self.next).map(|number| {
+            let record = self.shape.record(number as i64);
+            Message::of(record)
+        });
+        Batch(ToWorker::Batch {
+            messages: messages.collect(),
+            first,
+            taken: Instant::now(),
+            plan: Arc::clone(&self.plan),
+            partition: Arc::clone(&self.partition),
+        })
+    }
+
+    /// Runs every message of it, and tells the consumer what is finished.
+    pub fn run(&mut self, batch: Batch) {
+        self.inner.take(batch.0);
+        self.partition.inbox.take(&mut self.letters);
+        let last = match self.letters.last() {
+            Some(ToConsumer::Finished(finished)) => finished.last(),
+            _ => None,
+        };
+        let end = last.map(|(_, numbers)| numbers.end);
+        assert_eq!(end, Some(self.next), "a message is not done");
+        self.letters.clear();
+    }
+}
+
+fn partition() -> Partition {
+    // Without a group there would be no consumer; without brokers it stays alone.
+    let properties = [("group.id", "micro")].into_iter();
+    let client = Client::new(properties, Arc::new(|| ())).expect("a client without brokers");
+    let of = Shared {
+        consumer: "default".into(),
+        group: "micro".into(),
+        outbox: Arc::new(Outbox::new(&BTreeMap::new())),
+        inbox: Arc::new(Mailbox::default()),
+        client: Arc::new(client),
+    };
+    Partition::new(1, &TOPIC.into(), 0, of)
+}
