@@ -8,6 +8,7 @@ mod ages;
 mod budget;
 mod commits;
 mod intake;
+mod jumps;
 mod leave;
 mod membership;
 mod naps;
@@ -38,6 +39,7 @@ use crate::systemd::Beat;
 use ages::Ages;
 use commits::Commits;
 use intake::Intake;
+use jumps::Jumps;
 use membership::Phase;
 use report::{State, Trouble};
 use subscription::Topics;
@@ -101,6 +103,7 @@ struct Held {
     /// Messages taken in this assignment.
     received: u64,
     ages: Ages,
+    jumps: Jumps,
 }
 
 /// Whether the next message is the next one.

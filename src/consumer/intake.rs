@@ -14,6 +14,7 @@ use crate::partition::{Partition, Shared, ToWorker};
 
 use super::ages::Ages;
 use super::budget::{BYTES_MAX, MESSAGES_MAX, SHARE_MIN, Share};
+use super::jumps::Jumps;
 use super::{Consumer, Held, Stage, Trust, list};
 
 /// Messages of one batch.
@@ -39,6 +40,8 @@ struct Run {
     held: Option<Held>,
     first: u64,
     messages: Vec<Message>,
+    /// Where its log starts, once something was missing.
+    log_start: Option<i64>,
 }
 
 impl Run {
@@ -143,8 +146,13 @@ impl Consumer {
             }
         }
         let (offset, leader_epoch) = (message.offset(), message.leader_epoch());
-        if offset >= held.tracker.expected() && self.is_early(held, &message) {
+        let expected = held.tracker.expected();
+        if offset >= expected && self.is_early(held, &message) {
             return;
+        }
+        if offset > expected {
+            run.log_start = run.log_start.or_else(|| held.log_start(&self.client));
+            held.jumps.jumped(&(expected..offset), run.log_start);
         }
         let number = match held.arrive(&message) {
             Arrival::New(number) => number,
@@ -200,6 +208,7 @@ impl Consumer {
             held.plan.ordering != LaneOrdering::Partition,
         );
         held.ages = Ages::new(offset, Instant::now());
+        held.jumps = Jumps::default();
         held.committed = None;
     }
 
@@ -219,12 +228,14 @@ impl Consumer {
     fn hand_over(&mut self, run: &mut Run, now: Instant) {
         let took = !run.messages.is_empty();
         run.send(now);
+        run.log_start = None;
         if let Some(mut held) = run.held.take() {
             if took {
                 held.ages.took(held.tracker.expected(), now);
             }
             // What was finished before it came moves the position too.
             held.ages.finished(held.tracker.finished().offset, now);
+            held.look_for_lost(&self.client, &mut self.counts, now);
             let key = (held.partition.topic.clone(), held.partition.number);
             self.held.insert(key, held);
         }

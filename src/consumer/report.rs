@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use crate::clock::now_ms;
-use crate::kafka::Error;
+use crate::kafka::{Client, Error};
 use crate::logging::RateLimit;
 use crate::metrics::{ConsumerCounts, ConsumerSnapshot};
 use crate::status::{ConsumerStatus, PartitionStatus, Pause};
 
+use super::jumps::Lost;
 use super::{Consumer, Held, Stage, line_limit};
 
 /// The last error of broker or group, until something works again.
@@ -82,6 +83,57 @@ impl Held {
         let budget = self.is_paused.then_some(Pause::Budget);
         self.asleep_until.map(|_| Pause::NotDue).or(budget)
     }
+
+    /// Where its log starts, as the last fetch told it.
+    pub(super) fn log_start(&self, client: &Client) -> Option<i64> {
+        let known = client.known_watermarks(&self.partition.topic, self.partition.number);
+        known.map(|(low, _)| low).filter(|low| *low >= 0)
+    }
+
+    /// Says what was deleted before it came.
+    pub(super) fn look_for_lost(
+        &mut self,
+        client: &Client,
+        counts: &mut ConsumerCounts,
+        now: Instant,
+    ) {
+        if self.jumps.is_open()
+            && let Some(log_start) = self.log_start(client)
+        {
+            self.jumps.look(log_start);
+        }
+        let Some(lost) = self.jumps.tell(now) else {
+            return;
+        };
+        let (consumer, topic) = (&*self.partition.consumer, &*self.partition.topic);
+        let (partition, offset) = (self.partition.number, lost.next);
+        let Lost { first, last, .. } = lost;
+        if lost.is_certain {
+            counts.messages_lost += lost.count.unsigned_abs();
+            tracing::error!(
+                consumer,
+                topic,
+                partition,
+                offset,
+                lost = lost.count,
+                first,
+                last,
+                "the next offset is older than the log: messages were deleted before they were handled, `lost` at most"
+            );
+        } else {
+            tracing::warn!(
+                consumer,
+                topic,
+                partition,
+                offset,
+                lost = lost.count,
+                first,
+                last,
+                "the next offset is older than the log: there were markers of transactions, compacted messages, or such \
+                 as were deleted before they were handled"
+            );
+        }
+    }
 }
 
 impl Consumer {
@@ -110,6 +162,7 @@ impl Consumer {
                 known.is_some_and(|(_, high)| high > position)
             };
             held.ages.look(is_idle && waits(), now);
+            held.look_for_lost(&self.client, &mut self.counts, now);
         }
     }
 

@@ -14,6 +14,7 @@ use crate::route;
 use crate::start::{Start, Why};
 
 use super::ages::Ages;
+use super::jumps::Jumps;
 use super::membership::{Doing, names};
 use super::{Consumer, Held, Stage, Trust};
 
@@ -191,6 +192,7 @@ impl Consumer {
             full_since: None,
             received: 0,
             ages: Ages::new(start.offset, now),
+            jumps: Jumps::default(),
             stage,
             partition,
             plan,
@@ -204,7 +206,7 @@ impl Consumer {
         &coming.config
     }
 
-    fn say_start(&self, one: &Assigned, start: Start) {
+    fn say_start(&mut self, one: &Assigned, start: Start) {
         let (consumer, topic, partition, offset) =
             (&*self.name, &*one.topic, one.partition, start.offset);
         match start.why {
@@ -241,14 +243,17 @@ impl Consumer {
                     "starts at the end"
                 );
             }
-            Why::BelowLogStart { lost } => tracing::error!(
-                consumer,
-                topic,
-                partition,
-                offset,
-                lost,
-                "the committed offset is older than the log: messages were deleted before they were handled"
-            ),
+            Why::BelowLogStart { lost } => {
+                self.counts.messages_lost += lost.unsigned_abs();
+                tracing::error!(
+                    consumer,
+                    topic,
+                    partition,
+                    offset,
+                    lost,
+                    "the committed offset is older than the log: messages were deleted before they were handled"
+                );
+            }
             Why::BeyondLogEnd => tracing::error!(
                 consumer,
                 topic,

@@ -20,6 +20,8 @@ pub(crate) struct ConsumerCounts {
     pub(crate) commit_errors: u64,
     /// Errors of brokers, group and partitions.
     pub(crate) errors: u64,
+    /// Messages that the brokers deleted before they were handled, at most.
+    pub(crate) messages_lost: u64,
 }
 
 /// A consumer at one moment.

@@ -86,6 +86,8 @@ families! {
         "Commits that were answered, each of one or several partitions";
     KAFKA_ERRORS: Counter "moontide_kafka_errors" &["consumer"],
         "Errors of brokers, group and partitions";
+    MESSAGES_LOST: Counter "moontide_messages_lost" &["consumer"],
+        "Messages that retention deleted before they were handled, at most";
     READY: Gauge "moontide_ready" &[],
         "1 while /ready answers 200";
     BUNDLE: Gauge "moontide_bundle_number" &[],

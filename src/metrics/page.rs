@@ -104,6 +104,7 @@ fn consumer(samples: &mut Samples, status: &ConsumerStatus, counts: &ConsumerCou
         samples.add(&f::COMMITS, &[name, result], count(value));
     }
     samples.add(&f::KAFKA_ERRORS, &[name], count(counts.errors));
+    samples.add(&f::MESSAGES_LOST, &[name], count(counts.messages_lost));
 }
 
 /// A listener may run in several workers: they add up.

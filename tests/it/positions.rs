@@ -1,8 +1,9 @@
 //! Where a partition starts: without a position, with one that is out of range, when it is new.
 
-use crate::support::client::numbered;
-use crate::support::daemon::Daemon;
-use crate::support::kafka;
+use crate::support::client::{Message, numbered};
+use crate::support::daemon::{Daemon, Line};
+use crate::support::http::{address, scrape};
+use crate::support::kafka::{self, send_signal};
 use crate::support::project::{Project, RECORDING, from_beginning, listener};
 use crate::support::wait::DEADLINE;
 
@@ -128,6 +129,89 @@ fn a_position_below_the_log_starts_at_the_logs_start() {
     daemon.wait_line("what was lost", |line| {
         line.is_error() && line.mentions(&topic.name)
     });
+    daemon.stop();
+}
+
+/// S9: … also while the daemon runs: it goes on at the log's start, and one ERROR counts what was lost.
+#[test]
+fn what_is_deleted_before_it_was_fetched_is_told() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("passed", 1);
+    // One fetch, which may be under way, brings a fraction of what comes while the daemon is frozen.
+    let project = Project::new(kafka)
+        .consumer("sessionTimeout = \"60s\"\nmaxBytesPerPartition = \"16KiB\"")
+        .sections("[http]\nlisten = \"127.0.0.1:0\"");
+    project.handler("orders.lua", RECORDING);
+    project.config(&from_beginning("orders", &topic.name, "orders.handle"));
+    topic.produce(numbered(0..3, 0));
+    let mut daemon = Daemon::start(&project);
+    let address = address(&mut daemon);
+    project.wait_for_entries("done", 3, DEADLINE);
+
+    send_signal(daemon.pid(), libc::SIGSTOP);
+    let large = Message::value(vec![b'x'; 8192]).partition(0);
+    topic.produce_with(
+        &[("batch.num.messages", "1")],
+        std::iter::repeat_n(large, 40),
+    );
+    topic.delete_records(0, 30);
+    send_signal(daemon.pid(), libc::SIGCONT);
+
+    daemon.wait_for("the last message", |_| {
+        project.entries().last().map(|entry| entry.offset) == Some(42)
+    });
+    let offsets: Vec<i64> = project.entries().iter().map(|entry| entry.offset).collect();
+    let before = offsets.iter().take_while(|offset| **offset < 30);
+    let first = before.count() as i64;
+    assert!(first < 30, "{offsets:?}");
+    assert_eq!(offsets, (0..first).chain(30..43).collect::<Vec<_>>());
+    let line = daemon.wait_line("what was lost", Line::is_error);
+    let field = |name: &str| line.field(name).parse::<i64>().unwrap();
+    assert_eq!(line.field("topic"), topic.name);
+    assert_eq!((field("partition"), field("offset")), (0, 30));
+    assert_eq!((field("first"), field("last")), (first, 29));
+    assert_eq!(field("lost"), 30 - first);
+    let counted = scrape(&address).get("moontide_messages_lost_total", &[]);
+    assert_eq!(counted, Some((30 - first) as f64));
+    daemon.wait_for("the position is behind the last message", |_| {
+        kafka.committed(&project.group, &topic.name, 0) == Some(43)
+    });
+    assert_eq!(daemon.count(Line::is_error), 1);
+    daemon.stop();
+}
+
+/// S9: offsets without messages are no loss: markers of transactions and what those took back, also where the log begins
+/// behind them meanwhile.
+#[test]
+fn offsets_that_never_were_messages_are_not_told_as_lost() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("markers", 1);
+    let project = recording(
+        kafka,
+        &from_beginning("orders", &topic.name, "orders.handle"),
+    );
+    topic.produce_in_transactions(numbered(0..5, 0));
+    topic.produce_in_vain(numbered(100..110, 0));
+    topic.produce(numbered(5..6, 0));
+    let mut daemon = Daemon::start(&project);
+    project.wait_for_entries("done", 6, DEADLINE);
+
+    topic.delete_records(0, 7);
+    topic.produce_in_transactions(numbered(6..9, 0));
+    project.wait_for_entries("done", 9, DEADLINE);
+    // Its marker, which was the last record.
+    topic.delete_records(0, topic.watermarks(0).1);
+    topic.produce(numbered(9..10, 0));
+
+    project.wait_for_entries("done", 10, DEADLINE);
+    let line = daemon.wait_line("that something is not there", |line| {
+        line.mentions("older than the log")
+    });
+    assert_eq!(
+        (line.field("level"), line.field("lost")),
+        ("WARN".into(), "1".into())
+    );
+    assert_eq!(daemon.count(Line::is_error), 0);
     daemon.stop();
 }
 
