@@ -26,6 +26,8 @@ pub(super) struct Intake {
     /// Address of librdkafka's topic → its name. Cleared with every assignment, as addresses come back.
     names: HashMap<usize, Arc<str>>,
     epochs: Arc<AtomicU64>,
+    /// A partition's rest of the batch in hand counts for nothing.
+    has_void: bool,
 }
 
 /// What is drained waits for the group, and takes no part in the budget.
@@ -33,11 +35,43 @@ fn takes_part(held: &Held) -> bool {
     held.stage != Stage::Drained
 }
 
+/// What may be taken now. Found by a look at every partition, hence once for several batches.
+struct Room {
+    share: Share,
+    messages: usize,
+    bytes: usize,
+    /// Of a message, on average.
+    size: usize,
+    /// One of the partitions of these batches has used up its share.
+    is_used_up: bool,
+}
+
+impl Room {
+    /// The messages of the next batch: few large ones, so that it does not take many times the budget.
+    fn batch(&self) -> usize {
+        if self.is_used_up {
+            return 0;
+        }
+        self.messages
+            .min(self.share.messages)
+            .min(self.bytes.min(self.share.bytes).div_ceil(self.size))
+    }
+
+    /// Messages of this partition have come, which had so many bytes in flight before.
+    fn note(&mut self, held: &Held, bytes_before: usize) {
+        let bytes = held.tracker.bytes().saturating_sub(bytes_before);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.is_used_up |=
+            takes_part(held) && !held.is_quiet() && self.share.is_used_up(&held.tracker);
+    }
+}
+
 /// Messages of one partition, taken one after the other.
 #[derive(Default)]
 struct Run {
     place: (usize, i32),
     held: Option<Held>,
+    bytes_before: usize,
     first: u64,
     messages: Vec<Message>,
     /// Where its log starts, once something was missing.
@@ -65,6 +99,7 @@ impl Intake {
         Self {
             names: HashMap::new(),
             epochs,
+            has_void: false,
         }
     }
 
@@ -87,25 +122,41 @@ impl Held {
 }
 
 impl Consumer {
-    /// Takes one batch. Whether there may be more.
+    /// Takes what there is room for. Whether there may be more.
     pub(super) fn take(&mut self, now: Instant) -> bool {
-        let most = self.room();
-        if most == 0 {
-            return false;
+        let mut room = self.room();
+        let mut took_all = false;
+        loop {
+            let most = room.batch();
+            if most == 0 {
+                return took_all;
+            }
+            let took = self.take_batch(most, &mut room, now);
+            room.messages -= took;
+            took_all = took == most;
+            if !took_all {
+                return false;
+            }
         }
-        for held in self.held.values_mut() {
-            if held.trust == Trust::Void {
-                held.trust = Trust::Sound;
+    }
+
+    fn take_batch(&mut self, most: usize, room: &mut Room, now: Instant) -> usize {
+        if std::mem::take(&mut self.intake.has_void) {
+            for held in self.held.values_mut() {
+                if held.trust == Trust::Void {
+                    held.trust = Trust::Sound;
+                }
             }
         }
         let client = self.client.clone();
         let mut run = Run::default();
         let took = client.take(most, |topic, partition, taken, name| {
             if run.held.is_none() || run.place != (topic, partition) {
-                self.hand_over(&mut run, now);
+                self.hand_over(&mut run, room, now);
                 let topic_name = self.intake.names.entry(topic).or_insert_with(name).clone();
                 run.place = (topic, partition);
                 run.held = self.held.remove(&(topic_name, partition));
+                run.bytes_before = run.held.as_ref().map_or(0, |held| held.tracker.bytes());
             }
             match taken {
                 Ok(message) => self.arrive(&mut run, message),
@@ -118,11 +169,11 @@ impl Consumer {
                 }
             }
         });
-        self.hand_over(&mut run, now);
+        self.hand_over(&mut run, room, now);
         if took > 0 {
             self.trouble.over();
         }
-        took == most
+        took
     }
 
     fn arrive(&mut self, run: &mut Run, message: Message) {
@@ -140,6 +191,7 @@ impl Consumer {
             // Either the message in between was passed over or it does not exist: the seek tells.
             Trust::Suspect => {
                 held.trust = Trust::Void;
+                self.intake.has_void = true;
                 held.tracker.pause();
                 let at = held.goes_on_at();
                 return self.seek(&[at]);
@@ -225,11 +277,12 @@ impl Consumer {
     }
 
     /// Ends a run: its messages go to the worker, the partition back where it belongs.
-    fn hand_over(&mut self, run: &mut Run, now: Instant) {
+    fn hand_over(&mut self, run: &mut Run, room: &mut Room, now: Instant) {
         let took = !run.messages.is_empty();
         run.send(now);
         run.log_start = None;
         if let Some(mut held) = run.held.take() {
+            room.note(&held, run.bytes_before);
             if took {
                 held.ages.took(held.tracker.expected(), now);
             }
@@ -241,34 +294,31 @@ impl Consumer {
         }
     }
 
-    /// How many messages may be taken now.
-    fn room(&self) -> usize {
+    /// What may be taken now.
+    fn room(&self) -> Room {
         let share = self.share();
-        let (mut messages, mut all, mut bytes) = (0, 0, 0);
+        let (mut messages, mut all, mut bytes, mut is_used_up) = (0, 0, 0, false);
         for held in self.held.values().filter(|held| takes_part(held)) {
             messages += held.tracker.unfinished();
             all += held.tracker.bytes();
             if held.is_quiet() {
                 // What it has beyond its share came in one batch, and is not taken from the others.
                 bytes += held.tracker.bytes().min(share.bytes);
-            } else if share.is_used_up(&held.tracker) {
-                // Held up until it drains or is paused: taking can't choose among partitions.
-                return 0;
             } else {
+                // One that is, is held up until it drains or is paused: taking can't choose among partitions.
+                is_used_up |= share.is_used_up(&held.tracker);
                 bytes += held.tracker.bytes();
             }
         }
-        if self.held.is_empty() || bytes >= BYTES_MAX || all >= 2 * BYTES_MAX {
-            return 0;
-        }
+        is_used_up |= self.held.is_empty() || all >= 2 * BYTES_MAX;
         let budget = MESSAGES_MAX.max(share.partitions * SHARE_MIN * 2);
-        // Large messages come in small batches, so that a batch does not take many times the budget.
-        let size = all.checked_div(messages).unwrap_or(0).max(1);
-        budget
-            .saturating_sub(messages)
-            .min(BATCH_MAX)
-            .min(share.messages)
-            .min((BYTES_MAX - bytes).min(share.bytes).div_ceil(size))
+        Room {
+            messages: budget.saturating_sub(messages).min(BATCH_MAX),
+            bytes: BYTES_MAX.saturating_sub(bytes),
+            size: all.checked_div(messages).unwrap_or(0).max(1),
+            share,
+            is_used_up,
+        }
     }
 
     fn share(&self) -> Share {
