@@ -5,6 +5,7 @@
 //! clock. **Back-pressure is not taking**: what is not taken stays in librdkafka's bounded queue.
 
 mod ages;
+mod asked;
 mod budget;
 mod commits;
 mod intake;
@@ -37,6 +38,7 @@ use crate::supervisor::{Ending, Endings};
 use crate::systemd::Beat;
 
 use ages::Ages;
+use asked::Unsent;
 use commits::Commits;
 use intake::Intake;
 use jumps::Jumps;
@@ -94,6 +96,7 @@ struct Held {
     stage: Stage,
     /// A reload removed the topic and another brought it back before the group took it away.
     comes_back: bool,
+    unsent: Unsent,
     trust: Trust,
     is_paused: bool,
     /// Of a retry topic: its next message is not due before.
@@ -256,13 +259,16 @@ impl Consumer {
 
     fn open(&mut self, letter: ToConsumer, now: Instant) {
         match letter {
-            ToConsumer::Finished(finished) => {
+            ToConsumer::Finished { finished, asked } => {
                 for (partition, numbers) in finished {
                     if let Some(held) = self.of(&partition) {
                         held.finished_since_commit += numbers.end - numbers.start;
                         held.tracker.finish(numbers);
                         held.ages.finished(held.tracker.finished().offset, now);
                     }
+                }
+                for (partition, asks) in asked {
+                    self.asked(&partition, &asks);
                 }
             }
             ToConsumer::Drained(partition) => {
@@ -272,12 +278,10 @@ impl Consumer {
             }
             ToConsumer::Commit {
                 partition,
-                listener,
-                offset,
+                ask,
                 reply,
-                lane,
             } => {
-                self.ask_commit(&partition, (&listener, lane), offset, reply, now);
+                self.ask_commit(&partition, &ask, reply, now);
             }
             ToConsumer::Answered(Answered::Starts { id, starts }) => self.starts(id, starts, now),
             ToConsumer::Answered(Answered::Topics(topics)) => self.topics_found(topics, now),

@@ -5,6 +5,7 @@
 
 mod app;
 mod build;
+mod commit;
 mod coroutine;
 mod ctx;
 mod failure;
@@ -90,6 +91,14 @@ pub(crate) enum Wait {
     Sleep(Duration),
     /// `ctx.commitOffsets(offset)`: the literal offset.
     Commit(i64),
+}
+
+/// What a slice of a call has asked for and does not wait for: `ctx.commitOffsets(offset, { wait = false })`, once or
+/// more often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) highest: i64,
+    pub(crate) last: i64,
 }
 
 #[derive(Clone, Debug)]

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::gaps::Finished;
 
+pub(crate) use asked::Ask;
 use asked::Manual;
 use seeds::Seeds;
 
@@ -261,24 +262,25 @@ impl Tracker {
         }
     }
 
-    /// A handler's `commitOffsets(offset)`, for a message of this lane. Returns what stands to be committed by it.
-    pub(crate) fn ask(&mut self, listener: &str, lane: u64, offset: i64) -> i64 {
-        let entries = &self.entries;
-        let of_lane = |entry: &&Entry| entry.lane == lane && !entry.finished;
-        let manual = self
-            .manual
-            .iter_mut()
-            .find(|one| *one.listener == *listener);
-        if let Some(one) = manual {
-            let runs_at = || entries.iter().find(of_lane).map(|entry| entry.offset);
-            one.ask(offset, lane, runs_at);
+    /// A handler asks. Returns what stands to be committed by it. What its lane finished since does not matter.
+    pub(crate) fn ask(&mut self, ask: &Ask) -> i64 {
+        let &Ask {
+            lane, at, offset, ..
+        } = ask;
+        let mut manual = self.manual.iter_mut();
+        if let Some(one) = manual.find(|one| one.listener == ask.listener) {
+            one.ask(offset, lane, at);
+            return self.target().offset;
+        }
+        if at < self.finished().offset {
+            // The automatic position has moved since, and has taken over.
             return self.target().offset;
         }
         let mut early = offset;
         if self.by_lane {
             let others =
                 |entry: &&Entry| !entry.finished && (entry.lane != lane || entry.offset >= offset);
-            let held_back = entries.iter().find(others).map(|entry| entry.offset);
+            let held_back = self.entries.iter().find(others).map(|entry| entry.offset);
             early = early.min(held_back.unwrap_or(self.expected.offset));
         }
         if self.automatic > 1 {

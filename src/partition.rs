@@ -13,6 +13,7 @@ use crate::lua::{Answer, CallId, Vm};
 use crate::mailbox::Mailbox;
 use crate::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::needed::Needed;
+use crate::offsets::Ask;
 use crate::outbox::{Outbox, Refused};
 use crate::route::Plan;
 use crate::status::Blocked;
@@ -49,17 +50,17 @@ pub(crate) struct Shared {
 
 /// What a consumer's thread is told.
 pub(crate) enum ToConsumer {
-    /// These messages have their outcome.
-    Finished(Vec<(Arc<Partition>, Range<u64>)>),
+    /// These messages have their outcome, and this was asked for by `ctx.commitOffsets` and is not waited for.
+    Finished {
+        finished: Vec<(Arc<Partition>, Range<u64>)>,
+        asked: Vec<(Arc<Partition>, Vec<Ask>)>,
+    },
     /// After `ToWorker::Release`: no call of this partition runs any more.
     Drained(Arc<Partition>),
-    /// `ctx.commitOffsets`.
+    /// `ctx.commitOffsets`, and the handler waits.
     Commit {
         partition: Arc<Partition>,
-        listener: Arc<str>,
-        /// Of the message whose handler asks.
-        lane: u64,
-        offset: i64,
+        ask: Ask,
         reply: Reply,
     },
     /// What the asking thread found.

@@ -6,6 +6,7 @@
 //! runtime that it needs.
 
 mod alone;
+mod asks;
 mod calls;
 mod engine;
 mod failures;
@@ -35,6 +36,7 @@ use crate::kafka::Message;
 use crate::lua::{Answer, App, Pulse, Vm};
 use crate::mailbox::Mailbox;
 use crate::message::Record as _;
+use crate::offsets::Ask;
 use crate::partition::{Partition, ToConsumer, ToWorker};
 use crate::route::{self, Plan};
 use crate::solo::Solo;
@@ -84,6 +86,7 @@ pub(crate) struct Worker {
     gatekeeper: Gatekeeper,
     timers: Timers,
     finished: Vec<(Arc<Partition>, Range<u64>)>,
+    asked: Vec<(Arc<Partition>, Vec<Ask>)>,
     log: failures::Log,
     looked: Instant,
 }
@@ -144,6 +147,7 @@ impl Worker {
             gatekeeper: Gatekeeper::new(start.solo, start.index),
             timers: Timers::default(),
             finished: Vec::new(),
+            asked: Vec::new(),
             log: failures::Log::default(),
             looked: Instant::now(),
         }
@@ -356,15 +360,20 @@ impl Worker {
             });
     }
 
-    /// Tells the consumers what is finished.
+    /// Tells the consumers what is finished, and what handlers asked for on the way.
     fn report(&mut self) {
-        while let Some((partition, _)) = self.finished.last() {
-            let inbox = partition.inbox.clone();
-            let own = self
-                .finished
-                .extract_if(.., |(one, _)| Arc::ptr_eq(&one.inbox, &inbox))
-                .collect();
-            inbox.send(ToConsumer::Finished(own));
+        let any = |worker: &Self| {
+            let finished = worker.finished.last().map(|one| one.0.inbox.clone());
+            finished.or_else(|| worker.asked.last().map(|one| one.0.inbox.clone()))
+        };
+        while let Some(inbox) = any(self) {
+            let is_own = |one: &Partition| Arc::ptr_eq(&one.inbox, &inbox);
+            let finished = self.finished.extract_if(.., |(one, _)| is_own(one));
+            let asked = self.asked.extract_if(.., |(one, _)| is_own(one));
+            inbox.send(ToConsumer::Finished {
+                finished: finished.collect(),
+                asked: asked.collect(),
+            });
         }
     }
 

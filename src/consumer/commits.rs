@@ -1,4 +1,4 @@
-//! Committing: which partitions are due, one commit in flight, and the answers to handlers that asked.
+//! Committing: which partitions are due, one commit in flight, and what follows from its answer.
 //!
 //! A commit that failed leaves the position dirty, and it is tried again while the epoch is ours. **After the assignment
 //! is gone nothing is committed.**
@@ -11,54 +11,54 @@ use crate::config::Ordering;
 use crate::failpoint::failpoint;
 use crate::gaps;
 use crate::kafka::{Class, Committed, Error, TopicPartition};
-use crate::partition::{Partition, Reply};
+use crate::logging::RateLimit;
+use crate::partition::Partition;
 use crate::start;
 
-use super::{Consumer, Held};
+use super::asked::{Unheard, Unsent, Waiter};
+use super::{Consumer, Held, line_limit};
 
 /// Without a configured interval or threshold: at the latest.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Partitions with nothing left to do are committed together, not one by one.
+/// Partitions with nothing left to do are committed together, not one by one, and so is what handlers ask for and do not
+/// wait for.
 const GATHER: Duration = Duration::from_millis(10);
 /// After a commit that failed.
 const PAUSE: Duration = Duration::from_millis(500);
 
-#[derive(Default)]
 pub(super) struct Commits {
-    in_flight: Option<Vec<Sent>>,
-    not_before: Option<Instant>,
-    waiters: Vec<Waiter>,
+    pub(super) in_flight: Option<Vec<Sent>>,
+    pub(super) not_before: Option<Instant>,
+    pub(super) waiters: Vec<Waiter>,
     /// The brokers found some metadata too large.
     refused_metadata: bool,
+    /// Lines about what was asked for and not waited for.
+    pub(super) limit: RateLimit,
 }
 
-struct Sent {
-    partition: Arc<Partition>,
-    offset: i64,
+impl Default for Commits {
+    fn default() -> Self {
+        Self {
+            in_flight: None,
+            not_before: None,
+            waiters: Vec::new(),
+            refused_metadata: false,
+            limit: line_limit(),
+        }
+    }
+}
+
+pub(super) struct Sent {
+    pub(super) partition: Arc<Partition>,
+    pub(super) offset: i64,
     /// `Tracker::changes`, where the metadata said what is finished beyond the offset.
     changes: Option<u64>,
     /// What had finished when it was sent does not count towards the next threshold.
     finished: u64,
     /// Those whom its answer answers: they asked before it was sent.
-    waiters: Vec<Waiter>,
-}
-
-/// A handler that waits in `commitOffsets`.
-struct Waiter {
-    partition: Arc<Partition>,
-    reply: Reply,
-    deadline: Instant,
-}
-
-impl Waiter {
-    fn give_up(self) {
-        let reason = "not committed: no answer from the group's coordinator in time";
-        self.reply.send(Err(reason.to_owned()));
-    }
-
-    fn is_of(&self, partition: &Partition) -> bool {
-        self.partition.epoch == partition.epoch
-    }
+    pub(super) waiters: Vec<Waiter>,
+    /// Handlers asked for it and went on.
+    pub(super) unawaited: bool,
 }
 
 impl Commits {
@@ -85,7 +85,7 @@ impl Held {
     }
 
     /// The target is not what the group has already.
-    fn has_moved(&self) -> bool {
+    pub(super) fn has_moved(&self) -> bool {
         if self.plan.listeners.is_empty() {
             // Of a topic that nobody wants, nothing is ours to say.
             return false;
@@ -129,10 +129,8 @@ impl Held {
         if !has_moved && !self.has_gained() {
             return false;
         }
-        // Whatever a handler asked for is due at once: it waits. So is a start, lest a restart skips what comes now.
-        let is_awaited =
-            !self.tracker.is_automatic() || self.tracker.is_asked() || self.commit_start;
-        if has_moved && is_awaited {
+        // A handler waits for it. A start does not wait either, lest a restart skips what comes now.
+        if has_moved && (self.unsent.awaited || self.commit_start) {
             return true;
         }
         if self
@@ -142,9 +140,15 @@ impl Held {
         {
             return true;
         }
-        let idle =
-            has_moved && self.plan.commit_interval.is_none() && self.tracker.unfinished() == 0;
-        let wait = match (idle, self.plan.commit_interval, self.plan.commit_threshold) {
+        let is_asked =
+            !self.tracker.is_automatic() || self.tracker.is_asked() || self.unsent.unawaited;
+        let is_idle = self.plan.commit_interval.is_none() && self.tracker.unfinished() == 0;
+        let gathers = has_moved && (is_asked || is_idle);
+        let wait = match (
+            gathers,
+            self.plan.commit_interval,
+            self.plan.commit_threshold,
+        ) {
             (true, ..) => GATHER,
             (false, Some(interval), _) => interval,
             (false, None, None) => INTERVAL,
@@ -159,48 +163,6 @@ impl Held {
 }
 
 impl Consumer {
-    /// `ctx.commitOffsets(offset)`.
-    pub(super) fn ask_commit(
-        &mut self,
-        partition: &Arc<Partition>,
-        (listener, lane): (&str, u64),
-        offset: i64,
-        reply: Reply,
-        now: Instant,
-    ) {
-        let deadline = now + self.settings.request_timeout;
-        let bundle = self.bundle.clone();
-        match self.of(partition) {
-            None => reply.send(Err(
-                "the partition was revoked; whoever has it now gets the message again".to_owned(),
-            )),
-            Some(held) if !held.plan.has(&bundle.config, listener) => {
-                // Of another bundle: what it asks for would count as finished by those that are here. It has no say.
-                let target = held.tracker.target().offset;
-                reply.send(Ok(held.committed.unwrap_or(target)));
-            }
-            Some(held) => {
-                let position = held.tracker.ask(listener, lane, offset);
-                if held.tracker.is_newly_stuck(listener) {
-                    tracing::warn!(
-                        consumer = &*partition.consumer,
-                        topic = &*partition.topic,
-                        partition = partition.number,
-                        listener,
-                        offset = position,
-                        "too many messages were finished without ctx.commitOffsets in their lanes: the position stays \
-                         until the partition is assigned anew"
-                    );
-                }
-                self.commits.waiters.push(Waiter {
-                    partition: partition.clone(),
-                    reply,
-                    deadline,
-                });
-            }
-        }
-    }
-
     /// Sends one commit of all that is due, unless one is in flight.
     pub(super) fn commit(&mut self, now: Instant) {
         self.answer_overdue(now);
@@ -215,7 +177,7 @@ impl Consumer {
         let mut waiters = std::mem::take(&mut self.commits.waiters);
         let due = self
             .held
-            .values()
+            .values_mut()
             .filter(|held| held.is_due(now, &mut None) || (everything && held.is_dirty()));
         let (mut sent, mut list) = (Vec::new(), Vec::new());
         for held in due {
@@ -237,7 +199,9 @@ impl Consumer {
                 offset: target.offset,
                 changes,
                 finished: held.finished_since_commit,
+                unawaited: std::mem::take(&mut held.unsent.unawaited),
             });
+            held.unsent.awaited = false;
         }
         self.commits.waiters = waiters;
         if list.is_empty() {
@@ -285,7 +249,7 @@ impl Consumer {
 
     fn committed(&mut self, reply: &Committed, now: Instant) {
         failpoint!("after-commit");
-        let (mut failed, mut refused) = (None, false);
+        let (mut failed, mut refused, mut unheard) = (None, false, Vec::new());
         for sent in self.commits.in_flight.take().unwrap_or_default() {
             let own = reply.partitions.iter().find(|one| {
                 one.topic == sent.partition.topic && one.partition == sent.partition.number
@@ -294,6 +258,9 @@ impl Consumer {
                 Some(error) => Err(error),
                 None => reply.result.clone(),
             };
+            if let (Err(error), true) = (&result, sent.unawaited) {
+                unheard.push((sent.partition.clone(), sent.offset, error.to_string()));
+            }
             let Some(held) = self.of(&sent.partition) else {
                 // The waiters hear below that the partition is gone.
                 self.commits.waiters.extend(sent.waiters);
@@ -307,11 +274,17 @@ impl Consumer {
                         held.finished_since_commit.saturating_sub(sent.finished);
                     held.last_commit = now;
                     held.commit_start = false;
+                    if !held.has_moved() {
+                        // Whatever was asked for since is committed too.
+                        held.unsent = Unsent::default();
+                    }
                     for waiter in sent.waiters {
                         waiter.reply.send(Ok(sent.offset));
                     }
                 }
                 Err(error) => {
+                    held.unsent.unawaited |= sent.unawaited;
+                    held.unsent.awaited |= !sent.waiters.is_empty();
                     if error.class() == Class::Metadata && self.commits.takes_metadata() {
                         refused = true;
                     } else {
@@ -330,7 +303,7 @@ impl Consumer {
                 self.counts.commits += 1;
                 self.trouble.over();
             }
-            Some(error) => self.commit_failed(&error, now),
+            Some(error) => self.commit_failed(&error, &unheard, now),
         }
         self.answer_waiters(now);
     }
@@ -348,46 +321,18 @@ impl Consumer {
         );
     }
 
-    fn commit_failed(&mut self, error: &Error, now: Instant) {
+    fn commit_failed(&mut self, error: &Error, unheard: &[Unheard], now: Instant) {
         self.counts.commit_errors += 1;
         self.commits.not_before = Some(now + PAUSE);
-        self.trouble.note(&self.name, error, None);
+        if unheard.is_empty() {
+            self.trouble.note(&self.name, error, None);
+        } else {
+            self.trouble.keep(error, None);
+            self.say_unheard(unheard, now);
+        }
         if error.class() == Class::NotOwner || error.class() == Class::Fatal {
             for waiter in std::mem::take(&mut self.commits.waiters) {
                 waiter.reply.send(Err(format!("not committed: {error}")));
-            }
-        }
-    }
-
-    /// Nobody waits longer than the deadline, also while the answer to a commit is out.
-    fn answer_overdue(&mut self, now: Instant) {
-        for sent in self.commits.in_flight.iter_mut().flatten() {
-            for waiter in sent.waiters.extract_if(.., |waiter| waiter.deadline <= now) {
-                waiter.give_up();
-            }
-        }
-    }
-
-    /// Answers handlers whose position is committed, whose partition is gone, or who have waited for too long.
-    fn answer_waiters(&mut self, now: Instant) {
-        if self.commits.waiters.is_empty() {
-            return;
-        }
-        for waiter in std::mem::take(&mut self.commits.waiters) {
-            let is_lost = self.phase.is_lost();
-            let Some(held) = self.of(&waiter.partition).filter(|_| !is_lost) else {
-                waiter
-                    .reply
-                    .send(Err("not committed: the partition was revoked".to_owned()));
-                continue;
-            };
-            let target = held.tracker.target().offset;
-            if held.committed == Some(target) {
-                waiter.reply.send(Ok(target));
-            } else if waiter.deadline <= now {
-                waiter.give_up();
-            } else {
-                self.commits.waiters.push(waiter);
             }
         }
     }

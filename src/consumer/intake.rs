@@ -13,6 +13,7 @@ use crate::offsets::{Arrival, Position, Tracker};
 use crate::partition::{Partition, Shared, ToWorker};
 
 use super::ages::Ages;
+use super::asked::Unsent;
 use super::budget::{BYTES_MAX, MESSAGES_MAX, SHARE_MIN, Share};
 use super::jumps::Jumps;
 use super::{Consumer, Held, Stage, Trust, list};
@@ -262,6 +263,7 @@ impl Consumer {
         held.ages = Ages::new(offset, Instant::now());
         held.jumps = Jumps::default();
         held.committed = None;
+        held.unsent = Unsent::default();
     }
 
     pub(super) fn new_epoch(&self, topic: &Arc<str>, number: i32) -> Arc<Partition> {

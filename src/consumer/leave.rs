@@ -119,7 +119,11 @@ impl Consumer {
             return;
         }
         self.release_ended(now);
-        let back = |held: &&Held| held.comes_back && held.stage == Stage::Drained;
+        // The new epoch does not know what the old one was asked for, so one try to commit it comes first.
+        let will_commit = self.commits.not_before.is_none();
+        let back = |held: &&Held| {
+            held.comes_back && held.stage == Stage::Drained && !(will_commit && held.owes())
+        };
         let keys: Vec<_> = self.held.values().filter(back).map(Held::key).collect();
         if keys.is_empty() {
             return;
@@ -197,7 +201,8 @@ impl Consumer {
     }
 
     /// The end: nothing of ours may be held by a worker now, or the client stays until the process ends.
-    pub(super) fn leave(self) {
+    pub(super) fn leave(mut self) {
+        self.say_given_up(|_| true, Instant::now());
         self.inbox.close();
         self.outbox.close(Instant::now() + LAST_LETTERS);
         tracing::info!(consumer = &*self.name, "left the group");

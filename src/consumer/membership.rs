@@ -305,6 +305,7 @@ impl Consumer {
             self.phase.doing = Doing::Revoking(revoking);
             return false;
         }
+        self.say_given_up(|held| revoking.takes(held), now);
         self.unassign(&revoking);
         true
     }

@@ -51,6 +51,16 @@ impl Default for Trouble {
 
 impl Trouble {
     pub(super) fn note(&mut self, consumer: &str, error: &Error, place: Option<(&str, i32)>) {
+        self.keep(error, place);
+        if let Some(left_out) = self.limit.allow(Instant::now()) {
+            let left_out = (left_out > 0).then_some(left_out);
+            let (topic, partition) = (place.map(|place| place.0), place.map(|place| place.1));
+            tracing::warn!(consumer, topic, partition, %error, left_out, "kafka error");
+        }
+    }
+
+    /// What the status tells; the log has it otherwise.
+    pub(super) fn keep(&mut self, error: &Error, place: Option<(&str, i32)>) {
         self.count += 1;
         let text = match place {
             Some((topic, partition)) => format!("{topic}-{partition}: {error}"),
@@ -60,11 +70,6 @@ impl Trouble {
         if self.error.is_none() || !error.is_summary() {
             let since = self.error.take().map_or_else(now_ms, |(_, since)| since);
             self.error = Some((text, since));
-        }
-        if let Some(left_out) = self.limit.allow(Instant::now()) {
-            let left_out = (left_out > 0).then_some(left_out);
-            let (topic, partition) = (place.map(|place| place.0), place.map(|place| place.1));
-            tracing::warn!(consumer, topic, partition, %error, left_out, "kafka error");
         }
     }
 

@@ -14,6 +14,7 @@ use crate::route;
 use crate::start::{Start, Why};
 
 use super::ages::Ages;
+use super::asked::Unsent;
 use super::jumps::Jumps;
 use super::membership::{Doing, names};
 use super::{Consumer, Held, Stage, Trust};
@@ -186,6 +187,7 @@ impl Consumer {
                 && plan.manual.is_empty()
                 && stage == Stage::Active,
             comes_back: false,
+            unsent: Unsent::default(),
             trust: Trust::Sound,
             is_paused: false,
             asleep_until: None,

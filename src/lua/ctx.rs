@@ -7,11 +7,11 @@
 
 use std::ffi::c_int;
 
-use mlua::ffi::{self, lua_CFunction, lua_KContext, lua_State};
+use mlua::ffi::{self, lua_CFunction, lua_State};
 
 use super::message::Frame;
 use super::shared::{Shared, bytes_at, nearest, push_bytes, type_name};
-use super::{Wait, app, logger, verdict, wait};
+use super::{app, commit, logger, verdict};
 
 /// What a ctx is made of; no destructor.
 #[derive(Clone, Copy)]
@@ -133,7 +133,7 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
             b"setAttr" => push_method(state, shared, set_attribute),
             b"getAttr" => push_method(state, shared, get_attribute),
             b"headers" => push_method(state, shared, headers),
-            b"commitOffsets" => push_method(state, shared, commit_offsets),
+            b"commitOffsets" => push_method(state, shared, commit::commit_offsets),
             b"retry" => push_method(state, shared, verdict::retry),
             b"deadLetter" => push_method(state, shared, verdict::dead_letter),
             b"skip" => push_method(state, shared, verdict::skip),
@@ -288,83 +288,5 @@ unsafe extern "C-unwind" fn headers(state: *mut lua_State) -> c_int {
             }
         }
         1
-    }
-}
-
-unsafe extern "C-unwind" fn commit_offsets(state: *mut lua_State) -> c_int {
-    // SAFETY: as in `enter`; the offset is read into plain data before anything is pending.
-    unsafe {
-        let (shared, _) = enter(state);
-        ffi::lua_settop(state, 1);
-        let mut offset = 0;
-        shared.attempt(state, || {
-            offset = offset_at(state, 1)?;
-            Ok(0)
-        });
-        wait::begin(
-            state,
-            shared,
-            Wait::Commit(offset),
-            "ctx.commitOffsets",
-            committed,
-        )
-    }
-}
-
-/// The broker's answer, which the host left.
-unsafe extern "C-unwind" fn committed(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
-    // SAFETY: the reason is moved away before anything is raised.
-    unsafe {
-        let shared = Shared::of(state);
-        let reason = match shared.answer.take() {
-            Some(Ok(offset)) => {
-                ffi::lua_pushinteger(state, offset);
-                return 1;
-            }
-            Some(Err(reason)) => reason,
-            // Resumed by Lua code, after the call that asked had ended.
-            None => "the call that asked for this commit was given up".to_owned(),
-        };
-        shared.raise(state, reason)
-    }
-}
-
-/// An offset as Kafka has them: integers, floats with an integral value, and decimal strings.
-unsafe fn offset_at(state: *mut lua_State, index: c_int) -> Result<i64, String> {
-    // SAFETY: numbers and strings are read, never converted in place.
-    unsafe {
-        let offset = match ffi::lua_type(state, index) {
-            ffi::LUA_TNUMBER => {
-                let mut exact = 0;
-                let integer = ffi::lua_tointegerx(state, index, &raw mut exact);
-                if exact == 0 {
-                    let number = ffi::lua_tonumber(state, index);
-                    return Err(format!(
-                        "`ctx.commitOffsets` takes a whole offset, not {number}"
-                    ));
-                }
-                integer
-            }
-            ffi::LUA_TSTRING => {
-                let text = String::from_utf8_lossy(bytes_at(state, index).unwrap_or_default());
-                let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-                let parsed = if digits { text.parse().ok() } else { None };
-                parsed.ok_or_else(|| {
-                    format!("`ctx.commitOffsets` takes an offset in decimal digits, not {text:?}")
-                })?
-            }
-            _ => {
-                return Err(format!(
-                    "`ctx.commitOffsets` takes an offset, not {}",
-                    type_name(state, index)
-                ));
-            }
-        };
-        if offset < 0 {
-            return Err(format!(
-                "`ctx.commitOffsets` takes an offset of 0 or more, not {offset}"
-            ));
-        }
-        Ok(offset)
     }
 }

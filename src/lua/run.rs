@@ -48,6 +48,7 @@ impl Vm {
     ) -> Ended {
         self.shared.call.set(id.0);
         self.shared.coroutine.set(coroutine.state);
+        self.shared.asked.set(None);
         let slice = pulse.begin(coroutine.state, limit, about);
         let mut results = 0;
         // SAFETY: the state is a coroutine of this VM that is new or suspended, with its arguments on top.

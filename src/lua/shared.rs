@@ -15,7 +15,7 @@ use std::sync::Arc;
 use mlua::ffi::{self, lua_State};
 
 use super::plain::Plain;
-use super::{App, Verdict, Wait};
+use super::{App, Asked, Verdict, Wait};
 use crate::bundle::Sources;
 use crate::config::Config;
 
@@ -56,6 +56,8 @@ pub(super) struct Shared {
     /// A coroutine was resumed from where its waits could not be passed on.
     pub(super) walled: Cell<bool>,
     pub(super) wait: Cell<Option<Wait>>,
+    /// What the slice that runs, or ran last, asked to have committed.
+    pub(super) asked: Cell<Option<Asked>>,
     /// What the call that runs has asked for; its first word counts.
     pub(super) verdict: RefCell<Option<Verdict>>,
     /// The answer to a commit, between the host's resume and the function that waits for it.
@@ -102,6 +104,7 @@ impl Shared {
             hosts: RefCell::default(),
             walled: Cell::new(false),
             wait: Cell::new(None),
+            asked: Cell::new(None),
             verdict: RefCell::default(),
             answer: RefCell::default(),
             held: RefCell::default(),

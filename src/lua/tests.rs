@@ -1,6 +1,7 @@
 //! Handlers in a real VM: one `Fixture` a test, handlers as text.
 
 mod calls;
+mod commits;
 mod context;
 mod docs;
 mod files;

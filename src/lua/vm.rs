@@ -23,7 +23,7 @@ use super::message::Frame;
 use super::run::{Coroutine, Ended};
 use super::shared::Shared;
 use super::watchdog::{self, Pulse};
-use super::{Answer, Call, CallId, Failure, FailureKind, Step, Wait, coroutine};
+use super::{Answer, Asked, Call, CallId, Failure, FailureKind, Step, Wait, coroutine};
 use crate::config::Config;
 
 /// For finalizers that run outside of any call, before the last deadline begins.
@@ -211,6 +211,11 @@ impl Vm {
         self.shared.coroutine.set(ptr::null_mut());
         // One call that takes its time is enough for a VM that may have many to give up.
         self.closes_no_more = slice.killed();
+    }
+
+    /// What the slice that ran last asked to have committed. It stands, whatever the slice came to.
+    pub(crate) fn take_asked(&self) -> Option<Asked> {
+        self.shared.asked.take()
     }
 
     /// Calls that wait.

@@ -10,6 +10,17 @@ use std::sync::Arc;
 /// Messages nobody asked for that are remembered; with one more the position stays for good.
 pub(super) const UNASKED_MAX: usize = 65_536;
 
+/// A handler's `commitOffsets(offset)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ask {
+    pub(crate) listener: Arc<str>,
+    /// Of the message whose handler asks.
+    pub(crate) lane: u64,
+    /// That message's own offset. It may be finished by now: what is not waited for is told together with that.
+    pub(crate) at: i64,
+    pub(crate) offset: i64,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Manual {
     pub(super) listener: Arc<str>,
@@ -68,12 +79,12 @@ impl Manual {
         }
     }
 
-    /// `runs_at`: the lane's first unfinished message, whose handler asks.
-    pub(super) fn ask(&mut self, offset: i64, lane: u64, runs_at: impl FnOnce() -> Option<i64>) {
+    /// `at`: the message whose handler asks.
+    pub(super) fn ask(&mut self, offset: i64, lane: u64, at: i64) {
         self.has_asked = true;
         match &mut self.asked {
             Asked::Offset(position) => *position = offset,
-            Asked::Unasked(unasked) => unasked.ask(offset, lane, runs_at),
+            Asked::Unasked(unasked) => unasked.ask(offset, lane, at),
         }
     }
 
@@ -106,7 +117,7 @@ impl Unasked {
     }
 
     /// The lane is done up to `offset`. One at or before the message that asks takes back what was asked before.
-    fn ask(&mut self, offset: i64, lane: u64, runs_at: impl FnOnce() -> Option<i64>) {
+    fn ask(&mut self, offset: i64, lane: u64, at: i64) {
         if self.stuck.is_some() {
             return;
         }
@@ -121,8 +132,7 @@ impl Unasked {
             by_lane.remove(&(lane, covered));
             by_offset.remove(&(covered, lane));
         }
-        let is_there = by_lane.contains(&(lane, offset));
-        if !is_there && runs_at().is_some_and(|at| offset <= at) {
+        if offset <= at {
             self.insert(offset, lane);
         }
     }

@@ -34,9 +34,9 @@ fn seed(tracker: &mut Tracker, ranges: &[Range<i64>]) {
 fn a_manual_request_speaks_for_its_own_lane() {
     let mut tracker = tracker(&["a"], 0);
     arrive(&mut tracker, &[1, 2, 1, 3]);
-    assert_eq!(tracker.ask("a", 2, 2), 0);
-    assert_eq!(tracker.ask("a", 1, 3), 3);
-    assert_eq!(tracker.ask("a", 3, 4), 4);
+    assert_eq!(tracker.asks("a", 2, 2), 0);
+    assert_eq!(tracker.asks("a", 1, 3), 3);
+    assert_eq!(tracker.asks("a", 3, 4), 4);
     arrive(&mut tracker, &[2]);
     assert_eq!(tracker.target().offset, 4);
 }
@@ -46,30 +46,42 @@ fn what_is_finished_but_was_never_asked_for_holds_back() {
     let mut tracker = tracker(&["a"], 0);
     arrive(&mut tracker, &[1, 2]);
     tracker.finish(0..2);
-    assert_eq!(tracker.ask("a", 2, 2), 0);
-    assert_eq!(tracker.ask("a", 1, 1), 2);
+    assert_eq!(tracker.asks("a", 2, 2), 0);
+    assert_eq!(tracker.asks("a", 1, 1), 2);
 }
 
 #[test]
 fn a_manual_request_takes_back_what_its_lane_asked_for() {
     let mut tracker = tracker(&["a"], 0);
     arrive(&mut tracker, &[1, 2]);
-    tracker.ask("a", 1, 1);
-    assert_eq!(tracker.ask("a", 2, 2), 2);
-    assert_eq!(tracker.ask("a", 2, 1), 1);
-    assert_eq!(tracker.ask("a", 2, 0), 0);
-    assert_eq!(tracker.ask("a", 2, 2), 2);
+    tracker.asks("a", 1, 1);
+    assert_eq!(tracker.asks("a", 2, 2), 2);
+    assert_eq!(tracker.asks("a", 2, 1), 1);
+    assert_eq!(tracker.asks("a", 2, 0), 0);
+    assert_eq!(tracker.asks("a", 2, 2), 2);
+}
+
+#[test]
+fn a_manual_request_that_is_told_late_is_the_same() {
+    let mut tracker = tracker(&["a"], 0);
+    arrive(&mut tracker, &[1, 2, 1, 1]);
+    tracker.finish(0..4);
+    assert_eq!(tracker.asks_at("a", 1, 0, 3), 1);
+    // The next message of the lane takes back what the one before it asked for, and then comes itself again.
+    assert_eq!(tracker.asks_at("a", 2, 1, 2), 3);
+    assert_eq!(tracker.asks_at("a", 1, 2, 2), 2);
+    assert_eq!(tracker.asks_at("a", 1, 3, 4), 4);
 }
 
 #[test]
 fn an_early_commit_is_held_back_by_other_lanes() {
     let mut tracker = tracker(&[], 1);
     arrive(&mut tracker, &[1, 2, 1]);
-    assert_eq!(tracker.ask("auto", 2, 2), 0);
-    assert_eq!(tracker.ask("auto", 1, 1), 1);
+    assert_eq!(tracker.asks("auto", 2, 2), 0);
+    assert_eq!(tracker.asks("auto", 1, 1), 1);
     // What has not arrived may be of another lane.
     tracker.finish(1..2);
-    assert_eq!(tracker.ask("auto", 1, 99), 3);
+    assert_eq!(tracker.asks("auto", 1, 99), 3);
 }
 
 #[test]
@@ -77,11 +89,11 @@ fn the_next_epoch_does_not_pass_what_was_never_asked_for() {
     let mut tracker = tracker(&["a"], 0);
     arrive(&mut tracker, &[1, 2, 1]);
     tracker.finish(0..3);
-    tracker.ask("a", 2, 2);
+    tracker.asks("a", 2, 2);
     assert_eq!(tracker.goes_on().offset, 0);
-    tracker.ask("a", 1, 1);
+    tracker.asks("a", 1, 1);
     assert_eq!(tracker.goes_on().offset, 2);
-    tracker.ask("a", 1, 3);
+    tracker.asks("a", 1, 3);
     assert_eq!(tracker.goes_on(), tracker.finished());
 }
 
@@ -90,11 +102,11 @@ fn too_many_unasked_messages_hold_the_position_for_good() {
     let mut tracker = tracker(&["a", "b"], 0);
     for offset in 0..=UNASKED_MAX as i64 {
         tracker.arrive(offset, 3, 1, |number| number);
-        tracker.ask("b", offset as u64, offset + 1);
+        tracker.asks("b", offset as u64, offset + 1);
         tracker.finish(offset as u64..offset as u64 + 1);
         assert_eq!(tracker.is_newly_stuck("a"), offset == UNASKED_MAX as i64);
     }
-    assert_eq!(tracker.ask("a", 0, 1), 0);
+    assert_eq!(tracker.asks("a", 0, 1), 0);
     assert!(!tracker.is_newly_stuck("a") && !tracker.is_newly_stuck("b"));
     tracker.set_listeners(vec!["b".into()], 0);
     assert_eq!(tracker.target().offset, UNASKED_MAX as i64 + 1);

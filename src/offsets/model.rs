@@ -17,6 +17,8 @@ enum Step {
     Finish(prop::sample::Index, u64),
     /// A listener asks, so many offsets off an unfinished message of its lane.
     Ask(usize, prop::sample::Index, i64),
+    /// The same, and it is told after that message is finished.
+    AskAndFinish(usize, prop::sample::Index, i64),
     Pause,
     /// Another set of manual listeners.
     Reload(usize),
@@ -29,6 +31,8 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (any::<prop::sample::Index>(), 1_u64..4).prop_map(|(at, count)| Step::Finish(at, count)),
         4 => (0_usize..3, any::<prop::sample::Index>(), -3_i64..4)
             .prop_map(|(who, at, by)| Step::Ask(who, at, by)),
+        4 => (0_usize..3, any::<prop::sample::Index>(), -3_i64..4)
+            .prop_map(|(who, at, by)| Step::AskAndFinish(who, at, by)),
         1 => Just(Step::Pause),
         1 => (0_usize..4).prop_map(Step::Reload),
     ]
@@ -92,19 +96,27 @@ impl Model {
         self.seen.iter().filter(|one| !one.finished).collect()
     }
 
-    /// Asked by the handler of the lane's first unfinished message.
+    fn finish(&mut self, numbers: &Range<u64>) {
+        for one in &mut self.seen {
+            one.finished |= one.number.is_some_and(|number| numbers.contains(&number));
+        }
+    }
+
+    /// The lane's first unfinished message: the one that runs.
+    fn runs(&self, lane: u64) -> Seen {
+        let mut seen = self.seen.iter();
+        let found = seen.find(|one| one.lane == lane && !one.finished);
+        found.unwrap().clone()
+    }
+
+    /// Asked by the handler of that message.
     fn ask(&mut self, who: usize, lane: u64, offset: i64) {
-        let runs_at = self
-            .unfinished()
-            .iter()
-            .find(|one| one.lane == lane)
-            .map(|one| one.offset);
+        let at = self.runs(lane).offset;
         if let Some(wishes) = self.manual.get_mut(&who) {
             wishes
                 .uncovered
                 .retain(|one| one.1 != lane || one.0 >= offset);
-            if runs_at.is_some_and(|at| offset <= at) && !wishes.uncovered.contains(&(offset, lane))
-            {
+            if offset <= at && !wishes.uncovered.contains(&(offset, lane)) {
                 wishes.uncovered.push((offset, lane));
             }
         }
@@ -208,26 +220,31 @@ fn run(steps: Vec<Step>, seeds: Vec<Range<i64>>, listeners: usize) -> Result<(),
                 let first = at.get(&unfinished).number.unwrap();
                 let numbers = first..first + count;
                 tracker.finish(numbers.clone());
-                for one in &mut model.seen {
-                    one.finished |= one.number.is_some_and(|number| numbers.contains(&number));
-                }
+                model.finish(&numbers);
             }
             Step::Ask(who, at, by) if !model.unfinished().is_empty() => {
-                let unfinished = model.unfinished();
-                let lane = at.get(&unfinished).lane;
-                let runs = unfinished.iter().find(|one| one.lane == lane).unwrap();
-                let offset = runs.offset + by;
+                let runs = model.runs(at.get(&model.unfinished()).lane);
                 if model.manual.contains_key(&who) {
-                    tracker.ask(NAMES[who], lane, offset);
-                    model.ask(who, lane, offset);
+                    tracker.asks(NAMES[who], runs.lane, runs.offset + by);
+                    model.ask(who, runs.lane, runs.offset + by);
                 }
+            }
+            Step::AskAndFinish(who, at, by) if !model.unfinished().is_empty() => {
+                let runs = model.runs(at.get(&model.unfinished()).lane);
+                let number = runs.number.unwrap();
+                tracker.finish(number..number + 1);
+                if model.manual.contains_key(&who) {
+                    tracker.asks_at(NAMES[who], runs.lane, runs.offset, runs.offset + by);
+                    model.ask(who, runs.lane, runs.offset + by);
+                }
+                model.finish(&(number..number + 1));
             }
             Step::Pause => tracker.pause(),
             Step::Reload(set) => {
                 tracker.set_listeners(names(set), usize::from(set == 0));
                 reload(&mut model, set);
             }
-            Step::Repeat(_) | Step::Finish(..) | Step::Ask(..) => {}
+            Step::Repeat(_) | Step::Finish(..) | Step::Ask(..) | Step::AskAndFinish(..) => {}
         }
         agree(&tracker, &model)?;
     }

@@ -6,6 +6,27 @@ fn zero(_: u64) -> u64 {
     0
 }
 
+impl Tracker {
+    /// The handler of the lane's first unfinished message asks.
+    pub(super) fn asks(&mut self, listener: &str, lane: u64, offset: i64) -> i64 {
+        let mut entries = self.entries.iter();
+        let runs = entries.find(|entry| entry.lane == lane && !entry.finished);
+        let at = runs.map_or(offset - 1, |entry| entry.offset);
+        self.asks_at(listener, lane, at, offset)
+    }
+
+    /// The handler of the message at `at` has asked.
+    pub(super) fn asks_at(&mut self, listener: &str, lane: u64, at: i64, offset: i64) -> i64 {
+        let listener = listener.into();
+        self.ask(&Ask {
+            listener,
+            lane,
+            at,
+            offset,
+        })
+    }
+}
+
 fn tracker(start: i64) -> Tracker {
     Tracker::new(
         Position {
@@ -120,8 +141,8 @@ fn a_manual_offset_is_committed_literally_even_backwards() {
     );
     tracker.arrive(10, 0, 1, zero);
     assert!(!tracker.is_asked());
-    assert_eq!(tracker.ask("a", 0, 11), 11);
-    assert_eq!(tracker.ask("a", 0, 4), 4);
+    assert_eq!(tracker.asks("a", 0, 11), 11);
+    assert_eq!(tracker.asks("a", 0, 4), 4);
 }
 
 #[test]
@@ -136,8 +157,8 @@ fn a_manual_offset_is_held_back_by_another_listener() {
         0,
         false,
     );
-    assert_eq!(tracker.ask("a", 0, 15), 10);
-    assert_eq!(tracker.ask("b", 0, 12), 12);
+    assert_eq!(tracker.asks("a", 0, 15), 10);
+    assert_eq!(tracker.asks("b", 0, 12), 12);
     tracker.set_listeners(vec!["a".into()], 0);
     assert_eq!(tracker.target().offset, 15);
 }
@@ -154,7 +175,7 @@ fn an_automatic_listener_beside_a_manual_one_holds_it_back() {
         false,
     );
     tracker.arrive(0, 0, 1, zero);
-    assert_eq!(tracker.ask("a", 0, 1), 0);
+    assert_eq!(tracker.asks("a", 0, 1), 0);
     tracker.finish(0..1);
     assert_eq!(tracker.target().offset, 1);
 }
@@ -163,11 +184,22 @@ fn an_automatic_listener_beside_a_manual_one_holds_it_back() {
 fn an_early_commit_counts_until_the_automatic_position_moves() {
     let mut tracker = tracker(0);
     tracker.arrive(0, 0, 1, zero);
-    assert_eq!(tracker.ask("auto", 0, 1), 1);
+    assert_eq!(tracker.asks("auto", 0, 1), 1);
     tracker.arrive(1, 0, 1, zero);
-    assert_eq!(tracker.ask("auto", 0, 7), 7);
+    assert_eq!(tracker.asks("auto", 0, 7), 7);
     tracker.finish(0..1);
     assert_eq!(tracker.target().offset, 1);
+}
+
+#[test]
+fn an_early_commit_that_is_told_late_yields_to_the_automatic_position() {
+    let mut tracker = tracker(0);
+    tracker.arrive(0, 0, 1, zero);
+    tracker.arrive(1, 0, 1, zero);
+    tracker.finish(0..1);
+    assert_eq!(tracker.asks_at("auto", 0, 0, 0), 1);
+    assert_eq!(tracker.asks_at("auto", 0, 0, 9), 1);
+    assert_eq!(tracker.asks_at("auto", 0, 1, 2), 2);
 }
 
 #[test]
@@ -175,7 +207,7 @@ fn an_early_commit_is_held_back_by_another_automatic_listener() {
     let mut tracker = tracker(0);
     tracker.set_listeners(Vec::new(), 2);
     tracker.arrive(0, 0, 1, zero);
-    assert_eq!(tracker.ask("a", 0, 1), 0);
+    assert_eq!(tracker.asks("a", 0, 1), 0);
 }
 
 #[test]
@@ -187,7 +219,7 @@ fn a_manual_listener_that_a_reload_brings_comes_in_where_all_is_finished() {
     let mut tracker = Tracker::new(start, vec!["a".into()], 0, false);
     tracker.arrive(0, 0, 1, zero);
     tracker.finish(0..1);
-    tracker.ask("a", 0, 5);
+    tracker.asks("a", 0, 5);
     tracker.set_listeners(vec!["a".into(), "b".into()], 0);
     assert_eq!(tracker.target().offset, 1);
 }

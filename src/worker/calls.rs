@@ -8,6 +8,8 @@ use crate::lua::CallId;
 use crate::partition::Partition;
 use crate::route::Plan;
 
+use super::asks::Who;
+
 /// Calls that wait; a lane has one at most.
 #[derive(Default)]
 pub(super) struct Calls {
@@ -18,10 +20,22 @@ pub(super) struct Calls {
 pub(super) struct Open {
     pub(super) epoch: u64,
     pub(super) lane: u64,
+    /// Of its message.
+    pub(super) offset: i64,
     pub(super) listener: String,
     pub(super) began: Instant,
     /// `limits.timeout` after it began.
     pub(super) deadline: Instant,
+}
+
+impl Open {
+    pub(super) fn who(&self) -> Who<'_> {
+        Who {
+            listener: &self.listener,
+            lane: self.lane,
+            at: self.offset,
+        }
+    }
 }
 
 impl Calls {

@@ -7,7 +7,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::bundle::Bundle;
-use crate::lua::{Answer, App, Call, CallId, FailureKind, Pulse, Step, Vm};
+use crate::lua::{Answer, App, Asked, Call, CallId, FailureKind, Pulse, Step, Vm};
 
 /// Between two attempts to build a VM in place of one without memory, at first and at most.
 const BUILD_AGAIN: Duration = Duration::from_secs(1);
@@ -84,6 +84,15 @@ impl Engine {
         let step = vm.resume(&self.pulse, call, answer);
         self.judge(generation, &step);
         Some(step)
+    }
+
+    /// What the last slice in that VM asked to have committed, and does not wait for.
+    pub(super) fn take_asked(&self, generation: u64) -> Option<Asked> {
+        if generation == self.generation {
+            return self.vm.take_asked();
+        }
+        let old = self.old.as_ref()?;
+        old.vm.take_asked().filter(|_| old.generation == generation)
     }
 
     pub(super) fn cancel(&mut self, generation: u64, call: CallId) {

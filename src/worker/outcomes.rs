@@ -44,6 +44,7 @@ impl Worker {
                 let open = Open {
                     epoch,
                     lane: head.key,
+                    offset: head.lane.message.offset(),
                     listener: head.listener().to_owned(),
                     began: self.meter.suspended(now),
                     deadline: now + limit,

@@ -10,6 +10,7 @@ use crate::lua::{Call, Step};
 use crate::message::Record as _;
 use crate::metrics::Outcome;
 
+use super::asks::Who;
 use super::calls::Limits;
 use super::gates::Gate;
 use super::head::Head;
@@ -72,11 +73,15 @@ impl Worker {
         }
     }
 
-    /// What has finished since the last time is to be reported.
+    /// What has finished since the last time is to be reported, and what was asked for meanwhile.
     pub(super) fn note_finished(&mut self, slot: &mut Slot) {
         let partition = slot.partition.clone();
         for numbers in slot.take_finished() {
             self.finished.push((partition.clone(), numbers));
+        }
+        let asks = slot.asks.take();
+        if !asks.is_empty() {
+            self.asked.push((partition, asks));
         }
     }
 
@@ -176,6 +181,14 @@ impl Worker {
             failpoint!("before-handler");
             let step = self.engine.call(&call);
             failpoint!("after-handler");
+            if let Some(asked) = self.engine.take_asked(self.engine.generation()) {
+                let who = Who {
+                    listener: &config.listeners[listener].name,
+                    lane: slot.lane_of(number, message),
+                    at: offset,
+                };
+                slot.ask(who, asked);
+            }
             let went = self.look_after(slot, offset, config, listener);
             if matches!(step, Step::Done) {
                 self.running.end_now();
@@ -371,6 +384,14 @@ impl Worker {
         failpoint!("after-lane");
         let vm = self.engine.generation();
         let went = self.look_after(slot, offset, head.config, listener);
+        if let Some(asked) = self.engine.take_asked(vm) {
+            let who = Who {
+                listener: &head.config.listeners[listener].name,
+                lane: head.key,
+                at: offset,
+            };
+            head.slot.ask(who, asked);
+        }
         self.count_run(listener, &step);
         self.advance(head, vm, step);
         went

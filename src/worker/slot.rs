@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::{Config, Ordering};
 use crate::journal::Place;
 use crate::kafka::Message;
 use crate::lanes::{Lane, Lanes, Stage, lane_of};
+use crate::lua::Asked;
 use crate::message::Record as _;
 use crate::metrics::{Outcome, Outcomes};
 use crate::partition::Partition;
@@ -16,6 +17,7 @@ use crate::retry_topic::{self, Original};
 use crate::route::Plan;
 use crate::status::Blocked;
 
+use super::asks::{Asks, Who};
 use super::taken::Taken;
 
 /// The messages are declared, hence dropped, before the partition that holds their client.
@@ -40,6 +42,8 @@ pub(super) struct Slot {
     /// Finished since the last report; the last range is still growing.
     finished: Vec<Range<u64>>,
     growing: Range<u64>,
+    /// What handlers asked to have committed since the last report, and do not wait for.
+    pub(super) asks: Asks,
 }
 
 impl Slot {
@@ -64,6 +68,7 @@ impl Slot {
             blocked: BTreeMap::new(),
             finished: Vec::new(),
             growing: 0..0,
+            asks: Asks::default(),
         }
     }
 
@@ -100,6 +105,15 @@ impl Slot {
         let growing = std::mem::replace(&mut self.growing, end..end);
         let last = (!growing.is_empty()).then_some(growing);
         std::mem::take(&mut self.finished).into_iter().chain(last)
+    }
+
+    /// A handler has asked for commits, and does not wait for them.
+    pub(super) fn ask(&mut self, who: Who<'_>, asked: Asked) {
+        // In its own topic what waits in a retry topic is behind the position since it was put there.
+        if !self.plan.is_retry {
+            let by_lane = self.plan.ordering != Ordering::Partition;
+            self.asks.add(who, asked, by_lane, &self.plan.manual);
+        }
     }
 
     pub(super) fn block(&mut self, number: u64, blocked: Blocked) {

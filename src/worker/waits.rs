@@ -7,6 +7,7 @@ use crate::kafka::Message;
 use crate::lanes::{Lane, Next, Stage};
 use crate::lua::{Answer, CallId, Failure, Step, Wait};
 use crate::message::Record as _;
+use crate::offsets::Ask;
 use crate::partition::{Partition, Reply, ToConsumer, ToWorker};
 
 use super::Worker;
@@ -45,20 +46,23 @@ impl Worker {
                 answer: Answer::Committed(Ok(offset)),
             }),
             Wait::Commit(offset) => {
+                slot.asks.covered(open.who(), offset);
                 // What is finished counts for the position, so it has to be there first.
                 self.note_finished(slot);
                 self.report();
-                let partition = &slot.partition;
                 let reply = Reply {
                     worker: self.mailbox.clone(),
                     vm,
                     call,
                 };
-                partition.inbox.send(ToConsumer::Commit {
-                    partition: partition.clone(),
-                    listener: open.listener.as_str().into(),
-                    lane: open.lane,
-                    offset,
+                slot.partition.inbox.send(ToConsumer::Commit {
+                    partition: slot.partition.clone(),
+                    ask: Ask {
+                        listener: open.listener.as_str().into(),
+                        lane: open.lane,
+                        at: open.offset,
+                        offset,
+                    },
                     reply,
                 });
             }
@@ -117,6 +121,9 @@ impl Worker {
         let Some(mut slot) = self.slots.remove(&open.epoch) else {
             return;
         };
+        if let Some(asked) = self.engine.take_asked(vm) {
+            slot.ask(open.who(), asked);
+        }
         slot.under_way -= 1;
         self.leave(&slot.partition);
         let config = self.engine.bundle().config.clone();

@@ -80,16 +80,18 @@ struct Mock {
 
 impl Mock {
     fn new(consumer: &str) -> Self {
+        let handler = r#"local record = require "record"
+            return function(message, ctx) record.line("done", message, ctx) end"#;
+        Self::of(handler, "autoCommitInterval = \"100ms\"", consumer)
+    }
+
+    fn of(handler: &str, run: &str, consumer: &str) -> Self {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic(TOPIC, 1, 1).unwrap();
         let project = Project::at(cluster.bootstrap_servers()).consumer(consumer);
-        project.handler(
-            "done.lua",
-            r#"local record = require "record"
-            return function(message, ctx) record.line("done", message, ctx) end"#,
-        );
+        project.handler("done.lua", handler);
         let listener = from_beginning("done", TOPIC, "done");
-        project.config(&(listener + "runConfig = { autoCommitInterval = \"100ms\" }\n"));
+        project.config(&format!("{listener}runConfig = {{ {run} }}\n"));
         let producer = client(&cluster).create().unwrap();
         Self {
             cluster,
@@ -143,9 +145,24 @@ fn client(cluster: &MockCluster<'_, DefaultProducerContext>) -> ClientConfig {
     config
 }
 
+const QUICK: &str = "sessionTimeout = \"6s\"\nheartbeatInterval = \"300ms\"";
+
 #[test]
 fn whatever_is_answered_to_a_commit_nothing_is_lost() {
-    let mut mock = Mock::new("sessionTimeout = \"6s\"\nheartbeatInterval = \"300ms\"");
+    nothing_is_lost(Mock::new(QUICK));
+}
+
+#[test]
+fn whatever_is_answered_to_a_commit_that_nobody_awaits_nothing_is_lost() {
+    let handler = r#"local record = require "record"
+        return function(message, ctx)
+          record.line("done", message, ctx)
+          ctx.commitOffsets(message.offset + 1, { wait = false })
+        end"#;
+    nothing_is_lost(Mock::of(handler, "autoCommit = false", QUICK));
+}
+
+fn nothing_is_lost(mut mock: Mock) {
     let mut daemon = Daemon::start(&mock.project);
     let reader = mock.reader();
     for (name, code) in ANSWERS {
@@ -192,7 +209,7 @@ fn an_answer_that_comes_too_late_is_no_commit_and_no_loss() {
 /// Somebody else has taken over with the same name: this one is told, and must not go on as if it owned anything.
 #[test]
 fn a_member_that_is_fenced_commits_nothing_more() {
-    let mut mock = Mock::new("sessionTimeout = \"6s\"\nheartbeatInterval = \"300ms\"");
+    let mut mock = Mock::new(QUICK);
     let mut daemon = Daemon::start(&mock.project);
     let reader = mock.reader();
     mock.produce();

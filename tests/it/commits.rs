@@ -1,5 +1,7 @@
 //! What is committed, and when: automatic and manual listeners.
 
+mod unawaited;
+
 use std::time::Duration;
 
 use crate::support::client::numbered;
