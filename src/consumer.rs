@@ -76,6 +76,8 @@ pub(crate) struct Consumer {
     counts: ConsumerCounts,
     /// Set by `Close`: until when.
     closing: Option<Instant>,
+    /// When all partitions are to be looked at again, though nothing but messages and outcomes comes.
+    look_at: Instant,
     client: Arc<Client>,
 }
 
@@ -191,6 +193,7 @@ impl Consumer {
             state: State::new(Instant::now()),
             counts: ConsumerCounts::default(),
             closing: None,
+            look_at: Instant::now(),
             client,
         })
     }
@@ -202,31 +205,55 @@ impl Consumer {
         loop {
             self.beat.turn();
             let now = Instant::now();
+            let mut is_due = now >= self.look_at || self.phase.is_busy() || self.closing.is_some();
             for event in self.client.events() {
                 self.event(event);
+                is_due = true;
             }
             for letter in letters.drain(..) {
+                is_due |= !matches!(letter, ToConsumer::Finished { .. });
                 self.open(letter, now);
             }
+            is_due |= self.settle_replies(now);
+            if is_due {
+                self.intake.look_anew();
+            }
             let took = self.take(now);
-            self.keep_fair(now);
-            self.wake(now);
-            self.settle_replies(now);
-            self.progress(now);
-            self.commit(now);
-            self.subscribe(now);
-            self.look(now);
-            if let Some(deadline) = self.closing
-                && self.is_closed(now, deadline)
-            {
-                return self.leave();
+            let mut deadline = self.look_at;
+            if is_due {
+                self.look_around(now);
+                if let Some(until) = self.closing
+                    && self.is_closed(now, until)
+                {
+                    return self.leave();
+                }
+                deadline = if self.intake.is_to_look() {
+                    now
+                } else {
+                    self.deadline(now)
+                };
             }
             if took || !self.inbox.is_empty() {
                 self.inbox.take(&mut letters);
             } else {
-                self.inbox.wait(&mut letters, self.deadline(now));
+                self.inbox.wait(&mut letters, deadline);
             }
         }
+    }
+
+    /// What may have become due in any partition. **Each part looks at all of them**, hence not after every batch where
+    /// there are many: as many microseconds apart as there are partitions, which is about what it takes.
+    fn look_around(&mut self, now: Instant) {
+        let held = self.held.len();
+        let was_moved = self.keep_fair(now) | self.wake(now);
+        self.progress(now);
+        self.commit(now);
+        self.subscribe(now);
+        self.look(now);
+        if was_moved || self.held.len() != held {
+            self.intake.look_anew();
+        }
+        self.look_at = now + Duration::from_micros(self.held.len() as u64);
     }
 
     /// When the loop has something to do though nobody calls.
@@ -261,10 +288,13 @@ impl Consumer {
         match letter {
             ToConsumer::Finished { finished, asked } => {
                 for (partition, numbers) in finished {
-                    if let Some(held) = self.of(&partition) {
+                    let key = (partition.topic.clone(), partition.number);
+                    let held = self.held.get_mut(&key);
+                    if let Some(held) = held.filter(|held| held.is_in(&partition)) {
                         held.finished_since_commit += numbers.end - numbers.start;
                         held.tracker.finish(numbers);
                         held.ages.finished(held.tracker.finished().offset, now);
+                        self.intake.finished(held);
                     }
                 }
                 for (partition, asks) in asked {
@@ -296,9 +326,8 @@ impl Consumer {
     /// The partition as long as its epoch is the present one.
     fn of(&mut self, partition: &Arc<Partition>) -> Option<&mut Held> {
         let key = (partition.topic.clone(), partition.number);
-        self.held
-            .get_mut(&key)
-            .filter(|held| held.partition.epoch == partition.epoch)
+        let held = self.held.get_mut(&key);
+        held.filter(|held| held.is_in(partition))
     }
 
     /// The worker that runs a partition: by its name, among those that have a share of the topic's concurrency.
@@ -323,6 +352,13 @@ impl Consumer {
                 .send(Ending::Failed(format!("consumer `{}`: {error}", self.name)));
         }
         self.trouble.note(&self.name, error, place);
+    }
+}
+
+impl Held {
+    /// Whether this is the epoch of a partition that is meant.
+    fn is_in(&self, partition: &Partition) -> bool {
+        self.partition.epoch == partition.epoch
     }
 }
 

@@ -241,10 +241,13 @@ impl Consumer {
     }
 
     /// Reads the answers that have come.
-    pub(super) fn settle_replies(&mut self, now: Instant) {
-        for reply in self.client.replies() {
-            self.committed(&reply, now);
+    /// Whether there was any.
+    pub(super) fn settle_replies(&mut self, now: Instant) -> bool {
+        let replies = self.client.replies();
+        for reply in &replies {
+            self.committed(reply, now);
         }
+        !replies.is_empty()
     }
 
     fn committed(&mut self, reply: &Committed, now: Instant) {

@@ -14,12 +14,10 @@ use crate::partition::{Partition, Shared, ToWorker};
 
 use super::ages::Ages;
 use super::asked::Unsent;
-use super::budget::{BYTES_MAX, MESSAGES_MAX, SHARE_MIN, Share};
+use super::budget::{BATCH_MAX, InFlight, Room, Share};
 use super::jumps::Jumps;
 use super::{Consumer, Held, Stage, Trust, list};
 
-/// Messages of one batch.
-const BATCH_MAX: usize = 1024;
 /// How long a partition may hold the others up with a full share before it is paused.
 const PATIENCE: Duration = Duration::from_millis(20);
 
@@ -29,6 +27,8 @@ pub(super) struct Intake {
     epochs: Arc<AtomicU64>,
     /// A partition's rest of the batch in hand counts for nothing.
     has_void: bool,
+    /// What is left of the room that was found at the last look.
+    room: Option<Room>,
 }
 
 /// What is drained waits for the group, and takes no part in the budget.
@@ -36,35 +36,9 @@ fn takes_part(held: &Held) -> bool {
     held.stage != Stage::Drained
 }
 
-/// What may be taken now. Found by a look at every partition, hence once for several batches.
-struct Room {
-    share: Share,
-    messages: usize,
-    bytes: usize,
-    /// Of a message, on average.
-    size: usize,
-    /// One of the partitions of these batches has used up its share.
-    is_used_up: bool,
-}
-
-impl Room {
-    /// The messages of the next batch: few large ones, so that it does not take many times the budget.
-    fn batch(&self) -> usize {
-        if self.is_used_up {
-            return 0;
-        }
-        self.messages
-            .min(self.share.messages)
-            .min(self.bytes.min(self.share.bytes).div_ceil(self.size))
-    }
-
-    /// Messages of this partition have come, which had so many bytes in flight before.
-    fn note(&mut self, held: &Held, bytes_before: usize) {
-        let bytes = held.tracker.bytes().saturating_sub(bytes_before);
-        self.bytes = self.bytes.saturating_sub(bytes);
-        self.is_used_up |=
-            takes_part(held) && !held.is_quiet() && self.share.is_used_up(&held.tracker);
-    }
+/// Whether it holds the others up.
+fn holds_up(held: &Held, share: &Share) -> bool {
+    takes_part(held) && !held.is_quiet() && share.is_used_up(&held.tracker)
 }
 
 /// Messages of one partition, taken one after the other.
@@ -101,11 +75,31 @@ impl Intake {
             names: HashMap::new(),
             epochs,
             has_void: false,
+            room: None,
         }
     }
 
     pub(super) fn forget_topics(&mut self) {
         self.names.clear();
+    }
+
+    /// Partitions have come, gone, been paused or resumed, or it has been a while.
+    pub(super) fn look_anew(&mut self) {
+        self.room = None;
+    }
+
+    /// Nothing is known of what may be taken.
+    pub(super) fn is_to_look(&self) -> bool {
+        self.room.is_none()
+    }
+
+    /// Messages of this partition have finished.
+    pub(super) fn finished(&mut self, held: &Held) {
+        if let Some(room) = &mut self.room
+            && !holds_up(held, &room.share)
+        {
+            room.let_go(held.partition.epoch);
+        }
     }
 }
 
@@ -123,22 +117,27 @@ impl Held {
 }
 
 impl Consumer {
-    /// Takes what there is room for. Whether there may be more.
+    /// Takes what there is room for, a batch or a few. Whether there may be more.
     pub(super) fn take(&mut self, now: Instant) -> bool {
-        let mut room = self.room();
-        let mut took_all = false;
-        loop {
+        let known = self.intake.room.take();
+        let is_known = known.filter(|room| !room.is_used_up());
+        let mut room = is_known.unwrap_or_else(|| self.room());
+        let (mut taken, mut took_all) = (0, false);
+        while taken < BATCH_MAX {
             let most = room.batch();
             if most == 0 {
-                return took_all;
+                break;
             }
             let took = self.take_batch(most, &mut room, now);
-            room.messages -= took;
+            room.took(took);
+            taken += took;
             took_all = took == most;
             if !took_all {
-                return false;
+                break;
             }
         }
+        self.intake.room = Some(room);
+        took_all
     }
 
     fn take_batch(&mut self, most: usize, room: &mut Room, now: Instant) -> usize {
@@ -284,7 +283,11 @@ impl Consumer {
         run.send(now);
         run.log_start = None;
         if let Some(mut held) = run.held.take() {
-            room.note(&held, run.bytes_before);
+            let bytes = held.tracker.bytes().saturating_sub(run.bytes_before);
+            room.came(bytes);
+            if holds_up(&held, &room.share) {
+                room.hold_up(held.partition.epoch);
+            }
             if took {
                 held.ages.took(held.tracker.expected(), now);
             }
@@ -296,31 +299,29 @@ impl Consumer {
         }
     }
 
-    /// What may be taken now.
     fn room(&self) -> Room {
         let share = self.share();
-        let (mut messages, mut all, mut bytes, mut is_used_up) = (0, 0, 0, false);
+        let (mut messages, mut all, mut bytes, mut used_up) = (0, 0, 0, Vec::new());
         for held in self.held.values().filter(|held| takes_part(held)) {
+            let own = held.tracker.bytes();
             messages += held.tracker.unfinished();
-            all += held.tracker.bytes();
-            if held.is_quiet() {
-                // What it has beyond its share came in one batch, and is not taken from the others.
-                bytes += held.tracker.bytes().min(share.bytes);
+            all += own;
+            // What a quiet one has beyond its share came in one batch, and is not taken from the others.
+            bytes += if held.is_quiet() {
+                own.min(share.bytes)
             } else {
-                // One that is, is held up until it drains or is paused: taking can't choose among partitions.
-                is_used_up |= share.is_used_up(&held.tracker);
-                bytes += held.tracker.bytes();
+                own
+            };
+            if holds_up(held, &share) {
+                used_up.push(held.partition.epoch);
             }
         }
-        is_used_up |= self.held.is_empty() || all >= 2 * BYTES_MAX;
-        let budget = MESSAGES_MAX.max(share.partitions * SHARE_MIN * 2);
-        Room {
-            messages: budget.saturating_sub(messages).min(BATCH_MAX),
-            bytes: BYTES_MAX.saturating_sub(bytes),
-            size: all.checked_div(messages).unwrap_or(0).max(1),
-            share,
-            is_used_up,
-        }
+        let in_flight = InFlight {
+            messages,
+            bytes,
+            all,
+        };
+        Room::new(share, &in_flight, used_up)
     }
 
     fn share(&self) -> Share {
@@ -339,10 +340,10 @@ impl Consumer {
     }
 
     /// Pauses partitions that hold the others up, and resumes them with half of their share. Never during a rebalance:
-    /// librdkafka pauses everything itself then, and has lost resumes given in between.
-    pub(super) fn keep_fair(&mut self, now: Instant) {
+    /// librdkafka pauses everything itself then, and has lost resumes given in between. Whether there was any.
+    pub(super) fn keep_fair(&mut self, now: Instant) -> bool {
         if self.phase.is_busy() {
-            return;
+            return false;
         }
         let share = self.share();
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
@@ -382,6 +383,7 @@ impl Consumer {
                 tracing::warn!(consumer = &*self.name, partitions, %error, "pause or resume failed");
             }
         }
+        !pause.is_empty() || !resume.is_empty()
     }
 
     pub(super) fn fairness_deadline(&self) -> Option<Instant> {

@@ -41,9 +41,10 @@ impl Consumer {
         true
     }
 
-    pub(super) fn wake(&mut self, now: Instant) {
+    /// Whether there was a partition to wake.
+    pub(super) fn wake(&mut self, now: Instant) -> bool {
         if self.phase.is_busy() {
-            return;
+            return false;
         }
         let is_over = |held: &&mut Held| {
             held.stage == Stage::Active && held.asleep_until.is_some_and(|until| until <= now)
@@ -56,12 +57,13 @@ impl Consumer {
             awake.push(held.goes_on_at());
         }
         if awake.is_empty() {
-            return;
+            return false;
         }
         if let Err(error) = self.client.resume(&awake) {
             self.error(&error, None);
         }
         self.seek(&awake);
+        true
     }
 
     pub(super) fn nap_deadline(&self) -> Option<Instant> {
