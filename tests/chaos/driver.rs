@@ -1,7 +1,8 @@
 //! The load: numbered messages at a steady rate, and which of them the brokers have acknowledged.
 //!
-//! A message's number is its offset: the producer is idempotent, and the topic has nothing else in it. So what stands in
-//! a topic is known by two integers a partition, however long the run is.
+//! A message's number is its offset less the copies before it: the producer is idempotent, and the topic has nothing else
+//! in it, but where all brokers are killed at once a producer has to begin anew and may write a batch a second time. So
+//! what stands in a topic is known by two integers a partition, however long the run is.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -29,8 +30,10 @@ const VALUE_SIZE: usize = 100;
 pub(crate) struct Load {
     pub(crate) partitions: AtomicI32,
     pub(crate) rate: AtomicU64,
-    /// By partition: every message below is acknowledged.
+    /// By partition: every message that stands below this offset is acknowledged, or a copy of one.
     acked: [AtomicI64; PARTITIONS_MAX],
+    /// By partition: the copies among them.
+    copies: [AtomicI64; PARTITIONS_MAX],
     stopped: AtomicBool,
     /// The driver's own promise broken: without it nothing can be said about the daemon.
     broken: Mutex<Option<String>>,
@@ -44,6 +47,16 @@ impl Load {
     pub(crate) fn acked_in_all(&self) -> i64 {
         (0..PARTITIONS_MAX)
             .map(|partition| self.acked(partition))
+            .sum()
+    }
+
+    pub(crate) fn copies(&self, partition: usize) -> i64 {
+        self.copies[partition].load(Ordering::Acquire)
+    }
+
+    pub(crate) fn copies_in_all(&self) -> i64 {
+        (0..PARTITIONS_MAX)
+            .map(|partition| self.copies(partition))
             .sum()
     }
 
@@ -109,9 +122,14 @@ impl ProducerContext for Acknowledged {
 
     fn delivery(&self, delivery: &DeliveryResult<'_>, number: usize) {
         match delivery {
-            Ok(message) if message.offset() == number as i64 => {
-                self.0.acked[message.partition() as usize]
-                    .store(number as i64 + 1, Ordering::Release);
+            Ok(message)
+                if message.offset() - number as i64
+                    >= self.0.copies(message.partition() as usize) =>
+            {
+                let partition = message.partition() as usize;
+                let copies = message.offset() - number as i64;
+                self.0.copies[partition].store(copies, Ordering::Release);
+                self.0.acked[partition].store(message.offset() + 1, Ordering::Release);
             }
             Ok(message) => self.0.break_down(format!(
                 "driver: message {number} of partition {} stands at offset {}",
@@ -137,7 +155,7 @@ fn drive(producer: &BaseProducer<Acknowledged>, topic: &str, load: &Load) {
         // What an outage has kept back is not made up for.
         owed = (owed + (now - last).as_secs_f64() * rate).min(rate / 10.0);
         last = now;
-        let outstanding = next.iter().sum::<i64>() - load.acked_in_all();
+        let outstanding = next.iter().sum::<i64>() + load.copies_in_all() - load.acked_in_all();
         while owed >= 1.0 && outstanding < OUTSTANDING_MAX {
             owed -= 1.0;
             partition = (partition + 1) % load.partitions.load(Ordering::Relaxed) as usize;

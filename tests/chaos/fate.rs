@@ -1,15 +1,16 @@
-//! What is to become of a message, by its offset alone: driver, handlers and oracle agree without talking.
+//! What is to become of a message, by its offset alone, and its key by its number: driver, handlers and oracle agree
+//! without talking.
 
 /// Keys of one partition; each is a lane where the order is by key.
 pub(crate) const KEYS: usize = 61;
 
-pub(crate) fn key_of(offset: i64) -> String {
-    format!("key-{}", key_number(offset))
+pub(crate) fn key_of(number: i64) -> String {
+    format!("key-{}", key_number(number))
 }
 
-pub(crate) fn key_number(offset: i64) -> usize {
+pub(crate) fn key_number(number: i64) -> usize {
     // Neighbours have different keys, and a key's messages lie at different distances.
-    ((offset / 3 + offset * 7) % KEYS as i64) as usize
+    ((number / 3 + number * 7) % KEYS as i64) as usize
 }
 
 /// Never succeeds: to be found in the dead-letter topic.
@@ -24,8 +25,8 @@ local file = assert(io.open("@RECORD@", "ab"))
 file:setvbuf("full", 4096)
 local instance, version = "@INSTANCE@", "@VERSION@"
 return function(message, ctx)
-  local offset = message.offset
-  if tonumber(message.value) ~= offset then
+  local offset, number = message.offset, math.tointeger(tonumber(message.value))
+  if not number then
     file:write("? " .. message.partition .. " " .. offset .. " " .. tostring(message.value) .. "\n")
     file:flush()
   end
@@ -33,7 +34,7 @@ return function(message, ctx)
   if offset % 101 == 5 and ctx.attempt <= 1 + offset % 3 then error("not yet") end
   if offset % 53 == 9 then tide.sleep(offset % 20) end
   -- One line, one system call: a daemon that is killed leaves no half of it.
-  file:write(message.partition .. " " .. offset .. " " .. ctx.attempt .. " " .. instance .. " " .. version .. "\n")
+  file:write(message.partition .. " " .. offset .. " " .. number .. " " .. ctx.attempt .. " " .. instance .. " " .. version .. "\n")
   file:flush()
 end
 "#;

@@ -40,3 +40,18 @@ pub(crate) const ALL: &[(&str, Fault)] = &[
     ("one broker swallowed", network::swallow_one),
     ("all brokers swallowed", network::swallow_all),
 ];
+
+/// Over within seconds, and nothing that stays in the cluster grows by them.
+pub(crate) const QUICK: &[&str] = &[
+    "kill -9",
+    "frozen beyond its session",
+    "members come and go",
+    "storm of reloads",
+    "retention passes a position",
+    "odd data",
+    "leaders moved",
+    "slow network",
+    "connections reset",
+    "connections cut in a message",
+    "one broker swallowed",
+];

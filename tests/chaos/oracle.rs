@@ -47,6 +47,8 @@ struct Ledger {
     /// Everything below has its outcome.
     next: i64,
     above: BTreeSet<i64>,
+    /// How far a message stood behind its number, at most.
+    copies: i64,
     /// The last first success of each lane.
     lanes: Vec<i64>,
     committed: i64,
@@ -63,6 +65,7 @@ impl Default for Ledger {
         Self {
             next: 0,
             above: BTreeSet::new(),
+            copies: 0,
             lanes: vec![-1; KEYS],
             committed: 0,
             settled: 0,
@@ -113,13 +116,16 @@ impl Oracle {
 
     fn line(&mut self, line: &str) {
         let fields: Vec<&str> = line.split(' ').collect();
-        let [partition, offset, _attempt, instance, version] = fields[..] else {
+        let [partition, offset, number, _attempt, instance, version] = fields[..] else {
             self.violate(format!("a message is not what was produced: `{line}`"));
             return;
         };
-        let (Ok(partition), Ok(offset), Ok(version)) =
-            (partition.parse(), offset.parse(), version.parse::<u64>())
-        else {
+        let (Ok(partition), Ok(offset), Ok(number), Ok(version)) = (
+            partition.parse(),
+            offset.parse(),
+            number.parse(),
+            version.parse::<u64>(),
+        ) else {
             self.violate(format!("not a line of the handler: `{line}`"));
             return;
         };
@@ -128,12 +134,19 @@ impl Oracle {
         let (newest, runs) = self.instances.entry(instance.to_owned()).or_default();
         *newest = version.max(*newest);
         *runs += 1;
-        self.success(partition, offset);
+        self.success(partition, offset, number);
     }
 
-    fn success(&mut self, partition: usize, offset: i64) {
+    fn success(&mut self, partition: usize, offset: i64, number: i64) {
         let order = self.order;
         let ledger = &mut self.ledgers[partition];
+        ledger.copies = ledger.copies.max(offset - number);
+        if number > offset || number < 0 {
+            self.violate(format!(
+                "partition {partition}: {offset} is not what was produced, but {number}"
+            ));
+            return;
+        }
         let owed = ledger.owed.contains_key(&offset);
         if ledger.has(offset) {
             self.duplicates += 1;
@@ -144,7 +157,7 @@ impl Oracle {
         }
         let lane = match order {
             Order::Partition => 0,
-            Order::Key => key_number(offset),
+            Order::Key => key_number(number),
         };
         let last = std::mem::replace(&mut ledger.lanes[lane], offset);
         if last > offset {
@@ -190,13 +203,17 @@ impl Oracle {
             .collect()
     }
 
-    /// What the group had committed before the record was read the last time.
-    pub(crate) fn committed(&mut self, offsets: &BTreeMap<i32, i64>) {
+    /// What the group had committed before the record was read the last time; from a coordinator that may be telling
+    /// old news, `is_old`, it says nothing about going back.
+    pub(crate) fn committed(&mut self, offsets: &BTreeMap<i32, i64>, is_old: bool) {
         self.looks += 1;
         let now = Instant::now();
         let mut broken = Vec::new();
         for (&partition, &offset) in offsets {
             let ledger = &mut self.ledgers[partition as usize];
+            if offset < ledger.committed && is_old {
+                continue;
+            }
             if offset < ledger.committed {
                 broken.push(format!(
                     "partition {partition}: the commit went back from {} to {offset}",
@@ -245,6 +262,18 @@ impl Oracle {
         }
         for sentence in broken {
             self.violate(sentence);
+        }
+    }
+
+    /// At the end, when the driver knows of every copy: nobody has seen a message further behind its number.
+    pub(crate) fn check_copies(&mut self, load: &Load) {
+        for partition in 0..PARTITIONS_MAX {
+            let (seen, known) = (self.ledgers[partition].copies, load.copies(partition));
+            if seen > known {
+                self.violate(format!(
+                    "partition {partition}: a message stood {seen} behind its number, and there are {known} copies"
+                ));
+            }
         }
     }
 
@@ -326,10 +355,10 @@ mod tests {
     #[test]
     fn what_overtakes_is_seen() {
         let mut oracle = oracle();
-        oracle.line("0 0 1 a 1");
-        oracle.line("0 2 1 a 1");
+        oracle.line("0 0 0 1 a 1");
+        oracle.line("0 2 2 1 a 1");
         assert!(oracle.violations.is_empty());
-        oracle.line("0 1 1 a 1");
+        oracle.line("0 1 1 1 a 1");
         assert!(oracle.violations[0].starts_with("order: partition 0: 1 succeeded after 2"));
     }
 
@@ -337,11 +366,11 @@ mod tests {
     fn a_repeated_run_is_a_duplicate_and_no_more() {
         let mut oracle = oracle();
         for line in [
-            "0 0 1 a 1",
-            "0 1 1 a 1",
-            "0 0 1 b 1",
-            "0 1 1 b 1",
-            "0 2 1 b 1",
+            "0 0 0 1 a 1",
+            "0 1 1 1 a 1",
+            "0 0 0 1 b 1",
+            "0 1 1 1 b 1",
+            "0 2 2 1 b 1",
         ] {
             oracle.line(line);
         }
@@ -352,19 +381,30 @@ mod tests {
     #[test]
     fn a_commit_that_runs_ahead_is_seen() {
         let mut oracle = oracle();
-        oracle.line("0 0 1 a 1");
-        oracle.committed(&BTreeMap::from([(0, 1)]));
+        oracle.line("0 0 0 1 a 1");
+        oracle.committed(&BTreeMap::from([(0, 1)]), false);
         assert!(oracle.violations.is_empty());
-        oracle.committed(&BTreeMap::from([(0, 2)]));
+        oracle.committed(&BTreeMap::from([(0, 2)]), false);
         assert!(oracle.violations[0].contains("2 is committed, and without an outcome are [1]"));
     }
 
     #[test]
     fn a_commit_that_goes_back_is_seen() {
         let mut oracle = oracle();
-        oracle.line("0 0 1 a 1");
-        oracle.committed(&BTreeMap::from([(0, 1)]));
-        oracle.committed(&BTreeMap::from([(0, 0)]));
+        oracle.line("0 0 0 1 a 1");
+        oracle.committed(&BTreeMap::from([(0, 1)]), false);
+        oracle.committed(&BTreeMap::from([(0, 0)]), false);
         assert!(oracle.violations[0].contains("went back from 1 to 0"));
+    }
+
+    #[test]
+    fn a_coordinator_that_tells_old_news_is_no_member_that_goes_back() {
+        let mut oracle = oracle();
+        oracle.line("0 0 0 1 a 1");
+        oracle.committed(&BTreeMap::from([(0, 1)]), false);
+        oracle.committed(&BTreeMap::from([(0, 0)]), true);
+        assert!(oracle.violations.is_empty());
+        oracle.committed(&BTreeMap::from([(0, 2)]), true);
+        assert!(oracle.violations[0].contains("2 is committed"));
     }
 }

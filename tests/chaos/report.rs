@@ -73,6 +73,13 @@ impl Report {
         *self.fail_points.entry(fail_point.to_owned()).or_default() += 1;
     }
 
+    /// What `killed at fail points` brings is many faults, one after the other.
+    fn count(&self) -> usize {
+        let others = |one: &&Happened| one.name != "killed at fail points";
+        let kills: u32 = self.fail_points.values().sum();
+        self.faults.iter().filter(others).count() + kills as usize
+    }
+
     /// The faults so far, in their order.
     pub(crate) fn story(&self) -> String {
         let mut story: Vec<String> = self
@@ -91,15 +98,28 @@ impl Report {
         story.join("\n")
     }
 
-    pub(crate) fn close(&mut self, oracle: &Oracle, acked: i64, fleet: &Fleet) {
+    pub(crate) fn close(&mut self, oracle: &Oracle, acked: i64, copies: i64, fleet: &Fleet) {
         let mut text = String::new();
+        let count = self.count();
         writeln!(text, "| | |\n| --- | --- |").unwrap();
         let lines = [
             (
                 "time",
                 format!("{:.1} minutes", self.started.elapsed().as_secs_f64() / 60.0),
             ),
+            (
+                "faults, each kill at a fail point as one",
+                count.to_string(),
+            ),
+            (
+                "seconds from one to the next, on average",
+                format!("{:.1}", self.started.elapsed().as_secs_f64() / count as f64),
+            ),
             ("messages acknowledged by the brokers", acked.to_string()),
+            (
+                "… written twice by the producer when all brokers were gone",
+                copies.to_string(),
+            ),
             (
                 "a second, on average",
                 format!("{:.0}", acked as f64 / self.started.elapsed().as_secs_f64()),
@@ -126,31 +146,7 @@ impl Report {
         for (name, value) in lines {
             writeln!(text, "| {name} | {value} |").unwrap();
         }
-        if let Some((first, last)) = fleet.members[0].ends() {
-            writeln!(
-                text,
-                "\nOf the member that lived from the beginning to the end:\n"
-            )
-            .unwrap();
-            writeln!(text, "| | begin | end | most |\n| --- | --- | --- | --- |").unwrap();
-            let samples = &fleet.members[0].samples;
-            let most = |of: fn(&Sample) -> f64| samples.iter().map(of).fold(0.0, f64::max);
-            let columns: [(&str, Column); 3] = [
-                ("memory, MiB", |one| one.memory as f64 / f64::from(1 << 20)),
-                ("descriptors", |one| one.descriptors as f64),
-                ("threads", |one| one.threads as f64),
-            ];
-            for (name, of) in columns {
-                writeln!(
-                    text,
-                    "| {name} | {:.0} | {:.0} | {:.0} |",
-                    of(&first),
-                    of(&last),
-                    most(of)
-                )
-                .unwrap();
-            }
-        }
+        veteran(&mut text, fleet);
         self.end = text;
     }
 
@@ -206,6 +202,35 @@ impl Report {
             writeln!(text, "\nKilled at fail points: {}.", points.join(", ")).unwrap();
         }
         text
+    }
+}
+
+/// What the member that was never killed has held.
+fn veteran(text: &mut String, fleet: &Fleet) {
+    if let Some((first, last)) = fleet.members[0].ends() {
+        writeln!(
+            text,
+            "\nOf the member that lived from the beginning to the end:\n"
+        )
+        .unwrap();
+        writeln!(text, "| | begin | end | most |\n| --- | --- | --- | --- |").unwrap();
+        let samples = &fleet.members[0].samples;
+        let most = |of: fn(&Sample) -> f64| samples.iter().map(of).fold(0.0, f64::max);
+        let columns: [(&str, Column); 3] = [
+            ("memory, MiB", |one| one.memory as f64 / f64::from(1 << 20)),
+            ("descriptors", |one| one.descriptors as f64),
+            ("threads", |one| one.threads as f64),
+        ];
+        for (name, of) in columns {
+            writeln!(
+                text,
+                "| {name} | {:.0} | {:.0} | {:.0} |",
+                of(&first),
+                of(&last),
+                most(of)
+            )
+            .unwrap();
+        }
     }
 }
 

@@ -58,6 +58,9 @@ struct Watch {
     stop: AtomicBool,
     /// `None` while there is a fault.
     calm_since: Mutex<Option<Instant>>,
+    /// All brokers were killed, and not every replica has caught up: until the coordinator's high watermark is known
+    /// again, it tells what was committed long ago.
+    coordinator_is_new: AtomicBool,
 }
 
 impl Watch {
@@ -88,6 +91,7 @@ impl Stage {
             load: driver.load.clone(),
             stop: AtomicBool::new(false),
             calm_since: Mutex::new(Some(Instant::now())),
+            coordinator_is_new: AtomicBool::new(false),
         });
         let reader = cluster.reader(&fleet.group);
         let letter_reader = letters::reader(&cluster, &format!("{topic}.dead"), LETTER_PARTITIONS);
@@ -124,6 +128,13 @@ impl Stage {
 
     pub(crate) fn load(&self) -> &Load {
         &self.driver.load
+    }
+
+    /// All brokers are about to be killed, or all of it has caught up again.
+    pub(crate) fn coordinator_is_new(&self, is_new: bool) {
+        self.watch
+            .coordinator_is_new
+            .store(is_new, Ordering::SeqCst);
     }
 
     /// Brings a fault, and waits until everything that stood there at its end is finished.
@@ -236,13 +247,15 @@ impl Stage {
         for thread in self.watching.drain(..) {
             drop(thread.join());
         }
+        self.watch.oracle().check_copies(&self.driver.load);
         self.check();
         if let Some(sentence) = self.fleet.grown() {
             self.fail(&sentence);
         }
         let acked = self.load().acked_in_all();
         let oracle = self.watch.oracle();
-        self.report.close(&oracle, acked, &self.fleet);
+        let copies = self.load().copies_in_all();
+        self.report.close(&oracle, acked, copies, &self.fleet);
         self.report.clone()
     }
 }
@@ -259,11 +272,13 @@ impl Drop for Stage {
 fn look_at_commits(watch: &Watch, reader: &BaseConsumer, topic: &str) {
     while !watch.stop.load(Ordering::SeqCst) {
         let partitions = watch.load.partitions.load(Ordering::SeqCst);
+        let was_new = watch.coordinator_is_new.load(Ordering::SeqCst);
         // First the commits, then the record: what ends in between is not held against the commit.
         if let Ok(offsets) = cluster::committed(reader, topic, partitions) {
             let mut oracle = watch.oracle();
             oracle.update();
-            oracle.committed(&offsets);
+            let is_new = was_new || watch.coordinator_is_new.load(Ordering::SeqCst);
+            oracle.committed(&offsets, is_new);
         }
         std::thread::sleep(COMMITS);
     }

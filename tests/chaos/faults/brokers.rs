@@ -44,6 +44,7 @@ pub(crate) fn move_leaders(stage: &mut Stage, dice: &mut Dice) {
 
 /// All of them, as in a power cut.
 pub(crate) fn blackout(stage: &mut Stage, dice: &mut Dice) {
+    stage.coordinator_is_new(true);
     for node in &stage.cluster.nodes {
         node.kill();
     }
@@ -51,4 +52,5 @@ pub(crate) fn blackout(stage: &mut Stage, dice: &mut Dice) {
     stage.pass(dice.time(time));
     stage.cluster.start_missing();
     stage.cluster.wait_in_sync();
+    stage.coordinator_is_new(false);
 }
