@@ -13,6 +13,7 @@ mod jumps;
 mod leave;
 mod membership;
 mod naps;
+mod overtaken;
 mod report;
 mod starts;
 mod subscription;

@@ -17,6 +17,7 @@ use crate::start::Policy;
 use crate::supervisor::Ending;
 
 use super::leave::Retiring;
+use super::overtaken;
 use super::subscription::Emptying;
 use super::{Consumer, Held, Stage, list};
 
@@ -188,7 +189,7 @@ impl Consumer {
         };
     }
 
-    /// Asks, or asks again; a later rebalance makes the question moot.
+    /// Asks, or asks again; a later rebalance makes the question another one.
     fn keep_asking(
         &mut self,
         id: u64,
@@ -197,6 +198,9 @@ impl Consumer {
         now: Instant,
     ) -> bool {
         if !self.phase.queue.is_empty() {
+            if self.client.is_cooperative() {
+                overtaken::carry_over(&partitions, &mut self.phase.queue);
+            }
             return true;
         }
         let mut ask_at = ask_at;

@@ -1,7 +1,13 @@
 //! What becomes of a membership: static ids, what waits when a partition goes, the last commit of a stop.
 
+use rdkafka::ClientConfig;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
 use crate::support::client::{Message, Topic, numbered};
 use crate::support::daemon::Daemon;
+use crate::support::http::{address, scrape};
 use crate::support::kafka::{self, Kafka};
 use crate::support::project::{GATED, Project, RECORDING, from_beginning};
 use crate::support::wait::DEADLINE;
@@ -170,4 +176,44 @@ fn static_members(kafka: &Kafka, topic: &Topic<'_>, consumer: &str) -> (Project,
     let text = std::fs::read_to_string(place.path("config.toml")).unwrap();
     place.write("config.toml", &text.replace("\"one\"", "\"two\""));
     (project, place)
+}
+
+/// A topic appears while a member still asks where what it got before begins: librdkafka rejoins, and tells it the
+/// difference to what it was told, not to what it has begun.
+#[test]
+fn an_assignment_that_the_next_one_overtakes_is_begun_all_the_same() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("first", 1, 1).unwrap();
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", cluster.bootstrap_servers())
+        .create()
+        .unwrap();
+    let record = BaseRecord::<str, str>::to("first").payload("0");
+    producer.send(record).unwrap();
+    producer.flush(DEADLINE).unwrap();
+    let project = Project::at(cluster.bootstrap_servers())
+        .consumer("metadataMaxAge = \"1s\"")
+        .sections("[http]\nlisten = \"127.0.0.1:0\"");
+    project.handler("orders.lua", RECORDING);
+    project.config(
+        &(from_beginning("first", "first", "orders.handle")
+            + &from_beginning("later", "later", "orders.handle")),
+    );
+    let unknown = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN; 1000];
+    cluster.request_errors(RDKafkaApiKey::OffsetFetch, &unknown);
+
+    let mut daemon = Daemon::start(&project);
+    let address = address(&mut daemon);
+    let assignments = || {
+        let kind = [("kind", "assigned")];
+        scrape(&address).get("moontide_rebalances_total", &kind)
+    };
+    daemon.wait_for("it asks", |_| assignments() == Some(1.0));
+    cluster.create_topic("later", 1, 1).unwrap();
+    daemon.wait_for("the next assignment", |_| assignments() == Some(2.0));
+    cluster.clear_request_errors(RDKafkaApiKey::OffsetFetch);
+
+    project.wait_for_entries("done", 1, DEADLINE);
+    daemon.wait_for("both are begun", |daemon| partitions(daemon) == 2);
+    daemon.stop();
 }
