@@ -358,10 +358,11 @@ impl Worker {
     /// Calls one listener for the head of a lane.
     fn run_head(&mut self, head: &mut Head<'_>, listener: usize) -> Went {
         head.progress().attempt += 1;
+        let taken = head.slot.taken.at(head.lane.number);
         let (slot, message) = (&*head.slot, &head.lane.message);
         let attempt = head.lane.progress[head.index].attempt;
         if attempt == 1 {
-            self.meter.first(listener, slot.taken.at(head.lane.number));
+            self.meter.first(listener, taken);
         } else {
             self.meter.retried(listener);
         }

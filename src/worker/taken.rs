@@ -4,6 +4,7 @@
 //! left of them counts as taken with the next one.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Instant;
 
 /// Batches that are remembered.
@@ -13,6 +14,8 @@ const BATCHES_MAX: usize = 1024;
 pub(super) struct Taken {
     /// Messages below this number were taken at this moment, unless an earlier entry has them; numbers only grow.
     batches: VecDeque<(u64, Instant)>,
+    /// What was found last: most messages run in the order in which they came.
+    found: Option<(Range<u64>, Instant)>,
 }
 
 impl Taken {
@@ -26,9 +29,18 @@ impl Taken {
         self.batches.push_back((below, at));
     }
 
-    pub(super) fn at(&self, number: u64) -> Option<Instant> {
+    pub(super) fn at(&mut self, number: u64) -> Option<Instant> {
+        if let Some((numbers, at)) = &self.found
+            && numbers.contains(&number)
+        {
+            return Some(*at);
+        }
         let first = self.batches.partition_point(|one| one.0 <= number);
-        self.batches.get(first).map(|one| one.1)
+        let (below, at) = *self.batches.get(first)?;
+        let before = first.checked_sub(1).and_then(|one| self.batches.get(one));
+        let above = before.map_or(number, |one| one.0);
+        self.found = Some((above..below, at));
+        Some(at)
     }
 }
 
