@@ -97,7 +97,7 @@ impl Worker {
         self.inner.take(batch.0);
         self.partition.inbox.take(&mut self.letters);
         let last = match self.letters.last() {
-            Some(ToConsumer::Finished(finished)) => finished.last(),
+            Some(ToConsumer::Finished { finished, .. }) => finished.last(),
             _ => None,
         };
         let end = last.map(|(_, numbers)| numbers.end);
