@@ -139,12 +139,14 @@ fn storm(consumer: &str) {
         let last = come_and_go(&project);
         calm.store(true, Ordering::SeqCst);
         let produced = load.join().unwrap();
+        let written = (0..partitions).map(|partition| topic.watermarks(partition).1 as u64);
+        assert_eq!(written.sum::<u64>(), produced, "each message stands once");
         let mut tally = Tally::new(&project);
         wait_for("every message is finished", DEADLINE, || {
             tally.update();
             tally.finished() == produced
         });
-        for (_place, daemon) in last {
+        for (daemon, _place) in last {
             daemon.stop();
         }
         stop.store(true, Ordering::SeqCst);
@@ -161,16 +163,17 @@ fn storm(consumer: &str) {
 }
 
 /// Eight members one after the other, of which two or three live at a time; one of them is killed.
-fn come_and_go(project: &Project) -> Vec<(Project, Daemon)> {
-    let mut members: Vec<(Project, Daemon)> = Vec::new();
+fn come_and_go(project: &Project) -> Vec<(Daemon, Project)> {
+    // In this order: a daemon whose test fails shows its log, which lies in its place.
+    let mut members: Vec<(Daemon, Project)> = Vec::new();
     for round in 0..8 {
         let place = project.another_member();
         let daemon = Daemon::start(&place);
-        members.push((place, daemon));
-        let (_, newest) = members.last_mut().expect("it was pushed");
+        members.push((daemon, place));
+        let (newest, _) = members.last_mut().expect("it was pushed");
         newest.wait_line("assigned", |line| line.is("assigned"));
         if members.len() > 2 {
-            let (_place, mut oldest) = members.remove(0);
+            let (mut oldest, _place) = members.remove(0);
             if round == 5 {
                 oldest.kill();
             } else {
