@@ -13,6 +13,7 @@ use libmimalloc_sys as mi;
 /// What any allocation of at least this size is aligned to.
 const ALIGNED_TO: usize = 16;
 
+/// The binary's `#[global_allocator]`.
 #[derive(Debug)]
 pub struct Allocator;
 

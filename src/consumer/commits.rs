@@ -240,8 +240,7 @@ impl Consumer {
         at
     }
 
-    /// Reads the answers that have come.
-    /// Whether there was any.
+    /// Reads the answers that have come. Whether there was any.
     pub(super) fn settle_replies(&mut self, now: Instant) -> bool {
         let replies = self.client.replies();
         for reply in &replies {
