@@ -263,7 +263,7 @@ impl Consumer {
         for at in [
             self.phase.deadline(),
             self.commit_deadline(now),
-            self.fairness_deadline(),
+            self.fairness_deadline(now),
             self.nap_deadline(),
         ]
         .into_iter()
@@ -293,9 +293,10 @@ impl Consumer {
                     let held = self.held.get_mut(&key);
                     if let Some(held) = held.filter(|held| held.is_in(&partition)) {
                         held.finished_since_commit += numbers.end - numbers.start;
+                        let before = held.tracker.unfinished();
                         held.tracker.finish(numbers);
                         held.ages.finished(held.tracker.finished().offset, now);
-                        self.intake.finished(held);
+                        self.intake.finished(held, before);
                     }
                 }
                 for (partition, asks) in asked {

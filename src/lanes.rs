@@ -21,6 +21,9 @@ mod tests;
 
 pub(crate) use progress::{Lane, Next, Progress, Stage};
 
+/// With nothing incoming, room for so many messages stays.
+const INCOMING_KEPT: usize = 128;
+
 /// The lanes of one partition, in one epoch of its assignment.
 pub(crate) struct Lanes<M> {
     /// What has not begun, with its numbers, in the order of arrival.
@@ -82,7 +85,12 @@ impl<M> Lanes<M> {
 
     /// Takes it.
     pub(crate) fn take_fresh(&mut self) -> Option<(u64, M)> {
-        self.incoming.pop_front()
+        let taken = self.incoming.pop_front();
+        // There may be thousands of partitions, each of which has had many once.
+        if self.incoming.is_empty() && self.incoming.capacity() > INCOMING_KEPT {
+            self.incoming = VecDeque::new();
+        }
+        taken
     }
 
     /// The next message that has not begun goes in line behind what is under way in its lane.

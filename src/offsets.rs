@@ -18,6 +18,8 @@ pub(crate) use asked::Ask;
 use asked::Manual;
 use seeds::Seeds;
 
+/// With nothing in flight, room for so many entries stays.
+const ENTRIES_KEPT: usize = 128;
 /// Finished entries that may stay among the unfinished ones before they are swept out, at least.
 const SWEEP_MIN: usize = 1024;
 
@@ -239,6 +241,10 @@ impl Tracker {
             self.entries.pop_front();
             self.swept_later -= 1;
             self.early = None;
+        }
+        // There may be thousands of partitions, each of which has had much in flight once.
+        if self.entries.is_empty() && self.entries.capacity() > ENTRIES_KEPT {
+            self.entries = VecDeque::new();
         }
         if marked > 0 && self.swept_later > 0 {
             self.changes += 1;

@@ -6,41 +6,56 @@ use crate::offsets::Tracker;
 
 /// Messages of one batch.
 pub(super) const BATCH_MAX: usize = 1024;
-/// Messages in flight (taken and unfinished) of one consumer, or more where its partitions need their least share.
-const MESSAGES_MAX: usize = 8192;
-/// The least share of a partition, whatever their number.
-const SHARE_MIN: usize = 128;
+/// Messages in flight (taken and unfinished) of a partition that is alone.
+const ALONE_MAX: usize = 8192;
+/// Messages in flight that several partitions share, beyond the least share that each of them has for itself. A fetch
+/// brings some thousand small messages of one partition after the other: so many that those of one worker don't keep
+/// the others waiting.
+const POOL: usize = 16_384;
+/// The least share of a partition, whatever their number. The batch that uses it up may bring as much again.
+const SHARE_MIN: usize = 16;
 /// Bytes in flight of one consumer. One message passes, however large.
 const BYTES_MAX: usize = 32 << 20;
 /// The least share of a partition in them.
 const SHARE_BYTES_MIN: usize = 64 << 10;
 
-/// What one partition may have in flight: all of the budget where it is alone, else so little that all the others
-/// together can't use it up.
+/// What one partition may have in flight: all of the budget where it is alone, else a part of what is free, so that those
+/// that are held up leave something to the others, however many they are.
 pub(super) struct Share {
     /// Those that have one.
     pub(super) partitions: usize,
     pub(super) messages: usize,
     pub(super) bytes: usize,
+    /// Of the pool.
+    free: usize,
     /// So much of the bytes is in use that it matters who has them.
     are_bytes_scarce: bool,
 }
 
 impl Share {
-    pub(super) fn new(partitions: usize, bytes_in_flight: usize) -> Self {
-        let (messages, bytes) = match partitions {
-            0 | 1 => (MESSAGES_MAX, BYTES_MAX),
-            count => (
-                (MESSAGES_MAX / (2 * count)).max(SHARE_MIN),
-                (BYTES_MAX / (2 * count)).max(SHARE_BYTES_MIN),
-            ),
-        };
-        Self {
+    pub(super) fn new(in_flight: &InFlight) -> Self {
+        let partitions = in_flight.partitions;
+        let mut share = Self {
             partitions,
-            messages,
-            bytes,
-            are_bytes_scarce: bytes_in_flight >= BYTES_MAX / 2,
-        }
+            messages: 0,
+            bytes: if partitions > 1 {
+                (BYTES_MAX / (2 * partitions)).max(SHARE_BYTES_MIN)
+            } else {
+                BYTES_MAX
+            },
+            free: POOL.saturating_sub(in_flight.pooled),
+            are_bytes_scarce: in_flight.bytes >= BYTES_MAX / 2,
+        };
+        share.divide();
+        share
+    }
+
+    fn divide(&mut self) {
+        self.messages = if self.partitions > 1 {
+            SHARE_MIN + self.free / 4
+        } else {
+            ALONE_MAX
+        };
     }
 
     pub(super) fn is_used_up(&self, tracker: &Tracker) -> bool {
@@ -53,12 +68,28 @@ impl Share {
     }
 }
 
+/// What of a partition's messages in flight it has from the pool.
+fn pooled(messages: usize) -> usize {
+    messages.saturating_sub(2 * SHARE_MIN)
+}
+
 /// What is in flight of all partitions that take part.
+#[derive(Default)]
 pub(super) struct InFlight {
-    pub(super) messages: usize,
-    /// As far as it counts against the budget.
-    pub(super) bytes: usize,
-    pub(super) all: usize,
+    pub(super) partitions: usize,
+    messages: usize,
+    pooled: usize,
+    bytes: usize,
+}
+
+impl InFlight {
+    /// So much of one more partition.
+    pub(super) fn add(&mut self, messages: usize, bytes: usize) {
+        self.partitions += 1;
+        self.messages += messages;
+        self.pooled += pooled(messages);
+        self.bytes += bytes;
+    }
 }
 
 /// What may be taken. Found by a look at every partition, hence once for many batches.
@@ -74,10 +105,14 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) fn new(share: Share, in_flight: &InFlight, used_up: Vec<u64>) -> Self {
-        let is_open = share.partitions > 0 && in_flight.all < 2 * BYTES_MAX;
-        let budget = MESSAGES_MAX.max(share.partitions * SHARE_MIN * 2);
-        let size = in_flight.all.checked_div(in_flight.messages);
+    /// `bytes` are those in flight as far as they count against the budget.
+    pub(super) fn new(share: Share, in_flight: &InFlight, bytes: usize, used_up: Vec<u64>) -> Self {
+        let is_open = share.partitions > 0 && in_flight.bytes < 2 * BYTES_MAX;
+        let budget = match share.partitions {
+            0 | 1 => ALONE_MAX,
+            count => POOL + count * 2 * SHARE_MIN,
+        };
+        let size = in_flight.bytes.checked_div(in_flight.messages);
         Self {
             share,
             messages: if is_open {
@@ -85,7 +120,7 @@ impl Room {
             } else {
                 0
             },
-            bytes: BYTES_MAX.saturating_sub(in_flight.bytes),
+            bytes: BYTES_MAX.saturating_sub(bytes),
             size: size.unwrap_or(0).max(1),
             used_up,
         }
@@ -112,9 +147,19 @@ impl Room {
         self.messages = self.messages.saturating_sub(messages);
     }
 
-    /// So many of its bytes are in flight now.
-    pub(super) fn came(&mut self, bytes: usize) {
+    /// A partition has more messages in flight than before, and so many more bytes.
+    pub(super) fn came(&mut self, before: usize, now: usize, bytes: usize) {
+        let from_pool = pooled(now).saturating_sub(pooled(before));
+        self.share.free = self.share.free.saturating_sub(from_pool);
+        self.share.divide();
         self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// A partition has fewer messages in flight than before.
+    pub(super) fn went(&mut self, before: usize, now: usize) {
+        self.messages += before.saturating_sub(now);
+        self.share.free += pooled(before).saturating_sub(pooled(now));
+        self.share.divide();
     }
 
     /// This partition has used up its share.
@@ -133,56 +178,104 @@ mod tests {
     use super::*;
     use crate::offsets::Position;
 
+    fn in_flight(partitions: usize, messages: usize, bytes: usize) -> InFlight {
+        let mut in_flight = InFlight::default();
+        in_flight.add(messages, bytes);
+        for _ in 1..partitions {
+            in_flight.add(0, 0);
+        }
+        in_flight
+    }
+
+    fn room(partitions: usize, messages: usize, bytes: usize, used_up: Vec<u64>) -> Room {
+        let in_flight = match partitions {
+            0 => InFlight::default(),
+            _ => self::in_flight(partitions, messages, bytes),
+        };
+        Room::new(Share::new(&in_flight), &in_flight, bytes, used_up)
+    }
+
+    fn tracker() -> Tracker {
+        let start = Position {
+            offset: 0,
+            leader_epoch: -1,
+        };
+        Tracker::new(start, Vec::new(), 1, false)
+    }
+
+    /// Each takes as much as it gets, one after the other, and finishes nothing.
     #[test]
     fn all_partitions_but_one_cannot_use_up_the_budget() {
-        for partitions in 2..=256 {
-            let share = Share::new(partitions, 0);
-            assert!((partitions - 1) * share.bytes < BYTES_MAX, "{partitions}");
-            let budget = MESSAGES_MAX.max(partitions * SHARE_MIN * 2);
-            assert!(
-                (partitions - 1) * 2 * share.messages < budget,
-                "{partitions}"
-            );
+        for partitions in [2, 3, 8, 64, 1000] {
+            let mut room = room(partitions, 0, 0, Vec::new());
+            let mut in_flight = vec![0; partitions];
+            for own in &mut in_flight[1..] {
+                while *own < room.share.messages {
+                    let batch = room.batch();
+                    assert!(batch > 0, "{partitions}");
+                    room.took(batch);
+                    room.came(*own, *own + batch, 0);
+                    *own += batch;
+                }
+            }
+            assert!(room.batch() >= SHARE_MIN, "{partitions}");
+            let mut look = InFlight::default();
+            for own in &in_flight {
+                look.add(*own, 0);
+            }
+            let share = Share::new(&look);
+            assert_eq!(share.messages, room.share.messages, "{partitions}");
+            let room = Room::new(share, &look, 0, Vec::new());
+            assert!(room.batch() >= SHARE_MIN, "{partitions}");
         }
+    }
+
+    #[test]
+    fn all_partitions_but_one_cannot_use_up_the_bytes() {
+        for partitions in 2..=256 {
+            let share = Share::new(&in_flight(partitions, 0, 0));
+            assert!((partitions - 1) * share.bytes < BYTES_MAX, "{partitions}");
+        }
+    }
+
+    #[test]
+    fn a_room_knows_what_has_finished_since_the_look() {
+        let mut room = room(2, 0, 0, Vec::new());
+        let all = room.share.messages;
+        room.took(1000);
+        room.came(0, 1000, 0);
+        let less = room.share.messages;
+        assert!(less < all);
+        room.went(1000, 600);
+        assert!(less < room.share.messages && room.share.messages < all);
+        room.went(600, 0);
+        assert_eq!(room.share.messages, all);
     }
 
     /// Large messages are no reason to pause a partition as long as there is room for them.
     #[test]
     fn a_share_of_the_bytes_counts_while_they_are_scarce() {
-        let start = Position {
-            offset: 0,
-            leader_epoch: -1,
-        };
-        let mut tracker = Tracker::new(start, Vec::new(), 1, false);
-        let share = Share::new(4, 0);
+        let mut tracker = tracker();
+        let share = Share::new(&in_flight(4, 0, 0));
         tracker.arrive(0, -1, share.bytes, |_| 0);
         assert!(!share.is_used_up(&tracker));
-        assert!(Share::new(4, BYTES_MAX / 2).is_used_up(&tracker));
+        assert!(Share::new(&in_flight(4, 9, BYTES_MAX / 2)).is_used_up(&tracker));
         assert!(!share.is_half_free(&tracker));
         tracker.finish(0..1);
         assert!(share.is_half_free(&tracker));
     }
 
-    fn room(partitions: usize, messages: usize, bytes: usize, used_up: Vec<u64>) -> Room {
-        let in_flight = InFlight {
-            messages,
-            bytes,
-            all: bytes,
-        };
-        Room::new(Share::new(partitions, bytes), &in_flight, used_up)
-    }
-
     #[test]
     fn a_room_lasts_until_its_messages_or_its_bytes_are_taken() {
         let mut room = room(1, 0, 0, Vec::new());
-        for _ in 0..MESSAGES_MAX / BATCH_MAX {
+        for _ in 0..ALONE_MAX / BATCH_MAX {
             assert_eq!(room.batch(), BATCH_MAX);
             room.took(BATCH_MAX);
         }
         assert!(room.is_used_up());
         let mut room = self::room(1, 10, 10 << 20, Vec::new());
         assert_eq!(room.batch(), 22);
-        room.came(22 << 20);
+        room.came(10, 32, 22 << 20);
         assert!(room.is_used_up());
     }
 

@@ -18,8 +18,11 @@ use super::budget::{BATCH_MAX, InFlight, Room, Share};
 use super::jumps::Jumps;
 use super::{Consumer, Held, Stage, Trust, list};
 
-/// How long a partition may hold the others up with a full share before it is paused.
+/// How long a partition may hold up others that want to go on, with a full share, before it is paused.
 const PATIENCE: Duration = Duration::from_millis(20);
+/// And others of which it is not known: with librdkafka's queue full, nothing is fetched that would tell. What is in that
+/// queue of a partition is fetched again once it is resumed, so that a pause that nobody wants is waste.
+const LONG_PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) struct Intake {
     /// Address of librdkafka's topic → its name. Cleared with every assignment, as addresses come back.
@@ -46,7 +49,8 @@ fn holds_up(held: &Held, share: &Share) -> bool {
 struct Run {
     place: (usize, i32),
     held: Option<Held>,
-    bytes_before: usize,
+    /// What it had in flight before.
+    before: (usize, usize),
     first: u64,
     messages: Vec<Message>,
     /// Where its log starts, once something was missing.
@@ -93,17 +97,23 @@ impl Intake {
         self.room.is_none()
     }
 
-    /// Messages of this partition have finished.
-    pub(super) fn finished(&mut self, held: &Held) {
-        if let Some(room) = &mut self.room
-            && !holds_up(held, &room.share)
-        {
-            room.let_go(held.partition.epoch);
+    /// Messages of this partition have finished; it had so many in flight.
+    pub(super) fn finished(&mut self, held: &Held, before: usize) {
+        if let Some(room) = self.room.as_mut().filter(|_| takes_part(held)) {
+            room.went(before, held.tracker.unfinished());
+            if !holds_up(held, &room.share) {
+                room.let_go(held.partition.epoch);
+            }
         }
     }
 }
 
 impl Held {
+    /// Messages and bytes.
+    fn in_flight(&self) -> (usize, usize) {
+        (self.tracker.unfinished(), self.tracker.bytes())
+    }
+
     fn arrive(&mut self, message: &Message) -> Arrival {
         let (plan, partition) = (&self.plan, &self.partition);
         let lane = |number| {
@@ -156,7 +166,7 @@ impl Consumer {
                 let topic_name = self.intake.names.entry(topic).or_insert_with(name).clone();
                 run.place = (topic, partition);
                 run.held = self.held.remove(&(topic_name, partition));
-                run.bytes_before = run.held.as_ref().map_or(0, |held| held.tracker.bytes());
+                run.before = run.held.as_ref().map_or((0, 0), Held::in_flight);
             }
             match taken {
                 Ok(message) => self.arrive(&mut run, message),
@@ -283,8 +293,8 @@ impl Consumer {
         run.send(now);
         run.log_start = None;
         if let Some(mut held) = run.held.take() {
-            let bytes = held.tracker.bytes().saturating_sub(run.bytes_before);
-            room.came(bytes);
+            let ((before, bytes_before), (messages, bytes)) = (run.before, held.in_flight());
+            room.came(before, messages, bytes.saturating_sub(bytes_before));
             if holds_up(&held, &room.share) {
                 room.hold_up(held.partition.epoch);
             }
@@ -300,12 +310,11 @@ impl Consumer {
     }
 
     fn room(&self) -> Room {
-        let share = self.share();
-        let (mut messages, mut all, mut bytes, mut used_up) = (0, 0, 0, Vec::new());
+        let in_flight = self.in_flight();
+        let share = Share::new(&in_flight);
+        let (mut bytes, mut used_up) = (0, Vec::new());
         for held in self.held.values().filter(|held| takes_part(held)) {
             let own = held.tracker.bytes();
-            messages += held.tracker.unfinished();
-            all += own;
             // What a quiet one has beyond its share came in one batch, and is not taken from the others.
             bytes += if held.is_quiet() {
                 own.min(share.bytes)
@@ -316,21 +325,16 @@ impl Consumer {
                 used_up.push(held.partition.epoch);
             }
         }
-        let in_flight = InFlight {
-            messages,
-            bytes,
-            all,
-        };
-        Room::new(share, &in_flight, used_up)
+        Room::new(share, &in_flight, bytes, used_up)
     }
 
-    fn share(&self) -> Share {
-        let (mut partitions, mut bytes) = (0, 0);
+    fn in_flight(&self) -> InFlight {
+        let mut in_flight = InFlight::default();
         for held in self.held.values().filter(|held| takes_part(held)) {
-            partitions += 1;
-            bytes += held.tracker.bytes();
+            let (messages, bytes) = held.in_flight();
+            in_flight.add(messages, bytes);
         }
-        Share::new(partitions, bytes)
+        in_flight
     }
 
     pub(super) fn seek(&mut self, partitions: &[TopicPartition]) {
@@ -345,7 +349,8 @@ impl Consumer {
         if self.phase.is_busy() {
             return false;
         }
-        let share = self.share();
+        let share = Share::new(&self.in_flight());
+        let patience = self.patience(now);
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         for (key, held) in &mut self.held {
             if held.asleep_until.is_some() {
@@ -360,7 +365,7 @@ impl Consumer {
                     resume.push(key.clone());
                 }
             } else if share.partitions > 1
-                && now.duration_since(*held.full_since.get_or_insert(now)) >= PATIENCE
+                && now.duration_since(*held.full_since.get_or_insert(now)) >= patience
             {
                 held.full_since = None;
                 held.is_paused = true;
@@ -386,14 +391,39 @@ impl Consumer {
         !pause.is_empty() || !resume.is_empty()
     }
 
-    pub(super) fn fairness_deadline(&self) -> Option<Instant> {
-        if self.phase.is_busy() || self.share().partitions < 2 {
+    /// How long a partition with a full share is waited for.
+    fn patience(&self, now: Instant) -> Duration {
+        let mut full = self.held.values().filter_map(|held| held.full_since);
+        let is_due = full.any(|since| now.duration_since(since) >= PATIENCE);
+        if is_due && !self.held.values().any(|held| self.wants(held)) {
+            LONG_PATIENCE
+        } else {
+            PATIENCE
+        }
+    }
+
+    /// Whether nothing of a partition is in flight although there is more of it, as far as the last fetch told.
+    fn wants(&self, held: &Held) -> bool {
+        if !takes_part(held) || held.is_quiet() || held.tracker.unfinished() > 0 {
+            return false;
+        }
+        let (topic, number) = (&held.partition.topic, held.partition.number);
+        match self.client.known_watermarks(topic, number) {
+            Some((_, end)) if end >= 0 => end > held.tracker.expected(),
+            _ => true,
+        }
+    }
+
+    pub(super) fn fairness_deadline(&self, now: Instant) -> Option<Instant> {
+        if self.phase.is_busy() || self.in_flight().partitions < 2 {
             return None;
         }
-        self.held
+        let since = self
+            .held
             .values()
             .filter_map(|held| held.full_since)
-            .min()
-            .map(|since| since + PATIENCE)
+            .min()?;
+        let first = since + PATIENCE;
+        Some(if first > now { first } else { now + PATIENCE })
     }
 }

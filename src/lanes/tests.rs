@@ -192,3 +192,10 @@ fn a_lane_is_a_partition_a_key_or_a_message() {
         key_of(Ordering::None, Parallel, Some(b"a"), 2)
     );
 }
+
+#[test]
+fn a_partition_that_had_many_messages_and_has_none_gives_their_room_back() {
+    let mut lanes = lanes(5000);
+    while lanes.take_fresh().is_some() {}
+    assert!(lanes.incoming.capacity() <= INCOMING_KEPT);
+}

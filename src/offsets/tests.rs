@@ -238,3 +238,13 @@ fn the_leader_epoch_is_that_of_the_last_finished_message() {
         }
     );
 }
+
+#[test]
+fn a_partition_that_had_many_messages_and_has_none_gives_their_room_back() {
+    let mut tracker = tracker(0);
+    for offset in 0..5000 {
+        tracker.arrive(offset, 0, 1, zero);
+    }
+    tracker.finish(0..5000);
+    assert!(tracker.entries.capacity() <= ENTRIES_KEPT);
+}

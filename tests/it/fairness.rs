@@ -15,7 +15,7 @@ return function(message, ctx)
 end
 "#;
 
-/// Promise 6, by bytes: partitions of large messages that are blocked have more of them than the whole budget, and
+/// Promise 6, by bytes: partitions of messages that are blocked have more of them than the whole budget, and
 /// another one flows; so do they, without a gap or a repetition, when they may go on. Promise 5: the memory stays bounded.
 fn check(held_up: i32, count: usize, size: usize) {
     let Some(kafka) = kafka::shared() else { return };
@@ -66,4 +66,10 @@ fn a_partition_of_large_messages_that_waits_does_not_stop_the_others() {
 #[test]
 fn many_partitions_that_wait_do_not_stop_the_others() {
     check(8, 250, 20_000);
+}
+
+/// So many that nothing is fetched any more which would tell of the last partition's messages.
+#[test]
+fn a_partition_of_small_messages_that_fills_the_queue_does_not_stop_the_others() {
+    check(1, 30_000, 100);
 }
