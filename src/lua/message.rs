@@ -22,8 +22,15 @@ pub(super) struct Frame<'a> {
 /// Upvalues of `entry`, after `Shared`.
 const METATABLE: c_int = 2;
 const LAST_TOPIC: c_int = 3;
-const FIRST_KEY: c_int = 4;
-const KEYS: [&str; 7] = [
+const TOPIC: c_int = 4;
+const PARTITION: c_int = 5;
+const OFFSET: c_int = 6;
+const KEY: c_int = 7;
+const VALUE: c_int = 8;
+const TIMESTAMP: c_int = 9;
+const HEADERS: c_int = 10;
+/// The names of those from `TOPIC` on.
+const NAMES: [&str; 7] = [
     "topic",
     "partition",
     "offset",
@@ -39,10 +46,10 @@ pub(super) unsafe fn push_entry(state: *mut lua_State, shared: &Shared) {
     unsafe {
         ctx::push_metatable(state, shared);
         push_bytes(state, b"");
-        for key in KEYS {
-            push_bytes(state, key.as_bytes());
+        for name in NAMES {
+            push_bytes(state, name.as_bytes());
         }
-        shared.push_function(state, entry, 2 + KEYS.len() as c_int);
+        shared.push_function(state, entry, 2 + NAMES.len() as c_int);
     }
 }
 
@@ -85,38 +92,35 @@ unsafe fn push_message(state: *mut lua_State, shared: &Shared, call: &Call<'_>) 
     unsafe {
         let record = call.record;
         keep_topic(state, shared, call.topic);
-        ffi::lua_createtable(state, 0, KEYS.len() as c_int);
-        let mut key = ffi::lua_upvalueindex(FIRST_KEY) + 1;
-        let mut next = || {
-            key -= 1;
-            ffi::lua_pushvalue(state, key);
-        };
-        next();
+        ffi::lua_createtable(state, 0, NAMES.len() as c_int);
+        let name = |field: c_int| ffi::lua_pushvalue(state, ffi::lua_upvalueindex(field));
+        let set = || ffi::lua_rawset(state, -3);
+        name(TOPIC);
         ffi::lua_pushvalue(state, ffi::lua_upvalueindex(LAST_TOPIC));
-        ffi::lua_rawset(state, -3);
-        next();
+        set();
+        name(PARTITION);
         ffi::lua_pushinteger(state, call.partition.into());
-        ffi::lua_rawset(state, -3);
-        next();
+        set();
+        name(OFFSET);
         ffi::lua_pushinteger(state, record.offset());
-        ffi::lua_rawset(state, -3);
-        for bytes in [record.key(), record.value()] {
-            next();
-            match bytes {
-                Some(bytes) => push_bytes(state, bytes),
-                None => ffi::lua_pushnil(state),
+        set();
+        // What is nil needs no place in a fresh table.
+        for (field, bytes) in [(KEY, record.key()), (VALUE, record.value())] {
+            if let Some(bytes) = bytes {
+                name(field);
+                push_bytes(state, bytes);
+                set();
             }
-            ffi::lua_rawset(state, -3);
         }
-        next();
-        match record.timestamp_ms() {
-            -1 => ffi::lua_pushnil(state),
-            timestamp => ffi::lua_pushinteger(state, timestamp),
+        let timestamp = record.timestamp_ms();
+        if timestamp != -1 {
+            name(TIMESTAMP);
+            ffi::lua_pushinteger(state, timestamp);
+            set();
         }
-        ffi::lua_rawset(state, -3);
-        next();
+        name(HEADERS);
         push_headers(state, shared, call);
-        ffi::lua_rawset(state, -3);
+        set();
     }
 }
 
