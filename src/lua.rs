@@ -10,6 +10,7 @@ mod coroutine;
 mod ctx;
 mod failure;
 mod globals;
+mod heap;
 mod hook;
 mod json;
 mod last_words;

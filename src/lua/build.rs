@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlua::ffi::{self, lua_State};
-use mlua::{LuaOptions, StdLib};
 
 use super::failure;
+use super::heap::Heap;
 use super::last_words::About;
 use super::shared::{Shared, nearest, push_bytes, type_name};
 use super::vm::Vm;
@@ -58,19 +58,18 @@ impl Vm {
             Arc::clone(&bundle.sources),
             &config,
         ));
-        // The default options leave Lua's own `pcall` in place, through which a call can wait.
-        // SAFETY: the libraries that can break a VM are there on purpose: handlers are the user's own code.
-        let lua = unsafe { mlua::Lua::unsafe_new_with(StdLib::ALL, LuaOptions::default()) };
-        let mut main = ptr::null_mut();
-        // SAFETY: only reads the address of the main state.
-        let read = unsafe { lua.exec_raw::<()>((), |state| main = main_state(state)) };
-        read.map_err(|error| Error {
-            message: format!("lua: {error}"),
-        })?;
+        let heap = Box::new(Heap::new());
+        // SAFETY: the heap stays at its address, and outlives the state.
+        let main =
+            unsafe { ffi::lua_newstate(Heap::allocate, ptr::from_ref(&*heap).cast_mut().cast()) };
+        if main.is_null() {
+            let message = "lua: the system has no memory for a vm".to_owned();
+            return Err(Error { message });
+        }
         shared.hosts.borrow_mut().insert(main);
-        let mut vm = Self::assemble(lua, shared, main, config);
+        let mut vm = Self::assemble(main, shared, heap, config);
         vm.install()?;
-        let _ = vm.lua.set_memory_limit(vm.config.lua.memory);
+        vm.heap.set_limit(vm.config.lua.memory);
         vm.load_init(pulse)?;
         vm.load_handlers(pulse)?;
         Ok(vm)
@@ -259,22 +258,14 @@ impl From<Error> for Refused {
     }
 }
 
-unsafe fn main_state(state: *mut lua_State) -> *mut lua_State {
-    // SAFETY: the registry holds the main thread.
-    unsafe {
-        ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, ffi::LUA_RIDX_MAINTHREAD);
-        let main = ffi::lua_tothread(state, -1);
-        ffi::lua_pop(state, 1);
-        main
-    }
-}
-
 /// Everything that a VM has before the bundle's own code: one argument, `Shared`; one result, the reference of `entry`.
 unsafe extern "C-unwind" fn setup(state: *mut lua_State) -> c_int {
     // SAFETY: runs protected; the pointer outlives the VM.
     unsafe {
         let shared = &*ffi::lua_touserdata(state, 1).cast::<Shared>();
         ffi::lua_settop(state, 0);
+        // Those too that can break a VM: handlers are the user's own code.
+        ffi::luaL_openlibs(state);
         ffi::lua_gc(state, ffi::LUA_GCINC, GC_PAUSE, 0, 0);
         coroutine::install(state, shared);
         globals::install(state, shared);

@@ -163,14 +163,11 @@ impl Vm {
     /// Runs `work` with some memory above the limit.
     pub(super) fn protected<T>(&self, work: impl FnOnce() -> T) -> T {
         let limit = self.config.lua.memory;
-        // Fails only for a state of foreign making.
-        let _ = self
-            .lua
-            .set_memory_limit(limit.max(self.lua.used_memory()) + RESERVE);
+        self.heap.set_limit(limit.max(self.heap.used()) + RESERVE);
         // An error value's `__tostring` runs here.
         coroutine::running(self.main);
         let result = work();
-        let _ = self.lua.set_memory_limit(limit);
+        self.heap.set_limit(limit);
         result
     }
 

@@ -9,7 +9,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_int;
-use std::mem::ManuallyDrop;
 use std::ptr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use mlua::ffi::{self, lua_State};
 
 use super::build::Hooks;
 use super::failure;
+use super::heap::Heap;
 use super::last_words::About;
 use super::message::Frame;
 use super::run::{Coroutine, Ended};
@@ -44,10 +44,10 @@ struct Waiting {
 
 /// One Lua VM with the handlers of a bundle. Calls in it take turns.
 pub(crate) struct Vm {
-    /// Goes before all else: finalizers may still call our functions.
-    pub(super) lua: ManuallyDrop<mlua::Lua>,
-    pub(super) shared: Box<Shared>,
     pub(super) main: *mut lua_State,
+    /// Both outlive the state, by `drop`: finalizers may still call our functions.
+    pub(super) shared: Box<Shared>,
+    pub(super) heap: Box<Heap>,
     pub(super) config: Arc<Config>,
     /// Registry reference to the closure that starts a call.
     pub(super) entry: c_int,
@@ -75,22 +75,22 @@ impl Drop for Vm {
         };
         let slice = watchdog::begin_uninterruptible(FINALIZERS, &about);
         // SAFETY: nothing uses it any more.
-        unsafe { ManuallyDrop::drop(&mut self.lua) };
+        unsafe { ffi::lua_close(self.main) };
         drop(slice);
     }
 }
 
 impl Vm {
     pub(super) fn assemble(
-        lua: mlua::Lua,
-        shared: Box<Shared>,
         main: *mut lua_State,
+        shared: Box<Shared>,
+        heap: Box<Heap>,
         config: Arc<Config>,
     ) -> Self {
         Self {
-            lua: ManuallyDrop::new(lua),
-            shared,
             main,
+            shared,
+            heap,
             config,
             entry: ffi::LUA_NOREF,
             hooks: Hooks::default(),
@@ -225,7 +225,7 @@ impl Vm {
 
     /// Bytes that Lua holds.
     pub(crate) fn memory_used(&self) -> usize {
-        self.lua.used_memory()
+        self.heap.used()
     }
 
     fn out_of_memory(&self) -> Failure {
