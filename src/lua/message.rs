@@ -59,7 +59,7 @@ unsafe extern "C-unwind" fn entry(state: *mut lua_State) -> c_int {
         let shared = Shared::of(state);
         let frame = &*ffi::lua_touserdata(state, 1).cast::<Frame<'_>>();
         let call = frame.call;
-        ffi::lua_settop(state, 0);
+        // The frame's address stays where it is, below what the call takes.
         push_handler(state, shared, call.listener);
         push_message(state, shared, call);
         ctx::push(

@@ -54,7 +54,16 @@ impl Vm {
         // SAFETY: the state is a coroutine of this VM that is new or suspended, with its arguments on top.
         let status =
             unsafe { ffi::lua_resume(coroutine.state, self.main, arguments, &raw mut results) };
-        let mut ended = if status == ffi::LUA_OK && results == 0 && !self.shared.has_verdict() {
+        let is_done = status == ffi::LUA_OK && results == 0 && !self.shared.has_verdict();
+        if is_done && !slice.killed() {
+            // Most calls: no results are an empty stack.
+            drop(slice);
+            self.shared.call.set(0);
+            self.shared.coroutine.set(ptr::null_mut());
+            self.free.borrow_mut().push(coroutine);
+            return Ended::Done;
+        }
+        let mut ended = if is_done {
             Ended::Done
         } else {
             self.look(&slice, coroutine, status, results)
@@ -74,11 +83,6 @@ impl Vm {
         }
         match ended {
             Ended::Waits(_) if !killed => {}
-            Ended::Done if !killed => {
-                // SAFETY: the coroutine has ended well; nothing of it is running.
-                unsafe { ffi::lua_settop(coroutine.state, 0) };
-                self.free.borrow_mut().push(coroutine);
-            }
             _ => self.drop_coroutine(coroutine, id),
         }
         if killed {
