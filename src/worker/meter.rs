@@ -82,11 +82,24 @@ impl Meter {
     pub(super) fn first(&mut self, listener: usize, taken: Option<Instant>) {
         let began = self.began;
         if let Some(one) = self.touch(listener) {
-            if one.taken != taken {
-                one.flush_first(began);
-                one.taken = taken;
-            }
-            one.first += 1;
+            one.begin(taken, began);
+        }
+    }
+
+    /// A message is done at its first run: that it began, ran, and has its outcome.
+    pub(super) fn done(&mut self, listener: usize, taken: Option<Instant>) {
+        if self.slow.is_some() {
+            self.first(listener, taken);
+            self.ran(listener);
+            self.outcome(listener, Outcome::Done);
+            return;
+        }
+        let began = self.began;
+        if let Some(one) = self.touch(listener) {
+            one.begin(taken, began);
+            one.runs += 1;
+            one.counts.outcomes.add(Outcome::Done);
+            self.runs += 1;
         }
     }
 
@@ -199,6 +212,15 @@ impl One {
         }
     }
 
+    /// The first run of a message that was taken then.
+    fn begin(&mut self, taken: Option<Instant>, began: Instant) {
+        if self.taken != taken {
+            self.flush_first(began);
+            self.taken = taken;
+        }
+        self.first += 1;
+    }
+
     /// First runs of a group began when it did, as far as their waiting goes.
     fn flush_first(&mut self, began: Instant) {
         if let (Some(taken), true) = (self.taken, self.first > 0) {
@@ -279,6 +301,31 @@ mod tests {
         meter.look(start + 12 * MS);
         let wait = &meter.listeners[0].counts.wait;
         check((wait.count(), wait.sum_seconds()), (3, 0.023));
+    }
+
+    #[test]
+    fn what_is_done_at_its_first_run_counts_as_what_runs_and_ends_by_steps() {
+        for held in [None, Some(2 * MS)] {
+            let counts = [true, false].map(|at_once| {
+                let (mut meter, start) = meter();
+                for taken in [Some(start), Some(start + MS), None] {
+                    if !at_once {
+                        meter.first(0, taken);
+                    }
+                    held.inspect(|held| meter.held(*held));
+                    if at_once {
+                        meter.done(0, taken);
+                    } else {
+                        meter.ran(0);
+                        meter.outcome(0, Outcome::Done);
+                    }
+                }
+                meter.look(start + 12 * MS);
+                let counts = &meter.listeners[0].counts;
+                format!("{:?} {:?} {:?}", counts.run, counts.wait, counts.outcomes)
+            });
+            assert_eq!(counts[0], counts[1]);
+        }
     }
 
     #[test]

@@ -8,7 +8,6 @@ use crate::kafka::Message;
 use crate::lanes::{Lane, Next, Stage};
 use crate::lua::{Call, Step};
 use crate::message::Record as _;
-use crate::metrics::Outcome;
 
 use super::asks::Who;
 use super::calls::Limits;
@@ -176,7 +175,6 @@ impl Worker {
                 record: message,
                 attempt: 1,
             };
-            self.meter.first(listener, slot.taken.at(number));
             self.running.begin(&slot.place, offset, false);
             failpoint!("before-handler");
             let step = self.engine.call(&call);
@@ -190,16 +188,17 @@ impl Worker {
                 slot.ask(who, asked);
             }
             let went = self.look_after(slot, offset, config, listener);
+            let taken = slot.taken.at(number);
             if matches!(step, Step::Done) {
                 self.running.end_now();
                 self.gates.done(listener);
-                self.meter.ran(listener);
-                self.meter.outcome(listener, Outcome::Done);
+                self.meter.done(listener, taken);
                 slot.place.finished(offset);
                 slot.lanes.take_fresh();
                 slot.finish(number);
                 return went;
             }
+            self.meter.first(listener, taken);
             return self.open_lane(slot, config, Some(step), turn);
         }
         if let [listener] = slot.plan.listeners[..]
