@@ -25,6 +25,8 @@ use crate::config::Listener;
 
 /// Between two collections the heap may grow by this many per cent: handlers make short-lived garbage.
 const GC_PAUSE: c_int = 400;
+/// Those of a VM with some handlers and coroutines.
+const REFERENCES: usize = 64;
 /// For init.lua, which no listener's `limits.blocking` speaks of.
 const BLOCKING: Duration = Duration::from_secs(5);
 
@@ -267,6 +269,7 @@ unsafe extern "C-unwind" fn setup(state: *mut lua_State) -> c_int {
         // Those too that can break a VM: handlers are the user's own code.
         ffi::luaL_openlibs(state);
         ffi::lua_gc(state, ffi::LUA_GCINC, GC_PAUSE, 0, 0);
+        line_up_references(state);
         coroutine::install(state, shared);
         globals::install(state, shared);
         load::install(state, shared);
@@ -277,6 +280,21 @@ unsafe extern "C-unwind" fn setup(state: *mut lua_State) -> c_int {
         let entry = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);
         ffi::lua_pushinteger(state, entry.into());
         1
+    }
+}
+
+/// Gives the registry an array for references: each call looks two of them up, and what comes one by one lands in its
+/// hash part.
+unsafe fn line_up_references(state: *mut lua_State) {
+    // SAFETY: runs protected; a free reference stays a place in the array.
+    unsafe {
+        let references = [(); REFERENCES].map(|()| {
+            ffi::lua_pushboolean(state, 1);
+            ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX)
+        });
+        for reference in references.into_iter().rev() {
+            ffi::luaL_unref(state, ffi::LUA_REGISTRYINDEX, reference);
+        }
     }
 }
 

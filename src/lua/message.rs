@@ -145,15 +145,16 @@ unsafe fn keep_topic(state: *mut lua_State, shared: &Shared, topic: &Arc<str>) {
 /// A table from name to value, or to a list of values where the name repeats. A null header is an empty string.
 unsafe fn push_headers(state: *mut lua_State, shared: &Shared, call: &Call<'_>) {
     // The record's code must not be jumped over, so its headers are copied first: name and value, each after its size.
-    let mut scratch = shared.headers.take();
-    scratch.clear();
-    call.record.headers(&mut |name, value| {
-        for bytes in [name, value.unwrap_or_default()] {
-            scratch.extend_from_slice(&bytes.len().to_ne_bytes());
-            scratch.extend_from_slice(bytes);
-        }
-    });
-    shared.headers.replace(scratch);
+    {
+        let mut scratch = shared.headers.borrow_mut();
+        scratch.clear();
+        call.record.headers(&mut |name, value| {
+            for bytes in [name, value.unwrap_or_default()] {
+                scratch.extend_from_slice(&bytes.len().to_ne_bytes());
+                scratch.extend_from_slice(bytes);
+            }
+        });
+    }
     // SAFETY: the buffer belongs to `shared` and nothing changes it until the loop is over.
     unsafe {
         ffi::lua_createtable(state, 0, 0);
