@@ -20,15 +20,16 @@ pub(super) struct Ctx {
     pub(super) listener: usize,
     pub(super) offset: i64,
     pub(super) partition: i32,
+    /// Registry reference to its name.
+    pub(super) topic: c_int,
     attempt: u32,
     start_ms: i64,
 }
 
 /// The Lua values beside it.
 const MESSAGE: c_int = 1;
-pub(super) const TOPIC: c_int = 2;
-const REQUEST_CONTEXT: c_int = 3;
-const ATTRIBUTES: c_int = 4;
+const REQUEST_CONTEXT: c_int = 2;
+const ATTRIBUTES: c_int = 3;
 
 pub(super) const FIELDS: [&str; 17] = [
     "topic",
@@ -76,19 +77,18 @@ pub(super) unsafe fn push(
     let call = frame.call;
     // SAFETY: the block is large enough for a `Ctx`, and Lua aligns it for any type.
     unsafe {
-        let block = ffi::lua_newuserdatauv(state, size_of::<Ctx>(), 4).cast::<Ctx>();
+        let block = ffi::lua_newuserdatauv(state, size_of::<Ctx>(), 3).cast::<Ctx>();
         block.write(Ctx {
             call: frame.id,
             listener: call.listener,
             offset: call.record.offset(),
             partition: call.partition,
+            topic,
             attempt: call.attempt,
             start_ms: coarse_now_ms(),
         });
         ffi::lua_pushvalue(state, -2);
         ffi::lua_setiuservalue(state, -2, MESSAGE);
-        ffi::lua_pushvalue(state, topic);
-        ffi::lua_setiuservalue(state, -2, TOPIC);
         ffi::lua_pushvalue(state, metatable);
         ffi::lua_setmetatable(state, -2);
     }
@@ -105,6 +105,11 @@ fn coarse_now_ms() -> i64 {
     now.tv_sec * 1_000 + now.tv_nsec / 1_000_000
 }
 
+pub(super) unsafe fn push_topic(state: *mut lua_State, ctx: &Ctx) {
+    // SAFETY: the reference lives as long as the VM.
+    unsafe { ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, ctx.topic.into()) };
+}
+
 unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
     // SAFETY: only the metatable has this function, which Lua code cannot get at; the first argument is a ctx.
     unsafe {
@@ -117,7 +122,7 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
         }
         let ctx = *ffi::lua_touserdata(state, 1).cast::<Ctx>();
         match bytes_at(state, 2).unwrap_or_default() {
-            b"topic" => _ = ffi::lua_getiuservalue(state, 1, TOPIC),
+            b"topic" => push_topic(state, &ctx),
             b"partition" => ffi::lua_pushinteger(state, ctx.partition.into()),
             b"offset" => ffi::lua_pushinteger(state, ctx.offset),
             b"message" => _ = ffi::lua_getiuservalue(state, 1, MESSAGE),
@@ -183,7 +188,7 @@ unsafe extern "C-unwind" fn new_index(state: *mut lua_State) -> c_int {
 
 /// Pushes the table at `value` of the userdata at `ctx`, made at its first use.
 unsafe fn push_own_table(state: *mut lua_State, ctx: c_int, value: c_int) {
-    // SAFETY: the userdata has four values.
+    // SAFETY: the userdata has three values.
     unsafe {
         if ffi::lua_getiuservalue(state, ctx, value) == ffi::LUA_TTABLE {
             return;

@@ -6,16 +6,15 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-use super::ctx::{Ctx, TOPIC, unknown};
+use super::ctx::{Ctx, push_topic, unknown};
 use super::json;
 use super::shared::{Shared, bytes_at, push_bytes};
 
 const METATABLE: &std::ffi::CStr = c"moontide.logger";
 const LEVELS: [&str; 4] = ["debug", "info", "warn", "error"];
 
-/// The Lua values beside a logger, whose block is a `Ctx`.
+/// The Lua value beside a logger, whose block is a `Ctx`.
 const NAME: c_int = 1;
-const LOGGER_TOPIC: c_int = 2;
 
 pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     // SAFETY: runs protected.
@@ -38,12 +37,10 @@ pub(super) unsafe fn push(state: *mut lua_State, ctx: c_int) {
     // SAFETY: the block is a copy of the ctx's.
     unsafe {
         let coordinates = *ffi::lua_touserdata(state, ctx).cast::<Ctx>();
-        let block = ffi::lua_newuserdatauv(state, size_of::<Ctx>(), 2).cast::<Ctx>();
+        let block = ffi::lua_newuserdatauv(state, size_of::<Ctx>(), 1).cast::<Ctx>();
         block.write(coordinates);
         ffi::lua_insert(state, -2);
         ffi::lua_setiuservalue(state, -2, NAME);
-        ffi::lua_getiuservalue(state, ctx, TOPIC);
-        ffi::lua_setiuservalue(state, -2, LOGGER_TOPIC);
         ffi::luaL_setmetatable(state, METATABLE.as_ptr());
     }
 }
@@ -80,8 +77,8 @@ unsafe extern "C-unwind" fn log(state: *mut lua_State) -> c_int {
         ffi::lua_settop(state, 2);
         ffi::luaL_tolstring(state, 1, std::ptr::null_mut());
         ffi::lua_getiuservalue(state, OWN, NAME);
-        ffi::lua_getiuservalue(state, OWN, LOGGER_TOPIC);
         let coordinates = *ffi::lua_touserdata(state, OWN).cast::<Ctx>();
+        push_topic(state, &coordinates);
         let fields = match ffi::lua_type(state, 2) {
             ffi::LUA_TNIL => None,
             _ => json::encode(state, 2, json::Strictness::Log).ok(),

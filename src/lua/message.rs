@@ -21,14 +21,13 @@ pub(super) struct Frame<'a> {
 
 /// Upvalues of `entry`, after `Shared`.
 const METATABLE: c_int = 2;
-const LAST_TOPIC: c_int = 3;
-const TOPIC: c_int = 4;
-const PARTITION: c_int = 5;
-const OFFSET: c_int = 6;
-const KEY: c_int = 7;
-const VALUE: c_int = 8;
-const TIMESTAMP: c_int = 9;
-const HEADERS: c_int = 10;
+const TOPIC: c_int = 3;
+const PARTITION: c_int = 4;
+const OFFSET: c_int = 5;
+const KEY: c_int = 6;
+const VALUE: c_int = 7;
+const TIMESTAMP: c_int = 8;
+const HEADERS: c_int = 9;
 /// The names of those from `TOPIC` on.
 const NAMES: [&str; 7] = [
     "topic",
@@ -45,11 +44,10 @@ pub(super) unsafe fn push_entry(state: *mut lua_State, shared: &Shared) {
     // SAFETY: runs protected, with room for ten values.
     unsafe {
         ctx::push_metatable(state, shared);
-        push_bytes(state, b"");
         for name in NAMES {
             push_bytes(state, name.as_bytes());
         }
-        shared.push_function(state, entry, 2 + NAMES.len() as c_int);
+        shared.push_function(state, entry, 1 + NAMES.len() as c_int);
     }
 }
 
@@ -61,13 +59,9 @@ unsafe extern "C-unwind" fn entry(state: *mut lua_State) -> c_int {
         let call = frame.call;
         // The frame's address stays where it is, below what the call takes.
         push_handler(state, shared, call.listener);
-        push_message(state, shared, call);
-        ctx::push(
-            state,
-            frame,
-            ffi::lua_upvalueindex(METATABLE),
-            ffi::lua_upvalueindex(LAST_TOPIC),
-        );
+        let topic = topic_of(state, shared, call.topic);
+        push_message(state, shared, call, topic);
+        ctx::push(state, frame, ffi::lua_upvalueindex(METATABLE), topic);
         ffi::lua_callk(state, 2, 2, 0, Some(returned));
         returned(state, ffi::LUA_OK, 0)
     }
@@ -87,16 +81,15 @@ unsafe fn push_handler(state: *mut lua_State, shared: &Shared, listener: usize) 
     unsafe { ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, reference.into()) };
 }
 
-unsafe fn push_message(state: *mut lua_State, shared: &Shared, call: &Call<'_>) {
+unsafe fn push_message(state: *mut lua_State, shared: &Shared, call: &Call<'_>, topic: c_int) {
     // SAFETY: a coroutine starts with room for twenty values; each key is an upvalue of `entry`.
     unsafe {
         let record = call.record;
-        keep_topic(state, shared, call.topic);
         ffi::lua_createtable(state, 0, NAMES.len() as c_int);
         let name = |field: c_int| ffi::lua_pushvalue(state, ffi::lua_upvalueindex(field));
         let set = || ffi::lua_rawset(state, -3);
         name(TOPIC);
-        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(LAST_TOPIC));
+        ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, topic.into());
         set();
         name(PARTITION);
         ffi::lua_pushinteger(state, call.partition.into());
@@ -124,22 +117,28 @@ unsafe fn push_message(state: *mut lua_State, shared: &Shared, call: &Call<'_>) 
     }
 }
 
-/// Leaves the topic's Lua string in its upvalue; the messages of a lane share their `Arc`, so it is made once.
-unsafe fn keep_topic(state: *mut lua_State, shared: &Shared, topic: &Arc<str>) {
-    let same = shared
-        .topic
-        .borrow()
-        .as_ref()
-        .is_some_and(|last| Arc::ptr_eq(last, topic));
-    if same {
-        return;
+/// The registry reference to a topic's name; the messages of a lane share their `Arc`, so it is looked up once.
+unsafe fn topic_of(state: *mut lua_State, shared: &Shared, topic: &Arc<str>) -> c_int {
+    if let Some((last, reference)) = &*shared.topic.borrow()
+        && Arc::ptr_eq(last, topic)
+    {
+        return *reference;
     }
-    // SAFETY: the string is pushed before the cache says that it is there; nothing is borrowed while it may raise.
-    unsafe {
-        push_bytes(state, topic.as_bytes());
-        ffi::lua_replace(state, ffi::lua_upvalueindex(LAST_TOPIC));
-    }
-    shared.topic.replace(Some(Arc::clone(topic)));
+    let known = shared.topics.borrow().get(topic).copied();
+    let reference = if let Some(reference) = known {
+        reference
+    } else {
+        // SAFETY: nothing is borrowed while this may raise.
+        let reference = unsafe {
+            push_bytes(state, topic.as_bytes());
+            ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX)
+        };
+        let mut topics = shared.topics.borrow_mut();
+        topics.insert(Arc::clone(topic), reference);
+        reference
+    };
+    shared.topic.replace(Some((Arc::clone(topic), reference)));
+    reference
 }
 
 /// A table from name to value, or to a list of values where the name repeats. A null header is an empty string.

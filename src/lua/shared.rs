@@ -76,8 +76,10 @@ pub(super) struct Shared {
     pub(super) loading: RefCell<Vec<String>>,
     /// Plain data on its way into Lua, the innermost last.
     plain: RefCell<Vec<Arc<Plain>>>,
-    /// The topic whose Lua string `entry` keeps: compared by address, kept alive by this.
-    pub(super) topic: RefCell<Option<Arc<str>>>,
+    /// Registry references to the names of topics.
+    pub(super) topics: RefCell<HashMap<Arc<str>, c_int>>,
+    /// The one of the message before: compared by address, kept alive by this.
+    pub(super) topic: RefCell<Option<(Arc<str>, c_int)>>,
 }
 
 impl Shared {
@@ -114,6 +116,7 @@ impl Shared {
             headers: RefCell::default(),
             loading: RefCell::default(),
             plain: RefCell::default(),
+            topics: RefCell::default(),
             topic: RefCell::default(),
         }
     }

@@ -33,6 +33,38 @@ fn every_call_has_a_request_context_of_its_own() {
 }
 
 #[test]
+fn every_call_has_its_own_topic_whatever_ran_meanwhile() {
+    let body = r#"
+        local topic = message.topic
+        message.topic = nil
+        assert(ctx.topic == topic)
+        ctx.logger.info("hello")
+        tide.sleep(1)
+        collectgarbage()
+        assert(ctx.topic == topic and topic == message.value)
+        message.topic = "none"
+        assert(ctx.topic == topic)
+    "#;
+    let mut f = handler(body).build();
+    let mut waiting = Vec::new();
+    for topic in ["a", "b", "a", "c", "b", "a"] {
+        // Not the same `Arc`, as after a new assignment.
+        f.topic = topic.into();
+        let record = OwnedRecord {
+            value: Some(topic.as_bytes().into()),
+            ..OwnedRecord::default()
+        };
+        let Step::Waits(id, _) = f.call(&record) else {
+            panic!()
+        };
+        waiting.push(id);
+    }
+    for id in waiting {
+        assert!(matches!(f.resume(id, Answer::Slept), Step::Done));
+    }
+}
+
+#[test]
 fn an_unknown_field_names_the_nearest() {
     for (body, message) in [
         (

@@ -424,3 +424,30 @@ fn c_code_that_nothing_interrupts_ends_the_process() {
 fn a_finalizer_that_does_not_end_ends_the_process() {
     ends_the_process("a finalizer");
 }
+
+#[test]
+fn a_bound_on_memory_leaves_what_a_handler_frees() {
+    // Blocks of every small size, and large ones that grow and shrink, far more than the limit in all.
+    let mut setup = handler(
+        r"
+        for round = 1, 40 do
+            local kept, all = {}, {}
+            for size = 1, 900 do
+                kept[size] = string.rep(string.char(size % 256), size)
+                all[#all + 1] = size
+            end
+            for size = 1, 900 do
+                assert(kept[size] == string.rep(string.char(size % 256), size))
+                kept[size] = nil
+            end
+            coroutine.wrap(function() assert(#{ table.unpack(all) } == 900) end)()
+        end
+        ",
+    );
+    setup.memory = 4 << 20;
+    let mut f = setup.build();
+    for _ in 0..3 {
+        assert!(matches!(f.run(), Step::Done));
+    }
+    assert!(f.vm.memory_used() <= 4 << 20);
+}
