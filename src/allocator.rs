@@ -1,7 +1,8 @@
 //! The process's allocator: mimalloc, called without an alignment where none is asked for.
 //!
-//! Its crate asks for an alignment with every allocation, which takes mimalloc's slower path; Lua makes five objects a
-//! message. What C code allocates (librdkafka, OpenSSL) comes from it too, by the feature `override`.
+//! Its crate asks for an alignment with every allocation, which takes mimalloc's slower path. What C code allocates
+//! (librdkafka, OpenSSL) comes from it too, by the feature `override`; of Lua's blocks the small ones pass it once, see
+//! `lua/heap.rs`.
 
 #![expect(unsafe_code, reason = "an allocator is one by contract")]
 
