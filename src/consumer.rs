@@ -33,7 +33,7 @@ use crate::mailbox::Mailbox;
 use crate::metrics::ConsumerCounts;
 use crate::offsets::Tracker;
 use crate::outbox::Outbox;
-use crate::partition::{Partition, ToConsumer, ToTopics, ToWorker};
+use crate::partition::{self, Partition, ToConsumer, ToTopics, ToWorker};
 use crate::route::Plan;
 use crate::supervisor::{Ending, Endings};
 use crate::systemd::Beat;
@@ -288,6 +288,7 @@ impl Consumer {
     fn open(&mut self, letter: ToConsumer, now: Instant) {
         match letter {
             ToConsumer::Finished { finished, asked } => {
+                let are_many = self.held.len() > partition::MANY;
                 for (partition, numbers) in finished {
                     let key = (partition.topic.clone(), partition.number);
                     let held = self.held.get_mut(&key);
@@ -295,6 +296,9 @@ impl Consumer {
                         held.finished_since_commit += numbers.end - numbers.start;
                         let before = held.tracker.unfinished();
                         held.tracker.finish(numbers);
+                        if are_many {
+                            held.tracker.give_room_back();
+                        }
                         held.ages.finished(held.tracker.finished().offset, now);
                         self.intake.finished(held, before);
                     }

@@ -85,12 +85,14 @@ impl<M> Lanes<M> {
 
     /// Takes it.
     pub(crate) fn take_fresh(&mut self) -> Option<(u64, M)> {
-        let taken = self.incoming.pop_front();
-        // There may be thousands of partitions, each of which has had many once.
+        self.incoming.pop_front()
+    }
+
+    /// Of one of many partitions, each of which has had many messages once: with none it keeps little.
+    pub(crate) fn give_room_back(&mut self) {
         if self.incoming.is_empty() && self.incoming.capacity() > INCOMING_KEPT {
             self.incoming = VecDeque::new();
         }
-        taken
     }
 
     /// The next message that has not begun goes in line behind what is under way in its lane.

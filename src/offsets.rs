@@ -242,16 +242,19 @@ impl Tracker {
             self.swept_later -= 1;
             self.early = None;
         }
-        // There may be thousands of partitions, each of which has had much in flight once.
-        if self.entries.is_empty() && self.entries.capacity() > ENTRIES_KEPT {
-            self.entries = VecDeque::new();
-        }
         if marked > 0 && self.swept_later > 0 {
             self.changes += 1;
         }
         if self.swept_later > SWEEP_MIN.max(self.entries.len() / 2) {
             self.entries.retain(|entry| !entry.finished);
             self.swept_later = 0;
+        }
+    }
+
+    /// One of many partitions, each of which has had much in flight once: with nothing in flight it keeps little.
+    pub(crate) fn give_room_back(&mut self) {
+        if self.entries.is_empty() && self.entries.capacity() > ENTRIES_KEPT {
+            self.entries = VecDeque::new();
         }
     }
 

@@ -18,6 +18,9 @@ use crate::outbox::{Outbox, Refused};
 use crate::route::Plan;
 use crate::status::Blocked;
 
+/// With more partitions than so many, one that has nothing in flight gives back the room for what it had.
+pub(crate) const MANY: usize = 64;
+
 /// An epoch of a partition: a new assignment, seek or reset makes a new one, and what comes in for an old one is
 /// refused. It holds the client, since no message may outlive that.
 pub(crate) struct Partition {

@@ -17,6 +17,7 @@ use mlua::ffi::{self, lua_State};
 use super::ctx::unknown;
 use super::shared::{Shared, bytes_at, push_bytes, type_name};
 
+use decode::{Decoder, Shapes};
 pub(super) use encode::{Strictness, encode};
 
 /// Deeper documents are refused, both ways.
@@ -25,6 +26,9 @@ const DEPTH_MAX: usize = 128;
 /// `tide.json.null` is its address.
 static NULL: u8 = 0;
 const ARRAY: &CStr = c"moontide.json.array";
+/// Upvalues of `decode`, after `Shared`.
+const ARRAY_METATABLE: c_int = ffi::lua_upvalueindex(2);
+const SHAPES: c_int = ffi::lua_upvalueindex(3);
 const FIELDS: [&str; 4] = ["array", "decode", "encode", "null"];
 
 /// Pushes the table of functions.
@@ -34,11 +38,14 @@ pub(super) unsafe fn push(state: *mut lua_State, shared: &Shared) {
         ffi::luaL_newmetatable(state, ARRAY.as_ptr());
         push_bytes(state, b"array");
         ffi::lua_setfield(state, -2, c"__name".as_ptr());
-        ffi::lua_pop(state, 1);
         ffi::lua_createtable(state, 0, 4);
+        ffi::lua_insert(state, -2);
+        let shapes = ffi::lua_newuserdatauv(state, size_of::<Shapes>(), 0);
+        shapes.cast::<Shapes>().write(Shapes::default());
+        shared.push_function(state, decode, 2);
+        ffi::lua_setfield(state, -2, c"decode".as_ptr());
         for (name, function) in [
-            (c"decode", decode as ffi::lua_CFunction),
-            (c"encode", encode_value),
+            (c"encode", encode_value as ffi::lua_CFunction),
             (c"array", array),
         ] {
             shared.push_function(state, function, 0);
@@ -105,7 +112,8 @@ unsafe extern "C-unwind" fn decode(state: *mut lua_State) -> c_int {
                 format!("`tide.json.decode` takes a string, not {found}"),
             );
         };
-        match decode::Decoder::new(state, text).document() {
+        let shapes = ffi::lua_touserdata(state, SHAPES).cast::<Shapes>();
+        match Decoder::new(state, text, &*shapes, ARRAY_METATABLE).document() {
             Ok(()) => 1,
             Err(error) => shared.raise(
                 state,

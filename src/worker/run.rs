@@ -8,6 +8,7 @@ use crate::kafka::Message;
 use crate::lanes::{Lane, Next, Stage};
 use crate::lua::{Call, Step};
 use crate::message::Record as _;
+use crate::partition;
 
 use super::asks::Who;
 use super::calls::Limits;
@@ -66,6 +67,9 @@ impl Worker {
             self.meter.look(Instant::now());
         }
         self.note_finished(&mut slot);
+        if self.slots.len() > partition::MANY {
+            slot.lanes.give_room_back();
+        }
         self.slots.insert(epoch, slot);
         if again {
             self.wake(epoch);

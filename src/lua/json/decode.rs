@@ -2,12 +2,48 @@
 
 #![expect(unsafe_code, reason = "pushes Lua values")]
 
+use std::cell::Cell;
+use std::ffi::c_int;
 use std::str;
 
 use mlua::ffi::{self, lua_State};
 
-use super::{DEPTH_MAX, mark_array, push_null};
+use super::{DEPTH_MAX, push_null};
 use crate::lua::shared::push_bytes;
+
+/// Levels of a document whose shape is remembered.
+const LEVELS: usize = 8;
+/// A table is made for so many elements at most before they are there.
+const EXPECTED_MAX: u8 = 64;
+/// Decimal digits that fit an `i64`, whichever they are.
+const DIGITS: usize = 18;
+
+/// How many elements the last object and the last array at each level had. Messages of a topic resemble each other, and a
+/// table that is made large enough need not grow. Plain data, of a block of Lua's.
+#[derive(Default)]
+pub(super) struct Shapes {
+    objects: [Cell<u8>; LEVELS],
+    arrays: [Cell<u8>; LEVELS],
+}
+
+/// Where to look for what is expected, and to put what was found.
+fn at_level(cells: &[Cell<u8>; LEVELS], depth: usize) -> Option<&Cell<u8>> {
+    cells.get(DEPTH_MAX - depth)
+}
+
+fn expected(cells: &[Cell<u8>; LEVELS], depth: usize) -> c_int {
+    at_level(cells, depth).map_or(0, |cell| cell.get().into())
+}
+
+fn found(cells: &[Cell<u8>; LEVELS], depth: usize, count: usize) {
+    if let Some(cell) = at_level(cells, depth) {
+        cell.set(
+            u8::try_from(count)
+                .unwrap_or(EXPECTED_MAX)
+                .min(EXPECTED_MAX),
+        );
+    }
+}
 
 /// What is wrong, and at which byte, counted from 0. Plain data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,11 +56,25 @@ pub(super) struct Decoder<'a> {
     state: *mut lua_State,
     text: &'a [u8],
     at: usize,
+    shapes: &'a Shapes,
+    /// Index of the metatable that marks arrays.
+    array: c_int,
 }
 
 impl<'a> Decoder<'a> {
-    pub(super) fn new(state: *mut lua_State, text: &'a [u8]) -> Self {
-        Self { state, text, at: 0 }
+    pub(super) fn new(
+        state: *mut lua_State,
+        text: &'a [u8],
+        shapes: &'a Shapes,
+        array: c_int,
+    ) -> Self {
+        Self {
+            state,
+            text,
+            at: 0,
+            shapes,
+            array,
+        }
     }
 
     /// Pushes the one value of the document.
@@ -47,6 +97,7 @@ impl<'a> Decoder<'a> {
         self.text.get(self.at).copied()
     }
 
+    #[inline]
     fn skip_space(&mut self) {
         while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.peek() {
             self.at += 1;
@@ -122,10 +173,17 @@ impl<'a> Decoder<'a> {
         // SAFETY: `deeper` made room.
         unsafe {
             let depth = self.deeper(depth)?;
-            ffi::lua_createtable(self.state, 0, 0);
-            mark_array(self.state);
             self.skip_space();
-            if self.peek() == Some(b']') {
+            let is_empty = self.peek() == Some(b']');
+            let size = if is_empty {
+                0
+            } else {
+                expected(&self.shapes.arrays, depth)
+            };
+            ffi::lua_createtable(self.state, size, 0);
+            ffi::lua_pushvalue(self.state, self.array);
+            ffi::lua_setmetatable(self.state, -2);
+            if is_empty {
                 self.at += 1;
                 return Ok(());
             }
@@ -133,6 +191,7 @@ impl<'a> Decoder<'a> {
                 self.value(depth)?;
                 ffi::lua_rawseti(self.state, -2, i);
                 if !self.another(b']', "expected `,` or `]`")? {
+                    found(&self.shapes.arrays, depth, i as usize);
                     break;
                 }
             }
@@ -144,13 +203,14 @@ impl<'a> Decoder<'a> {
         // SAFETY: `deeper` made room.
         unsafe {
             let depth = self.deeper(depth)?;
-            ffi::lua_createtable(self.state, 0, 4);
             self.skip_space();
             if self.peek() == Some(b'}') {
+                ffi::lua_createtable(self.state, 0, 0);
                 self.at += 1;
                 return Ok(());
             }
-            loop {
+            ffi::lua_createtable(self.state, 0, expected(&self.shapes.objects, depth));
+            for count in 1.. {
                 self.skip_space();
                 if self.peek() != Some(b'"') {
                     return self.fail("expected a key in quotes");
@@ -164,23 +224,28 @@ impl<'a> Decoder<'a> {
                 self.value(depth)?;
                 ffi::lua_rawset(self.state, -3);
                 if !self.another(b'}', "expected `,` or `}`")? {
-                    return Ok(());
+                    found(&self.shapes.objects, depth, count);
+                    break;
                 }
             }
         }
+        Ok(())
     }
 
     unsafe fn number(&mut self) -> Result<(), Error> {
         let start = self.at;
         let mut integral = true;
-        if self.peek() == Some(b'-') {
+        let negative = self.peek() == Some(b'-');
+        if negative {
             self.at += 1;
         }
+        let first = self.at;
         match self.peek() {
             Some(b'0') => self.at += 1,
             Some(b'1'..=b'9') => self.digits()?,
             _ => return self.fail("expected a digit"),
         }
+        let digits = first..self.at;
         if self.peek() == Some(b'.') {
             integral = false;
             self.at += 1;
@@ -194,24 +259,40 @@ impl<'a> Decoder<'a> {
             }
             self.digits()?;
         }
+        // `-0` is a float: there is no such integer.
+        if integral && digits.len() <= DIGITS && !(negative && self.text[first] == b'0') {
+            let digits = self.text[digits].iter();
+            let number = digits.fold(0, |number, digit| number * 10 + i64::from(digit - b'0'));
+            let number = if negative { -number } else { number };
+            // SAFETY: numbers allocate nothing.
+            unsafe { ffi::lua_pushinteger(self.state, number) };
+            return Ok(());
+        }
+        // SAFETY: as above.
+        unsafe { self.long_number(start, integral) }
+    }
+
+    /// One that has a fraction or an exponent, or more digits than are sure to fit.
+    unsafe fn long_number(&self, start: usize, integral: bool) -> Result<(), Error> {
         // The bytes are ASCII by now.
         let text = str::from_utf8(&self.text[start..self.at]).unwrap_or_default();
         // SAFETY: numbers allocate nothing.
         unsafe {
-            match text.parse::<i64>() {
-                // `-0` is a float: there is no such integer.
-                Ok(integer) if integral && text != "-0" => {
-                    ffi::lua_pushinteger(self.state, integer);
+            if integral
+                && text != "-0"
+                && let Ok(integer) = text.parse::<i64>()
+            {
+                ffi::lua_pushinteger(self.state, integer);
+                return Ok(());
+            }
+            match text.parse::<f64>() {
+                Ok(number) if number.is_finite() => ffi::lua_pushnumber(self.state, number),
+                _ => {
+                    return Err(Error {
+                        what: "a number out of range",
+                        at: start,
+                    });
                 }
-                _ => match text.parse::<f64>() {
-                    Ok(number) if number.is_finite() => ffi::lua_pushnumber(self.state, number),
-                    _ => {
-                        return Err(Error {
-                            what: "a number out of range",
-                            at: start,
-                        });
-                    }
-                },
             }
         }
         Ok(())
@@ -233,21 +314,28 @@ impl<'a> Decoder<'a> {
     unsafe fn string(&mut self) -> Result<(), Error> {
         self.at += 1;
         let start = self.at;
-        let mut escaped = false;
+        let (mut is_escaped, mut is_ascii) = (false, true);
         loop {
+            self.at += plain(self.text.get(self.at..).unwrap_or_default());
             match self.peek() {
                 Some(b'"') => break,
                 Some(b'\\') => {
-                    escaped = true;
+                    is_escaped = true;
                     self.at += 2;
                 }
                 Some(0..=0x1f) => return self.fail("a control character in a string"),
-                Some(_) => self.at += 1,
+                Some(byte) => {
+                    is_ascii &= byte.is_ascii();
+                    self.at += 1;
+                }
                 None => return self.fail("unexpected end of a string"),
             }
         }
         let raw = &self.text[start..self.at];
-        if let Err(error) = str::from_utf8(raw) {
+        // What an escape passes over may be any byte.
+        if (is_escaped || !is_ascii)
+            && let Err(error) = str::from_utf8(raw)
+        {
             return Err(Error {
                 what: "invalid UTF-8",
                 at: start + error.valid_up_to(),
@@ -255,7 +343,7 @@ impl<'a> Decoder<'a> {
         }
         // SAFETY: plain data only.
         unsafe {
-            if escaped {
+            if is_escaped {
                 self.push_unescaped(start, raw)?;
             } else {
                 push_bytes(self.state, raw);
@@ -280,6 +368,30 @@ impl<'a> Decoder<'a> {
         }
         Ok(())
     }
+}
+
+/// How many bytes at the start, at least, are ASCII that stands for itself: eight at a time, until one of them is not.
+fn plain(text: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    /// The high bit of each byte that is zero, and of none before the first such byte.
+    fn zeros(bytes: u64) -> u64 {
+        bytes.wrapping_sub(ONES) & !bytes
+    }
+    let (chunks, rest) = text.as_chunks::<8>();
+    for (index, chunk) in chunks.iter().enumerate() {
+        let bytes = u64::from_le_bytes(*chunk);
+        let quotes = zeros(bytes ^ (ONES * u64::from(b'"')));
+        let escapes = zeros(bytes ^ (ONES * u64::from(b'\\')));
+        let controls = bytes.wrapping_sub(ONES * 0x20) & !bytes;
+        let others = (quotes | escapes | controls | bytes) & HIGH;
+        if others != 0 {
+            return index * 8 + others.trailing_zeros() as usize / 8;
+        }
+    }
+    let is_plain = |byte: &u8| matches!(byte, 0x20..=0x7f) && *byte != b'"' && *byte != b'\\';
+    let others = rest.iter().position(|byte| !is_plain(byte));
+    text.len() - rest.len() + others.unwrap_or(rest.len())
 }
 
 fn unescape(raw: &[u8], into: &mut [u8]) -> Result<usize, Error> {
@@ -351,4 +463,26 @@ fn hex(raw: &[u8], at: usize) -> Result<u32, Error> {
             what: "four hexadecimal digits are missing after `\\u`",
             at,
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_plain_ends_at_the_first_byte_that_is_not() {
+        for byte in 0..=255_u8 {
+            let is_plain = matches!(byte, 0x20..=0x7f) && byte != b'"' && byte != b'\\';
+            for length in 1..=17 {
+                for at in 0..length {
+                    let mut text = vec![b'!'; length];
+                    text[at] = byte;
+                    // Whatever follows it is not looked at.
+                    text[at + 1..].fill(b'"');
+                    let end = if is_plain { at + 1 } else { at };
+                    assert_eq!(plain(&text), end, "{byte:#x} at {at} of {length}");
+                }
+            }
+        }
+    }
 }
