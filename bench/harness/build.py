@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import process
-from .process import Failed
 from .settings import PLACE, ROOT, TARGET
 
 
 @dataclass
 class Library:
-    """librdkafka's sources and static libraries, as the release build left them."""
+    """librdkafka's sources and static libraries and Lua, as the release build left them."""
     sources: Path
     archives: list
+    lua: Path
 
     def environment(self):
         libraries = [*map(str, self.archives), "-lpthread", "-ldl", "-lrt", "-lm"]
-        return {**os.environ, "BENCH_LIBRDKAFKA": str(self.sources), "BENCH_C_LIBRARIES": " ".join(libraries)}
+        return {**os.environ, "BENCH_LIBRDKAFKA": str(self.sources), "BENCH_C_LIBRARIES": " ".join(libraries),
+                "BENCH_LUA": str(self.lua)}
 
     def version(self):
         for line in (self.sources / "src/rdkafka.h").read_text().splitlines():
@@ -47,9 +48,10 @@ def library():
         "openssl-sys-*/out/openssl-build/install/lib/libcrypto.a",
         "libz-sys-*/out/lib/libz.a",
         "zstd-sys-*/out/libzstd.a")]
-    if None in archives:
+    lua = newest("mlua-sys-*/out/lib/liblua5.4.a")
+    if None in [*archives, lua]:
         sys.exit(f"{build} lacks the libraries of a release build: `cargo build --release` first")
-    return Library(archives[0].parents[1], archives)
+    return Library(archives[0].parents[1], archives, lua.parents[1])
 
 
 def tools(library):
@@ -59,10 +61,6 @@ def tools(library):
     here = ROOT / "bench/tools"
     process.run(["bash", "-c", f'cc -O2 -Wall -Wextra -I"$BENCH_LIBRDKAFKA/src" "{here}/topic.c" -o "{folder}/topic" '
                  "$BENCH_C_LIBRARIES"], folder / "topic.log", env=library.environment())
-    cargo = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
-    headers = sorted(cargo.glob("registry/src/*/lua-src-*/lua-5.4*"))
-    if not headers:
-        raise Failed("Lua's headers are not where cargo keeps the sources of `lua-src`")
-    process.run(["cc", "-O2", "-Wall", "-shared", "-fPIC", f"-I{headers[-1]}", f"-I{headers[-1]}/src",
-                 here / "bench.c", "-o", folder / "bench.so"], folder / "bench.log")
+    process.run(["cc", "-O2", "-Wall", "-shared", "-fPIC", f"-I{library.lua}/include", here / "bench.c",
+                 "-o", folder / "bench.so"], folder / "bench.log")
     return folder / "topic"
