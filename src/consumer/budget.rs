@@ -13,7 +13,7 @@ const ALONE_MAX: usize = 8192;
 /// the others waiting.
 const POOL: usize = 16_384;
 /// The least share of a partition, whatever their number. The batch that uses it up may bring as much again.
-const SHARE_MIN: usize = 16;
+const SHARE_MIN: usize = 64;
 /// Bytes in flight of one consumer. One message passes, however large.
 const BYTES_MAX: usize = 32 << 20;
 /// The least share of a partition in them.
@@ -63,6 +63,11 @@ impl Share {
             || (self.are_bytes_scarce && tracker.bytes() >= self.bytes)
     }
 
+    /// So little is in flight of a partition that it may soon have nothing to run.
+    pub(super) fn is_low(&self, tracker: &Tracker) -> bool {
+        tracker.unfinished() < (self.messages / 2).min(SHARE_MIN)
+    }
+
     pub(super) fn is_half_free(&self, tracker: &Tracker) -> bool {
         tracker.unfinished() <= self.messages / 2 && tracker.bytes() <= self.bytes / 2
     }
@@ -95,6 +100,8 @@ impl InFlight {
 /// What may be taken. Found by a look at every partition, hence once for many batches.
 pub(super) struct Room {
     pub(super) share: Share,
+    /// The bytes in flight leave room for more.
+    is_open: bool,
     messages: usize,
     bytes: usize,
     /// Of a message, on average.
@@ -115,11 +122,8 @@ impl Room {
         let size = in_flight.bytes.checked_div(in_flight.messages);
         Self {
             share,
-            messages: if is_open {
-                budget.saturating_sub(in_flight.messages)
-            } else {
-                0
-            },
+            is_open,
+            messages: budget.saturating_sub(in_flight.messages),
             bytes: BYTES_MAX.saturating_sub(bytes),
             size: size.unwrap_or(0).max(1),
             used_up,
@@ -128,7 +132,7 @@ impl Room {
 
     /// The messages of the next batch: few large ones, so that it does not take many times the budget.
     pub(super) fn batch(&self) -> usize {
-        if !self.used_up.is_empty() {
+        if !self.is_open || !self.used_up.is_empty() {
             return 0;
         }
         self.messages
@@ -265,6 +269,21 @@ mod tests {
         assert!(share.is_half_free(&tracker));
     }
 
+    /// Some of its keys may be stuck.
+    #[test]
+    fn a_partition_with_a_few_unfinished_messages_is_low() {
+        let share = Share::new(&in_flight(4, 0, 0));
+        let mut tracker = tracker();
+        for offset in 0..63 {
+            tracker.arrive(offset, -1, 1, |_| 0);
+        }
+        assert!(share.is_low(&tracker));
+        // Where shares are small, so is what keeps a partition busy.
+        assert!(!Share::new(&in_flight(4, POOL + 2 * SHARE_MIN, 0)).is_low(&tracker));
+        tracker.arrive(63, -1, 1, |_| 0);
+        assert!(!share.is_low(&tracker));
+    }
+
     #[test]
     fn a_room_lasts_until_its_messages_or_its_bytes_are_taken() {
         let mut room = room(1, 0, 0, Vec::new());
@@ -292,6 +311,10 @@ mod tests {
     #[test]
     fn without_partitions_or_with_twice_the_bytes_there_is_no_room() {
         assert_eq!(room(0, 0, 0, Vec::new()).batch(), 0);
-        assert_eq!(room(1, 1, 2 * BYTES_MAX, Vec::new()).batch(), 0);
+        let mut room = room(2, 9, 2 * BYTES_MAX, Vec::new());
+        assert_eq!(room.batch(), 0);
+        // How many bytes are left is known at the next look.
+        room.went(9, 0);
+        assert_eq!(room.batch(), 0);
     }
 }

@@ -22,7 +22,7 @@ use super::{Consumer, Held, Stage, Trust, list};
 const PATIENCE: Duration = Duration::from_millis(20);
 /// And others of which it is not known: with librdkafka's queue full, nothing is fetched that would tell. What is in that
 /// queue of a partition is fetched again once it is resumed, so that a pause that nobody wants is waste.
-const LONG_PATIENCE: Duration = Duration::from_secs(1);
+const LONG_PATIENCE: Duration = Duration::from_millis(500);
 
 pub(super) struct Intake {
     /// Address of librdkafka's topic → its name. Cleared with every assignment, as addresses come back.
@@ -32,6 +32,10 @@ pub(super) struct Intake {
     has_void: bool,
     /// What is left of the room that was found at the last look.
     room: Option<Room>,
+    /// A partition has begun anew amid a batch: the room counts with what was in flight before.
+    is_outdated: bool,
+    /// Until when the answer holds whether somebody waits for a partition with a full share.
+    wanted: Option<(Instant, bool)>,
 }
 
 /// What is drained waits for the group, and takes no part in the budget.
@@ -80,6 +84,8 @@ impl Intake {
             epochs,
             has_void: false,
             room: None,
+            is_outdated: false,
+            wanted: None,
         }
     }
 
@@ -146,7 +152,8 @@ impl Consumer {
                 break;
             }
         }
-        self.intake.room = Some(room);
+        let is_outdated = std::mem::take(&mut self.intake.is_outdated);
+        self.intake.room = (!is_outdated).then_some(room);
         took_all
     }
 
@@ -257,6 +264,7 @@ impl Consumer {
             "the partition went back: its log was truncated or made anew; messages from here on are handled again"
         );
         old.end();
+        self.intake.is_outdated = true;
         held.worker.send(ToWorker::Cancel(old.clone()));
         held.partition = self.new_epoch(&old.topic, old.number);
         let start = Position {
@@ -350,7 +358,7 @@ impl Consumer {
             return false;
         }
         let share = Share::new(&self.in_flight());
-        let patience = self.patience(now);
+        let patience = self.patience(&share, now);
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         for (key, held) in &mut self.held {
             if held.asleep_until.is_some() {
@@ -392,19 +400,25 @@ impl Consumer {
     }
 
     /// How long a partition with a full share is waited for.
-    fn patience(&self, now: Instant) -> Duration {
+    fn patience(&mut self, share: &Share, now: Instant) -> Duration {
         let mut full = self.held.values().filter_map(|held| held.full_since);
-        let is_due = full.any(|since| now.duration_since(since) >= PATIENCE);
-        if is_due && !self.held.values().any(|held| self.wants(held)) {
-            LONG_PATIENCE
-        } else {
-            PATIENCE
+        if !full.any(|since| now.duration_since(since) >= PATIENCE) {
+            return PATIENCE;
         }
+        let is_wanted = match self.intake.wanted {
+            Some((until, is_wanted)) if now < until => is_wanted,
+            // To ask librdkafka about each partition costs it a lock and a search.
+            _ => self.held.values().any(|held| self.wants(held, share)),
+        };
+        if self.intake.wanted.is_none_or(|(until, _)| now >= until) {
+            self.intake.wanted = Some((now + PATIENCE, is_wanted));
+        }
+        if is_wanted { PATIENCE } else { LONG_PATIENCE }
     }
 
-    /// Whether nothing of a partition is in flight although there is more of it, as far as the last fetch told.
-    fn wants(&self, held: &Held) -> bool {
-        if !takes_part(held) || held.is_quiet() || held.tracker.unfinished() > 0 {
+    /// Whether a partition may soon have nothing to run although there is more of it, as far as the last fetch told.
+    fn wants(&self, held: &Held, share: &Share) -> bool {
+        if !takes_part(held) || held.is_quiet() || !share.is_low(&held.tracker) {
             return false;
         }
         let (topic, number) = (&held.partition.topic, held.partition.number);

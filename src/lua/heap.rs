@@ -30,6 +30,8 @@ pub(super) struct Heap {
     left: Cell<isize>,
     /// In steps.
     kept: Cell<usize>,
+    /// The list that gives a block back next, where too much is kept.
+    next: Cell<usize>,
     /// By size: the block that was freed last.
     lists: [Cell<*mut Kept>; SMALL_MAX / STEP],
 }
@@ -41,6 +43,7 @@ impl Heap {
             limit: Cell::new(isize::MAX),
             left: Cell::new(isize::MAX),
             kept: Cell::new(0),
+            next: Cell::new(0),
             lists: [const { Cell::new(ptr::null_mut()) }; SMALL_MAX / STEP],
         }
     }
@@ -118,17 +121,37 @@ impl Heap {
     unsafe fn free(&self, block: *mut c_void, size: usize) {
         self.left.set(self.left.get() + size.cast_signed());
         let steps = steps(size);
-        let kept = self.kept.get() + steps;
-        match self.lists.get(steps - 1) {
-            Some(list) if kept <= KEPT_MAX / STEP => {
-                let block = block.cast::<Kept>();
-                // SAFETY: the block is free from now on, large enough, and aligned for any type.
-                unsafe { block.write(Kept { next: list.get() }) };
-                list.set(block);
-                self.kept.set(kept);
-            }
+        let Some(list) = self.lists.get(steps - 1) else {
             // SAFETY: it was made with this layout.
-            _ => unsafe { alloc::dealloc(block.cast(), layout(size)) },
+            return unsafe { alloc::dealloc(block.cast(), layout(size)) };
+        };
+        let block = block.cast::<Kept>();
+        // SAFETY: the block is free from now on, large enough, and aligned for any type.
+        unsafe { block.write(Kept { next: list.get() }) };
+        list.set(block);
+        self.kept.set(self.kept.get() + steps);
+        if self.kept.get() > KEPT_MAX / STEP {
+            self.give_back();
+        }
+    }
+
+    /// Until no more than the bound is kept: one block of each list in turn, since which sizes are wanted changes.
+    #[cold]
+    #[inline(never)]
+    fn give_back(&self) {
+        while self.kept.get() > KEPT_MAX / STEP {
+            let index = self.next.get();
+            self.next.set((index + 1) % self.lists.len());
+            let (list, steps) = (&self.lists[index], index + 1);
+            let block = list.get();
+            if !block.is_null() {
+                // SAFETY: what is in the list is alive, nobody else's, and of the list's size.
+                unsafe {
+                    list.set((*block).next);
+                    alloc::dealloc(block.cast(), layout(steps * STEP));
+                }
+                self.kept.set(self.kept.get() - steps);
+            }
         }
     }
 
@@ -270,5 +293,11 @@ mod tests {
             heap.realloc(block, 512, 0);
         }
         assert_eq!((heap.used(), heap.kept.get()), (0, KEPT_MAX / STEP));
+        // Other sizes are kept all the same.
+        for block in [heap.alloc(100), heap.alloc(100)] {
+            heap.realloc(block, 100, 0);
+        }
+        assert!(heap.kept.get() <= KEPT_MAX / STEP);
+        assert!(!heap.lists[100 / STEP].get().is_null());
     }
 }

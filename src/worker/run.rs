@@ -67,7 +67,7 @@ impl Worker {
             self.meter.look(Instant::now());
         }
         self.note_finished(&mut slot);
-        if self.slots.len() > partition::MANY {
+        if self.slots.len() * self.count > partition::MANY {
             slot.lanes.give_room_back();
         }
         self.slots.insert(epoch, slot);

@@ -15,33 +15,34 @@ use crate::lua::shared::push_bytes;
 const LEVELS: usize = 8;
 /// A table is made for so many elements at most before they are there.
 const EXPECTED_MAX: u8 = 64;
+/// An object that is not empty is made for as many.
+const FIELDS_MIN: c_int = 4;
 /// Decimal digits that fit an `i64`, whichever they are.
 const DIGITS: usize = 18;
 
-/// How many elements the last object and the last array at each level had. Messages of a topic resemble each other, and a
-/// table that is made large enough need not grow. Plain data, of a block of Lua's.
+/// How many elements the last two objects and the last two arrays at each level had. Messages of a topic resemble each
+/// other, and a table that is made large enough need not grow. The smaller number counts: what is made too large stays so.
+/// Plain data, of a block of Lua's.
 #[derive(Default)]
 pub(super) struct Shapes {
-    objects: [Cell<u8>; LEVELS],
-    arrays: [Cell<u8>; LEVELS],
+    objects: [Cell<(u8, u8)>; LEVELS],
+    arrays: [Cell<(u8, u8)>; LEVELS],
 }
 
-/// Where to look for what is expected, and to put what was found.
-fn at_level(cells: &[Cell<u8>; LEVELS], depth: usize) -> Option<&Cell<u8>> {
-    cells.get(DEPTH_MAX - depth)
+/// Of the level whose elements have `depth` levels left.
+fn at_level(cells: &[Cell<(u8, u8)>; LEVELS], depth: usize) -> Option<&Cell<(u8, u8)>> {
+    cells.get(DEPTH_MAX - 1 - depth)
 }
 
-fn expected(cells: &[Cell<u8>; LEVELS], depth: usize) -> c_int {
-    at_level(cells, depth).map_or(0, |cell| cell.get().into())
+fn expected(cells: &[Cell<(u8, u8)>; LEVELS], depth: usize) -> c_int {
+    let last = at_level(cells, depth).map(Cell::get);
+    last.map_or(0, |(one, other)| one.min(other).into())
 }
 
-fn found(cells: &[Cell<u8>; LEVELS], depth: usize, count: usize) {
+fn found(cells: &[Cell<(u8, u8)>; LEVELS], depth: usize, count: usize) {
     if let Some(cell) = at_level(cells, depth) {
-        cell.set(
-            u8::try_from(count)
-                .unwrap_or(EXPECTED_MAX)
-                .min(EXPECTED_MAX),
-        );
+        let count = u8::try_from(count).map_or(EXPECTED_MAX, |count| count.min(EXPECTED_MAX));
+        cell.set((count, cell.get().0));
     }
 }
 
@@ -209,7 +210,8 @@ impl<'a> Decoder<'a> {
                 self.at += 1;
                 return Ok(());
             }
-            ffi::lua_createtable(self.state, 0, expected(&self.shapes.objects, depth));
+            let size = expected(&self.shapes.objects, depth).max(FIELDS_MIN);
+            ffi::lua_createtable(self.state, 0, size);
             for count in 1.. {
                 self.skip_space();
                 if self.peek() != Some(b'"') {

@@ -12,6 +12,8 @@ fn what_is_decoded_is_encoded_alike() {
         "-1",
         "9223372036854775807",
         "-9223372036854775808",
+        "999999999999999999",
+        "-999999999999999999",
         "1888944671579078978",
         "0.1",
         "-0.0",
@@ -43,6 +45,8 @@ fn values_have_their_lua_types() {
         local d = tide.json.decode
         assert(math.type(d("1")) == "integer" and math.type(d("1.0")) == "float" and math.type(d("1e2")) == "float")
         assert(d("18446744073709551616") == 2.0^64)
+        assert(d("9223372036854775808") == 2.0^63 and d("-9223372036854775809") == -2.0^63)
+        assert(math.type(d("-0")) == "float" and 1 / d("-0") == -math.huge)
         assert(d("null") == tide.json.null and d(" [ null , 1 ] ")[1] == tide.json.null)
         assert(d('"\\u00e9\\ud83d\\ude00\\/\\b\\f"') == "é😀/\b\f")
         local o = d('{"a":1,"a":2,"b":{"c":[1,2,3]}}')
@@ -63,6 +67,46 @@ fn tables_are_arrays_or_objects() {
         assert(e(1.0) == "1.0" and e(1) == "1" and e("/") == '"/"')
         "#,
     );
+}
+
+#[test]
+fn small_objects_after_large_ones_take_little_memory() {
+    passes(
+        r#"
+        local d = tide.json.decode
+        local fields = {}
+        for i = 1, 64 do fields[i] = ('"f%d":%d'):format(i, i) end
+        local large = "{" .. table.concat(fields, ",") .. "}"
+        local kept = {}
+        collectgarbage()
+        local before = collectgarbage("count")
+        for i = 1, 1000 do
+          assert(d(large).f64 == 64)
+          kept[i] = d('{"a":1}')
+        end
+        collectgarbage()
+        local each = (collectgarbage("count") - before) * 1024 / #kept
+        assert(each < 300, each)
+        "#,
+    );
+}
+
+#[test]
+fn bytes_that_are_no_utf_8_have_a_position() {
+    for (text, at) in [
+        (&b"\"\xff\""[..], 2),
+        (b"\"0123456789\xc3\"", 12),
+        (b"\"\\\xff\"", 3),
+    ] {
+        let mut f = handler("tide.json.decode(message.value)").build();
+        let record = OwnedRecord {
+            value: Some(text.into()),
+            ..OwnedRecord::default()
+        };
+        let message = failure(f.call(&record)).message;
+        let expected = format!("invalid UTF-8 at byte {at}");
+        assert!(message.contains(&expected), "{message}");
+    }
 }
 
 #[test]
