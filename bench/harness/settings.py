@@ -49,4 +49,4 @@ class Settings:
         # A run that takes longer gives no figure.
         self.seconds_max = 60 if self.quick else 300
         # Seconds of a latency run that do not count, and that do; and of looking at an idle process.
-        self.warm_s, self.latency_s, self.idle_s = (5, 5, 3) if self.quick else (8, 20, 20)
+        self.warm_s, self.latency_s, self.idle_s = (5, 5, 3) if self.quick else (6, 12, 15)
