@@ -407,12 +407,13 @@ impl Consumer {
         }
         let is_wanted = match self.intake.wanted {
             Some((until, is_wanted)) if now < until => is_wanted,
-            // To ask librdkafka about each partition costs it a lock and a search.
-            _ => self.held.values().any(|held| self.wants(held, share)),
+            _ => {
+                // To ask librdkafka about each partition costs it a lock and a search.
+                let is_wanted = self.held.values().any(|held| self.wants(held, share));
+                self.intake.wanted = Some((now + PATIENCE, is_wanted));
+                is_wanted
+            }
         };
-        if self.intake.wanted.is_none_or(|(until, _)| now >= until) {
-            self.intake.wanted = Some((now + PATIENCE, is_wanted));
-        }
         if is_wanted { PATIENCE } else { LONG_PATIENCE }
     }
 
