@@ -58,6 +58,8 @@ class Bench:
         once = {"idle": self._idle, "backlog": self._backlog, "start": self._start}.get(workload.kind)
         every = {"rate": self.rate, "latency": self._latency}.get(workload.kind)
         rounds = 1 if workload.kind in ("idle", "backlog") else self.settings.rounds
+        if workload.kind == "rate":
+            self._warm(workload, programs[0])
         for number in range(rounds):
             for program in programs:
                 if program.missing:
@@ -70,6 +72,14 @@ class Bench:
                     # One bad run says that the figure is not to be had; the other programs go on.
                     program.missing = str(why)
                     self.say(f"  round {number + 1}: {program.title}: no figure: {why}")
+
+    def _warm(self, workload, program):
+        """One run that does not count: a broker that has just filled a topic hands it out for the first time at half its
+        speed, and the first program of the first round would pay for all."""
+        try:
+            self.say(f"  warm-up: {program.title}: {told(workload, self.rate(workload, program))}")
+        except Failed as why:
+            self.say(f"  warm-up: {program.title}: no figure: {why}")
 
     def _daemon(self, setup, names, records):
         return moontide.Daemon(self.binary, self.broker.address, setup, names, records)

@@ -43,7 +43,7 @@ class Peer:
         if "c-library" in self.needs and library is None:
             raise Failed("the librdkafka of a release build is not there: `cargo build --release` first")
         digest = hashlib.sha256(repr(library).encode())
-        for file in [*sorted(self.folder.iterdir()), ROOT / "bench/tools/group.h"]:
+        for file in [*sorted(self.folder.iterdir()), *sorted((ROOT / "bench/tools").glob("*.h"))]:
             digest.update(file.name.encode() + file.read_bytes())
         stamp = self.prepared / ".sources"
         if stamp.exists() and stamp.read_text() == digest.hexdigest():

@@ -100,7 +100,7 @@ class Report:
             "# Performance",
             f"Written by `{self.command}`; [bench/](../bench/README.md) says how it is measured. Performance is a ratio: the "
             "programs of a table read the same topic in turn, each time as a new group, "
-            f"{times(self.settings.rounds)}; medians, from the first message to the last in the program's own process. Slow "
+            f"{times(self.settings.rounds)} after one run that does not count; medians, from the first message to the last in the program's own process. Slow "
             "programs read fewer of the messages. CPU and memory are those of the whole process and its children, its start "
             "included.",
         ]

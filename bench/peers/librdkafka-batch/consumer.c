@@ -1,8 +1,7 @@
 /* A group consumer in C over librdkafka, as fast as its API allows: it takes messages by the batch call and throws them
  * away. From the first message to the RECORDS-th, in milliseconds; commits are automatic.
  * For the task `latency` it polls message by message, and tells percentiles. */
-#include <string.h>
-#include "../../tools/group.h"
+#include "../../tools/latency.h"
 
 static void throw_away(rd_kafka_t *consumer, long long total) {
   rd_kafka_message_t *batch[BATCH];
@@ -18,28 +17,15 @@ static void throw_away(rd_kafka_t *consumer, long long total) {
   printf("%lld %lld\n", count, (now_ns(CLOCK_MONOTONIC) - first) / 1000000 + 1);
 }
 
-static int by_size(const void *a, const void *b) {
-  long long x = *(const long long *)a, y = *(const long long *)b;
-  return (x > y) - (x < y);
-}
-
 static void measure_latency(rd_kafka_t *consumer, long long total) {
-  long long *took = malloc(total * sizeof *took), count = 0, measured = 0, first = 0;
-  while (count < total) {
+  struct latency all = latency_of(total);
+  while (all.count < total) {
     rd_kafka_message_t *message = rd_kafka_consumer_poll(consumer, 100);
     if (!message) continue;
-    long long sent = 0;
-    if (!message->err) {
-      if (count++ == 0) first = now_ns(CLOCK_MONOTONIC);
-      memcpy(&sent, message->payload, sizeof sent);
-      if (sent) took[measured++] = now_ns(CLOCK_REALTIME) - sent;
-    }
+    latency_add(&all, message);
     rd_kafka_message_destroy(message);
   }
-  printf("%lld %lld\n", count, (now_ns(CLOCK_MONOTONIC) - first) / 1000000 + 1);
-  qsort(took, measured, sizeof *took, by_size);
-  printf("latency %lld %lld %lld %lld\n", took[measured / 2] / 1000, took[measured * 99 / 100] / 1000,
-         took[measured * 999 / 1000] / 1000, measured);
+  latency_tell(&all);
 }
 
 int main(int count, char **arguments) {
