@@ -8,6 +8,7 @@
 
 mod decode;
 mod encode;
+mod keys;
 
 use std::ffi::{CStr, c_int};
 use std::ptr;
@@ -17,8 +18,9 @@ use mlua::ffi::{self, lua_State};
 use super::ctx::unknown;
 use super::shared::{Shared, bytes_at, push_bytes, type_name};
 
-use decode::{Decoder, Shapes};
+use decode::{Decoder, Places, Shapes};
 pub(super) use encode::{Strictness, encode};
+use keys::Keys;
 
 /// Deeper documents are refused, both ways.
 const DEPTH_MAX: usize = 128;
@@ -27,7 +29,10 @@ const DEPTH_MAX: usize = 128;
 static NULL: u8 = 0;
 const ARRAY: &CStr = c"moontide.json.array";
 /// Upvalues of `decode`, after `Shared`.
-const ARRAY_METATABLE: c_int = ffi::lua_upvalueindex(2);
+const PLACES: Places = Places {
+    array: ffi::lua_upvalueindex(2),
+    keys: ffi::lua_upvalueindex(4),
+};
 const SHAPES: c_int = ffi::lua_upvalueindex(3);
 const FIELDS: [&str; 4] = ["array", "decode", "encode", "null"];
 
@@ -42,7 +47,8 @@ pub(super) unsafe fn push(state: *mut lua_State, shared: &Shared) {
         ffi::lua_insert(state, -2);
         let shapes = ffi::lua_newuserdatauv(state, size_of::<Shapes>(), 0);
         shapes.cast::<Shapes>().write(Shapes::default());
-        shared.push_function(state, decode, 2);
+        Keys::push_table(state);
+        shared.push_function(state, decode, 3);
         ffi::lua_setfield(state, -2, c"decode".as_ptr());
         for (name, function) in [
             (c"encode", encode_value as ffi::lua_CFunction),
@@ -113,7 +119,7 @@ unsafe extern "C-unwind" fn decode(state: *mut lua_State) -> c_int {
             );
         };
         let shapes = ffi::lua_touserdata(state, SHAPES).cast::<Shapes>();
-        match Decoder::new(state, text, &*shapes, ARRAY_METATABLE).document() {
+        match Decoder::new(state, text, &*shapes, PLACES).document() {
             Ok(()) => 1,
             Err(error) => shared.raise(
                 state,

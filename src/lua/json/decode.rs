@@ -8,6 +8,7 @@ use std::str;
 
 use mlua::ffi::{self, lua_State};
 
+use super::keys::Keys;
 use super::{DEPTH_MAX, push_null};
 use crate::lua::shared::push_bytes;
 
@@ -25,6 +26,7 @@ const DIGITS: usize = 18;
 /// Plain data, of a block of Lua's.
 #[derive(Default)]
 pub(super) struct Shapes {
+    keys: Keys,
     objects: [Cell<(u8, u8)>; LEVELS],
     arrays: [Cell<(u8, u8)>; LEVELS],
 }
@@ -58,8 +60,16 @@ pub(super) struct Decoder<'a> {
     text: &'a [u8],
     at: usize,
     shapes: &'a Shapes,
-    /// Index of the metatable that marks arrays.
-    array: c_int,
+    places: Places,
+}
+
+/// Indices of what every document needs.
+#[derive(Clone, Copy)]
+pub(super) struct Places {
+    /// The metatable that marks arrays.
+    pub(super) array: c_int,
+    /// The table of the keys in `Shapes`.
+    pub(super) keys: c_int,
 }
 
 impl<'a> Decoder<'a> {
@@ -67,14 +77,14 @@ impl<'a> Decoder<'a> {
         state: *mut lua_State,
         text: &'a [u8],
         shapes: &'a Shapes,
-        array: c_int,
+        places: Places,
     ) -> Self {
         Self {
             state,
             text,
             at: 0,
             shapes,
-            array,
+            places,
         }
     }
 
@@ -182,7 +192,7 @@ impl<'a> Decoder<'a> {
                 expected(&self.shapes.arrays, depth)
             };
             ffi::lua_createtable(self.state, size, 0);
-            ffi::lua_pushvalue(self.state, self.array);
+            ffi::lua_pushvalue(self.state, self.places.array);
             ffi::lua_setmetatable(self.state, -2);
             if is_empty {
                 self.at += 1;
@@ -217,7 +227,7 @@ impl<'a> Decoder<'a> {
                 if self.peek() != Some(b'"') {
                     return self.fail("expected a key in quotes");
                 }
-                self.string()?;
+                self.key()?;
                 self.skip_space();
                 if self.peek() != Some(b':') {
                     return self.fail("expected `:`");
@@ -310,6 +320,22 @@ impl<'a> Decoder<'a> {
         } else {
             Ok(())
         }
+    }
+
+    /// Pushes the string whose quote is next, as the key of an object.
+    unsafe fn key(&mut self) -> Result<(), Error> {
+        let start = self.at + 1;
+        let length = plain(self.text.get(start..).unwrap_or_default());
+        // SAFETY: `deeper` made room.
+        unsafe {
+            if self.text.get(start + length) != Some(&b'"') {
+                return self.string();
+            }
+            let (keys, table) = (&self.shapes.keys, self.places.keys);
+            keys.push(self.state, table, self.text, start, length);
+        }
+        self.at = start + length + 1;
+        Ok(())
     }
 
     /// Pushes the string whose quote is next.

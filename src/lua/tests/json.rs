@@ -211,3 +211,25 @@ fn a_text_that_outgrows_the_memory_of_lua_is_an_error() {
     setup.memory = 8 << 20;
     assert!(matches!(setup.build().run(), Step::Done));
 }
+
+#[test]
+fn keys_that_were_seen_before_are_told_apart() {
+    passes(
+        r#"
+        local d = tide.json.decode
+        -- More than are remembered, of all lengths about where that ends, and each of them again and again.
+        for round = 1, 3 do
+          for number = 1, 1000 do
+            local key = ("k"):rep(number % 20) .. number
+            local text = ('{"%s":%d,"%s":{"%s":true}}'):format(key, number, key .. "x", key)
+            local object = d(text)
+            assert(object[key] == number and object[key .. "x"][key] == true, text)
+            collectgarbage("step")
+          end
+        end
+        local close = d('{"a":1,"ä":2,"a\\u0000":3,"":4,"abcdefgh":5,"abcdefghi":6,"abcdefghabcdefgh":7,"abcdefghabcdefghi":8}')
+        assert(close.a == 1 and close["ä"] == 2 and close["a\0"] == 3 and close[""] == 4 and close.abcdefgh == 5)
+        assert(close.abcdefghi == 6 and close.abcdefghabcdefgh == 7 and close.abcdefghabcdefghi == 8)
+        "#,
+    );
+}

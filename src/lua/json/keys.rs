@@ -1,0 +1,140 @@
+//! The keys of the objects that were decoded last, as Lua strings: messages of a topic share theirs, and to find one that
+//! is known takes half of what Lua needs to look a string up by its bytes.
+
+#![expect(unsafe_code, reason = "pushes Lua values")]
+
+use std::cell::Cell;
+use std::ffi::c_int;
+
+use mlua::ffi::{self, lua_State};
+
+use crate::lua::shared::push_bytes;
+
+/// A power of two.
+const SLOTS: usize = 128;
+const LONGEST: usize = 16;
+
+/// A key by its bytes: the first eight and the last eight, which overlap, and how many there are; of a shorter one the
+/// first are all. No bytes are no key.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Key {
+    first: u64,
+    last: u64,
+    length: u8,
+}
+
+impl Key {
+    /// `None` where it is too long, or empty, or the text ends right behind it.
+    #[inline]
+    fn at(text: &[u8], start: usize, length: usize) -> Option<Self> {
+        let eight = |at: usize| {
+            text.get(at..)?
+                .first_chunk()
+                .copied()
+                .map(u64::from_le_bytes)
+        };
+        let (first, last) = match length {
+            1..8 => (eight(start)? & ((1 << (length * 8)) - 1), 0),
+            8..=LONGEST => (eight(start)?, eight(start + length - 8)?),
+            _ => return None,
+        };
+        Some(Self {
+            first,
+            last,
+            length: length as u8,
+        })
+    }
+
+    #[inline]
+    fn slot(self) -> usize {
+        let mixed = self.first ^ self.last.rotate_left(29) ^ u64::from(self.length);
+        (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.ilog2())) as usize
+    }
+}
+
+/// Which key is in which slot of the Lua table that `push_table` makes. Plain data, of a block of Lua's.
+pub(super) struct Keys([Cell<Key>; SLOTS]);
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self(
+            [const {
+                Cell::new(Key {
+                    first: 0,
+                    last: 0,
+                    length: 0,
+                })
+            }; SLOTS],
+        )
+    }
+}
+
+impl Keys {
+    /// The table of their strings, which go together with them.
+    pub(super) unsafe fn push_table(state: *mut lua_State) {
+        // SAFETY: runs protected.
+        unsafe { ffi::lua_createtable(state, SLOTS as c_int, 0) };
+    }
+
+    /// Pushes the key of `length` bytes at `start`; `table` is the index of theirs.
+    pub(super) unsafe fn push(
+        &self,
+        state: *mut lua_State,
+        table: c_int,
+        text: &[u8],
+        start: usize,
+        length: usize,
+    ) {
+        // SAFETY: the caller has made room for two values. Only the making of a string may raise, and nothing has changed
+        // then: the table has all its places.
+        unsafe {
+            let Some(key) = Key::at(text, start, length) else {
+                return push_bytes(state, &text[start..start + length]);
+            };
+            let slot = key.slot();
+            let index = slot as i64 + 1;
+            if self.0[slot].get() == key {
+                ffi::lua_rawgeti(state, table, index);
+                return;
+            }
+            push_bytes(state, &text[start..start + length]);
+            ffi::lua_pushvalue(state, -1);
+            ffi::lua_rawseti(state, table, index);
+            self.0[slot].set(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_its_bytes_and_nothing_beside_them() {
+        let of = |text: &str, length| Key::at(text.as_bytes(), 0, length);
+        for length in 1..=LONGEST {
+            let key = "abcdefghijklmnop".get(..length).unwrap_or_default();
+            let one = of(&format!("{key}\":1,\"x\":2"), length);
+            assert!(one.is_some());
+            assert!(one == of(&format!("{key}\":\"other\"}}"), length));
+            for at in 0..length {
+                let mut other = key.to_owned();
+                other.replace_range(at..=at, "!");
+                assert!(
+                    one != of(&format!("{other}\":1,\"x\":2"), length),
+                    "{other}"
+                );
+            }
+        }
+        assert!(of("a\":1,\"x\":2", 1) != of("a\0\":1,\"x\":2", 2));
+    }
+
+    #[test]
+    fn what_has_no_place_is_none() {
+        let of = |text: &str, length| Key::at(text.as_bytes(), 0, length);
+        assert!(of("\":1234567", 0).is_none());
+        assert!(of("abcdefghijklmnopq\":1", 17).is_none());
+        assert!(of("a\":1}", 1).is_none(), "the text ends too early");
+        assert!(of("abcdefgh", 8).is_some());
+    }
+}
