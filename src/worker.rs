@@ -59,6 +59,8 @@ const QUANTUM: usize = 256;
 /// hence committed, and no timer fires.
 const QUANTUM_TIME: Duration = Duration::from_millis(50);
 const LOOK_EVERY: usize = 8;
+/// Turns may follow each other for so long before what they finished is reported.
+const REPORT_EVERY: Duration = Duration::from_millis(1);
 /// How often the loop turns at least: it shows the daemon that it lives, and finds what has waited for long.
 const TURN: Duration = Duration::from_secs(1);
 
@@ -87,6 +89,8 @@ pub(crate) struct Worker {
     timers: Timers,
     finished: Vec<(Arc<Partition>, Range<u64>)>,
     asked: Vec<(Arc<Partition>, Vec<Ask>)>,
+    /// Since when there may be some.
+    unreported_since: Option<Instant>,
     log: failures::Log,
     looked: Instant,
 }
@@ -148,6 +152,7 @@ impl Worker {
             timers: Timers::default(),
             finished: Vec::new(),
             asked: Vec::new(),
+            unreported_since: None,
             log: failures::Log::default(),
             looked: Instant::now(),
         }
@@ -161,6 +166,7 @@ impl Worker {
             let is_held = self.gatekeeper.is_held(self.calls.is_empty())
                 || self.engine.down_until().is_some();
             if self.ready.is_empty() || is_held {
+                self.report();
                 let deadline = Instant::now() + TURN;
                 let deadline = self
                     .engine
@@ -190,7 +196,7 @@ impl Worker {
             }
             if !is_held && let Some(epoch) = self.ready.pop_front() {
                 self.run_partition(epoch);
-                self.report();
+                self.report_in_time(now);
             }
             self.mend(now);
             self.release_held();
@@ -360,8 +366,18 @@ impl Worker {
             });
     }
 
+    /// Reports after a turn, unless it was short: each report may wake the consumer, which takes what the last turn has
+    /// made room for and sleeps again. What is left is reported before the worker sleeps.
+    fn report_in_time(&mut self, now: Instant) {
+        let since = *self.unreported_since.get_or_insert(now);
+        if now.duration_since(since) >= REPORT_EVERY {
+            self.report();
+        }
+    }
+
     /// Tells the consumers what is finished, and what handlers asked for on the way.
     fn report(&mut self) {
+        self.unreported_since = None;
         let any = |worker: &Self| {
             let finished = worker.finished.last().map(|one| one.0.inbox.clone());
             finished.or_else(|| worker.asked.last().map(|one| one.0.inbox.clone()))
