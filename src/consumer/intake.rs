@@ -18,11 +18,14 @@ use super::budget::{BATCH_MAX, InFlight, Room, Share};
 use super::jumps::Jumps;
 use super::{Consumer, Held, Stage, Trust, list};
 
-/// How long a partition may hold up others that want to go on, with a full share, before it is paused.
-const PATIENCE: Duration = Duration::from_millis(20);
-/// And others of which it is not known: with librdkafka's queue full, nothing is fetched that would tell. What is in that
-/// queue of a partition is fetched again once it is resumed, so that a pause that nobody wants is waste.
+/// How long a partition may hold up others that want to go on, with a full share, before it is paused. What librdkafka has
+/// of it by then is thrown away and fetched again, so that it should have had the time to run what a fetch brings of it,
+/// some thousand messages.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// And others of which it is not known: with librdkafka's queue full, nothing is fetched that would tell.
 const LONG_PATIENCE: Duration = Duration::from_millis(500);
+/// How long the answer holds whether they want to.
+const WANTED_FOR: Duration = Duration::from_millis(20);
 
 pub(super) struct Intake {
     /// Address of librdkafka's topic → its name. Cleared with every assignment, as addresses come back.
@@ -410,7 +413,7 @@ impl Consumer {
             _ => {
                 // To ask librdkafka about each partition costs it a lock and a search.
                 let is_wanted = self.held.values().any(|held| self.wants(held, share));
-                self.intake.wanted = Some((now + PATIENCE, is_wanted));
+                self.intake.wanted = Some((now + WANTED_FOR, is_wanted));
                 is_wanted
             }
         };
@@ -439,6 +442,6 @@ impl Consumer {
             .filter_map(|held| held.full_since)
             .min()?;
         let first = since + PATIENCE;
-        Some(if first > now { first } else { now + PATIENCE })
+        Some(if first > now { first } else { now + WANTED_FOR })
     }
 }
