@@ -15,6 +15,7 @@ class Report:
         self.command = command
         self.sections = []
         self.goals = []
+        self.memory = []
         self.missing = []
 
     def add(self, workload, programs):
@@ -28,6 +29,8 @@ class Report:
             lines += [f"Not measured: {workload.missing}.", ""]
         elif with_figures:
             lines += getattr(self, f"_{workload.kind}")(workload, with_figures)
+        for program in with_figures:
+            self._add_memory(workload, program)
         if workload.note:
             lines += [workload.note, ""]
         lines += [f"No figure for {program.title}: {program.missing}." for program in programs if program.missing]
@@ -80,7 +83,29 @@ class Report:
     def _goal(self, workload, program, what, judge):
         wanted = workload.goals.get(program.key)
         if wanted is not None:
-            self.goals.append((workload, program, what, *judge(wanted)))
+            measured, wanted, is_reached = judge(wanted)
+            sign = "≥" if what == "rate" else "≤"
+            self.goals.append((workload.name, program.title, what, f"{sign} {wanted:g} ×", f"{measured:.2f} ×", is_reached))
+
+    def _add_memory(self, workload, program):
+        setup = program.setup
+        if setup is None or not setup.memory:
+            return
+        of = {"idle": lambda figure: figure[1], "backlog": lambda figure: figure, "rate": lambda figure: figure.memory_mib}
+        values = [of[workload.kind](figure) for figure in program.figures]
+        self.memory.append((setup.memory, max(values), min(values), max(values), True))
+        if setup.memory_max:
+            most = max(values) * 1.048576
+            self.goals.append((workload.name, program.title, "memory", f"≤ {setup.memory_max:g} MB", f"{most:.0f} MB",
+                               most <= setup.memory_max))
+
+    def _memory(self):
+        title = "Memory of Moontide"
+        lines = [f"## {title}, at most", "", "| | MiB |", "| --- | ---: |"]
+        lines += [f"| {label} | {most:.1f} |" for label, most, *_ in self.memory]
+        self.plots.mkdir(parents=True, exist_ok=True)
+        (self.plots / "memory.svg").write_text(plot.bars(title, "MiB", self.memory))
+        return "\n".join([*lines, "", f"![{title}]({self.plots.name}/memory.svg)"])
 
     def _plot(self, workload, programs, unit, values):
         if len(programs) < 2:
@@ -109,10 +134,10 @@ class Report:
         parts += [table(("", ""), self.facts.items())]
         if self.goals:
             parts += ["## Goals", table(("workload", "against", "what", "wanted", "measured", ""), [
-                (workload.name, program.title, what, f"{'≥' if what == 'rate' else '≤'} {wanted:g} ×", f"{measured:.2f} ×",
-                 "reached" if reached else "**missed**")
-                for workload, program, what, measured, wanted, reached in self.goals])]
+                (*goal, "reached" if is_reached else "**missed**") for *goal, is_reached in self.goals])]
         parts += self.sections
+        if self.memory:
+            parts.append(self._memory())
         parts += ["## Missing", table(("workload", "program", "why"), self.missing) if self.missing else "Nothing."]
         parts += ["## How the programs are tuned", table(("program", "version", "settings"), [
             ("Moontide", self.facts["Moontide"], "its defaults, and in each workload what its title says"),

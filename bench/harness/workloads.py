@@ -39,6 +39,9 @@ class Moontide:
     reload_ms: int = 0
     # What a handler should do, where it can do several things.
     wait: str = ""
+    # What it is called where memory is compared, and how many MB it may take.
+    memory: str = ""
+    memory_max: float = 0
 
 
 @dataclass
