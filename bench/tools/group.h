@@ -46,7 +46,7 @@ static rd_kafka_t *join(const char *broker, const char *topic, const char *group
   set(conf, "bootstrap.servers", broker);
   set(conf, "group.id", group);
   set(conf, "auto.offset.reset", "earliest");
-  set(conf, "fetch.queue.backoff.ms", "5");
+  set(conf, "fetch.queue.backoff.ms", "2");
   rd_kafka_conf_set_rebalance_cb(conf, rebalance);
   rd_kafka_t *consumer = rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why);
   if (!consumer) {
