@@ -59,7 +59,7 @@ const QUANTUM: usize = 256;
 /// hence committed, and no timer fires.
 const QUANTUM_TIME: Duration = Duration::from_millis(50);
 const LOOK_EVERY: usize = 8;
-/// Turns may follow each other for so long before what they finished is reported.
+/// Short turns may follow each other for so long before what they finished is reported.
 const REPORT_EVERY: Duration = Duration::from_millis(1);
 /// How often the loop turns at least: it shows the daemon that it lives, and finds what has waited for long.
 const TURN: Duration = Duration::from_secs(1);
@@ -89,7 +89,7 @@ pub(crate) struct Worker {
     timers: Timers,
     finished: Vec<(Arc<Partition>, Range<u64>)>,
     asked: Vec<(Arc<Partition>, Vec<Ask>)>,
-    /// Since when there may be some.
+    /// Since when turns have added to these two.
     unreported_since: Option<Instant>,
     log: failures::Log,
     looked: Instant,
@@ -196,7 +196,7 @@ impl Worker {
             }
             if !is_held && let Some(epoch) = self.ready.pop_front() {
                 self.run_partition(epoch);
-                self.report_in_time(now);
+                self.report_in_time(epoch, now);
             }
             self.mend(now);
             self.release_held();
@@ -366,11 +366,14 @@ impl Worker {
             });
     }
 
-    /// Reports after a turn, unless it was short: each report may wake the consumer, which takes what the last turn has
-    /// made room for and sleeps again. What is left is reported before the worker sleeps.
-    fn report_in_time(&mut self, now: Instant) {
-        let since = *self.unreported_since.get_or_insert(now);
-        if now.duration_since(since) >= REPORT_EVERY {
+    /// Reports after a turn of this partition that began then. Not yet where it was short and the next one will be: a report
+    /// wakes the consumer, which takes what the turn has made room for and sleeps again. The worker reports before it sleeps.
+    fn report_in_time(&mut self, epoch: u64, began: Instant) {
+        let listeners = |epoch: &u64| Some(&self.slots.get(epoch)?.plan.listeners);
+        let next = self.ready.front().and_then(listeners);
+        let is_next_alike = next.is_some() && next == listeners(&epoch);
+        let since = *self.unreported_since.get_or_insert(began);
+        if !is_next_alike || self.meter.is_slow() || since.elapsed() >= REPORT_EVERY {
             self.report();
         }
     }
@@ -468,8 +471,8 @@ impl Worker {
         self.open(letter);
         while let Some(epoch) = self.ready.pop_front() {
             self.run_partition(epoch);
-            self.report();
         }
+        self.report();
     }
 }
 

@@ -73,6 +73,11 @@ impl Meter {
         self.every
     }
 
+    /// Whether the last calls were slow enough to be timed one by one.
+    pub(super) fn is_slow(&self) -> bool {
+        self.every == 1
+    }
+
     /// Whether there is anything that waits for a look.
     pub(super) fn is_open(&self) -> bool {
         !self.touched.is_empty()
