@@ -106,6 +106,9 @@ struct Held {
     asleep_until: Option<Instant>,
     /// Since when it has used up its share of the budget.
     full_since: Option<Instant>,
+    /// When it was last paused for that, and for how long the last time that is over.
+    paused_at: Option<Instant>,
+    was_paused_for: Duration,
     /// Messages taken in this assignment.
     received: u64,
     ages: Ages,

@@ -18,13 +18,16 @@ use super::budget::{BATCH_MAX, InFlight, Room, Share};
 use super::jumps::Jumps;
 use super::{Consumer, Held, Stage, Trust, list};
 
-/// How long a partition may hold up others that want to go on, with a full share, before it is paused. What librdkafka has
-/// of it by then is thrown away and fetched again, so that it should have had the time to run what a fetch brings of it,
-/// some thousand messages.
+/// How long a partition may hold up others that want to go on, with a full share, before it is paused. Long enough to run
+/// what one fetch brings of it, some thousand messages: a pause throws that away, and it is fetched again.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// And others of which it is not known: with librdkafka's queue full, nothing is fetched that would tell.
+/// One that was paused and took `SLOW` to run half of its share will hold them up again: nothing is gained by waiting.
+const SHORT_PATIENCE: Duration = Duration::from_millis(20);
+const SLOW: Duration = Duration::from_millis(250);
+/// With others of which it is not known whether they want to: with librdkafka's queue full, nothing is fetched that would
+/// tell.
 const LONG_PATIENCE: Duration = Duration::from_millis(500);
-/// How long the answer holds whether they want to.
+/// How long it is taken as known.
 const WANTED_FOR: Duration = Duration::from_millis(20);
 
 pub(super) struct Intake {
@@ -39,6 +42,15 @@ pub(super) struct Intake {
     is_outdated: bool,
     /// Until when the answer holds whether somebody waits for a partition with a full share.
     wanted: Option<(Instant, bool)>,
+}
+
+/// How long a partition with a full share is waited for.
+fn patience(is_slow: bool, is_wanted: bool) -> Duration {
+    match (is_wanted, is_slow) {
+        (false, _) => LONG_PATIENCE,
+        (true, false) => PATIENCE,
+        (true, true) => SHORT_PATIENCE,
+    }
 }
 
 /// What is drained waits for the group, and takes no part in the budget.
@@ -361,7 +373,7 @@ impl Consumer {
             return false;
         }
         let share = Share::new(&self.in_flight());
-        let patience = self.patience(&share, now);
+        let is_wanted = self.is_wanted(&share, now);
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         for (key, held) in &mut self.held {
             if held.asleep_until.is_some() {
@@ -373,13 +385,18 @@ impl Consumer {
             } else if held.is_paused {
                 if share.is_half_free(&held.tracker) {
                     held.is_paused = false;
+                    held.was_paused_for = held
+                        .paused_at
+                        .map_or(Duration::ZERO, |at| now.duration_since(at));
                     resume.push(key.clone());
                 }
             } else if share.partitions > 1
-                && now.duration_since(*held.full_since.get_or_insert(now)) >= patience
+                && now.duration_since(*held.full_since.get_or_insert(now))
+                    >= patience(held.was_paused_for >= SLOW, is_wanted)
             {
                 held.full_since = None;
                 held.is_paused = true;
+                held.paused_at = Some(now);
                 held.tracker.pause();
                 pause.push(key.clone());
             }
@@ -402,13 +419,13 @@ impl Consumer {
         !pause.is_empty() || !resume.is_empty()
     }
 
-    /// How long a partition with a full share is waited for.
-    fn patience(&mut self, share: &Share, now: Instant) -> Duration {
+    /// Whether somebody waits for a partition with a full share. It is asked only where the answer may matter.
+    fn is_wanted(&mut self, share: &Share, now: Instant) -> bool {
         let mut full = self.held.values().filter_map(|held| held.full_since);
-        if !full.any(|since| now.duration_since(since) >= PATIENCE) {
-            return PATIENCE;
+        if !full.any(|since| now.duration_since(since) >= SHORT_PATIENCE) {
+            return false;
         }
-        let is_wanted = match self.intake.wanted {
+        match self.intake.wanted {
             Some((until, is_wanted)) if now < until => is_wanted,
             _ => {
                 // To ask librdkafka about each partition costs it a lock and a search.
@@ -416,8 +433,7 @@ impl Consumer {
                 self.intake.wanted = Some((now + WANTED_FOR, is_wanted));
                 is_wanted
             }
-        };
-        if is_wanted { PATIENCE } else { LONG_PATIENCE }
+        }
     }
 
     /// Whether a partition may soon have nothing to run although there is more of it, as far as the last fetch told.
@@ -441,7 +457,7 @@ impl Consumer {
             .values()
             .filter_map(|held| held.full_since)
             .min()?;
-        let first = since + PATIENCE;
+        let first = since + SHORT_PATIENCE;
         Some(if first > now { first } else { now + WANTED_FOR })
     }
 }

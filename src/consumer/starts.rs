@@ -192,6 +192,8 @@ impl Consumer {
             is_paused: false,
             asleep_until: None,
             full_since: None,
+            paused_at: None,
+            was_paused_for: Duration::ZERO,
             received: 0,
             ages: Ages::new(start.offset, now),
             jumps: Jumps::default(),

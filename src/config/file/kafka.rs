@@ -202,8 +202,7 @@ pub(in crate::config) struct Consumer {
     pub(in crate::config) min_bytes: Size,
     /// Bytes to fetch at once.
     pub(in crate::config) max_bytes: Size,
-    /// How long the broker may wait for minBytes. With many partitions librdkafka may ask only for some that have nothing,
-    /// while its queue is full, and asks for no others before the answer.
+    /// How long the broker may wait for minBytes.
     pub(in crate::config) max_wait_time_in_ms: Millis,
     /// Whether messages of open and aborted transactions are delivered.
     pub(in crate::config) read_uncommitted: bool,
@@ -226,7 +225,7 @@ impl Default for Consumer {
             max_bytes_per_partition: Size(1 << 20),
             min_bytes: Size(1),
             max_bytes: Size(10 << 20),
-            max_wait_time_in_ms: Millis(100),
+            max_wait_time_in_ms: Millis(500),
             read_uncommitted: false,
             rack_id: String::new(),
         }
