@@ -41,6 +41,8 @@ class Bench:
         self.binary = binary
         self.topics = topics
         self.say = say
+        # Topics that have been read since they were filled.
+        self.warm = set()
 
     def programs(self, workload, peers):
         """The subject first."""
@@ -59,7 +61,7 @@ class Bench:
         every = {"rate": self.rate, "latency": self._latency}.get(workload.kind)
         rounds = 1 if workload.kind in ("idle", "backlog") else self.settings.rounds
         if workload.kind == "rate":
-            self._warm(workload, programs[0])
+            self._warm(workload, programs)
         for number in range(rounds):
             for program in programs:
                 if program.missing:
@@ -73,13 +75,18 @@ class Bench:
                     program.missing = str(why)
                     self.say(f"  round {number + 1}: {program.title}: no figure: {why}")
 
-    def _warm(self, workload, program):
-        """One run that does not count: a broker that has just filled a topic hands it out for the first time at half its
-        speed, and the first program of the first round would pay for all."""
-        try:
-            self.say(f"  warm-up: {program.title}: {told(workload, self.rate(workload, program))}")
-        except Failed as why:
-            self.say(f"  warm-up: {program.title}: no figure: {why}")
+    def _warm(self, workload, programs):
+        """One run that does not count on each topic that nobody has read: a broker that has just filled it hands it out at
+        half its speed, and the first program of the first round would pay for all."""
+        for program in programs:
+            topic = (program.setup and program.setup.topic) or workload.topic
+            if topic in self.warm:
+                continue
+            self.warm.add(topic)
+            try:
+                self.say(f"  warm-up, {topic}: {told(workload, self.rate(workload, program))}")
+            except Failed as why:
+                self.say(f"  warm-up, {topic}: no figure: {why}")
 
     def _daemon(self, setup, names, records):
         return moontide.Daemon(self.binary, self.broker.address, setup, names, records)

@@ -96,12 +96,13 @@ class Report:
         self.memory.append((setup.memory, max(values), min(values), max(values), True))
         if setup.memory_max:
             most = max(values) * 1.048576
-            self.goals.append((workload.name, program.title, "memory", f"≤ {setup.memory_max:g} MB", f"{most:.0f} MB",
+            self.goals.append((workload.name, program.title, "memory", f"≤ {setup.memory_max:g} MB", f"{most:.1f} MB",
                                most <= setup.memory_max))
 
     def _memory(self):
         title = "Memory of Moontide"
-        lines = [f"## {title}, at most", "", "| | MiB |", "| --- | ---: |"]
+        lines = [f"## {title}", "", "At rest in the last two rows, otherwise the most of all rounds.", "",
+                 "| | MiB |", "| --- | ---: |"]
         lines += [f"| {label} | {most:.1f} |" for label, most, *_ in self.memory]
         self.plots.mkdir(parents=True, exist_ok=True)
         (self.plots / "memory.svg").write_text(plot.bars(title, "MiB", self.memory))
@@ -125,9 +126,9 @@ class Report:
             "# Performance",
             f"Written by `{self.command}`; [bench/](../bench/README.md) says how it is measured. Performance is a ratio: the "
             "programs of a table read the same topic in turn, each time as a new group, "
-            f"{times(self.settings.rounds)} after one run that does not count; medians, from the first message to the last in the program's own process. Slow "
-            "programs read fewer of the messages. CPU and memory are those of the whole process and its children, its start "
-            "included.",
+            f"{times(self.settings.rounds)}, after one run on each topic that does not count; medians, from the first message "
+            "to the last in the program's own process. Slow programs read fewer of the messages. CPU and memory are those of "
+            "the whole process and its children, its start included.",
         ]
         if self.settings.quick or self.settings.scale != 1:
             parts.append("**These are small runs, which show that everything works, and nothing about speed.**")

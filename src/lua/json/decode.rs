@@ -21,12 +21,12 @@ const FIELDS_MIN: c_int = 4;
 /// Decimal digits that fit an `i64`, whichever they are.
 const DIGITS: usize = 18;
 
-/// How many elements the last two objects and the last two arrays at each level had. Messages of a topic resemble each
-/// other, and a table that is made large enough need not grow. The smaller number counts: what is made too large stays so.
-/// Plain data, of a block of Lua's.
+/// What the last documents looked like: messages of a topic resemble each other. Plain data, of a block of Lua's.
 #[derive(Default)]
 pub(super) struct Shapes {
     keys: Keys,
+    /// How many elements the last two objects, and arrays, at each level had: a table that is made large enough need not
+    /// grow. The smaller number counts, as what is made too large stays so.
     objects: [Cell<(u8, u8)>; LEVELS],
     arrays: [Cell<(u8, u8)>; LEVELS],
 }

@@ -16,7 +16,7 @@ const LONGEST: usize = 16;
 
 /// A key by its bytes: the first eight and the last eight, which overlap, and how many there are; of a shorter one the
 /// first are all. No bytes are no key.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Key {
     first: u64,
     last: u64,
@@ -24,6 +24,12 @@ struct Key {
 }
 
 impl Key {
+    const NONE: Self = Self {
+        first: 0,
+        last: 0,
+        length: 0,
+    };
+
     /// `None` where it is too long, or empty, or the text ends right behind it.
     #[inline]
     fn at(text: &[u8], start: usize, length: usize) -> Option<Self> {
@@ -57,15 +63,7 @@ pub(super) struct Keys([Cell<Key>; SLOTS]);
 
 impl Default for Keys {
     fn default() -> Self {
-        Self(
-            [const {
-                Cell::new(Key {
-                    first: 0,
-                    last: 0,
-                    length: 0,
-                })
-            }; SLOTS],
-        )
+        Self([const { Cell::new(Key::NONE) }; SLOTS])
     }
 }
 
@@ -88,8 +86,9 @@ impl Keys {
         // SAFETY: the caller has made room for two values. Only the making of a string may raise, and nothing has changed
         // then: the table has all its places.
         unsafe {
+            let bytes = &text[start..start + length];
             let Some(key) = Key::at(text, start, length) else {
-                return push_bytes(state, &text[start..start + length]);
+                return push_bytes(state, bytes);
             };
             let slot = key.slot();
             let index = slot as i64 + 1;
@@ -97,7 +96,7 @@ impl Keys {
                 ffi::lua_rawgeti(state, table, index);
                 return;
             }
-            push_bytes(state, &text[start..start + length]);
+            push_bytes(state, bytes);
             ffi::lua_pushvalue(state, -1);
             ffi::lua_rawseti(state, table, index);
             self.0[slot].set(key);
