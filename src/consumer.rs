@@ -111,6 +111,8 @@ struct Held {
     was_paused_for: Duration,
     /// Messages taken in this assignment.
     received: u64,
+    /// Where its log ended when that was looked up last; -1 before.
+    log_end: i64,
     ages: Ages,
     jumps: Jumps,
 }

@@ -10,7 +10,8 @@ pub(super) const BATCH_MAX: usize = 1024;
 const ALONE_MAX: usize = 8192;
 /// Messages in flight that several partitions share, beyond the least share that each of them has for itself. A fetch
 /// brings some thousand small messages of one partition after the other: so many that those of one worker don't keep
-/// the others waiting.
+/// the others waiting. **A partition may have as many of them as it leaves free**: one that comes with all of a fetch is
+/// taken in one go, and the next one finds half of the rest.
 const POOL: usize = 16_384;
 /// The least share of a partition, whatever their number. The batch that uses it up may bring as much again.
 const SHARE_MIN: usize = 64;
@@ -19,8 +20,8 @@ const BYTES_MAX: usize = 32 << 20;
 /// The least share of a partition in them.
 const SHARE_BYTES_MIN: usize = 64 << 10;
 
-/// What one partition may have in flight: all of the budget where it is alone, else a part of what is free, so that those
-/// that are held up leave something to the others, however many they are.
+/// What one partition may have in flight: all of the budget where it is alone, else as much as is free, so that those that
+/// are held up leave something to the others, however many they are.
 pub(super) struct Share {
     /// Those that have one.
     pub(super) partitions: usize,
@@ -52,7 +53,7 @@ impl Share {
 
     fn divide(&mut self) {
         self.messages = if self.partitions > 1 {
-            SHARE_MIN + self.free / 4
+            SHARE_MIN + self.free
         } else {
             ALONE_MAX
         };

@@ -142,7 +142,10 @@ impl Held {
         }
         let is_asked =
             !self.tracker.is_automatic() || self.tracker.is_asked() || self.unsent.unawaited;
-        let is_idle = self.plan.commit_interval.is_none() && self.tracker.unfinished() == 0;
+        // With a backlog it has run out of messages as often as a fetch has been run, and goes on in a moment.
+        let has_nothing_to_do =
+            self.tracker.unfinished() == 0 && (self.is_quiet() || !self.has_more());
+        let is_idle = self.plan.commit_interval.is_none() && has_nothing_to_do;
         let gathers = has_moved && (is_asked || is_idle);
         let wait = match (
             gathers,

@@ -323,6 +323,7 @@ impl Consumer {
             }
             if took {
                 held.ages.took(held.tracker.expected(), now);
+                held.look_for_end(&self.client);
             }
             // What was finished before it came moves the position too.
             held.ages.finished(held.tracker.finished().offset, now);

@@ -195,6 +195,7 @@ impl Consumer {
             paused_at: None,
             was_paused_for: Duration::ZERO,
             received: 0,
+            log_end: -1,
             ages: Ages::new(start.offset, now),
             jumps: Jumps::default(),
             stage,

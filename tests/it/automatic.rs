@@ -1,9 +1,10 @@
 //! Automatic listeners: when they commit by count and by time, and how much of a topic runs at once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::client::{Message, numbered};
 use crate::support::daemon::Daemon;
+use crate::support::http::{address, scrape};
 use crate::support::kafka;
 use crate::support::project::{Project, RECORDING, from_beginning};
 use crate::support::wait::{DEADLINE, stays};
@@ -12,6 +13,36 @@ use crate::support::wait::{DEADLINE, stays};
 #[test]
 fn an_idle_partition_is_committed() {
     committed_without_an_end("");
+}
+
+/// S10: … and one that has more to come is busy, however often it has run what the last fetch brought.
+#[test]
+fn a_backlog_is_committed_once_a_second() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("backlog", 1);
+    let project = Project::new(kafka)
+        .sections("[log]\nformat = \"json\"\n[http]\nlisten = \"127.0.0.1:0\"\n")
+        // One batch of the producer a fetch.
+        .consumer("maxBytesPerPartition = 1024\nlibrdkafka = { 'queued.min.messages' = 1 }");
+    project.handler("orders.lua", "return function() end");
+    project.config(&from_beginning("orders", &topic.name, "orders"));
+    topic.produce_with(&[("batch.num.messages", "10")], numbered(0..5000, 0));
+    let began = Instant::now();
+    let mut daemon = Daemon::start(&project);
+    let address = address(&mut daemon);
+    let of = [("topic", topic.name.as_str())];
+    let samples = daemon.wait_some("all is committed", |_| {
+        let samples = scrape(&address);
+        (samples.get("moontide_committed_offset", &of) == Some(5000.0)).then_some(samples)
+    });
+    let commits: f64 = samples.all("moontide_commits_total", &[]).sum();
+    // The start, each second, and the end.
+    let most = began.elapsed().as_secs_f64() + 3.0;
+    assert!(
+        commits <= most,
+        "{commits} commits where {most} were expected at most"
+    );
+    daemon.stop();
 }
 
 /// S10: by count.
