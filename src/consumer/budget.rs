@@ -10,8 +10,9 @@ pub(super) const BATCH_MAX: usize = 1024;
 const ALONE_MAX: usize = 8192;
 /// Messages in flight that several partitions share, beyond the least share that each of them has for itself. A fetch
 /// brings some thousand small messages of one partition after the other: so many that those of one worker don't keep
-/// the others waiting. **A partition may have as many of them as it leaves free**: one that comes with all of a fetch is
-/// taken in one go, and the next one finds half of the rest.
+/// the others waiting. **A partition may have half as many of them as it leaves free**: with a quarter, most of what one
+/// fetch brings of it has to be run before what came behind it can be taken, and another worker runs out meanwhile; with all,
+/// so much is in flight that the next one is held up for longer than it is waited for, and paused.
 const POOL: usize = 16_384;
 /// The least share of a partition, whatever their number. The batch that uses it up may bring as much again.
 const SHARE_MIN: usize = 64;
@@ -20,8 +21,8 @@ const BYTES_MAX: usize = 32 << 20;
 /// The least share of a partition in them.
 const SHARE_BYTES_MIN: usize = 64 << 10;
 
-/// What one partition may have in flight: all of the budget where it is alone, else as much as is free, so that those that
-/// are held up leave something to the others, however many they are.
+/// What one partition may have in flight: all of the budget where it is alone, else a part of what is free, so that those
+/// that are held up leave something to the others, however many they are.
 pub(super) struct Share {
     /// Those that have one.
     pub(super) partitions: usize,
@@ -53,7 +54,7 @@ impl Share {
 
     fn divide(&mut self) {
         self.messages = if self.partitions > 1 {
-            SHARE_MIN + self.free
+            SHARE_MIN + self.free / 2
         } else {
             ALONE_MAX
         };
