@@ -294,6 +294,7 @@ impl Consumer {
         );
         held.ages = Ages::new(offset, Instant::now());
         held.jumps = Jumps::default();
+        held.log_end = -1;
         held.committed = None;
         held.unsent = Unsent::default();
     }
