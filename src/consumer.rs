@@ -94,8 +94,9 @@ struct Held {
     committed_changes: Option<u64>,
     last_commit: Instant,
     finished_since_commit: u64,
-    /// The start was resolved by the listener's option: it is committed before anything else.
-    commit_start: bool,
+    /// The position is committed before anything else: the start was resolved by the listener's option, or a reload made
+    /// automatic listeners manual ones before what they had finished was committed.
+    commit_now: bool,
     stage: Stage,
     /// A reload removed the topic and another brought it back before the group took it away.
     comes_back: bool,
@@ -111,7 +112,7 @@ struct Held {
     was_paused_for: Duration,
     /// Messages taken in this assignment.
     received: u64,
-    /// Where its log ended when that was looked up last; -1 before.
+    /// Where its log ended when a commit last depended on it; -1 before.
     log_end: i64,
     ages: Ages,
     jumps: Jumps,

@@ -367,7 +367,8 @@ impl Worker {
     }
 
     /// Reports after a turn of this partition that began then. Not yet where it was short and the next one will be: a report
-    /// wakes the consumer, which takes what the turn has made room for and sleeps again. The worker reports before it sleeps.
+    /// wakes the consumer, which takes what the turn has made room for and sleeps again. **Before anything but another turn
+    /// the worker reports**: before it sleeps, goes on with a call that waited, or changes its VM.
     fn report_in_time(&mut self, epoch: u64, began: Instant) {
         let listeners = |epoch: &u64| Some(&self.slots.get(epoch)?.plan.listeners);
         let next = self.ready.front().and_then(listeners);
@@ -398,6 +399,11 @@ impl Worker {
 
     /// Replaces a spoiled VM, lets an old one go, and swaps in a bundle that waits.
     fn mend(&mut self, now: Instant) {
+        if self.engine.is_to_change() {
+            // To build a VM may take long; and a consumer hears of a bundle as soon as it is in force here: what has
+            // finished before is none of a listener's that becomes a manual one with it.
+            self.report();
+        }
         // Twice: what spoils the new VM while an old one drains has to wait for that one to go.
         for _ in 0..2 {
             self.engine.let_go();
@@ -466,7 +472,7 @@ impl Worker {
 
 #[cfg(feature = "micro")]
 impl Worker {
-    /// What turns of the loop do with a letter, and with all that it makes ready.
+    /// What turns of the loop do with a letter, and with all that it makes ready; reported once.
     pub(crate) fn take(&mut self, letter: ToWorker) {
         self.open(letter);
         while let Some(epoch) = self.ready.pop_front() {

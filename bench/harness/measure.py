@@ -61,7 +61,7 @@ class Bench:
         every = {"rate": self.rate, "latency": self._latency}.get(workload.kind)
         rounds = 1 if workload.kind in ("idle", "backlog") else self.settings.rounds
         if workload.kind == "rate":
-            self._warm(workload, programs)
+            self.warm_up(workload, programs)
         for number in range(rounds):
             for program in programs:
                 if program.missing:
@@ -75,7 +75,7 @@ class Bench:
                     program.missing = str(why)
                     self.say(f"  round {number + 1}: {program.title}: no figure: {why}")
 
-    def _warm(self, workload, programs):
+    def warm_up(self, workload, programs):
         """One run that does not count on each topic that nobody has read: a broker that has just filled it hands it out at
         half its speed, and the first program of the first round would pay for all."""
         for program in programs:

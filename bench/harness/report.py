@@ -101,7 +101,7 @@ class Report:
 
     def _memory(self):
         title = "Memory of Moontide"
-        lines = [f"## {title}", "", "At rest in the last two rows, otherwise the most of all rounds.", "",
+        lines = [f"## {title}", "", "The most of all rounds; of an idle daemon and of a slow handler, what it takes after some seconds.", "",
                  "| | MiB |", "| --- | ---: |"]
         lines += [f"| {label} | {most:.1f} |" for label, most, *_ in self.memory]
         self.plots.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ use crate::clock::now_ms;
 use crate::config::Ordering;
 use crate::failpoint::failpoint;
 use crate::gaps;
-use crate::kafka::{Class, Committed, Error, TopicPartition};
+use crate::kafka::{Class, Client, Committed, Error, TopicPartition};
 use crate::logging::RateLimit;
 use crate::partition::Partition;
 use crate::start;
@@ -90,7 +90,7 @@ impl Held {
             // Of a topic that nobody wants, nothing is ours to say.
             return false;
         }
-        let wanted = self.tracker.is_automatic() || self.tracker.is_asked() || self.commit_start;
+        let wanted = self.tracker.is_automatic() || self.tracker.is_asked() || self.commit_now;
         wanted && self.committed != Some(self.tracker.target().offset)
     }
 
@@ -108,7 +108,7 @@ impl Held {
     }
 
     fn metadata(&self) -> (String, Option<u64>) {
-        if self.commit_start && self.tracker.is_untouched() && self.committed_changes.is_some() {
+        if self.commit_now && self.tracker.is_untouched() && self.committed_changes.is_some() {
             return (start::mark(now_ms()), None);
         }
         if !self.tells_gaps() {
@@ -124,13 +124,32 @@ impl Held {
         (text, Some(self.tracker.changes()))
     }
 
+    /// All that came of it is finished, and its log has no more, as far as that is known: with a backlog it has run out of
+    /// messages as often as a fetch has been run, and goes on in a moment.
+    fn has_nothing_to_do(&self) -> bool {
+        let has_more = self.tracker.expected() < self.log_end && !self.is_quiet();
+        self.tracker.unfinished() == 0 && !has_more
+    }
+
+    /// Looks up where its log ends, where a commit depends on it: that costs librdkafka a lock and a search.
+    fn look_for_end(&mut self, client: &Client, now: Instant) {
+        if self.plan.commit_interval.is_none()
+            && self.has_nothing_to_do()
+            && self.has_moved()
+            && now >= self.last_commit + GATHER
+        {
+            let known = client.known_watermarks(&self.partition.topic, self.partition.number);
+            self.log_end = known.map_or(-1, |(_, end)| end);
+        }
+    }
+
     fn is_due(&self, now: Instant, at: &mut Option<Instant>) -> bool {
         let has_moved = self.has_moved();
         if !has_moved && !self.has_gained() {
             return false;
         }
         // A handler waits for it. A start does not wait either, lest a restart skips what comes now.
-        if has_moved && (self.unsent.awaited || self.commit_start) {
+        if has_moved && (self.unsent.awaited || self.commit_now) {
             return true;
         }
         if self
@@ -142,10 +161,7 @@ impl Held {
         }
         let is_asked =
             !self.tracker.is_automatic() || self.tracker.is_asked() || self.unsent.unawaited;
-        // With a backlog it has run out of messages as often as a fetch has been run, and goes on in a moment.
-        let has_nothing_to_do =
-            self.tracker.unfinished() == 0 && (self.is_quiet() || !self.has_more());
-        let is_idle = self.plan.commit_interval.is_none() && has_nothing_to_do;
+        let is_idle = self.plan.commit_interval.is_none() && self.has_nothing_to_do();
         let gathers = has_moved && (is_asked || is_idle);
         let wait = match (
             gathers,
@@ -155,6 +171,8 @@ impl Held {
             (true, ..) => GATHER,
             (false, Some(interval), _) => interval,
             (false, None, None) => INTERVAL,
+            // What its log has more may never come: a transaction's marker, or what was deleted since.
+            (false, None, Some(_)) if self.tracker.unfinished() == 0 => INTERVAL,
             (false, None, Some(_)) => return false,
         };
         let due = self.last_commit + wait;
@@ -177,6 +195,9 @@ impl Consumer {
             return;
         }
         let everything = self.phase.commits_everything() || self.closing.is_some();
+        for held in self.held.values_mut() {
+            held.look_for_end(&self.client, now);
+        }
         let mut waiters = std::mem::take(&mut self.commits.waiters);
         let due = self
             .held
@@ -278,7 +299,7 @@ impl Consumer {
                     held.finished_since_commit =
                         held.finished_since_commit.saturating_sub(sent.finished);
                     held.last_commit = now;
-                    held.commit_start = false;
+                    held.commit_now &= !held.tracker.is_automatic() && held.has_moved();
                     if !held.has_moved() {
                         // Whatever was asked for since is committed too.
                         held.unsent = Unsent::default();

@@ -1,6 +1,6 @@
 //! Taking messages within the budget, and handing them to the workers by partition.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -21,7 +21,8 @@ use super::{Consumer, Held, Stage, Trust, list};
 /// How long a partition may hold up others that want to go on, with a full share, before it is paused. Long enough to run
 /// what one fetch brings of it, some thousand messages: a pause throws that away, and it is fetched again.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// One that was paused and took `SLOW` to run half of its share will hold them up again: nothing is gained by waiting.
+/// One that was paused and took `SLOW` to run half of its share will hold them up again: nothing is gained by waiting. Nor
+/// is it where another one of its topic is paused for that long now: they share their handlers.
 const SHORT_PATIENCE: Duration = Duration::from_millis(20);
 const SLOW: Duration = Duration::from_millis(250);
 /// With others of which it is not known whether they want to: with librdkafka's queue full, nothing is fetched that would
@@ -324,7 +325,6 @@ impl Consumer {
             }
             if took {
                 held.ages.took(held.tracker.expected(), now);
-                held.look_for_end(&self.client);
             }
             // What was finished before it came moves the position too.
             held.ages.finished(held.tracker.finished().offset, now);
@@ -376,8 +376,14 @@ impl Consumer {
         }
         let share = Share::new(&self.in_flight());
         let is_wanted = self.is_wanted(&share, now);
+        let slow = if is_wanted {
+            self.slow_topics(now)
+        } else {
+            HashSet::new()
+        };
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         for (key, held) in &mut self.held {
+            let is_slow = held.was_paused_for >= SLOW || slow.contains(&key.0);
             if held.asleep_until.is_some() {
                 continue;
             }
@@ -394,7 +400,7 @@ impl Consumer {
                 }
             } else if share.partitions > 1
                 && now.duration_since(*held.full_since.get_or_insert(now))
-                    >= patience(held.was_paused_for >= SLOW, is_wanted)
+                    >= patience(is_slow, is_wanted)
             {
                 held.full_since = None;
                 held.is_paused = true;
@@ -419,6 +425,16 @@ impl Consumer {
             }
         }
         !pause.is_empty() || !resume.is_empty()
+    }
+
+    /// Topics with a partition that is paused and has not run half of its share in `SLOW`.
+    fn slow_topics(&self, now: Instant) -> HashSet<Arc<str>> {
+        let is_slow = |held: &&Held| {
+            let since = held.paused_at.filter(|_| held.is_paused);
+            since.is_some_and(|at| now.duration_since(at) >= SLOW)
+        };
+        let slow = self.held.values().filter(is_slow);
+        slow.map(|held| held.partition.topic.clone()).collect()
     }
 
     /// Whether somebody waits for a partition with a full share. It is asked only where the answer may matter.

@@ -67,6 +67,8 @@ impl Consumer {
                     // Lanes of two orderings never mix: what runs finishes, then a new epoch goes on.
                     held.release();
                 }
+                // Nobody may ask for it any more.
+                held.commit_now |= held.tracker.is_automatic() && held.has_moved();
                 held.tracker
                     .set_listeners(plan.manual.clone(), plan.automatic);
                 held.plan = Arc::new(plan);

@@ -95,19 +95,6 @@ impl Held {
         known.map(|(low, _)| low).filter(|low| *low >= 0)
     }
 
-    /// Looks up where its log ends, once it has come to where that was the last time.
-    pub(super) fn look_for_end(&mut self, client: &Client) {
-        if !self.has_more() {
-            let known = client.known_watermarks(&self.partition.topic, self.partition.number);
-            self.log_end = known.map_or(-1, |(_, end)| end);
-        }
-    }
-
-    /// Whether its log has more than what came of it, as far as that is known.
-    pub(super) fn has_more(&self) -> bool {
-        self.tracker.expected() < self.log_end
-    }
-
     /// Says what was deleted before it came.
     pub(super) fn look_for_lost(
         &mut self,

@@ -183,7 +183,7 @@ impl Consumer {
             committed: (start.why == Why::Committed).then_some(start.offset),
             last_commit: now,
             finished_since_commit: 0,
-            commit_start: start.why != Why::Committed
+            commit_now: start.why != Why::Committed
                 && plan.manual.is_empty()
                 && stage == Stage::Active,
             comes_back: false,

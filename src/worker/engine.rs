@@ -136,6 +136,11 @@ impl Engine {
         self.queued = Some(Queued { bundle, vm, done });
     }
 
+    /// Whether `mend`, `let_go` or `swap` may have something to do.
+    pub(super) fn is_to_change(&self) -> bool {
+        self.queued.is_some() || self.spoiled.is_some() || self.old.is_some()
+    }
+
     /// Swaps in what is queued. Whether it did.
     pub(super) fn swap(&mut self, now: Instant) -> bool {
         if self.old.is_some() {

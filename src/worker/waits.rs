@@ -84,6 +84,7 @@ impl Worker {
 
     /// The answer to a waiting call. One that is gone (its VM or its lane) is passed over.
     pub(super) fn resume(&mut self, vm: u64, call: CallId, answer: Answer) {
+        self.report();
         if self.engine.is_spoiled() {
             self.mend(Instant::now());
         }

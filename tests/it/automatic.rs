@@ -22,7 +22,7 @@ fn a_backlog_is_committed_once_a_second() {
     let topic = kafka.topic("backlog", 1);
     let project = Project::new(kafka)
         .sections("[log]\nformat = \"json\"\n[http]\nlisten = \"127.0.0.1:0\"\n")
-        // One batch of the producer a fetch.
+        // A few of the producer's batches a fetch.
         .consumer("maxBytesPerPartition = 1024\nlibrdkafka = { 'queued.min.messages' = 1 }");
     project.handler("orders.lua", "return function() end");
     project.config(&from_beginning("orders", &topic.name, "orders"));
@@ -51,6 +51,25 @@ fn a_threshold_commits_by_count() {
     committed_without_an_end(
         "runConfig = { autoCommitInterval = \"1h\", autoCommitThreshold = 3 }\n",
     );
+}
+
+/// S10: … and the rest when there is not, be there ever so much in the log that is no message.
+#[test]
+fn a_threshold_commits_what_a_transaction_ends() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("marker", 1);
+    let project = Project::new(kafka);
+    project.handler("orders.lua", RECORDING);
+    project.config(
+        &(from_beginning("orders", &topic.name, "orders.handle")
+            + "runConfig = { autoCommitThreshold = 1000 }\n"),
+    );
+    topic.produce_in_transactions(numbered(0..3, 0));
+    let mut daemon = Daemon::start(&project);
+    daemon.wait_for("what is handled is committed", |_| {
+        kafka.committed(&project.group, &topic.name, 0) == Some(5)
+    });
+    daemon.stop();
 }
 
 /// S10: … exactly so many, as long as there is more to do; and the rest when there is not.

@@ -14,7 +14,7 @@ consumer = Consumer({
     "bootstrap.servers": broker,
     "group.id": group,
     "auto.offset.reset": "earliest",
-    "fetch.queue.backoff.ms": 10,
+    "fetch.queue.backoff.ms": 2,
 })
 consumer.subscribe([topic])
 

@@ -223,3 +223,48 @@ fn hooks_run_with_each_bundle() {
         "{events:?}"
     );
 }
+
+/// What has finished before a listener becomes a manual one is none of its business: it is committed, and then what the
+/// listener asks for.
+#[test]
+fn a_listener_that_becomes_a_manual_one_under_load_holds_no_position() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("manual", 4);
+    let project = Project::new(kafka);
+    project.handler(
+        "orders.lua",
+        r"
+        return {
+          automatic = function() end,
+          manual = function(message, ctx) ctx.commitOffsets(message.offset + 1, { wait = false }) end,
+        }
+        ",
+    );
+    let listener = |handler: &str| {
+        let run_config = format!("runConfig = {{ autoCommit = {} }}", handler == "automatic");
+        from_beginning("orders", &topic.name, &format!("orders.{handler}"))
+            + "ordering = \"none\"\n"
+            + &run_config
+    };
+    project.config(&listener("automatic"));
+    let mut daemon = Daemon::join(&project);
+    let become_one = |daemon: &Daemon, handler: &str| {
+        project.write("new.toml", &project.config_text(&listener(handler)));
+        fs::rename(project.path("new.toml"), project.path("config.toml")).unwrap();
+        let (code, printed) = daemon.reload();
+        assert_eq!(code, 0, "{printed}");
+    };
+    let count = 20_000;
+    for round in 1..=6 {
+        topic.produce((0..4).flat_map(|partition| numbered(0..count, partition)));
+        become_one(&daemon, "manual");
+        daemon.wait_for("everything is committed", |_| {
+            (0..4).all(|partition| {
+                let committed = kafka.committed(&project.group, &topic.name, partition);
+                committed == Some(round * count as i64)
+            })
+        });
+        become_one(&daemon, "automatic");
+    }
+    daemon.stop();
+}
