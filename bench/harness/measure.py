@@ -76,17 +76,20 @@ class Bench:
                     self.say(f"  round {number + 1}: {program.title}: no figure: {why}")
 
     def warm_up(self, workload, programs):
-        """One run that does not count on each topic that nobody has read: a broker that has just filled it hands it out at
-        half its speed, and the first program of the first round would pay for all."""
+        """A run that does not count on each topic that nobody has read: a broker that has just filled it hands it out at
+        half its speed, and the first program of the first round would pay for all. On the first topic there are more:
+        the broker's compiler takes up to half a processor while its code is new."""
         for program in programs:
             topic = (program.setup and program.setup.topic) or workload.topic
             if topic in self.warm:
                 continue
+            runs = 1 if self.warm else self.settings.warm_runs
             self.warm.add(topic)
-            try:
-                self.say(f"  warm-up, {topic}: {told(workload, self.rate(workload, program))}")
-            except Failed as why:
-                self.say(f"  warm-up, {topic}: no figure: {why}")
+            for _ in range(runs):
+                try:
+                    self.say(f"  warm-up, {topic}: {told(workload, self.rate(workload, program))}")
+                except Failed as why:
+                    self.say(f"  warm-up, {topic}: no figure: {why}")
 
     def _daemon(self, setup, names, records):
         return moontide.Daemon(self.binary, self.broker.address, setup, names, records)

@@ -48,5 +48,7 @@ class Settings:
         self.page = Path(said["OUT"]).resolve() if "OUT" in said else default
         # A run that takes longer gives no figure.
         self.seconds_max = 60 if self.quick else 300
+        # Runs that do not count, on a broker that has just started.
+        self.warm_runs = 1 if self.quick else 8
         # Seconds of a latency run that do not count, and that do; and of looking at an idle process.
         self.warm_s, self.latency_s, self.idle_s = (5, 5, 3) if self.quick else (6, 12, 15)
