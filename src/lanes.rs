@@ -83,6 +83,11 @@ impl<M> Lanes<M> {
             .map(|(number, message)| (*number, message))
     }
 
+    /// The one so many behind it.
+    pub(crate) fn fresh_behind(&self, count: usize) -> Option<&M> {
+        self.incoming.get(count).map(|(_, message)| message)
+    }
+
     /// Takes it.
     pub(crate) fn take_fresh(&mut self) -> Option<(u64, M)> {
         self.incoming.pop_front()

@@ -19,7 +19,7 @@ use rdkafka_sys as sys;
 
 use super::callbacks::{self, Bell, Event, Shared};
 use super::list::{self, List};
-use super::{Class, Error, Message, TopicPartition};
+use super::{Class, Error, Message, TopicPartition, message};
 
 pub(crate) struct Client {
     rk: NonNull<sys::rd_kafka_t>,
@@ -170,7 +170,8 @@ impl Client {
         let count = usize::try_from(count).unwrap_or(0);
         // SAFETY: `count` pointers were written.
         unsafe { buffer.set_len(count) };
-        for &message in &buffer {
+        for (index, &message) in buffer.iter().enumerate() {
+            prefetch(&buffer[index..]);
             // SAFETY: batch messages are never null, ours, and alive until destroyed.
             unsafe {
                 let message = NonNull::new_unchecked(message);
@@ -480,6 +481,24 @@ impl Drop for Client {
                 sys::RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE as c_int,
             );
         }
+    }
+}
+
+/// So many messages ahead what describes a message is asked for, and when that has come what lies behind its value: its
+/// headers.
+const DESCRIBED_AHEAD: usize = 8;
+const HEADERS_AHEAD: usize = 4;
+
+/// They were written by librdkafka's thread: without this each one is waited for.
+fn prefetch(messages: &[*mut sys::rd_kafka_message_t]) {
+    let at = |ahead| messages.get(ahead).copied().and_then(NonNull::new);
+    if let Some(message) = at(DESCRIBED_AHEAD) {
+        message::prefetch_message(message);
+    }
+    if let Some(message) = at(HEADERS_AHEAD) {
+        // SAFETY: a message of the batch that has not been handed out is alive; what is asked for is not read.
+        let (value, len) = unsafe { (message.as_ref().payload, message.as_ref().len) };
+        message::prefetch(value.cast::<u8>().wrapping_add(len), 1);
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::config::{Config, Ordering};
 use crate::failpoint::failpoint;
 use crate::kafka::Message;
-use crate::lanes::{Lane, Next, Stage};
+use crate::lanes::{Lane, Lanes, Next, Stage};
 use crate::lua::{Call, Step};
 use crate::message::Record as _;
 use crate::partition;
@@ -19,6 +19,20 @@ use super::slot::Slot;
 use super::timers::Wake;
 use super::waits::warn_of_slow;
 use super::{QUANTUM, QUANTUM_TIME, Worker};
+
+/// So many messages ahead of its call what describes a message is asked for, and its bytes when that has come.
+const DESCRIBED_AHEAD: usize = 4;
+const BYTES_AHEAD: usize = 2;
+
+/// The messages were written by librdkafka's thread, on another core: without this each call waits for them.
+fn prefetch(lanes: &Lanes<Message>) {
+    if let Some(message) = lanes.fresh_behind(DESCRIBED_AHEAD) {
+        message.prefetch();
+    }
+    if let Some(message) = lanes.fresh_behind(BYTES_AHEAD) {
+        message.prefetch_bytes();
+    }
+}
 
 /// One turn of a partition.
 struct Turn {
@@ -161,6 +175,7 @@ impl Worker {
         if !self.may_start(slot, turn.limits) {
             return Went::Idle;
         }
+        prefetch(&slot.lanes);
         let Some((number, message)) = slot.lanes.fresh() else {
             return Went::Idle;
         };
