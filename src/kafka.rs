@@ -1,7 +1,7 @@
 //! Kafka, as the rest of the program needs it. **Alone names rdkafka**, and knows nothing of Lua.
 //!
-//! The consumer has a handle of its own (`client`), since the crate's consumers hand out one message a call; `list` and
-//! `message` are what goes in and comes out of it, `error` sorts what can go wrong.
+//! The consumer has a handle of its own (`client`), since the crate's consumers hand out one message a call; `queries` are
+//! its questions to the brokers, `list` and `message` are what goes in and comes out of it, `error` sorts what can go wrong.
 
 pub(crate) mod admin;
 mod callbacks;
@@ -13,6 +13,7 @@ pub(crate) mod mock;
 mod outgoing;
 pub(crate) mod producer;
 pub(crate) mod property;
+mod queries;
 
 pub(crate) use callbacks::{Event, Rebalance};
 pub(crate) use client::{Client, Closing, Committed};

@@ -1,4 +1,4 @@
-//! The consumer's own handle on librdkafka: everything it calls is here, none of it blocks but what says so.
+//! The consumer's own handle on librdkafka: everything that its thread calls is here, and none of it blocks.
 //!
 //! Three queues: *events* (the consumer queue: rebalances, errors), *messages* (every assigned partition's queue is
 //! forwarded to it) and *replies* (commits). All three ring one bell when they become non-empty; whoever is woken drains
@@ -12,17 +12,16 @@ use std::collections::VecDeque;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
 use rdkafka_sys as sys;
 
 use super::callbacks::{self, Bell, Event, Shared};
 use super::list::{self, List};
-use super::{Class, Error, Message, TopicPartition, message};
+use super::{Error, Message, TopicPartition, message};
 
 pub(crate) struct Client {
-    rk: NonNull<sys::rd_kafka_t>,
+    pub(super) rk: NonNull<sys::rd_kafka_t>,
     events: NonNull<sys::rd_kafka_queue_t>,
     messages: NonNull<sys::rd_kafka_queue_t>,
     replies: NonNull<sys::rd_kafka_queue_t>,
@@ -360,78 +359,6 @@ impl Client {
         (Error::check(result).is_ok() && high >= 0).then_some((low, high))
     }
 
-    /// The group's committed offsets, with their leader epochs, each with an error of its own if it has one. **Blocks** up
-    /// to the time-out.
-    pub(crate) fn committed(
-        &self,
-        partitions: &[TopicPartition],
-        timeout: Duration,
-    ) -> Result<Vec<TopicPartition>, Error> {
-        let list = List::of(partitions);
-        // SAFETY: handle and list are alive; the list is filled in place.
-        Error::check(unsafe {
-            sys::rd_kafka_committed(self.rk.as_ptr(), list.as_ptr(), millis(timeout))
-        })?;
-        Ok(list.read())
-    }
-
-    /// First and next offset of a partition, asked of its leader. **Blocks** up to the time-out.
-    pub(crate) fn watermarks(
-        &self,
-        topic: &str,
-        partition: i32,
-        timeout: Duration,
-    ) -> Result<(i64, i64), Error> {
-        let topic =
-            CString::new(topic).map_err(|_| Error::fatal("a topic name with a NUL byte"))?;
-        let (mut low, mut high) = (-1, -1);
-        // SAFETY: out-pointers are ours.
-        Error::check(unsafe {
-            sys::rd_kafka_query_watermark_offsets(
-                self.rk.as_ptr(),
-                topic.as_ptr(),
-                partition,
-                &raw mut low,
-                &raw mut high,
-                millis(timeout),
-            )
-        })?;
-        Ok((low, high))
-    }
-
-    /// All topics that exist, with the number of their partitions. **Blocks** up to the time-out.
-    pub(crate) fn topics(&self, timeout: Duration) -> Result<Vec<(String, usize)>, Error> {
-        let mut metadata: *const sys::rd_kafka_metadata = ptr::null();
-        let all = 1;
-        // SAFETY: the out-pointer is ours; the result is freed below.
-        Error::check(unsafe {
-            sys::rd_kafka_metadata(
-                self.rk.as_ptr(),
-                all,
-                ptr::null_mut(),
-                &raw mut metadata,
-                millis(timeout),
-            )
-        })?;
-        let mut topics = Vec::new();
-        // SAFETY: `topic_cnt` topics stand at `topics`, each with a NUL-terminated name.
-        unsafe {
-            for index in 0..(*metadata).topic_cnt as usize {
-                let topic = (*metadata).topics.add(index);
-                // A topic between two leaders is there all the same.
-                let error = Error::check((*topic).err).err();
-                if error.is_none_or(|error| error.class() == Class::Transient) {
-                    let name = CStr::from_ptr((*topic).topic)
-                        .to_string_lossy()
-                        .into_owned();
-                    topics.push((name, (*topic).partition_cnt as usize));
-                }
-            }
-            sys::rd_kafka_metadata_destroy(metadata);
-        }
-        Ok(topics)
-    }
-
     /// The error that ended this client for good, if one did.
     pub(crate) fn fatal_error(&self) -> Option<Error> {
         let mut text = [0; 512];
@@ -500,10 +427,6 @@ fn prefetch(messages: &[*mut sys::rd_kafka_message_t]) {
         let (value, len) = unsafe { (message.as_ref().payload, message.as_ref().len) };
         message::prefetch(value.cast::<u8>().wrapping_add(len), 1);
     }
-}
-
-fn millis(duration: Duration) -> c_int {
-    c_int::try_from(duration.as_millis()).unwrap_or(c_int::MAX)
 }
 
 /// # Safety

@@ -1,0 +1,90 @@
+//! What the consumer's handle is asked and answers only after it has asked the brokers. **Each blocks**, up to its time-out:
+//! never called by the consumer's thread.
+#![expect(unsafe_code, reason = "the C API of librdkafka")]
+
+use std::ffi::{CStr, CString, c_int};
+use std::ptr;
+use std::time::Duration;
+
+use rdkafka_sys as sys;
+
+use super::list::List;
+use super::{Class, Client, Error, TopicPartition};
+
+impl Client {
+    /// The group's committed offsets, with their leader epochs, each with an error of its own if it has one. **Blocks** up
+    /// to the time-out.
+    pub(crate) fn committed(
+        &self,
+        partitions: &[TopicPartition],
+        timeout: Duration,
+    ) -> Result<Vec<TopicPartition>, Error> {
+        let list = List::of(partitions);
+        // SAFETY: handle and list are alive; the list is filled in place.
+        Error::check(unsafe {
+            sys::rd_kafka_committed(self.rk.as_ptr(), list.as_ptr(), millis(timeout))
+        })?;
+        Ok(list.read())
+    }
+
+    /// First and next offset of a partition, asked of its leader. **Blocks** up to the time-out.
+    pub(crate) fn watermarks(
+        &self,
+        topic: &str,
+        partition: i32,
+        timeout: Duration,
+    ) -> Result<(i64, i64), Error> {
+        let topic =
+            CString::new(topic).map_err(|_| Error::fatal("a topic name with a NUL byte"))?;
+        let (mut low, mut high) = (-1, -1);
+        // SAFETY: out-pointers are ours.
+        Error::check(unsafe {
+            sys::rd_kafka_query_watermark_offsets(
+                self.rk.as_ptr(),
+                topic.as_ptr(),
+                partition,
+                &raw mut low,
+                &raw mut high,
+                millis(timeout),
+            )
+        })?;
+        Ok((low, high))
+    }
+
+    /// All topics that exist, with the number of their partitions. **Blocks** up to the time-out.
+    pub(crate) fn topics(&self, timeout: Duration) -> Result<Vec<(String, usize)>, Error> {
+        let mut metadata: *const sys::rd_kafka_metadata = ptr::null();
+        let all = 1;
+        // SAFETY: the out-pointer is ours; the result is freed below.
+        Error::check(unsafe {
+            sys::rd_kafka_metadata(
+                self.rk.as_ptr(),
+                all,
+                ptr::null_mut(),
+                &raw mut metadata,
+                millis(timeout),
+            )
+        })?;
+        let mut topics = Vec::new();
+        // SAFETY: `topic_cnt` topics stand at `topics`, each with a NUL-terminated name.
+        unsafe {
+            for index in 0..(*metadata).topic_cnt as usize {
+                let topic = (*metadata).topics.add(index);
+                // A topic between two leaders is there all the same.
+                let error = Error::check((*topic).err).err();
+                if error.is_none_or(|error| error.class() == Class::Transient) {
+                    let name = CStr::from_ptr((*topic).topic)
+                        .to_string_lossy()
+                        .into_owned();
+                    topics.push((name, (*topic).partition_cnt as usize));
+                }
+            }
+            sys::rd_kafka_metadata_destroy(metadata);
+        }
+        Ok(topics)
+    }
+}
+
+fn millis(duration: Duration) -> c_int {
+    c_int::try_from(duration.as_millis()).unwrap_or(c_int::MAX)
+}
