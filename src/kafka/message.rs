@@ -20,6 +20,8 @@ const LINE: usize = 64;
 /// Bytes before a message, and from its start on, that are read sooner or later.
 const BEFORE: usize = 128;
 const FROM: usize = 256;
+/// No page of a Linux is smaller.
+const PAGE: usize = 4096;
 /// Of a long value the processor soon sees by itself what comes next.
 const BYTES_AHEAD: usize = 512;
 
@@ -35,14 +37,14 @@ enum Body {
 unsafe impl Send for Message {}
 
 impl Message {
-    /// Parses its headers: here and not where they are first read, since the thread that takes messages has more time
-    /// than the one that runs Lua, and librdkafka needs as long to find none as to find a few.
+    /// Parses its headers, if it has some: here and not where they are first read, since the thread that takes messages has
+    /// more time than the one that runs Lua.
     ///
     /// # Safety
     /// `message` came from a consume call, carries no error, and belongs to the caller alone.
     pub(super) unsafe fn from_native(message: NonNull<sys::rd_kafka_message_t>) -> Self {
         // SAFETY: by the contract.
-        let has_headers = unsafe { headers_of(message) }.is_some();
+        let has_headers = unsafe { may_have_headers(message) && headers_of(message).is_some() };
         Self(Body::Native {
             message,
             has_headers,
@@ -192,6 +194,30 @@ pub(super) fn prefetch(start: *const u8, len: usize) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (start, len);
+}
+
+/// False where it is certain that there are none: librdkafka makes a buffer to find that out, which takes longer than all
+/// else that the thread does for the message.
+///
+/// In a record the number of its headers follows the value (<https://kafka.apache.org/documentation/#record>), and where
+/// there are none that is a byte of 0. In the formats before, which have no headers, the next message follows, or nothing.
+///
+/// # Safety
+/// `message` is alive.
+unsafe fn may_have_headers(message: NonNull<sys::rd_kafka_message_t>) -> bool {
+    // SAFETY: by the contract.
+    let (value, len) = unsafe { (message.as_ref().payload, message.as_ref().len) };
+    if value.is_null() || len == 0 {
+        // It lies somewhere else.
+        return true;
+    }
+    let behind = value.cast::<u8>().wrapping_add(len);
+    if behind.addr().is_multiple_of(PAGE) {
+        return true;
+    }
+    // SAFETY: it is the record's, or at least in the page of the value's last byte, so that it can be read. Volatile, since
+    // it may be a stranger's where nothing follows.
+    unsafe { behind.read_volatile() != 0 }
 }
 
 /// They belong to the message, and are parsed once.

@@ -16,7 +16,7 @@ use mlua::ffi::{self, lua_State};
 use super::failure;
 use super::heap::Heap;
 use super::last_words::About;
-use super::shared::{Shared, nearest, push_bytes, type_name};
+use super::shared::{Function, Shared, nearest, push_bytes, type_name};
 use super::vm::Vm;
 use super::watchdog::Pulse;
 use super::{App, app, coroutine, globals, hook, load, logger, message, tide};
@@ -186,9 +186,9 @@ impl Vm {
             listener.limits.blocking,
         )?;
         // SAFETY: the module's value lies on top of the main state.
-        let reference = self
+        let handler = self
             .protected(|| unsafe { handler_of(self.main, handler.function.as_deref(), &place) })?;
-        self.shared.handlers.borrow_mut().push(reference);
+        self.shared.handlers.borrow_mut().push(handler);
         Ok(())
     }
 
@@ -383,7 +383,7 @@ unsafe fn handler_of(
     main: *mut lua_State,
     function: Option<&str>,
     place: &str,
-) -> Result<c_int, Error> {
+) -> Result<Function, Error> {
     // SAFETY: the value lies on top.
     unsafe {
         let found = match ffi::lua_type(main, -1) {
@@ -392,7 +392,7 @@ unsafe fn handler_of(
             _ => type_name(main, -1),
         };
         let result = match (function, ffi::lua_type(main, -1)) {
-            (None, ffi::LUA_TFUNCTION) => return Ok(reference(main)),
+            (None, ffi::LUA_TFUNCTION) => return Ok(Function::of(main, reference(main))),
             (None, ffi::LUA_TTABLE) => Err(format!(
                 "{place}: returns a table, but the handler names no function of it; {}",
                 functions_hint(main, "")
@@ -403,7 +403,7 @@ unsafe fn handler_of(
             (Some(name), ffi::LUA_TTABLE) => {
                 if let Some(reference) = function_of(main, name, place)? {
                     ffi::lua_pop(main, 1);
-                    return Ok(reference);
+                    return Ok(Function::of(main, reference));
                 }
                 Err(format!(
                     "{place}: no function `{name}` in the table that it returns, {}",

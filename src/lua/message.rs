@@ -58,11 +58,15 @@ unsafe extern "C-unwind" fn entry(state: *mut lua_State) -> c_int {
         let frame = &*ffi::lua_touserdata(state, 1).cast::<Frame<'_>>();
         let call = frame.call;
         // The frame's address stays where it is, below what the call takes.
-        push_handler(state, shared, call.listener);
+        let handler = shared.handlers.borrow()[call.listener];
+        ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, handler.reference.into());
         let topic = topic_of(state, shared, call.topic);
         push_message(state, shared, call, topic);
-        ctx::push(state, frame, ffi::lua_upvalueindex(METATABLE), topic);
-        ffi::lua_callk(state, 2, 2, 0, Some(returned));
+        if handler.sees_ctx {
+            ctx::push(state, frame, ffi::lua_upvalueindex(METATABLE), topic);
+        }
+        let arguments = 1 + c_int::from(handler.sees_ctx);
+        ffi::lua_callk(state, arguments, 2, 0, Some(returned));
         returned(state, ffi::LUA_OK, 0)
     }
 }
@@ -73,12 +77,6 @@ unsafe extern "C-unwind" fn returned(state: *mut lua_State, _: c_int, _: lua_KCo
     unsafe {
         c_int::from(ffi::lua_toboolean(state, -2) == 0 && ffi::lua_type(state, -1) != ffi::LUA_TNIL)
     }
-}
-
-unsafe fn push_handler(state: *mut lua_State, shared: &Shared, listener: usize) {
-    let reference = shared.handlers.borrow()[listener];
-    // SAFETY: the reference was made when the VM was built.
-    unsafe { ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, reference.into()) };
 }
 
 unsafe fn push_message(state: *mut lua_State, shared: &Shared, call: &Call<'_>, topic: c_int) {

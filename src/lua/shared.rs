@@ -9,6 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::ffi::{c_int, c_void};
+use std::mem;
 use std::ptr;
 use std::sync::Arc;
 
@@ -24,6 +25,33 @@ const NAME_MAX: usize = 100;
 
 /// What a coroutine of the host yields when it waits; nothing that Lua code can make.
 pub(super) static TOKEN: u8 = 0;
+
+/// The Lua function of a listener.
+#[derive(Clone, Copy)]
+pub(super) struct Function {
+    /// In the registry.
+    pub(super) reference: c_int,
+    /// Whether it can look at a second argument: one that names no ctx needs none to be made.
+    pub(super) sees_ctx: bool,
+}
+
+impl Function {
+    /// Of the one that `reference` is to.
+    pub(super) unsafe fn of(state: *mut lua_State, reference: c_int) -> Self {
+        // SAFETY: the caller has room for it. Nothing here allocates, and all that is told may be 0 before.
+        let about = unsafe {
+            let mut about: ffi::lua_Debug = mem::zeroed();
+            ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, reference.into());
+            ffi::lua_getinfo(state, c">u".as_ptr(), &raw mut about);
+            about
+        };
+        Self {
+            reference,
+            // One in C says that it takes any number.
+            sees_ctx: about.nparams > 1 || about.isvararg != 0,
+        }
+    }
+}
 
 /// A coroutine that waits for the host.
 pub(super) struct Held {
@@ -45,8 +73,8 @@ pub(super) struct Shared {
     pub(super) memory: usize,
     /// Names, by index.
     pub(super) listeners: Vec<String>,
-    /// Registry references to the handlers, by listener.
-    pub(super) handlers: RefCell<Vec<c_int>>,
+    /// By listener.
+    pub(super) handlers: RefCell<Vec<Function>>,
     /// The call that runs, or 0.
     pub(super) call: Cell<u64>,
     /// The coroutine of that call.

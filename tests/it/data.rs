@@ -128,6 +128,66 @@ fn a_backlog_does_not_fill_the_memory() {
     daemon.stop();
 }
 
+/// A message has the headers that it was sent with, none included, whatever its size and wherever it lies in what was
+/// fetched: of those without a value, with an empty one, and at each end of a page of memory.
+#[test]
+fn a_message_has_its_own_headers_and_no_other() {
+    const PER_CODEC: usize = 6000;
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("own-headers", 1);
+    let project = Project::new(kafka);
+    project.handler("headers.lua", OWN_HEADERS);
+    project.config(&from_beginning("headers", &topic.name, "headers"));
+    for codec in ["none", "zstd"] {
+        let messages = (0..PER_CODEC).map(|number| {
+            let wanted = number % 3;
+            let value = match number % 50 {
+                0 => None,
+                1 => Some(Vec::new()),
+                // All zeros, as the number of headers behind it is where there are none.
+                _ => Some(vec![0; number * 7919 % 700]),
+            };
+            let mut message = Message {
+                value,
+                ..Message::default()
+            }
+            .key(wanted.to_string())
+            .partition(0);
+            for index in 0..wanted {
+                message = message.header(format!("h{index}"), Some(b"x"));
+            }
+            message
+        });
+        topic.produce_with(&[("compression.type", codec)], messages);
+    }
+
+    let daemon = Daemon::start(&project);
+
+    project.wait_for_entries("done", 1, DEADLINE);
+    let entry = &project.entries_of("done")[0];
+    assert_eq!(entry.offset, 2 * PER_CODEC as i64 - 1);
+    assert_eq!(entry.extra, "0 wrong");
+    daemon.stop();
+}
+
+const OWN_HEADERS: &str = r#"
+local record = require "record"
+local count, wrong = 0, 0
+return function(message, ctx)
+  local found = 0
+  for name, value in pairs(message.headers) do
+    found = found + 1
+    if not name:match("^h[01]$") or value ~= "x" then wrong = wrong + 1 end
+  end
+  count = count + 1
+  if found ~= tonumber(message.key) then wrong = wrong + 1 end
+  if count == 12000 then
+    local small = { topic = message.topic, partition = message.partition, offset = message.offset, value = "" }
+    record.line("done", small, ctx, wrong .. " wrong")
+  end
+end
+"#;
+
 /// A quiet daemon that gets one message handles it at once, not with the next fetch or time-out.
 #[test]
 fn a_single_message_is_handled_soon() {

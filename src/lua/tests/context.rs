@@ -23,6 +23,38 @@ fn ctx_has_its_fields() {
     );
 }
 
+/// A handler that cannot look at its ctx costs none, and whatever can has one.
+#[test]
+fn a_ctx_is_made_for_who_can_see_it() {
+    let seen = |handler: &str, sees_ctx: bool| {
+        let file = format!("local function see(ctx) assert(ctx.attempt == 1) end return {handler}");
+        let mut f = Setup::new().file("h.lua", &file).handler("h").build();
+        assert_eq!(
+            f.vm.shared.handlers.borrow()[0].sees_ctx,
+            sees_ctx,
+            "{handler}"
+        );
+        assert!(matches!(f.run(), Step::Done), "{handler}");
+    };
+    seen("function() end", false);
+    seen("function(message) assert(message.offset == 0) end", false);
+    seen("function(_, ctx) see(ctx) end", true);
+    seen(
+        "function(_, ctx, none) see(ctx) assert(none == nil) end",
+        true,
+    );
+    seen(
+        "function(...) assert(select('#', ...) == 2) see((select(2, ...))) end",
+        true,
+    );
+    seen(
+        "function(_, ...) assert(select('#', ...) == 1) see(...) end",
+        true,
+    );
+    // A function in C.
+    seen("coroutine.wrap(function(_, ctx) see(ctx) end)", true);
+}
+
 #[test]
 fn every_call_has_a_request_context_of_its_own() {
     let body = "assert(ctx.requestContext.a == nil and ctx.getAttr('a') == nil) ctx.requestContext.a = 1 ctx.setAttr('a', 1)";
