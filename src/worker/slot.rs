@@ -107,6 +107,11 @@ impl Slot {
         std::mem::take(&mut self.finished).into_iter().chain(last)
     }
 
+    /// Whether the listener commits by itself, in the bundle in force.
+    pub(super) fn is_manual(&self, listener: &str) -> bool {
+        self.plan.manual.iter().any(|name| **name == *listener)
+    }
+
     /// A handler has asked for commits, and does not wait for them.
     pub(super) fn ask(&mut self, who: Who<'_>, asked: Asked) {
         // In its own topic what waits in a retry topic is behind the position since it was put there.

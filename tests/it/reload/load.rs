@@ -268,3 +268,58 @@ fn a_listener_that_becomes_a_manual_one_under_load_holds_no_position() {
     }
     daemon.stop();
 }
+
+/// Whose call waits while it becomes a manual one: that the call is done is all that the listener as it was asked for.
+#[test]
+fn a_call_that_outlives_its_automatic_listener_is_committed() {
+    let Some(kafka) = kafka::shared() else { return };
+    for ordering in ["none", "key", "partition"] {
+        let topic = kafka.topic("outlives", 1);
+        let project = Project::new(kafka);
+        let go = project.path("go");
+        let handlers = r#"
+            local record = require "record"
+            local tide = require "tide"
+            return {
+              automatic = function(message, ctx)
+                record.line("begun", message, ctx)
+                local file
+                repeat
+                  tide.sleep(10)
+                  file = io.open("GO")
+                until file
+                file:close()
+              end,
+              manual = function(message, ctx)
+                ctx.commitOffsets(message.offset + 1)
+                record.line("asked", message, ctx)
+              end,
+            }
+            "#;
+        project.handler("orders.lua", &handlers.replace("GO", &go.to_string_lossy()));
+        let listener = |handler: &str| {
+            let run_config = format!("runConfig = {{ autoCommit = {} }}", handler == "automatic");
+            from_beginning("orders", &topic.name, &format!("orders.{handler}"))
+                + &format!("ordering = \"{ordering}\"\n")
+                + &run_config
+        };
+        project.config(&listener("automatic"));
+        let mut daemon = Daemon::join(&project);
+        topic.produce(numbered(0..1, 0));
+        project.wait_for_entries("begun", 1, DEADLINE);
+
+        project.write("new.toml", &project.config_text(&listener("manual")));
+        fs::rename(project.path("new.toml"), project.path("config.toml")).unwrap();
+        let (code, printed) = daemon.reload();
+        assert_eq!(code, 0, "{printed}");
+        fs::write(&go, "").unwrap();
+
+        daemon.wait_for("its message is committed", |_| {
+            kafka.committed(&project.group, &topic.name, 0) == Some(1)
+        });
+        topic.produce(numbered(1..3, 0));
+        project.wait_for_entries("asked", 2, DEADLINE);
+        assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(3));
+        daemon.stop();
+    }
+}
