@@ -86,6 +86,8 @@ impl Driver {
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", "0")
             .set("linger.ms", "20")
+            // librdkafka numbers a batch of unknown offset upwards from -1001: so none of its messages has one.
+            .set("batch.num.messages", "1000")
             .set("queue.buffering.max.messages", "1000000");
         let producer = config
             .create_with_context(Acknowledged(load.clone()))
@@ -122,26 +124,34 @@ impl ProducerContext for Acknowledged {
 
     fn delivery(&self, delivery: &DeliveryResult<'_>, number: usize) {
         match delivery {
-            Ok(message)
-                if message.offset() - number as i64
-                    >= self.0.copies(message.partition() as usize) =>
-            {
+            Ok(message) => {
                 let partition = message.partition() as usize;
-                let copies = message.offset() - number as i64;
+                let (number, known) = (number as i64, self.0.copies(partition));
+                let Some(copies) = copies_before(number, message.offset(), known) else {
+                    self.0.break_down(format!(
+                        "driver: message {number} of partition {partition} stands at offset {}",
+                        message.offset()
+                    ));
+                    return;
+                };
                 self.0.copies[partition].store(copies, Ordering::Release);
-                self.0.acked[partition].store(message.offset() + 1, Ordering::Release);
+                self.0.acked[partition].store(number + copies + 1, Ordering::Release);
             }
-            Ok(message) => self.0.break_down(format!(
-                "driver: message {number} of partition {} stands at offset {}",
-                message.partition(),
-                message.offset()
-            )),
             Err((error, message)) => self.0.break_down(format!(
                 "driver: message {number} of partition {} was not produced: {error}",
                 message.partition()
             )),
         }
     }
+}
+
+/// How many copies stand before a message, as its delivery tells; `None` where fewer than `known`.
+///
+/// A batch of which the broker says that it has it already is delivered without an offset: its messages stand at least
+/// where the known copies let them, and the next message that has an offset tells of others.
+fn copies_before(number: i64, offset: i64, known: i64) -> Option<i64> {
+    let copies = if offset < 0 { known } else { offset - number };
+    (copies >= known).then_some(copies)
 }
 
 fn drive(producer: &BaseProducer<Acknowledged>, topic: &str, load: &Load) {
@@ -203,5 +213,25 @@ fn send(
             _,
         )) => Ok(false),
         Err((error, _)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_stands_where_its_number_and_the_copies_before_it_say() {
+        assert_eq!(copies_before(7, 7, 0), Some(0));
+        assert_eq!(copies_before(7, 10, 0), Some(3));
+        assert_eq!(copies_before(7, 10, 3), Some(3));
+        assert_eq!(copies_before(7, 9, 3), None);
+        assert_eq!(copies_before(7, 6, 0), None);
+    }
+
+    #[test]
+    fn a_delivery_without_an_offset_tells_of_no_more_copies() {
+        assert_eq!(copies_before(27_930, -1001, 1_921), Some(1_921));
+        assert_eq!(copies_before(28_929, -2, 0), Some(0));
     }
 }
