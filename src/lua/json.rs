@@ -8,7 +8,11 @@
 
 mod decode;
 mod encode;
+mod escape;
 mod keys;
+mod number;
+mod shapes;
+mod text;
 
 use std::ffi::{CStr, c_int};
 use std::ptr;
@@ -16,11 +20,13 @@ use std::ptr;
 use mlua::ffi::{self, lua_State};
 
 use super::ctx::unknown;
-use super::shared::{Shared, bytes_at, push_bytes, type_name};
+use super::shared::{Shared, push_bytes, string_at, type_name};
 
-use decode::{Decoder, Places, Shapes};
+use decode::{Decoder, Places};
 pub(super) use encode::{Strictness, encode};
 use keys::Keys;
+use shapes::Shapes;
+use text::Text;
 
 /// Deeper documents are refused, both ways.
 const DEPTH_MAX: usize = 128;
@@ -29,11 +35,15 @@ const DEPTH_MAX: usize = 128;
 static NULL: u8 = 0;
 const ARRAY: &CStr = c"moontide.json.array";
 /// Upvalues of `decode`, after `Shared`.
-const PLACES: Places = Places {
-    array: ffi::lua_upvalueindex(2),
-    keys: ffi::lua_upvalueindex(4),
-};
+const MARK: c_int = ffi::lua_upvalueindex(2);
 const SHAPES: c_int = ffi::lua_upvalueindex(3);
+const KEYS: c_int = ffi::lua_upvalueindex(4);
+/// The table of keys lies behind the text while it is read: each key asks for it, and a place on the stack is found sooner
+/// than an upvalue.
+const PLACES: Places = Places {
+    array: MARK,
+    keys: 2,
+};
 const FIELDS: [&str; 4] = ["array", "decode", "encode", "null"];
 
 /// Pushes the table of functions.
@@ -111,7 +121,7 @@ unsafe extern "C-unwind" fn decode(state: *mut lua_State) -> c_int {
     unsafe {
         let shared = Shared::of(state);
         ffi::lua_settop(state, 1);
-        let Some(text) = bytes_at(state, 1) else {
+        let Some((start, length)) = string_at(state, 1) else {
             let found = type_name(state, 1);
             shared.raise(
                 state,
@@ -119,6 +129,8 @@ unsafe extern "C-unwind" fn decode(state: *mut lua_State) -> c_int {
             );
         };
         let shapes = ffi::lua_touserdata(state, SHAPES).cast::<Shapes>();
+        ffi::lua_pushvalue(state, KEYS);
+        let text = Text::new(start, length);
         match Decoder::new(state, text, &*shapes, PLACES).document() {
             Ok(()) => 1,
             Err(error) => shared.raise(

@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::{c_int, c_void};
 use std::mem;
 use std::ptr;
+use std::slice;
 use std::sync::Arc;
 
 use mlua::ffi::{self, lua_State};
@@ -251,6 +252,12 @@ pub(super) unsafe fn push_bytes(state: *mut lua_State, bytes: &[u8]) {
 
 /// The bytes of the string at `index`, as long as it stays on the stack.
 pub(super) unsafe fn bytes_at<'a>(state: *mut lua_State, index: c_int) -> Option<&'a [u8]> {
+    // SAFETY: so many bytes are there.
+    unsafe { string_at(state, index).map(|(start, length)| slice::from_raw_parts(start, length)) }
+}
+
+/// Where the string at `index` begins, and its length; a zero follows it.
+pub(super) unsafe fn string_at(state: *mut lua_State, index: c_int) -> Option<(*const u8, usize)> {
     // SAFETY: only asked of strings, so that nothing is converted in place.
     unsafe {
         if ffi::lua_type(state, index) != ffi::LUA_TSTRING {
@@ -258,7 +265,7 @@ pub(super) unsafe fn bytes_at<'a>(state: *mut lua_State, index: c_int) -> Option
         }
         let mut length = 0;
         let start = ffi::lua_tolstring(state, index, &raw mut length);
-        Some(std::slice::from_raw_parts(start.cast(), length))
+        Some((start.cast(), length))
     }
 }
 

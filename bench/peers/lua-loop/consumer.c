@@ -1,19 +1,30 @@
 /* The least that a program in C can do to hand each message to a Lua function: librdkafka's batch call, the table that
  * Moontide's handlers get, a protected call. From the first message to the RECORDS-th, in milliseconds; commits are
- * automatic. */
+ * automatic. TASK: `read`, or `json`, where the function decodes the value and reads three fields. */
+#include <string.h>
 #include "lauxlib.h"
 #include "lualib.h"
 #include "../../tools/group.h"
+#include "json.h"
 
 static const char *const names[] = {"topic", "partition", "offset", "key", "value", "timestamp", "headers"};
 enum { TOPIC = 1, PARTITION, OFFSET, KEY, VALUE, TIMESTAMP, HEADERS };
 
-static const char handler[] =
+static const char read_value[] =
     "collectgarbage('incremental', 400)\n"
     "local count, bytes = 0, 0\n"
     "return function(message)\n"
     "  count = count + 1\n"
     "  bytes = bytes + #message.value\n"
+    "end";
+
+static const char decode_value[] =
+    "collectgarbage('incremental', 400)\n"
+    "local decode, count = decode, 0\n"
+    "return function(message)\n"
+    "  local order = decode(message.value)\n"
+    "  if not (order.id and order.customer and order.amount) then error('no order') end\n"
+    "  count = count + 1\n"
     "end";
 
 /* Headers from name to value; one that repeats is not told apart here. */
@@ -65,9 +76,10 @@ static int handle(lua_State *lua) {
   return 0;
 }
 
-static lua_State *start(const char *topic) {
+static lua_State *start(const char *topic, const char *handler) {
   lua_State *lua = luaL_newstate();
   luaL_openlibs(lua);
+  lua_register(lua, "decode", decode);
   if (luaL_dostring(lua, handler)) {
     fprintf(stderr, "%s\n", lua_tostring(lua, -1));
     exit(1);
@@ -85,7 +97,7 @@ int main(int count, char **arguments) {
   }
   rd_kafka_t *consumer = join(arguments[1], arguments[2], arguments[3], 1);
   long long total = atoll(arguments[4]), handled = 0, first = 0;
-  lua_State *lua = start(arguments[2]);
+  lua_State *lua = start(arguments[2], strcmp(arguments[5], "json") ? read_value : decode_value);
   rd_kafka_message_t *batch[BATCH];
   while (handled < total) {
     ssize_t taken = take(consumer, batch);

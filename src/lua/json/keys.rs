@@ -8,6 +8,7 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
+use super::text::{At, Text};
 use crate::lua::shared::push_bytes;
 
 /// A power of two.
@@ -30,25 +31,24 @@ impl Key {
         length: 0,
     };
 
-    /// `None` where it is too long, or empty, or the text ends right behind it.
+    /// Of what is between `start` and `end`; `None` where that is too long, or empty, or the text ends right behind it.
     #[inline]
-    fn at(text: &[u8], start: usize, length: usize) -> Option<Self> {
-        let eight = |at: usize| {
-            text.get(at..)?
-                .first_chunk()
-                .copied()
-                .map(u64::from_le_bytes)
-        };
-        let (first, last) = match length {
-            1..8 => (eight(start)? & ((1 << (length * 8)) - 1), 0),
-            8..=LONGEST => (eight(start)?, eight(start + length - 8)?),
-            _ => return None,
-        };
-        Some(Self {
-            first,
-            last,
-            length: length as u8,
-        })
+    unsafe fn at(text: Text, start: At, end: At) -> Option<Self> {
+        // SAFETY: `text` looks where it ends.
+        unsafe {
+            let length = end.since(start);
+            let first = text.eight(start)?;
+            let (first, last) = match length {
+                1..8 => (first & ((1 << (length * 8)) - 1), 0),
+                8..=LONGEST => (first, text.eight(start.on(length - 8))?),
+                _ => return None,
+            };
+            Some(Self {
+                first,
+                last,
+                length: length as u8,
+            })
+        }
     }
 
     #[inline]
@@ -74,21 +74,21 @@ impl Keys {
         unsafe { ffi::lua_createtable(state, SLOTS as c_int, 0) };
     }
 
-    /// Pushes the key of `length` bytes at `start`; `table` is the index of theirs.
+    /// Pushes the key between `start` and `end`; `table` is the index of theirs.
+    #[inline]
     pub(super) unsafe fn push(
         &self,
         state: *mut lua_State,
         table: c_int,
-        text: &[u8],
-        start: usize,
-        length: usize,
+        text: Text,
+        start: At,
+        end: At,
     ) {
         // SAFETY: the caller has made room for two values. Only the making of a string may raise, and nothing has changed
         // then: the table has all its places.
         unsafe {
-            let bytes = &text[start..start + length];
-            let Some(key) = Key::at(text, start, length) else {
-                return push_bytes(state, bytes);
+            let Some(key) = Key::at(text, start, end) else {
+                return push_bytes(state, start.until(end));
             };
             let slot = key.slot();
             let index = slot as i64 + 1;
@@ -96,7 +96,7 @@ impl Keys {
                 ffi::lua_rawgeti(state, table, index);
                 return;
             }
-            push_bytes(state, bytes);
+            push_bytes(state, start.until(end));
             ffi::lua_pushvalue(state, -1);
             ffi::lua_rawseti(state, table, index);
             self.0[slot].set(key);
@@ -108,9 +108,18 @@ impl Keys {
 mod tests {
     use super::*;
 
+    /// Of the first `length` bytes of `text`.
+    fn of(text: &str, length: usize) -> Option<Key> {
+        let block = format!("{text}\0");
+        // SAFETY: a zero follows the text.
+        unsafe {
+            let text = Text::new(block.as_ptr(), text.len());
+            Key::at(text, text.start(), text.start().on(length))
+        }
+    }
+
     #[test]
     fn a_key_is_its_bytes_and_nothing_beside_them() {
-        let of = |text: &str, length| Key::at(text.as_bytes(), 0, length);
         for length in 1..=LONGEST {
             let key = "abcdefghijklmnop".get(..length).unwrap_or_default();
             let one = of(&format!("{key}\":1,\"x\":2"), length);
@@ -130,7 +139,6 @@ mod tests {
 
     #[test]
     fn what_has_no_place_is_none() {
-        let of = |text: &str, length| Key::at(text.as_bytes(), 0, length);
         assert!(of("\":1234567", 0).is_none());
         assert!(of("abcdefghijklmnopq\":1", 17).is_none());
         assert!(of("a\":1}", 1).is_none(), "the text ends too early");

@@ -1,5 +1,11 @@
 //! `tide.json`.
 
+use std::cell::RefCell;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use serde_json::Value;
+
 use super::*;
 
 #[test]
@@ -124,7 +130,7 @@ fn a_bad_document_has_a_position() {
         ("NaN", "expected a value at byte 1"),
         ("1e999", "a number out of range at byte 1"),
         (r#""a"#, "unexpected end of a string at byte 3"),
-        (r#""\"#, "unexpected end of a string at byte 4"),
+        (r#""\"#, "unexpected end of a string at byte 3"),
         ("\"\n\"", "a control character in a string at byte 2"),
         (r#"["a\x"]"#, "an unknown escape at byte 4"),
         (r#""\ud800""#, "half of a surrogate pair at byte 2"),
@@ -232,4 +238,134 @@ fn keys_that_were_seen_before_are_told_apart() {
         assert(close.abcdefghi == 6 and close.abcdefghabcdefgh == 7 and close.abcdefghabcdefghi == 8)
         "#,
     );
+}
+
+/// Parts of documents, so chosen that they often make one and often nearly do.
+fn parts() -> impl Strategy<Value = Vec<u8>> {
+    let part = prop::sample::select(vec![
+        &b"{"[..],
+        b"}",
+        b"[",
+        b"]",
+        b",",
+        b":",
+        b" ",
+        b"\t\r\n",
+        b"\"",
+        b"\"\"",
+        b"\"a\"",
+        b"\"a\":",
+        b"\"key-of-17-bytes-\":",
+        b"\"long enough for more than one step\"",
+        b"abcdefgh",
+        "é".as_bytes(),
+        "日本語の文".as_bytes(),
+        b"\xff",
+        b"\0",
+        b"\x1f",
+        b"\\",
+        b"\\n",
+        b"\\u00e9",
+        b"\\ud83d",
+        b"\\ude00",
+        b"true",
+        b"false",
+        b"null",
+        b"tru",
+        b"-",
+        b"0",
+        b"1",
+        b"250",
+        b"123456789012345678",
+        b".",
+        b"e",
+        b"E+",
+        b"-0.0",
+        b"1e3",
+        b"0.5",
+        b"[1,2]",
+        b"{\"a\":1}",
+    ]);
+    prop::collection::vec(part, 0..12).prop_map(|parts| parts.concat())
+}
+
+/// A document, of which a few bytes may be others.
+fn nearly_documents() -> impl Strategy<Value = Vec<u8>> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<i32>().prop_map(|number| Value::from(f64::from(number) / 1000.0)),
+        ".{0,30}".prop_map(Value::from),
+    ];
+    let value = leaf.prop_recursive(4, 40, 6, |value| {
+        prop_oneof![
+            prop::collection::vec(value.clone(), 0..6).prop_map(Value::from),
+            prop::collection::btree_map(".{0,20}", value, 0..6)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    });
+    let others = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3);
+    (value, any::<bool>(), others).prop_map(|(value, is_pretty, others)| {
+        let written = if is_pretty {
+            serde_json::to_vec_pretty(&value)
+        } else {
+            serde_json::to_vec(&value)
+        };
+        let mut text = written.unwrap();
+        for (at, byte) in others {
+            let at = at.index(text.len());
+            text[at] = byte;
+        }
+        text
+    })
+}
+
+/// `serde_json` reads a float to its last bit but one, and integers up to 2⁶⁴ as such.
+fn are_alike(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Number(a), Value::Number(b)) => {
+            if let (Some(a), Some(b)) = (a.as_i64(), b.as_i64()) {
+                return a == b;
+            }
+            let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+            (a - b).abs() <= a.abs() * 1e-15
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| are_alike(a, b))
+        }
+        (Value::Object(a), Value::Object(b)) => {
+            let same = |((key, a), (other, b))| key == other && are_alike(a, b);
+            a.len() == b.len() && a.iter().zip(b).all(same)
+        }
+        _ => one == other,
+    }
+}
+
+#[test]
+fn any_text_is_read_as_serde_json_reads_it() {
+    let fixture = RefCell::new(
+        handler("return nil, '=' .. tide.json.encode(tide.json.decode(message.value))").build(),
+    );
+    let read = |text: Vec<u8>| {
+        let record = OwnedRecord {
+            value: Some(text.as_slice().into()),
+            ..OwnedRecord::default()
+        };
+        let words = failure(fixture.borrow_mut().call(&record)).message;
+        let expected: Option<Value> = serde_json::from_slice(&text).ok();
+        let found: Option<Value> = words
+            .strip_prefix('=')
+            .map(|text| serde_json::from_str(text).unwrap());
+        let is_right = match (&expected, &found) {
+            (Some(expected), Some(found)) => are_alike(expected, found),
+            (expected, found) => expected.is_none() && found.is_none(),
+        };
+        prop_assert!(is_right, "{words}, not {expected:?}");
+        Ok(())
+    };
+    TestRunner::default().run(&parts(), read).unwrap();
+    TestRunner::default()
+        .run(&nearly_documents(), read)
+        .unwrap();
 }
