@@ -309,8 +309,8 @@ impl Consumer {
                         self.intake.finished(held, before);
                     }
                 }
-                for (partition, asks) in asked {
-                    self.asked(&partition, &asks);
+                for asked in asked {
+                    self.asked(&asked);
                 }
             }
             ToConsumer::Drained(partition) => {
@@ -319,11 +319,12 @@ impl Consumer {
                 }
             }
             ToConsumer::Commit {
+                since,
                 partition,
                 ask,
                 reply,
             } => {
-                self.ask_commit(&partition, &ask, reply, now);
+                self.ask_commit(&partition, &ask, since, reply, now);
             }
             ToConsumer::Answered(Answered::Starts { id, starts }) => self.starts(id, starts, now),
             ToConsumer::Answered(Answered::Topics(topics)) => self.topics_found(topics, now),

@@ -135,8 +135,8 @@ impl<M> Lanes<M> {
         self.open.iter().map(|(key, lane)| (*key, lane))
     }
 
-    pub(crate) fn open_mut(&mut self) -> impl Iterator<Item = &mut Lane<M>> {
-        self.open.values_mut()
+    pub(crate) fn open_mut(&mut self) -> impl Iterator<Item = (u64, &mut Lane<M>)> {
+        self.open.iter_mut().map(|(key, lane)| (*key, lane))
     }
 
     /// Takes a lane out while it runs; `put` brings it back.

@@ -6,6 +6,7 @@
 //! what is unfinished: the rest follows from it. A new epoch (assignment, reset) is a new `Tracker`.
 
 mod asked;
+mod kept;
 mod seeds;
 
 use std::collections::VecDeque;
@@ -16,6 +17,7 @@ use crate::gaps::Finished;
 
 pub(crate) use asked::Ask;
 use asked::Manual;
+use kept::Kept;
 use seeds::Seeds;
 
 /// With nothing in flight, room for so many entries stays.
@@ -57,10 +59,12 @@ pub(crate) struct Tracker {
     by_lane: bool,
     /// Per manual listener: what it asked for last, or where it came in.
     manual: Vec<Manual>,
-    /// How many listeners are not manual: with one at least, the automatic position counts.
-    automatic: usize,
+    /// The listeners that are not manual: with one at least, the automatic position counts.
+    automatic: Vec<Arc<str>>,
     /// An auto listener's own request, until the automatic position moves.
     early: Option<i64>,
+    /// What was asked for ahead of a reload.
+    kept: Kept,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +77,13 @@ struct Entry {
     bytes: u32,
     finished: bool,
     timestamp_ms: i64,
+}
+
+/// Whether a message at this offset is among the entries and not finished.
+fn is_unfinished(entries: &VecDeque<Entry>, offset: i64) -> bool {
+    let index = entries.partition_point(|entry| entry.offset < offset);
+    let entry = entries.get(index);
+    entry.is_some_and(|entry| entry.offset == offset && !entry.finished)
 }
 
 /// What an arriving message is to this epoch.
@@ -89,12 +100,12 @@ pub(crate) enum Arrival {
 }
 
 impl Tracker {
-    /// `manual` names the listeners that commit by themselves; `automatic` is the number of the others. `by_lane`: the
-    /// partition has many lanes, and requests speak for one of them.
+    /// `manual` names the listeners that commit by themselves; `automatic` the others. `by_lane`: the partition has many
+    /// lanes, and requests speak for one of them.
     pub(crate) fn new(
         start: Position,
         manual: Vec<Arc<str>>,
-        automatic: usize,
+        automatic: Vec<Arc<str>>,
         by_lane: bool,
     ) -> Self {
         let mut tracker = Self {
@@ -112,8 +123,9 @@ impl Tracker {
             seeds: Seeds::default(),
             by_lane,
             manual: Vec::new(),
-            automatic,
+            automatic: Vec::new(),
             early: None,
+            kept: Kept::default(),
         };
         tracker.set_listeners(manual, automatic);
         tracker
@@ -127,21 +139,35 @@ impl Tracker {
 
     /// After a reload: other listeners, the same messages. What a listener asked for stays asked for; a new one comes in
     /// where everything is finished.
-    pub(crate) fn set_listeners(&mut self, manual: Vec<Arc<str>>, automatic: usize) {
+    pub(crate) fn set_listeners(&mut self, manual: Vec<Arc<str>>, automatic: Vec<Arc<str>>) {
         let mut old = std::mem::take(&mut self.manual);
         for listener in manual {
             let known = old.iter().position(|one| one.listener == listener);
-            let one = match known {
-                Some(index) => old.swap_remove(index),
-                None if self.by_lane => {
-                    let unfinished = self.entries.iter().filter(|entry| !entry.finished);
-                    Manual::of_lanes(listener, unfinished.map(|one| (one.offset, one.lane)))
-                }
-                None => Manual::of_partition(listener, self.finished().offset),
+            if let Some(index) = known {
+                self.manual.push(old.swap_remove(index));
+                continue;
+            }
+            let one = if self.by_lane {
+                let unfinished = self.entries.iter().filter(|entry| !entry.finished);
+                Manual::of_lanes(listener, unfinished.map(|one| (one.offset, one.lane)))
+            } else {
+                Manual::of_partition(listener, self.finished().offset)
             };
             self.manual.push(one);
         }
+        if self.automatic != automatic {
+            // It spoke for those that there were.
+            self.early = None;
+        }
         self.automatic = automatic;
+        for ask in std::mem::take(&mut self.kept).into_asks() {
+            let mut manual = self.manual.iter().map(|one| &one.listener);
+            let is_here =
+                manual.any(|one| *one == ask.listener) || self.automatic.contains(&ask.listener);
+            if is_here && is_unfinished(&self.entries, ask.at) {
+                self.ask(&ask);
+            }
+        }
     }
 
     /// A message was received. `lane` tells its lane by its number (0 where lanes are partitions).
@@ -292,7 +318,7 @@ impl Tracker {
             let held_back = self.entries.iter().find(others).map(|entry| entry.offset);
             early = early.min(held_back.unwrap_or(self.expected.offset));
         }
-        if self.automatic > 1 {
+        if self.automatic.len() > 1 {
             // Another automatic listener may not have run yet.
             early = early.min(self.finished().offset);
         }
@@ -300,11 +326,23 @@ impl Tracker {
         self.target().offset
     }
 
+    /// A handler of the coming bundle asks, with which its listener may be another one, or is here at all: it is heard when
+    /// that bundle has come.
+    pub(crate) fn ask_ahead(&mut self, ask: &Ask) -> i64 {
+        if self.manual.iter().any(|one| one.listener == ask.listener) {
+            return self.ask(ask);
+        }
+        if is_unfinished(&self.entries, ask.at) {
+            self.kept.ask(ask, |at| is_unfinished(&self.entries, at));
+        }
+        self.target().offset
+    }
+
     /// What to commit now, whether or not it is committed already.
     pub(crate) fn target(&self) -> Position {
         let (finished, expected) = (self.finished(), self.expected.offset);
         let asked = self.manual.iter().map(|one| one.position(expected)).min();
-        let own = (self.automatic > 0).then(|| self.early.unwrap_or(finished.offset));
+        let own = (!self.automatic.is_empty()).then(|| self.early.unwrap_or(finished.offset));
         let offset = match (asked, own) {
             (Some(asked), Some(own)) => asked.min(own),
             (Some(one), None) | (None, Some(one)) => one,

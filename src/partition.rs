@@ -56,12 +56,13 @@ pub(crate) enum ToConsumer {
     /// These messages have their outcome, and this was asked for by `ctx.commitOffsets` and is not waited for.
     Finished {
         finished: Vec<(Arc<Partition>, Range<u64>)>,
-        asked: Vec<(Arc<Partition>, Vec<Ask>)>,
+        asked: Vec<Asked>,
     },
     /// After `ToWorker::Release`: no call of this partition runs any more.
     Drained(Arc<Partition>),
     /// `ctx.commitOffsets`, and the handler waits.
     Commit {
+        since: u64,
         partition: Arc<Partition>,
         ask: Ask,
         reply: Reply,
@@ -78,6 +79,14 @@ pub(crate) enum ToConsumer {
     Status(mpsc::Sender<ConsumerSnapshot>),
     /// Drain, commit and leave the group until then.
     Close(Instant),
+}
+
+/// What handlers of a partition asked for.
+pub(crate) struct Asked {
+    pub(crate) partition: Arc<Partition>,
+    /// The bundle since which the partition's listeners are as they are.
+    pub(crate) since: u64,
+    pub(crate) asks: Vec<Ask>,
 }
 
 /// What the thread that looks after topics is told.

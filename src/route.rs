@@ -16,8 +16,8 @@ pub(crate) struct Plan {
     pub(crate) listeners: Vec<usize>,
     /// The names of those that commit by themselves.
     pub(crate) manual: Vec<Arc<str>>,
-    /// How many do not.
-    pub(crate) automatic: usize,
+    /// And of those that do not.
+    pub(crate) automatic: Vec<Arc<str>>,
     pub(crate) from_beginning: bool,
     pub(crate) commit_interval: Option<Duration>,
     pub(crate) commit_threshold: Option<u64>,
@@ -40,7 +40,7 @@ impl Plan {
         Self {
             listeners: Vec::new(),
             manual: Vec::new(),
-            automatic: 0,
+            automatic: Vec::new(),
             from_beginning: false,
             commit_interval: None,
             commit_threshold: None,
@@ -66,6 +66,11 @@ impl Plan {
             let one = config.listeners.get(index);
             one.is_some_and(|one| one.name == listener)
         })
+    }
+
+    /// Whether the same listeners commit in the same way.
+    pub(crate) fn commits_alike(&self, other: &Self) -> bool {
+        (&self.manual, &self.automatic) == (&other.manual, &other.automatic)
     }
 
     /// Whether messages find other lanes than by the other plan.
@@ -98,14 +103,14 @@ pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan>
         listeners.extend(all.filter(|index| wants(of(index), consumer, topic)));
     }
     let first = of(listeners.first()?);
-    let manual: Vec<Arc<str>> = listeners
-        .iter()
-        .map(of)
-        .filter(|one| !one.run.auto_commit)
-        .map(|one| one.name.as_str().into())
-        .collect();
+    let names = |auto_commit: bool| -> Vec<Arc<str>> {
+        let commits = |one: &&Listener| one.run.auto_commit == auto_commit;
+        let listeners = listeners.iter().map(of).filter(commits);
+        listeners.map(|one| one.name.as_str().into()).collect()
+    };
+    let (manual, automatic) = (names(false), names(true));
     Some(Plan {
-        automatic: listeners.len() - manual.len(),
+        automatic,
         manual,
         // What waits in a retry topic was this group's already.
         from_beginning: is_retry || listeners.iter().map(of).any(|one| one.from_beginning),

@@ -36,8 +36,7 @@ use crate::kafka::Message;
 use crate::lua::{Answer, App, Pulse, Vm};
 use crate::mailbox::Mailbox;
 use crate::message::Record as _;
-use crate::offsets::Ask;
-use crate::partition::{Partition, ToConsumer, ToWorker};
+use crate::partition::{Asked, Partition, ToConsumer, ToWorker};
 use crate::route::{self, Plan};
 use crate::solo::Solo;
 use crate::supervisor::Endings;
@@ -88,7 +87,7 @@ pub(crate) struct Worker {
     gatekeeper: Gatekeeper,
     timers: Timers,
     finished: Vec<(Arc<Partition>, Range<u64>)>,
-    asked: Vec<(Arc<Partition>, Vec<Ask>)>,
+    asked: Vec<Asked>,
     /// Since when turns have added to these two.
     unreported_since: Option<Instant>,
     log: failures::Log,
@@ -252,11 +251,12 @@ impl Worker {
         }
         let slot = self.slots.entry(epoch).or_insert_with(|| {
             // A plan of another bundle may be on its way while this one is swapped.
-            let config = &self.engine.bundle().config;
-            let plan =
-                route::plan(config, &partition.consumer, &partition.topic).map_or(plan, Arc::new);
+            let bundle = self.engine.bundle();
+            let own = route::plan(&bundle.config, &partition.consumer, &partition.topic);
+            let is_ahead = own.as_ref().is_some_and(|own| !own.commits_alike(&plan));
+            let since = if is_ahead { bundle.number } else { 0 };
             let place = self.running.place(&partition);
-            Slot::new(plan, partition, place)
+            Slot::new(own.map_or(plan, Arc::new), since, partition, place)
         });
         let below = first + messages.len() as u64;
         slot.taken.push(below, taken, slot.lanes.lowest());
@@ -384,12 +384,12 @@ impl Worker {
         self.unreported_since = None;
         let any = |worker: &Self| {
             let finished = worker.finished.last().map(|one| one.0.inbox.clone());
-            finished.or_else(|| worker.asked.last().map(|one| one.0.inbox.clone()))
+            finished.or_else(|| worker.asked.last().map(|one| one.partition.inbox.clone()))
         };
         while let Some(inbox) = any(self) {
             let is_own = |one: &Partition| Arc::ptr_eq(&one.inbox, &inbox);
             let finished = self.finished.extract_if(.., |(one, _)| is_own(one));
-            let asked = self.asked.extract_if(.., |(one, _)| is_own(one));
+            let asked = self.asked.extract_if(.., |one| is_own(&one.partition));
             inbox.send(ToConsumer::Finished {
                 finished: finished.collect(),
                 asked: asked.collect(),
@@ -440,7 +440,10 @@ impl Worker {
                 // Lanes of two orderings never mix: the consumer's letter comes, and then a new epoch.
                 slot.partition.end();
             }
-            slot.plan = Arc::new(plan);
+            if !plan.commits_alike(&slot.plan) {
+                slot.since = bundle.number;
+            }
+            let before = std::mem::replace(&mut slot.plan, Arc::new(plan));
             let partition = slot.partition.clone();
             slot.set_listeners(config, |listener, message| {
                 tracing::warn!(
@@ -452,6 +455,7 @@ impl Worker {
                     "message skipped: its listener is gone"
                 );
             });
+            slot.ask_as_automatic(&before);
             slot.lanes.end_back_offs(None);
             slot.lanes.wake_all();
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::offsets::Ask;
-use crate::partition::{Partition, Reply};
+use crate::partition::{Asked, Partition, Reply};
 
 use super::{Consumer, Held};
 
@@ -15,6 +15,8 @@ pub(super) struct Waiter {
     partition: Arc<Partition>,
     pub(super) reply: Reply,
     pub(super) deadline: Instant,
+    /// Before this bundle is in force here there is no answer.
+    since: u64,
 }
 
 /// What was asked for and is not committed, though nobody waits to hear that: where, which offset, and why.
@@ -38,6 +40,11 @@ impl Waiter {
     pub(super) fn is_of(&self, partition: &Partition) -> bool {
         self.partition.epoch == partition.epoch
     }
+
+    /// Whether what it waits for is heard when a later bundle than this comes.
+    pub(super) fn is_ahead_of(&self, bundle: u64) -> bool {
+        self.since > bundle
+    }
 }
 
 impl Held {
@@ -46,8 +53,13 @@ impl Held {
         (self.unsent.unawaited || self.tracker.is_asked()) && self.has_moved()
     }
 
-    fn ask(&mut self, ask: &Ask) {
-        let position = self.tracker.ask(ask);
+    /// `is_ahead`: of a bundle that is still to come.
+    fn ask(&mut self, ask: &Ask, is_ahead: bool) {
+        let position = if is_ahead {
+            self.tracker.ask_ahead(ask)
+        } else {
+            self.tracker.ask(ask)
+        };
         if self.tracker.is_newly_stuck(&ask.listener) {
             let partition = &self.partition;
             tracing::warn!(
@@ -69,42 +81,46 @@ impl Consumer {
         &mut self,
         partition: &Arc<Partition>,
         ask: &Ask,
+        since: u64,
         reply: Reply,
         now: Instant,
     ) {
         let deadline = now + self.settings.request_timeout;
         let bundle = self.bundle.clone();
+        let is_ahead = since > bundle.number;
         match self.of(partition) {
             None => reply.send(Err(
                 "the partition was revoked; whoever has it now gets the message again".to_owned(),
             )),
-            Some(held) if !held.plan.has(&bundle.config, &ask.listener) => {
-                // Of another bundle: what it asks for would count as finished by those that are here. It has no say.
+            Some(held) if !is_ahead && !held.plan.has(&bundle.config, &ask.listener) => {
+                // Of an older bundle: what it asks for would count as finished by those that are here. It has no say.
                 let target = held.tracker.target().offset;
                 reply.send(Ok(held.committed.unwrap_or(target)));
             }
             Some(held) => {
-                held.ask(ask);
+                held.ask(ask, is_ahead);
                 held.unsent.awaited = true;
                 self.commits.waiters.push(Waiter {
                     partition: partition.clone(),
                     reply,
                     deadline,
+                    since,
                 });
             }
         }
     }
 
     /// `ctx.commitOffsets(offset, { wait = false })`, in the order in which handlers asked.
-    pub(super) fn asked(&mut self, partition: &Arc<Partition>, asks: &[Ask]) {
+    pub(super) fn asked(&mut self, asked: &Asked) {
         let bundle = self.bundle.clone();
+        let is_ahead = asked.since > bundle.number;
         // As with a commit that is waited for: whoever has the partition now gets the messages again.
-        let Some(held) = self.of(partition) else {
+        let Some(held) = self.of(&asked.partition) else {
             return;
         };
-        for ask in asks {
-            if held.plan.has(&bundle.config, &ask.listener) {
-                held.ask(ask);
+        for ask in &asked.asks {
+            if is_ahead || held.plan.has(&bundle.config, &ask.listener) {
+                held.ask(ask, is_ahead);
                 held.unsent.unawaited = true;
             }
         }
@@ -126,6 +142,7 @@ impl Consumer {
         }
         for waiter in std::mem::take(&mut self.commits.waiters) {
             let is_lost = self.phase.is_lost();
+            let is_ahead = waiter.is_ahead_of(self.bundle.number);
             let Some(held) = self.of(&waiter.partition).filter(|_| !is_lost) else {
                 waiter
                     .reply
@@ -133,7 +150,7 @@ impl Consumer {
                 continue;
             };
             let target = held.tracker.target().offset;
-            if held.committed == Some(target) {
+            if held.committed == Some(target) && !is_ahead {
                 waiter.reply.send(Ok(target));
             } else if waiter.deadline <= now {
                 waiter.give_up();

@@ -206,7 +206,7 @@ mod tests {
             offset: 0,
             leader_epoch: -1,
         };
-        Tracker::new(start, Vec::new(), 1, false)
+        Tracker::new(start, Vec::new(), vec!["a".into()], false)
     }
 
     /// Each takes as much as it gets, one after the other, and finishes nothing.

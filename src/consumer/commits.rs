@@ -198,6 +198,7 @@ impl Consumer {
         for held in self.held.values_mut() {
             held.look_for_end(&self.client, now);
         }
+        let bundle = self.bundle.number;
         let mut waiters = std::mem::take(&mut self.commits.waiters);
         let due = self
             .held
@@ -217,7 +218,7 @@ impl Consumer {
             list.push(one);
             sent.push(Sent {
                 waiters: waiters
-                    .extract_if(.., |one| one.is_of(&partition))
+                    .extract_if(.., |one| one.is_of(&partition) && !one.is_ahead_of(bundle))
                     .collect(),
                 partition,
                 offset: target.offset,

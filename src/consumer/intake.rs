@@ -290,7 +290,7 @@ impl Consumer {
         held.tracker = Tracker::new(
             start,
             held.plan.manual.clone(),
-            held.plan.automatic,
+            held.plan.automatic.clone(),
             held.plan.ordering != LaneOrdering::Partition,
         );
         held.ages = Ages::new(offset, Instant::now());

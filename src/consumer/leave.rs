@@ -70,7 +70,10 @@ impl Consumer {
                 // Nobody may ask for it any more.
                 held.commit_now |= held.tracker.is_automatic() && held.has_moved();
                 held.tracker
-                    .set_listeners(plan.manual.clone(), plan.automatic);
+                    .set_listeners(plan.manual.clone(), plan.automatic.clone());
+                // Who asked ahead waits for an answer now.
+                let mut waiters = self.commits.waiters.iter();
+                held.unsent.awaited |= waiters.any(|one| one.is_of(&held.partition));
                 held.plan = Arc::new(plan);
                 held.comes_back = held.stage != Stage::Active;
             }

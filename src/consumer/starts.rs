@@ -175,7 +175,7 @@ impl Consumer {
             tracker: Tracker::new(
                 position,
                 plan.manual.clone(),
-                plan.automatic,
+                plan.automatic.clone(),
                 plan.ordering != Ordering::Partition,
             ),
             worker: self.worker_of(topic, number, plan.concurrency()),

@@ -24,6 +24,9 @@ pub(crate) struct Progress {
     pub(crate) stage: Stage,
     /// Milliseconds since the epoch of the first failure.
     pub(crate) failing_since: Option<i64>,
+    /// What is under way began while its listener committed automatically, and the listener is a manual one now: that it
+    /// ends is all it takes.
+    pub(crate) outlives_automatic: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,6 +211,7 @@ impl Progress {
             attempt: 0,
             stage: Stage::Due,
             failing_since: None,
+            outlives_automatic: false,
         }
     }
 }

@@ -218,12 +218,6 @@ impl Vm {
         self.shared.asked.take()
     }
 
-    /// Whether it has this listener, as one that commits automatically.
-    pub(crate) fn is_automatic(&self, listener: &str) -> bool {
-        let mut listeners = self.config.listeners.iter();
-        listeners.any(|one| one.name == listener && one.run.auto_commit)
-    }
-
     /// Calls that wait.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()

@@ -29,7 +29,7 @@ impl Offsets {
             leader_epoch: 0,
         };
         let mut offsets = Self {
-            tracker: Tracker::new(start, Vec::new(), 1, true),
+            tracker: Tracker::new(start, Vec::new(), vec!["a".into()], true),
             in_flight: Vec::new(),
             oldest: 0,
             next: 0,

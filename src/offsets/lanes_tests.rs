@@ -9,7 +9,8 @@ fn tracker(manual: &[&str], automatic: usize) -> Tracker {
         leader_epoch: 3,
     };
     let manual = manual.iter().map(|&name| name.into()).collect();
-    Tracker::new(start, manual, automatic, true)
+    let automatic = (0..automatic).map(|one| format!("auto-{one}").into());
+    Tracker::new(start, manual, automatic.collect(), true)
 }
 
 /// Messages 0, 1, 2 … of these lanes.
@@ -108,7 +109,7 @@ fn too_many_unasked_messages_hold_the_position_for_good() {
     }
     assert_eq!(tracker.asks("a", 0, 1), 0);
     assert!(!tracker.is_newly_stuck("a") && !tracker.is_newly_stuck("b"));
-    tracker.set_listeners(vec!["b".into()], 0);
+    tracker.set_listeners(vec!["b".into()], Vec::new());
     assert_eq!(tracker.target().offset, UNASKED_MAX as i64 + 1);
 }
 
@@ -153,4 +154,43 @@ fn only_what_finishes_out_of_order_is_a_change() {
     assert_eq!(tracker.changes(), before);
     tracker.finish(2..3);
     assert_ne!(tracker.changes(), before);
+}
+
+#[test]
+fn what_is_asked_before_a_listener_is_known_as_a_manual_one_stands() {
+    let mut tracker = tracker(&["a"], 1);
+    arrive(&mut tracker, &[1, 2, 3]);
+    for (lane, offset) in [(1, 0), (2, 1)] {
+        tracker.asks("a", lane, offset + 1);
+        // Its worker has it as a manual one already, and another listener is not done with the message.
+        let ask = Ask {
+            listener: "auto-0".into(),
+            lane,
+            at: offset,
+            offset: offset + 1,
+        };
+        assert_eq!(tracker.ask_ahead(&ask), 0);
+    }
+    tracker.set_listeners(vec!["a".into(), "auto-0".into()], Vec::new());
+    assert_eq!(tracker.target().offset, 2);
+    tracker.asks("auto-0", 3, 3);
+    tracker.asks("a", 3, 3);
+    assert_eq!(tracker.target().offset, 3);
+}
+
+#[test]
+fn requests_of_finished_messages_are_not_kept() {
+    let mut tracker = tracker(&[], 1);
+    for number in 0..10_000 {
+        arrive(&mut tracker, &[number]);
+        let at = number as i64;
+        tracker.ask_ahead(&Ask {
+            listener: "auto-0".into(),
+            lane: number,
+            at,
+            offset: at + 1,
+        });
+        assert!(tracker.kept.len() <= 17, "{}", tracker.kept.len());
+        tracker.finish(number..number + 1);
+    }
 }

@@ -20,8 +20,8 @@ enum Step {
     /// The same, and it is told after that message is finished.
     AskAndFinish(usize, prop::sample::Index, i64),
     Pause,
-    /// Another set of manual listeners.
-    Reload(usize),
+    /// So many listeners are manual now, and another one is automatic, or none.
+    Reload(usize, bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -34,7 +34,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0_usize..3, any::<prop::sample::Index>(), -3_i64..4)
             .prop_map(|(who, at, by)| Step::AskAndFinish(who, at, by)),
         1 => Just(Step::Pause),
-        1 => (0_usize..4).prop_map(Step::Reload),
+        1 => (0_usize..4, any::<bool>()).prop_map(|(set, others)| Step::Reload(set, others)),
     ]
 }
 
@@ -59,6 +59,9 @@ struct Model {
     seen: Vec<Seen>,
     seeds: Vec<Range<i64>>,
     manual: BTreeMap<usize, Wishes>,
+    has_automatic: bool,
+    /// What those that are not manual asked for, ahead of a reload, in order: who, for which message, its lane, how far.
+    ahead: Vec<(usize, i64, u64, i64)>,
 }
 
 impl Model {
@@ -112,6 +115,13 @@ impl Model {
     /// Asked by the handler of that message.
     fn ask(&mut self, who: usize, lane: u64, offset: i64) {
         let at = self.runs(lane).offset;
+        if !self.manual.contains_key(&who) {
+            self.ahead.push((who, at, lane, offset));
+        }
+        self.wish(who, at, lane, offset);
+    }
+
+    fn wish(&mut self, who: usize, at: i64, lane: u64, offset: i64) {
         if let Some(wishes) = self.manual.get_mut(&who) {
             wishes
                 .uncovered
@@ -128,26 +138,53 @@ impl Model {
         let asked = manual
             .map(|wishes| of(wishes).unwrap_or_else(|| self.expected()))
             .min();
-        asked.unwrap_or_else(|| self.position())
+        let own = (self.has_automatic || asked.is_none()).then(|| self.position());
+        asked.into_iter().chain(own).min().unwrap()
     }
 }
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
-fn names(set: usize) -> Vec<Arc<str>> {
-    NAMES[..set].iter().map(|&name| name.into()).collect()
+/// The manual ones, and one that never asks.
+fn names(set: usize, has_automatic: bool) -> [Vec<Arc<str>>; 2] {
+    let automatic = if has_automatic {
+        &["automatic"][..]
+    } else {
+        &[]
+    };
+    [&NAMES[..set], automatic].map(|names| names.iter().map(|&name| name.into()).collect())
 }
 
-fn reload(model: &mut Model, set: usize) {
-    let unfinished: Vec<_> = model
-        .unfinished()
+fn reload(model: &mut Model, set: usize, has_automatic: bool) {
+    model.has_automatic = has_automatic;
+    let unfinished = model.unfinished();
+    let unfinished: Vec<_> = unfinished
         .iter()
         .map(|one| (one.offset, one.lane))
         .collect();
     model.manual.retain(|who, _| *who < set);
+    for (who, at, lane, offset) in std::mem::take(&mut model.ahead) {
+        if who < set && unfinished.contains(&(at, lane)) {
+            let uncovered = unfinished.clone();
+            model.manual.entry(who).or_insert(Wishes { uncovered });
+            model.wish(who, at, lane, offset);
+        }
+    }
     for who in 0..set {
         let uncovered = unfinished.clone();
         model.manual.entry(who).or_insert(Wishes { uncovered });
+    }
+}
+
+impl Tracker {
+    /// The handler of that message asks, so many offsets off it. One that is not manual here is so in its worker.
+    fn asks_ahead(&mut self, listener: &str, runs: &Seen, by: i64) {
+        self.ask_ahead(&Ask {
+            listener: listener.into(),
+            lane: runs.lane,
+            at: runs.offset,
+            offset: runs.offset + by,
+        });
     }
 }
 
@@ -188,12 +225,15 @@ fn run(steps: Vec<Step>, seeds: Vec<Range<i64>>, listeners: usize) -> Result<(),
         offset: 100,
         leader_epoch: 1,
     };
-    let mut tracker = Tracker::new(start, names(listeners), usize::from(listeners == 0), true);
+    let [manual, automatic] = names(listeners, listeners == 0);
+    let mut tracker = Tracker::new(start, manual, automatic, true);
     let mut model = Model {
         start: 100,
         seen: Vec::new(),
         seeds: seeds.clone(),
         manual: (0..listeners).map(|who| (who, Wishes::default())).collect(),
+        has_automatic: listeners == 0,
+        ahead: Vec::new(),
     };
     tracker.seed(Finished {
         ranges: seeds,
@@ -224,25 +264,23 @@ fn run(steps: Vec<Step>, seeds: Vec<Range<i64>>, listeners: usize) -> Result<(),
             }
             Step::Ask(who, at, by) if !model.unfinished().is_empty() => {
                 let runs = model.runs(at.get(&model.unfinished()).lane);
-                if model.manual.contains_key(&who) {
-                    tracker.asks(NAMES[who], runs.lane, runs.offset + by);
-                    model.ask(who, runs.lane, runs.offset + by);
-                }
+                tracker.asks_ahead(NAMES[who], &runs, by);
+                model.ask(who, runs.lane, runs.offset + by);
             }
             Step::AskAndFinish(who, at, by) if !model.unfinished().is_empty() => {
                 let runs = model.runs(at.get(&model.unfinished()).lane);
                 let number = runs.number.unwrap();
                 tracker.finish(number..number + 1);
-                if model.manual.contains_key(&who) {
-                    tracker.asks_at(NAMES[who], runs.lane, runs.offset, runs.offset + by);
-                    model.ask(who, runs.lane, runs.offset + by);
-                }
+                tracker.asks_ahead(NAMES[who], &runs, by);
+                model.ask(who, runs.lane, runs.offset + by);
                 model.finish(&(number..number + 1));
             }
             Step::Pause => tracker.pause(),
-            Step::Reload(set) => {
-                tracker.set_listeners(names(set), usize::from(set == 0));
-                reload(&mut model, set);
+            Step::Reload(set, others) => {
+                let others = others || set == 0;
+                let [manual, automatic] = names(set, others);
+                tracker.set_listeners(manual, automatic);
+                reload(&mut model, set, others);
             }
             Step::Repeat(_) | Step::Finish(..) | Step::Ask(..) | Step::AskAndFinish(..) => {}
         }
@@ -271,7 +309,7 @@ proptest! {
         steps in prop::collection::vec(step(), 1..80),
         seeds in seeds(),
     ) {
-        let steps = steps.into_iter().filter(|step| !matches!(step, Step::Reload(_))).collect();
+        let steps = steps.into_iter().filter(|step| !matches!(step, Step::Reload(..))).collect();
         run(steps, seeds, 0)?;
     }
 
@@ -294,7 +332,7 @@ proptest! {
         picks in prop::collection::vec(any::<prop::sample::Index>(), 4_000),
     ) {
         let start = Position { offset: 0, leader_epoch: -1 };
-        let mut tracker = Tracker::new(start, Vec::new(), 1, true);
+        let mut tracker = Tracker::new(start, Vec::new(), vec!["a".into()], true);
         for offset in 0..4_000 {
             tracker.arrive(offset * 2, -1, 1, |number| number);
         }
@@ -327,7 +365,7 @@ fn a_slow_lane_costs_no_memory_for_what_others_finish() {
         offset: 0,
         leader_epoch: -1,
     };
-    let mut tracker = Tracker::new(start, Vec::new(), 1, true);
+    let mut tracker = Tracker::new(start, Vec::new(), vec!["a".into()], true);
     for offset in 0..200_000 {
         let Arrival::New(number) = tracker.arrive(offset, -1, 1, |number| number) else {
             panic!("it is new")

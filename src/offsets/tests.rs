@@ -34,7 +34,7 @@ fn tracker(start: i64) -> Tracker {
             leader_epoch: -1,
         },
         Vec::new(),
-        1,
+        vec!["auto".into()],
         false,
     )
 }
@@ -136,7 +136,7 @@ fn a_manual_offset_is_committed_literally_even_backwards() {
             leader_epoch: -1,
         },
         vec![manual],
-        0,
+        Vec::new(),
         false,
     );
     tracker.arrive(10, 0, 1, zero);
@@ -154,12 +154,12 @@ fn a_manual_offset_is_held_back_by_another_listener() {
             leader_epoch: -1,
         },
         both,
-        0,
+        Vec::new(),
         false,
     );
     assert_eq!(tracker.asks("a", 0, 15), 10);
     assert_eq!(tracker.asks("b", 0, 12), 12);
-    tracker.set_listeners(vec!["a".into()], 0);
+    tracker.set_listeners(vec!["a".into()], Vec::new());
     assert_eq!(tracker.target().offset, 15);
 }
 
@@ -171,7 +171,7 @@ fn an_automatic_listener_beside_a_manual_one_holds_it_back() {
             leader_epoch: -1,
         },
         vec!["a".into()],
-        1,
+        vec!["auto".into()],
         false,
     );
     tracker.arrive(0, 0, 1, zero);
@@ -205,9 +205,23 @@ fn an_early_commit_that_is_told_late_yields_to_the_automatic_position() {
 #[test]
 fn an_early_commit_is_held_back_by_another_automatic_listener() {
     let mut tracker = tracker(0);
-    tracker.set_listeners(Vec::new(), 2);
+    tracker.set_listeners(Vec::new(), vec!["a".into(), "b".into()]);
     tracker.arrive(0, 0, 1, zero);
     assert_eq!(tracker.asks("a", 0, 1), 0);
+}
+
+#[test]
+fn an_early_commit_does_not_speak_for_listeners_that_come_later() {
+    for (manual, automatic) in [(vec![], vec!["auto", "new"]), (vec!["auto"], vec!["new"])] {
+        let mut tracker = tracker(0);
+        tracker.arrive(0, 0, 1, zero);
+        assert_eq!(tracker.asks("auto", 0, 1), 1);
+        tracker.set_listeners(Vec::new(), vec!["auto".into()]);
+        assert_eq!(tracker.target().offset, 1);
+        let names = |names: Vec<&str>| names.into_iter().map(Into::into).collect();
+        tracker.set_listeners(names(manual), names(automatic));
+        assert_eq!(tracker.target().offset, 0);
+    }
 }
 
 #[test]
@@ -216,11 +230,11 @@ fn a_manual_listener_that_a_reload_brings_comes_in_where_all_is_finished() {
         offset: 0,
         leader_epoch: -1,
     };
-    let mut tracker = Tracker::new(start, vec!["a".into()], 0, false);
+    let mut tracker = Tracker::new(start, vec!["a".into()], Vec::new(), false);
     tracker.arrive(0, 0, 1, zero);
     tracker.finish(0..1);
     tracker.asks("a", 0, 5);
-    tracker.set_listeners(vec!["a".into(), "b".into()], 0);
+    tracker.set_listeners(vec!["a".into(), "b".into()], Vec::new());
     assert_eq!(tracker.target().offset, 1);
 }
 

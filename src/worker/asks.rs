@@ -162,7 +162,8 @@ mod tests {
         ) {
             let start = Position { offset: 0, leader_epoch: -1 };
             let manual: Vec<Arc<str>> = if is_manual { vec!["a".into()] } else { Vec::new() };
-            let new = || Tracker::new(start, manual.clone(), usize::from(!is_manual), by_lane);
+            let automatic: Vec<Arc<str>> = if is_manual { Vec::new() } else { vec!["a".into()] };
+            let new = || Tracker::new(start, manual.clone(), automatic.clone(), by_lane);
             let (mut at_once, mut late, mut asks) = (new(), new(), Asks::default());
             let lanes: Vec<u64> = messages.iter().map(|one| if by_lane { one.0 } else { 0 }).collect();
             for (at, &lane) in lanes.iter().enumerate() {

@@ -95,12 +95,6 @@ impl Engine {
         old.vm.take_asked().filter(|_| old.generation == generation)
     }
 
-    /// Whether the listener committed automatically in the bundle of that VM, which has been replaced.
-    pub(super) fn was_automatic(&self, generation: u64, listener: &str) -> bool {
-        let old = self.old.as_ref();
-        old.is_some_and(|old| old.generation == generation && old.vm.is_automatic(listener))
-    }
-
     pub(super) fn cancel(&mut self, generation: u64, call: CallId) {
         if generation == self.generation {
             self.vm.cancel(call);

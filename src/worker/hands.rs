@@ -152,7 +152,7 @@ impl Worker {
         let name = head.listener().to_owned();
         // A record of it that is under way is passed over when its answer comes.
         self.letters.remove(&(epoch, head.key, name.clone()));
-        head.progress().stage = match named(head.config, &name) {
+        let stage = match named(head.config, &name) {
             Some(listener) if skip.dead_letter => {
                 let failure = Failure {
                     kind: FailureKind::Asked,
@@ -163,6 +163,7 @@ impl Worker {
             }
             _ => self.ended(head, crate::metrics::Outcome::Skipped),
         };
+        head.come_to(stage);
     }
 
     /// How many waits it ended.

@@ -5,10 +5,11 @@ use std::time::Duration;
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::kafka::Message;
-use crate::lanes::{Lane, Progress};
+use crate::lanes::{Lane, Progress, Stage};
 use crate::message::Record as _;
 use crate::status::Blocked;
 
+use super::asks::Who;
 use super::slot::Slot;
 
 /// The lane is out of its slot meanwhile.
@@ -26,6 +27,19 @@ pub(super) struct Head<'a> {
 impl Head<'_> {
     pub(super) fn progress(&mut self) -> &mut Progress {
         &mut self.lane.progress[self.index]
+    }
+
+    /// What the listener has come to with the message: its run has ended, or nobody runs it any more.
+    pub(super) fn come_to(&mut self, stage: Stage) {
+        let progress = &mut self.lane.progress[self.index];
+        progress.stage = stage;
+        if progress.outlives_automatic && stage == Stage::Final {
+            self.slot.ask_behind(Who {
+                listener: &progress.listener,
+                lane: self.key,
+                at: self.lane.message.offset(),
+            });
+        }
     }
 
     pub(super) fn listener(&self) -> &str {

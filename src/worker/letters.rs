@@ -223,7 +223,7 @@ impl Worker {
                 if !matches!(stage, Stage::SendDue | Stage::Unsent(_)) {
                     self.letters.remove(&place);
                 }
-                head.progress().stage = stage;
+                head.come_to(stage);
             }
             slot.lanes.put(key, lane);
             slot.lanes.wake(key);

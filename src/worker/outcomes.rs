@@ -65,7 +65,7 @@ impl Worker {
             Step::Failed(failure) => self.failed(head, &failure, None),
             Step::Asked(verdict) => self.asked(head, &verdict),
         };
-        head.progress().stage = stage;
+        head.come_to(stage);
         self.end_alone(epoch, head.key);
     }
 

@@ -8,7 +8,7 @@ use crate::kafka::Message;
 use crate::lanes::{Lane, Lanes, Next, Stage};
 use crate::lua::{Call, Step};
 use crate::message::Record as _;
-use crate::partition;
+use crate::partition::{self, Asked};
 
 use super::asks::Who;
 use super::calls::Limits;
@@ -98,7 +98,11 @@ impl Worker {
         }
         let asks = slot.asks.take();
         if !asks.is_empty() {
-            self.asked.push((partition, asks));
+            self.asked.push(Asked {
+                partition,
+                since: slot.since,
+                asks,
+            });
         }
     }
 
@@ -375,7 +379,9 @@ impl Worker {
 
     /// Calls one listener for the head of a lane.
     fn run_head(&mut self, head: &mut Head<'_>, listener: usize) -> Went {
-        head.progress().attempt += 1;
+        let progress = head.progress();
+        progress.attempt += 1;
+        progress.outlives_automatic = false;
         let taken = head.slot.taken.at(head.lane.number);
         let (slot, message) = (&*head.slot, &head.lane.message);
         let attempt = head.lane.progress[head.index].attempt;

@@ -24,6 +24,8 @@ use super::taken::Taken;
 pub(super) struct Slot {
     pub(super) lanes: Lanes<Message>,
     pub(super) plan: Arc<Plan>,
+    /// The bundle since which its listeners are as they are; 0 if its consumer knows that.
+    pub(super) since: u64,
     pub(super) partition: Arc<Partition>,
     /// Of a retry topic: the topic whose messages wait in it.
     source: Option<Arc<str>>,
@@ -47,7 +49,12 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(plan: Arc<Plan>, partition: Arc<Partition>, place: Place) -> Self {
+    pub(super) fn new(
+        plan: Arc<Plan>,
+        since: u64,
+        partition: Arc<Partition>,
+        place: Place,
+    ) -> Self {
         let source = if plan.is_retry {
             retry::source(&partition.topic, &partition.group).map(Into::into)
         } else {
@@ -56,6 +63,7 @@ impl Slot {
         Self {
             lanes: Lanes::new(),
             plan,
+            since,
             partition,
             source,
             place,
@@ -107,11 +115,6 @@ impl Slot {
         std::mem::take(&mut self.finished).into_iter().chain(last)
     }
 
-    /// Whether the listener commits by itself, in the bundle in force.
-    pub(super) fn is_manual(&self, listener: &str) -> bool {
-        self.plan.manual.iter().any(|name| **name == *listener)
-    }
-
     /// A handler has asked for commits, and does not wait for them.
     pub(super) fn ask(&mut self, who: Who<'_>, asked: Asked) {
         // In its own topic what waits in a retry topic is behind the position since it was put there.
@@ -154,10 +157,52 @@ impl Slot {
         let names = self.names(config);
         self.lanes.set_listeners(&names, gone);
         if self.plan.is_retry {
-            for lane in self.lanes.open_mut() {
+            for (_, lane) in self.lanes.open_mut() {
                 pass_over(&self.partition, lane);
             }
         }
+    }
+
+    /// After a reload from this plan: a listener that has become a manual one asks for what it has done with as an automatic
+    /// one, where others have not. Its own handler never will.
+    pub(super) fn ask_as_automatic(&mut self, before: &Plan) {
+        let is_among =
+            |names: &[Arc<str>], listener: &str| names.iter().any(|one| **one == *listener);
+        let mut done = Vec::new();
+        for (key, lane) in self.lanes.open_mut() {
+            let at = lane.message.offset();
+            for progress in &mut lane.progress {
+                if !is_among(&self.plan.manual, &progress.listener) {
+                    progress.outlives_automatic = false;
+                } else if is_among(&before.automatic, &progress.listener) {
+                    match progress.stage {
+                        Stage::Final => done.push((key, at, progress.listener.clone())),
+                        Stage::Running | Stage::Sending | Stage::Unsent(_) | Stage::SendDue => {
+                            progress.outlives_automatic = true;
+                        }
+                        // It runs again, as a manual one.
+                        Stage::Due | Stage::BackOff(_) | Stage::Held | Stage::Halted => {}
+                    }
+                }
+            }
+        }
+        for (lane, at, listener) in done {
+            self.ask_behind(Who {
+                listener: &listener,
+                lane,
+                at,
+            });
+        }
+    }
+
+    /// A listener is done with a message, and its handler does not say so.
+    pub(super) fn ask_behind(&mut self, who: Who<'_>) {
+        let behind = who.at + 1;
+        let asked = Asked {
+            highest: behind,
+            last: behind,
+        };
+        self.ask(who, asked);
     }
 
     /// The listener that a message of a retry topic is meant for, where it is gone.

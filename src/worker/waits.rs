@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::kafka::Message;
 use crate::lanes::{Lane, Next, Stage};
-use crate::lua::{Answer, Asked, CallId, Failure, Step, Wait};
+use crate::lua::{Answer, CallId, Failure, Step, Wait};
 use crate::message::Record as _;
 use crate::offsets::Ask;
 use crate::partition::{Partition, Reply, ToConsumer, ToWorker};
@@ -56,6 +56,7 @@ impl Worker {
                     call,
                 };
                 slot.partition.inbox.send(ToConsumer::Commit {
+                    since: slot.since,
                     partition: slot.partition.clone(),
                     ask: Ask {
                         listener: open.listener.as_str().into(),
@@ -123,18 +124,6 @@ impl Worker {
             return;
         };
         if let Some(asked) = self.engine.take_asked(vm) {
-            slot.ask(open.who(), asked);
-        }
-        if matches!(step, Some(Step::Done))
-            && slot.is_manual(&open.listener)
-            && self.engine.was_automatic(vm, &open.listener)
-        {
-            // As its listener was when it began, that is all it takes; nobody else asks for its message.
-            let behind = open.offset + 1;
-            let asked = Asked {
-                highest: behind,
-                last: behind,
-            };
             slot.ask(open.who(), asked);
         }
         slot.under_way -= 1;

@@ -14,6 +14,7 @@ mod config;
 mod handlers;
 mod load;
 mod refused;
+mod turned;
 
 /// A handler that records as `event`.
 fn version(event: &str) -> String {

@@ -297,7 +297,7 @@ impl<'a> Decoder<'a> {
 
     /// The escapes are resolved into a block of Lua's, which its collector frees whatever happens.
     unsafe fn push_unescaped(&self, start: At, raw: &[u8]) -> Option<At> {
-        // SAFETY: the block is as long as the raw text, and no escape is longer than what it stands for.
+        // SAFETY: the block is as long as the raw text, and nothing is longer than the escape that stands for it.
         unsafe {
             let block = ffi::lua_newuserdatauv(self.state, raw.len(), 0).cast::<u8>();
             let into = std::slice::from_raw_parts_mut(block, raw.len());

@@ -4,8 +4,8 @@ use std::str;
 
 use super::text::Error;
 
-/// Writes what `raw` stands for into `into`, which is as long: no escape is longer than what it stands for. Returns the
-/// length.
+/// Writes what `raw` stands for into `into`, which is as long: nothing is longer than the escape that stands for it.
+/// Returns the length.
 pub(super) fn unescape(raw: &[u8], into: &mut [u8]) -> Result<usize, Error> {
     let mut from = 0;
     let mut to = 0;
