@@ -126,9 +126,10 @@ class Report:
             "# Performance",
             f"Written by `{self.command}`; [bench/](../bench/README.md) says how it is measured. Performance is a ratio: the "
             "programs of a table read the same topic in turn, each time as a new group, "
-            f"{times(self.settings.rounds)}, after a run on each topic that does not count (on the first one {self.settings.warm_runs}); medians, from the first message "
-            "to the last in the program's own process. Slow programs read fewer of the messages. CPU and memory are those of "
-            "the whole process and its children, its start included.",
+            f"{times(self.settings.rounds)}, after a run on each topic that does not count (on the first one "
+            f"{self.settings.warm_runs}); medians, from the first message to the last in the program's own process. Slow "
+            "programs read fewer of the messages. CPU and memory are those of the whole process and its children, its "
+            "start included.",
         ]
         if self.settings.quick or self.settings.scale != 1:
             parts.append("**These are small runs, which show that everything works, and nothing about speed.**")
