@@ -161,9 +161,7 @@ impl Tracker {
         }
         self.automatic = automatic;
         for ask in std::mem::take(&mut self.kept).into_asks() {
-            let mut manual = self.manual.iter().map(|one| &one.listener);
-            let is_here =
-                manual.any(|one| *one == ask.listener) || self.automatic.contains(&ask.listener);
+            let is_here = self.is_manual(&ask.listener) || self.automatic.contains(&ask.listener);
             if is_here && is_unfinished(&self.entries, ask.at) {
                 self.ask(&ask);
             }
@@ -326,16 +324,20 @@ impl Tracker {
         self.target().offset
     }
 
-    /// A handler of the coming bundle asks, with which its listener may be another one, or is here at all: it is heard when
-    /// that bundle has come.
+    /// A handler of the coming bundle asks, in which its listener may have become a manual one, or may be new. One that is
+    /// manual here is heard at once, any other when that bundle has come.
     pub(crate) fn ask_ahead(&mut self, ask: &Ask) -> i64 {
-        if self.manual.iter().any(|one| one.listener == ask.listener) {
+        if self.is_manual(&ask.listener) {
             return self.ask(ask);
         }
         if is_unfinished(&self.entries, ask.at) {
             self.kept.ask(ask, |at| is_unfinished(&self.entries, at));
         }
         self.target().offset
+    }
+
+    pub(crate) fn is_manual(&self, listener: &str) -> bool {
+        self.manual.iter().any(|one| *one.listener == *listener)
     }
 
     /// What to commit now, whether or not it is committed already.

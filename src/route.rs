@@ -59,13 +59,10 @@ impl Plan {
             .min(self.partitions_max.unwrap_or(usize::MAX))
     }
 
-    /// Whether this listener of the config is one of the topic's.
-    pub(crate) fn has(&self, config: &Config, listener: &str) -> bool {
-        let mut listeners = self.listeners.iter();
-        listeners.any(|&index| {
-            let one = config.listeners.get(index);
-            one.is_some_and(|one| one.name == listener)
-        })
+    /// Whether this listener is one of the topic's.
+    pub(crate) fn has(&self, listener: &str) -> bool {
+        let mut names = self.manual.iter().chain(&self.automatic);
+        names.any(|name| **name == *listener)
     }
 
     /// Whether the same listeners commit in the same way.

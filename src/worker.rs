@@ -211,7 +211,7 @@ impl Worker {
                 first,
                 taken,
                 messages,
-            } => self.push(partition, plan, first, taken, messages),
+            } => self.push(partition, &plan, first, taken, messages),
             ToWorker::Release(partition) => self.release(&partition),
             ToWorker::Cancel(partition) => self.cancel(&partition),
             ToWorker::Answer { vm, call, answer } => self.resume(vm, call, answer),
@@ -233,7 +233,7 @@ impl Worker {
     fn push(
         &mut self,
         partition: Arc<Partition>,
-        plan: Arc<Plan>,
+        plan: &Plan,
         first: u64,
         taken: Instant,
         messages: Vec<Message>,
@@ -243,21 +243,23 @@ impl Worker {
         }
         let epoch = partition.epoch;
         if !self.slots.contains_key(&epoch) {
-            let config = &self.engine.bundle().config;
-            if route::plan(config, &partition.consumer, &partition.topic).is_none() {
-                // The bundle in force does not have the topic: the consumer hears of it in a moment.
-                return partition.end();
-            }
-        }
-        let slot = self.slots.entry(epoch).or_insert_with(|| {
             // A plan of another bundle may be on its way while this one is swapped.
             let bundle = self.engine.bundle();
             let own = route::plan(&bundle.config, &partition.consumer, &partition.topic);
-            let is_ahead = own.as_ref().is_some_and(|own| !own.commits_alike(&plan));
+            let Some(own) = own.filter(|own| !own.orders_otherwise(plan)) else {
+                // The bundle in force does not have the topic, or has other lanes for it than the consumer's positions are
+                // of: a new epoch follows when all have the same bundle.
+                return partition.end();
+            };
+            let is_ahead = !own.commits_alike(plan);
             let since = if is_ahead { bundle.number } else { 0 };
             let place = self.running.place(&partition);
-            Slot::new(own.map_or(plan, Arc::new), since, partition, place)
-        });
+            let slot = Slot::new(Arc::new(own), since, partition, place);
+            self.slots.insert(epoch, slot);
+        }
+        let Some(slot) = self.slots.get_mut(&epoch) else {
+            return;
+        };
         let below = first + messages.len() as u64;
         slot.taken.push(below, taken, slot.lanes.lowest());
         slot.lanes.push(first, messages);

@@ -86,19 +86,24 @@ impl Consumer {
         now: Instant,
     ) {
         let deadline = now + self.settings.request_timeout;
-        let bundle = self.bundle.clone();
-        let is_ahead = since > bundle.number;
+        let is_ahead = since > self.bundle.number;
         match self.of(partition) {
             None => reply.send(Err(
                 "the partition was revoked; whoever has it now gets the message again".to_owned(),
             )),
-            Some(held) if !is_ahead && !held.plan.has(&bundle.config, &ask.listener) => {
+            Some(held) if !is_ahead && !held.plan.has(&ask.listener) => {
                 // Of an older bundle: what it asks for would count as finished by those that are here. It has no say.
                 let target = held.tracker.target().offset;
                 reply.send(Ok(held.committed.unwrap_or(target)));
             }
             Some(held) => {
                 held.ask(ask, is_ahead);
+                // One that is a manual one already has been heard.
+                let since = if held.tracker.is_manual(&ask.listener) {
+                    0
+                } else {
+                    since
+                };
                 held.unsent.awaited = true;
                 self.commits.waiters.push(Waiter {
                     partition: partition.clone(),
@@ -112,14 +117,13 @@ impl Consumer {
 
     /// `ctx.commitOffsets(offset, { wait = false })`, in the order in which handlers asked.
     pub(super) fn asked(&mut self, asked: &Asked) {
-        let bundle = self.bundle.clone();
-        let is_ahead = asked.since > bundle.number;
+        let is_ahead = asked.since > self.bundle.number;
         // As with a commit that is waited for: whoever has the partition now gets the messages again.
         let Some(held) = self.of(&asked.partition) else {
             return;
         };
         for ask in &asked.asks {
-            if is_ahead || held.plan.has(&bundle.config, &ask.listener) {
+            if is_ahead || held.plan.has(&ask.listener) {
                 held.ask(ask, is_ahead);
                 held.unsent.unawaited = true;
             }

@@ -90,7 +90,8 @@ impl Held {
             // Of a topic that nobody wants, nothing is ours to say.
             return false;
         }
-        let wanted = self.tracker.is_automatic() || self.tracker.is_asked() || self.commit_now;
+        let is_asked = self.tracker.is_asked() || self.unsent.awaited;
+        let wanted = self.tracker.is_automatic() || is_asked || self.commit_now;
         wanted && self.committed != Some(self.tracker.target().offset)
     }
 

@@ -103,9 +103,11 @@ impl Consumer {
     }
 
     /// Partitions that their worker has ended by itself go on in a new epoch. It does so where its bundle has other lanes
-    /// for the topic, or does not have it: 1. a reload retires, and we know the coming bundle; 2. a partition is
-    /// assigned, and begins by it; 3. its worker begins it by the old one; 4. the worker swaps.
+    /// for the topic than ours, or does not have it. Not while a reload is under way: the worker would end them again.
     fn release_ended(&mut self, now: Instant) {
+        if self.phase.retired.is_some() {
+            return;
+        }
         let is_ended = |held: &&mut Held| held.stage == Stage::Active && held.partition.is_over();
         let mut any = false;
         for held in self.held.values_mut().filter(is_ended) {

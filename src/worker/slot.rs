@@ -24,7 +24,7 @@ use super::taken::Taken;
 pub(super) struct Slot {
     pub(super) lanes: Lanes<Message>,
     pub(super) plan: Arc<Plan>,
-    /// The bundle since which its listeners are as they are; 0 if its consumer knows that.
+    /// The bundle since which its listeners are as they are; 0 where its consumer had them so when the slot was made.
     pub(super) since: u64,
     pub(super) partition: Arc<Partition>,
     /// Of a retry topic: the topic whose messages wait in it.
@@ -248,8 +248,8 @@ impl Slot {
     }
 
     /// Whether this listener is one of the topic's in the bundle in force.
-    pub(super) fn wants(&self, config: &Config, listener: &str) -> bool {
-        self.plan.has(config, listener)
+    pub(super) fn wants(&self, listener: &str) -> bool {
+        self.plan.has(listener)
     }
 }
 

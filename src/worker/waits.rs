@@ -152,7 +152,7 @@ impl Worker {
         let Some(index) = lane.index_of(&open.listener) else {
             return;
         };
-        let is_wanted = slot.wants(config, &open.listener);
+        let is_wanted = slot.wants(&open.listener);
         match step {
             Some(Step::Waits(call, wait)) => {
                 self.suspend(slot, vm, call, wait, open.clone(), false);
@@ -187,8 +187,7 @@ impl Worker {
             };
             slot.under_way -= 1;
             self.leave(&slot.partition);
-            let config = self.engine.bundle().config.clone();
-            let is_wanted = slot.wants(&config, &open.listener);
+            let is_wanted = slot.wants(&open.listener);
             if let Some(lane) = slot.lanes.get_mut(open.lane)
                 && let Some(index) = lane.index_of(&open.listener)
             {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::support::client::numbered;
+use crate::support::client::{Topic, numbered};
 use crate::support::daemon::Daemon;
 use crate::support::kafka::{self, Kafka};
 use crate::support::project::{Project, from_beginning};
@@ -53,11 +53,17 @@ fn turned_listener(name: &str, topic: &str, handler: &str, how: &str, ordering: 
         )
 }
 
-fn reload_with(project: &Project, daemon: &Daemon, listeners: &str) {
+/// Changes a file, and waits until the change is in force.
+fn reload(daemon: &mut Daemon, change: impl FnOnce()) {
+    let reloaded = |daemon: &Daemon| daemon.count(|line| line.is("reloaded"));
+    let before = reloaded(daemon);
+    change();
+    daemon.wait_for("it has reloaded", |daemon| reloaded(daemon) > before);
+}
+
+fn replace_config(project: &Project, listeners: &str) {
     project.write("new.toml", &project.config_text(listeners));
     fs::rename(project.path("new.toml"), project.path("config.toml")).unwrap();
-    let (code, printed) = daemon.reload();
-    assert_eq!(code, 0, "{printed}");
 }
 
 /// Whose call waits while it becomes a manual one: that the call ends is all that the listener as it was asked for.
@@ -78,7 +84,9 @@ fn a_call_that_outlives_its_automatic_listener_is_committed() {
         topic.produce(numbered(0..1, 0));
         project.wait_for_entries("begun", 1, DEADLINE);
 
-        reload_with(&project, &daemon, &listener("manual"));
+        reload(&mut daemon, || {
+            replace_config(&project, &listener("manual"));
+        });
         fs::write(&go, "").unwrap();
 
         daemon.wait_for("its message is committed", |_| {
@@ -116,11 +124,8 @@ fn what_a_listener_did_before_it_became_a_manual_one_is_committed() {
         project.wait_for_entries("quick", 1, DEADLINE);
         project.wait_for_entries("begun", 1, DEADLINE);
 
-        reload_with(
-            &project,
-            &daemon,
-            &listeners("manual", "manual", "automatic"),
-        );
+        let turned = listeners("manual", "manual", "automatic");
+        reload(&mut daemon, || replace_config(&project, &turned));
         let committed = || kafka.committed(&project.group, &topic.name, 0);
         stays(
             "nothing is committed while one waits",
@@ -136,62 +141,69 @@ fn what_a_listener_did_before_it_became_a_manual_one_is_committed() {
     }
 }
 
-/// Two listeners of a topic: the first one of partition 0 waits for `HOLD`, all of the second one for `GO`.
+/// A call of partition 0 waits for a file; the others do what the test is about.
 const AHEAD: &str = r#"
     local record = require "record"
     local tide = require "tide"
-    local function wait(path)
+    local function wait(name)
       local file
       repeat
         tide.sleep(10)
-        file = io.open(path)
+        file = io.open("FOLDER/" .. name)
       until file
       file:close()
     end
+    local function hold(message, ctx)
+      if message.partition == 0 then
+        record.line("held", message, ctx)
+        wait("hold")
+      end
+    end
     return {
-      automatic = function(message, ctx)
-        if message.partition == 0 then
-          record.line("held", message, ctx)
-          wait("HOLD")
-        end
-      end,
-      manual = function(message, ctx)
+      hold = hold,
+      asks = function(message, ctx)
         record.line("asks", message, ctx)
         ctx.commitOffsets(message.offset + 1)
         record.line("asked", message, ctx)
       end,
-      last = function(message, ctx) wait("GO") end,
+      waits = function(message, ctx) wait("go") end,
+      second_asks = function(message, ctx)
+        hold(message, ctx)
+        if message.offset == 0 then wait("go") end
+        ctx.commitOffsets(message.offset + 1)
+      end,
     }
     "#;
 
-/// One worker has a bundle while another one waits for a call of the last but one: what its handlers ask for meanwhile is heard
-/// when the bundle is in force everywhere, and answered then.
+/// Two workers, one of which keeps a call of the first bundle: the second bundle is in force, and a third one can be so in the
+/// other worker alone, until `hold` is written.
+fn held(kafka: &Kafka, topic: &Topic<'_>, listeners: &str) -> (Project, Daemon) {
+    let project = Project::new(kafka).sections("[lua]\nworkers = 2");
+    let handlers = AHEAD.replace("FOLDER", &project.path(".").to_string_lossy());
+    project.handler("orders.lua", &handlers);
+    project.config(listeners);
+    let mut daemon = Daemon::join(&project);
+    topic.produce(numbered(0..1, 0));
+    project.wait_for_entries("held", 1, DEADLINE);
+    reload(&mut daemon, || {
+        project.replace_handler("orders.lua", &format!("{handlers}-- again\n"));
+    });
+    (project, daemon)
+}
+
+/// What handlers ask for under a bundle that is not in force everywhere is heard when it is, and answered then.
 #[test]
 fn what_is_asked_before_a_bundle_is_in_force_everywhere_is_committed() {
     let Some(kafka) = kafka::shared() else { return };
     let topic = kafka.topic("ahead", 8);
-    let project = Project::new(kafka).sections("[lua]\nworkers = 2");
-    let (hold, go) = (project.path("hold"), project.path("go"));
-    let handlers = AHEAD
-        .replace("HOLD", &hold.to_string_lossy())
-        .replace("GO", &go.to_string_lossy());
-    project.handler("orders.lua", &handlers);
-    let listeners = |how: &str| {
+    let listeners = |handler: &str, how: &str| {
         let of = |name, handler, how| {
             turned_listener(name, &topic.name, handler, how, "none") + "maxInFlight = 1000\n"
         };
-        of("first", how, how) + &of("last", "last", "automatic")
+        of("first", handler, how) + &of("last", "waits", "automatic")
     };
-    project.config(&listeners("automatic"));
-    let mut daemon = Daemon::join(&project);
-    topic.produce(numbered(0..1, 0));
-    project.wait_for_entries("held", 1, DEADLINE);
-    project.replace_handler("orders.lua", &format!("{handlers}-- again\n"));
-    let (code, printed) = daemon.reload();
-    assert_eq!(code, 0, "{printed}");
-
-    project.write("new.toml", &project.config_text(&listeners("manual")));
-    fs::rename(project.path("new.toml"), project.path("config.toml")).unwrap();
+    let (project, mut daemon) = held(kafka, &topic, &listeners("hold", "automatic"));
+    replace_config(&project, &listeners("asks", "manual"));
     let mut count = 0;
     wait_for("a worker has the bundle", DEADLINE, || {
         for partition in 1..8 {
@@ -200,27 +212,49 @@ fn what_is_asked_before_a_bundle_is_in_force_everywhere_is_committed() {
         count += 1;
         !project.entries_of("asks").is_empty()
     });
-    let has_all = |daemon: &mut Daemon, bundle: &str| {
-        daemon.count(|line| line.is("reloaded") && line.field("bundle") == bundle) > 0
-    };
-    assert!(
-        !has_all(&mut daemon, "3"),
-        "a call of the first bundle waits"
-    );
-    assert!(project.entries_of("asked").is_empty());
-    fs::write(&hold, "").unwrap();
-    fs::write(&go, "").unwrap();
-
-    daemon.wait_for("everything is committed", |_| {
-        (1..8).all(|partition| {
-            kafka.committed(&project.group, &topic.name, partition) == Some(count as i64)
-        })
+    stays("nobody is answered", Duration::from_millis(500), || {
+        project.entries_of("asked").is_empty()
     });
-    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(1));
-    assert!(has_all(&mut daemon, "3"));
+    project.write("hold", "");
+    project.write("go", "");
+
+    let committed = |partition| kafka.committed(&project.group, &topic.name, partition);
+    daemon.wait_for("everything is committed", |_| {
+        committed(0) == Some(1) && (1..8).all(|one| committed(one) == Some(count as i64))
+    });
     assert_eq!(
         project.entries_of("asks").len(),
         project.entries_of("asked").len()
     );
+    daemon.stop();
+}
+
+/// While one worker has other lanes for a topic than its consumer, nothing of it is committed too far.
+#[test]
+fn an_ordering_that_is_not_in_force_everywhere_commits_nothing_unfinished() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("other-lanes", 32);
+    let listeners = |ordering: &str| {
+        turned_listener("orders", &topic.name, "second_asks", "manual", ordering)
+            + "maxInFlight = 1000\n"
+    };
+    let (project, mut daemon) = held(kafka, &topic, &listeners("partition"));
+    let committed = |partition| kafka.committed(&project.group, &topic.name, partition);
+    replace_config(&project, &listeners("none"));
+    // Some are there before a worker has the new bundle, and most of them after.
+    for partition in 1..32 {
+        topic.produce(numbered(0..2, partition));
+        stays(
+            "its first message waits",
+            Duration::from_millis(100),
+            || committed(partition).unwrap_or(0) == 0,
+        );
+    }
+    assert!((1..32).all(|partition| committed(partition).unwrap_or(0) == 0));
+    project.write("hold", "");
+    project.write("go", "");
+    daemon.wait_for("everything is committed", |_| {
+        committed(0) == Some(1) && (1..32).all(|partition| committed(partition) == Some(2))
+    });
     daemon.stop();
 }
