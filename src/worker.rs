@@ -244,17 +244,16 @@ impl Worker {
         let epoch = partition.epoch;
         if !self.slots.contains_key(&epoch) {
             // A plan of another bundle may be on its way while this one is swapped.
-            let bundle = self.engine.bundle();
-            let own = route::plan(&bundle.config, &partition.consumer, &partition.topic);
-            let Some(own) = own.filter(|own| !own.orders_otherwise(plan)) else {
-                // The bundle in force does not have the topic, or has other lanes for it than the consumer's positions are
-                // of: a new epoch follows when all have the same bundle.
+            let config = &self.engine.bundle().config;
+            let own = route::plan(config, &partition.consumer, &partition.topic);
+            let is_alike = |own: &Plan| !own.orders_otherwise(plan) && own.commits_alike(plan);
+            let Some(own) = own.filter(is_alike) else {
+                // The bundle in force does not have the topic, or not the lanes and listeners that the consumer's positions
+                // are of: a new epoch follows when all have the same bundle.
                 return partition.end();
             };
-            let is_ahead = !own.commits_alike(plan);
-            let since = if is_ahead { bundle.number } else { 0 };
             let place = self.running.place(&partition);
-            let slot = Slot::new(Arc::new(own), since, partition, place);
+            let slot = Slot::new(Arc::new(own), partition, place);
             self.slots.insert(epoch, slot);
         }
         let Some(slot) = self.slots.get_mut(&epoch) else {

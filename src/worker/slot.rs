@@ -24,7 +24,7 @@ use super::taken::Taken;
 pub(super) struct Slot {
     pub(super) lanes: Lanes<Message>,
     pub(super) plan: Arc<Plan>,
-    /// The bundle since which its listeners are as they are; 0 where its consumer had them so when the slot was made.
+    /// The bundle since which its listeners are as they are; 0 where it began with them.
     pub(super) since: u64,
     pub(super) partition: Arc<Partition>,
     /// Of a retry topic: the topic whose messages wait in it.
@@ -49,12 +49,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(
-        plan: Arc<Plan>,
-        since: u64,
-        partition: Arc<Partition>,
-        place: Place,
-    ) -> Self {
+    pub(super) fn new(plan: Arc<Plan>, partition: Arc<Partition>, place: Place) -> Self {
         let source = if plan.is_retry {
             retry::source(&partition.topic, &partition.group).map(Into::into)
         } else {
@@ -63,7 +58,7 @@ impl Slot {
         Self {
             lanes: Lanes::new(),
             plan,
-            since,
+            since: 0,
             partition,
             source,
             place,
