@@ -60,7 +60,7 @@ pub(crate) enum ToConsumer {
     },
     /// After `ToWorker::Release`: no call of this partition runs any more.
     Drained(Arc<Partition>),
-    /// `ctx.commitOffsets`, and the handler waits.
+    /// `ctx.commitOffsets`, and the handler waits. `since` as in `Asked`.
     Commit {
         since: u64,
         partition: Arc<Partition>,

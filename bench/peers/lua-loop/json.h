@@ -30,7 +30,7 @@ static void push_string(text_t *text) {
   const char *start = ++text->at;
   while (*text->at != '"') {
     if ((unsigned char)*text->at < ' ') luaL_error(text->lua, "a string does not end");
-    text->at += *text->at == '\\' ? 2 : 1;
+    text->at += text->at[0] == '\\' && text->at[1] ? 2 : 1;
   }
   lua_pushlstring(text->lua, start, text->at++ - start);
 }

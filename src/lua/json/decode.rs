@@ -59,14 +59,16 @@ impl<'a> Decoder<'a> {
     /// Pushes the one value of the document.
     pub(super) unsafe fn document(&self) -> Result<(), Error> {
         // SAFETY: the caller's state is alive; room is checked for the levels.
-        let end = unsafe {
-            self.value(self.text.start(), DEPTH_MAX)
-                .map(|end| end.past_space())
-                .filter(|end| {
-                    *end == self.text.end() || self.fail(*end, "trailing characters").is_some()
-                })
-        };
-        end.map(|_| ()).ok_or(self.error.get())
+        unsafe {
+            if let Some(end) = self.value(self.text.start(), DEPTH_MAX) {
+                let end = end.past_space();
+                if end == self.text.end() {
+                    return Ok(());
+                }
+                self.fail(end, "trailing characters");
+            }
+        }
+        Err(self.error.get())
     }
 
     /// `None`, and why.
