@@ -124,7 +124,7 @@ class Report:
         """The whole page anew, so that a run that is broken off leaves what it had."""
         parts = [
             "# Performance",
-            f"Written by `{self.command}`; [bench/](../bench/README.md) says how it is measured. Performance is a ratio: the "
+            f"Written by `{self.command}`; [bench/](https://github.com/moontide/moontide/blob/main/bench/README.md) says how it is measured. Performance is a ratio: the "
             "programs of a table read the same topic in turn, each time as a new group, "
             f"{times(self.settings.rounds)}, after a run on each topic that does not count (on the first one "
             f"{self.settings.warm_runs}); medians, from the first message to the last in the program's own process. Slow "
