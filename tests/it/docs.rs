@@ -9,12 +9,12 @@ use std::path::{Component, Path, PathBuf};
 use crate::dev::{run, text};
 
 /// What the documents had when this was written; fewer means that a walk no longer sees them.
-const PAGES_MIN: usize = 38;
-const TOML_MIN: usize = 4;
+const PAGES_MIN: usize = 39;
+const TOML_MIN: usize = 5;
 const CONFIGS_MIN: usize = 2;
-const LUA_MIN: usize = 14;
-const LINKS_MIN: usize = 120;
-const ANCHORS_MIN: usize = 4;
+const LUA_MIN: usize = 17;
+const LINKS_MIN: usize = 160;
+const ANCHORS_MIN: usize = 10;
 
 /// A link to a file of the repository, as pages of the book have it for what lies outside of docs/.
 const REPOSITORY: &str = "https://github.com/moontide/moontide/";

@@ -42,7 +42,7 @@ fn every_block_of_the_pages_is_lua() {
         .skip(1)
         .filter_map(|rest| rest.split("```").next())
         .collect();
-    assert!(blocks.len() >= 12, "the pages have {} blocks", blocks.len());
+    assert!(blocks.len() >= 15, "the pages have {} blocks", blocks.len());
     for block in blocks {
         let record = OwnedRecord {
             value: Some(block.as_bytes().into()),
