@@ -206,7 +206,7 @@ fn unreadable(error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::bundle::*;
 
     const CONFIG: &str = "[kafkaConfig]\nbrokers = ['localhost:9092']\n[consumerConfig]\ngroupId = 'g'\n\
                           [[listeners]]\ntopic = 't'\nhandler = 'orders.f'\n";

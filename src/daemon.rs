@@ -4,8 +4,8 @@
 //! with its reason.
 
 mod fleet;
-mod hands;
 mod load;
+mod operator_commands;
 mod pages;
 mod reload;
 mod topics;
@@ -19,17 +19,17 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::now_ms;
 use crate::config::Config;
-use crate::control::{Ask, Server};
-use crate::http;
-use crate::logging::{self, Audience};
-use crate::shutdown::{self, Reactions, Shutdown, Signals, Trigger};
-use crate::status::{ReloadReport, Request, Response, Status};
-use crate::supervisor::Ending;
-use crate::systemd::{Notifier, Progress};
-use crate::watch::Watch;
+use crate::service::control::{Ask, Server};
+use crate::service::signals::{self, Reactions, Shutdown, Signals, Trigger};
+use crate::service::systemd::{Notifier, Progress};
+use crate::service::watch::Watch;
+use crate::telemetry::http;
+use crate::telemetry::logging::{self, Audience};
+use crate::telemetry::status::{ReloadReport, Request, Response, Status};
+use crate::threads::supervisor::Ending;
 
 use fleet::{Fleet, Roster};
-use hands::Hands;
+use operator_commands::Hands;
 use pages::{Pages, gather};
 use reload::Reloader;
 
@@ -88,7 +88,7 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
         load::bundle(&options.config, 1, options.adjust.as_ref()).map_err(StartError::Config)?;
     let config = loaded.config.clone();
     let guard = Arc::new(logging::start(&config.log, options.audience)?);
-    let (trigger, shutdown) = shutdown::channel();
+    let (trigger, shutdown) = signals::channel();
     let (reload_sender, reloads) = mpsc::channel(1);
     let drain = Arc::new(Mutex::new(config.daemon.drain_deadline));
     let _signals = Signals::listen(Reactions {

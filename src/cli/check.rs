@@ -254,7 +254,7 @@ fn bad_as_json(bad: &Bad) -> Json {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::cli::check::*;
 
     #[test]
     fn every_handler_has_a_sentence_of_its_own() {

@@ -199,7 +199,7 @@ fn expect_topic(topic: &str, existing: &[String]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::cli::send::*;
 
     #[test]
     fn a_topic_that_does_not_exist_names_the_nearest_one() {

@@ -66,7 +66,7 @@ pub(crate) fn parse(directives: &str) -> Result<EnvFilter, ParseError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::config::level::*;
 
     #[track_caller]
     fn check(directives: &str, expected: Option<&str>) {

@@ -77,7 +77,7 @@ pub(super) fn is_topic(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::config::names::*;
 
     #[track_caller]
     fn check(text: &str, expected: Option<(&str, Option<&str>)>) {

@@ -409,7 +409,7 @@ fn constants(schema: &Json) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::config::shape::*;
 
     #[test]
     fn a_misspelt_name_finds_its_neighbour() {

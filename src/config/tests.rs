@@ -3,8 +3,8 @@
 mod any_text;
 mod policies;
 
-use super::*;
 use crate::bundle::Sources;
+use crate::config::*;
 
 const BROKERS: &str = "[kafkaConfig]\nbrokers = ['one:9092, two:9092']\n";
 const GROUP: &str = "[consumerConfig]\ngroupId = 'g'\n";

@@ -168,7 +168,7 @@ fn fill<'i>(child: &mut Tree<'i>, parent: &Tree<'i>, without: &[&str]) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::config::tree::*;
 
     #[track_caller]
     fn check(text: &str, path: &[Step<'_>], expected: &str) {

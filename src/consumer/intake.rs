@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::assignment::{Partition, Shared, ToWorker};
 use crate::config::Ordering as LaneOrdering;
 use crate::kafka::{Message, TopicPartition};
-use crate::lanes;
 use crate::message::Record;
-use crate::offsets::{Arrival, Position, Tracker};
-use crate::partition::{Partition, Shared, ToWorker};
+use crate::rules::lanes;
+use crate::rules::offsets::{Arrival, Position, Tracker};
 
-use super::ages::Ages;
-use super::asked::Unsent;
 use super::budget::{BATCH_MAX, InFlight, Room, Share};
-use super::jumps::Jumps;
+use super::commit_requests::Unsent;
+use super::lost_offsets::Jumps;
+use super::standstill::Ages;
 use super::{Consumer, Held, Stage, Trust, list};
 
 /// How long a partition may hold up others that want to go on, with a full share, before it is paused. Long enough to run

@@ -4,12 +4,12 @@
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use crate::assignment::ToTopics;
 use crate::bundle::Bundle;
 use crate::failpoint::failpoint;
-use crate::offsets::Position;
-use crate::partition::ToTopics;
-use crate::route;
-use crate::start::{Start, Why};
+use crate::rules::offsets::Position;
+use crate::rules::route;
+use crate::rules::start_offset::{Start, Why};
 
 use super::membership::LAST_COMMIT;
 use super::{Consumer, Held, LEAVE, Stage, is_over};

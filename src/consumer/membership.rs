@@ -7,18 +7,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::asker::{Ask, Assigned};
+use crate::assignment::ToWorker;
 use crate::bundle::Bundle;
+use crate::consumer::lookups::{Ask, Assigned};
 use crate::failpoint::failpoint;
 use crate::kafka::{Error, Rebalance, TopicPartition};
-use crate::partition::ToWorker;
-use crate::route;
-use crate::start::Policy;
-use crate::supervisor::Ending;
+use crate::rules::route;
+use crate::rules::start_offset::Policy;
+use crate::threads::supervisor::Ending;
 
 use super::leave::Retiring;
-use super::overtaken;
 use super::subscription::Emptying;
+use super::superseded;
 use super::{Consumer, Held, Stage, list};
 
 /// How long the last commit of a revocation may take.
@@ -199,7 +199,7 @@ impl Consumer {
     ) -> bool {
         if !self.phase.queue.is_empty() {
             if self.client.is_cooperative() {
-                overtaken::carry_over(&partitions, &mut self.phase.queue);
+                superseded::carry_over(&partitions, &mut self.phase.queue);
             }
             return true;
         }

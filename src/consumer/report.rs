@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use crate::clock::now_ms;
 use crate::kafka::{Client, Error};
-use crate::logging::RateLimit;
-use crate::metrics::{ConsumerCounts, ConsumerSnapshot};
-use crate::status::{ConsumerStatus, PartitionStatus, Pause};
+use crate::telemetry::logging::RateLimit;
+use crate::telemetry::metrics::{ConsumerCounts, ConsumerSnapshot};
+use crate::telemetry::status::{ConsumerStatus, PartitionStatus, Pause};
 
-use super::jumps::Lost;
+use super::lost_offsets::Lost;
 use super::{Consumer, Held, Stage, line_limit};
 
 /// The last error of broker or group, until something works again.

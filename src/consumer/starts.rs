@@ -4,19 +4,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::asker::{Ask, Assigned, Found, Starts};
 use crate::config::{Config, Ordering};
+use crate::consumer::lookups::{Ask, Assigned, Found, Starts};
 use crate::failpoint::failpoint;
-use crate::gaps::Finished;
 use crate::kafka::{Error, TopicPartition};
-use crate::offsets::{Position, Tracker};
-use crate::route;
-use crate::start::{Start, Why};
+use crate::rules::commit_metadata::Finished;
+use crate::rules::offsets::{Position, Tracker};
+use crate::rules::route;
+use crate::rules::start_offset::{Start, Why};
 
-use super::ages::Ages;
-use super::asked::Unsent;
-use super::jumps::Jumps;
+use super::commit_requests::Unsent;
+use super::lost_offsets::Jumps;
 use super::membership::{Doing, names};
+use super::standstill::Ages;
 use super::{Consumer, Held, Stage, Trust};
 
 /// Between two questions where the first had no answer.

@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::asker::Ask;
+use crate::assignment::ToTopics;
 use crate::clock::now_ms;
 use crate::config::Config;
+use crate::consumer::lookups::Ask;
 use crate::kafka::{Class, Error};
-use crate::partition::ToTopics;
-use crate::route::{self, Subscription};
-use crate::status::TopicError;
-use crate::supervisor::Ending;
+use crate::rules::route::{self, Subscription};
+use crate::telemetry::status::TopicError;
+use crate::threads::supervisor::Ending;
 
 use super::membership::LAST_COMMIT;
 use super::{Consumer, Held, Stage};

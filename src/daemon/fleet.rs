@@ -8,21 +8,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
+use crate::assignment::{ToConsumer, ToWorker};
 use crate::bundle::Bundle;
 use crate::clock::now_ms;
 use crate::config::{self, Config};
 use crate::consumer::{self, Consumer};
-use crate::difference::Difference;
-use crate::journal::{Journal, Page};
+use crate::crash::exclusive::Solo;
+use crate::crash::journal::{Journal, Page};
 use crate::lua::{App, Vm, Watchdog};
-use crate::mailbox::Mailbox;
-use crate::metrics::{ConsumerSnapshot, WorkerSnapshot};
-use crate::needed::Needed;
-use crate::partition::{ToConsumer, ToWorker};
-use crate::solo::Solo;
-use crate::status::{BundleStatus, ConsumerStatus};
-use crate::supervisor::{Ending, Endings};
-use crate::systemd::Progress;
+use crate::outgoing::required_topics::Needed;
+use crate::rules::config_changes::Difference;
+use crate::service::systemd::Progress;
+use crate::telemetry::metrics::{ConsumerSnapshot, WorkerSnapshot};
+use crate::telemetry::status::{BundleStatus, ConsumerStatus};
+use crate::threads::mailbox::Mailbox;
+use crate::threads::supervisor::{Ending, Endings};
 use crate::worker::{self, Worker};
 
 use super::topics::Topics;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::bundle;
 use crate::clock::now_ms;
-use crate::difference::{self, Difference};
 use crate::failpoint::failpoint;
-use crate::logging::Guard;
-use crate::status::{ReloadReport, ReloadResult, Status};
+use crate::rules::config_changes::{self, Difference};
+use crate::telemetry::logging::Guard;
+use crate::telemetry::status::{ReloadReport, ReloadResult, Status};
 
 use super::fleet::Fleet;
 use super::{Adjust, load, topics};
@@ -109,8 +109,8 @@ impl Reloader {
             Ok(bundle) => bundle,
             Err(error) => return rejected(error),
         };
-        let difference = difference::difference(&current.config, &new.config);
-        new.config = Arc::new(difference::effective(&current.config, &new.config));
+        let difference = config_changes::difference(&current.config, &new.config);
+        new.config = Arc::new(config_changes::effective(&current.config, &new.config));
         let vms = match load::vms(&new, self.fleet.app(), self.fleet.watchdog()) {
             Ok(vms) => vms,
             Err(error) => return rejected(error),

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::assignment::ToTopics;
 use crate::config::{Config, Consumer, Value};
 use crate::kafka::admin::{Admin, Created};
-use crate::mailbox::Mailbox;
-use crate::needed::{self, Needed};
-use crate::partition::ToTopics;
-use crate::supervisor::{Ending, Endings};
+use crate::outgoing::required_topics::{self, Needed};
+use crate::threads::mailbox::Mailbox;
+use crate::threads::supervisor::{Ending, Endings};
 
 use super::fleet;
 
@@ -50,7 +50,7 @@ impl Topics {
             endings: endings.clone(),
             open: Vec::new(),
         };
-        let first = needed::by_literals(config);
+        let first = required_topics::by_literals(config);
         let thread = fleet::spawn(endings, "topics", move || asker.run(first))?;
         Ok(Self { mailbox, thread })
     }
@@ -77,7 +77,7 @@ impl Topics {
 
 /// Asks, once, for what `new` needs beyond what `old` does.
 pub(super) fn ask_for_new(old: &Config, new: &Config) -> Found {
-    let before = needed::by_literals(old);
+    let before = required_topics::by_literals(old);
     let properties = |config: &Config, name: &str| {
         let mut consumers = config.consumers.iter();
         consumers
@@ -87,7 +87,7 @@ pub(super) fn ask_for_new(old: &Config, new: &Config) -> Found {
     let is_new = |one: &Needed| {
         !before.contains(one) || properties(old, &one.consumer) != properties(new, &one.consumer)
     };
-    let needed = needed::by_literals(new);
+    let needed = required_topics::by_literals(new);
     let needed = needed.into_iter().filter(is_new).collect();
     let found = ask(new, needed, &|| false);
     for (needed, error) in &found.open {
@@ -125,7 +125,7 @@ impl Asker {
                     ToTopics::Reload { config, open } => self.reload(config, open),
                     ToTopics::Matched { consumer, topics } => {
                         let topics: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
-                        let needed = needed::by_matches(&self.config, &consumer, &topics);
+                        let needed = required_topics::by_matches(&self.config, &consumer, &topics);
                         self.add(needed, false, false);
                     }
                 }
@@ -148,7 +148,7 @@ impl Asker {
     /// What is needed no more is asked for no more; a reload that was accepted does not end the daemon later.
     fn reload(&mut self, config: Arc<Config>, open: Vec<Needed>) {
         self.config = config;
-        let literals = needed::by_literals(&self.config);
+        let literals = required_topics::by_literals(&self.config);
         self.open.retain(|open| literals.contains(&open.needed));
         self.add(open, false, true);
     }

@@ -163,7 +163,7 @@ struct Quiet;
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        crate::logging::librdkafka(level as i32, facility, "admin", text);
+        crate::telemetry::logging::librdkafka(level as i32, facility, "admin", text);
     }
 
     fn error(&self, _: KafkaError, _: &str) {}

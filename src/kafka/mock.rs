@@ -92,8 +92,8 @@ mod tests {
     use rdkafka::consumer::{BaseConsumer, Consumer as _};
     use rdkafka::message::Message as _;
 
-    use super::*;
     use crate::config::Value;
+    use crate::kafka::mock::*;
     use crate::kafka::producer::{Outgoing, Producer};
 
     #[test]

@@ -111,9 +111,9 @@ mod tests {
     use std::sync::Arc;
     use std::time::{Duration, Instant};
 
-    use super::*;
     use crate::config::Value;
     use crate::kafka::mock::Broker;
+    use crate::kafka::outgoing::*;
     use crate::kafka::producer::Producer;
     use crate::kafka::{Client, TopicPartition};
     use crate::message::{OwnedRecord, Record as _};

@@ -98,7 +98,7 @@ pub(crate) fn is_sensitive(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::kafka::property::*;
 
     #[test]
     fn librdkafka_knows_its_own_names() {

@@ -13,13 +13,15 @@ use std::time::Duration;
 
 use mlua::ffi::{self, lua_State};
 
-use super::failure;
-use super::heap::Heap;
-use super::last_words::About;
+use super::App;
+use super::api::{app, logger, message, tide};
 use super::shared::{Function, Shared, nearest, push_bytes, type_name};
 use super::vm::Vm;
-use super::watchdog::Pulse;
-use super::{App, app, coroutine, globals, hook, load, logger, message, tide};
+use super::vm::failure;
+use super::vm::heap::Heap;
+use super::vm::last_words::About;
+use super::vm::watchdog::Pulse;
+use super::vm::{coroutine, globals, hook, load};
 use crate::bundle::Bundle;
 use crate::config::Listener;
 

@@ -6,6 +6,16 @@
 
 #![expect(unsafe_code, reason = "the hot path is Lua's C API")]
 
+pub(crate) mod coroutine;
+pub(crate) mod failure;
+pub(crate) mod globals;
+pub(crate) mod heap;
+pub(crate) mod hook;
+pub(crate) mod last_words;
+pub(crate) mod load;
+pub(crate) mod run;
+pub(crate) mod watchdog;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_int;
@@ -15,16 +25,15 @@ use std::time::{Duration, Instant};
 
 use mlua::ffi::{self, lua_State};
 
+use super::api::message::Frame;
 use super::build::Hooks;
-use super::failure;
-use super::heap::Heap;
-use super::last_words::About;
-use super::message::Frame;
-use super::run::{Coroutine, Ended};
 use super::shared::Shared;
-use super::watchdog::{self, Pulse};
-use super::{Answer, Asked, Call, CallId, Failure, FailureKind, Step, Wait, coroutine};
+use super::{Answer, Asked, Call, CallId, Failure, FailureKind, Step, Wait};
 use crate::config::Config;
+use heap::Heap;
+use last_words::About;
+use run::{Coroutine, Ended};
+use watchdog::Pulse;
 
 /// For finalizers that run outside of any call, before the last deadline begins.
 pub(super) const FINALIZERS: Duration = Duration::from_secs(1);

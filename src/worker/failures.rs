@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::logging::RateLimit;
+use crate::assignment::Partition;
 use crate::lua::{Failure, FailureKind};
-use crate::partition::Partition;
+use crate::telemetry::logging::RateLimit;
 
 use super::outcomes::Place;
 

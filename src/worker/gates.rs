@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::breaker::{self, Breaker, Letter, Opened};
 use crate::config::Config;
+use crate::rules::breaker::{self, Breaker, Letter, Opened};
 
 use super::Worker;
 

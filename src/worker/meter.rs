@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use crate::lua::FailureKind;
-use crate::metrics::{ListenerCounts, Outcome};
+use crate::telemetry::metrics::{ListenerCounts, Outcome};
 
 use super::LOOK_EVERY;
 
@@ -238,7 +238,7 @@ impl One {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::worker::meter::*;
 
     const MS: Duration = Duration::from_millis(1);
 

@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::assignment::Partition;
 use crate::config::{Config, Ordering};
-use crate::journal::Place;
+use crate::crash::journal::Place;
 use crate::kafka::Message;
-use crate::lanes::{Lane, Lanes, Stage, lane_of};
 use crate::lua::Asked;
 use crate::message::Record as _;
-use crate::metrics::{Outcome, Outcomes};
-use crate::partition::Partition;
-use crate::retry;
-use crate::retry_topic::{self, Original};
-use crate::route::Plan;
-use crate::status::Blocked;
+use crate::outgoing::retry_topic::{self, Original};
+use crate::rules::lanes::{Lane, Lanes, Stage, lane_of};
+use crate::rules::retry;
+use crate::rules::route::Plan;
+use crate::telemetry::metrics::{Outcome, Outcomes};
+use crate::telemetry::status::Blocked;
 
-use super::asks::{Asks, Who};
+use super::commit_requests::{Asks, Who};
 use super::taken::Taken;
 
 /// The messages are declared, hence dropped, before the partition that holds their client.

@@ -48,7 +48,7 @@ impl Taken {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
+    use crate::worker::taken::*;
 
     #[test]
     fn a_message_was_taken_with_its_batch() {

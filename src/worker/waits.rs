@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use crate::assignment::{Partition, Reply, ToConsumer, ToWorker};
 use crate::config::Config;
 use crate::kafka::Message;
-use crate::lanes::{Lane, Next, Stage};
 use crate::lua::{Answer, CallId, Failure, Step, Wait};
 use crate::message::Record as _;
-use crate::offsets::Ask;
-use crate::partition::{Partition, Reply, ToConsumer, ToWorker};
+use crate::rules::lanes::{Lane, Next, Stage};
+use crate::rules::offsets::Ask;
 
 use super::Worker;
 use super::calls::Open;

@@ -227,7 +227,7 @@ fn quoted(source: &str, begins: &[&str]) -> Vec<String> {
 fn the_page_on_reliability_has_every_header_of_a_dead_letter_and_every_fault() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = fs::read_to_string(root.join("docs/reliability.md")).unwrap();
-    let letters = fs::read_to_string(root.join("src/dead_letter.rs")).unwrap();
+    let letters = fs::read_to_string(root.join("src/outgoing/dead_letter.rs")).unwrap();
     let mut wanted = quoted(&letters, &["moontide-", "kafka_dlt-", "__connect."]);
     assert!(wanted.len() > 20, "{wanted:?}");
     let faults = fs::read_to_string(root.join("tests/chaos/faults.rs")).unwrap();

@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 use crate::config::{
     DeadLetter, HeaderStyle, Listener, NullKeys, OnError, Ordering, TooLarge, Topic,
 };
-use crate::retry;
+use crate::rules::retry;
 
 /// One line a policy.
 pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {

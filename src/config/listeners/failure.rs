@@ -9,7 +9,7 @@ use super::super::{
     Breaker, DEFAULT_CONSUMER, DeadLetter, HeaderStyle, OnError, Retry, TooLarge, Topic,
 };
 use super::One;
-use crate::retry;
+use crate::rules::retry;
 
 /// Runs with `onError` "deadLetter", where the file doesn't say.
 const DEAD_LETTER_ATTEMPTS: u32 = 5;
@@ -355,7 +355,7 @@ fn takes(pattern: &str, written: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::config::listeners::failure::*;
 
     #[test]
     fn a_pattern_without_an_end_takes_its_own_dead_letters() {

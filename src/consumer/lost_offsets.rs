@@ -1,0 +1,230 @@
+//! Messages that were deleted before they came: where the start of the log passes the offset that comes next, librdkafka
+//! goes on at that start, and nothing tells but the jump in the offsets.
+//!
+//! Pure. Most jumps are over what never was a message (markers of transactions) or what compaction took: then the log
+//! still begins at or below them. Of those that lie below its start **what is wider than any of the former is a loss**; the
+//! rest may be either, and so may what waited in librdkafka's queue for so long that the start has passed it since.
+//! Bounded: what is not known yet is kept as one.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// Between two lines about what may be a loss or not.
+const DOUBTS_APART: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Default)]
+pub(super) struct Jumps {
+    /// It came while nobody knew where the log starts.
+    open: Option<Jump>,
+    /// The widest one that was no loss.
+    widest: i64,
+    found: Option<Lost>,
+    doubtful: Option<Lost>,
+    doubted: Option<Instant>,
+}
+
+/// Over offsets of which no message came; several may count as one.
+#[derive(Debug)]
+struct Jump {
+    first: i64,
+    /// The offset of the message behind it.
+    next: i64,
+    missing: i64,
+    /// The most that are missing at one place.
+    width: i64,
+}
+
+/// Messages that the log does not have any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lost {
+    pub(super) first: i64,
+    pub(super) last: i64,
+    /// At most: of what compaction took before, offsets are left.
+    pub(super) count: i64,
+    /// Where it went on.
+    pub(super) next: i64,
+    pub(super) is_certain: bool,
+}
+
+impl Jumps {
+    /// A message came behind these offsets, of which none did. `log_start` is where the log began when it was fetched, or
+    /// later.
+    pub(super) fn jumped(&mut self, over: &Range<i64>, log_start: Option<i64>) {
+        let width = over.end - over.start;
+        let jump = Jump {
+            first: over.start,
+            next: over.end,
+            missing: width,
+            width,
+        };
+        match (log_start, &mut self.open) {
+            (Some(log_start), _) => self.judge(&jump, log_start),
+            (None, Some(open)) => {
+                open.next = jump.next;
+                open.missing += width;
+                open.width = open.width.max(width);
+            }
+            (None, open) => *open = Some(jump),
+        }
+    }
+
+    /// Whether it wants to know where the log starts.
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    pub(super) fn look(&mut self, log_start: i64) {
+        if let Some(jump) = self.open.take() {
+            self.judge(&jump, log_start);
+        }
+    }
+
+    fn judge(&mut self, jump: &Jump, log_start: i64) {
+        let gone = log_start.min(jump.next) - jump.first;
+        let width = gone.min(jump.width);
+        let is_certain = width > self.widest;
+        if log_start <= jump.first || log_start > jump.next {
+            // Of those that the log's start has passed only later, the next one like it may be none either.
+            self.widest = self.widest.max(jump.width);
+        }
+        if gone <= 0 {
+            return;
+        }
+        let lost = Lost {
+            first: jump.first,
+            last: jump.first + gone - 1,
+            count: gone.min(jump.missing),
+            next: jump.next,
+            is_certain,
+        };
+        let known = if is_certain {
+            &mut self.found
+        } else {
+            &mut self.doubtful
+        };
+        *known = Some(match known {
+            Some(earlier) => Lost {
+                first: earlier.first,
+                count: earlier.count + lost.count,
+                ..lost
+            },
+            None => lost,
+        });
+    }
+
+    /// What is to be said now.
+    pub(super) fn tell(&mut self, now: Instant) -> Option<Lost> {
+        if let Some(lost) = self.found.take() {
+            return Some(lost);
+        }
+        let is_early = |at: Instant| now.saturating_duration_since(at) < DOUBTS_APART;
+        if self.doubtful.is_none() || self.doubted.is_some_and(is_early) {
+            return None;
+        }
+        self.doubted = Some(now);
+        self.doubtful.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::consumer::lost_offsets::*;
+
+    #[track_caller]
+    fn check(jumps: &mut Jumps, first: i64, last: i64, count: i64, is_certain: bool) {
+        let told = jumps.tell(Instant::now()).expect("something to say");
+        assert_eq!(
+            (told.first, told.last, told.count, told.is_certain),
+            (first, last, count, is_certain)
+        );
+    }
+
+    #[test]
+    fn what_lies_below_the_start_of_the_log_is_lost() {
+        let mut jumps = Jumps::default();
+        jumps.jumped(&(10..100), Some(100));
+        check(&mut jumps, 10, 99, 90, true);
+        assert_eq!(jumps.tell(Instant::now()), None);
+    }
+
+    #[test]
+    fn what_the_log_has_jumps_over_is_not() {
+        let mut jumps = Jumps::default();
+        jumps.jumped(&(10..100), Some(40));
+        check(&mut jumps, 10, 39, 30, true);
+    }
+
+    #[test]
+    fn a_jump_within_the_log_is_no_loss() {
+        let mut jumps = Jumps::default();
+        for log_start in [0, 9, 10] {
+            jumps.jumped(&(10..100), Some(log_start));
+        }
+        assert_eq!(jumps.tell(Instant::now()), None);
+        assert!(!jumps.is_open());
+    }
+
+    #[test]
+    fn what_is_as_narrow_as_a_marker_is_doubtful_once_there_are_markers() {
+        let (mut jumps, now) = (Jumps::default(), Instant::now());
+        jumps.jumped(&(8..9), Some(0));
+        jumps.jumped(&(10..11), Some(11));
+        check(&mut jumps, 10, 10, 1, false);
+        jumps.jumped(&(20..22), Some(22));
+        check(&mut jumps, 20, 21, 2, true);
+        jumps.jumped(&(30..31), Some(31));
+        jumps.jumped(&(40..41), Some(41));
+        assert_eq!(jumps.tell(now + DOUBTS_APART / 2), None);
+        let lost = jumps.tell(now + DOUBTS_APART * 2).unwrap();
+        assert_eq!((lost.first, lost.last, lost.count), (30, 40, 2));
+    }
+
+    #[test]
+    fn markers_that_were_fetched_before_the_log_start_passed_them_are_said_once() {
+        let mut jumps = Jumps::default();
+        jumps.jumped(&(1..2), Some(1000));
+        check(&mut jumps, 1, 1, 1, true);
+        for offset in 2..50 {
+            jumps.jumped(&(2 * offset..2 * offset + 1), Some(1000));
+        }
+        check(&mut jumps, 4, 98, 48, false);
+        jumps.jumped(&(100..1000), Some(1000));
+        check(&mut jumps, 100, 999, 900, true);
+    }
+
+    #[test]
+    fn one_loss_does_not_hide_the_next_smaller_one() {
+        let mut jumps = Jumps::default();
+        jumps.jumped(&(0..1000), Some(1000));
+        check(&mut jumps, 0, 999, 1000, true);
+        jumps.jumped(&(2000..2010), Some(2010));
+        check(&mut jumps, 2000, 2009, 10, true);
+    }
+
+    #[test]
+    fn what_is_not_known_yet_waits_as_one() {
+        let mut jumps = Jumps::default();
+        jumps.jumped(&(8..9), Some(0));
+        for offset in 5..100 {
+            jumps.jumped(&(2 * offset..2 * offset + 1), None);
+        }
+        assert!(jumps.is_open());
+        assert_eq!(jumps.tell(Instant::now()), None);
+        jumps.look(0);
+        assert!(!jumps.is_open());
+        assert_eq!(jumps.tell(Instant::now()), None);
+
+        jumps.jumped(&(300..301), None);
+        jumps.jumped(&(400..500), None);
+        jumps.look(450);
+        check(&mut jumps, 300, 449, 101, true);
+    }
+
+    #[test]
+    fn several_losses_are_said_together() {
+        let mut jumps = Jumps::default();
+        jumps.jumped(&(10..20), Some(20));
+        jumps.jumped(&(30..40), Some(40));
+        check(&mut jumps, 10, 39, 20, true);
+    }
+}

@@ -1,0 +1,216 @@
+//! Places in a text of Lua's, which ends with a zero.
+//!
+//! Lua puts one behind each of its strings (`lua_tolstring`), and JSON has a use for none: so a reader stops there by
+//! itself, and only what finds a zero asks whether the text is over. Bytes are looked at eight at a time where there are
+//! so many.
+
+#![expect(unsafe_code, reason = "reads without asking for the end")]
+
+use std::ptr::NonNull;
+use std::slice;
+
+const ONES: u64 = u64::from_ne_bytes([1; 8]);
+const HIGH: u64 = ONES << 7;
+
+/// A text, whose last byte is followed by a zero.
+#[derive(Clone, Copy)]
+pub(super) struct Text {
+    start: At,
+    end: At,
+}
+
+/// A place in a text: of one of its bytes, or of the zero behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct At(NonNull<u8>);
+
+/// What is wrong with a text, and at which byte, counted from 0. Plain data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Error {
+    pub(super) what: &'static str,
+    pub(super) at: usize,
+}
+
+/// What a string consists of, up to the first byte that may end it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) end: At,
+    pub(super) is_ascii: bool,
+}
+
+impl At {
+    #[inline]
+    pub(super) unsafe fn byte(self) -> u8 {
+        // SAFETY: every place has a byte.
+        unsafe { self.0.read() }
+    }
+
+    /// The place `count` bytes on: none of those passed is the zero at the end.
+    #[inline]
+    pub(super) unsafe fn on(self, count: usize) -> Self {
+        // SAFETY: it is in the text, then, or right behind it.
+        Self(unsafe { self.0.add(count) })
+    }
+
+    /// The first place that is no space.
+    #[inline]
+    pub(super) unsafe fn past_space(self) -> Self {
+        let mut at = self;
+        // SAFETY: no space is a zero.
+        unsafe {
+            while matches!(at.byte(), b' ' | b'\n' | b'\t' | b'\r') {
+                at = at.on(1);
+            }
+        }
+        at
+    }
+
+    /// How many bytes there are from `other`, which is not behind this.
+    #[inline]
+    pub(super) unsafe fn since(self, other: Self) -> usize {
+        // SAFETY: both are of one text.
+        unsafe { self.0.offset_from_unsigned(other.0) }
+    }
+
+    /// What is between this and `end`, which is not before it.
+    pub(super) unsafe fn until<'a>(self, end: Self) -> &'a [u8] {
+        // SAFETY: both are of one text, which is alive.
+        unsafe { slice::from_raw_parts(self.0.as_ptr(), end.since(self)) }
+    }
+}
+
+impl Text {
+    /// The string of Lua's that begins at `start`, for as long as it lives.
+    pub(super) unsafe fn new(start: *const u8, length: usize) -> Self {
+        // SAFETY: a string has an address, and its end a zero.
+        let (start, end) = unsafe {
+            let start = At(NonNull::new_unchecked(start.cast_mut()));
+            (start, start.on(length))
+        };
+        Self { start, end }
+    }
+
+    pub(super) fn start(self) -> At {
+        self.start
+    }
+
+    pub(super) fn end(self) -> At {
+        self.end
+    }
+
+    /// The eight bytes at `at`, the first as the lowest, where there are as many.
+    #[inline]
+    pub(super) unsafe fn eight(self, at: At) -> Option<u64> {
+        // SAFETY: reads what is in the text.
+        unsafe { (self.end.since(at) >= 8).then(|| u64::from_le(at.0.cast().read_unaligned())) }
+    }
+
+    /// What is within quotes from `at` on, up to a quote, an escape or a control character.
+    #[inline]
+    pub(super) unsafe fn run(self, at: At) -> Run {
+        let (mut end, mut high) = (at, 0);
+        // SAFETY: passes eight where there are eight, and then one that is not the zero, a control character.
+        unsafe {
+            while let Some(bytes) = self.eight(end) {
+                let stops = stops(bytes);
+                if stops == 0 {
+                    high |= bytes;
+                    end = end.on(8);
+                    continue;
+                }
+                // Those below the first stop.
+                high |= bytes & ((stops ^ (stops - 1)) >> 8);
+                end = end.on(stops.trailing_zeros() as usize / 8);
+                return Run {
+                    end,
+                    is_ascii: high & HIGH == 0,
+                };
+            }
+            while !matches!(end.byte(), 0..=0x1f | b'"' | b'\\') {
+                high |= u64::from(end.byte());
+                end = end.on(1);
+            }
+        }
+        Run {
+            end,
+            is_ascii: high & HIGH == 0,
+        }
+    }
+}
+
+/// The high bits of the bytes that are a quote, an escape or a control character; above the first one, of others too.
+#[inline]
+fn stops(bytes: u64) -> u64 {
+    /// Of each byte that is zero, and of none before the first such byte.
+    fn zeros(bytes: u64) -> u64 {
+        bytes.wrapping_sub(ONES) & !bytes
+    }
+    let quotes = zeros(bytes ^ (ONES * u64::from(b'"')));
+    let escapes = zeros(bytes ^ (ONES * u64::from(b'\\')));
+    let controls = bytes.wrapping_sub(ONES * 0x20) & !bytes;
+    (quotes | escapes | controls) & HIGH
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::lua::api::tide::json::text::*;
+
+    /// Of bytes in a block of their own: how many are passed, and whether all of those are ASCII.
+    fn run(bytes: &[u8]) -> (usize, bool) {
+        let block = [bytes, b"\0"].concat();
+        // SAFETY: a zero follows.
+        unsafe {
+            let text = Text::new(block.as_ptr(), bytes.len());
+            let run = text.run(text.start());
+            (run.end.since(text.start()), run.is_ascii)
+        }
+    }
+
+    #[test]
+    fn a_run_ends_at_the_first_byte_that_may_end_a_string() {
+        for byte in 0..=255_u8 {
+            let ends = byte < b' ' || byte == b'"' || byte == b'\\';
+            for length in 1..=17 {
+                for at in 0..length {
+                    let mut text = vec![b'!'; length];
+                    text[at] = byte;
+                    let expected = if ends {
+                        (at, true)
+                    } else {
+                        (length, byte.is_ascii())
+                    };
+                    assert_eq!(run(&text), expected, "{byte:#x} at {at} of {length}");
+                    // What follows the end is not looked at.
+                    text[at + 1..].fill(0xff);
+                    if ends {
+                        assert_eq!(run(&text), expected, "{byte:#x} at {at} of {length}");
+                    }
+                    text[at + 1..].fill(b'"');
+                    let end = if ends { at } else { at + 1 };
+                    let is_ascii = ends || byte.is_ascii();
+                    assert_eq!(
+                        run(&text),
+                        (end.min(length), is_ascii),
+                        "{byte:#x} at {at} of {length}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn eight_bytes_are_there_or_not() {
+        let block = b"123456789\0";
+        // SAFETY: a zero follows the nine.
+        unsafe {
+            let text = Text::new(block.as_ptr(), 9);
+            let first = text.start();
+            assert_eq!(text.eight(first), Some(u64::from_le_bytes(*b"12345678")));
+            assert_eq!(
+                text.eight(first.on(1)),
+                Some(u64::from_le_bytes(*b"23456789"))
+            );
+            assert_eq!(text.eight(first.on(2)), None);
+            assert_eq!(text.eight(text.end()), None);
+        }
+    }
+}

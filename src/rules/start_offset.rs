@@ -1,0 +1,233 @@
+//! Where a partition starts: at the group's committed offset, else by the listener's option; **never over a retained
+//! message**. Pure.
+
+/// What the topic's listeners want where the group has no offset.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Policy {
+    pub(crate) from_beginning: bool,
+    /// Whether the topic's commits happen by themselves.
+    pub(crate) automatic: bool,
+    /// The topic appeared while a pattern was waiting for it.
+    pub(crate) is_new_topic: bool,
+}
+
+/// What a commit of a resolved start carries as its metadata, before the time of it.
+const MARK: &str = "moontide start ";
+/// How long such a commit says no more than that the group is new.
+const FRESH_MS: i64 = 10_000;
+
+/// Marks the commit of a start that was resolved by a listener's option.
+pub(crate) fn mark(now_ms: i64) -> String {
+    format!("{MARK}{now_ms}")
+}
+
+/// Whether a position with this metadata was only just begun. Two members of a new group that start together each
+/// commit their starts; the later one must not take the earlier one's for a group that has been here, and its own
+/// partitions for added ones.
+pub(crate) fn is_fresh(metadata: &str, now_ms: i64) -> bool {
+    let at = metadata
+        .strip_prefix(MARK)
+        .and_then(|at| at.parse::<i64>().ok());
+    at.is_some_and(|at| (now_ms - at).abs() < FRESH_MS)
+}
+
+/// What is known of a partition that was just assigned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    /// The group's committed offset and its leader epoch (-1: none).
+    pub(crate) committed: Option<(i64, i32)>,
+    /// First retained and next offset.
+    pub(crate) watermarks: (i64, i64),
+    pub(crate) policy: Policy,
+    /// Whether the group has a position on another partition of the topic: then this one was added since.
+    pub(crate) is_added: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Start {
+    pub(crate) offset: i64,
+    pub(crate) leader_epoch: i32,
+    pub(crate) why: Why,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    Committed,
+    /// `fromBeginning`.
+    Beginning,
+    /// Not `fromBeginning`: this many earlier messages are left out.
+    End {
+        left_out: i64,
+    },
+    /// The partition, or its topic, is younger than the group's positions.
+    Added,
+    /// Retention took this many messages that were not handled.
+    BelowLogStart {
+        lost: i64,
+    },
+    /// The log is shorter than what was committed.
+    BeyondLogEnd,
+}
+
+pub(crate) fn resolve(facts: &Facts) -> Start {
+    let (low, high) = facts.watermarks;
+    let at = |offset, why| Start {
+        offset,
+        leader_epoch: -1,
+        why,
+    };
+    match facts.committed {
+        Some((offset, _)) if offset < low => at(low, Why::BelowLogStart { lost: low - offset }),
+        // With a leader epoch the broker can tell where the log diverged, and librdkafka asks it; without one the log
+        // start repeats rather than skips.
+        Some((offset, leader_epoch)) if offset > high && leader_epoch >= 0 => Start {
+            offset,
+            leader_epoch,
+            why: Why::BeyondLogEnd,
+        },
+        Some((offset, _)) if offset > high => at(low, Why::BeyondLogEnd),
+        Some((offset, leader_epoch)) => Start {
+            offset,
+            leader_epoch,
+            why: Why::Committed,
+        },
+        None if facts.policy.from_beginning => at(low, Why::Beginning),
+        None if facts.policy.is_new_topic || (facts.policy.automatic && facts.is_added) => {
+            at(low, Why::Added)
+        }
+        None => at(
+            high,
+            Why::End {
+                left_out: high - low,
+            },
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::rules::start_offset::*;
+
+    const POLICY: Policy = Policy {
+        from_beginning: false,
+        automatic: true,
+        is_new_topic: false,
+    };
+    const FACTS: Facts = Facts {
+        committed: None,
+        watermarks: (10, 20),
+        policy: POLICY,
+        is_added: false,
+    };
+
+    #[track_caller]
+    fn check(facts: Facts, offset: i64, why: Why) {
+        let start = resolve(&facts);
+        assert_eq!((start.offset, start.why), (offset, why));
+    }
+
+    fn policy(from_beginning: bool, automatic: bool, is_new_topic: bool) -> Policy {
+        Policy {
+            from_beginning,
+            automatic,
+            is_new_topic,
+        }
+    }
+
+    #[test]
+    fn a_committed_offset_counts_whatever_the_option_says() {
+        let policy = policy(true, true, false);
+        check(
+            Facts {
+                committed: Some((15, 2)),
+                policy,
+                ..FACTS
+            },
+            15,
+            Why::Committed,
+        );
+        check(
+            Facts {
+                committed: Some((20, -1)),
+                ..FACTS
+            },
+            20,
+            Why::Committed,
+        );
+    }
+
+    #[test]
+    fn without_one_the_option_counts() {
+        check(FACTS, 20, Why::End { left_out: 10 });
+        check(
+            Facts {
+                policy: policy(true, true, false),
+                ..FACTS
+            },
+            10,
+            Why::Beginning,
+        );
+    }
+
+    #[test]
+    fn an_added_partition_of_an_auto_topic_starts_at_its_beginning() {
+        let added = Facts {
+            is_added: true,
+            ..FACTS
+        };
+        check(added, 10, Why::Added);
+        let manual = policy(false, false, false);
+        check(
+            Facts {
+                policy: manual,
+                ..added
+            },
+            20,
+            Why::End { left_out: 10 },
+        );
+        check(
+            Facts {
+                policy: policy(false, false, true),
+                ..FACTS
+            },
+            10,
+            Why::Added,
+        );
+    }
+
+    #[test]
+    fn a_start_is_fresh_for_ten_seconds_and_nothing_else_is() {
+        assert!(is_fresh(&mark(1_000), 2_000));
+        assert!(!is_fresh(&mark(1_000), 11_000));
+        assert!(!is_fresh("", 0));
+        assert!(!is_fresh("somebody else's", 0));
+    }
+
+    #[test]
+    fn out_of_range_never_skips_a_retained_message() {
+        check(
+            Facts {
+                committed: Some((3, 1)),
+                ..FACTS
+            },
+            10,
+            Why::BelowLogStart { lost: 7 },
+        );
+        check(
+            Facts {
+                committed: Some((30, -1)),
+                ..FACTS
+            },
+            10,
+            Why::BeyondLogEnd,
+        );
+        check(
+            Facts {
+                committed: Some((30, 4)),
+                ..FACTS
+            },
+            30,
+            Why::BeyondLogEnd,
+        );
+    }
+}

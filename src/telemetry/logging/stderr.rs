@@ -1,0 +1,145 @@
+//! Standard error as a place for log lines: it neither panics nor waits for ever.
+//!
+//! `eprintln!` panics when the reader of a pipe has gone, and blocks when the reader has stopped reading; a daemon that
+//! stands still because nobody reads its log would lose its group membership. Here a line whose reader does not take it
+//! within a second is dropped and counted, and so are the next ones until the pipe can be written again.
+#![expect(
+    unsafe_code,
+    reason = "poll(2) tells whether a write would block, without making the shared pipe non-blocking"
+)]
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing_subscriber::fmt::MakeWriter;
+
+/// How long one line may wait for its reader.
+const WAIT_MS_MAX: i32 = 1_000;
+/// A pipe that is ready for writing has room for this much (`PIPE_BUF`), so that a write of it does not block.
+const PIECE_BYTES: usize = 4096;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stderr(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Whether the reader has stopped reading. The lock keeps lines of several threads apart.
+    stuck: Mutex<bool>,
+    dropped: AtomicU64,
+}
+
+impl Stderr {
+    pub(super) fn dropped_lines(&self) -> u64 {
+        self.0.dropped.load(Ordering::Relaxed)
+    }
+
+    fn line(&self, line: &[u8], fd: libc::c_int) {
+        let mut stuck = self.0.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait_ms = if *stuck { 0 } else { WAIT_MS_MAX };
+        *stuck = false;
+        for piece in line.chunks(PIECE_BYTES) {
+            match write_piece(fd, piece, wait_ms) {
+                Ok(()) => {}
+                Err(error) => {
+                    *stuck = error.kind() == io::ErrorKind::WouldBlock;
+                    self.0.dropped.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn write_piece(fd: libc::c_int, mut piece: &[u8], wait_ms: i32) -> io::Result<()> {
+    while !piece.is_empty() {
+        let mut ready = libc::pollfd {
+            fd,
+            events: libc::POLLOUT,
+            revents: 0,
+        };
+        // SAFETY: one initialised pollfd, and its count.
+        let found = unsafe { libc::poll(&raw mut ready, 1, wait_ms) };
+        if found == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let written = if found < 0 {
+            found as isize
+        } else {
+            // SAFETY: the pointer and the length are those of a live slice.
+            unsafe { libc::write(fd, piece.as_ptr().cast(), piece.len()) }
+        };
+        match written {
+            ..0 => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => piece = &piece[written as usize..],
+        }
+    }
+    Ok(())
+}
+
+impl Write for &Stderr {
+    /// The formatting layer hands over whole lines. Errors end here: there is nowhere to tell them but the count.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.line(line, libc::STDERR_FILENO);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Stderr {
+    type Writer = &'a Stderr;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::telemetry::logging::stderr::*;
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_reader_that_has_gone_costs_the_line_and_nothing_else() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        let stderr = Stderr::default();
+        stderr.line(b"nobody reads this\n", ours.as_raw_fd());
+        assert_eq!(stderr.dropped_lines(), 1);
+    }
+
+    #[test]
+    fn a_reader_that_stopped_reading_costs_lines_until_it_reads_again() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let stderr = Stderr::default();
+        let line = vec![b'x'; PIECE_BYTES];
+        // More lines than any default socket buffer holds.
+        for _ in 0..1_000 {
+            stderr.line(&line, ours.as_raw_fd());
+            if stderr.dropped_lines() > 2 {
+                break;
+            }
+        }
+        let dropped = stderr.dropped_lines();
+        assert!(dropped > 2, "{dropped} lines were dropped");
+
+        theirs.set_nonblocking(true).unwrap();
+        let mut buffer = vec![0; 1 << 20];
+        while theirs.read(&mut buffer).is_ok() {}
+        stderr.line(b"read again\n", ours.as_raw_fd());
+        assert_eq!(stderr.dropped_lines(), dropped);
+        let read = theirs.read(&mut buffer).unwrap();
+        assert_eq!(&buffer[..read], b"read again\n");
+    }
+}

@@ -1,0 +1,209 @@
+//! Which threads move: each bumps a counter with every turn of its loop.
+//!
+//! The decision is pure: counters and the clock in, the name of the thread that stands still out. A thread may
+//! legitimately stay in one turn for as long as its allowance, as a worker does in one Lua call.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The longest time between two looks that counts. A process that was itself stopped (SIGSTOP, a suspended machine)
+/// would otherwise find all of its threads standing still.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+
+/// All threads whose progress matters.
+#[derive(Debug, Default)]
+pub(crate) struct Progress(Mutex<Looks>);
+
+#[derive(Debug, Default)]
+struct Looks {
+    last: Option<Instant>,
+    threads: Vec<Thread>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    beat: Arc<Shared>,
+    seen: u64,
+    still_for: Duration,
+}
+
+#[derive(Debug)]
+struct Shared {
+    name: String,
+    turns: AtomicU64,
+    allowance_ms: AtomicU64,
+    has_ended: AtomicBool,
+}
+
+/// A thread that has not moved for longer than it may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stalled {
+    pub(crate) thread: String,
+    pub(crate) still_for: Duration,
+    pub(crate) allowance: Duration,
+}
+
+impl fmt::Display for Stalled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}, for {} s where {} s are allowed",
+            self.thread,
+            self.still_for.as_secs(),
+            self.allowance.as_secs()
+        )
+    }
+}
+
+/// One thread's side. Dropping it takes the thread off the list: whoever ends does not stand still.
+#[derive(Debug)]
+pub(crate) struct Beat(Arc<Shared>);
+
+impl Beat {
+    /// One turn of the thread's loop.
+    pub(crate) fn turn(&self) {
+        self.0.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How long one turn may take from now on.
+    pub(crate) fn allow(&self, allowance: Duration) {
+        self.0
+            .allowance_ms
+            .store(millis(allowance), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Beat {
+    fn drop(&mut self) {
+        self.0.has_ended.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Progress {
+    pub(crate) fn register(&self, name: &str, allowance: Duration) -> Beat {
+        let beat = Arc::new(Shared {
+            name: name.to_owned(),
+            turns: AtomicU64::new(0),
+            allowance_ms: AtomicU64::new(millis(allowance)),
+            has_ended: AtomicBool::new(false),
+        });
+        let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        looks.threads.push(Thread {
+            beat: Arc::clone(&beat),
+            seen: 0,
+            still_for: Duration::ZERO,
+        });
+        Beat(beat)
+    }
+
+    /// The thread that stands still. Call it every second or so, from wherever.
+    pub(crate) fn stalled(&self, now: Instant) -> Option<Stalled> {
+        let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = looks.last.replace(now).unwrap_or(now);
+        let passed = now.saturating_duration_since(last).min(LOOK_MAX);
+        looks
+            .threads
+            .retain(|thread| !thread.beat.has_ended.load(Ordering::Relaxed));
+        let mut stalled = None;
+        for thread in &mut looks.threads {
+            let turns = thread.beat.turns.load(Ordering::Relaxed);
+            if turns == thread.seen {
+                thread.still_for += passed;
+            } else {
+                thread.seen = turns;
+                thread.still_for = Duration::ZERO;
+            }
+            let allowance = Duration::from_millis(thread.beat.allowance_ms.load(Ordering::Relaxed));
+            if thread.still_for > allowance && stalled.is_none() {
+                stalled = Some(Stalled {
+                    thread: thread.beat.name.clone(),
+                    still_for: thread.still_for,
+                    allowance,
+                });
+            }
+        }
+        stalled
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::threads::progress::*;
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    #[test]
+    fn a_thread_that_moves_never_stands_still() {
+        let progress = Progress::default();
+        let beat = progress.register("worker 0", seconds(2));
+        let start = Instant::now();
+        for second in 0..60 {
+            assert_eq!(progress.stalled(start + seconds(second)), None);
+            beat.turn();
+        }
+    }
+
+    #[test]
+    fn a_thread_is_named_when_it_stands_still_for_longer_than_it_may() {
+        let progress = Progress::default();
+        let moving = progress.register("consumer default", seconds(2));
+        let _standing = progress.register("worker 0", seconds(2));
+        let start = Instant::now();
+        for second in 0..3 {
+            moving.turn();
+            assert_eq!(progress.stalled(start + seconds(second)), None);
+        }
+        moving.turn();
+        let named = "worker 0, for 3 s where 2 s are allowed";
+        let stalled = progress.stalled(start + seconds(3));
+        assert_eq!(stalled.unwrap().to_string(), named);
+    }
+
+    #[test]
+    fn a_thread_that_moves_again_is_believed_again() {
+        let progress = Progress::default();
+        let beat = progress.register("worker 0", seconds(1));
+        let start = Instant::now();
+        assert_eq!(progress.stalled(start), None);
+        assert!(progress.stalled(start + seconds(3)).is_some());
+        beat.turn();
+        assert_eq!(progress.stalled(start + seconds(4)), None);
+    }
+
+    #[test]
+    fn a_longer_allowance_counts_from_the_next_look() {
+        let progress = Progress::default();
+        let beat = progress.register("worker 0", seconds(1));
+        let start = Instant::now();
+        assert_eq!(progress.stalled(start), None);
+        beat.allow(seconds(10));
+        assert_eq!(progress.stalled(start + seconds(3)), None);
+    }
+
+    #[test]
+    fn a_thread_that_ended_does_not_stand_still() {
+        let progress = Progress::default();
+        let beat = progress.register("worker 0", seconds(1));
+        let start = Instant::now();
+        assert_eq!(progress.stalled(start), None);
+        drop(beat);
+        assert_eq!(progress.stalled(start + seconds(60)), None);
+    }
+
+    #[test]
+    fn a_process_that_was_stopped_itself_does_not_blame_its_threads() {
+        let progress = Progress::default();
+        let _beat = progress.register("worker 0", seconds(6));
+        let start = Instant::now();
+        assert_eq!(progress.stalled(start), None);
+        assert_eq!(progress.stalled(start + seconds(3_600)), None);
+    }
+}
