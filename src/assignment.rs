@@ -12,8 +12,10 @@ use crate::kafka;
 use crate::lua::{Answer, CallId, Vm};
 use crate::outgoing::outbox::{Outbox, Refused};
 use crate::outgoing::required_topics::Needed;
+use crate::rules::commit_metadata::Finished;
 use crate::rules::offsets::Ask;
 use crate::rules::route::Plan;
+use crate::rules::start_offset::{Policy, Start};
 use crate::telemetry::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::telemetry::status::Blocked;
 use crate::threads::mailbox::Mailbox;
@@ -51,6 +53,38 @@ pub(crate) struct Shared {
     pub(crate) client: Arc<kafka::Client>,
 }
 
+/// A partition that was assigned, with what its topic's listeners want.
+#[derive(Clone, Debug)]
+pub(crate) struct Assigned {
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: i32,
+    pub(crate) policy: Policy,
+    /// `Plan::listeners_hash`.
+    pub(crate) listeners: u32,
+}
+
+/// Where a partition starts, and what is finished beyond it.
+pub(crate) struct Found {
+    pub(crate) assigned: Assigned,
+    pub(crate) start: Start,
+    pub(crate) finished: Option<Finished>,
+}
+
+/// Where partitions start; those that could not be found out yet are asked for again.
+#[derive(Default)]
+pub(crate) struct Starts {
+    pub(crate) found: Vec<Found>,
+    pub(crate) open: Vec<(Assigned, kafka::Error)>,
+}
+
+pub(crate) enum Answered {
+    Starts {
+        id: u64,
+        starts: Result<Starts, kafka::Error>,
+    },
+    Topics(Result<Vec<(String, usize)>, kafka::Error>),
+}
+
 /// What a consumer's thread is told.
 pub(crate) enum ToConsumer {
     /// These messages have their outcome, and this was asked for by `ctx.commitOffsets` and is not waited for.
@@ -68,7 +102,7 @@ pub(crate) enum ToConsumer {
         reply: Reply,
     },
     /// What the asking thread found.
-    Answered(crate::consumer::lookups::Answered),
+    Answered(Answered),
     /// Another bundle is in force in every worker.
     Reload(Arc<Bundle>),
     /// Before such a bundle: finish what runs of topics that it does not have.

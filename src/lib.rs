@@ -8,6 +8,7 @@ mod failpoint;
 mod message;
 mod own_folder;
 mod rate_limit;
+mod topic_name;
 
 mod threads;
 

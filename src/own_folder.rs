@@ -24,7 +24,7 @@ pub(crate) fn make(directory: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use crate::own_folder::*;
+    use super::*;
 
     #[test]
     fn the_folder_beside_a_configuration_is_no_part_of_the_project() {

@@ -46,7 +46,7 @@ impl RateLimit {
 
 #[cfg(test)]
 mod tests {
-    use crate::rate_limit::*;
+    use super::*;
 
     /// Each step: milliseconds since the start, and what is expected of a line at that time.
     #[track_caller]

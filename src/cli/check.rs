@@ -254,7 +254,7 @@ fn bad_as_json(bad: &Bad) -> Json {
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::check::*;
+    use super::*;
 
     #[test]
     fn every_handler_has_a_sentence_of_its_own() {

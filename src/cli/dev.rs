@@ -18,10 +18,11 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::{ConfigOption, Exit, init, run, terminal};
 use crate::bundle;
-use crate::config::{Config, Value};
+use crate::config::Config;
 use crate::daemon::{self, Options};
 use crate::kafka::mock::{self, Broker};
 use crate::kafka::producer::{Outgoing, Producer};
+use crate::kafka::property::Value;
 use crate::service::control;
 use crate::telemetry::logging::Audience;
 use samples::Sample;

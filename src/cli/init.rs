@@ -86,7 +86,7 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::init::*;
+    use super::*;
 
     #[test]
     fn files_that_exist_are_named_and_nothing_is_written() {

@@ -176,7 +176,7 @@ mod tests {
     use std::io::{BufRead as _, BufReader, Write as _};
     use std::os::unix::net::UnixListener;
 
-    use crate::cli::locate::*;
+    use super::*;
     use crate::telemetry::status::Status;
 
     /// What is tried for `/etc/moontide/config.toml` with this text.

@@ -138,8 +138,8 @@ fn answer(daemon: &locate::Daemon, order: Order) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::cli::locate::Daemon;
-    use crate::cli::operator_commands::*;
 
     #[tokio::test]
     async fn the_daemon_hears_the_order_and_who_gave_it() {

@@ -79,7 +79,7 @@ fn sentence(report: &ReloadReport) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::reload::*;
+    use super::*;
 
     #[track_caller]
     fn check(

@@ -73,7 +73,7 @@ pub(crate) fn quote(argument: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::terminal::*;
+    use super::*;
 
     #[test]
     fn a_shell_reads_back_what_was_quoted() {

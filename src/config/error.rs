@@ -232,7 +232,7 @@ impl<'a> Report<'a> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::error::*;
+    use super::*;
 
     #[test]
     fn an_excerpt_points_at_its_place_and_hides_what_is_masked() {

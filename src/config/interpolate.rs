@@ -162,7 +162,7 @@ fn read(path: &Path, reference: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::interpolate::*;
+    use super::*;
 
     #[track_caller]
     fn check(text: &str, expected: Result<&str, &str>) {

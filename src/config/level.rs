@@ -66,7 +66,7 @@ pub(crate) fn parse(directives: &str) -> Result<EnvFilter, ParseError> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::level::*;
+    use super::*;
 
     #[track_caller]
     fn check(directives: &str, expected: Option<&str>) {

@@ -12,7 +12,7 @@ use super::names::{parse_handler, parse_topic};
 use super::tree::Step;
 use super::unit::Millis;
 use super::{DEFAULT_CONSUMER, Handler, Limits, Listener, NullKeys, Ordering, Run, Scene, Topic};
-use crate::bundle::Sources;
+use crate::config::Sources;
 
 pub(super) fn resolve(
     file: &File,

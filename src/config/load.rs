@@ -13,7 +13,7 @@ use super::error::Report;
 use super::file::File;
 use super::tree::{self, Step, Tree};
 use super::{Config, Errors, agree, consumers, interpolate, listeners, process, shape};
-use crate::bundle::Sources;
+use crate::config::Sources;
 use crate::kafka::property;
 
 /// What every rule looks at, and where it complains.

@@ -77,7 +77,7 @@ pub(super) fn is_topic(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::names::*;
+    use super::*;
 
     #[track_caller]
     fn check(text: &str, expected: Option<(&str, Option<&str>)>) {

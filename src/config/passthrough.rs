@@ -5,7 +5,9 @@
 
 use super::file::{Consumer, Property};
 use super::kafkajs::Properties;
-use super::{Scene, Value, shape};
+use crate::kafka::property::Value;
+
+use super::{Scene, shape};
 use crate::kafka::property::{self, Refusal};
 
 /// The `librdkafka` table: what is left of it after everything that has a name or a promise here.

@@ -409,7 +409,7 @@ fn constants(schema: &Json) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::shape::*;
+    use super::*;
 
     #[test]
     fn a_misspelt_name_finds_its_neighbour() {

@@ -3,7 +3,7 @@
 mod any_text;
 mod policies;
 
-use crate::bundle::Sources;
+use crate::config::Sources;
 use crate::config::*;
 
 const BROKERS: &str = "[kafkaConfig]\nbrokers = ['one:9092, two:9092']\n";

@@ -168,7 +168,7 @@ fn fill<'i>(child: &mut Tree<'i>, parent: &Tree<'i>, without: &[&str]) {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::tree::*;
+    use super::*;
 
     #[track_caller]
     fn check(text: &str, path: &[Step<'_>], expected: &str) {

@@ -178,7 +178,7 @@ impl JsonSchema for Size {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::unit::*;
+    use super::*;
 
     #[test]
     fn a_duration_is_a_whole_number_with_one_unit() {

@@ -181,7 +181,7 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
-    use crate::consumer::budget::*;
+    use super::*;
     use crate::rules::offsets::Position;
 
     fn in_flight(partitions: usize, messages: usize, bytes: usize) -> InFlight {

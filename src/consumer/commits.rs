@@ -11,9 +11,9 @@ use crate::clock::now_ms;
 use crate::config::Ordering;
 use crate::failpoint::failpoint;
 use crate::kafka::{Class, Client, Committed, Error, TopicPartition};
+use crate::rate_limit::RateLimit;
 use crate::rules::commit_metadata;
 use crate::rules::start_offset;
-use crate::telemetry::logging::RateLimit;
 
 use super::commit_requests::{Unheard, Unsent, Waiter};
 use super::{Consumer, Held, line_limit};

@@ -11,17 +11,11 @@ use crate::rules::offsets::Position;
 use crate::rules::route;
 use crate::rules::start_offset::{Start, Why};
 
-use super::membership::LAST_COMMIT;
+use super::phase::{LAST_COMMIT, Retiring};
 use super::{Consumer, Held, LEAVE, Stage, is_over};
 
 /// What is still on its way when the group is left: nobody waits for it, its message is handled again.
 const LAST_LETTERS: Duration = Duration::from_millis(500);
-
-/// Topics that a reload removes, until nothing of them runs.
-pub(super) struct Retiring {
-    pub(super) done: mpsc::Sender<()>,
-    pub(super) cancel_at: Instant,
-}
 
 impl Consumer {
     /// A reload removes topics: what runs of them finishes with the routes that it began with.

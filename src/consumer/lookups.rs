@@ -9,10 +9,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::assignment::ToConsumer;
+use crate::assignment::{Answered, Assigned, Found, Starts};
 use crate::clock::now_ms;
 use crate::kafka::{Client, Error, TopicPartition};
 use crate::rules::commit_metadata::{self, Finished};
-use crate::rules::start_offset::{self, Facts, Policy, Start, Why};
+use crate::rules::start_offset::{self, Facts, Start, Why};
 use crate::threads::mailbox::Mailbox;
 
 pub(crate) enum Ask {
@@ -24,38 +25,6 @@ pub(crate) enum Ask {
     /// Which topics there are.
     Topics,
     Stop,
-}
-
-/// A partition that was assigned, with what its topic's listeners want.
-#[derive(Clone, Debug)]
-pub(crate) struct Assigned {
-    pub(crate) topic: Arc<str>,
-    pub(crate) partition: i32,
-    pub(crate) policy: Policy,
-    /// `Plan::listeners_hash`.
-    pub(crate) listeners: u32,
-}
-
-/// Where a partition starts, and what is finished beyond it.
-pub(crate) struct Found {
-    pub(crate) assigned: Assigned,
-    pub(crate) start: Start,
-    pub(crate) finished: Option<Finished>,
-}
-
-/// Where partitions start; those that could not be found out yet are asked for again.
-#[derive(Default)]
-pub(crate) struct Starts {
-    pub(crate) found: Vec<Found>,
-    pub(crate) open: Vec<(Assigned, Error)>,
-}
-
-pub(crate) enum Answered {
-    Starts {
-        id: u64,
-        starts: Result<Starts, Error>,
-    },
-    Topics(Result<Vec<(String, usize)>, Error>),
 }
 
 pub(crate) struct Asker {

@@ -128,7 +128,7 @@ impl Jumps {
 
 #[cfg(test)]
 mod tests {
-    use crate::consumer::lost_offsets::*;
+    use super::*;
 
     #[track_caller]
     fn check(jumps: &mut Jumps, first: i64, last: i64, count: i64, is_certain: bool) {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::now_ms;
 use crate::kafka::{Client, Error};
-use crate::telemetry::logging::RateLimit;
+use crate::rate_limit::RateLimit;
 use crate::telemetry::metrics::{ConsumerCounts, ConsumerSnapshot};
 use crate::telemetry::status::{ConsumerStatus, PartitionStatus, Pause};
 

@@ -103,7 +103,7 @@ impl Ages {
 
 #[cfg(test)]
 mod tests {
-    use crate::consumer::standstill::*;
+    use super::*;
 
     fn at(start: Instant, seconds: u64) -> Instant {
         start + Duration::from_secs(seconds)

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::assignment::{Assigned, Found, Starts};
 use crate::config::{Config, Ordering};
-use crate::consumer::lookups::{Ask, Assigned, Found, Starts};
+use crate::consumer::lookups::Ask;
 use crate::failpoint::failpoint;
 use crate::kafka::{Error, TopicPartition};
 use crate::rules::commit_metadata::Finished;
@@ -15,7 +16,8 @@ use crate::rules::start_offset::{Start, Why};
 
 use super::commit_requests::Unsent;
 use super::lost_offsets::Jumps;
-use super::membership::{Doing, names};
+use super::membership::names;
+use super::phase::Doing;
 use super::standstill::Ages;
 use super::{Consumer, Held, Stage, Trust};
 

@@ -16,7 +16,7 @@ use crate::rules::route::{self, Subscription};
 use crate::telemetry::status::TopicError;
 use crate::threads::supervisor::Ending;
 
-use super::membership::LAST_COMMIT;
+use super::phase::{Emptying, LAST_COMMIT};
 use super::{Consumer, Held, Stage};
 
 /// After a question that had no answer.
@@ -37,12 +37,6 @@ pub(super) struct Topics {
     subscribed: Vec<Arc<str>>,
     /// Subscribed ones that can't be had, until a partition of them is.
     troubled: BTreeMap<Arc<str>, TopicError>,
-}
-
-/// What we hold is given up for a new subscription.
-pub(super) struct Emptying {
-    pub(super) cancel_at: Instant,
-    pub(super) commit_until: Option<Instant>,
 }
 
 impl Topics {

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use crate::consumer::lookups::Assigned;
+use crate::assignment::Assigned;
 use crate::kafka::{Rebalance, TopicPartition};
 
 /// What a rebalance overtakes before it has begun is begun after it, unless that takes it away. librdkafka counts it as
@@ -39,7 +39,7 @@ pub(super) fn carry_over(open: &[Assigned], queue: &mut VecDeque<Rebalance>) {
 
 #[cfg(test)]
 mod tests {
-    use crate::consumer::superseded::*;
+    use super::*;
     use crate::kafka::Error;
     use crate::rules::start_offset::Policy;
 

@@ -124,7 +124,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize};
     use std::time::{Duration, Instant};
 
-    use crate::crash::exclusive::*;
+    use super::*;
 
     fn solo(workers: usize) -> Solo<()> {
         Solo::new((0..workers).map(|_| Arc::new(Mailbox::default())).collect())

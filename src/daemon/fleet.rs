@@ -22,6 +22,7 @@ use crate::service::systemd::Progress;
 use crate::telemetry::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::telemetry::status::{BundleStatus, ConsumerStatus};
 use crate::threads::mailbox::Mailbox;
+use crate::threads::supervisor::{self, join};
 use crate::threads::supervisor::{Ending, Endings};
 use crate::worker::{self, Worker};
 
@@ -298,7 +299,7 @@ impl Fleet {
         name: &str,
         body: impl FnOnce() + Send + 'static,
     ) -> anyhow::Result<JoinHandle<()>> {
-        spawn(&self.endings, name, body)
+        supervisor::spawn(&self.endings, name, body)
     }
 
     /// Puts another bundle in force, whose VMs stand already. In this order: what is removed finishes with the routes
@@ -410,35 +411,4 @@ fn silent(name: String) -> ConsumerSnapshot {
         },
         ..ConsumerSnapshot::default()
     }
-}
-
-/// A thread that panics ends the daemon.
-pub(super) fn spawn(
-    endings: &Endings,
-    name: &str,
-    body: impl FnOnce() + Send + 'static,
-) -> anyhow::Result<JoinHandle<()>> {
-    let (endings, thread) = (endings.clone(), name.to_owned());
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(move || {
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
-                // The daemon may be on its way out for another reason.
-                let _ = endings.send(Ending::Failed(format!("thread `{thread}` panicked")));
-            }
-        })
-        .with_context(|| format!("cannot start thread `{name}`"))
-}
-
-/// Joins a thread that has until then; one that has not ended is left to the end of the process.
-fn join(thread: JoinHandle<()>, deadline: Instant) -> bool {
-    while !thread.is_finished() {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    // Its panic was caught and reported.
-    let _ = thread.join();
-    true
 }

@@ -298,7 +298,7 @@ fn why_not(consumers: &[ConsumerStatus], message: &Handle) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::daemon::operator_commands::*;
+    use super::*;
     use crate::telemetry::status::{Blocked, PartitionStatus};
 
     fn consumer(blocked: Option<i64>) -> ConsumerStatus {

@@ -150,7 +150,7 @@ fn mark_paused(consumers: &mut [ConsumerSnapshot], workers: &[WorkerSnapshot]) {
 
 #[cfg(test)]
 mod tests {
-    use crate::daemon::pages::*;
+    use super::*;
     use crate::telemetry::metrics::{Outcomes, PartitionSnapshot};
     use crate::telemetry::status::ConsumerStatus;
 

@@ -10,13 +10,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::assignment::ToTopics;
-use crate::config::{Config, Consumer, Value};
+use crate::config::{Config, Consumer};
 use crate::kafka::admin::{Admin, Created};
+use crate::kafka::property::Value;
 use crate::outgoing::required_topics::{self, Needed};
 use crate::threads::mailbox::Mailbox;
+use crate::threads::supervisor;
 use crate::threads::supervisor::{Ending, Endings};
-
-use super::fleet;
 
 /// How long one question may take.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -51,7 +51,7 @@ impl Topics {
             open: Vec::new(),
         };
         let first = required_topics::by_literals(config);
-        let thread = fleet::spawn(endings, "topics", move || asker.run(first))?;
+        let thread = supervisor::spawn(endings, "topics", move || asker.run(first))?;
         Ok(Self { mailbox, thread })
     }
 

@@ -92,9 +92,9 @@ mod tests {
     use rdkafka::consumer::{BaseConsumer, Consumer as _};
     use rdkafka::message::Message as _;
 
-    use crate::config::Value;
-    use crate::kafka::mock::*;
+    use super::*;
     use crate::kafka::producer::{Outgoing, Producer};
+    use crate::kafka::property::Value;
 
     #[test]
     fn a_group_reads_what_was_produced() {

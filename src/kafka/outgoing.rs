@@ -111,10 +111,10 @@ mod tests {
     use std::sync::Arc;
     use std::time::{Duration, Instant};
 
-    use crate::config::Value;
+    use super::*;
     use crate::kafka::mock::Broker;
-    use crate::kafka::outgoing::*;
     use crate::kafka::producer::Producer;
+    use crate::kafka::property::Value;
     use crate::kafka::{Client, TopicPartition};
     use crate::message::{OwnedRecord, Record as _};
 

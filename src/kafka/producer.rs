@@ -25,7 +25,7 @@ use rdkafka::producer::{
 };
 use rdkafka::util::IntoOpaque as _;
 
-use crate::config::Value;
+use crate::kafka::property::Value;
 pub(crate) use crate::message::Outgoing;
 
 /// What a producer takes over of a consumer's properties: how to reach the brokers, and as whom.
@@ -349,7 +349,7 @@ struct Reports(Arc<Brokers>);
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        crate::telemetry::logging::librdkafka(level as i32, facility, "producer", text);
+        super::log::line(level as i32, facility, "producer", text);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -378,8 +378,8 @@ impl ProducerContext<NoCustomPartitioner> for Reports {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::kafka::mock::Broker;
-    use crate::kafka::producer::*;
 
     fn producer(brokers: &str, deadline: Duration) -> Producer {
         let value = |text: &str| Value {

@@ -18,8 +18,8 @@ use mlua::ffi::{self, lua_State};
 
 use super::plain::Plain;
 use super::{App, Asked, Verdict, Wait};
-use crate::bundle::Sources;
 use crate::config::Config;
+use crate::config::Sources;
 
 /// Longer than any name that is meant.
 const NAME_MAX: usize = 100;

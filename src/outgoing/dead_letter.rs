@@ -20,6 +20,7 @@
 
 use crate::config::{DeadLetter, HeaderStyle};
 use crate::message::{Outgoing, Record};
+use crate::outgoing::failed_message::FailedMessage;
 use crate::outgoing::retry_topic;
 
 /// Bytes of an error and of a traceback: all headers count against what the topic takes of a message.
@@ -37,21 +38,6 @@ const VALUE_DROPPED: &str = "moontide-value-dropped";
 
 /// What tools that sort by the class of an exception get to see.
 const CLASS: &str = "moontide.HandlerFailed";
-
-/// What is known of a message that is given up.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Facts<'a> {
-    pub(crate) topic: &'a str,
-    pub(crate) partition: i32,
-    pub(crate) group: &'a str,
-    pub(crate) listener: &'a str,
-    pub(crate) attempts: u32,
-    pub(crate) first_failure_ms: i64,
-    pub(crate) last_failure_ms: i64,
-    pub(crate) error: &'a str,
-    pub(crate) traceback: Option<&'a str>,
-    pub(crate) bundle: u64,
-}
 
 /// Where a message was first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +106,11 @@ const CONNECTOR: &str = "__connect.errors.connector.name";
 
 /// The dead letter of `source`, which may stand in a retry topic: what counts is where it came from. It goes to the partition of the same number; where there is none, the outbox decides by
 /// the key.
-pub(crate) fn record(policy: &DeadLetter, source: &dyn Record, facts: &Facts<'_>) -> Outgoing {
+pub(crate) fn record(
+    policy: &DeadLetter,
+    source: &dyn Record,
+    facts: &FailedMessage<'_>,
+) -> Outgoing {
     let retried = retry_topic::origin(facts.topic, source);
     let is_retried = retried.is_some();
     let retry_topic::Origin {

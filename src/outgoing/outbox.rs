@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::config::Value;
 use crate::kafka::producer::{self, Acknowledged, Failure, Outgoing, Producer};
+use crate::kafka::property::Value;
 
 /// How long a record may take, tries of its own included.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -166,8 +166,8 @@ impl Outbox {
 mod tests {
     use std::sync::mpsc;
 
+    use super::*;
     use crate::kafka::mock::Broker;
-    use crate::outgoing::outbox::*;
 
     fn outbox(brokers: &str, more: &[(&str, &str)]) -> Arc<Outbox> {
         let value = |text: &str| Value {

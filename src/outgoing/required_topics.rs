@@ -6,7 +6,8 @@
 use std::fmt::{self, Write as _};
 
 use crate::config::{Config, Consumer, Listener, Topic};
-use crate::rules::{retry, route};
+use crate::rules::route;
+use crate::topic_name;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Needed {
@@ -75,7 +76,7 @@ pub(crate) fn by_matches(config: &Config, consumer: &str, sources: &[&str]) -> V
     for consumer in consumers.filter(|one| one.name == consumer) {
         for listener in of(config, consumer) {
             for source in sources {
-                let is_retry = retry::source(source, &consumer.group_id).is_some();
+                let is_retry = topic_name::retry_source(source, &consumer.group_id).is_some();
                 if !is_retry && route::matches_pattern(listener, source) {
                     add(&mut needed, consumer, listener, source);
                 }
@@ -98,7 +99,7 @@ fn add(needed: &mut Vec<Needed>, consumer: &Consumer, listener: &Listener, sourc
         (topic, Purpose::DeadLetters, policy.create_topic)
     });
     let retries = listener.retry.topics.iter().map(|delay| {
-        let topic = retry::topic(source, group, *delay);
+        let topic = topic_name::retry_topic(source, group, *delay);
         (topic, Purpose::Retries, listener.retry.create_topics)
     });
     for (topic, purpose, create) in letters.chain(retries) {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::config::Retry;
 use crate::message::{EachHeader, Outgoing, Record};
-use crate::outgoing::dead_letter::Facts;
-use crate::rules::retry;
+use crate::outgoing::failed_message::FailedMessage;
+use crate::topic_name;
 
 const PREFIX: &str = "moontide-retry-";
 const LISTENER: &str = "moontide-retry-listener";
@@ -58,7 +58,7 @@ pub(crate) fn delay(policy: &Retry, attempts: u32) -> Option<Duration> {
 
 /// The record that waits for `delay` from the last failure on. It goes to the partition of the same number; where there
 /// is none, the outbox decides by the key.
-pub(crate) fn record(source: &dyn Record, facts: &Facts<'_>, delay: Duration) -> Outgoing {
+pub(crate) fn record(source: &dyn Record, facts: &FailedMessage<'_>, delay: Duration) -> Outgoing {
     let origin = origin(facts.topic, source).unwrap_or_else(|| Origin::first(facts, source));
     let mut headers = Vec::new();
     source.headers(&mut |name, value| {
@@ -83,7 +83,7 @@ pub(crate) fn record(source: &dyn Record, facts: &Facts<'_>, delay: Duration) ->
         headers.push((name.into(), Some(value.into_bytes())));
     }
     Outgoing {
-        topic: retry::topic(&origin.topic, facts.group, delay),
+        topic: topic_name::retry_topic(&origin.topic, facts.group, delay),
         partition: Some(origin.partition),
         key: source.key().map(Into::into),
         value: source.value().map(Into::into),
@@ -153,7 +153,7 @@ pub(crate) fn is_own_header(name: &[u8]) -> bool {
 
 impl Origin {
     /// Of a message that has not been in a retry topic.
-    pub(crate) fn first(facts: &Facts<'_>, source: &dyn Record) -> Self {
+    pub(crate) fn first(facts: &FailedMessage<'_>, source: &dyn Record) -> Self {
         Self {
             topic: facts.topic.to_owned(),
             partition: facts.partition,
@@ -202,8 +202,8 @@ impl Record for Original<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::message::OwnedRecord;
-    use crate::outgoing::retry_topic::*;
 
     fn message() -> OwnedRecord {
         OwnedRecord {
@@ -218,8 +218,8 @@ mod tests {
         }
     }
 
-    fn facts() -> Facts<'static> {
-        Facts {
+    fn facts() -> FailedMessage<'static> {
+        FailedMessage {
             topic: "orders",
             partition: 3,
             group: "billing",
@@ -253,7 +253,7 @@ mod tests {
         let first = record(&message(), &facts(), Duration::from_secs(5));
         assert_eq!(first.topic, "orders.billing.retry.5s");
         assert_eq!((first.partition, first.timestamp_ms), (Some(3), None));
-        let second = Facts {
+        let second = FailedMessage {
             topic: &first.topic,
             partition: 0,
             attempts: 2,

@@ -155,7 +155,7 @@ fn take(bytes: &mut &[u8]) -> Option<u64> {
 mod tests {
     use proptest::prelude::*;
 
-    use crate::rules::commit_metadata::*;
+    use super::*;
 
     const PLACE: Place = Place {
         offset: 100,

@@ -7,7 +7,8 @@ use std::time::Duration;
 use regex::Regex;
 
 use crate::config::{Config, Listener, NullKeys, Ordering, Topic};
-use crate::rules::{commit_metadata, retry};
+use crate::rules::commit_metadata;
+use crate::topic_name;
 
 /// What one consumer does with one topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +92,7 @@ pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan>
     let of = |index: &usize| &config.listeners[*index];
     let all = 0..config.listeners.len();
     let mut listeners = Vec::new();
-    if let Some(source) = retry::source(topic, group(config, consumer)) {
+    if let Some(source) = topic_name::retry_source(topic, group(config, consumer)) {
         let retries = |one: &Listener| !one.retry.topics.is_empty() && wants(one, consumer, source);
         listeners.extend(all.clone().filter(|index| retries(of(index))));
     }
@@ -171,13 +172,13 @@ impl Subscription {
         let lacks = |source: &str, delays: &[Duration]| {
             let mut topics = delays
                 .iter()
-                .map(|delay| retry::topic(source, &self.group, *delay));
+                .map(|delay| topic_name::retry_topic(source, &self.group, *delay));
             topics.any(|topic| !existing.contains(topic.as_str()))
         };
         self.retried.iter().any(|(topic, delays)| match topic {
             Topic::Literal(source) => lacks(source, delays),
             Topic::Pattern(_) => existing.iter().any(|source| {
-                let is_source = retry::source(source, &self.group).is_none();
+                let is_source = topic_name::retry_source(source, &self.group).is_none();
                 is_source && is_match(topic, source) && lacks(source, delays)
             }),
         })
@@ -188,7 +189,7 @@ impl Subscription {
     pub(crate) fn expand(&self, existing: &[(String, usize)]) -> Vec<Arc<str>> {
         let mut topics = self.topics.clone();
         for (name, _) in existing {
-            let source = retry::source(name, &self.group);
+            let source = topic_name::retry_source(name, &self.group);
             let is_retry = source.is_some_and(|source| {
                 self.retried
                     .iter()
@@ -231,7 +232,7 @@ fn group<'a>(config: &'a Config, consumer: &str) -> &'a str {
 
 #[cfg(test)]
 mod tests {
-    use crate::rules::route::*;
+    use super::*;
 
     #[track_caller]
     fn check(topic: Topic, existing: &[&str], expected: bool) {

@@ -106,7 +106,7 @@ pub(crate) fn resolve(facts: &Facts) -> Start {
 
 #[cfg(test)]
 mod tests {
-    use crate::rules::start_offset::*;
+    use super::*;
 
     const POLICY: Policy = Policy {
         from_beginning: false,

@@ -200,7 +200,7 @@ async fn hear(ears: &mut Ears, reactions: &Reactions) {
 
 #[cfg(test)]
 mod tests {
-    use crate::service::signals::*;
+    use super::*;
 
     #[test]
     fn the_first_signal_drains_and_the_second_ends() {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 use tokio::time::MissedTickBehavior;
 
-use crate::telemetry::logging::RateLimit;
+use crate::rate_limit::RateLimit;
 pub(crate) use crate::threads::progress::{Beat, Progress, Stalled};
 
 /// How often the threads are looked at. Each turns its loop at least once a second.
@@ -129,7 +129,7 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::service::systemd::*;
+    use super::*;
 
     #[test]
     fn a_status_stays_on_one_line() {

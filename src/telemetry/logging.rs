@@ -7,7 +7,6 @@
 mod fields;
 mod file;
 mod journal;
-mod librdkafka;
 mod local_time;
 mod panic;
 mod sink;
@@ -24,10 +23,10 @@ use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
-pub(crate) use crate::rate_limit::RateLimit;
-pub(crate) use librdkafka::librdkafka;
-
 use crate::config::{self, LogFormat};
+use crate::kafka;
+use crate::rate_limit::RateLimit;
+
 use fields::Readable;
 use journal::Journal;
 use local_time::LocalTime;
@@ -159,7 +158,7 @@ pub(crate) fn start(log: &config::Log, audience: Audience) -> anyhow::Result<Gua
     let subscriber = tracing_subscriber::registry()
         .with(filter)
         .with(layers)
-        .with(librdkafka::Limits::default());
+        .with(kafka::log::Limits::default());
     subscriber.try_init()?;
     panic::log_panics();
 
@@ -281,7 +280,7 @@ where
 mod tests {
     use std::io::{self, Write};
 
-    use crate::telemetry::logging::*;
+    use super::*;
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -317,7 +316,7 @@ mod tests {
         impl tracing::Subscriber + Send + Sync,
     ) {
         let (filter, handle) = reload::Layer::new(EnvFilter::new("info"));
-        let limits = librdkafka::Limits::default();
+        let limits = kafka::log::Limits::default();
         (
             handle,
             tracing_subscriber::registry()
@@ -399,8 +398,8 @@ mod tests {
         let (_handle, subscriber) = subscriber(json(lines.clone()));
         tracing::subscriber::with_default(subscriber, || {
             for _ in 0..100 {
-                librdkafka(3, "REQTMOUT", "rdkafka#consumer-1", "connection refused");
-                librdkafka(7, "FETCH", "rdkafka#consumer-1", "hidden by the level");
+                kafka::log::line(3, "REQTMOUT", "rdkafka#consumer-1", "connection refused");
+                kafka::log::line(7, "FETCH", "rdkafka#consumer-1", "hidden by the level");
             }
         });
         let shown = lines

@@ -107,7 +107,7 @@ fn standstill(
 
 #[cfg(test)]
 mod tests {
-    use crate::telemetry::ready::*;
+    use super::*;
     use crate::telemetry::status::Blocked;
 
     const NOW: i64 = 1_000_000;

@@ -134,7 +134,7 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use crate::threads::progress::*;
+    use super::*;
 
     fn seconds(count: u64) -> Duration {
         Duration::from_secs(count)

@@ -71,8 +71,8 @@ impl Asks {
 mod tests {
     use proptest::prelude::*;
 
+    use super::*;
     use crate::rules::offsets::{Position, Tracker};
-    use crate::worker::commit_requests::*;
 
     fn once(offset: i64) -> Asked {
         Asked {

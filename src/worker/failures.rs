@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::assignment::Partition;
 use crate::lua::{Failure, FailureKind};
-use crate::telemetry::logging::RateLimit;
+use crate::rate_limit::RateLimit;
 
 use super::outcomes::Place;
 

@@ -14,7 +14,8 @@ use crate::failpoint::failpoint;
 use crate::kafka::Message;
 use crate::kafka::producer::Outgoing;
 use crate::lua::{Failure, FailureKind};
-use crate::outgoing::dead_letter::{self, Facts};
+use crate::outgoing::dead_letter;
+use crate::outgoing::failed_message::FailedMessage;
 use crate::outgoing::outbox::Refused;
 use crate::outgoing::retry_topic;
 use crate::rules::lanes::Stage;
@@ -296,7 +297,7 @@ impl Letter {
 
     fn record(&self, slot: &Slot, listener: &Listener, message: &Message) -> Option<Outgoing> {
         let partition = &slot.partition;
-        let facts = Facts {
+        let facts = FailedMessage {
             topic: &partition.topic,
             partition: partition.number,
             group: &partition.group,

@@ -238,7 +238,7 @@ impl One {
 
 #[cfg(test)]
 mod tests {
-    use crate::worker::meter::*;
+    use super::*;
 
     const MS: Duration = Duration::from_millis(1);
 

@@ -12,10 +12,10 @@ use crate::lua::Asked;
 use crate::message::Record as _;
 use crate::outgoing::retry_topic::{self, Original};
 use crate::rules::lanes::{Lane, Lanes, Stage, lane_of};
-use crate::rules::retry;
 use crate::rules::route::Plan;
 use crate::telemetry::metrics::{Outcome, Outcomes};
 use crate::telemetry::status::Blocked;
+use crate::topic_name;
 
 use super::commit_requests::{Asks, Who};
 use super::taken::Taken;
@@ -51,7 +51,7 @@ pub(super) struct Slot {
 impl Slot {
     pub(super) fn new(plan: Arc<Plan>, partition: Arc<Partition>, place: Place) -> Self {
         let source = if plan.is_retry {
-            retry::source(&partition.topic, &partition.group).map(Into::into)
+            topic_name::retry_source(&partition.topic, &partition.group).map(Into::into)
         } else {
             None
         };

@@ -48,7 +48,7 @@ impl Taken {
 mod tests {
     use std::time::Duration;
 
-    use crate::worker::taken::*;
+    use super::*;
 
     #[test]
     fn a_message_was_taken_with_its_batch() {

@@ -103,7 +103,7 @@ fn takes_files(folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::check::log_file::*;
+    use super::*;
     use crate::config::LogFormat;
 
     fn found(path: &Path, rotation: Rotation) -> Found {

@@ -85,7 +85,7 @@ fn write_whole(path: &Path, text: &str) -> io::Result<()> {
 mod tests {
     use std::net::TcpListener;
 
-    use crate::cli::dev::address::*;
+    use super::*;
 
     #[test]
     fn the_file_is_found_as_long_as_somebody_listens_there() {

@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::config::{Config, Listener, LogFormat, Topic, Value};
+use crate::config::{Config, Listener, LogFormat, Topic};
+use crate::kafka::property::Value;
 use crate::outgoing::required_topics;
 
 /// A mended handler is seen to work after this long at most.
@@ -100,7 +101,7 @@ pub(crate) fn takes(listener: &Listener, topic: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::dev::adjust::*;
+    use super::*;
 
     #[test]
     fn nothing_of_the_configs_own_brokers_remains() {

@@ -113,7 +113,7 @@ fn field(object: &str, wanted: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::dev::samples::*;
+    use super::*;
 
     #[track_caller]
     fn check(text: &str, expected: &str) {

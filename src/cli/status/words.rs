@@ -44,7 +44,7 @@ pub(super) fn first_line(text: &str, width: Option<usize>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::status::words::*;
+    use super::*;
 
     #[test]
     fn durations_have_two_units_at_most() {

@@ -9,7 +9,7 @@ use super::super::{
     Breaker, DEFAULT_CONSUMER, DeadLetter, HeaderStyle, OnError, Retry, TooLarge, Topic,
 };
 use super::One;
-use crate::rules::retry;
+use crate::topic_name;
 
 /// Runs with `onError` "deadLetter", where the file doesn't say.
 const DEAD_LETTER_ATTEMPTS: u32 = 5;
@@ -174,7 +174,7 @@ impl One<'_, '_, '_> {
         for topic in topics.iter().map(a_name) {
             let names: Vec<String> = delays
                 .iter()
-                .map(|delay| retry::topic(topic, group, delay.duration()))
+                .map(|delay| topic_name::retry_topic(topic, group, delay.duration()))
                 .collect();
             let is_own = |name: &&String| {
                 topics.iter().any(
@@ -355,7 +355,7 @@ fn takes(pattern: &str, written: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::listeners::failure::*;
+    use super::*;
 
     #[test]
     fn a_pattern_without_an_end_takes_its_own_dead_letters() {

@@ -113,7 +113,7 @@ pub(in crate::lua) fn parse(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use crate::lua::api::tide::*;
+    use super::*;
 
     #[test]
     fn durations_have_a_unit() {

@@ -219,7 +219,7 @@ unsafe fn layout(size: usize) -> Layout {
 
 #[cfg(test)]
 mod tests {
-    use crate::lua::vm::heap::*;
+    use super::*;
 
     impl Heap {
         fn realloc(&self, block: *mut c_void, old: usize, new: usize) -> *mut c_void {

@@ -74,7 +74,7 @@ fn read_text(from: &[AtomicU64]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::lua::vm::last_words::*;
+    use super::*;
 
     #[test]
     fn what_was_written_is_read_and_long_names_are_cut() {

@@ -24,8 +24,8 @@ fn policy(header_style: HeaderStyle) -> DeadLetter {
     }
 }
 
-fn facts() -> Facts<'static> {
-    Facts {
+fn facts() -> FailedMessage<'static> {
+    FailedMessage {
         topic: "orders",
         partition: 7,
         group: "billing",
@@ -155,7 +155,7 @@ fn a_letter_that_fails_again_keeps_its_first_origin_in_every_pair_of_styles() {
     for first in STYLES {
         for second in STYLES {
             let letter = record(&policy(first), &message(&[]), &facts());
-            let again = Facts {
+            let again = FailedMessage {
                 topic: "orders.dead",
                 partition: 1,
                 attempts: 9,
@@ -241,7 +241,7 @@ fn a_letter_shrinks_by_its_traceback_then_by_its_error() {
 #[test]
 fn long_texts_are_cut_between_characters() {
     let error = "é".repeat(ERROR_MAX);
-    let facts = Facts {
+    let facts = FailedMessage {
         error: &error,
         ..facts()
     };
@@ -258,7 +258,7 @@ fn a_letter_from_a_retry_topic_tells_where_the_message_was_before() {
         &facts(),
         Duration::from_secs(60),
     );
-    let facts = Facts {
+    let facts = FailedMessage {
         topic: "orders.billing.retry.1m",
         partition: 0,
         ..facts()
@@ -320,7 +320,7 @@ proptest! {
         timestamp_ms in -1..i64::MAX,
     ) {
         let source = OwnedRecord { offset, timestamp_ms, ..message(&headers) };
-        let letter = record(&policy(style), &source, &Facts { partition, ..facts() });
+        let letter = record(&policy(style), &source, &FailedMessage { partition, ..facts() });
         let expected = Origin {
             topic: b"orders".into(),
             partition,

@@ -6,8 +6,9 @@ use regex::Regex;
 
 use crate::config::{
     Breaker, Daemon, DeadLetter, Handler, HeaderStyle, Limits, Log, LogFormat, Lua, NullKeys,
-    OnError, Ordering, Retry, Rotation, Run, TooLarge, Topic, Value,
+    OnError, Ordering, Retry, Rotation, Run, TooLarge, Topic,
 };
+use crate::kafka::property::Value;
 use crate::rules::config_changes::*;
 
 fn consumer(name: &str) -> Consumer {

@@ -56,7 +56,7 @@ fn name(users: &str, uid: u32) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use crate::service::control::who::*;
+    use super::*;
 
     #[test]
     fn a_user_has_a_name_where_the_list_has_it() {

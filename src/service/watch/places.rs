@@ -227,7 +227,7 @@ mod tests {
     use notify::event::{CreateKind, DataChange, Flag, RenameMode};
     use tempfile::TempDir;
 
-    use crate::service::watch::places::*;
+    use super::*;
 
     fn tree() -> (TempDir, PathBuf) {
         let temp = TempDir::new().unwrap();

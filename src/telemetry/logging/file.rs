@@ -68,8 +68,8 @@ pub(super) fn writer(path: &Path, log: &config::Log) -> anyhow::Result<(NonBlock
 mod tests {
     use std::io::Write;
 
+    use super::*;
     use crate::config::LogFormat;
-    use crate::telemetry::logging::file::*;
 
     fn log_to(path: &Path, rotation: config::Rotation) -> config::Log {
         let (level, format) = ("info".to_owned(), LogFormat::Auto);

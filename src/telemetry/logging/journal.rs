@@ -89,7 +89,7 @@ mod tests {
 
     use tracing_subscriber::layer::SubscriberExt;
 
-    use crate::telemetry::logging::journal::*;
+    use super::*;
 
     #[derive(Clone, Default)]
     struct Messages(Arc<Mutex<Vec<String>>>);

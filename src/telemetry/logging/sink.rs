@@ -66,7 +66,7 @@ fn stderr_identity() -> Option<Box<OsStr>> {
 
 #[cfg(test)]
 mod tests {
-    use crate::telemetry::logging::sink::*;
+    use super::*;
 
     const TERMINAL: Surroundings = Surroundings {
         is_terminal: true,

@@ -71,7 +71,7 @@ fn bucket(duration: Duration) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use crate::telemetry::metrics::histogram::*;
+    use super::*;
 
     #[track_caller]
     fn check(duration: Duration, expected: usize) {

@@ -59,7 +59,7 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use crate::telemetry::metrics::process::*;
+    use super::*;
 
     #[test]
     fn the_files_of_the_kernel_are_read_by_their_names() {

@@ -106,7 +106,7 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
-    use crate::lua::api::tide::json::keys::*;
+    use super::*;
 
     /// Of the first `length` bytes of `text`.
     fn of(text: &str, length: usize) -> Option<Key> {

@@ -123,7 +123,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::text::Text;
-    use crate::lua::api::tide::json::number::*;
+    use super::*;
 
     /// The number at the start of `text`, and how long it is.
     fn of(text: &str) -> Result<(Number, usize), (usize, &'static str)> {

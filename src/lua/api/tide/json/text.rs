@@ -152,7 +152,7 @@ fn stops(bytes: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use crate::lua::api::tide::json::text::*;
+    use super::*;
 
     /// Of bytes in a block of their own: how many are passed, and whether all of those are ASCII.
     fn run(bytes: &[u8]) -> (usize, bool) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tracing::Level;
 use tracing_subscriber::Layer;
 
-use super::RateLimit;
+use crate::rate_limit::RateLimit;
 
 /// Lines of one facility that appear in a window.
 const BURST: u32 = 10;
@@ -21,7 +21,7 @@ const FACILITIES_MAX: usize = 256;
 
 /// The counters, by facility.
 #[derive(Debug, Default)]
-pub(super) struct Limits(Mutex<HashMap<String, RateLimit>>);
+pub(crate) struct Limits(Mutex<HashMap<String, RateLimit>>);
 
 impl<S: tracing::Subscriber> Layer<S> for Limits {}
 
@@ -41,7 +41,7 @@ impl Limits {
 }
 
 /// One line of librdkafka: its syslog level, facility (`FAIL`, `REQTMOUT`, …), client name and text.
-pub(crate) fn librdkafka(level: i32, facility: &str, client: &str, text: &str) {
+pub(crate) fn line(level: i32, facility: &str, client: &str, text: &str) {
     // What a client reports as an error too is said by whoever gets that error, with the consumer's name.
     let level = if facility == "FAIL" {
         Level::DEBUG
@@ -98,7 +98,7 @@ fn level_of(syslog: i32) -> Level {
 
 #[cfg(test)]
 mod tests {
-    use crate::telemetry::logging::librdkafka::*;
+    use super::*;
 
     #[test]
     fn each_facility_has_a_limit_of_its_own() {
