@@ -19,6 +19,7 @@ mod process;
 #[cfg(test)]
 mod reference;
 mod refused;
+mod scene;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -36,9 +37,9 @@ use regex::Regex;
 use crate::kafka::property::Value;
 
 pub(crate) use error::{Errors, words};
-use load::Scene;
 pub(crate) use load::{handlers_folder, load, runtime_directory};
-pub(crate) use shape::{nearest, schema};
+use scene::Scene;
+pub(crate) use shape::schema;
 
 /// The name of the consumer of `[consumerConfig]`.
 pub(crate) const DEFAULT_CONSUMER: &str = "default";

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::now_ms;
 use crate::config::Config;
+use crate::log::log;
 use crate::service::control::{Ask, Server};
 use crate::service::signals::{self, Reactions, Shutdown, Signals, Trigger};
 use crate::service::systemd::{Notifier, Progress};
@@ -107,7 +108,7 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
     let server = Server::bind(&config.daemon.runtime_directory)?;
     let http = http_server(&config)?;
     for warning in &config.warnings {
-        tracing::warn!("{warning}");
+        log!(warn, daemon, "{warning}");
     }
     let progress = Arc::new(Progress::default());
     let (endings_sender, endings) = mpsc::unbounded_channel();
@@ -123,7 +124,9 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
         status.clone(),
         drain,
     );
-    tracing::info!(
+    log!(
+        info,
+        daemon,
         version = env!("CARGO_PKG_VERSION"),
         librdkafka = crate::kafka::version(),
         bundle = 1,
@@ -314,7 +317,7 @@ impl Supervisor {
         let (reloader, report) = match result {
             Ok(result) => result,
             Err(error) => {
-                tracing::error!(%error, "the reload ended unasked");
+                log!(error, daemon, %error, "the reload ended unasked");
                 self.trigger.request(Duration::ZERO);
                 return;
             }
@@ -369,28 +372,34 @@ impl Supervisor {
         match ended {
             // The signal has said so.
             Ended::Stopped => {}
-            Ended::ByMessage(reason) => tracing::error!(
+            Ended::ByMessage(reason) => log!(
+                error,
+                daemon,
                 reason,
                 "stopping: a handler failed and `onError` is \"stop\""
             ),
             Ended::BadConfig(reason) | Ended::Failed(reason) => {
-                tracing::error!(reason, "stopping");
+                log!(error, daemon, reason, "stopping");
             }
         }
         self.roster.close(deadline);
         if let Some(reloading) = reloading {
             match reloading.task.await {
                 Ok((reloader, _)) => self.reloader = Some(reloader),
-                Err(error) => tracing::error!(%error, "the reload ended unasked"),
+                Err(error) => log!(error, daemon, %error, "the reload ended unasked"),
             }
         }
         if let Some(reloader) = self.reloader.take() {
             let stopped =
                 tokio::task::spawn_blocking(move || reloader.into_fleet().stop(deadline)).await;
             match stopped {
-                Ok(true) => tracing::info!("stopped"),
+                Ok(true) => log!(info, daemon, "stopped"),
                 Ok(false) | Err(_) => {
-                    tracing::error!("stopped without draining: the deadline has passed");
+                    log!(
+                        error,
+                        daemon,
+                        "stopped without draining: the deadline has passed"
+                    );
                 }
             }
         }

@@ -5,7 +5,9 @@
 mod allocator;
 mod clock;
 mod failpoint;
+mod log;
 mod message;
+mod nearest;
 mod own_folder;
 mod rate_limit;
 mod topic_name;

@@ -35,6 +35,7 @@ use crate::config::Config;
 use crate::crash::exclusive::Solo;
 use crate::crash::journal::Page;
 use crate::kafka::Message;
+use crate::log::log;
 use crate::lua::{Answer, App, Pulse, Vm};
 use crate::message::Record as _;
 use crate::rules::route::{self, Plan};
@@ -447,7 +448,9 @@ impl Worker {
             let before = std::mem::replace(&mut slot.plan, Arc::new(plan));
             let partition = slot.partition.clone();
             slot.set_listeners(config, |listener, message| {
-                tracing::warn!(
+                log!(
+                    warn,
+                    worker,
                     listener,
                     topic = &*partition.topic,
                     partition = partition.number,

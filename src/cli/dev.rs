@@ -23,6 +23,7 @@ use crate::daemon::{self, Options};
 use crate::kafka::mock::{self, Broker};
 use crate::kafka::producer::{Outgoing, Producer};
 use crate::kafka::property::Value;
+use crate::log::log;
 use crate::service::control;
 use crate::telemetry::logging::Audience;
 use samples::Sample;
@@ -180,7 +181,9 @@ impl Stage {
         let needed = adjust::needed_topics(config, &[]);
         for topic in adjust::literal_topics(config).into_iter().chain(needed) {
             if let Err(error) = self.broker.create_topic(&topic, self.partitions) {
-                tracing::error!(
+                log!(
+                    error,
+                    dev,
                     topic,
                     error = format!("{error:#}"),
                     "cannot create the topic"

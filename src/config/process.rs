@@ -78,16 +78,10 @@ pub(super) fn log(
         scene.report.error(
             at,
             format!(
-                "`level` is `{}`, not as \"info\" or \"info,moontide=debug\": {error}",
+                "`level` is `{}`, not as \"info\" or \"info,consumer=debug\": {error}",
                 log.level
             ),
         );
-    }
-    for target in super::level::strangers(&log.level) {
-        scene.report.warning(format!(
-            "`[log] level`: nothing logs as `{target}`; there are `handler`, `librdkafka`, `moontide` and its modules, as \
-             `moontide::consumer`"
-        ));
     }
     if log.keep == 0 {
         let at = scene.at_keys(&["log"], &["keep"]);

@@ -287,26 +287,6 @@ fn a_mechanism_is_taken_in_any_case() {
 }
 
 #[test]
-fn a_level_of_nothing_is_said() {
-    let config = loaded(
-        &[
-            BROKERS,
-            GROUP,
-            LISTENER,
-            "[log]\nlevel = 'info,kafka=debug'\n",
-        ]
-        .concat(),
-    );
-    assert_eq!(
-        config.warnings,
-        [
-            "`[log] level`: nothing logs as `kafka`; there are `handler`, `librdkafka`, `moontide` and its modules, as \
-             `moontide::consumer`"
-        ]
-    );
-}
-
-#[test]
 fn a_template_without_the_modules_name_is_said() {
     let lua = "[lua]\npath = '/opt/lua/?.lua;/opt/rocks/'\ncpath = '/opt/loadall.so'\n";
     assert_eq!(

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::assignment::{Asked, Partition, Reply};
+use crate::log::log;
 use crate::rules::offsets::Ask;
 
 use super::{Consumer, Held};
@@ -62,7 +63,9 @@ impl Held {
         };
         if self.tracker.is_newly_stuck(&ask.listener) {
             let partition = &self.partition;
-            tracing::warn!(
+            log!(
+                warn,
+                consumer,
                 consumer = &*partition.consumer,
                 topic = &*partition.topic,
                 partition = partition.number,
@@ -194,7 +197,9 @@ impl Consumer {
             let Some(left_out) = self.commits.limit.allow(now) else {
                 continue;
             };
-            tracing::warn!(
+            log!(
+                warn,
+                consumer,
                 consumer = &*partition.consumer,
                 topic = &*partition.topic,
                 partition = partition.number,

@@ -11,6 +11,7 @@ use crate::clock::now_ms;
 use crate::config::Ordering;
 use crate::failpoint::failpoint;
 use crate::kafka::{Class, Client, Committed, Error, TopicPartition};
+use crate::log::log;
 use crate::rate_limit::RateLimit;
 use crate::rules::commit_metadata;
 use crate::rules::start_offset;
@@ -342,7 +343,9 @@ impl Consumer {
         for held in self.held.values_mut() {
             held.committed_changes = None;
         }
-        tracing::warn!(
+        log!(
+            warn,
+            consumer,
             consumer = &*self.name,
             "the brokers refuse a commit's metadata (`offset.metadata.max.bytes`): messages that are finished beyond a \
              position run again after a restart"

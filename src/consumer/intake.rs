@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::assignment::{Partition, Shared, ToWorker};
 use crate::config::Ordering as LaneOrdering;
 use crate::kafka::{Message, TopicPartition};
+use crate::log::log;
 use crate::message::Record;
 use crate::rules::lanes;
 use crate::rules::offsets::{Arrival, Position, Tracker};
@@ -271,7 +272,9 @@ impl Consumer {
     /// The client went back: the log was truncated, or is another one. What runs is let go; its outcome counts no more.
     fn begin_epoch(&mut self, held: &mut Held, offset: i64, leader_epoch: i32) {
         let old = held.partition.clone();
-        tracing::error!(
+        log!(
+            error,
+            consumer,
             consumer = &*self.name,
             topic = &*old.topic,
             partition = old.number,
@@ -421,7 +424,7 @@ impl Consumer {
             ),
         ] {
             if let Some(Err(error)) = result {
-                tracing::warn!(consumer = &*self.name, partitions, %error, "pause or resume failed");
+                log!(warn, consumer, consumer = &*self.name, partitions, %error, "pause or resume failed");
             }
         }
         !pause.is_empty() || !resume.is_empty()

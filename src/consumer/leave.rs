@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::assignment::ToTopics;
 use crate::bundle::Bundle;
 use crate::failpoint::failpoint;
+use crate::log::log;
 use crate::rules::offsets::Position;
 use crate::rules::route;
 use crate::rules::start_offset::{Start, Why};
@@ -194,7 +195,7 @@ impl Consumer {
         if has_committed || now >= deadline + LAST_COMMIT {
             self.phase.close_begun = true;
             if let Err(error) = self.client.close() {
-                tracing::warn!(consumer = &*self.name, %error, "not closed in order");
+                log!(warn, consumer, consumer = &*self.name, %error, "not closed in order");
                 return true;
             }
         }
@@ -206,6 +207,6 @@ impl Consumer {
         self.say_given_up(|_| true, Instant::now());
         self.inbox.close();
         self.outbox.close(Instant::now() + LAST_LETTERS);
-        tracing::info!(consumer = &*self.name, "left the group");
+        log!(info, consumer, consumer = &*self.name, "left the group");
     }
 }

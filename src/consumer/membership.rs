@@ -11,6 +11,7 @@ use crate::assignment::ToWorker;
 use crate::consumer::lookups::Ask;
 use crate::failpoint::failpoint;
 use crate::kafka::{Error, Rebalance, TopicPartition};
+use crate::log::log;
 use crate::rules::route;
 use crate::rules::start_offset::Policy;
 use crate::threads::supervisor::Ending;
@@ -229,7 +230,7 @@ impl Consumer {
         if let Err(error) = result {
             self.error(&error, None);
         }
-        tracing::info!(
+        log!(info, consumer,
             consumer = &*self.name,
             partitions = %names(&gone),
             total = self.held.len(),

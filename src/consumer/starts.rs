@@ -9,6 +9,7 @@ use crate::config::{Config, Ordering};
 use crate::consumer::lookups::Ask;
 use crate::failpoint::failpoint;
 use crate::kafka::{Error, TopicPartition};
+use crate::log::log;
 use crate::rules::commit_metadata::Finished;
 use crate::rules::offsets::{Position, Tracker};
 use crate::rules::route;
@@ -137,7 +138,7 @@ impl Consumer {
             }
         }
         self.trouble.over();
-        tracing::info!(consumer = &*self.name, partitions = %names(&begun), total = self.held.len(), "assigned");
+        log!(info, consumer, consumer = &*self.name, partitions = %names(&begun), total = self.held.len(), "assigned");
         failpoint!("assigned");
     }
 
@@ -145,7 +146,9 @@ impl Consumer {
     fn seed(&mut self, one: &Assigned, finished: Finished) {
         let key = (one.topic.clone(), one.partition);
         if let Some(held) = self.held.get_mut(&key) {
-            tracing::info!(
+            log!(
+                info,
+                consumer,
                 consumer = &*self.name,
                 topic = &*one.topic,
                 partition = one.partition,
@@ -217,14 +220,18 @@ impl Consumer {
         let (consumer, topic, partition, offset) =
             (&*self.name, &*one.topic, one.partition, start.offset);
         match start.why {
-            Why::Committed => tracing::debug!(
+            Why::Committed => log!(
+                debug,
+                consumer,
                 consumer,
                 topic,
                 partition,
                 offset,
                 "starts at the committed offset"
             ),
-            Why::Beginning => tracing::info!(
+            Why::Beginning => log!(
+                info,
+                consumer,
                 consumer,
                 topic,
                 partition,
@@ -232,7 +239,9 @@ impl Consumer {
                 "starts at the beginning"
             ),
             Why::Added => {
-                tracing::info!(
+                log!(
+                    info,
+                    consumer,
                     consumer,
                     topic,
                     partition,
@@ -241,7 +250,9 @@ impl Consumer {
                 );
             }
             Why::End { left_out } => {
-                tracing::info!(
+                log!(
+                    info,
+                    consumer,
                     consumer,
                     topic,
                     partition,
@@ -252,7 +263,9 @@ impl Consumer {
             }
             Why::BelowLogStart { lost } => {
                 self.counts.messages_lost += lost.unsigned_abs();
-                tracing::error!(
+                log!(
+                    error,
+                    consumer,
                     consumer,
                     topic,
                     partition,
@@ -261,7 +274,9 @@ impl Consumer {
                     "the committed offset is older than the log: messages were deleted before they were handled"
                 );
             }
-            Why::BeyondLogEnd => tracing::error!(
+            Why::BeyondLogEnd => log!(
+                error,
+                consumer,
                 consumer,
                 topic,
                 partition,

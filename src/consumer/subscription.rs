@@ -12,6 +12,7 @@ use crate::clock::now_ms;
 use crate::config::Config;
 use crate::consumer::lookups::Ask;
 use crate::kafka::{Class, Error};
+use crate::log::log;
 use crate::rules::route::{self, Subscription};
 use crate::telemetry::status::TopicError;
 use crate::threads::supervisor::Ending;
@@ -150,7 +151,9 @@ impl Consumer {
         }
         match self.client.subscribe(&list) {
             Ok(()) => {
-                tracing::info!(
+                log!(
+                    info,
+                    consumer,
                     consumer = &*self.name,
                     topics = list.join(", "),
                     "subscribed"

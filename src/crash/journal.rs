@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
+use crate::log::log;
 use crate::own_folder;
 
 use layout::{Crashed, FILE_BYTES_MAX, Layout, Left};
@@ -49,7 +50,9 @@ impl Journal {
         match Self::open(directory, workers, crashes_max) {
             Ok((journal, pages)) => (Some(journal), pages),
             Err(error) => {
-                tracing::warn!(
+                log!(
+                    warn,
+                    crash,
                     error = format!("{error:#}"),
                     "no journal of running messages: one that kills the process is not found"
                 );
@@ -156,13 +159,17 @@ fn tell(crashed: &[Crashed], crashes_max: u32) {
         return;
     }
     let suspects = crashed.iter().filter(|one| one.is_suspect(crashes_max));
-    tracing::warn!(
+    log!(
+        warn,
+        crash,
         messages = crashed.len(),
         suspects = suspects.clone().count(),
         "messages were running when the process died, now or before"
     );
     for one in suspects.take(TOLD) {
-        tracing::warn!(
+        log!(
+            warn,
+            crash,
             group = one.group,
             topic = one.topic,
             partition = one.partition,

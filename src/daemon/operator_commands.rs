@@ -11,7 +11,9 @@ use tokio::sync::oneshot;
 use super::Roster;
 use crate::assignment::{Handle, Order as Letter, ToWorker};
 use crate::clock::now_ms;
-use crate::config::{Config, nearest};
+use crate::config::Config;
+use crate::log::log;
+use crate::nearest::nearest;
 use crate::service::control::Who;
 use crate::telemetry::status::{ConsumerStatus, Order, Paused, Response, Status};
 
@@ -114,7 +116,7 @@ impl Hands {
         let done: Vec<String> = done.into_iter().flatten().collect();
         if !done.is_empty() {
             let outcome = done.join("; ");
-            tracing::warn!(
+            log!(warn, control,
                 topic,
                 partition,
                 offset,
@@ -141,7 +143,7 @@ impl Hands {
             reply,
         });
         let ended: usize = replies.answers.iter().sum();
-        tracing::info!(listener, ended, by = %who, reason, "back-offs ended by hand");
+        log!(info, control, listener, ended, by = %who, reason, "back-offs ended by hand");
         let of = listener.map_or_else(String::new, |name| format!(" of listener `{name}`"));
         let sentence = match ended {
             0 => format!("no message{of} is in back-off"),
@@ -160,7 +162,7 @@ impl Hands {
         if let Some(before) = status.paused.iter().find(|one| one.listener == listener) {
             return format!("listener `{listener}` is paused already, by {}", before.by);
         }
-        tracing::warn!(listener, by = %who, reason, "listener paused by hand");
+        log!(warn, control, listener, by = %who, reason, "listener paused by hand");
         status.paused.push(Paused {
             listener: listener.to_owned(),
             since: now_ms(),
@@ -187,7 +189,7 @@ impl Hands {
             return Ok(format!("listener `{listener}` is not paused"));
         };
         let before = status.paused.remove(index);
-        tracing::warn!(listener, by = %who, reason, paused_by = before.by, "listener resumed by hand");
+        log!(warn, control, listener, by = %who, reason, paused_by = before.by, "listener resumed by hand");
         self.tell(listener, false);
         Ok(format!("listener `{listener}` takes messages again"))
     }

@@ -13,6 +13,7 @@ use crate::assignment::ToTopics;
 use crate::config::{Config, Consumer};
 use crate::kafka::admin::{Admin, Created};
 use crate::kafka::property::Value;
+use crate::log::log;
 use crate::outgoing::required_topics::{self, Needed};
 use crate::threads::mailbox::Mailbox;
 use crate::threads::supervisor;
@@ -165,7 +166,7 @@ impl Asker {
                 let _ = self.endings.send(Ending::Config(found.missing.join("\n")));
             } else {
                 for error in found.missing {
-                    tracing::error!(error, "a topic is missing");
+                    log!(error, topics, error, "a topic is missing");
                 }
             }
             for (open, error) in found.open {
@@ -185,7 +186,7 @@ impl Asker {
 }
 
 fn say_open(needed: &Needed, error: &str) {
-    tracing::warn!(
+    log!(warn, topics,
         consumer = needed.consumer,
         listener = needed.listener,
         topic = needed.topic,
@@ -256,7 +257,7 @@ fn ask_of(
             continue;
         }
         match admin.create(&topics, &one.topic, partitions, one.purpose.settings()) {
-            Ok(Created::Now) => tracing::info!(
+            Ok(Created::Now) => log!(info, topics,
                 consumer = consumer.name,
                 listener = one.listener,
                 topic = one.topic,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tracing::Level;
 use tracing_subscriber::Layer;
 
+use crate::log::{log, target};
 use crate::rate_limit::RateLimit;
 
 /// Lines of one facility that appear in a window.
@@ -70,19 +71,19 @@ pub(crate) fn line(level: i32, facility: &str, client: &str, text: &str) {
 
 fn is_enabled(level: Level) -> bool {
     match level {
-        Level::ERROR => tracing::enabled!(target: "librdkafka", Level::ERROR),
-        Level::WARN => tracing::enabled!(target: "librdkafka", Level::WARN),
-        Level::INFO => tracing::enabled!(target: "librdkafka", Level::INFO),
-        _ => tracing::enabled!(target: "librdkafka", Level::DEBUG),
+        Level::ERROR => tracing::enabled!(target: target::librdkafka, Level::ERROR),
+        Level::WARN => tracing::enabled!(target: target::librdkafka, Level::WARN),
+        Level::INFO => tracing::enabled!(target: target::librdkafka, Level::INFO),
+        _ => tracing::enabled!(target: target::librdkafka, Level::DEBUG),
     }
 }
 
 fn write(level: Level, facility: &str, client: &str, text: &str) {
     match level {
-        Level::ERROR => tracing::error!(target: "librdkafka", facility, client, "{text}"),
-        Level::WARN => tracing::warn!(target: "librdkafka", facility, client, "{text}"),
-        Level::INFO => tracing::info!(target: "librdkafka", facility, client, "{text}"),
-        _ => tracing::debug!(target: "librdkafka", facility, client, "{text}"),
+        Level::ERROR => log!(error, librdkafka, facility, client, "{text}"),
+        Level::WARN => log!(warn, librdkafka, facility, client, "{text}"),
+        Level::INFO => log!(info, librdkafka, facility, client, "{text}"),
+        _ => log!(debug, librdkafka, facility, client, "{text}"),
     }
 }
 

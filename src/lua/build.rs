@@ -15,7 +15,7 @@ use mlua::ffi::{self, lua_State};
 
 use super::App;
 use super::api::{app, logger, message, tide};
-use super::shared::{Function, Shared, nearest, push_bytes, type_name};
+use super::shared::{Function, Shared, push_bytes, type_name};
 use super::vm::Vm;
 use super::vm::failure;
 use super::vm::heap::Heap;
@@ -24,6 +24,7 @@ use super::vm::watchdog::Pulse;
 use super::vm::{coroutine, globals, hook, load};
 use crate::bundle::Bundle;
 use crate::config::Listener;
+use crate::nearest::suggestion;
 
 /// Between two collections the heap may grow by this many per cent: handlers make short-lived garbage.
 const GC_PAUSE: c_int = 400;
@@ -429,7 +430,7 @@ unsafe fn functions_hint(main: *mut lua_State, name: &str) -> String {
     if names.is_empty() {
         "there are no functions in it".to_owned()
     } else {
-        nearest(name, &names)
+        suggestion(name, &names)
     }
 }
 

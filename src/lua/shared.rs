@@ -21,9 +21,6 @@ use super::{App, Asked, Verdict, Wait};
 use crate::config::Config;
 use crate::config::Sources;
 
-/// Longer than any name that is meant.
-const NAME_MAX: usize = 100;
-
 /// What a coroutine of the host yields when it waits; nothing that Lua code can make.
 pub(super) static TOKEN: u8 = 0;
 
@@ -283,38 +280,4 @@ pub(super) unsafe fn type_name(state: *mut lua_State, index: c_int) -> &'static 
         ffi::LUA_TTHREAD => "a coroutine",
         _ => "a userdata",
     }
-}
-
-/// `did you mean …?`, or what there is.
-pub(super) fn nearest(found: &str, allowed: &[&str]) -> String {
-    // A value in place of a name, and the distance takes time and memory by its length.
-    if found.len() > NAME_MAX {
-        return format!("there are {}", list(allowed));
-    }
-    let found = found.to_lowercase();
-    let distance = |name: &&&str| {
-        let name = name.to_lowercase();
-        let prefix = !found.is_empty() && (name.starts_with(&found) || found.starts_with(&name));
-        if prefix {
-            1
-        } else {
-            strsim::damerau_levenshtein(&found, &name)
-        }
-    };
-    match allowed
-        .iter()
-        .map(|name| (distance(&name), name))
-        .min_by_key(|(distance, _)| *distance)
-    {
-        Some((distance, name)) if distance <= 2 => format!("did you mean `{name}`?"),
-        _ => format!("there are {}", list(allowed)),
-    }
-}
-
-pub(super) fn list(names: &[&str]) -> String {
-    names
-        .iter()
-        .map(|name| format!("`{name}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
 }

@@ -20,9 +20,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tracing::warn;
 
 use crate::config::{SOCKET, SOCKET_PATH_BYTES_MAX};
+use crate::log::log;
 use crate::own_folder;
 use crate::telemetry::status::{Request, Response};
 
@@ -103,7 +103,7 @@ impl Server {
                 accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
                     Ok((stream, _)) => _ = connections.spawn(converse(stream, requests.clone())),
                     Err(error) => {
-                        warn!(%error, "control socket cannot accept a connection");
+                        log!(warn, control, %error, "control socket cannot accept a connection");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },

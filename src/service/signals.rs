@@ -8,6 +8,7 @@
     reason = "_exit(2) for the second signal: no destructor may hold the process up"
 )]
 
+use crate::log::log;
 use std::io;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -148,7 +149,7 @@ impl Drop for Signals {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the thread that hears signals panicked");
+            log!(error, signals, "the thread that hears signals panicked");
         }
     }
 }
@@ -177,7 +178,9 @@ async fn hear(ears: &mut Ears, reactions: &Reactions) {
             Action::Drain => {
                 is_stopping = true;
                 let drain = (reactions.drain)();
-                tracing::info!(
+                log!(
+                    info,
+                    signals,
                     signal = arrived.name(),
                     ?drain,
                     "stopping: running calls may finish"
@@ -185,7 +188,9 @@ async fn hear(ears: &mut Ears, reactions: &Reactions) {
                 reactions.trigger.request(drain);
             }
             Action::End => {
-                tracing::warn!(
+                log!(
+                    warn,
+                    signals,
                     "a second signal: ending at once; what was not committed will be delivered again"
                 );
                 (reactions.flush)();

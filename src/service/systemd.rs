@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 use tokio::time::MissedTickBehavior;
 
+use crate::log::log;
 use crate::rate_limit::RateLimit;
 pub(crate) use crate::threads::progress::{Beat, Progress, Stalled};
 
@@ -47,7 +48,7 @@ impl Notifier {
         if let Err(error) = sd_notify::notify(states)
             && !self.has_failed.swap(true, Ordering::Relaxed)
         {
-            tracing::warn!(%error, "the service manager cannot be notified");
+            log!(warn, systemd, %error, "the service manager cannot be notified");
         }
     }
 
@@ -71,7 +72,9 @@ impl Notifier {
         // A reload by notification is only complete with the time at which it began, in the same datagram.
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.send(&[NotifyState::Reloading, now]),
-            Err(error) => tracing::warn!(%error, "the service manager was not told of the reload"),
+            Err(error) => {
+                log!(warn, systemd, %error, "the service manager was not told of the reload")
+            }
         }
     }
 
@@ -107,7 +110,7 @@ impl Notifier {
             let now = Instant::now();
             if let Some(thread) = progress.stalled(now) {
                 if limit.allow(now).is_some() {
-                    tracing::error!(%thread, "a thread stands still, the watchdog is not fed");
+                    log!(error, systemd, %thread, "a thread stands still, the watchdog is not fed");
                 }
                 continue;
             }

@@ -7,6 +7,7 @@
 
 mod places;
 
+use crate::log::log;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -15,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use notify::{ErrorKind, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
-use tracing::warn;
 
 use places::{Compare, Places};
 
@@ -325,7 +325,7 @@ impl Eye {
         if let Some(error) = refusal.filter(|_| !self.warned) {
             self.warned = true;
             let every_ms = self.pace.poll.as_millis();
-            warn!(%error, every_ms, "file events are refused: looking for changes of config and handlers instead");
+            log!(warn, watch, %error, every_ms, "file events are refused: looking for changes of config and handlers instead");
         }
     }
 }

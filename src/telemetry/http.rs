@@ -3,6 +3,7 @@
 //! It carries pages and knows nothing of what they say: whoever made it has the [`Source`]. **A peer costs a bounded
 //! time and memory**: so many connections at once, one request each, and a deadline for all of it.
 
+use crate::log::log;
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -69,14 +70,14 @@ impl Server {
     pub(crate) async fn serve(self, source: Source) -> Result<()> {
         let listener = tokio::net::TcpListener::from_std(self.0).context("http.listen")?;
         // The tests wait for this line: with port 0 it is the only one who knows the address.
-        tracing::info!(address = %listener.local_addr()?, "http listens");
+        log!(info, http, address = %listener.local_addr()?, "http listens");
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
                     Ok((stream, _)) => _ = connections.spawn(converse(stream, source.clone())),
                     Err(error) => {
-                        tracing::warn!(%error, "http cannot accept a connection");
+                        log!(warn, http, %error, "http cannot accept a connection");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },

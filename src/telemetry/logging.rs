@@ -25,6 +25,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::config::{self, LogFormat};
 use crate::kafka;
+use crate::log::log;
 use crate::rate_limit::RateLimit;
 
 use fields::Readable;
@@ -106,7 +107,9 @@ impl Guard {
         let new = total - dropped.told;
         if new > 0 && dropped.limit.allow(now).is_some() {
             dropped.told = total;
-            tracing::warn!(
+            log!(
+                warn,
+                log,
                 dropped = new,
                 total,
                 "log lines were dropped, as nobody took them fast enough"
@@ -331,13 +334,19 @@ mod tests {
         let lines = Lines::default();
         let (_handle, subscriber) = subscriber(json(lines.clone()));
         tracing::subscriber::with_default(subscriber, || {
-            tracing::warn!(topic = "orders", offset = 42, "a message\nfailed");
+            log!(
+                warn,
+                log,
+                topic = "orders",
+                offset = 42,
+                "a message\nfailed"
+            );
         });
         let text = lines.text();
         let line: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
         assert_eq!(text.lines().count(), 1);
         assert_eq!(line["level"], "WARN");
-        assert_eq!(line["target"], "moontide::logging::tests");
+        assert_eq!(line["target"], "log");
         assert_eq!(line["message"], "a message\nfailed");
         assert_eq!(line["topic"], "orders");
         assert_eq!(line["offset"], 42);
@@ -357,14 +366,16 @@ mod tests {
             .boxed();
         let (_handle, subscriber) = subscriber(layer);
         tracing::subscriber::with_default(subscriber, || {
-            tracing::warn!(
+            log!(
+                warn,
+                log,
                 topic = "orders",
                 error = "config.toml:3:1: bad\n3 | x\n  | ^",
                 traceback = "stack traceback:\n\t[C]: in ?",
                 attempt = 2,
                 "handler failed"
             );
-            tracing::info!("two\nlines and \x1b[31m");
+            log!(info, log, "two\nlines and \x1b[31m");
         });
         let expected = concat!(
             " WARN handler failed topic=\"orders\" attempt=2\n",
@@ -384,9 +395,9 @@ mod tests {
         let lines = Lines::default();
         let (handle, subscriber) = subscriber(text(lines.clone()));
         tracing::subscriber::with_default(subscriber, || {
-            tracing::debug!("hidden");
+            log!(debug, log, "hidden");
             handle.reload(EnvFilter::new("debug")).unwrap();
-            tracing::debug!("shown");
+            log!(debug, log, "shown");
         });
         assert!(!lines.text().contains("hidden"));
         assert!(lines.text().contains("shown"));

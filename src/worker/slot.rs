@@ -8,6 +8,7 @@ use crate::assignment::Partition;
 use crate::config::{Config, Ordering};
 use crate::crash::journal::Place;
 use crate::kafka::Message;
+use crate::log::log;
 use crate::lua::Asked;
 use crate::message::Record as _;
 use crate::outgoing::retry_topic::{self, Original};
@@ -136,7 +137,9 @@ impl Slot {
         if self.plan.is_retry {
             let is_ours = pass_over(&self.partition, &mut lane);
             if !is_ours {
-                tracing::debug!(
+                log!(
+                    debug,
+                    worker,
                     topic = &*self.partition.topic,
                     partition = self.partition.number,
                     offset = lane.message.offset(),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::assignment::{Partition, ToWorker};
 use crate::crash::exclusive::{Solo, Turn};
 use crate::crash::journal::{self, Page, Place};
+use crate::log::log;
 use crate::lua::{Failure, FailureKind};
 use crate::message::Record as _;
 use crate::rules::lanes::Stage;
@@ -182,7 +183,9 @@ impl Worker {
             return;
         };
         let has_topic = listener.dead_letter.is_some();
-        tracing::error!(
+        log!(
+            error,
+            worker,
             listener = listener.name,
             topic = &*head.slot.partition.topic,
             partition = head.slot.partition.number,

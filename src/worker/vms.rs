@@ -7,6 +7,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::bundle::Bundle;
+use crate::log::log;
 use crate::lua::{Answer, App, Asked, Call, CallId, FailureKind, Pulse, Step, Vm};
 
 /// Between two attempts to build a VM in place of one without memory, at first and at most.
@@ -195,13 +196,19 @@ impl Engine {
                     old.is_overdue = true;
                 }
                 let reason = format!("{kind:?}").to_lowercase();
-                tracing::warn!(bundle = self.bundle.number, reason, "vm replaced");
+                log!(
+                    warn,
+                    worker,
+                    bundle = self.bundle.number,
+                    reason,
+                    "vm replaced"
+                );
             }
             Err(error) if kind == FailureKind::Memory => {
                 self.spoiled = Some(kind);
                 let pause = self.down.map_or(BUILD_AGAIN, |(_, pause)| pause);
                 self.down = Some((now + pause, (pause * 2).min(BUILD_AGAIN_MAX)));
-                tracing::error!(
+                log!(error, worker,
                     bundle = self.bundle.number,
                     %error,
                     retry_in_ms = pause.as_millis() as u64,
@@ -210,7 +217,7 @@ impl Engine {
             }
             // What a killed call left behind may be half-changed, but it has run so far.
             Err(error) => {
-                tracing::error!(bundle = self.bundle.number, %error, "vm not replaced: a fresh one does not load");
+                log!(error, worker, bundle = self.bundle.number, %error, "vm not replaced: a fresh one does not load");
             }
         }
     }
@@ -249,6 +256,6 @@ impl Engine {
 
 fn shut_down(vm: &mut Vm, pulse: &Pulse) {
     if let Err(error) = vm.shutdown(pulse) {
-        tracing::error!(%error, "`shutdown` of init.lua failed");
+        log!(error, worker, %error, "`shutdown` of init.lua failed");
     }
 }

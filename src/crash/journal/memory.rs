@@ -16,6 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::layout::{self, CRASHES, Crashed, Layout, NAMES_MAX, STOPPING, WORD};
+use crate::log::log;
 
 pub(super) struct Memory {
     map: MmapRaw,
@@ -128,7 +129,9 @@ impl Memory {
 
     pub(super) fn leave_out(&self) {
         if self.left_out.fetch_add(1, Ordering::Relaxed) == 0 {
-            tracing::warn!(
+            log!(
+                warn,
+                crash,
                 "the journal of running messages is full: some run without a line in it"
             );
         }

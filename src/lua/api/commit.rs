@@ -10,9 +10,10 @@ use std::ffi::c_int;
 use mlua::ffi::{self, lua_KContext, lua_State};
 
 use super::ctx;
-use crate::lua::shared::{Shared, bytes_at, nearest, type_name};
+use crate::lua::shared::{Shared, bytes_at, type_name};
 use crate::lua::vm::failure;
 use crate::lua::{Asked, Wait, suspend};
+use crate::nearest::suggestion;
 
 const OPTIONS: [&str; 1] = ["wait"];
 
@@ -142,7 +143,7 @@ unsafe fn waits_at(state: *mut lua_State, index: c_int) -> Result<bool, String> 
                 }
                 Some(key) => {
                     let key = failure::cut(key, 100);
-                    let nearest = nearest(&key, &OPTIONS);
+                    let nearest = suggestion(&key, &OPTIONS);
                     return Err(format!("`ctx.commitOffsets` knows no `{key}`, {nearest}"));
                 }
                 None => {

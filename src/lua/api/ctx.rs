@@ -11,7 +11,8 @@ use mlua::ffi::{self, lua_CFunction, lua_State};
 
 use super::message::Frame;
 use super::{app, commit, logger, verdict};
-use crate::lua::shared::{Shared, bytes_at, nearest, push_bytes, type_name};
+use crate::lua::shared::{Shared, bytes_at, push_bytes, type_name};
+use crate::nearest::suggestion;
 
 /// What a ctx is made of; no destructor.
 #[derive(Clone, Copy)]
@@ -168,7 +169,7 @@ pub(in crate::lua) unsafe fn unknown(
             let key = String::from_utf8_lossy(key);
             Err(format!(
                 "`{object}` has no field `{key}`, {}",
-                nearest(&key, fields)
+                suggestion(&key, fields)
             ))
         })
     }

@@ -8,6 +8,7 @@ use mlua::ffi::{self, lua_State};
 
 use super::ctx::{Ctx, push_topic, unknown};
 use super::tide::json;
+use crate::log::log;
 use crate::lua::shared::{Shared, bytes_at, push_bytes};
 
 const METATABLE: &std::ffi::CStr = c"moontide.logger";
@@ -114,8 +115,9 @@ struct Line<'a> {
 /// The level of an event is part of its code.
 macro_rules! event {
     ($level:ident, $line:expr) => {
-        tracing::$level!(
-            target: "handler",
+        log!(
+            $level,
+            handler,
             listener = $line.listener,
             topic = $line.topic,
             partition = $line.coordinates.partition,
@@ -148,7 +150,7 @@ unsafe extern "C-unwind" fn print(state: *mut lua_State) -> c_int {
             ffi::lua_replace(state, i);
         }
         let words: Vec<_> = (1..=arguments).map(|i| text(state, i)).collect();
-        tracing::info!(target: "handler", "{}", words.join("\t"));
+        log!(info, handler, "{}", words.join("\t"));
     }
     0
 }

@@ -13,8 +13,9 @@ use mlua::ffi::{self, lua_KContext, lua_State};
 
 use super::{ctx, tide};
 use crate::lua::Verdict;
-use crate::lua::shared::{Shared, bytes_at, nearest, type_name};
+use crate::lua::shared::{Shared, bytes_at, type_name};
 use crate::lua::vm::{failure, hook};
+use crate::nearest::suggestion;
 
 const AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Longer reasons are cut: they go to logs and to headers.
@@ -145,7 +146,7 @@ unsafe fn retry_of_table(state: *mut lua_State) -> Result<Verdict, String> {
                     let key = failure::cut(key.as_bytes(), 100);
                     return Err(format!(
                         "`ctx.retry` knows no `{key}`, {}",
-                        nearest(&key, &KEYS)
+                        suggestion(&key, &KEYS)
                     ));
                 }
                 None => {

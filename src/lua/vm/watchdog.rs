@@ -20,6 +20,7 @@ use mlua::ffi::lua_State;
 
 use super::hook;
 use super::last_words::{About, LastWords};
+use crate::log::log;
 
 /// How exact limits are: a slice ends at most two ticks late.
 const TICK: Duration = Duration::from_millis(5);
@@ -430,7 +431,9 @@ fn look_at(beat: &Beat, now: Instant) -> bool {
 /// C code that does not come back: nothing was committed for what it held, and a new process can go on.
 fn give_up(beat: &Beat, ran: Duration) -> ! {
     let words = beat.last_words.read();
-    tracing::error!(
+    log!(
+        error,
+        lua,
         thread = beat.name,
         listener = words.listener,
         topic = words.topic,

@@ -85,6 +85,8 @@ impl Visit for Values {
 
 #[cfg(test)]
 mod tests {
+    use crate::log::log;
+
     use std::sync::{Arc, Mutex};
 
     use tracing_subscriber::layer::SubscriberExt;
@@ -107,8 +109,8 @@ mod tests {
         let messages = Messages::default();
         let subscriber = tracing_subscriber::registry().with(messages.clone());
         tracing::subscriber::with_default(subscriber, || {
-            tracing::warn!(topic = "orders", partition = 3, error = %"no such thing", "a message failed");
-            tracing::info!("ready");
+            log!(warn, log, topic = "orders", partition = 3, error = %"no such thing", "a message failed");
+            log!(info, log, "ready");
         });
         let expected = [
             "a message failed topic=orders partition=3 error=no such thing",

@@ -1,5 +1,6 @@
 //! A panic, as a line of the log: it reaches the file and journald, and stays one object in JSON.
 
+use crate::log::log;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::{PanicHookInfo, set_hook};
 use std::thread;
@@ -20,7 +21,9 @@ fn log(panic: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let backtrace =
         (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
-    tracing::error!(
+    log!(
+        error,
+        panic,
         thread,
         place,
         error = text.unwrap_or("no message"),
