@@ -11,7 +11,7 @@ use toml::Spanned;
 use super::error::Report;
 use super::file::File;
 use super::scene::Scene;
-use super::tree::{self, Tree};
+use super::tree;
 use super::{Config, Errors, agree, consumers, interpolate, listeners, process, shape};
 use crate::config::Sources;
 
