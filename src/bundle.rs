@@ -3,7 +3,7 @@
 //! Start and reload take the same road through here. A bundle is made of bytes that were read once: nothing that runs
 //! later (a second VM, a late `require`) looks at the disk again, so no call ever mixes two of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, ErrorKind};
@@ -11,14 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::{self, Config, Errors};
+use crate::config::{self, Config, Errors, Sources};
 
 const FILES_MAX: usize = 10_000;
 const FOLDERS_MAX: usize = 1_000;
 const BYTES_MAX: u64 = 64 << 20;
-
-/// Every Lua file under the handlers folder, by its path below it (`billing/orders.lua`), as it was on disk.
-pub(crate) type Sources = BTreeMap<String, Arc<[u8]>>;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Bundle {

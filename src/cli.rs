@@ -4,9 +4,9 @@
 
 mod check;
 mod dev;
-mod hands;
 mod init;
 mod locate;
+mod operator_commands;
 mod reload;
 mod run;
 mod schema;
@@ -56,10 +56,10 @@ enum Command {
     Init(init::Arguments),
     Reload(reload::Arguments),
     Status(status::Arguments),
-    Skip(hands::Skip),
-    Retry(hands::Retry),
-    Pause(hands::Pause),
-    Resume(hands::Resume),
+    Skip(operator_commands::Skip),
+    Retry(operator_commands::Retry),
+    Pause(operator_commands::Pause),
+    Resume(operator_commands::Resume),
     /// Prints the JSON Schema of the configuration.
     Schema(schema::Arguments),
 }
@@ -98,10 +98,10 @@ pub fn main() -> ExitCode {
         Command::Init(arguments) => init::run(arguments),
         Command::Reload(arguments) => reload::run(arguments),
         Command::Status(arguments) => status::run(arguments),
-        Command::Skip(arguments) => hands::skip(arguments),
-        Command::Retry(arguments) => hands::retry(arguments),
-        Command::Pause(arguments) => hands::pause(arguments),
-        Command::Resume(arguments) => hands::resume(arguments),
+        Command::Skip(arguments) => operator_commands::skip(arguments),
+        Command::Retry(arguments) => operator_commands::retry(arguments),
+        Command::Pause(arguments) => operator_commands::pause(arguments),
+        Command::Resume(arguments) => operator_commands::resume(arguments),
         Command::Schema(arguments) => schema::run(arguments),
     };
     exit.into()

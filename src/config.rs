@@ -19,6 +19,7 @@ mod process;
 #[cfg(test)]
 mod reference;
 mod refused;
+mod scene;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -28,14 +29,17 @@ mod unit;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use regex::Regex;
 
+use crate::kafka::property::Value;
+
 pub(crate) use error::{Errors, words};
-use load::Scene;
 pub(crate) use load::{handlers_folder, load, runtime_directory};
-pub(crate) use shape::{nearest, schema};
+use scene::Scene;
+pub(crate) use shape::schema;
 
 /// The name of the consumer of `[consumerConfig]`.
 pub(crate) const DEFAULT_CONSUMER: &str = "default";
@@ -62,6 +66,9 @@ pub(crate) struct Config {
     pub(crate) warnings: Vec<String>,
 }
 
+/// Every Lua file under the handlers folder, by its path below it (`billing/orders.lua`), as it was on disk.
+pub(crate) type Sources = BTreeMap<String, Arc<[u8]>>;
+
 /// One group membership.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Consumer {
@@ -77,19 +84,6 @@ pub(crate) struct Consumer {
     pub(crate) metadata_max_age: Duration,
     /// `requestTimeout`: the deadline of a query or a commit.
     pub(crate) request_timeout: Duration,
-}
-
-/// A librdkafka property's value; a secret one never shows.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Value {
-    pub(crate) text: String,
-    pub(crate) secret: bool,
-}
-
-impl fmt::Debug for Value {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.secret { "***" } else { &self.text })
-    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

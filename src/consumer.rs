@@ -4,19 +4,21 @@
 //! daemon. Each turn serves events and letters, takes what the budget allows, commits what is due and looks at the
 //! clock. **Back-pressure is not taking**: what is not taken stays in librdkafka's bounded queue.
 
-mod ages;
-mod asked;
 mod budget;
+mod commit_requests;
 mod commits;
 mod intake;
-mod jumps;
 mod leave;
+pub(crate) mod lookups;
+mod lost_offsets;
 mod membership;
-mod naps;
-mod overtaken;
+mod not_due;
+mod phase;
 mod report;
+mod standstill;
 mod starts;
 mod subscription;
+mod superseded;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -24,27 +26,28 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use crate::asker::{Answered, Asker};
+use crate::assignment::Answered;
+use crate::assignment::{self, Partition, ToConsumer, ToTopics, ToWorker};
 use crate::bundle::Bundle;
 use crate::config;
+use crate::consumer::lookups::Asker;
 use crate::kafka::{Class, Client, Closing, Error, Event, TopicPartition};
-use crate::logging::RateLimit;
-use crate::mailbox::Mailbox;
-use crate::metrics::ConsumerCounts;
-use crate::offsets::Tracker;
-use crate::outbox::Outbox;
-use crate::partition::{self, Partition, ToConsumer, ToTopics, ToWorker};
-use crate::route::Plan;
-use crate::supervisor::{Ending, Endings};
-use crate::systemd::Beat;
+use crate::outgoing::outbox::Outbox;
+use crate::rate_limit::RateLimit;
+use crate::rules::offsets::Tracker;
+use crate::rules::route::Plan;
+use crate::service::systemd::Beat;
+use crate::telemetry::metrics::ConsumerCounts;
+use crate::threads::mailbox::Mailbox;
+use crate::threads::supervisor::{Ending, Endings};
 
-use ages::Ages;
-use asked::Unsent;
+use commit_requests::Unsent;
 use commits::Commits;
 use intake::Intake;
-use jumps::Jumps;
-use membership::Phase;
+use lost_offsets::Jumps;
+use phase::Phase;
 use report::{State, Trouble};
+use standstill::Ages;
 use subscription::Topics;
 
 /// How often the loop turns at least: polls count towards the poll limit, and the daemon looks for progress.
@@ -294,7 +297,7 @@ impl Consumer {
     fn open(&mut self, letter: ToConsumer, now: Instant) {
         match letter {
             ToConsumer::Finished { finished, asked } => {
-                let are_many = self.held.len() > partition::MANY;
+                let are_many = self.held.len() > assignment::MANY;
                 for (partition, numbers) in finished {
                     let key = (partition.topic.clone(), partition.number);
                     let held = self.held.get_mut(&key);

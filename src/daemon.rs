@@ -4,8 +4,8 @@
 //! with its reason.
 
 mod fleet;
-mod hands;
 mod load;
+mod operator_commands;
 mod pages;
 mod reload;
 mod topics;
@@ -19,17 +19,18 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::now_ms;
 use crate::config::Config;
-use crate::control::{Ask, Server};
-use crate::http;
-use crate::logging::{self, Audience};
-use crate::shutdown::{self, Reactions, Shutdown, Signals, Trigger};
-use crate::status::{ReloadReport, Request, Response, Status};
-use crate::supervisor::Ending;
-use crate::systemd::{Notifier, Progress};
-use crate::watch::Watch;
+use crate::log::log;
+use crate::service::control::{Ask, Server};
+use crate::service::signals::{self, Reactions, Shutdown, Signals, Trigger};
+use crate::service::systemd::{Notifier, Progress};
+use crate::service::watch::Watch;
+use crate::telemetry::http;
+use crate::telemetry::logging::{self, Audience};
+use crate::telemetry::status::{ReloadReport, Request, Response, Status};
+use crate::threads::supervisor::Ending;
 
 use fleet::{Fleet, Roster};
-use hands::Hands;
+use operator_commands::Hands;
 use pages::{Pages, gather};
 use reload::Reloader;
 
@@ -88,7 +89,7 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
         load::bundle(&options.config, 1, options.adjust.as_ref()).map_err(StartError::Config)?;
     let config = loaded.config.clone();
     let guard = Arc::new(logging::start(&config.log, options.audience)?);
-    let (trigger, shutdown) = shutdown::channel();
+    let (trigger, shutdown) = signals::channel();
     let (reload_sender, reloads) = mpsc::channel(1);
     let drain = Arc::new(Mutex::new(config.daemon.drain_deadline));
     let _signals = Signals::listen(Reactions {
@@ -107,7 +108,7 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
     let server = Server::bind(&config.daemon.runtime_directory)?;
     let http = http_server(&config)?;
     for warning in &config.warnings {
-        tracing::warn!("{warning}");
+        log!(warn, daemon, "{warning}");
     }
     let progress = Arc::new(Progress::default());
     let (endings_sender, endings) = mpsc::unbounded_channel();
@@ -123,7 +124,9 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
         status.clone(),
         drain,
     );
-    tracing::info!(
+    log!(
+        info,
+        daemon,
         version = env!("CARGO_PKG_VERSION"),
         librdkafka = crate::kafka::version(),
         bundle = 1,
@@ -314,7 +317,7 @@ impl Supervisor {
         let (reloader, report) = match result {
             Ok(result) => result,
             Err(error) => {
-                tracing::error!(%error, "the reload ended unasked");
+                log!(error, daemon, %error, "the reload ended unasked");
                 self.trigger.request(Duration::ZERO);
                 return;
             }
@@ -369,28 +372,34 @@ impl Supervisor {
         match ended {
             // The signal has said so.
             Ended::Stopped => {}
-            Ended::ByMessage(reason) => tracing::error!(
+            Ended::ByMessage(reason) => log!(
+                error,
+                daemon,
                 reason,
                 "stopping: a handler failed and `onError` is \"stop\""
             ),
             Ended::BadConfig(reason) | Ended::Failed(reason) => {
-                tracing::error!(reason, "stopping");
+                log!(error, daemon, reason, "stopping");
             }
         }
         self.roster.close(deadline);
         if let Some(reloading) = reloading {
             match reloading.task.await {
                 Ok((reloader, _)) => self.reloader = Some(reloader),
-                Err(error) => tracing::error!(%error, "the reload ended unasked"),
+                Err(error) => log!(error, daemon, %error, "the reload ended unasked"),
             }
         }
         if let Some(reloader) = self.reloader.take() {
             let stopped =
                 tokio::task::spawn_blocking(move || reloader.into_fleet().stop(deadline)).await;
             match stopped {
-                Ok(true) => tracing::info!("stopped"),
+                Ok(true) => log!(info, daemon, "stopped"),
                 Ok(false) | Err(_) => {
-                    tracing::error!("stopped without draining: the deadline has passed");
+                    log!(
+                        error,
+                        daemon,
+                        "stopped without draining: the deadline has passed"
+                    );
                 }
             }
         }

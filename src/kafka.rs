@@ -8,6 +8,7 @@ mod callbacks;
 mod client;
 mod error;
 mod list;
+pub(crate) mod log;
 mod message;
 pub(crate) mod mock;
 mod outgoing;

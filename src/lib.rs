@@ -1,82 +1,41 @@
 //! Moontide consumes Kafka topics and hands every message to a Lua function.
 //!
-//! ARCHITECTURE.md has the map; the modules stand here in reading order.
+//! ARCHITECTURE.md has the map; the modules stand here by storeys, the lowest first.
 
 mod allocator;
-
-mod failpoint;
-
-mod message;
-
 mod clock;
+mod failpoint;
+mod log;
+mod message;
+mod nearest;
+mod own_folder;
+mod rate_limit;
+mod topic_name;
 
-mod folder;
-
-mod config;
-
-mod route;
-
-mod retry;
-
-mod breaker;
-
-mod offsets;
-
-mod gaps;
-
-mod lanes;
-
-mod start;
-
-mod mailbox;
-
-mod journal;
-
-mod solo;
-
-mod difference;
+mod threads;
 
 mod kafka;
 
-mod dead_letter;
+mod config;
 
-mod retry_topic;
+mod rules;
 
-mod needed;
+mod crash;
 
-mod outbox;
+mod telemetry;
+
+mod outgoing;
 
 mod lua;
 
 mod bundle;
 
-mod partition;
-
-mod asker;
+mod assignment;
 
 mod consumer;
-
 mod worker;
 
-mod supervisor;
-
-mod status;
-
-mod metrics;
-
-mod ready;
-
-mod control;
-
-mod http;
-
-mod watch;
-
-mod systemd;
-
-mod logging;
-
-mod shutdown;
+mod service;
 
 mod daemon;
 

@@ -3,34 +3,21 @@
 //! **Alone names mlua**, and knows nothing of Kafka: a message comes in as a [`Record`], and what a handler wants of the
 //! world (to sleep, to commit) goes out as a [`Wait`], which the worker answers by [`Vm::resume`].
 
-mod app;
+mod api;
+mod attributes;
 mod build;
-mod commit;
-mod coroutine;
-mod ctx;
-mod failure;
-mod globals;
-mod heap;
-mod hook;
-mod json;
-mod last_words;
-mod load;
-mod logger;
-mod message;
 mod plain;
-mod run;
 mod shared;
-mod tide;
-mod verdict;
+mod stack;
+mod suspend;
 mod vm;
-mod wait;
-mod watchdog;
 
 use std::time::Duration;
 
-pub(crate) use app::App;
+pub(crate) use attributes::App;
 pub(crate) use vm::Vm;
-pub(crate) use watchdog::{Pulse, Watchdog};
+pub(crate) use vm::beat::Pulse;
+pub(crate) use vm::watchdog::Watchdog;
 
 use crate::message::Record;
 

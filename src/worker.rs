@@ -6,22 +6,22 @@
 //! runtime that it needs.
 
 mod alone;
-mod asks;
 mod calls;
-mod engine;
+mod commit_requests;
 mod failures;
+mod forwarding;
 mod gates;
-mod hands;
 mod head;
-mod letters;
 mod meter;
+mod operator_commands;
 mod outcomes;
 mod report;
 mod run;
-mod running;
 mod slot;
+mod suspects;
 mod taken;
 mod timers;
+mod vms;
 mod waits;
 
 use std::collections::{HashMap, VecDeque};
@@ -29,28 +29,29 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::assignment::{Asked, Partition, ToConsumer, ToWorker};
 use crate::bundle::Bundle;
 use crate::config::Config;
-use crate::journal::Page;
+use crate::crash::exclusive::Solo;
+use crate::crash::journal::Page;
 use crate::kafka::Message;
+use crate::log::log;
 use crate::lua::{Answer, App, Pulse, Vm};
-use crate::mailbox::Mailbox;
 use crate::message::Record as _;
-use crate::partition::{Asked, Partition, ToConsumer, ToWorker};
-use crate::route::{self, Plan};
-use crate::solo::Solo;
-use crate::supervisor::Endings;
-use crate::systemd::Beat;
+use crate::rules::route::{self, Plan};
+use crate::service::systemd::Beat;
+use crate::threads::mailbox::Mailbox;
+use crate::threads::supervisor::Endings;
 
 use alone::Alone;
 use calls::{Calls, Places};
-use engine::Engine;
+use forwarding::Letters;
 use gates::Gates;
-use letters::Letters;
 use meter::Meter;
-use running::{Gatekeeper, Running};
 use slot::Slot;
+use suspects::{Gatekeeper, Running};
 use timers::{Timers, Wake};
+use vms::Engine;
 
 /// Messages of one partition in a row, before letters are read and other partitions get their turn.
 const QUANTUM: usize = 256;
@@ -447,7 +448,9 @@ impl Worker {
             let before = std::mem::replace(&mut slot.plan, Arc::new(plan));
             let partition = slot.partition.clone();
             slot.set_listeners(config, |listener, message| {
-                tracing::warn!(
+                log!(
+                    warn,
+                    worker,
                     listener,
                     topic = &*partition.topic,
                     partition = partition.number,

@@ -18,12 +18,14 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::{ConfigOption, Exit, init, run, terminal};
 use crate::bundle;
-use crate::config::{Config, Value};
-use crate::control;
+use crate::config::Config;
 use crate::daemon::{self, Options};
 use crate::kafka::mock::{self, Broker};
 use crate::kafka::producer::{Outgoing, Producer};
-use crate::logging::Audience;
+use crate::kafka::property::Value;
+use crate::log::log;
+use crate::service::control;
+use crate::telemetry::logging::Audience;
 use samples::Sample;
 use welcome::Welcome;
 
@@ -179,7 +181,9 @@ impl Stage {
         let needed = adjust::needed_topics(config, &[]);
         for topic in adjust::literal_topics(config).into_iter().chain(needed) {
             if let Err(error) = self.broker.create_topic(&topic, self.partitions) {
-                tracing::error!(
+                log!(
+                    error,
+                    dev,
                     topic,
                     error = format!("{error:#}"),
                     "cannot create the topic"

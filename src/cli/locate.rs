@@ -12,8 +12,9 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::ConfigOption;
-use crate::status::{Request, Response};
-use crate::{config, control, folder};
+use crate::service::control;
+use crate::telemetry::status::{Request, Response};
+use crate::{config, own_folder};
 
 /// For a daemon that may be another one to say whose it is.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -128,7 +129,10 @@ fn places(path: &Path, text: &str, environment: &dyn Fn(&str) -> Option<String>)
     // The last is where the daemon is when systemd runs it, which gives that variable to nobody but the daemon.
     let usual: Vec<PathBuf> = given
         .into_iter()
-        .chain([beside.join(folder::BESIDE), PathBuf::from("/run/moontide")])
+        .chain([
+            beside.join(own_folder::BESIDE),
+            PathBuf::from("/run/moontide"),
+        ])
         .collect();
     match config::runtime_directory(path, text, environment) {
         Some(directory) => Places {
@@ -173,7 +177,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
-    use crate::status::Status;
+    use crate::telemetry::status::Status;
 
     /// What is tried for `/etc/moontide/config.toml` with this text.
     #[track_caller]

@@ -9,8 +9,8 @@ use anyhow::{Result, bail};
 use super::locate::Daemon;
 use super::terminal::{complain, say};
 use super::{Exit, locate};
-use crate::control;
-use crate::status::{ReloadReport, ReloadResult, Request, Response};
+use crate::service::control;
+use crate::telemetry::status::{ReloadReport, ReloadResult, Request, Response};
 
 /// Reloads config and handlers of the running daemon
 ///

@@ -2,7 +2,7 @@
 
 use super::{ConfigOption, Exit, terminal};
 use crate::daemon::{self, Ended, Options, StartError};
-use crate::logging::Audience;
+use crate::telemetry::logging::Audience;
 
 /// Runs the daemon in the foreground.
 #[derive(Debug, clap::Args)]

@@ -13,8 +13,9 @@ use anyhow::{Context as _, Result, bail};
 use super::dev::address;
 use super::dev::adjust::takes;
 use super::{Exit, locate, terminal};
-use crate::config::{Config, Value};
+use crate::config::Config;
 use crate::kafka::producer::{Outgoing, Producer};
+use crate::kafka::property::Value;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 

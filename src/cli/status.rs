@@ -11,8 +11,8 @@ use anyhow::{Result, bail};
 
 use super::terminal::{complain, say};
 use super::{Exit, locate};
-use crate::control;
-use crate::status::{Request, Response, Status};
+use crate::service::control;
+use crate::telemetry::status::{Request, Response, Status};
 use picture::{View, picture};
 
 /// A daemon answers at once, or something is wrong with it.

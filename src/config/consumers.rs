@@ -8,7 +8,9 @@ use super::file::{Assigner, Consumer, File, GroupProtocol};
 use super::kafkajs::{self, Properties};
 use super::passthrough;
 use super::tree::{self, CLASSIC_KEYS, Step};
-use super::{DEFAULT_CONSUMER, Scene, Value};
+use crate::kafka::property::Value;
+
+use super::{DEFAULT_CONSUMER, Scene};
 use crate::kafka::property::{self, Refusal};
 
 /// librdkafka's default of `message.max.bytes`, below which `fetch.max.bytes` may not be.

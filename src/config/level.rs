@@ -1,4 +1,4 @@
-//! Levels by target, as in `RUST_LOG`: `info` or `info,librdkafka=warn,moontide::consumer=debug`.
+//! Levels by target, as in `RUST_LOG`: `info` or `info,librdkafka=warn,consumer=debug`.
 //!
 //! `EnvFilter` takes any bare word for a target and turns everything else off, so that `level = "inof"` would silence
 //! the daemon. What a config says is therefore checked more strictly than what the environment says.
@@ -6,14 +6,18 @@
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
+use crate::log::TARGETS;
+use crate::nearest::suggestion;
+
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// What is wrong with `directives`, if anything.
 pub(super) fn error(directives: &str) -> Option<String> {
     for part in directives.split(',').map(str::trim) {
-        let level = part
-            .rsplit_once('=')
-            .map_or(part, |(_, level)| level.trim());
+        let (target, level) = match part.rsplit_once('=') {
+            Some((target, level)) => (Some(target), level.trim()),
+            None => (None, part),
+        };
         let is_level = LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level));
         if !is_level {
             let levels = LEVELS.join("`, `");
@@ -21,39 +25,26 @@ pub(super) fn error(directives: &str) -> Option<String> {
                 "`{part}` is neither a level (`{levels}`) nor `target=level`"
             ));
         }
+        let target = target.map(|target| target.split('[').next().unwrap_or_default().trim());
+        if let Some(target) = target.filter(|target| !TARGETS.contains(target)) {
+            return Some(unknown(target, level));
+        }
     }
     parse(directives).err().map(|error| error.to_string())
 }
 
-/// The targets in `directives` under which nothing is logged.
-pub(super) fn strangers(directives: &str) -> Vec<&str> {
-    directives
-        .split(',')
-        .filter_map(|part| part.rsplit_once('='))
-        .map(|(target, _)| target.split('[').next().unwrap_or_default().trim())
-        .filter(|target| !target.is_empty() && !is_ours(target))
-        .collect()
-}
-
-/// A directive counts for every target that begins as it does.
-fn is_ours(target: &str) -> bool {
-    let within = |module: &str| match target.strip_prefix("moontide::") {
-        Some(path) if path.contains("::") => path.split("::").next() == Some(module),
-        Some(path) => module.starts_with(path),
-        None => false,
-    };
-    ["handler", "librdkafka", "moontide::"]
-        .iter()
-        .any(|known| known.starts_with(target))
-        || modules().any(within)
-}
-
-/// The crate's own, as `lib.rs` names them.
-fn modules() -> impl Iterator<Item = &'static str> {
-    include_str!("../lib.rs").lines().filter_map(|line| {
-        let line = line.strip_prefix("pub ").unwrap_or(line);
-        line.strip_prefix("mod ")?.strip_suffix(';')
-    })
+/// Targets were paths of modules in versions that were never released, but stand in configurations.
+fn unknown(target: &str, level: &str) -> String {
+    let path = target.strip_prefix("moontide").unwrap_or(target);
+    let word = path.trim_start_matches("::");
+    if word.is_empty() {
+        return format!(
+            "`{target}` is no log target; write the level alone (`{level}`) for all of Moontide's lines"
+        );
+    }
+    let room = word.split("::").next().unwrap_or_default();
+    let word = if TARGETS.contains(&room) { room } else { word };
+    format!("`{target}` is no log target, {}", suggestion(word, TARGETS))
 }
 
 /// Spaces around commas are allowed, and `EnvFilter` takes none.
@@ -85,7 +76,7 @@ mod tests {
         check("info", None);
         check("WARN", None);
         check("info,librdkafka=warn", None);
-        check("off, moontide::consumer=trace", None);
+        check("off, consumer=trace", None);
     }
 
     #[test]
@@ -97,19 +88,19 @@ mod tests {
     }
 
     #[test]
-    fn a_target_under_which_nothing_is_logged_is_a_stranger() {
-        for ours in [
-            "info",
-            "info,librdkafka=warn,handler=debug",
-            "moontide=debug, moontide::consumer=trace",
-            "moontide::cli::dev=trace",
-            "moontide::lua[span]=debug",
-        ] {
-            assert_eq!(strangers(ours), [""; 0], "{ours}");
-        }
-        assert_eq!(
-            strangers("info,orders=debug,moontide::consumr=warn,rdkafka=off"),
-            ["orders", "moontide::consumr", "rdkafka"]
+    fn a_target_under_which_nothing_is_logged_is_refused() {
+        check("info,librdkafka=warn,handler=debug", None);
+        check("info, worker[span]=debug", None);
+        check("orders=debug", Some("`orders` is no log target"));
+        check("consumr=warn", Some("did you mean `consumer`"));
+    }
+
+    #[test]
+    fn the_path_of_a_module_names_the_new_word() {
+        check(
+            "moontide::consumer::intake=debug",
+            Some("`moontide::consumer::intake` is no log target, did you mean `consumer`"),
         );
+        check("moontide=debug", Some("write the level alone (`debug`)"));
     }
 }

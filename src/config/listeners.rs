@@ -12,7 +12,8 @@ use super::names::{parse_handler, parse_topic};
 use super::tree::Step;
 use super::unit::Millis;
 use super::{DEFAULT_CONSUMER, Handler, Limits, Listener, NullKeys, Ordering, Run, Scene, Topic};
-use crate::bundle::Sources;
+use crate::config::Sources;
+use crate::nearest::nearest;
 
 pub(super) fn resolve(
     file: &File,
@@ -71,7 +72,7 @@ fn meant(handler: &Handler, folder: &Path, sources: &Sources) -> Option<String> 
         return Some(with_function(path, Some(function.trim_matches(':'))));
     }
     let names = sources.keys().filter_map(|name| name.strip_suffix(".lua"));
-    super::shape::nearest(&handler.path, names).map(|path| with_function(path, function))
+    nearest(&handler.path, names).map(|path| with_function(path, function))
 }
 
 /// The consumers that listeners join, the default one included.
@@ -133,8 +134,7 @@ impl One<'_, '_, '_> {
             .unwrap_or_else(|| DEFAULT_CONSUMER.to_owned());
         if consumer != DEFAULT_CONSUMER && !file.consumers.contains_key(&consumer) {
             let names = file.consumers.keys().map(String::as_str);
-            let near = super::shape::nearest(&consumer, names)
-                .map(|near| format!(", did you mean `{near}`?"));
+            let near = nearest(&consumer, names).map(|near| format!(", did you mean `{near}`?"));
             let near = near.unwrap_or_else(|| format!("; add `[consumers.{consumer}]`"));
             self.error(
                 &["consumer"],

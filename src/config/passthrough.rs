@@ -5,7 +5,10 @@
 
 use super::file::{Consumer, Property};
 use super::kafkajs::Properties;
-use super::{Scene, Value, shape};
+use crate::kafka::property::Value;
+use crate::nearest::nearest;
+
+use super::Scene;
 use crate::kafka::property::{self, Refusal};
 
 /// The `librdkafka` table: what is left of it after everything that has a name or a promise here.
@@ -29,8 +32,7 @@ pub(super) fn resolve(
             Ok(()) => {}
             Err(Refusal::Unknown) => {
                 let known = mapped.keys().map(String::as_str);
-                let near =
-                    shape::nearest(name, known).map(|near| format!(", did you mean `{near}`?"));
+                let near = nearest(name, known).map(|near| format!(", did you mean `{near}`?"));
                 scene.report.error(
                     at,
                     format!(

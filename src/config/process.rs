@@ -78,16 +78,10 @@ pub(super) fn log(
         scene.report.error(
             at,
             format!(
-                "`level` is `{}`, not as \"info\" or \"info,moontide=debug\": {error}",
+                "`level` is `{}`, not as \"info\" or \"info,consumer=debug\": {error}",
                 log.level
             ),
         );
-    }
-    for target in super::level::strangers(&log.level) {
-        scene.report.warning(format!(
-            "`[log] level`: nothing logs as `{target}`; there are `handler`, `librdkafka`, `moontide` and its modules, as \
-             `moontide::consumer`"
-        ));
     }
     if log.keep == 0 {
         let at = scene.at_keys(&["log"], &["keep"]);
@@ -151,7 +145,9 @@ pub(super) fn daemon(
     let folder = scene.folder;
     let or_beside = |path: Option<&PathBuf>, name: &str| match path {
         Some(path) => folder.join(path),
-        None => of_service(environment, name).unwrap_or_else(|| folder.join(crate::folder::BESIDE)),
+        None => {
+            of_service(environment, name).unwrap_or_else(|| folder.join(crate::own_folder::BESIDE))
+        }
     };
     let state_directory = or_beside(daemon.state_directory.as_ref(), "STATE_DIRECTORY");
     let runtime_directory = or_beside(daemon.runtime_directory.as_ref(), "RUNTIME_DIRECTORY");

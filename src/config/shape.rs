@@ -13,6 +13,7 @@ use super::refused;
 use super::tree::Tree;
 use super::unit::{Millis, Size};
 use crate::kafka::property;
+use crate::nearest::nearest;
 
 /// Where a key that stands in the wrong table belongs, by the name of the table's type.
 const TABLES: [(&str, &str); 14] = [
@@ -74,21 +75,6 @@ fn mask_value(value: &DeValue<'_>, report: &mut Report<'_>) {
             .for_each(|value| mask_value(value.get_ref(), report)),
         _ => {}
     }
-}
-
-/// The nearest of `names`, when it is near enough to be meant.
-pub(crate) fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    let name = name.to_lowercase();
-    names
-        .map(|other| {
-            (
-                strsim::damerau_levenshtein(&name, &other.to_lowercase()),
-                other,
-            )
-        })
-        .filter(|(distance, other)| *distance <= 1.max(name.len().min(other.len()) / 3))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, other)| other)
 }
 
 struct Walk<'w, 'r> {
@@ -405,17 +391,4 @@ fn constants(schema: &Json) -> Vec<&str> {
     words
         .chain(branches.filter_map(|branch| branch["const"].as_str()))
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_misspelt_name_finds_its_neighbour() {
-        let names = ["handler", "topic", "topics", "name"];
-        assert_eq!(nearest("handlr", names.into_iter()), Some("handler"));
-        assert_eq!(nearest("Topic", names.into_iter()), Some("topic"));
-        assert_eq!(nearest("retries", names.into_iter()), None);
-    }
 }

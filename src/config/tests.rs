@@ -3,8 +3,8 @@
 mod any_text;
 mod policies;
 
-use super::*;
-use crate::bundle::Sources;
+use crate::config::Sources;
+use crate::config::*;
 
 const BROKERS: &str = "[kafkaConfig]\nbrokers = ['one:9092, two:9092']\n";
 const GROUP: &str = "[consumerConfig]\ngroupId = 'g'\n";
@@ -283,26 +283,6 @@ fn a_mechanism_is_taken_in_any_case() {
     check(
         &[BROKERS, sasl, GROUP, LISTENER].concat(),
         &[("sasl.mechanisms", Some("SCRAM-SHA-512"))],
-    );
-}
-
-#[test]
-fn a_level_of_nothing_is_said() {
-    let config = loaded(
-        &[
-            BROKERS,
-            GROUP,
-            LISTENER,
-            "[log]\nlevel = 'info,kafka=debug'\n",
-        ]
-        .concat(),
-    );
-    assert_eq!(
-        config.warnings,
-        [
-            "`[log] level`: nothing logs as `kafka`; there are `handler`, `librdkafka`, `moontide` and its modules, as \
-             `moontide::consumer`"
-        ]
     );
 }
 

@@ -2,7 +2,7 @@
 //!
 //! **Partitions that are held up leave room for the others.**
 
-use crate::offsets::Tracker;
+use crate::rules::offsets::Tracker;
 
 /// Messages of one batch.
 pub(super) const BATCH_MAX: usize = 1024;
@@ -182,7 +182,7 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::offsets::Position;
+    use crate::rules::offsets::Position;
 
     fn in_flight(partitions: usize, messages: usize, bytes: usize) -> InFlight {
         let mut in_flight = InFlight::default();

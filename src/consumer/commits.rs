@@ -6,16 +6,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::assignment::Partition;
 use crate::clock::now_ms;
 use crate::config::Ordering;
 use crate::failpoint::failpoint;
-use crate::gaps;
 use crate::kafka::{Class, Client, Committed, Error, TopicPartition};
-use crate::logging::RateLimit;
-use crate::partition::Partition;
-use crate::start;
+use crate::log::log;
+use crate::rate_limit::RateLimit;
+use crate::rules::commit_metadata;
+use crate::rules::start_offset;
 
-use super::asked::{Unheard, Unsent, Waiter};
+use super::commit_requests::{Unheard, Unsent, Waiter};
 use super::{Consumer, Held, line_limit};
 
 /// Without a configured interval or threshold: at the latest.
@@ -110,18 +111,18 @@ impl Held {
 
     fn metadata(&self) -> (String, Option<u64>) {
         if self.commit_now && self.tracker.is_untouched() && self.committed_changes.is_some() {
-            return (start::mark(now_ms()), None);
+            return (start_offset::mark(now_ms()), None);
         }
         if !self.tells_gaps() {
             return (String::new(), None);
         }
         let target = self.tracker.target();
-        let place = gaps::Place {
+        let place = commit_metadata::Place {
             offset: target.offset,
             leader_epoch: target.leader_epoch,
             listeners: self.plan.listeners_hash,
         };
-        let text = gaps::encode(place, &self.tracker.beyond());
+        let text = commit_metadata::encode(place, &self.tracker.beyond());
         (text, Some(self.tracker.changes()))
     }
 
@@ -342,7 +343,9 @@ impl Consumer {
         for held in self.held.values_mut() {
             held.committed_changes = None;
         }
-        tracing::warn!(
+        log!(
+            warn,
+            consumer,
             consumer = &*self.name,
             "the brokers refuse a commit's metadata (`offset.metadata.max.bytes`): messages that are finished beyond a \
              position run again after a restart"

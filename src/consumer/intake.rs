@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::assignment::{Partition, Shared, ToWorker};
 use crate::config::Ordering as LaneOrdering;
 use crate::kafka::{Message, TopicPartition};
-use crate::lanes;
+use crate::log::log;
 use crate::message::Record;
-use crate::offsets::{Arrival, Position, Tracker};
-use crate::partition::{Partition, Shared, ToWorker};
+use crate::rules::lanes;
+use crate::rules::offsets::{Arrival, Position, Tracker};
 
-use super::ages::Ages;
-use super::asked::Unsent;
 use super::budget::{BATCH_MAX, InFlight, Room, Share};
-use super::jumps::Jumps;
+use super::commit_requests::Unsent;
+use super::lost_offsets::Jumps;
+use super::standstill::Ages;
 use super::{Consumer, Held, Stage, Trust, list};
 
 /// How long a partition may hold up others that want to go on, with a full share, before it is paused. Long enough to run
@@ -271,7 +272,9 @@ impl Consumer {
     /// The client went back: the log was truncated, or is another one. What runs is let go; its outcome counts no more.
     fn begin_epoch(&mut self, held: &mut Held, offset: i64, leader_epoch: i32) {
         let old = held.partition.clone();
-        tracing::error!(
+        log!(
+            error,
+            consumer,
             consumer = &*self.name,
             topic = &*old.topic,
             partition = old.number,
@@ -421,7 +424,7 @@ impl Consumer {
             ),
         ] {
             if let Some(Err(error)) = result {
-                tracing::warn!(consumer = &*self.name, partitions, %error, "pause or resume failed");
+                log!(warn, consumer, consumer = &*self.name, partitions, %error, "pause or resume failed");
             }
         }
         !pause.is_empty() || !resume.is_empty()

@@ -4,24 +4,19 @@
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use crate::assignment::ToTopics;
 use crate::bundle::Bundle;
 use crate::failpoint::failpoint;
-use crate::offsets::Position;
-use crate::partition::ToTopics;
-use crate::route;
-use crate::start::{Start, Why};
+use crate::log::log;
+use crate::rules::offsets::Position;
+use crate::rules::route;
+use crate::rules::start_offset::{Start, Why};
 
-use super::membership::LAST_COMMIT;
+use super::phase::{LAST_COMMIT, Retiring};
 use super::{Consumer, Held, LEAVE, Stage, is_over};
 
 /// What is still on its way when the group is left: nobody waits for it, its message is handled again.
 const LAST_LETTERS: Duration = Duration::from_millis(500);
-
-/// Topics that a reload removes, until nothing of them runs.
-pub(super) struct Retiring {
-    pub(super) done: mpsc::Sender<()>,
-    pub(super) cancel_at: Instant,
-}
 
 impl Consumer {
     /// A reload removes topics: what runs of them finishes with the routes that it began with.
@@ -200,7 +195,7 @@ impl Consumer {
         if has_committed || now >= deadline + LAST_COMMIT {
             self.phase.close_begun = true;
             if let Err(error) = self.client.close() {
-                tracing::warn!(consumer = &*self.name, %error, "not closed in order");
+                log!(warn, consumer, consumer = &*self.name, %error, "not closed in order");
                 return true;
             }
         }
@@ -212,6 +207,6 @@ impl Consumer {
         self.say_given_up(|_| true, Instant::now());
         self.inbox.close();
         self.outbox.close(Instant::now() + LAST_LETTERS);
-        tracing::info!(consumer = &*self.name, "left the group");
+        log!(info, consumer, consumer = &*self.name, "left the group");
     }
 }

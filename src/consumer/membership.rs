@@ -3,123 +3,22 @@
 //! Revocation: nothing starts any more, running calls finish until a deadline, what still waits is cancelled, the
 //! positions are committed unless the assignment is lost, and only then the partitions go.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::asker::{Ask, Assigned};
-use crate::bundle::Bundle;
+use crate::assignment::Assigned;
+use crate::assignment::ToWorker;
+use crate::consumer::lookups::Ask;
 use crate::failpoint::failpoint;
 use crate::kafka::{Error, Rebalance, TopicPartition};
-use crate::partition::ToWorker;
-use crate::route;
-use crate::start::Policy;
-use crate::supervisor::Ending;
+use crate::log::log;
+use crate::rules::route;
+use crate::rules::start_offset::Policy;
+use crate::threads::supervisor::Ending;
 
-use super::leave::Retiring;
-use super::overtaken;
-use super::subscription::Emptying;
+use super::phase::{Doing, LAST_COMMIT, Revoking};
+use super::superseded;
 use super::{Consumer, Held, Stage, list};
-
-/// How long the last commit of a revocation may take.
-pub(super) const LAST_COMMIT: Duration = Duration::from_secs(5);
-
-#[derive(Default)]
-pub(super) struct Phase {
-    queue: VecDeque<Rebalance>,
-    pub(super) doing: Doing,
-    pub(super) retiring: Option<Retiring>,
-    pub(super) emptying: Option<Emptying>,
-    /// The bundle that is coming: what it does not have is not begun any more.
-    pub(super) retired: Option<Arc<Bundle>>,
-    pub(super) asked: u64,
-    /// Partitions that are ours, whose start could not be found out with the others'.
-    pub(super) late: Vec<Assigned>,
-    pub(super) ask_late_at: Option<Instant>,
-    pub(super) asked_late: Option<u64>,
-    pub(super) has_joined: bool,
-    /// How long the last commit of a close may take, once everything is drained.
-    pub(super) commit_until: Option<Instant>,
-    pub(super) close_begun: bool,
-}
-
-#[derive(Default)]
-pub(super) enum Doing {
-    #[default]
-    Steady,
-    /// The starts of these partitions are being asked for.
-    Assigning {
-        id: u64,
-        partitions: Vec<Assigned>,
-        ask_at: Option<Instant>,
-    },
-    Revoking(Revoking),
-}
-
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-pub(super) struct Revoking {
-    partitions: Vec<TopicPartition>,
-    /// Not a revocation but a failure: everything goes.
-    everything: bool,
-    is_lost: bool,
-    /// Another assignment has come already: librdkafka is not told.
-    is_replaced: bool,
-    cancel_at: Instant,
-    is_cancelled: bool,
-    commit_until: Option<Instant>,
-}
-
-impl Phase {
-    pub(super) fn queue(&mut self, rebalance: Rebalance) {
-        self.queue.push_back(rebalance);
-    }
-
-    pub(super) fn is_busy(&self) -> bool {
-        !matches!(self.doing, Doing::Steady) || !self.queue.is_empty()
-    }
-
-    /// The partitions under revocation are somebody else's: no commit.
-    pub(super) fn is_lost(&self) -> bool {
-        matches!(&self.doing, Doing::Revoking(revoking) if revoking.is_lost)
-    }
-
-    pub(super) fn commits_everything(&self) -> bool {
-        matches!(self.doing, Doing::Revoking(_)) || self.emptying.is_some()
-    }
-
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        let retiring = self.retiring.as_ref().map(|retiring| retiring.cancel_at);
-        let doing = match &self.doing {
-            Doing::Steady => None,
-            Doing::Assigning { ask_at, .. } => *ask_at,
-            Doing::Revoking(revoking) => revoking
-                .commit_until
-                .or((!revoking.is_cancelled).then_some(revoking.cancel_at)),
-        };
-        let late = self.ask_late_at.filter(|_| !self.is_busy());
-        let emptying = self
-            .emptying
-            .as_ref()
-            .filter(|_| !self.is_busy())
-            .map(|emptying| emptying.commit_until.unwrap_or(emptying.cancel_at));
-        [retiring, emptying, doing, late]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    /// For the status.
-    pub(super) fn name(&self, is_closing: bool, has_trouble: bool) -> &'static str {
-        match self.doing {
-            _ if is_closing => "draining",
-            Doing::Assigning { .. } | Doing::Revoking(_) => "rebalancing",
-            Doing::Steady if self.emptying.is_some() => "rebalancing",
-            Doing::Steady if self.has_joined => "assigned",
-            Doing::Steady if has_trouble => "connecting",
-            Doing::Steady => "joining",
-        }
-    }
-}
 
 impl Consumer {
     /// Goes as far as it can without waiting.
@@ -199,7 +98,7 @@ impl Consumer {
     ) -> bool {
         if !self.phase.queue.is_empty() {
             if self.client.is_cooperative() {
-                overtaken::carry_over(&partitions, &mut self.phase.queue);
+                superseded::carry_over(&partitions, &mut self.phase.queue);
             }
             return true;
         }
@@ -331,7 +230,7 @@ impl Consumer {
         if let Err(error) = result {
             self.error(&error, None);
         }
-        tracing::info!(
+        log!(info, consumer,
             consumer = &*self.name,
             partitions = %names(&gone),
             total = self.held.len(),

@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use crate::clock::now_ms;
 use crate::kafka::{Client, Error};
-use crate::logging::RateLimit;
-use crate::metrics::{ConsumerCounts, ConsumerSnapshot};
-use crate::status::{ConsumerStatus, PartitionStatus, Pause};
+use crate::log::log;
+use crate::rate_limit::RateLimit;
+use crate::telemetry::metrics::{ConsumerCounts, ConsumerSnapshot};
+use crate::telemetry::status::{ConsumerStatus, PartitionStatus, Pause};
 
-use super::jumps::Lost;
+use super::lost_offsets::Lost;
 use super::{Consumer, Held, Stage, line_limit};
 
 /// The last error of broker or group, until something works again.
@@ -55,7 +56,7 @@ impl Trouble {
         if let Some(left_out) = self.limit.allow(Instant::now()) {
             let left_out = (left_out > 0).then_some(left_out);
             let (topic, partition) = (place.map(|place| place.0), place.map(|place| place.1));
-            tracing::warn!(consumer, topic, partition, %error, left_out, "kafka error");
+            log!(warn, consumer, consumer, topic, partition, %error, left_out, "kafka error");
         }
     }
 
@@ -115,7 +116,9 @@ impl Held {
         let Lost { first, last, .. } = lost;
         if lost.is_certain {
             counts.messages_lost += lost.count.unsigned_abs();
-            tracing::error!(
+            log!(
+                error,
+                consumer,
                 consumer,
                 topic,
                 partition,
@@ -126,7 +129,9 @@ impl Held {
                 "the next offset is older than the log: messages were deleted before they were handled, `lost` at most"
             );
         } else {
-            tracing::warn!(
+            log!(
+                warn,
+                consumer,
                 consumer,
                 topic,
                 partition,

@@ -4,19 +4,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::asker::{Ask, Assigned, Found, Starts};
+use crate::assignment::{Assigned, Found, Starts};
 use crate::config::{Config, Ordering};
+use crate::consumer::lookups::Ask;
 use crate::failpoint::failpoint;
-use crate::gaps::Finished;
 use crate::kafka::{Error, TopicPartition};
-use crate::offsets::{Position, Tracker};
-use crate::route;
-use crate::start::{Start, Why};
+use crate::log::log;
+use crate::rules::commit_metadata::Finished;
+use crate::rules::offsets::{Position, Tracker};
+use crate::rules::route;
+use crate::rules::start_offset::{Start, Why};
 
-use super::ages::Ages;
-use super::asked::Unsent;
-use super::jumps::Jumps;
-use super::membership::{Doing, names};
+use super::commit_requests::Unsent;
+use super::lost_offsets::Jumps;
+use super::membership::names;
+use super::phase::Doing;
+use super::standstill::Ages;
 use super::{Consumer, Held, Stage, Trust};
 
 /// Between two questions where the first had no answer.
@@ -135,7 +138,7 @@ impl Consumer {
             }
         }
         self.trouble.over();
-        tracing::info!(consumer = &*self.name, partitions = %names(&begun), total = self.held.len(), "assigned");
+        log!(info, consumer, consumer = &*self.name, partitions = %names(&begun), total = self.held.len(), "assigned");
         failpoint!("assigned");
     }
 
@@ -143,7 +146,9 @@ impl Consumer {
     fn seed(&mut self, one: &Assigned, finished: Finished) {
         let key = (one.topic.clone(), one.partition);
         if let Some(held) = self.held.get_mut(&key) {
-            tracing::info!(
+            log!(
+                info,
+                consumer,
                 consumer = &*self.name,
                 topic = &*one.topic,
                 partition = one.partition,
@@ -215,14 +220,18 @@ impl Consumer {
         let (consumer, topic, partition, offset) =
             (&*self.name, &*one.topic, one.partition, start.offset);
         match start.why {
-            Why::Committed => tracing::debug!(
+            Why::Committed => log!(
+                debug,
+                consumer,
                 consumer,
                 topic,
                 partition,
                 offset,
                 "starts at the committed offset"
             ),
-            Why::Beginning => tracing::info!(
+            Why::Beginning => log!(
+                info,
+                consumer,
                 consumer,
                 topic,
                 partition,
@@ -230,7 +239,9 @@ impl Consumer {
                 "starts at the beginning"
             ),
             Why::Added => {
-                tracing::info!(
+                log!(
+                    info,
+                    consumer,
                     consumer,
                     topic,
                     partition,
@@ -239,7 +250,9 @@ impl Consumer {
                 );
             }
             Why::End { left_out } => {
-                tracing::info!(
+                log!(
+                    info,
+                    consumer,
                     consumer,
                     topic,
                     partition,
@@ -250,7 +263,9 @@ impl Consumer {
             }
             Why::BelowLogStart { lost } => {
                 self.counts.messages_lost += lost.unsigned_abs();
-                tracing::error!(
+                log!(
+                    error,
+                    consumer,
                     consumer,
                     topic,
                     partition,
@@ -259,7 +274,9 @@ impl Consumer {
                     "the committed offset is older than the log: messages were deleted before they were handled"
                 );
             }
-            Why::BeyondLogEnd => tracing::error!(
+            Why::BeyondLogEnd => log!(
+                error,
+                consumer,
                 consumer,
                 topic,
                 partition,

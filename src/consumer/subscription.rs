@@ -7,16 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::asker::Ask;
+use crate::assignment::ToTopics;
 use crate::clock::now_ms;
 use crate::config::Config;
+use crate::consumer::lookups::Ask;
 use crate::kafka::{Class, Error};
-use crate::partition::ToTopics;
-use crate::route::{self, Subscription};
-use crate::status::TopicError;
-use crate::supervisor::Ending;
+use crate::log::log;
+use crate::rules::route::{self, Subscription};
+use crate::telemetry::status::TopicError;
+use crate::threads::supervisor::Ending;
 
-use super::membership::LAST_COMMIT;
+use super::phase::{Emptying, LAST_COMMIT};
 use super::{Consumer, Held, Stage};
 
 /// After a question that had no answer.
@@ -37,12 +38,6 @@ pub(super) struct Topics {
     subscribed: Vec<Arc<str>>,
     /// Subscribed ones that can't be had, until a partition of them is.
     troubled: BTreeMap<Arc<str>, TopicError>,
-}
-
-/// What we hold is given up for a new subscription.
-pub(super) struct Emptying {
-    pub(super) cancel_at: Instant,
-    pub(super) commit_until: Option<Instant>,
 }
 
 impl Topics {
@@ -156,7 +151,9 @@ impl Consumer {
         }
         match self.client.subscribe(&list) {
             Ok(()) => {
-                tracing::info!(
+                log!(
+                    info,
+                    consumer,
                     consumer = &*self.name,
                     topics = list.join(", "),
                     "subscribed"

@@ -8,21 +8,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
+use crate::assignment::{ToConsumer, ToWorker};
 use crate::bundle::Bundle;
 use crate::clock::now_ms;
 use crate::config::{self, Config};
 use crate::consumer::{self, Consumer};
-use crate::difference::Difference;
-use crate::journal::{Journal, Page};
+use crate::crash::exclusive::Solo;
+use crate::crash::journal::{Journal, Page};
 use crate::lua::{App, Vm, Watchdog};
-use crate::mailbox::Mailbox;
-use crate::metrics::{ConsumerSnapshot, WorkerSnapshot};
-use crate::needed::Needed;
-use crate::partition::{ToConsumer, ToWorker};
-use crate::solo::Solo;
-use crate::status::{BundleStatus, ConsumerStatus};
-use crate::supervisor::{Ending, Endings};
-use crate::systemd::Progress;
+use crate::outgoing::required_topics::Needed;
+use crate::rules::config_changes::Difference;
+use crate::service::systemd::Progress;
+use crate::telemetry::metrics::{ConsumerSnapshot, WorkerSnapshot};
+use crate::telemetry::status::{BundleStatus, ConsumerStatus};
+use crate::threads::mailbox::Mailbox;
+use crate::threads::supervisor::{self, join};
+use crate::threads::supervisor::{Ending, Endings};
 use crate::worker::{self, Worker};
 
 use super::topics::Topics;
@@ -298,7 +299,7 @@ impl Fleet {
         name: &str,
         body: impl FnOnce() + Send + 'static,
     ) -> anyhow::Result<JoinHandle<()>> {
-        spawn(&self.endings, name, body)
+        supervisor::spawn(&self.endings, name, body)
     }
 
     /// Puts another bundle in force, whose VMs stand already. In this order: what is removed finishes with the routes
@@ -410,35 +411,4 @@ fn silent(name: String) -> ConsumerSnapshot {
         },
         ..ConsumerSnapshot::default()
     }
-}
-
-/// A thread that panics ends the daemon.
-pub(super) fn spawn(
-    endings: &Endings,
-    name: &str,
-    body: impl FnOnce() + Send + 'static,
-) -> anyhow::Result<JoinHandle<()>> {
-    let (endings, thread) = (endings.clone(), name.to_owned());
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(move || {
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
-                // The daemon may be on its way out for another reason.
-                let _ = endings.send(Ending::Failed(format!("thread `{thread}` panicked")));
-            }
-        })
-        .with_context(|| format!("cannot start thread `{name}`"))
-}
-
-/// Joins a thread that has until then; one that has not ended is left to the end of the process.
-fn join(thread: JoinHandle<()>, deadline: Instant) -> bool {
-    while !thread.is_finished() {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    // Its panic was caught and reported.
-    let _ = thread.join();
-    true
 }

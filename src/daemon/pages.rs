@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use crate::clock::now_ms;
 use crate::config::Config;
-use crate::http::{Content, JSON, Page, Source};
-use crate::logging::Guard;
-use crate::metrics::{self, ConsumerSnapshot, Process, WorkerSnapshot};
-use crate::ready::readiness;
-use crate::status::{ListenerStatus, Pause, Status};
-use crate::systemd::{Progress, Stalled};
+use crate::service::systemd::{Progress, Stalled};
+use crate::telemetry::http::{Content, JSON, Page, Source};
+use crate::telemetry::logging::Guard;
+use crate::telemetry::metrics::{self, ConsumerSnapshot, Process, WorkerSnapshot};
+use crate::telemetry::ready::readiness;
+use crate::telemetry::status::{ListenerStatus, Pause, Status};
 
 use super::fleet::Roster;
 
@@ -151,8 +151,8 @@ fn mark_paused(consumers: &mut [ConsumerSnapshot], workers: &[WorkerSnapshot]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Outcomes, PartitionSnapshot};
-    use crate::status::ConsumerStatus;
+    use crate::telemetry::metrics::{Outcomes, PartitionSnapshot};
+    use crate::telemetry::status::ConsumerStatus;
 
     #[test]
     fn a_thread_that_stands_still_is_named_and_ends_live() {
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_partition_that_waits_for_a_paused_listener_says_so() {
-        let partition = |partition| crate::status::PartitionStatus {
+        let partition = |partition| crate::telemetry::status::PartitionStatus {
             topic: "orders".to_owned(),
             partition,
             ..Default::default()

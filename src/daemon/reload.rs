@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crate::bundle;
 use crate::clock::now_ms;
-use crate::difference::{self, Difference};
 use crate::failpoint::failpoint;
-use crate::logging::Guard;
-use crate::status::{ReloadReport, ReloadResult, Status};
+use crate::log::log;
+use crate::rules::config_changes::{self, Difference};
+use crate::telemetry::logging::Guard;
+use crate::telemetry::status::{ReloadReport, ReloadResult, Status};
 
 use super::fleet::Fleet;
 use super::{Adjust, load, topics};
@@ -109,8 +110,8 @@ impl Reloader {
             Ok(bundle) => bundle,
             Err(error) => return rejected(error),
         };
-        let difference = difference::difference(&current.config, &new.config);
-        new.config = Arc::new(difference::effective(&current.config, &new.config));
+        let difference = config_changes::difference(&current.config, &new.config);
+        new.config = Arc::new(config_changes::effective(&current.config, &new.config));
         let vms = match load::vms(&new, self.fleet.app(), self.fleet.watchdog()) {
             Ok(vms) => vms,
             Err(error) => return rejected(error),
@@ -131,7 +132,7 @@ impl Reloader {
     fn follow(&mut self) {
         let config = &self.fleet.bundle().config;
         if let Err(error) = self.guard.set_level(&config.log.level) {
-            tracing::warn!(%error, "log level not changed");
+            log!(warn, reload, %error, "log level not changed");
         }
         *self.drain.lock().unwrap_or_else(PoisonError::into_inner) = config.daemon.drain_deadline;
     }
@@ -148,16 +149,29 @@ impl Reloader {
         };
         match outcome {
             Outcome::Unchanged if was_rejected.is_some() => {
-                tracing::info!(bundle = number, "the files are again what runs");
+                log!(
+                    info,
+                    reload,
+                    bundle = number,
+                    "the files are again what runs"
+                );
             }
             Outcome::Unchanged => {}
             Outcome::Applied(difference) => {
                 report.result = ReloadResult::Applied;
                 report.message = difference.sentence();
                 report.waiting_for_restart.clone_from(&difference.restart);
-                tracing::info!(bundle = number, changes = report.message, "reloaded");
+                log!(
+                    info,
+                    reload,
+                    bundle = number,
+                    changes = report.message,
+                    "reloaded"
+                );
                 if !difference.restart.is_empty() {
-                    tracing::warn!(
+                    log!(
+                        warn,
+                        reload,
                         keys = difference.restart.join(", "),
                         "these keys take effect at the next restart"
                     );
@@ -168,7 +182,9 @@ impl Reloader {
                 report.message.clone_from(error);
                 self.rejected = *hash;
                 if force || hash.is_none() || was_rejected != *hash {
-                    tracing::error!(
+                    log!(
+                        error,
+                        reload,
                         bundle = number,
                         error,
                         "reload rejected: the old bundle goes on"

@@ -9,14 +9,15 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, Consumer, Value};
+use crate::assignment::ToTopics;
+use crate::config::{Config, Consumer};
 use crate::kafka::admin::{Admin, Created};
-use crate::mailbox::Mailbox;
-use crate::needed::{self, Needed};
-use crate::partition::ToTopics;
-use crate::supervisor::{Ending, Endings};
-
-use super::fleet;
+use crate::kafka::property::Value;
+use crate::log::log;
+use crate::outgoing::required_topics::{self, Needed};
+use crate::threads::mailbox::Mailbox;
+use crate::threads::supervisor;
+use crate::threads::supervisor::{Ending, Endings};
 
 /// How long one question may take.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -50,8 +51,8 @@ impl Topics {
             endings: endings.clone(),
             open: Vec::new(),
         };
-        let first = needed::by_literals(config);
-        let thread = fleet::spawn(endings, "topics", move || asker.run(first))?;
+        let first = required_topics::by_literals(config);
+        let thread = supervisor::spawn(endings, "topics", move || asker.run(first))?;
         Ok(Self { mailbox, thread })
     }
 
@@ -77,7 +78,7 @@ impl Topics {
 
 /// Asks, once, for what `new` needs beyond what `old` does.
 pub(super) fn ask_for_new(old: &Config, new: &Config) -> Found {
-    let before = needed::by_literals(old);
+    let before = required_topics::by_literals(old);
     let properties = |config: &Config, name: &str| {
         let mut consumers = config.consumers.iter();
         consumers
@@ -87,7 +88,7 @@ pub(super) fn ask_for_new(old: &Config, new: &Config) -> Found {
     let is_new = |one: &Needed| {
         !before.contains(one) || properties(old, &one.consumer) != properties(new, &one.consumer)
     };
-    let needed = needed::by_literals(new);
+    let needed = required_topics::by_literals(new);
     let needed = needed.into_iter().filter(is_new).collect();
     let found = ask(new, needed, &|| false);
     for (needed, error) in &found.open {
@@ -125,7 +126,7 @@ impl Asker {
                     ToTopics::Reload { config, open } => self.reload(config, open),
                     ToTopics::Matched { consumer, topics } => {
                         let topics: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
-                        let needed = needed::by_matches(&self.config, &consumer, &topics);
+                        let needed = required_topics::by_matches(&self.config, &consumer, &topics);
                         self.add(needed, false, false);
                     }
                 }
@@ -148,7 +149,7 @@ impl Asker {
     /// What is needed no more is asked for no more; a reload that was accepted does not end the daemon later.
     fn reload(&mut self, config: Arc<Config>, open: Vec<Needed>) {
         self.config = config;
-        let literals = needed::by_literals(&self.config);
+        let literals = required_topics::by_literals(&self.config);
         self.open.retain(|open| literals.contains(&open.needed));
         self.add(open, false, true);
     }
@@ -165,7 +166,7 @@ impl Asker {
                 let _ = self.endings.send(Ending::Config(found.missing.join("\n")));
             } else {
                 for error in found.missing {
-                    tracing::error!(error, "a topic is missing");
+                    log!(error, topics, error, "a topic is missing");
                 }
             }
             for (open, error) in found.open {
@@ -185,7 +186,7 @@ impl Asker {
 }
 
 fn say_open(needed: &Needed, error: &str) {
-    tracing::warn!(
+    log!(warn, topics,
         consumer = needed.consumer,
         listener = needed.listener,
         topic = needed.topic,
@@ -256,7 +257,7 @@ fn ask_of(
             continue;
         }
         match admin.create(&topics, &one.topic, partitions, one.purpose.settings()) {
-            Ok(Created::Now) => tracing::info!(
+            Ok(Created::Now) => log!(info, topics,
                 consumer = consumer.name,
                 listener = one.listener,
                 topic = one.topic,

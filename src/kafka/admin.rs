@@ -12,7 +12,7 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _, RDKafkaLogL
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::producer::connection;
-use crate::config::Value;
+use crate::kafka::property::Value;
 
 /// The brokers' own default, which they know since Kafka 2.4.
 const DEFAULT: i32 = -1;
@@ -163,7 +163,7 @@ struct Quiet;
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        crate::logging::librdkafka(level as i32, facility, "admin", text);
+        super::log::line(level as i32, facility, "admin", text);
     }
 
     fn error(&self, _: KafkaError, _: &str) {}

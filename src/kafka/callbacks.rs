@@ -123,7 +123,7 @@ pub(super) unsafe extern "C" fn on_log(
             CStr::from_ptr(sys::rd_kafka_name(rk)).to_string_lossy()
         };
         let facility = CStr::from_ptr(facility).to_string_lossy();
-        crate::logging::librdkafka(
+        super::log::line(
             level,
             &facility,
             &client,

@@ -93,8 +93,8 @@ mod tests {
     use rdkafka::message::Message as _;
 
     use super::*;
-    use crate::config::Value;
     use crate::kafka::producer::{Outgoing, Producer};
+    use crate::kafka::property::Value;
 
     #[test]
     fn a_group_reads_what_was_produced() {

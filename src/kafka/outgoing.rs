@@ -13,6 +13,7 @@ use std::ptr;
 use rdkafka_sys as sys;
 use rdkafka_sys::RDKafkaErrorCode as Code;
 
+use crate::log::log;
 use crate::message::{Header, Outgoing};
 
 /// librdkafka's "no partition given".
@@ -89,7 +90,7 @@ fn native_headers(headers: &[Header]) -> Result<*mut sys::rd_kafka_headers_t, Co
                 size as isize,
             );
             if let Err(error) = super::Error::check(added) {
-                tracing::debug!(%error, "a header was not taken");
+                log!(debug, kafka, %error, "a header was not taken");
                 sys::rd_kafka_headers_destroy(list);
                 return Err(Code::from(added));
             }
@@ -112,9 +113,9 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::config::Value;
     use crate::kafka::mock::Broker;
     use crate::kafka::producer::Producer;
+    use crate::kafka::property::Value;
     use crate::kafka::{Client, TopicPartition};
     use crate::message::{OwnedRecord, Record as _};
 

@@ -25,7 +25,8 @@ use rdkafka::producer::{
 };
 use rdkafka::util::IntoOpaque as _;
 
-use crate::config::Value;
+use crate::kafka::property::Value;
+use crate::log::log;
 pub(crate) use crate::message::Outgoing;
 
 /// What a producer takes over of a consumer's properties: how to reach the brokers, and as whom.
@@ -239,7 +240,7 @@ impl Producer {
         if self.client.flush(left()).is_err() {
             self.client.purge(PurgeConfig::default().queue().inflight());
             if let Err(error) = self.client.flush(REPORT_GRACE) {
-                tracing::warn!(%error, "records without an answer when their producer was closed");
+                log!(warn, kafka, %error, "records without an answer when their producer was closed");
             }
         }
     }
@@ -349,7 +350,7 @@ struct Reports(Arc<Brokers>);
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        crate::logging::librdkafka(level as i32, facility, "producer", text);
+        super::log::line(level as i32, facility, "producer", text);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

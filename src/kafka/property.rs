@@ -3,11 +3,25 @@
 //! No list of names is kept here that could fall behind the library. Nothing in here opens a connection.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
+
+/// A librdkafka property's value; a secret one never shows.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Value {
+    pub(crate) text: String,
+    pub(crate) secret: bool,
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.secret { "***" } else { &self.text })
+    }
+}
 
 /// Why librdkafka refuses a property.
 #[derive(Clone, Debug, PartialEq, Eq)]

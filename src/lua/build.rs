@@ -13,15 +13,19 @@ use std::time::Duration;
 
 use mlua::ffi::{self, lua_State};
 
-use super::failure;
-use super::heap::Heap;
-use super::last_words::About;
-use super::shared::{Function, Shared, nearest, push_bytes, type_name};
-use super::vm::Vm;
-use super::watchdog::Pulse;
-use super::{App, app, coroutine, globals, hook, load, logger, message, tide};
+use super::App;
+use super::api::{app, logger, message, tide};
+use super::shared::{Function, Shared};
+use super::stack::{push_bytes, type_name};
+use super::vm::beat::Pulse;
+use super::vm::failure;
+use super::vm::heap::Heap;
+use super::vm::last_words::About;
+use super::vm::{Hooks, Vm};
+use super::vm::{coroutine, globals, hook, load};
 use crate::bundle::Bundle;
 use crate::config::Listener;
+use crate::nearest::suggestion;
 
 /// Between two collections the heap may grow by this many per cent: handlers make short-lived garbage.
 const GC_PAUSE: c_int = 400;
@@ -43,13 +47,6 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
-
-/// Registry references to init.lua's functions.
-#[derive(Default)]
-pub(super) struct Hooks {
-    start: Option<c_int>,
-    shutdown: Option<c_int>,
-}
 
 impl Vm {
     /// A fresh VM: runs init.lua's chunk, but not its functions, and every file that a listener's handler names.
@@ -427,7 +424,7 @@ unsafe fn functions_hint(main: *mut lua_State, name: &str) -> String {
     if names.is_empty() {
         "there are no functions in it".to_owned()
     } else {
-        nearest(name, &names)
+        suggestion(name, &names)
     }
 }
 
@@ -439,7 +436,7 @@ unsafe fn functions_of(main: *mut lua_State) -> Vec<String> {
         ffi::lua_pushnil(main);
         while ffi::lua_next(main, -2) != 0 {
             if ffi::lua_type(main, -1) == ffi::LUA_TFUNCTION
-                && let Some(name) = super::shared::bytes_at(main, -2)
+                && let Some(name) = super::stack::bytes_at(main, -2)
             {
                 names.push(String::from_utf8_lossy(name).into_owned());
             }

@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 
 use crate::config::{NullKeys, Ordering};
 use crate::kafka::Message;
-use crate::lanes::{self, Lane, Next, Stage};
 use crate::message::OwnedRecord;
+use crate::rules::lanes::{self, Lane, Next, Stage};
 
 /// By which messages find their lanes.
 #[derive(Clone, Copy, Debug)]

@@ -2,8 +2,8 @@
 //!
 //! Messages end in the order of arrival, or by chance, which is the same chance in every run.
 
-use crate::gaps::{self, Finished, Place};
-use crate::offsets::{Arrival, Position, Tracker};
+use crate::rules::commit_metadata::{self, Finished, Place};
+use crate::rules::offsets::{Arrival, Position, Tracker};
 
 pub struct Offsets {
     tracker: Tracker,
@@ -87,10 +87,10 @@ impl Offsets {
         let place = Place {
             offset: position.offset,
             leader_epoch: position.leader_epoch,
-            listeners: gaps::listeners_hash(["orders"].into_iter()),
+            listeners: commit_metadata::listeners_hash(["orders"].into_iter()),
         };
         let finished = self.tracker.beyond();
-        let text = gaps::encode(place, &finished);
+        let text = commit_metadata::encode(place, &finished);
         Metadata {
             place,
             finished,
@@ -105,12 +105,12 @@ impl Metadata {
     }
 
     pub fn encode(&self) -> String {
-        gaps::encode(self.place, &self.finished)
+        commit_metadata::encode(self.place, &self.finished)
     }
 
     /// How many ranges are read.
     pub fn decode(&self) -> usize {
-        let finished = gaps::decode(&self.text, self.place, i64::MAX);
+        let finished = commit_metadata::decode(&self.text, self.place, i64::MAX);
         finished.expect("what was written is read").ranges.len()
     }
 }

@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use super::{Shape, TOPIC};
-use crate::journal::Journal;
+use crate::assignment::{Partition, Shared, ToConsumer, ToWorker};
+use crate::crash::exclusive::Solo;
+use crate::crash::journal::Journal;
 use crate::kafka::{Client, Message};
 use crate::lua::{Vm, Watchdog};
-use crate::mailbox::Mailbox;
-use crate::outbox::Outbox;
-use crate::partition::{Partition, Shared, ToConsumer, ToWorker};
-use crate::route::{self, Plan};
-use crate::solo::Solo;
-use crate::supervisor::Ending;
-use crate::systemd::Progress;
+use crate::outgoing::outbox::Outbox;
+use crate::rules::route::{self, Plan};
+use crate::service::systemd::Progress;
+use crate::threads::mailbox::Mailbox;
+use crate::threads::supervisor::Ending;
 use crate::worker;
 
 /// Two of them must not be alive at once: a thread has one pulse.

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::assignment::Partition;
 use crate::lua::CallId;
-use crate::partition::Partition;
-use crate::route::Plan;
+use crate::rules::route::Plan;
 
-use super::asks::Who;
+use super::commit_requests::Who;
 
 /// Calls that wait; a lane has one at most.
 #[derive(Default)]

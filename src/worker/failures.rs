@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::logging::RateLimit;
+use crate::assignment::Partition;
+use crate::log::log;
 use crate::lua::{Failure, FailureKind};
-use crate::partition::Partition;
+use crate::rate_limit::RateLimit;
 
 use super::outcomes::Place;
 
@@ -17,7 +18,9 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// A line about a message in a listener: where it is, and then the given fields and the message.
 macro_rules! say {
     ($level:ident, $place:expr, $left_out:expr, $($rest:tt)*) => {
-        tracing::$level!(
+        log!(
+            $level,
+            worker,
             listener = $place.listener.name,
             topic = &*$place.partition.topic,
             partition = $place.partition.number,
@@ -90,7 +93,9 @@ impl Log {
         let Some(left_out) = self.allow("") else {
             return;
         };
-        tracing::warn!(
+        log!(
+            warn,
+            worker,
             listener,
             topic = &*partition.topic,
             partition = partition.number,

@@ -6,8 +6,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::breaker::{self, Breaker, Letter, Opened};
 use crate::config::Config;
+use crate::log::log;
+use crate::rules::breaker::{self, Breaker, Letter, Opened};
 
 use super::Worker;
 
@@ -111,7 +112,9 @@ impl Gates {
         for one in self.listeners.iter_mut().filter(|one| one.done > 0) {
             let was_closed = one.breaker.is_closed();
             if one.breaker.done(std::mem::take(&mut one.done), now) {
-                tracing::info!(
+                log!(
+                    info,
+                    worker,
                     listener = one.name,
                     "breaker closed: the listener takes messages again"
                 );
@@ -247,14 +250,18 @@ impl Worker {
         one.wanted = None;
         let (why, pause) = (opened.why.to_string(), opened.until - Instant::now());
         if opened.is_again {
-            tracing::warn!(
+            log!(
+                warn,
+                worker,
                 listener = one.name,
                 why,
                 pause_ms = pause.as_millis() as u64,
                 "breaker stays open: a probe failed"
             );
         } else {
-            tracing::error!(
+            log!(
+                error,
+                worker,
                 listener = one.name,
                 why,
                 pause_ms = pause.as_millis() as u64,

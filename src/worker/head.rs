@@ -5,11 +5,11 @@ use std::time::Duration;
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::kafka::Message;
-use crate::lanes::{Lane, Progress, Stage};
 use crate::message::Record as _;
-use crate::status::Blocked;
+use crate::rules::lanes::{Lane, Progress, Stage};
+use crate::telemetry::status::Blocked;
 
-use super::asks::Who;
+use super::commit_requests::Who;
 use super::slot::Slot;
 
 /// The lane is out of its slot meanwhile.

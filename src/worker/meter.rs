@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use crate::lua::FailureKind;
-use crate::metrics::{ListenerCounts, Outcome};
+use crate::telemetry::metrics::{ListenerCounts, Outcome};
 
 use super::LOOK_EVERY;
 

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::assignment::Partition;
 use crate::clock::now_ms;
 use crate::config::{Config, Listener, OnError};
 use crate::failpoint::failpoint;
-use crate::lanes::Stage;
 use crate::lua::{Failure, FailureKind, Step, Verdict};
 use crate::message::Record as _;
-use crate::metrics::Outcome;
-use crate::partition::Partition;
-use crate::supervisor::Ending;
-use crate::{retry, retry_topic};
+use crate::outgoing::retry_topic;
+use crate::rules::lanes::Stage;
+use crate::rules::retry;
+use crate::telemetry::metrics::Outcome;
+use crate::threads::supervisor::Ending;
 
 use super::Worker;
 use super::calls::Open;

@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use crate::breaker;
 use crate::clock::now_ms;
 use crate::config::Config;
-use crate::lanes::Stage;
-use crate::metrics::{ListenerSnapshot, PartitionSnapshot, WorkerSnapshot};
-use crate::status::{BreakerState, ListenerStatus};
+use crate::rules::breaker;
+use crate::rules::lanes::Stage;
+use crate::telemetry::metrics::{ListenerSnapshot, PartitionSnapshot, WorkerSnapshot};
+use crate::telemetry::status::{BreakerState, ListenerStatus};
 
 use super::Worker;
 use super::slot::Slot;

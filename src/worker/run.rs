@@ -2,20 +2,20 @@
 
 use std::time::Instant;
 
+use crate::assignment::{self, Asked};
 use crate::config::{Config, Ordering};
 use crate::failpoint::failpoint;
 use crate::kafka::Message;
-use crate::lanes::{Lane, Lanes, Next, Stage};
 use crate::lua::{Call, Step};
 use crate::message::Record as _;
-use crate::partition::{self, Asked};
+use crate::rules::lanes::{Lane, Lanes, Next, Stage};
 
-use super::asks::Who;
 use super::calls::Limits;
+use super::commit_requests::Who;
 use super::gates::Gate;
 use super::head::Head;
-use super::running::Suspicion;
 use super::slot::Slot;
+use super::suspects::Suspicion;
 use super::timers::Wake;
 use super::waits::warn_of_slow;
 use super::{QUANTUM, QUANTUM_TIME, Worker};
@@ -81,7 +81,7 @@ impl Worker {
             self.meter.look(Instant::now());
         }
         self.note_finished(&mut slot);
-        if self.slots.len() * self.count > partition::MANY {
+        if self.slots.len() * self.count > assignment::MANY {
             slot.lanes.give_room_back();
         }
         self.slots.insert(epoch, slot);

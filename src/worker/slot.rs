@@ -4,20 +4,21 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::assignment::Partition;
 use crate::config::{Config, Ordering};
-use crate::journal::Place;
+use crate::crash::journal::Place;
 use crate::kafka::Message;
-use crate::lanes::{Lane, Lanes, Stage, lane_of};
+use crate::log::log;
 use crate::lua::Asked;
 use crate::message::Record as _;
-use crate::metrics::{Outcome, Outcomes};
-use crate::partition::Partition;
-use crate::retry;
-use crate::retry_topic::{self, Original};
-use crate::route::Plan;
-use crate::status::Blocked;
+use crate::outgoing::retry_topic::{self, Original};
+use crate::rules::lanes::{Lane, Lanes, Stage, lane_of};
+use crate::rules::route::Plan;
+use crate::telemetry::metrics::{Outcome, Outcomes};
+use crate::telemetry::status::Blocked;
+use crate::topic_name;
 
-use super::asks::{Asks, Who};
+use super::commit_requests::{Asks, Who};
 use super::taken::Taken;
 
 /// The messages are declared, hence dropped, before the partition that holds their client.
@@ -51,7 +52,7 @@ pub(super) struct Slot {
 impl Slot {
     pub(super) fn new(plan: Arc<Plan>, partition: Arc<Partition>, place: Place) -> Self {
         let source = if plan.is_retry {
-            retry::source(&partition.topic, &partition.group).map(Into::into)
+            topic_name::retry_source(&partition.topic, &partition.group).map(Into::into)
         } else {
             None
         };
@@ -136,7 +137,9 @@ impl Slot {
         if self.plan.is_retry {
             let is_ours = pass_over(&self.partition, &mut lane);
             if !is_ours {
-                tracing::debug!(
+                log!(
+                    debug,
+                    worker,
                     topic = &*self.partition.topic,
                     partition = self.partition.number,
                     offset = lane.message.offset(),

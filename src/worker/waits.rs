@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use crate::assignment::{Partition, Reply, ToConsumer, ToWorker};
 use crate::config::Config;
 use crate::kafka::Message;
-use crate::lanes::{Lane, Next, Stage};
+use crate::log::log;
 use crate::lua::{Answer, CallId, Failure, Step, Wait};
 use crate::message::Record as _;
-use crate::offsets::Ask;
-use crate::partition::{Partition, Reply, ToConsumer, ToWorker};
+use crate::rules::lanes::{Lane, Next, Stage};
+use crate::rules::offsets::Ask;
 
 use super::Worker;
 use super::calls::Open;
@@ -246,7 +247,9 @@ impl Worker {
 
 /// Others of its VM waited for this call.
 pub(super) fn warn_of_slow(slot: &Slot, offset: i64, listener: &str, held: Duration) {
-    tracing::warn!(
+    log!(
+        warn,
+        worker,
         listener,
         topic = &*slot.partition.topic,
         partition = slot.partition.number,

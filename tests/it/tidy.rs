@@ -89,17 +89,17 @@ fn kafka_and_lua_do_not_know_each_other() {
 #[test]
 fn what_decides_is_pure() {
     const PURE: [&str; 11] = [
-        "route",
-        "retry",
-        "breaker",
-        "offsets",
-        "gaps",
-        "lanes",
-        "start",
-        "difference",
-        "dead_letter",
-        "retry_topic",
-        "needed",
+        "rules/route",
+        "rules/retry",
+        "rules/breaker",
+        "rules/offsets",
+        "rules/commit_metadata",
+        "rules/lanes",
+        "rules/start_offset",
+        "rules/config_changes",
+        "outgoing/dead_letter",
+        "outgoing/retry_topic",
+        "outgoing/required_topics",
     ];
     check(
         "what decides knows no thread, no client and no VM",
@@ -108,7 +108,7 @@ fn what_decides_is_pure() {
             let impure = [
                 "crate::kafka",
                 "crate::lua",
-                "crate::mailbox",
+                "threads::mailbox",
                 "std::thread",
                 "Instant::now",
                 "now_ms()",
@@ -127,7 +127,7 @@ fn what_decides_is_pure() {
 #[test]
 fn nothing_is_static_but_the_watchdogs() {
     check("no state of the process", |name, text| {
-        let may = name == "src/lua/watchdog.rs"
+        let may = name == "src/lua/vm/beat.rs"
             || name == "src/failpoint.rs"
             || name == "src/main.rs"
             || name.contains("/tests");

@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 use crate::config::{
     DeadLetter, HeaderStyle, Listener, NullKeys, OnError, Ordering, TooLarge, Topic,
 };
-use crate::retry;
+use crate::topic_name;
 
 /// One line a policy.
 pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
@@ -79,7 +79,7 @@ fn failure(listener: &Listener, group: &str) -> String {
                 retry
                     .topics
                     .iter()
-                    .map(move |delay| retry::topic(&topic, group, *delay))
+                    .map(move |delay| topic_name::retry_topic(&topic, group, *delay))
             })
             .collect();
         let missing = made(retry.create_topics);

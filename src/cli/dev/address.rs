@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::folder;
+use crate::own_folder;
 
 const FILE: &str = "dev.json";
 
@@ -74,7 +74,7 @@ impl Drop for Published {
 fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         // As the daemon makes it, which comes later.
-        folder::make(directory)?;
+        own_folder::make(directory)?;
     }
     let new = path.with_extension("json.new");
     fs::write(&new, text)?;

@@ -5,8 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::config::{Config, Listener, LogFormat, Topic, Value};
-use crate::needed;
+use crate::config::{Config, Listener, LogFormat, Topic};
+use crate::kafka::property::Value;
+use crate::outgoing::required_topics;
 
 /// A mended handler is seen to work after this long at most.
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -82,8 +83,8 @@ pub(super) fn literal_topics(config: &Config) -> BTreeSet<String> {
 pub(super) fn needed_topics(config: &Config, matched: &[&str]) -> BTreeSet<String> {
     let consumers = config.consumers.iter();
     let by_matches =
-        consumers.flat_map(|consumer| needed::by_matches(config, &consumer.name, matched));
-    needed::by_literals(config)
+        consumers.flat_map(|consumer| required_topics::by_matches(config, &consumer.name, matched));
+    required_topics::by_literals(config)
         .into_iter()
         .chain(by_matches)
         .map(|needed| needed.topic)

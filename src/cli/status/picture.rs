@@ -2,7 +2,7 @@
 
 use super::table::{self, ROWS_MAX};
 use super::words::{count, duration, first_line, harmless};
-use crate::status::{
+use crate::telemetry::status::{
     Blocked, ConsumerStatus, PartitionStatus, Reason, ReloadReport, ReloadResult, Status,
 };
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::words::{count, harmless};
-use crate::status::PartitionStatus;
+use crate::telemetry::status::PartitionStatus;
 
 /// So many partitions are shown unless all are asked for.
 pub(super) const ROWS_MAX: usize = 20;

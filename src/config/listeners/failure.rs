@@ -9,7 +9,7 @@ use super::super::{
     Breaker, DEFAULT_CONSUMER, DeadLetter, HeaderStyle, OnError, Retry, TooLarge, Topic,
 };
 use super::One;
-use crate::retry;
+use crate::topic_name;
 
 /// Runs with `onError` "deadLetter", where the file doesn't say.
 const DEAD_LETTER_ATTEMPTS: u32 = 5;
@@ -174,7 +174,7 @@ impl One<'_, '_, '_> {
         for topic in topics.iter().map(a_name) {
             let names: Vec<String> = delays
                 .iter()
-                .map(|delay| retry::topic(topic, group, delay.duration()))
+                .map(|delay| topic_name::retry_topic(topic, group, delay.duration()))
                 .collect();
             let is_own = |name: &&String| {
                 topics.iter().any(

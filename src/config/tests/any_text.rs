@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::reference::uncommented;
-use super::*;
+use crate::config::tests::*;
 
 fn value() -> impl Strategy<Value = String> {
     let known = [

@@ -1,6 +1,6 @@
 //! What a listener's policies mean, and what is said of them.
 
-use super::*;
+use crate::config::tests::*;
 
 fn listener(more: &str) -> Listener {
     loaded(&[BROKERS, GROUP, LISTENER, more].concat())

@@ -1,6 +1,6 @@
 //! A message in, an outcome out.
 
-use super::*;
+use crate::lua::tests::*;
 use crate::lua::{FailureKind, Wait};
 
 fn record() -> OwnedRecord {

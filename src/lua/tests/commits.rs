@@ -1,6 +1,6 @@
 //! `ctx.commitOffsets(offset, { wait = false })`: what a handler asks for and does not wait for.
 
-use super::*;
+use crate::lua::tests::*;
 use crate::lua::{Asked, Wait};
 
 /// Runs `body` and tells what it asked for.

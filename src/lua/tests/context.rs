@@ -1,7 +1,7 @@
 //! ctx, its logger, app and tide.
 
-use super::*;
 use crate::lua::Wait;
+use crate::lua::tests::*;
 
 #[test]
 fn ctx_has_its_fields() {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::*;
+use crate::lua::tests::*;
 
 /// The Markdown files below a folder of the repository.
 fn pages(folder: &str) -> Vec<PathBuf> {
@@ -92,8 +92,8 @@ fn every_field_that_a_page_names_is_there() {
 #[test]
 fn every_field_has_its_section() {
     let pages = reference();
-    let ctx = crate::lua::ctx::FIELDS.map(|field| format!("ctx.{field}"));
-    let tide = crate::lua::tide::FIELDS.map(|field| format!("tide.{field}"));
+    let ctx = crate::lua::api::ctx::FIELDS.map(|field| format!("ctx.{field}"));
+    let tide = crate::lua::api::tide::FIELDS.map(|field| format!("tide.{field}"));
     let named = fields_in(&pages);
     for field in ctx.iter().chain(&tide) {
         // A table of functions is told by each of them.

@@ -1,6 +1,6 @@
 //! Handler files, init.lua, `require` and what is loaded.
 
-use super::*;
+use crate::lua::tests::*;
 
 const MODULE: &str = "local M = {} M.n = 0 function M.gotData(m, ctx) M.n = M.n + 1 end function M.other() end return M";
 

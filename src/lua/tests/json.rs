@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::Value;
 
-use super::*;
+use crate::lua::tests::*;
 
 #[test]
 fn what_is_decoded_is_encoded_alike() {

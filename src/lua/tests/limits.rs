@@ -1,7 +1,7 @@
 //! What computes too long, takes too much or runs too deep.
 
-use super::*;
 use crate::lua::FailureKind;
+use crate::lua::tests::*;
 
 /// Ends `body` by the watchdog, and sees that the VM still works.
 #[track_caller]

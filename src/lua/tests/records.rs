@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-use super::*;
+use crate::lua::tests::*;
 
 /// Fails with all of the message as text: headers by name, a list in brackets.
 const TELLS: &str = r#"

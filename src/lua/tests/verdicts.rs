@@ -1,6 +1,6 @@
 //! `ctx.retry`, `ctx.deadLetter`, `ctx.skip`: the first word counts, and nothing undoes it.
 
-use super::*;
+use crate::lua::tests::*;
 use crate::lua::{FailureKind, Verdict, Wait};
 
 #[track_caller]

@@ -1,7 +1,7 @@
 //! Calls that wait: through pcall, metamethods and coroutines of the handler's own.
 
-use super::*;
 use crate::lua::Wait;
+use crate::lua::tests::*;
 
 /// Answers every sleep until the call ends, and tells how many there were.
 #[track_caller]

@@ -1,7 +1,7 @@
 //! Whole pictures, word for word.
 
-use super::*;
-use crate::status::{BundleStatus, Paused, Readiness};
+use crate::cli::status::picture::*;
+use crate::telemetry::status::{BundleStatus, Paused, Readiness};
 
 const MINUTE: i64 = 60_000;
 const NOW: i64 = 1_000 * MINUTE;

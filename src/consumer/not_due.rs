@@ -1,0 +1,79 @@
+//! Retry topics: a partition whose next message is not due sleeps until it is.
+//!
+//! Pausing gives up what is prefetched, and waking goes back to the message that came too early, so that nothing of a
+//! sleeping partition lies in memory. Never during a rebalance; an assignment forgets who slept, and the message comes
+//! again.
+
+use std::time::{Duration, Instant};
+
+use crate::clock::now_ms;
+use crate::kafka::Message;
+use crate::outgoing::retry_topic;
+
+use super::{Consumer, Held, Stage, Trust, list};
+
+/// What sleeps less would be fetched again for a few messages at a time.
+const NAP_MIN: Duration = Duration::from_millis(200);
+/// The clock may be set meanwhile.
+const NAP_MAX: Duration = Duration::from_secs(60);
+
+impl Consumer {
+    /// Whether the message came too early. Its partition sleeps then, and the rest of the batch in hand is passed over.
+    pub(super) fn is_early(&mut self, held: &mut Held, message: &Message) -> bool {
+        if !held.plan.is_retry {
+            return false;
+        }
+        let origin = retry_topic::origin(&held.partition.topic, message);
+        let early_ms = origin.map_or(0, |origin| origin.due_ms.saturating_sub(now_ms()));
+        let Some(early) = u64::try_from(early_ms).ok().filter(|early| *early > 0) else {
+            return false;
+        };
+        let nap = Duration::from_millis(early).clamp(NAP_MIN, NAP_MAX);
+        held.tracker.pause();
+        held.asleep_until = Some(Instant::now() + nap);
+        // One pause for both reasons: waking ends it.
+        held.is_paused = false;
+        held.full_since = None;
+        if let Err(error) = self.client.pause(&list(std::iter::once(&*held))) {
+            let place = (&*held.partition.topic, held.partition.number);
+            self.error(&error, Some(place));
+        }
+        true
+    }
+
+    /// Whether there was a partition to wake.
+    pub(super) fn wake(&mut self, now: Instant) -> bool {
+        if self.phase.is_busy() {
+            return false;
+        }
+        let is_over = |held: &&mut Held| {
+            held.stage == Stage::Active && held.asleep_until.is_some_and(|until| until <= now)
+        };
+        let mut awake = Vec::new();
+        for held in self.held.values_mut().filter(is_over) {
+            held.asleep_until = None;
+            // Whatever lies behind the message that it slept for does not come before it.
+            held.trust = Trust::Suspect;
+            awake.push(held.goes_on_at());
+        }
+        if awake.is_empty() {
+            return false;
+        }
+        if let Err(error) = self.client.resume(&awake) {
+            self.error(&error, None);
+        }
+        self.seek(&awake);
+        true
+    }
+
+    pub(super) fn nap_deadline(&self) -> Option<Instant> {
+        if self.phase.is_busy() {
+            return None;
+        }
+        let active = self
+            .held
+            .values()
+            .filter(|held| held.stage == Stage::Active);
+        active.filter_map(|held| held.asleep_until).min()
+    }
+}

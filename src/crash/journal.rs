@@ -1,0 +1,182 @@
+//! The journal of running messages: which ones a process was at when it died, read by the next one.
+//!
+//! A file in the state directory, mapped into memory and never synced: it survives whatever ends the process, and not
+//! what ends the machine, which is no crash of ours. A message costs it a few plain stores, no call of the system. It
+//! knows nothing of lanes and outcomes. Invariants: what lies on disk is never trusted, and at worst forgotten; without
+//! a journal everything runs as well, so nothing in here ends the daemon.
+
+mod layout;
+mod memory;
+mod page;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+
+use crate::log::log;
+use crate::own_folder;
+
+use layout::{Crashed, FILE_BYTES_MAX, Layout, Left};
+use memory::Memory;
+pub(crate) use page::{Page, Place, Slot};
+
+const FILE: &str = "running";
+/// Written whole and renamed: a process that dies at its start leaves the old one.
+const NEW: &str = "running.new";
+const LOCK: &str = "running.lock";
+
+/// What tells the next process apart from one after a reboot; empty where the system has no such thing.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+pub(crate) struct Journal {
+    memory: Arc<Memory>,
+    /// Held as long as this lives. The file stays: removing it would let two processes lock two files of one name.
+    _lock: File,
+}
+
+impl Journal {
+    /// Opens the journal, or says once why this process goes without. One page a worker.
+    pub(crate) fn start(
+        directory: &Path,
+        workers: usize,
+        crashes_max: u32,
+    ) -> (Option<Self>, Vec<Page>) {
+        match Self::open(directory, workers, crashes_max) {
+            Ok((journal, pages)) => (Some(journal), pages),
+            Err(error) => {
+                log!(
+                    warn,
+                    crash,
+                    error = format!("{error:#}"),
+                    "no journal of running messages: one that kills the process is not found"
+                );
+                (None, (0..workers).map(|_| Page::none()).collect())
+            }
+        }
+    }
+
+    fn open(directory: &Path, workers: usize, crashes_max: u32) -> Result<(Self, Vec<Page>)> {
+        own_folder::make(directory)
+            .with_context(|| format!("cannot create state directory `{}`", directory.display()))?;
+        let lock = lock(directory)?;
+        let boot = boot();
+        let left = read(directory)?;
+        let left = left
+            .as_deref()
+            .and_then(|bytes| layout::decode(bytes, boot));
+        let crashed = left.map(Left::counted).unwrap_or_default();
+        tell(&crashed, crashes_max);
+        let layout = Layout::of(workers);
+        let image = layout.image(boot, &crashed);
+        let file = write(directory, &image)?;
+        let memory = Memory::map(&file, layout, &crashed, crashes_max)
+            .context("cannot map the journal into memory")?;
+        let memory = Arc::new(memory);
+        let pages = (0..workers)
+            .map(|worker| Page::new(memory.clone(), worker))
+            .collect();
+        let journal = Self {
+            memory,
+            _lock: lock,
+        };
+        Ok((journal, pages))
+    }
+
+    /// The process stops in its own time: whatever ends it from here on is no crash, unless a worker has panicked.
+    pub(crate) fn stopping(&self) {
+        self.memory.stopping();
+    }
+}
+
+fn lock(directory: &Path) -> Result<File> {
+    let path = directory.join(LOCK);
+    let place = || format!("cannot lock `{}`", path.display());
+    let file = options().create(true).open(&path).with_context(place)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another moontide runs with state directory `{}`; `daemon.stateDirectory` gives each its own",
+            directory.display()
+        ),
+        Err(TryLockError::Error(error)) => Err(error).with_context(place),
+    }
+}
+
+/// What the last process left; a file beyond what any writes is none of ours.
+fn read(directory: &Path) -> Result<Option<Vec<u8>>> {
+    let path = directory.join(FILE);
+    let place = || format!("cannot read `{}`", path.display());
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(place),
+    };
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .with_context(place)?;
+    Ok((bytes.len() as u64 <= FILE_BYTES_MAX).then_some(bytes))
+}
+
+/// Written in full, so that a full disk is an error here and not a signal when a page is touched.
+fn write(directory: &Path, image: &[u8]) -> Result<File> {
+    let (path, new) = (directory.join(FILE), directory.join(NEW));
+    let write = || {
+        let mut file = options().create(true).truncate(true).open(&new)?;
+        file.write_all(image)?;
+        std::fs::rename(&new, &path)?;
+        Ok(file)
+    };
+    write().map_err(|error: std::io::Error| {
+        // What could not be written is of no use to anybody.
+        let _ = std::fs::remove_file(&new);
+        anyhow::Error::new(error).context(format!("cannot write `{}`", path.display()))
+    })
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    options
+}
+
+fn boot() -> u64 {
+    let id = std::fs::read(BOOT_ID).unwrap_or_default();
+    u64::from(crc32fast::hash(&id)) << 32 | id.len() as u64
+}
+
+/// How many crashed messages are named at a start; a crash leaves as many as ran.
+const TOLD: usize = 10;
+
+fn tell(crashed: &[Crashed], crashes_max: u32) {
+    if crashed.is_empty() {
+        return;
+    }
+    let suspects = crashed.iter().filter(|one| one.is_suspect(crashes_max));
+    log!(
+        warn,
+        crash,
+        messages = crashed.len(),
+        suspects = suspects.clone().count(),
+        "messages were running when the process died, now or before"
+    );
+    for one in suspects.take(TOLD) {
+        log!(
+            warn,
+            crash,
+            group = one.group,
+            topic = one.topic,
+            partition = one.partition,
+            offset = one.offset,
+            crashes = one.crashes,
+            alone = one.alone,
+            "message is suspected of killing the process: it runs alone"
+        );
+    }
+}

@@ -1,0 +1,395 @@
+//! What is done by hand: skip, retry, pause, resume. Each is logged with who wanted it, and why.
+//!
+//! The workers do it, asked by letter; here is found out whom it concerns, and said why nothing was done. A pause is
+//! remembered for the status; the workers keep it themselves, also through a reload.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::Roster;
+use crate::assignment::{Handle, Order as Letter, ToWorker};
+use crate::clock::now_ms;
+use crate::config::Config;
+use crate::log::log;
+use crate::nearest::nearest;
+use crate::service::control::Who;
+use crate::telemetry::status::{ConsumerStatus, Order, Paused, Response, Status};
+
+/// How long a worker may take to read its letters: as a rule a handler computes.
+const ANSWER: Duration = Duration::from_secs(20);
+
+#[derive(Clone)]
+pub(super) struct Hands {
+    roster: Roster,
+    status: Arc<Mutex<Status>>,
+}
+
+/// Done, or why not.
+type Outcome = Result<String, String>;
+
+impl Hands {
+    pub(super) fn new(roster: Roster, status: Arc<Mutex<Status>>) -> Self {
+        Self { roster, status }
+    }
+
+    /// Elsewhere, since it takes waiting.
+    pub(super) fn carry_out(&self, order: Order, who: Who, answer: oneshot::Sender<Response>) {
+        let hands = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let outcome = hands.obey(order, &who);
+            // Whoever asked may have gone.
+            let _ = answer.send(outcome.map_or_else(Response::Error, Response::Done));
+        });
+    }
+
+    fn obey(&self, order: Order, who: &Who) -> Outcome {
+        let config = self
+            .roster
+            .config()
+            .ok_or_else(|| "moontide is starting".to_owned())?;
+        match order {
+            Order::Skip {
+                topic,
+                partition,
+                offset,
+                listener,
+                dead_letter,
+                reason,
+            } => {
+                let message = Handle {
+                    topic,
+                    partition,
+                    offset,
+                };
+                check_listener(&config, listener.as_deref())?;
+                self.skip(
+                    &message,
+                    listener.as_deref(),
+                    dead_letter,
+                    reason.as_deref(),
+                    who,
+                )
+            }
+            Order::Retry { listener, reason } => {
+                check_listener(&config, listener.as_deref())?;
+                Ok(self.retry(listener, reason.as_deref(), who))
+            }
+            Order::Pause { listener, reason } => {
+                check_listener(&config, Some(&listener))?;
+                Ok(self.pause(&listener, reason, who))
+            }
+            Order::Resume { listener, reason } => {
+                self.resume(&config, &listener, reason.as_deref(), who)
+            }
+        }
+    }
+
+    fn skip(
+        &self,
+        message: &Handle,
+        listener: Option<&str>,
+        dead_letter: bool,
+        reason: Option<&str>,
+        who: &Who,
+    ) -> Outcome {
+        let said = match reason {
+            Some(reason) => format!("skipped by {who}: {reason}"),
+            None => format!("skipped by {who}"),
+        };
+        let replies = self.ask(|reply| Letter::Skip {
+            message: message.clone(),
+            listener: listener.map(str::to_owned),
+            dead_letter,
+            reason: said.clone(),
+            reply,
+        });
+        let Handle {
+            topic,
+            partition,
+            offset,
+        } = message;
+        let (done, refused): (Vec<_>, Vec<_>) =
+            replies.answers.into_iter().partition(Result::is_ok);
+        // Several groups may have it: what one did is not undone by what another could not.
+        let done: Vec<String> = done.into_iter().flatten().collect();
+        if !done.is_empty() {
+            let outcome = done.join("; ");
+            log!(warn, control,
+                topic,
+                partition,
+                offset,
+                listener,
+                by = %who,
+                reason,
+                outcome,
+                "message skipped by hand"
+            );
+            return Ok(outcome);
+        }
+        if let Some(why) = refused.into_iter().find_map(Result::err) {
+            return Err(why);
+        }
+        if replies.is_late {
+            return Err(late("it is skipped when that ends"));
+        }
+        Err(why_not(&self.roster.status(), message))
+    }
+
+    fn retry(&self, listener: Option<String>, reason: Option<&str>, who: &Who) -> String {
+        let replies = self.ask(|reply| Letter::Retry {
+            listener: listener.clone(),
+            reply,
+        });
+        let ended: usize = replies.answers.iter().sum();
+        log!(info, control, listener, ended, by = %who, reason, "back-offs ended by hand");
+        let of = listener.map_or_else(String::new, |name| format!(" of listener `{name}`"));
+        let sentence = match ended {
+            0 => format!("no message{of} is in back-off"),
+            1 => format!("1 message{of} runs again now"),
+            many => format!("{many} messages{of} run again now"),
+        };
+        if replies.is_late {
+            format!("{sentence}; {}", late("what waits there follows"))
+        } else {
+            sentence
+        }
+    }
+
+    fn pause(&self, listener: &str, reason: Option<String>, who: &Who) -> String {
+        let mut status = self.status();
+        if let Some(before) = status.paused.iter().find(|one| one.listener == listener) {
+            return format!("listener `{listener}` is paused already, by {}", before.by);
+        }
+        log!(warn, control, listener, by = %who, reason, "listener paused by hand");
+        status.paused.push(Paused {
+            listener: listener.to_owned(),
+            since: now_ms(),
+            by: who.to_string(),
+            reason,
+        });
+        // Under the lock, so that a pause and a resume reach the workers in their order.
+        self.tell(listener, true);
+        format!(
+            "listener `{listener}` is paused: calls under way finish, its messages wait until \
+             `moontide resume {listener}` or a restart"
+        )
+    }
+
+    fn resume(&self, config: &Config, listener: &str, reason: Option<&str>, who: &Who) -> Outcome {
+        let mut status = self.status();
+        let Some(index) = status
+            .paused
+            .iter()
+            .position(|one| one.listener == listener)
+        else {
+            drop(status);
+            check_listener(config, Some(listener))?;
+            return Ok(format!("listener `{listener}` is not paused"));
+        };
+        let before = status.paused.remove(index);
+        log!(warn, control, listener, by = %who, reason, paused_by = before.by, "listener resumed by hand");
+        self.tell(listener, false);
+        Ok(format!("listener `{listener}` takes messages again"))
+    }
+
+    fn tell(&self, listener: &str, paused: bool) {
+        for worker in self.roster.workers() {
+            worker.send(ToWorker::Order(Letter::Pause {
+                listener: listener.to_owned(),
+                paused,
+            }));
+        }
+    }
+
+    fn ask<T>(&self, letter: impl Fn(mpsc::Sender<T>) -> Letter) -> Replies<T> {
+        let (sender, receiver) = mpsc::channel();
+        for worker in self.roster.workers() {
+            worker.send(ToWorker::Order(letter(sender.clone())));
+        }
+        drop(sender);
+        replies(&receiver, Instant::now() + ANSWER)
+    }
+
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Replies<T> {
+    answers: Vec<T>,
+    /// A worker has not read its letter in time.
+    is_late: bool,
+}
+
+/// Until every worker has answered or dropped its letter.
+fn replies<T>(receiver: &mpsc::Receiver<T>, until: Instant) -> Replies<T> {
+    let mut answers = Vec::new();
+    loop {
+        match receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(answer) => answers.push(answer),
+            Err(error) => {
+                return Replies {
+                    answers,
+                    is_late: error == mpsc::RecvTimeoutError::Timeout,
+                };
+            }
+        }
+    }
+}
+
+fn late(then: &str) -> String {
+    let seconds = ANSWER.as_secs();
+    format!("a worker has not answered within {seconds} s, since a handler computes; {then}")
+}
+
+fn check_listener(config: &Config, name: Option<&str>) -> Result<(), String> {
+    let Some(name) = name else { return Ok(()) };
+    let names = || config.listeners.iter().map(|one| one.name.as_str());
+    if names().any(|one| one == name) {
+        return Ok(());
+    }
+    let meant = nearest(name, names()).map(|meant| format!(", did you mean `{meant}`?"));
+    Err(format!(
+        "no listener is named `{name}`{}",
+        meant.unwrap_or_default()
+    ))
+}
+
+/// Why no worker has the message.
+fn why_not(consumers: &[ConsumerStatus], message: &Handle) -> String {
+    let Handle {
+        topic,
+        partition,
+        offset,
+    } = message;
+    let mut topics = consumers.iter().flat_map(|one| &one.subscription);
+    let has_topic = topics.clone().any(|one| one == topic);
+    let mut partitions = consumers.iter().flat_map(|one| &one.partitions);
+    let found = partitions.find(|one| one.topic == *topic && one.partition == *partition);
+    let Some(found) = found else {
+        if has_topic {
+            return format!(
+                "partition {partition} of topic `{topic}` is not assigned to this moontide: ask the one that has it"
+            );
+        }
+        let meant = nearest(topic, topics.by_ref().map(String::as_str));
+        let meant = meant.map(|meant| format!(", did you mean `{meant}`?"));
+        return format!(
+            "no consumer has subscribed to topic `{topic}`{}",
+            meant.unwrap_or_default()
+        );
+    };
+    let position = found.position.unwrap_or_default();
+    if *offset < position {
+        return format!(
+            "message {offset} of {topic}-{partition} is finished already: the position is {position}"
+        );
+    }
+    match &found.blocked {
+        Some(blocked) if blocked.offset != *offset => format!(
+            "message {offset} of {topic}-{partition} is not in flight: what blocks there is offset {} in listener `{}`",
+            blocked.offset, blocked.listener
+        ),
+        _ => format!(
+            "message {offset} of {topic}-{partition} is not in flight: the position is {position}, and nothing blocks"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::status::{Blocked, PartitionStatus};
+
+    fn consumer(blocked: Option<i64>) -> ConsumerStatus {
+        let blocked = blocked.map(|offset| Blocked {
+            offset,
+            listener: "orders".into(),
+            attempt: 3,
+            since: 0,
+            next_attempt_at: 0,
+            error: "no customer".into(),
+        });
+        ConsumerStatus {
+            subscription: vec!["orders".into()],
+            partitions: vec![PartitionStatus {
+                topic: "orders".into(),
+                partition: 1,
+                position: Some(100),
+                blocked,
+                ..PartitionStatus::default()
+            }],
+            ..ConsumerStatus::default()
+        }
+    }
+
+    #[track_caller]
+    fn check(blocked: Option<i64>, topic: &str, partition: i32, offset: i64, expected: &str) {
+        let message = Handle {
+            topic: topic.into(),
+            partition,
+            offset,
+        };
+        assert_eq!(why_not(&[consumer(blocked)], &message), expected);
+    }
+
+    #[test]
+    fn whoever_asks_in_vain_hears_why() {
+        check(
+            None,
+            "ordrs",
+            1,
+            5,
+            "no consumer has subscribed to topic `ordrs`, did you mean `orders`?",
+        );
+        check(None, "x", 1, 5, "no consumer has subscribed to topic `x`");
+        check(
+            None,
+            "orders",
+            2,
+            5,
+            "partition 2 of topic `orders` is not assigned to this moontide: ask the one that has it",
+        );
+        check(
+            None,
+            "orders",
+            1,
+            99,
+            "message 99 of orders-1 is finished already: the position is 100",
+        );
+        check(
+            None,
+            "orders",
+            1,
+            100,
+            "message 100 of orders-1 is not in flight: the position is 100, and nothing blocks",
+        );
+        check(
+            Some(100),
+            "orders",
+            1,
+            107,
+            "message 107 of orders-1 is not in flight: what blocks there is offset 100 in listener `orders`",
+        );
+    }
+
+    #[test]
+    fn a_worker_that_it_does_not_concern_is_not_waited_for() {
+        let (sender, receiver) = mpsc::channel();
+        let other = sender.clone();
+        sender.send(7).unwrap();
+        drop((sender, other));
+        let replies = replies(&receiver, Instant::now() + Duration::from_secs(60));
+        assert_eq!((replies.answers, replies.is_late), (vec![7], false));
+    }
+
+    #[test]
+    fn a_worker_that_is_busy_is_not_waited_for_without_end() {
+        let (sender, receiver) = mpsc::channel::<u32>();
+        let replies = replies(&receiver, Instant::now());
+        assert!(replies.is_late && replies.answers.is_empty());
+        drop(sender);
+    }
+}

@@ -1,0 +1,161 @@
+//! `ctx.commitOffsets`: the handler waits for the broker's answer, or leaves word and goes on.
+//!
+//! What is not waited for is kept until the slice ends, whatever the call comes to: the host takes it from there. So it
+//! costs a handler no yield, and can be done where nothing can wait.
+
+#![expect(unsafe_code, reason = "C functions for Lua")]
+
+use std::ffi::c_int;
+
+use mlua::ffi::{self, lua_KContext, lua_State};
+
+use super::call;
+use crate::lua::shared::Shared;
+use crate::lua::stack::{bytes_at, type_name};
+use crate::lua::vm::failure;
+use crate::lua::{Asked, Wait, suspend};
+use crate::nearest::suggestion;
+
+const OPTIONS: [&str; 1] = ["wait"];
+
+impl Shared {
+    /// What stands after a verdict does not count.
+    fn ask(&self, offset: i64) {
+        if !self.has_verdict() {
+            let before = self.asked.get().map_or(offset, |one| one.highest);
+            self.asked.set(Some(Asked {
+                highest: before.max(offset),
+                last: offset,
+            }));
+        }
+    }
+}
+
+pub(in crate::lua) unsafe extern "C-unwind" fn commit_offsets(state: *mut lua_State) -> c_int {
+    // SAFETY: as in `enter`; the arguments are read into plain data before anything is pending.
+    unsafe {
+        let (shared, _) = call::enter(state);
+        ffi::lua_settop(state, 2);
+        let (mut offset, mut waits) = (0, true);
+        shared.attempt(state, || {
+            offset = offset_at(state, 1)?;
+            waits = waits_at(state, 2)?;
+            Ok(0)
+        });
+        if !waits {
+            shared.ask(offset);
+            return 0;
+        }
+        suspend::begin(
+            state,
+            shared,
+            Wait::Commit(offset),
+            "ctx.commitOffsets",
+            committed,
+        )
+    }
+}
+
+/// The broker's answer, which the host left.
+unsafe extern "C-unwind" fn committed(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
+    // SAFETY: the reason is moved away before anything is raised.
+    unsafe {
+        let shared = Shared::of(state);
+        let reason = match shared.answer.take() {
+            Some(Ok(offset)) => {
+                ffi::lua_pushinteger(state, offset);
+                return 1;
+            }
+            Some(Err(reason)) => reason,
+            // Resumed by Lua code, after the call that asked had ended.
+            None => "the call that asked for this commit was given up".to_owned(),
+        };
+        shared.raise(state, reason)
+    }
+}
+
+/// An offset as Kafka has them: integers, floats with an integral value, and decimal strings.
+unsafe fn offset_at(state: *mut lua_State, index: c_int) -> Result<i64, String> {
+    // SAFETY: numbers and strings are read, never converted in place.
+    unsafe {
+        let offset = match ffi::lua_type(state, index) {
+            ffi::LUA_TNUMBER => {
+                let mut exact = 0;
+                let integer = ffi::lua_tointegerx(state, index, &raw mut exact);
+                if exact == 0 {
+                    let number = ffi::lua_tonumber(state, index);
+                    return Err(format!(
+                        "`ctx.commitOffsets` takes a whole offset, not {number}"
+                    ));
+                }
+                integer
+            }
+            ffi::LUA_TSTRING => {
+                let text = String::from_utf8_lossy(bytes_at(state, index).unwrap_or_default());
+                let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+                let parsed = if digits { text.parse().ok() } else { None };
+                parsed.ok_or_else(|| {
+                    format!("`ctx.commitOffsets` takes an offset in decimal digits, not {text:?}")
+                })?
+            }
+            _ => {
+                return Err(format!(
+                    "`ctx.commitOffsets` takes an offset, not {}",
+                    type_name(state, index)
+                ));
+            }
+        };
+        if offset < 0 {
+            return Err(format!(
+                "`ctx.commitOffsets` takes an offset of 0 or more, not {offset}"
+            ));
+        }
+        Ok(offset)
+    }
+}
+
+/// `wait` of the options, true without it.
+unsafe fn waits_at(state: *mut lua_State, index: c_int) -> Result<bool, String> {
+    // SAFETY: values are read, never converted in place; a key of the table itself is never an invalid one.
+    unsafe {
+        match ffi::lua_type(state, index) {
+            ffi::LUA_TNIL => return Ok(true),
+            ffi::LUA_TTABLE => {}
+            _ => {
+                return Err(format!(
+                    "`ctx.commitOffsets` takes options as a table, as `{{ wait = false }}`, not {}",
+                    type_name(state, index)
+                ));
+            }
+        }
+        let mut waits = true;
+        ffi::lua_pushnil(state);
+        while ffi::lua_next(state, index) != 0 {
+            let value = ffi::lua_gettop(state);
+            match bytes_at(state, value - 1) {
+                Some(b"wait") if ffi::lua_type(state, value) == ffi::LUA_TBOOLEAN => {
+                    waits = ffi::lua_toboolean(state, value) != 0;
+                }
+                Some(b"wait") => {
+                    return Err(format!(
+                        "`wait` of `ctx.commitOffsets` is true or false, not {}",
+                        type_name(state, value)
+                    ));
+                }
+                Some(key) => {
+                    let key = failure::cut(key, 100);
+                    let nearest = suggestion(&key, &OPTIONS);
+                    return Err(format!("`ctx.commitOffsets` knows no `{key}`, {nearest}"));
+                }
+                None => {
+                    return Err(format!(
+                        "the options of `ctx.commitOffsets` have names as keys, not {}; there is `wait`",
+                        type_name(state, value - 1)
+                    ));
+                }
+            }
+            ffi::lua_settop(state, value - 1);
+        }
+        Ok(waits)
+    }
+}

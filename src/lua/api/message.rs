@@ -1,0 +1,194 @@
+//! From a record to a handler's arguments, and from its results to an outcome.
+//!
+//! `entry` is the bottom of every call's coroutine. It runs protected by the resume, makes the message table through
+//! the C API with key strings made once, and calls the handler so that it may yield.
+
+#![expect(unsafe_code, reason = "the hot path is Lua's C API")]
+
+use std::ffi::c_int;
+use std::sync::Arc;
+
+use mlua::ffi::{self, lua_KContext, lua_State};
+
+use super::ctx;
+use crate::lua::Call;
+use crate::lua::shared::Frame;
+use crate::lua::shared::Shared;
+use crate::lua::stack::push_bytes;
+
+/// Upvalues of `entry`, after `Shared`.
+const METATABLE: c_int = 2;
+const TOPIC: c_int = 3;
+const PARTITION: c_int = 4;
+const OFFSET: c_int = 5;
+const KEY: c_int = 6;
+const VALUE: c_int = 7;
+const TIMESTAMP: c_int = 8;
+const HEADERS: c_int = 9;
+/// The names of those from `TOPIC` on.
+const NAMES: [&str; 7] = [
+    "topic",
+    "partition",
+    "offset",
+    "key",
+    "value",
+    "timestamp",
+    "headers",
+];
+
+/// Pushes the closure that starts a call.
+pub(in crate::lua) unsafe fn push_entry(state: *mut lua_State, shared: &Shared) {
+    // SAFETY: runs protected, with room for ten values.
+    unsafe {
+        ctx::push_metatable(state, shared);
+        for name in NAMES {
+            push_bytes(state, name.as_bytes());
+        }
+        shared.push_function(state, entry, 1 + NAMES.len() as c_int);
+    }
+}
+
+unsafe extern "C-unwind" fn entry(state: *mut lua_State) -> c_int {
+    // SAFETY: the host pushed a frame that lives until the resume returns. Nothing with a destructor is pending.
+    unsafe {
+        let shared = Shared::of(state);
+        let frame = &*ffi::lua_touserdata(state, 1).cast::<Frame<'_>>();
+        let call = frame.call;
+        // The frame's address stays where it is, below what the call takes.
+        let handler = shared.handlers.borrow()[call.listener];
+        ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, handler.reference.into());
+        let topic = topic_of(state, shared, call.topic);
+        push_message(state, shared, call, topic);
+        if handler.sees_ctx {
+            ctx::push(state, frame, ffi::lua_upvalueindex(METATABLE), topic);
+        }
+        let arguments = 1 + c_int::from(handler.sees_ctx);
+        ffi::lua_callk(state, arguments, 2, 0, Some(returned));
+        returned(state, ffi::LUA_OK, 0)
+    }
+}
+
+/// One result for a failure, the error value; none for done.
+unsafe extern "C-unwind" fn returned(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
+    // SAFETY: the two results of the handler lie on top.
+    unsafe {
+        c_int::from(ffi::lua_toboolean(state, -2) == 0 && ffi::lua_type(state, -1) != ffi::LUA_TNIL)
+    }
+}
+
+unsafe fn push_message(state: *mut lua_State, shared: &Shared, call: &Call<'_>, topic: c_int) {
+    // SAFETY: a coroutine starts with room for twenty values; each key is an upvalue of `entry`.
+    unsafe {
+        let record = call.record;
+        ffi::lua_createtable(state, 0, NAMES.len() as c_int);
+        let name = |field: c_int| ffi::lua_pushvalue(state, ffi::lua_upvalueindex(field));
+        let set = || ffi::lua_rawset(state, -3);
+        name(TOPIC);
+        ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, topic.into());
+        set();
+        name(PARTITION);
+        ffi::lua_pushinteger(state, call.partition.into());
+        set();
+        name(OFFSET);
+        ffi::lua_pushinteger(state, record.offset());
+        set();
+        // What is nil needs no place in a fresh table.
+        for (field, bytes) in [(KEY, record.key()), (VALUE, record.value())] {
+            if let Some(bytes) = bytes {
+                name(field);
+                push_bytes(state, bytes);
+                set();
+            }
+        }
+        let timestamp = record.timestamp_ms();
+        if timestamp != -1 {
+            name(TIMESTAMP);
+            ffi::lua_pushinteger(state, timestamp);
+            set();
+        }
+        name(HEADERS);
+        push_headers(state, shared, call);
+        set();
+    }
+}
+
+/// The registry reference to a topic's name; the messages of a lane share their `Arc`, so it is looked up once.
+unsafe fn topic_of(state: *mut lua_State, shared: &Shared, topic: &Arc<str>) -> c_int {
+    if let Some((last, reference)) = &*shared.topic.borrow()
+        && Arc::ptr_eq(last, topic)
+    {
+        return *reference;
+    }
+    let known = shared.topics.borrow().get(topic).copied();
+    let reference = if let Some(reference) = known {
+        reference
+    } else {
+        // SAFETY: nothing is borrowed while this may raise.
+        let reference = unsafe {
+            push_bytes(state, topic.as_bytes());
+            ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX)
+        };
+        let mut topics = shared.topics.borrow_mut();
+        topics.insert(Arc::clone(topic), reference);
+        reference
+    };
+    shared.topic.replace(Some((Arc::clone(topic), reference)));
+    reference
+}
+
+/// A table from name to value, or to a list of values where the name repeats. A null header is an empty string.
+unsafe fn push_headers(state: *mut lua_State, shared: &Shared, call: &Call<'_>) {
+    // The record's code must not be jumped over, so its headers are copied first: name and value, each after its size.
+    {
+        let mut scratch = shared.headers.borrow_mut();
+        scratch.clear();
+        call.record.headers(&mut |name, value| {
+            for bytes in [name, value.unwrap_or_default()] {
+                scratch.extend_from_slice(&bytes.len().to_ne_bytes());
+                scratch.extend_from_slice(bytes);
+            }
+        });
+    }
+    // SAFETY: the buffer belongs to `shared` and nothing changes it until the loop is over.
+    unsafe {
+        ffi::lua_createtable(state, 0, 0);
+        let mut rest: &[u8] = &*shared.headers.as_ptr();
+        while !rest.is_empty() {
+            let name = take(&mut rest);
+            let value = take(&mut rest);
+            push_bytes(state, name);
+            ffi::lua_pushvalue(state, -1);
+            match ffi::lua_rawget(state, -3) {
+                ffi::LUA_TNIL => {
+                    ffi::lua_pop(state, 1);
+                    push_bytes(state, value);
+                    ffi::lua_rawset(state, -3);
+                }
+                ffi::LUA_TTABLE => {
+                    push_bytes(state, value);
+                    let next = ffi::lua_rawlen(state, -2) + 1;
+                    ffi::lua_rawseti(state, -2, next as i64);
+                    ffi::lua_pop(state, 2);
+                }
+                _ => {
+                    ffi::lua_createtable(state, 2, 0);
+                    ffi::lua_insert(state, -2);
+                    ffi::lua_rawseti(state, -2, 1);
+                    push_bytes(state, value);
+                    ffi::lua_rawseti(state, -2, 2);
+                    ffi::lua_rawset(state, -3);
+                }
+            }
+        }
+    }
+}
+
+fn take<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
+    const SIZE: usize = size_of::<usize>();
+    let mut size = [0; SIZE];
+    size.copy_from_slice(&rest[..SIZE]);
+    let end = SIZE + usize::from_ne_bytes(size);
+    let taken = &rest[SIZE..end];
+    *rest = &rest[end..];
+    taken
+}

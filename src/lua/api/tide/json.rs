@@ -1,0 +1,158 @@
+//! `tide.json`: between bytes and Lua values, with nothing in between.
+//!
+//! Integers are exact to 64 bits, floats round-trip, `null` is a value of its own, and an empty array stays one. Written
+//! by hand rather than on a parser crate because a push into Lua may leave by `longjmp`, which must not cross frames that
+//! own something.
+
+#![expect(unsafe_code, reason = "C functions for Lua")]
+
+mod decode;
+mod encode;
+mod escape;
+mod keys;
+mod number;
+mod shapes;
+mod text;
+
+use std::ffi::{CStr, c_int};
+use std::ptr;
+
+use mlua::ffi::{self, lua_State};
+
+use crate::lua::api::fields::unknown;
+use crate::lua::shared::Shared;
+use crate::lua::stack::{push_bytes, string_at, type_name};
+
+use decode::{Decoder, Places};
+pub(in crate::lua) use encode::{Strictness, encode};
+use keys::Keys;
+use shapes::Shapes;
+use text::Text;
+
+/// Deeper documents are refused, both ways.
+const DEPTH_MAX: usize = 128;
+
+/// `tide.json.null` is its address.
+static NULL: u8 = 0;
+const ARRAY: &CStr = c"moontide.json.array";
+/// Upvalues of `decode`, after `Shared`.
+const MARK: c_int = ffi::lua_upvalueindex(2);
+const SHAPES: c_int = ffi::lua_upvalueindex(3);
+const KEYS: c_int = ffi::lua_upvalueindex(4);
+/// The table of keys lies behind the text while it is read: each key asks for it, and a place on the stack is found sooner
+/// than an upvalue.
+const PLACES: Places = Places {
+    array: MARK,
+    keys: 2,
+};
+const FIELDS: [&str; 4] = ["array", "decode", "encode", "null"];
+
+/// Pushes the table of functions.
+pub(in crate::lua) unsafe fn push(state: *mut lua_State, shared: &Shared) {
+    // SAFETY: runs protected.
+    unsafe {
+        ffi::luaL_newmetatable(state, ARRAY.as_ptr());
+        push_bytes(state, b"array");
+        ffi::lua_setfield(state, -2, c"__name".as_ptr());
+        ffi::lua_createtable(state, 0, 4);
+        ffi::lua_insert(state, -2);
+        let shapes = ffi::lua_newuserdatauv(state, size_of::<Shapes>(), 0);
+        shapes.cast::<Shapes>().write(Shapes::default());
+        Keys::push_table(state);
+        shared.push_function(state, decode, 3);
+        ffi::lua_setfield(state, -2, c"decode".as_ptr());
+        for (name, function) in [
+            (c"encode", encode_value as ffi::lua_CFunction),
+            (c"array", array),
+        ] {
+            shared.push_function(state, function, 0);
+            ffi::lua_setfield(state, -2, name.as_ptr());
+        }
+        push_null(state);
+        ffi::lua_setfield(state, -2, c"null".as_ptr());
+        ffi::lua_createtable(state, 0, 2);
+        shared.push_function(state, index, 0);
+        ffi::lua_setfield(state, -2, c"__index".as_ptr());
+        ffi::lua_setmetatable(state, -2);
+    }
+}
+
+unsafe fn push_null(state: *mut lua_State) {
+    // SAFETY: the address is only compared.
+    unsafe { ffi::lua_pushlightuserdata(state, ptr::from_ref(&NULL).cast_mut().cast()) };
+}
+
+unsafe fn is_null(state: *mut lua_State, index: c_int) -> bool {
+    // SAFETY: reads a pointer.
+    unsafe {
+        ptr::eq(
+            ffi::lua_touserdata(state, index).cast(),
+            ptr::from_ref(&NULL),
+        )
+    }
+}
+
+/// Marks the table on top as an array.
+unsafe fn mark_array(state: *mut lua_State) {
+    // SAFETY: `push` made the metatable.
+    unsafe { ffi::luaL_setmetatable(state, ARRAY.as_ptr()) };
+}
+
+unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
+    // SAFETY: called by Lua with a table and a key.
+    unsafe { unknown(state, Shared::of(state), 2, "tide.json", &FIELDS) }
+}
+
+unsafe extern "C-unwind" fn array(state: *mut lua_State) -> c_int {
+    // SAFETY: a C function of Lua.
+    unsafe {
+        ffi::lua_settop(state, 1);
+        if ffi::lua_type(state, 1) == ffi::LUA_TNIL {
+            ffi::lua_createtable(state, 0, 0);
+        } else {
+            ffi::luaL_checktype(state, 1, ffi::LUA_TTABLE);
+        }
+        mark_array(state);
+        1
+    }
+}
+
+unsafe extern "C-unwind" fn decode(state: *mut lua_State) -> c_int {
+    // SAFETY: the text stays on the stack while it is read; the error is made when the decoder has returned.
+    unsafe {
+        let shared = Shared::of(state);
+        ffi::lua_settop(state, 1);
+        let Some((start, length)) = string_at(state, 1) else {
+            let found = type_name(state, 1);
+            shared.raise(
+                state,
+                format!("`tide.json.decode` takes a string, not {found}"),
+            );
+        };
+        let shapes = ffi::lua_touserdata(state, SHAPES).cast::<Shapes>();
+        ffi::lua_pushvalue(state, KEYS);
+        let text = Text::new(start, length);
+        match Decoder::new(state, text, &*shapes, PLACES).document() {
+            Ok(()) => 1,
+            Err(error) => shared.raise(
+                state,
+                format!("tide.json.decode: {} at byte {}", error.what, error.at + 1),
+            ),
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn encode_value(state: *mut lua_State) -> c_int {
+    // SAFETY: encoding raises nothing, and the buffer is `shared`'s when it is pushed.
+    unsafe {
+        let shared = Shared::of(state);
+        ffi::luaL_checkany(state, 1);
+        ffi::lua_settop(state, 1);
+        shared.attempt(state, || {
+            let text = encode(state, 1, Strictness::Strict(shared.memory));
+            let text = text.map_err(|reason| format!("tide.json.encode: {reason}"))?;
+            shared.push_owned(state, text);
+            Ok(1)
+        })
+    }
+}

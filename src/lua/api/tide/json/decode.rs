@@ -1,0 +1,316 @@
+//! JSON text into Lua values, by RFC 8259. Owns nothing while it pushes.
+//!
+//! Where the reading stands is handed on by value, so that it is kept in a register; what is wrong is put aside.
+
+#![expect(unsafe_code, reason = "pushes Lua values")]
+
+use std::cell::Cell;
+use std::ffi::c_int;
+use std::str;
+
+use mlua::ffi::{self, lua_State};
+
+use super::escape::unescape;
+use super::number::{Number, number};
+use super::shapes::Shapes;
+use super::text::{At, Error, Text};
+use super::{DEPTH_MAX, push_null};
+use crate::lua::stack::push_bytes;
+
+/// An object that is not empty is made for as many.
+const FIELDS_MIN: c_int = 4;
+/// Room on the stack is asked for so many levels at once, and how much one of them takes: a table, a key, a value.
+const LEVELS: usize = 4;
+const ROOM: c_int = 3;
+
+pub(super) struct Decoder<'a> {
+    state: *mut lua_State,
+    text: Text,
+    shapes: &'a Shapes,
+    places: Places,
+    error: Cell<Error>,
+}
+
+/// Indices of what every document needs.
+#[derive(Clone, Copy)]
+pub(super) struct Places {
+    /// The metatable that marks arrays.
+    pub(super) array: c_int,
+    /// The table of the keys in `Shapes`.
+    pub(super) keys: c_int,
+}
+
+impl<'a> Decoder<'a> {
+    pub(super) fn new(
+        state: *mut lua_State,
+        text: Text,
+        shapes: &'a Shapes,
+        places: Places,
+    ) -> Self {
+        Self {
+            state,
+            text,
+            shapes,
+            places,
+            error: Cell::new(Error { what: "", at: 0 }),
+        }
+    }
+
+    /// Pushes the one value of the document.
+    pub(super) unsafe fn document(&self) -> Result<(), Error> {
+        // SAFETY: the caller's state is alive; room is checked for the levels.
+        unsafe {
+            if let Some(end) = self.value(self.text.start(), DEPTH_MAX) {
+                let end = end.past_space();
+                if end == self.text.end() {
+                    return Ok(());
+                }
+                self.fail(end, "trailing characters");
+            }
+        }
+        Err(self.error.get())
+    }
+
+    /// `None`, and why.
+    #[cold]
+    unsafe fn fail(&self, at: At, what: &'static str) -> Option<At> {
+        // SAFETY: `at` is of the text.
+        let at = unsafe { at.since(self.text.start()) };
+        self.error.set(Error { what, at });
+        None
+    }
+
+    /// Where something else stands than `expected`, or nothing.
+    #[cold]
+    unsafe fn fail_or_end(&self, at: At, expected: &'static str) -> Option<At> {
+        let is_end = at == self.text.end();
+        // SAFETY: as above.
+        unsafe { self.fail(at, if is_end { "unexpected end" } else { expected }) }
+    }
+
+    /// Pushes the value at `at`, or behind the space there; the place behind it.
+    unsafe fn value(&self, at: At, depth: usize) -> Option<At> {
+        // SAFETY: each level has room before it pushes.
+        unsafe {
+            let at = at.past_space();
+            match at.byte() {
+                b'"' => self.string(at),
+                b'{' => self.object(at, depth),
+                b'[' => self.array(at, depth),
+                b'-' | b'0'..=b'9' => self.number(at),
+                b't' => {
+                    let end = self.word(at, b"true")?;
+                    ffi::lua_pushboolean(self.state, 1);
+                    Some(end)
+                }
+                b'f' => {
+                    let end = self.word(at, b"false")?;
+                    ffi::lua_pushboolean(self.state, 0);
+                    Some(end)
+                }
+                b'n' => {
+                    let end = self.word(at, b"null")?;
+                    push_null(self.state);
+                    Some(end)
+                }
+                _ => self.fail_or_end(at, "expected a value"),
+            }
+        }
+    }
+
+    unsafe fn word(&self, at: At, word: &[u8]) -> Option<At> {
+        // SAFETY: passes what is there.
+        unsafe {
+            if at.until(self.text.end()).starts_with(word) {
+                Some(at.on(word.len()))
+            } else {
+                self.fail(at, "expected a value")
+            }
+        }
+    }
+
+    unsafe fn number(&self, at: At) -> Option<At> {
+        // SAFETY: numbers allocate nothing.
+        unsafe {
+            match number(at) {
+                Ok((Number::Integer(number), end)) => {
+                    ffi::lua_pushinteger(self.state, number);
+                    Some(end)
+                }
+                Ok((Number::Float(number), end)) => {
+                    ffi::lua_pushnumber(self.state, number);
+                    Some(end)
+                }
+                Err((at, what)) => self.fail(at, what),
+            }
+        }
+    }
+
+    /// Room for what the level that opens at `at` pushes; how many more there may be within it.
+    #[inline]
+    unsafe fn deeper(&self, at: At, depth: usize) -> Option<usize> {
+        // SAFETY: `lua_checkstack` raises nothing.
+        unsafe {
+            let has_room = !depth.is_multiple_of(LEVELS)
+                || ffi::lua_checkstack(self.state, LEVELS as c_int * ROOM) != 0;
+            if depth == 0 || !has_room {
+                self.fail(at, "more than 128 levels")?;
+            }
+        }
+        Some(depth - 1)
+    }
+
+    unsafe fn array(&self, open: At, depth: usize) -> Option<At> {
+        // SAFETY: `deeper` made room; only brackets and commas are passed.
+        unsafe {
+            let depth = self.deeper(open, depth)?;
+            let mut at = open.on(1).past_space();
+            let is_empty = at.byte() == b']';
+            let size = if is_empty {
+                0
+            } else {
+                self.shapes.arrays.expected(depth)
+            };
+            ffi::lua_createtable(self.state, size, 0);
+            ffi::lua_pushvalue(self.state, self.places.array);
+            ffi::lua_setmetatable(self.state, -2);
+            if is_empty {
+                return Some(at.on(1));
+            }
+            let mut count = 0;
+            loop {
+                at = self.value(at, depth)?.past_space();
+                count += 1;
+                ffi::lua_rawseti(self.state, -2, count);
+                match at.byte() {
+                    b',' => at = at.on(1),
+                    b']' => break,
+                    _ => return self.fail_or_end(at, "expected `,` or `]`"),
+                }
+            }
+            self.shapes.arrays.found(depth, count as usize);
+            Some(at.on(1))
+        }
+    }
+
+    unsafe fn object(&self, open: At, depth: usize) -> Option<At> {
+        // SAFETY: `deeper` made room; only brackets, colons and commas are passed.
+        unsafe {
+            let depth = self.deeper(open, depth)?;
+            let mut at = open.on(1).past_space();
+            if at.byte() == b'}' {
+                ffi::lua_createtable(self.state, 0, 0);
+                return Some(at.on(1));
+            }
+            let size = self.shapes.objects.expected(depth).max(FIELDS_MIN);
+            ffi::lua_createtable(self.state, 0, size);
+            let mut count = 0;
+            loop {
+                if at.byte() != b'"' {
+                    return self.fail(at, "expected a key in quotes");
+                }
+                at = self.key(at)?.past_space();
+                if at.byte() != b':' {
+                    return self.fail(at, "expected `:`");
+                }
+                at = self.value(at.on(1), depth)?.past_space();
+                ffi::lua_rawset(self.state, -3);
+                count += 1;
+                match at.byte() {
+                    b',' => at = at.on(1).past_space(),
+                    b'}' => break,
+                    _ => return self.fail_or_end(at, "expected `,` or `}`"),
+                }
+            }
+            self.shapes.objects.found(depth, count);
+            Some(at.on(1))
+        }
+    }
+
+    /// Pushes the string whose quote is at `quote`, as the key of an object.
+    #[inline]
+    unsafe fn key(&self, quote: At) -> Option<At> {
+        // SAFETY: `deeper` made room.
+        unsafe {
+            let start = quote.on(1);
+            let run = self.text.run(start);
+            if run.end.byte() != b'"' || !run.is_ascii {
+                return self.other_string(start, run.end, run.is_ascii);
+            }
+            let (keys, table) = (&self.shapes.keys, self.places.keys);
+            keys.push(self.state, table, self.text, start, run.end);
+            Some(run.end.on(1))
+        }
+    }
+
+    /// Pushes the string whose quote is at `quote`.
+    #[inline]
+    unsafe fn string(&self, quote: At) -> Option<At> {
+        // SAFETY: there is room for a value.
+        unsafe {
+            let start = quote.on(1);
+            let run = self.text.run(start);
+            if run.end.byte() != b'"' || !run.is_ascii {
+                return self.other_string(start, run.end, run.is_ascii);
+            }
+            push_bytes(self.state, start.until(run.end));
+            Some(run.end.on(1))
+        }
+    }
+
+    /// The one from `start` on that is not all ASCII, or has escapes, or does not end; its first run ends at `at`.
+    #[inline(never)]
+    unsafe fn other_string(&self, start: At, mut at: At, mut is_ascii: bool) -> Option<At> {
+        let mut is_escaped = false;
+        // SAFETY: an escape passes a byte that is not the zero at the end.
+        unsafe {
+            loop {
+                match at.byte() {
+                    b'"' => break,
+                    b'\\' if at.on(1) != self.text.end() => {
+                        is_escaped = true;
+                        at = at.on(2);
+                    }
+                    b'\\' => return self.fail(at.on(1), "unexpected end of a string"),
+                    _ if at == self.text.end() => {
+                        return self.fail(at, "unexpected end of a string");
+                    }
+                    _ => return self.fail(at, "a control character in a string"),
+                }
+                let run = self.text.run(at);
+                at = run.end;
+                is_ascii &= run.is_ascii;
+            }
+            let raw = start.until(at);
+            // What an escape passes over may be any byte.
+            if (is_escaped || !is_ascii)
+                && let Err(error) = str::from_utf8(raw)
+            {
+                return self.fail(start.on(error.valid_up_to()), "invalid UTF-8");
+            }
+            if is_escaped {
+                self.push_unescaped(start, raw)?;
+            } else {
+                push_bytes(self.state, raw);
+            }
+            Some(at.on(1))
+        }
+    }
+
+    /// The escapes are resolved into a block of Lua's, which its collector frees whatever happens.
+    unsafe fn push_unescaped(&self, start: At, raw: &[u8]) -> Option<At> {
+        // SAFETY: the block is as long as the raw text, and nothing is longer than the escape that stands for it.
+        unsafe {
+            let block = ffi::lua_newuserdatauv(self.state, raw.len(), 0).cast::<u8>();
+            let into = std::slice::from_raw_parts_mut(block, raw.len());
+            match unescape(raw, into) {
+                Ok(length) => {
+                    push_bytes(self.state, &into[..length]);
+                    ffi::lua_remove(self.state, -2);
+                    Some(start)
+                }
+                Err(error) => self.fail(start.on(error.at), error.what),
+            }
+        }
+    }
+}

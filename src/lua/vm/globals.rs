@@ -1,0 +1,161 @@
+//! The functions of Lua's own libraries that a daemon has to replace, and why.
+
+#![expect(unsafe_code, reason = "C functions for Lua")]
+
+use std::ffi::{CStr, c_int};
+use std::ptr;
+
+use mlua::ffi::{self, lua_CFunction, lua_KContext, lua_State};
+
+use super::hook;
+use crate::lua::shared::Shared;
+use crate::lua::stack::bytes_at;
+
+/// Each gets the original as its second upvalue.
+const REPLACED: [(&CStr, &CStr, lua_CFunction); 6] = [
+    (c"os", c"exit", exit),
+    (c"debug", c"sethook", set_hook),
+    (c"_G", c"load", load),
+    (c"_G", c"loadfile", load_file),
+    (c"_G", c"dofile", do_file),
+    (c"_G", c"xpcall", xpcall),
+];
+
+pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
+    // SAFETY: runs protected.
+    unsafe {
+        for (table, name, function) in REPLACED {
+            ffi::lua_getglobal(state, table.as_ptr());
+            ffi::lua_getfield(state, -1, name.as_ptr());
+            shared.push_function(state, function, 1);
+            ffi::lua_setfield(state, -2, name.as_ptr());
+            ffi::lua_pop(state, 1);
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn exit(state: *mut lua_State) -> c_int {
+    let message = "`os.exit` would end the daemon with every message in flight; raise an error to fail this one, or set `onError = \"stop\"`";
+    // SAFETY: `raise` takes the message away before it raises.
+    unsafe { Shared::of(state).raise(state, message.to_owned()) }
+}
+
+/// The one hook of a state is the watchdog's.
+unsafe extern "C-unwind" fn set_hook(state: *mut lua_State) -> c_int {
+    // SAFETY: as above.
+    unsafe {
+        Shared::of(state).raise(
+            state,
+            "`debug.sethook` is not available: `limits.blocking` needs the hook".to_owned(),
+        )
+    }
+}
+
+/// Raises when the mode at `index` asks for precompiled chunks, and makes it "t".
+unsafe fn text_only(state: *mut lua_State, index: c_int) {
+    // SAFETY: a C function of Lua.
+    unsafe {
+        if ffi::lua_gettop(state) < index {
+            ffi::lua_settop(state, index);
+        }
+        if bytes_at(state, index).is_some_and(|mode| !mode.contains(&b't')) {
+            Shared::of(state).raise(
+                state,
+                "precompiled chunks are not loaded, only text".to_owned(),
+            );
+        }
+        ffi::lua_pushstring(state, c"t".as_ptr());
+        ffi::lua_replace(state, index);
+    }
+}
+
+/// Calls the original with the arguments as they are.
+unsafe fn original(state: *mut lua_State) -> c_int {
+    // SAFETY: the second upvalue is a function.
+    unsafe {
+        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(2));
+        ffi::lua_insert(state, 1);
+        ffi::lua_callk(state, ffi::lua_gettop(state) - 1, ffi::LUA_MULTRET, 0, None);
+        ffi::lua_gettop(state)
+    }
+}
+
+unsafe extern "C-unwind" fn load(state: *mut lua_State) -> c_int {
+    // SAFETY: a C function of Lua.
+    unsafe {
+        text_only(state, 3);
+        original(state)
+    }
+}
+
+unsafe extern "C-unwind" fn load_file(state: *mut lua_State) -> c_int {
+    // SAFETY: a C function of Lua.
+    unsafe {
+        ffi::luaL_checklstring(state, 1, ptr::null_mut());
+        text_only(state, 2);
+        original(state)
+    }
+}
+
+unsafe extern "C-unwind" fn do_file(state: *mut lua_State) -> c_int {
+    // SAFETY: a C function of Lua.
+    unsafe {
+        let name = ffi::luaL_checklstring(state, 1, ptr::null_mut());
+        ffi::lua_settop(state, 1);
+        if ffi::luaL_loadfilex(state, name, c"t".as_ptr()) != ffi::LUA_OK {
+            ffi::lua_error(state);
+        }
+        ffi::lua_callk(state, 0, ffi::LUA_MULTRET, 0, Some(done_file));
+        done_file(state, ffi::LUA_OK, 0)
+    }
+}
+
+unsafe extern "C-unwind" fn done_file(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
+    // SAFETY: the file's name lies below the results.
+    unsafe { ffi::lua_gettop(state) - 1 }
+}
+
+/// As Lua's own, but that the handler does not run for a call that is being ended: it could loop where no hook fires.
+unsafe extern "C-unwind" fn xpcall(state: *mut lua_State) -> c_int {
+    // SAFETY: the steps of Lua's own `xpcall`.
+    unsafe {
+        let arguments = ffi::lua_gettop(state) - 2;
+        ffi::luaL_checktype(state, 2, ffi::LUA_TFUNCTION);
+        ffi::lua_pushvalue(state, 2);
+        ffi::lua_pushcclosure(state, handle, 1);
+        ffi::lua_replace(state, 2);
+        ffi::lua_pushboolean(state, 1);
+        ffi::lua_pushvalue(state, 1);
+        ffi::lua_rotate(state, 3, 2);
+        let status = ffi::lua_pcallk(state, arguments, ffi::LUA_MULTRET, 2, 2, Some(finish));
+        finish(state, status, 2)
+    }
+}
+
+unsafe extern "C-unwind" fn handle(state: *mut lua_State) -> c_int {
+    // SAFETY: called by Lua with the error value.
+    unsafe {
+        if !hook::ends() {
+            ffi::lua_pushvalue(state, ffi::lua_upvalueindex(1));
+            ffi::lua_insert(state, 1);
+            ffi::lua_callk(state, ffi::lua_gettop(state) - 1, 1, 0, None);
+        }
+        1
+    }
+}
+
+unsafe extern "C-unwind" fn finish(
+    state: *mut lua_State,
+    status: c_int,
+    below: lua_KContext,
+) -> c_int {
+    // SAFETY: after a failure the error value lies on top.
+    unsafe {
+        if status != ffi::LUA_OK && status != ffi::LUA_YIELD {
+            ffi::lua_pushboolean(state, 0);
+            ffi::lua_pushvalue(state, -2);
+            return 2;
+        }
+        ffi::lua_gettop(state) - below as c_int
+    }
+}

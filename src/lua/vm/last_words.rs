@@ -1,0 +1,96 @@
+//! What a stuck thread was at, for the log line before the process ends.
+//!
+//! Written by a signal handler, so by atomics alone: no lock, no allocation, and as much of the names as fits.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What a thread is at, for the last words of the process.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::lua) struct About<'a> {
+    pub(in crate::lua) listener: &'a str,
+    pub(in crate::lua) topic: &'a str,
+    pub(in crate::lua) partition: i32,
+    pub(in crate::lua) offset: i64,
+}
+
+#[derive(Default)]
+pub(in crate::lua) struct LastWords {
+    partition: AtomicU64,
+    offset: AtomicU64,
+    listener: [AtomicU64; 16],
+    topic: [AtomicU64; 32],
+}
+
+/// The same, read back.
+pub(in crate::lua) struct Words {
+    pub(in crate::lua) listener: String,
+    pub(in crate::lua) topic: String,
+    pub(in crate::lua) partition: i32,
+    pub(in crate::lua) offset: i64,
+}
+
+impl LastWords {
+    pub(in crate::lua) fn read(&self) -> Words {
+        Words {
+            listener: read_text(&self.listener),
+            topic: read_text(&self.topic),
+            partition: self.partition.load(Ordering::Relaxed) as i32,
+            offset: self.offset.load(Ordering::Relaxed) as i64,
+        }
+    }
+
+    pub(in crate::lua) fn write(&self, about: &About<'_>) {
+        self.partition
+            .store(about.partition as u64, Ordering::Relaxed);
+        self.offset.store(about.offset as u64, Ordering::Relaxed);
+        write_text(&self.listener, about.listener);
+        write_text(&self.topic, about.topic);
+    }
+}
+
+/// Copies as much as fits, with neither allocation nor lock.
+fn write_text(into: &[AtomicU64], text: &str) {
+    let mut chunks = text.as_bytes().chunks(8);
+    for word in into {
+        let mut bytes = [0; 8];
+        if let Some(chunk) = chunks.next() {
+            bytes[..chunk.len()].copy_from_slice(chunk);
+        }
+        word.store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
+    }
+}
+
+fn read_text(from: &[AtomicU64]) -> String {
+    let bytes: Vec<u8> = from
+        .iter()
+        .flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes())
+        .collect();
+    let end = bytes
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_long_names_are_cut() {
+        let topic = "t".repeat(300);
+        let words = LastWords::default();
+        words.write(&About {
+            listener: "orders.gotData",
+            topic: &topic,
+            partition: -1,
+            offset: i64::MAX,
+        });
+        let read = words.read();
+        assert_eq!(
+            (read.listener.as_str(), read.topic.len()),
+            ("orders.gotData", 256)
+        );
+        assert_eq!((read.partition, read.offset), (-1, i64::MAX));
+    }
+}

@@ -1,0 +1,208 @@
+//! Files into functions: the bundle's snapshot, `require`, and what `load` and its kin may read.
+//!
+//! Nothing of the handlers folder is read from disk here, and no precompiled chunk is ever loaded: bytecode that was
+//! tampered with can do anything.
+
+#![expect(unsafe_code, reason = "C functions for Lua")]
+
+use std::ffi::c_int;
+use std::ptr;
+
+use mlua::ffi::{self, lua_State};
+
+use super::failure;
+use crate::lua::shared::Shared;
+use crate::lua::stack::{bytes_at, push_bytes};
+
+/// Sets the search paths and puts the bundle before them.
+pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
+    // SAFETY: runs protected; `package` is a table with a list of searchers.
+    unsafe {
+        ffi::lua_getglobal(state, c"package".as_ptr());
+        ffi::lua_getfield(state, -1, c"searchers".as_ptr());
+        let searchers = ffi::lua_rawlen(state, -1) as i64;
+        for i in (2..=searchers).rev() {
+            ffi::lua_rawgeti(state, -1, i);
+            ffi::lua_rawseti(state, -2, i + 1);
+        }
+        shared.push_function(state, search, 0);
+        ffi::lua_rawseti(state, -2, 2);
+        ffi::lua_pushvalue(state, -2);
+        shared.push_function(state, search_path, 1);
+        ffi::lua_rawseti(state, -2, 3);
+        ffi::lua_pop(state, 1);
+        push_bytes(state, shared.path.as_bytes());
+        ffi::lua_setfield(state, -2, c"path".as_ptr());
+        push_bytes(state, shared.cpath.as_bytes());
+        ffi::lua_setfield(state, -2, c"cpath".as_ptr());
+        ffi::lua_pop(state, 1);
+    }
+}
+
+/// The searcher: a loader and the chunk's name, or why there is none.
+unsafe extern "C-unwind" fn search(state: *mut lua_State) -> c_int {
+    // SAFETY: the source's bytes belong to `shared`, which keeps them; nothing is pending where Lua may raise.
+    unsafe {
+        let shared = Shared::of(state);
+        let mut name = 0;
+        ffi::luaL_checklstring(state, 1, &raw mut name);
+        let Some(module) = bytes_at(state, 1) else {
+            return 0;
+        };
+        let module: &str = match std::str::from_utf8(module) {
+            Ok(module) => module,
+            Err(_) => return 0,
+        };
+        shared.attempt(state, || {
+            // `require` itself stands between this and the code that asks.
+            let place =
+                failure::position(state).map_or_else(String::new, |place| format!("{place}: "));
+            shared
+                .refuse_loop(module)
+                .map_err(|reason| format!("{place}{reason}"))
+        });
+        let (source, chunk) = shared.source_of(module);
+        shared.push_owned(state, chunk);
+        let Some(source) = source else { return 1 };
+        load_source(state, &*source);
+        ffi::lua_insert(state, -2);
+        shared.push_function(state, run, 1);
+        ffi::lua_insert(state, -2);
+        2
+    }
+}
+
+/// Lua's own searcher of `package.path`, but that it loads text alone.
+unsafe extern "C-unwind" fn search_path(state: *mut lua_State) -> c_int {
+    // SAFETY: the second upvalue is `package`; the file's name stays on the stack as long as it is used.
+    unsafe {
+        ffi::luaL_checklstring(state, 1, ptr::null_mut());
+        ffi::lua_settop(state, 1);
+        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(2));
+        ffi::lua_getfield(state, 2, c"searchpath".as_ptr());
+        ffi::lua_pushvalue(state, 1);
+        ffi::lua_getfield(state, 2, c"path".as_ptr());
+        ffi::lua_callk(state, 2, 2, 0, None);
+        if ffi::lua_type(state, 3) != ffi::LUA_TSTRING {
+            // Where it looked.
+            return 1;
+        }
+        let file = ffi::lua_tolstring(state, 3, ptr::null_mut());
+        if ffi::luaL_loadfilex(state, file, c"t".as_ptr()) == ffi::LUA_OK {
+            ffi::lua_pushvalue(state, 3);
+            return 2;
+        }
+        ffi::lua_pushfstring(
+            state,
+            c"error loading module '%s' from file '%s':\n\t%s".as_ptr(),
+            ffi::lua_tolstring(state, 1, ptr::null_mut()),
+            file,
+            ffi::lua_tolstring(state, -1, ptr::null_mut()),
+        );
+        ffi::lua_error(state)
+    }
+}
+
+/// The loader: runs the module's chunk, and remembers meanwhile that it does.
+unsafe extern "C-unwind" fn run(state: *mut lua_State) -> c_int {
+    // SAFETY: the second upvalue is the chunk. Nothing is pending when it fails.
+    unsafe {
+        let shared = Shared::of(state);
+        shared.begin_loading(bytes_at(state, 1).unwrap_or_default());
+        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(2));
+        ffi::lua_insert(state, 1);
+        let status = ffi::lua_pcall(state, ffi::lua_gettop(state) - 1, 1, 0);
+        shared.loading.borrow_mut().pop();
+        if status != ffi::LUA_OK {
+            ffi::lua_error(state);
+        }
+        1
+    }
+}
+
+/// Compiles `source` under the chunk name on top of the stack; leaves the
+/// function below it.
+unsafe fn load_source(state: *mut lua_State, source: &[u8]) {
+    // SAFETY: the name stays on the stack as long as it is used.
+    unsafe {
+        let chunk = ffi::lua_tolstring(state, -1, ptr::null_mut());
+        let source = without_preamble(source);
+        let status = ffi::luaL_loadbufferx(
+            state,
+            source.as_ptr().cast(),
+            source.len(),
+            chunk,
+            c"t".as_ptr(),
+        );
+        if status == ffi::LUA_ERRSYNTAX
+            && bytes_at(state, -1).is_some_and(|text| text.starts_with(b"attempt to load"))
+        {
+            // The one error of this kind that comes without a place.
+            ffi::lua_pushfstring(
+                state,
+                c"%s: %s".as_ptr(),
+                chunk.add(1),
+                ffi::lua_tolstring(state, -1, ptr::null_mut()),
+            );
+        }
+        if status != ffi::LUA_OK {
+            ffi::lua_error(state);
+        }
+        ffi::lua_insert(state, -2);
+    }
+}
+
+/// Without the byte order mark and the `#!` line that Lua skips in a file, but not in a buffer. The line's end stays, for
+/// the numbers of those behind it.
+fn without_preamble(source: &[u8]) -> &[u8] {
+    let source = source.strip_prefix(b"\xef\xbb\xbf").unwrap_or(source);
+    if !source.starts_with(b"#") {
+        return source;
+    }
+    let end = source.iter().position(|byte| *byte == b'\n');
+    &source[end.unwrap_or(source.len())..]
+}
+
+impl Shared {
+    /// A module that is being loaded cannot be had: Lua alone would load it again and again.
+    fn refuse_loop(&self, module: &str) -> Result<c_int, String> {
+        let loading = self.loading.borrow();
+        if loading.iter().any(|name| name == module) {
+            return Err(format!(
+                "module '{module}' requires itself: {} → {module}",
+                loading.join(" → ")
+            ));
+        }
+        Ok(0)
+    }
+
+    fn begin_loading(&self, module: &[u8]) {
+        self.loading
+            .borrow_mut()
+            .push(String::from_utf8_lossy(module).into_owned());
+    }
+
+    /// The bytes of module `name` and its chunk name, or what was looked for.
+    fn source_of(&self, module: &str) -> (Option<*const [u8]>, Vec<u8>) {
+        let path = format!("{}.lua", module.replace('.', "/"));
+        match self.sources.get(&path) {
+            Some(source) if !module.contains('/') => {
+                (Some(&raw const **source), self.chunk_name(&path))
+            }
+            Some(_) => (
+                None,
+                format!("no module '{module}' in the bundle: its name is written with dots")
+                    .into_bytes(),
+            ),
+            None => (
+                None,
+                format!("no file '{}/{path}' in the bundle", self.folder).into_bytes(),
+            ),
+        }
+    }
+
+    /// `@handlers/billing/orders.lua`: what positions in messages begin with.
+    pub(in crate::lua) fn chunk_name(&self, path: &str) -> Vec<u8> {
+        format!("@{}/{path}", self.folder).into_bytes()
+    }
+}

@@ -1,0 +1,222 @@
+//! One slice of a call: its coroutine runs until it waits or ends, and is used again or dropped.
+//!
+//! A coroutine is used again after a call that was done, and never after one that was not. What is looked at after the
+//! resume may be out of memory or of stack, so nothing here touches Lua unprotected but what can neither allocate nor
+//! raise.
+
+#![expect(unsafe_code, reason = "the hot path is Lua's C API")]
+
+use std::ffi::c_int;
+use std::ptr;
+use std::time::Duration;
+
+use mlua::ffi::{self, lua_State};
+
+use super::beat::{self, Pulse, Slice};
+use super::failure::{self, Words, describe};
+use super::last_words::About;
+use super::{FINALIZERS, Vm};
+use super::{coroutine, hook};
+use crate::lua::{CallId, FailureKind, Verdict, Wait, suspend};
+
+/// Above the limit, for the words about a failure.
+const RESERVE: usize = 4 << 20;
+
+/// A coroutine of the host, anchored in the registry.
+#[derive(Clone, Copy)]
+pub(in crate::lua) struct Coroutine {
+    pub(in crate::lua) state: *mut lua_State,
+    reference: c_int,
+}
+
+/// What ran, before it is known what that means.
+pub(in crate::lua) enum Ended {
+    Done,
+    Waits(Wait),
+    Asked(Verdict),
+    Failed(FailureKind, Words),
+}
+
+impl Vm {
+    pub(in crate::lua) fn run(
+        &self,
+        pulse: &Pulse,
+        id: CallId,
+        coroutine: Coroutine,
+        arguments: c_int,
+        limit: Duration,
+        about: &About<'_>,
+    ) -> Ended {
+        self.shared.call.set(id.0);
+        self.shared.coroutine.set(coroutine.state);
+        self.shared.asked.set(None);
+        let slice = pulse.begin(coroutine.state, limit, about);
+        let mut results = 0;
+        // SAFETY: the state is a coroutine of this VM that is new or suspended, with its arguments on top.
+        let status =
+            unsafe { ffi::lua_resume(coroutine.state, self.main, arguments, &raw mut results) };
+        let is_done = status == ffi::LUA_OK && results == 0 && !self.shared.has_verdict();
+        if is_done && !slice.killed() {
+            // Most calls: no results are an empty stack.
+            drop(slice);
+            self.shared.call.set(0);
+            self.shared.coroutine.set(ptr::null_mut());
+            self.free.borrow_mut().push(coroutine);
+            return Ended::Done;
+        }
+        let mut ended = if is_done {
+            Ended::Done
+        } else {
+            self.look(&slice, coroutine, status, results)
+        };
+        let killed = slice.killed();
+        drop(slice);
+        self.shared.call.set(0);
+        self.shared.coroutine.set(ptr::null_mut());
+        let verdict = self.shared.verdict.take();
+        if killed || verdict.is_some() {
+            // SAFETY: the main state is alive; a hook may be left on it from describing the failure.
+            unsafe { hook::clear(self.main) };
+        }
+        if let Some(verdict) = verdict {
+            // Whatever the call came to afterwards.
+            ended = Ended::Asked(verdict);
+        }
+        match ended {
+            Ended::Waits(_) if !killed => {}
+            _ => self.drop_coroutine(coroutine, id),
+        }
+        if killed {
+            match &mut ended {
+                Ended::Waits(_) => {
+                    ended = Ended::Failed(
+                        FailureKind::Blocking,
+                        failure::words(&failure::too_long(limit)),
+                    );
+                }
+                Ended::Failed(kind, _) => *kind = FailureKind::Blocking,
+                Ended::Done | Ended::Asked(_) => {}
+            }
+        }
+        ended
+    }
+
+    /// What a coroutine that did not simply end has come to. Still within the slice: error values may run Lua code.
+    fn look(
+        &self,
+        slice: &Slice<'_>,
+        coroutine: Coroutine,
+        status: c_int,
+        results: c_int,
+    ) -> Ended {
+        let state = coroutine.state;
+        // SAFETY: reads the stack of a coroutine that does not run.
+        unsafe {
+            if self.shared.has_verdict() {
+                // What the handler left open is closed; how it ended says nothing.
+                hook::close_asked(state, self.main, status);
+                return Ended::Done;
+            }
+            if slice.killed() {
+                let place = slice.place().or_else(|| failure::position(state));
+                let place = place.map_or_else(String::new, |place| format!("{place}: "));
+                let message = format!("{place}{}", failure::too_long(slice.limit()));
+                let words = Words {
+                    message,
+                    traceback: self.protected(|| failure::traceback(self.main, state)),
+                };
+                return Ended::Failed(FailureKind::Blocking, words);
+            }
+            match status {
+                ffi::LUA_YIELD if suspend::is_token(state, results) => {
+                    ffi::lua_pop(state, 1);
+                    match self.shared.wait.take() {
+                        Some(wait) => Ended::Waits(wait),
+                        None => Ended::Failed(
+                            FailureKind::Raised,
+                            failure::words("the handler waits for nothing"),
+                        ),
+                    }
+                }
+                ffi::LUA_YIELD => {
+                    let message = "a C function yielded in the handler's own coroutine, which only `tide` may do";
+                    Ended::Failed(FailureKind::Raised, failure::words(message))
+                }
+                ffi::LUA_ERRMEM => Ended::Failed(
+                    FailureKind::Memory,
+                    failure::out_of_memory(self.config.lua.memory),
+                ),
+                _ if failure::is_memory_error(state) => Ended::Failed(
+                    FailureKind::Memory,
+                    failure::out_of_memory(self.config.lua.memory),
+                ),
+                ffi::LUA_OK => {
+                    let words = self.protected(|| describe(self.main, state, false));
+                    Ended::Failed(FailureKind::Returned, words)
+                }
+                _ => {
+                    let words = self.protected(|| describe(self.main, state, true));
+                    // Runs the `__close` methods of what the handler left open.
+                    coroutine::running(state);
+                    ffi::lua_closethread(state, self.main);
+                    Ended::Failed(FailureKind::Raised, words)
+                }
+            }
+        }
+    }
+
+    /// Runs `work` with some memory above the limit.
+    pub(in crate::lua) fn protected<T>(&self, work: impl FnOnce() -> T) -> T {
+        let limit = self.config.lua.memory;
+        self.heap.set_limit(limit.max(self.heap.used()) + RESERVE);
+        // An error value's `__tostring` runs here.
+        coroutine::running(self.main);
+        let result = work();
+        self.heap.set_limit(limit);
+        result
+    }
+
+    /// A coroutine to run something in; none when memory is out.
+    pub(in crate::lua) fn coroutine(&self, about: &About<'_>) -> Option<Coroutine> {
+        let free = self.free.borrow_mut().pop();
+        if free.is_some() {
+            return free;
+        }
+        // To make one may collect garbage.
+        let _slice = beat::begin_uninterruptible(FINALIZERS, about);
+        // SAFETY: a light C function allocates nothing, and what it does runs protected.
+        let coroutine = unsafe {
+            let top = ffi::lua_gettop(self.main);
+            ffi::lua_pushcclosure(self.main, new_coroutine, 0);
+            let status = ffi::lua_pcall(self.main, 0, 2, 0);
+            let made = (status == ffi::LUA_OK).then(|| Coroutine {
+                state: ffi::lua_touserdata(self.main, -2).cast(),
+                reference: ffi::lua_tointegerx(self.main, -1, ptr::null_mut()) as c_int,
+            });
+            ffi::lua_settop(self.main, top);
+            made?
+        };
+        self.shared.hosts.borrow_mut().insert(coroutine.state);
+        Some(coroutine)
+    }
+
+    pub(in crate::lua) fn drop_coroutine(&self, coroutine: Coroutine, call: CallId) {
+        // What waited for this call can be resumed by another one again.
+        self.shared.let_go(call.0);
+        self.shared.hosts.borrow_mut().remove(&coroutine.state);
+        // SAFETY: sets two existing slots of the registry.
+        unsafe { ffi::luaL_unref(self.main, ffi::LUA_REGISTRYINDEX, coroutine.reference) };
+    }
+}
+
+/// Two results: the address of a new coroutine and its reference in the registry.
+unsafe extern "C-unwind" fn new_coroutine(state: *mut lua_State) -> c_int {
+    // SAFETY: runs protected.
+    unsafe {
+        let coroutine = ffi::lua_newthread(state);
+        let reference = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);
+        ffi::lua_pushlightuserdata(state, coroutine.cast());
+        ffi::lua_pushinteger(state, reference.into());
+        2
+    }
+}

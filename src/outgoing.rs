@@ -1,0 +1,7 @@
+//! Records that leave: dead letters and retry records, the topics that they need, and the outbox that sends them.
+
+pub(crate) mod dead_letter;
+pub(crate) mod failed_message;
+pub(crate) mod outbox;
+pub(crate) mod required_topics;
+pub(crate) mod retry_topic;

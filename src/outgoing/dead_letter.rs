@@ -1,0 +1,329 @@
+//! What a dead letter is: the message as it came, and headers that say where it was and why it is here.
+//!
+//! Pure: a record and the facts in, the record to send out. Key, value, foreign headers and timestamp stay as they are,
+//! byte for byte. A message that is dead-lettered again keeps its first origin, in whichever style that stands.
+//!
+//! | | `moontide` (text) | `spring` | `connect` (text) |
+//! | --- | --- | --- | --- |
+//! | topic | `moontide-origin-topic` | `kafka_dlt-original-topic` | `__connect.errors.topic` |
+//! | partition | `moontide-origin-partition` | `kafka_dlt-original-partition` (int32) | `__connect.errors.partition` |
+//! | offset | `moontide-origin-offset` | `kafka_dlt-original-offset` (int64) | `__connect.errors.offset` |
+//! | timestamp | `moontide-origin-timestamp` | `kafka_dlt-original-timestamp` (int64) | `moontide-origin-timestamp` |
+//! | group | `moontide-group` | `kafka_dlt-original-consumer-group` | `moontide-group` |
+//! | error | `moontide-error` | `kafka_dlt-exception-message` | `__connect.errors.exception.message` |
+//! | traceback | `moontide-traceback` | `kafka_dlt-exception-stacktrace` | `__connect.errors.exception.stacktrace` |
+//!
+//! In every style also `moontide-listener`, `moontide-attempts`, `moontide-first-failure`, `moontide-last-failure`
+//! (milliseconds since the epoch, as timestamps are) and `moontide-bundle`, as text; where the value had to be left out,
+//! `moontide-value-dropped` with its length. `spring` adds `kafka_dlt-exception-fqcn`, `connect` adds
+//! `__connect.errors.exception.class.name`, `….stage` and `….connector.name` (the listener), for tools that expect them.
+
+use crate::config::{DeadLetter, HeaderStyle};
+use crate::message::{Outgoing, Record};
+use crate::outgoing::failed_message::FailedMessage;
+use crate::outgoing::retry_topic;
+
+/// Bytes of an error and of a traceback: all headers count against what the topic takes of a message.
+const ERROR_MAX: usize = 4 << 10;
+const TRACEBACK_MAX: usize = 16 << 10;
+/// What stands where a text was cut.
+const CUT: &str = "…";
+
+const LISTENER: &str = "moontide-listener";
+const ATTEMPTS: &str = "moontide-attempts";
+const FIRST_FAILURE: &str = "moontide-first-failure";
+const LAST_FAILURE: &str = "moontide-last-failure";
+const BUNDLE: &str = "moontide-bundle";
+const VALUE_DROPPED: &str = "moontide-value-dropped";
+
+/// What tools that sort by the class of an exception get to see.
+const CLASS: &str = "moontide.HandlerFailed";
+
+/// Where a message was first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) topic: Vec<u8>,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    /// Absent where a foreign tool did not say.
+    pub(crate) timestamp_ms: Option<i64>,
+}
+
+/// What a style calls things.
+struct Names {
+    topic: &'static str,
+    partition: &'static str,
+    offset: &'static str,
+    timestamp: &'static str,
+    group: &'static str,
+    error: &'static str,
+    traceback: &'static str,
+    /// Numbers of the origin are big-endian integers, not text.
+    is_binary: bool,
+    fixed: &'static [(&'static str, &'static str)],
+}
+
+const MOONTIDE: Names = Names {
+    topic: "moontide-origin-topic",
+    partition: "moontide-origin-partition",
+    offset: "moontide-origin-offset",
+    timestamp: "moontide-origin-timestamp",
+    group: "moontide-group",
+    error: "moontide-error",
+    traceback: "moontide-traceback",
+    is_binary: false,
+    fixed: &[],
+};
+
+const SPRING: Names = Names {
+    topic: "kafka_dlt-original-topic",
+    partition: "kafka_dlt-original-partition",
+    offset: "kafka_dlt-original-offset",
+    timestamp: "kafka_dlt-original-timestamp",
+    group: "kafka_dlt-original-consumer-group",
+    error: "kafka_dlt-exception-message",
+    traceback: "kafka_dlt-exception-stacktrace",
+    is_binary: true,
+    fixed: &[("kafka_dlt-exception-fqcn", CLASS)],
+};
+
+const CONNECT: Names = Names {
+    topic: "__connect.errors.topic",
+    partition: "__connect.errors.partition",
+    offset: "__connect.errors.offset",
+    timestamp: MOONTIDE.timestamp,
+    group: MOONTIDE.group,
+    error: "__connect.errors.exception.message",
+    traceback: "__connect.errors.exception.stacktrace",
+    is_binary: false,
+    fixed: &[
+        ("__connect.errors.exception.class.name", CLASS),
+        ("__connect.errors.stage", "TASK_PUT"),
+    ],
+};
+
+const CONNECTOR: &str = "__connect.errors.connector.name";
+
+/// The dead letter of `source`, which may stand in a retry topic: what counts is where it came from. It goes to the partition of the same number; where there is none, the outbox decides by
+/// the key.
+pub(crate) fn record(
+    policy: &DeadLetter,
+    source: &dyn Record,
+    facts: &FailedMessage<'_>,
+) -> Outgoing {
+    let retried = retry_topic::origin(facts.topic, source);
+    let is_retried = retried.is_some();
+    let retry_topic::Origin {
+        topic,
+        partition,
+        offset,
+        timestamp_ms,
+        ..
+    } = retried.unwrap_or_else(|| retry_topic::Origin::first(facts, source));
+    let here = Origin {
+        topic: topic.as_bytes().into(),
+        partition,
+        offset,
+        timestamp_ms: Some(timestamp_ms),
+    };
+    let names = names(policy.header_style);
+    let mut headers = Vec::new();
+    source.headers(&mut |name, value| {
+        let is_over = is_retried && retry_topic::is_own_header(name);
+        if !is_over && !is_replaced(policy.header_style, name) {
+            headers.push((name.to_vec(), value.map(<[u8]>::to_vec)));
+        }
+    });
+    let mut add = |name: &str, value: Vec<u8>| headers.push((name.into(), Some(value)));
+    let origin = origin(source).unwrap_or(here);
+    add(names.topic, origin.topic);
+    add(
+        names.partition,
+        if names.is_binary {
+            origin.partition.to_be_bytes().into()
+        } else {
+            text(origin.partition)
+        },
+    );
+    add(names.offset, names.number(origin.offset));
+    if let Some(timestamp_ms) = origin.timestamp_ms {
+        add(names.timestamp, names.number(timestamp_ms));
+    }
+    add(names.group, facts.group.into());
+    add(LISTENER, facts.listener.into());
+    add(ATTEMPTS, text(facts.attempts));
+    add(FIRST_FAILURE, text(facts.first_failure_ms));
+    add(LAST_FAILURE, text(facts.last_failure_ms));
+    add(BUNDLE, text(facts.bundle));
+    for (name, value) in names.fixed {
+        add(name, (*value).into());
+    }
+    if policy.header_style == HeaderStyle::Connect {
+        add(CONNECTOR, facts.listener.into());
+    }
+    add(names.error, cut(facts.error, ERROR_MAX));
+    if let Some(traceback) = facts.traceback {
+        add(names.traceback, cut(traceback, TRACEBACK_MAX));
+    }
+    Outgoing {
+        topic: policy.topic_of(&topic, facts.group, facts.listener),
+        partition: Some(partition),
+        key: source.key().map(Into::into),
+        value: source.value().map(Into::into),
+        headers,
+        timestamp_ms: (timestamp_ms >= 0).then_some(timestamp_ms),
+    }
+}
+
+/// Makes a letter that was too large smaller: without the traceback, then without the error. `false`: nothing is left to
+/// leave out but the value.
+pub(crate) fn shrink(policy: &DeadLetter, outgoing: &mut Outgoing) -> bool {
+    let names = names(policy.header_style);
+    [names.traceback, names.error].into_iter().any(|name| {
+        let before = outgoing.headers.len();
+        outgoing
+            .headers
+            .retain(|(other, _)| other != name.as_bytes());
+        outgoing.headers.len() < before
+    })
+}
+
+/// The letter with an empty value in place of its own, and a header that says how long that was. Not with a null value:
+/// in a compacted topic that would delete the earlier letters of its key.
+pub(crate) fn without_value(outgoing: &mut Outgoing) {
+    let length = outgoing.value.as_ref().map_or(0, Vec::len);
+    let name = VALUE_DROPPED.as_bytes();
+    outgoing.headers.retain(|(other, _)| other != name);
+    outgoing
+        .headers
+        .push((name.into(), Some(text(length as u64))));
+    outgoing.value = Some(Vec::new());
+}
+
+/// Where a message was before it was dead-lettered first; of several styles the one whose header comes first.
+pub(crate) fn origin(source: &dyn Record) -> Option<Origin> {
+    let styles = [&MOONTIDE, &SPRING, &CONNECT];
+    let mut found: [Found; 3] = Default::default();
+    let mut seen = 0;
+    source.headers(&mut |name, value| {
+        let Some(value) = value else { return };
+        for (style, found) in styles.into_iter().zip(&mut found) {
+            if name == style.topic.as_bytes() && found.topic.is_none() {
+                found.topic = Some((seen, value.to_vec()));
+                seen += 1;
+            } else if name == style.partition.as_bytes() {
+                found.partition = found.partition.or(style.read(value));
+            } else if name == style.offset.as_bytes() {
+                found.offset = found.offset.or(style.read(value));
+            } else if name == style.timestamp.as_bytes() {
+                found.timestamp_ms = found.timestamp_ms.or(style.read(value));
+            }
+        }
+    });
+    let mut whole: Vec<_> = found.into_iter().filter_map(Found::origin).collect();
+    whole.sort_by_key(|(place, _)| *place);
+    let mut same = whole.into_iter().map(|(_, origin)| origin);
+    let mut first = same.next()?;
+    let is_same = |one: &Origin| {
+        one.topic == first.topic && (one.partition, one.offset) == (first.partition, first.offset)
+    };
+    // Kafka Connect has no header for it, and another style may have.
+    first.timestamp_ms = first
+        .timestamp_ms
+        .or(same.filter(is_same).find_map(|one| one.timestamp_ms));
+    Some(first)
+}
+
+/// The headers of one style, as far as they were read.
+#[derive(Default)]
+struct Found {
+    /// With its place among those of all styles.
+    topic: Option<(usize, Vec<u8>)>,
+    partition: Option<i64>,
+    offset: Option<i64>,
+    timestamp_ms: Option<i64>,
+}
+
+impl Found {
+    fn origin(self) -> Option<(usize, Origin)> {
+        let (place, topic) = self.topic?;
+        let origin = Origin {
+            topic,
+            partition: i32::try_from(self.partition?).ok()?,
+            offset: self.offset?,
+            timestamp_ms: self.timestamp_ms,
+        };
+        Some((place, origin))
+    }
+}
+
+impl Names {
+    fn number(&self, number: i64) -> Vec<u8> {
+        if self.is_binary {
+            number.to_be_bytes().into()
+        } else {
+            text(number)
+        }
+    }
+
+    fn read(&self, value: &[u8]) -> Option<i64> {
+        if !self.is_binary {
+            return std::str::from_utf8(value).ok()?.parse().ok();
+        }
+        match value.len() {
+            4 => Some(i32::from_be_bytes(value.try_into().ok()?).into()),
+            8 => Some(i64::from_be_bytes(value.try_into().ok()?)),
+            _ => None,
+        }
+    }
+}
+
+fn names(style: HeaderStyle) -> &'static Names {
+    match style {
+        HeaderStyle::Moontide => &MOONTIDE,
+        HeaderStyle::Spring => &SPRING,
+        HeaderStyle::Connect => &CONNECT,
+    }
+}
+
+/// Whether a header is written anew. What another style wrote is foreign and stays.
+fn is_replaced(style: HeaderStyle, name: &[u8]) -> bool {
+    let of = |names: &Names| {
+        [
+            names.topic,
+            names.partition,
+            names.offset,
+            names.timestamp,
+            names.group,
+            names.error,
+            names.traceback,
+        ]
+        .into_iter()
+        .chain(names.fixed.iter().map(|(name, _)| *name))
+        .any(|one| one.as_bytes() == name)
+    };
+    let always = [LISTENER, ATTEMPTS, FIRST_FAILURE, LAST_FAILURE, BUNDLE];
+    of(&MOONTIDE)
+        || of(names(style))
+        || always.iter().any(|one| one.as_bytes() == name)
+        || (style == HeaderStyle::Connect && name == CONNECTOR.as_bytes())
+}
+
+fn text(number: impl Into<i128>) -> Vec<u8> {
+    number.into().to_string().into_bytes()
+}
+
+/// The text, or as many of its characters as fit together with a sign that it was cut.
+fn cut(text: &str, most: usize) -> Vec<u8> {
+    if text.len() <= most {
+        return text.into();
+    }
+    let mut end = most - CUT.len();
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{CUT}", &text[..end]).into_bytes()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,281 @@
+//! What the workers of one consumer send: dead letters and durable retries.
+//!
+//! Never blocks whoever sends. Its producers are made when they are needed first, so that a daemon whose handlers do not
+//! fail pays nothing for them. Every record is answered exactly once, also when the outbox is closed. It must not know
+//! what the records are.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::kafka::producer::{self, Acknowledged, Failure, Outgoing, Producer};
+use crate::kafka::property::Value;
+
+/// How long a record may take, tries of its own included.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A topic that must exist is never created by a slip; one that was created just now may take so long to be known. What
+/// is sent lies in memory twice, and its originals count against the budget of messages in flight: the queue takes that
+/// budget and the largest message that a consumer gets.
+const PROPERTIES: [(&str, &str); 4] = [
+    ("allow.auto.create.topics", "false"),
+    ("topic.metadata.propagation.max.ms", "10000"),
+    ("message.max.bytes", "100000000"),
+    ("queue.buffering.max.kbytes", "140000"),
+];
+
+/// Why a record was not acknowledged, in a sentence that names its topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// More bytes than the topic takes, also when it is sent alone.
+    TooLarge(String),
+    Other(String),
+}
+
+/// Called exactly once.
+pub(crate) type Then = Box<dyn FnOnce(Result<Acknowledged, Refused>) + Send>;
+
+/// Of one consumer, whose brokers it sends to; shared by the workers.
+pub(crate) struct Outbox {
+    properties: BTreeMap<String, Value>,
+    producers: Mutex<Producers>,
+}
+
+#[derive(Default)]
+struct Producers {
+    is_closed: bool,
+    together: Option<Arc<Producer>>,
+    /// One record a request: a broker refuses a whole batch as too large, also for the small ones in it.
+    alone: Option<Arc<Producer>>,
+    /// Producers that ended for good are dropped on a thread: that waits, and whoever sends must not.
+    buried: Vec<JoinHandle<()>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Together,
+    Alone,
+}
+
+impl Outbox {
+    /// `properties` are the consumer's.
+    pub(crate) fn new(properties: &BTreeMap<String, Value>) -> Self {
+        Self {
+            properties: properties.clone(),
+            producers: Mutex::default(),
+        }
+    }
+
+    /// Sends a record without waiting. To its partition if the topic has that, else by its key. `then` is called exactly
+    /// once, by a thread that it must not block; or before this returns, where the record was not even taken.
+    pub(crate) fn send(self: &Arc<Self>, record: Outgoing, then: Then) {
+        self.send_by(Way::Together, record, then);
+    }
+
+    fn send_by(self: &Arc<Self>, way: Way, record: Outgoing, then: Then) {
+        let producer = match self.producer(way) {
+            Ok(producer) => producer,
+            Err(error) => {
+                let sentence = format!("topic `{}`: {error:#}", record.topic);
+                return then(Err(Refused::Other(sentence)));
+            }
+        };
+        let record = Arc::new(record);
+        let (outbox, sent) = (self.clone(), record.clone());
+        let then = move |answer: Result<Acknowledged, Failure>| match answer {
+            Ok(acknowledged) => then(Ok(acknowledged)),
+            Err(failure) => outbox.failed(way, sent, &failure, then),
+        };
+        producer.send_then(&record, Box::new(then));
+    }
+
+    fn failed(self: &Arc<Self>, way: Way, record: Arc<Outgoing>, failure: &Failure, then: Then) {
+        if failure.is_no_partition() && record.partition.is_some() {
+            let mut record = Arc::unwrap_or_clone(record);
+            record.partition = None;
+            self.send_by(way, record, then);
+        } else if failure.is_too_large() && way == Way::Together {
+            self.send_by(Way::Alone, Arc::unwrap_or_clone(record), then);
+        } else if failure.is_too_large() {
+            then(Err(Refused::TooLarge(failure.sentence.clone())));
+        } else {
+            then(Err(Refused::Other(failure.sentence.clone())));
+        }
+    }
+
+    fn producer(&self, way: Way) -> Result<Arc<Producer>> {
+        let mut producers = self.lock();
+        if producers.is_closed {
+            anyhow::bail!("not sent, as the consumer is closing");
+        }
+        let slot = match way {
+            Way::Together => &mut producers.together,
+            Way::Alone => &mut producers.alone,
+        };
+        match slot {
+            Some(producer) if !producer.is_dead() => return Ok(producer.clone()),
+            _ => {}
+        }
+        let mut extra = PROPERTIES.to_vec();
+        if way == Way::Alone {
+            extra.push(("batch.num.messages", "1"));
+        }
+        let producer = Arc::new(Producer::with(&producer::Settings {
+            properties: &self.properties,
+            deadline: DEADLINE,
+            extra: &extra,
+        })?);
+        if let Some(dead) = slot.replace(producer.clone()) {
+            producers.buried.retain(|thread| !thread.is_finished());
+            let thread = std::thread::Builder::new()
+                .name("outbox".to_owned())
+                .spawn(move || drop(dead))?;
+            producers.buried.push(thread);
+        }
+        Ok(producer)
+    }
+
+    /// Waits for the answers until then; what has none by then is answered with that, and so is everything from now on.
+    pub(crate) fn close(&self, deadline: Instant) {
+        let (open, buried) = {
+            let mut producers = self.lock();
+            producers.is_closed = true;
+            let open = [producers.together.take(), producers.alone.take()];
+            (open, std::mem::take(&mut producers.buried))
+        };
+        for producer in open.into_iter().flatten() {
+            producer.close(deadline);
+        }
+        for thread in buried {
+            // A panic in it was reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Producers> {
+        self.producers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::kafka::mock::Broker;
+
+    fn outbox(brokers: &str, more: &[(&str, &str)]) -> Arc<Outbox> {
+        let value = |text: &str| Value {
+            text: text.to_owned(),
+            secret: false,
+        };
+        let properties = [("bootstrap.servers", brokers), ("group.id", "g")];
+        let all = properties.iter().chain(more);
+        let properties = all.map(|(name, text)| ((*name).to_owned(), value(text)));
+        Arc::new(Outbox::new(&properties.collect()))
+    }
+
+    fn letter(partition: i32, key: &str) -> Outgoing {
+        Outgoing {
+            topic: "dead".to_owned(),
+            partition: Some(partition),
+            key: Some(key.into()),
+            value: Some(b"a letter".to_vec()),
+            ..Outgoing::default()
+        }
+    }
+
+    #[track_caller]
+    fn answer(outbox: &Arc<Outbox>, record: Outgoing) -> Result<Acknowledged, Refused> {
+        let (sender, receiver) = mpsc::channel();
+        outbox.send(record, Box::new(move |answer| sender.send(answer).unwrap()));
+        let answer = receiver.recv_timeout(Duration::from_secs(40)).unwrap();
+        assert!(receiver.recv().is_err(), "answered twice");
+        answer
+    }
+
+    #[test]
+    fn a_record_keeps_its_partition_or_goes_by_its_key_where_there_is_none() {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("dead", 3).unwrap();
+        let outbox = outbox(broker.address(), &[]);
+        let kept = answer(&outbox, letter(2, "k")).unwrap();
+        assert_eq!(kept.partition, 2);
+        let first = answer(&outbox, letter(7, "k")).unwrap();
+        assert!(first.partition < 3);
+        for _ in 0..5 {
+            let next = answer(&outbox, letter(9, "k")).unwrap();
+            assert_eq!(next.partition, first.partition);
+        }
+    }
+
+    #[test]
+    fn a_record_that_even_the_client_finds_too_large_is_refused_as_such() {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("dead", 1).unwrap();
+        let outbox = outbox(broker.address(), &[]);
+        let huge = Outgoing {
+            value: Some(vec![0; 100_000_001]),
+            ..letter(0, "k")
+        };
+        match answer(&outbox, huge) {
+            Err(Refused::TooLarge(sentence)) => {
+                assert!(sentence.starts_with("topic `dead`: "), "{sentence}");
+            }
+            other => panic!("{other:?}"),
+        }
+        answer(&outbox, letter(0, "k")).unwrap();
+    }
+
+    #[test]
+    fn what_is_sent_after_the_close_is_refused_and_what_was_sent_before_is_answered() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let nobody = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let outbox = outbox(&nobody, &[]);
+        let (sender, receiver) = mpsc::channel();
+        for _ in 0..3 {
+            let sender = sender.clone();
+            outbox.send(
+                letter(0, "k"),
+                Box::new(move |answer| sender.send(answer).unwrap()),
+            );
+        }
+        outbox.close(Instant::now() + Duration::from_millis(50));
+        for _ in 0..3 {
+            let answer = receiver.recv_timeout(Duration::from_secs(20)).unwrap();
+            let expected = "topic `dead`: the producer was closed";
+            assert_eq!(answer, Err(Refused::Other(expected.to_owned())));
+        }
+        let expected = "topic `dead`: not sent, as the consumer is closing";
+        let late = answer(&outbox, letter(0, "k"));
+        assert_eq!(late, Err(Refused::Other(expected.to_owned())));
+    }
+
+    #[test]
+    fn whoever_is_answered_may_be_the_last_to_hold_the_outbox() {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("dead", 1).unwrap();
+        let outbox = outbox(broker.address(), &[]);
+        let (sender, receiver) = mpsc::channel();
+        let (go, wait) = mpsc::channel::<()>();
+        let held = outbox.clone();
+        outbox.send(
+            letter(0, "k"),
+            Box::new(move |answer| {
+                // Until the test has let go of its own.
+                let _ = wait.recv();
+                drop(held);
+                sender.send(answer.is_ok()).unwrap();
+            }),
+        );
+        drop(outbox);
+        drop(go);
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(20)), Ok(true));
+    }
+}

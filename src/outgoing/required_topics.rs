@@ -1,0 +1,156 @@
+//! Topics that must exist before a message fails: those of dead letters and of durable retries.
+//!
+//! Pure: a configuration and names of topics in, what is needed and the sentence for what is missing out. A topic that is
+//! missing is found at the start and at a reload, not by the first message that fails.
+
+use std::fmt::{self, Write as _};
+
+use crate::config::{Config, Consumer, Listener, Topic};
+use crate::rules::route;
+use crate::topic_name;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Needed {
+    pub(crate) topic: String,
+    /// Whose messages go there; it has as many partitions.
+    pub(crate) source: String,
+    pub(crate) consumer: String,
+    pub(crate) listener: String,
+    pub(crate) purpose: Purpose,
+    /// `allowAutoTopicCreation`
+    pub(crate) create: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    DeadLetters,
+    Retries,
+}
+
+impl Purpose {
+    /// A topic's own settings. Dead letters keep the timestamps of their messages: one of an old message would be gone
+    /// at once where retention counts from those.
+    pub(crate) fn settings(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::DeadLetters => &[("retention.ms", "-1")],
+            Self::Retries => &[],
+        }
+    }
+
+    fn key(self) -> &'static str {
+        match self {
+            Self::DeadLetters => "deadLetter",
+            Self::Retries => "retry",
+        }
+    }
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::DeadLetters => "dead-letter topic",
+            Self::Retries => "retry topic",
+        })
+    }
+}
+
+/// What the literal topics need.
+pub(crate) fn by_literals(config: &Config) -> Vec<Needed> {
+    let mut needed = Vec::new();
+    for consumer in &config.consumers {
+        for listener in of(config, consumer) {
+            for topic in &listener.topics {
+                if let Topic::Literal(source) = topic {
+                    add(&mut needed, consumer, listener, source);
+                }
+            }
+        }
+    }
+    needed
+}
+
+/// What topics that a pattern of that consumer's matches need.
+pub(crate) fn by_matches(config: &Config, consumer: &str, sources: &[&str]) -> Vec<Needed> {
+    let mut needed = Vec::new();
+    let consumers = config.consumers.iter();
+    for consumer in consumers.filter(|one| one.name == consumer) {
+        for listener in of(config, consumer) {
+            for source in sources {
+                let is_retry = topic_name::retry_source(source, &consumer.group_id).is_some();
+                if !is_retry && route::matches_pattern(listener, source) {
+                    add(&mut needed, consumer, listener, source);
+                }
+            }
+        }
+    }
+    needed
+}
+
+fn of<'a>(config: &'a Config, consumer: &'a Consumer) -> impl Iterator<Item = &'a Listener> {
+    let listeners = config.listeners.iter();
+    listeners.filter(|listener| listener.consumer == consumer.name)
+}
+
+/// Each topic once; it is created where one of those who need it allows that.
+fn add(needed: &mut Vec<Needed>, consumer: &Consumer, listener: &Listener, source: &str) {
+    let group = &consumer.group_id;
+    let letters = listener.dead_letter.iter().map(|policy| {
+        let topic = policy.topic_of(source, group, &listener.name);
+        (topic, Purpose::DeadLetters, policy.create_topic)
+    });
+    let retries = listener.retry.topics.iter().map(|delay| {
+        let topic = topic_name::retry_topic(source, group, *delay);
+        (topic, Purpose::Retries, listener.retry.create_topics)
+    });
+    for (topic, purpose, create) in letters.chain(retries) {
+        let known = needed
+            .iter_mut()
+            .find(|one| one.topic == topic && one.consumer == consumer.name);
+        if let Some(known) = known {
+            known.create |= create;
+            continue;
+        }
+        needed.push(Needed {
+            topic,
+            source: source.to_owned(),
+            consumer: consumer.name.clone(),
+            listener: listener.name.clone(),
+            purpose,
+            create,
+        });
+    }
+}
+
+impl Needed {
+    /// Why it can't be done without, and the command that creates it. `refused`: why it was not created though it may be.
+    pub(crate) fn missing(
+        &self,
+        brokers: &str,
+        partitions: Option<usize>,
+        refused: Option<&str>,
+    ) -> String {
+        let Self {
+            topic,
+            listener,
+            purpose,
+            ..
+        } = self;
+        let partitions = partitions.map_or(String::new(), |count| format!(" --partitions {count}"));
+        let mut settings = String::new();
+        for (name, value) in purpose.settings() {
+            // Writing to a string cannot fail.
+            let _ = write!(settings, " --config {name}={value}");
+        }
+        let why = refused.map_or(String::new(), |refused| {
+            format!(" and could not be created ({refused})")
+        });
+        let or = match refused {
+            Some(_) => String::new(),
+            None => format!(", or set `{}.allowAutoTopicCreation = true`", purpose.key()),
+        };
+        format!(
+            "listener `{listener}`: its {purpose} `{topic}` does not exist{why}; create it: \
+             kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic}{partitions}{settings}{or}"
+        )
+    }
+}

@@ -1,0 +1,10 @@
+//! Decisions: pure, data in and data out. Nothing in here knows a clock, a thread, a Kafka client or a Lua VM.
+
+pub(crate) mod breaker;
+pub(crate) mod commit_metadata;
+pub(crate) mod config_changes;
+pub(crate) mod lanes;
+pub(crate) mod offsets;
+pub(crate) mod retry;
+pub(crate) mod route;
+pub(crate) mod start_offset;

@@ -1,0 +1,262 @@
+//! Topic → listeners: which handlers run for a message, and what belongs to the topic as a whole.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use regex::Regex;
+
+use crate::config::{Config, Listener, NullKeys, Ordering, Topic};
+use crate::rules::commit_metadata;
+use crate::topic_name;
+
+/// What one consumer does with one topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Indices in the config's listeners, in the order of declaration.
+    pub(crate) listeners: Vec<usize>,
+    /// The names of those that commit by themselves.
+    pub(crate) manual: Vec<Arc<str>>,
+    /// And of those that do not.
+    pub(crate) automatic: Vec<Arc<str>>,
+    pub(crate) from_beginning: bool,
+    pub(crate) commit_interval: Option<Duration>,
+    pub(crate) commit_threshold: Option<u64>,
+    /// `maxInFlight`: calls of the topic that wait at once.
+    pub(crate) calls_max: usize,
+    /// `partitionsConsumedConcurrently`: partitions in which calls wait at once.
+    pub(crate) partitions_max: Option<usize>,
+    /// The listeners of a topic agree on it; where they don't, the first one's counts.
+    pub(crate) ordering: Ordering,
+    pub(crate) null_keys: NullKeys,
+    /// Of the listeners' names.
+    pub(crate) listeners_hash: u32,
+    /// A retry topic: each message names its listener, and the time before which it is not taken.
+    pub(crate) is_retry: bool,
+}
+
+impl Plan {
+    /// Of a topic that no listener wants.
+    pub(crate) fn nobody() -> Self {
+        Self {
+            listeners: Vec::new(),
+            manual: Vec::new(),
+            automatic: Vec::new(),
+            from_beginning: false,
+            commit_interval: None,
+            commit_threshold: None,
+            calls_max: 1,
+            partitions_max: None,
+            ordering: Ordering::Partition,
+            null_keys: NullKeys::Parallel,
+            listeners_hash: 0,
+            is_retry: false,
+        }
+    }
+
+    /// How many partitions can be at work at once: no more workers than these have a share of the topic.
+    pub(crate) fn concurrency(&self) -> usize {
+        self.calls_max
+            .min(self.partitions_max.unwrap_or(usize::MAX))
+    }
+
+    /// Whether this listener is one of the topic's.
+    pub(crate) fn has(&self, listener: &str) -> bool {
+        let mut names = self.manual.iter().chain(&self.automatic);
+        names.any(|name| **name == *listener)
+    }
+
+    /// Whether the same listeners commit in the same way.
+    pub(crate) fn commits_alike(&self, other: &Self) -> bool {
+        (&self.manual, &self.automatic) == (&other.manual, &other.automatic)
+    }
+
+    /// Whether messages find other lanes than by the other plan.
+    pub(crate) fn orders_otherwise(&self, other: &Self) -> bool {
+        (self.ordering, self.null_keys) != (other.ordering, other.null_keys)
+    }
+}
+
+/// What one consumer subscribes to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Subscription {
+    pub(crate) topics: Vec<Arc<str>>,
+    pub(crate) patterns: Vec<Regex>,
+    /// Of listeners with retry topics, with the delays of these.
+    retried: Vec<(Topic, Vec<Duration>)>,
+    group: String,
+}
+
+/// `None` when no listener of that consumer wants the topic.
+pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan> {
+    let of = |index: &usize| &config.listeners[*index];
+    let all = 0..config.listeners.len();
+    let mut listeners = Vec::new();
+    if let Some(source) = topic_name::retry_source(topic, group(config, consumer)) {
+        let retries = |one: &Listener| !one.retry.topics.is_empty() && wants(one, consumer, source);
+        listeners.extend(all.clone().filter(|index| retries(of(index))));
+    }
+    let is_retry = !listeners.is_empty();
+    if !is_retry {
+        listeners.extend(all.filter(|index| wants(of(index), consumer, topic)));
+    }
+    let first = of(listeners.first()?);
+    let names = |auto_commit: bool| -> Vec<Arc<str>> {
+        let commits = |one: &&Listener| one.run.auto_commit == auto_commit;
+        let listeners = listeners.iter().map(of).filter(commits);
+        listeners.map(|one| one.name.as_str().into()).collect()
+    };
+    let (manual, automatic) = (names(false), names(true));
+    Some(Plan {
+        automatic,
+        manual,
+        // What waits in a retry topic was this group's already.
+        from_beginning: is_retry || listeners.iter().map(of).any(|one| one.from_beginning),
+        commit_interval: first.run.auto_commit_interval,
+        commit_threshold: first.run.auto_commit_threshold,
+        calls_max: first.max_in_flight,
+        partitions_max: first.run.partitions_consumed_concurrently,
+        ordering: if is_retry {
+            Ordering::None
+        } else {
+            first.ordering
+        },
+        is_retry,
+        null_keys: first.null_keys,
+        listeners_hash: commit_metadata::listeners_hash(
+            listeners.iter().map(|index| &*of(index).name),
+        ),
+        listeners,
+    })
+}
+
+pub(crate) fn subscription(config: &Config, consumer: &str) -> Subscription {
+    let group = group(config, consumer);
+    let mut subscription = Subscription {
+        group: group.to_owned(),
+        ..Subscription::default()
+    };
+    let add = |topics: &mut Vec<Arc<str>>, name: &str| {
+        if !topics.iter().any(|other| **other == *name) {
+            topics.push(name.into());
+        }
+    };
+    for listener in config
+        .listeners
+        .iter()
+        .filter(|one| one.consumer == consumer)
+    {
+        for topic in &listener.topics {
+            match topic {
+                Topic::Literal(name) => add(&mut subscription.topics, name),
+                Topic::Pattern(pattern) => subscription.patterns.push(pattern.clone()),
+            }
+            if !listener.retry.topics.is_empty() {
+                let delays = listener.retry.topics.clone();
+                subscription.retried.push((topic.clone(), delays));
+            }
+        }
+    }
+    subscription
+}
+
+impl Subscription {
+    /// Whether the topics that exist say what to subscribe to.
+    pub(crate) fn asks(&self) -> bool {
+        !self.patterns.is_empty() || !self.retried.is_empty()
+    }
+
+    /// Whether a topic whose messages are retried in topics lacks one of them, or it is not known yet.
+    pub(crate) fn lacks_retries(&self, existing: &[(String, usize)]) -> bool {
+        let existing: BTreeSet<&str> = existing.iter().map(|(name, _)| name.as_str()).collect();
+        let lacks = |source: &str, delays: &[Duration]| {
+            let mut topics = delays
+                .iter()
+                .map(|delay| topic_name::retry_topic(source, &self.group, *delay));
+            topics.any(|topic| !existing.contains(topic.as_str()))
+        };
+        self.retried.iter().any(|(topic, delays)| match topic {
+            Topic::Literal(source) => lacks(source, delays),
+            Topic::Pattern(_) => existing.iter().any(|source| {
+                let is_source = topic_name::retry_source(source, &self.group).is_none();
+                is_source && is_match(topic, source) && lacks(source, delays)
+            }),
+        })
+    }
+
+    /// The literal topics and those of `existing` that a pattern matches or in which messages of a retry wait, also of
+    /// delays that are configured no more; sorted. Kafka's internal ones never match.
+    pub(crate) fn expand(&self, existing: &[(String, usize)]) -> Vec<Arc<str>> {
+        let mut topics = self.topics.clone();
+        for (name, _) in existing {
+            let source = topic_name::retry_source(name, &self.group);
+            let is_retry = source.is_some_and(|source| {
+                self.retried
+                    .iter()
+                    .any(|(topic, _)| is_match(topic, source))
+            });
+            let matches = !name.starts_with("__")
+                && self.patterns.iter().any(|pattern| pattern.is_match(name));
+            if (matches || is_retry) && !topics.iter().any(|topic| **topic == **name) {
+                topics.push(name.as_str().into());
+            }
+        }
+        topics.sort();
+        topics
+    }
+}
+
+/// Whether a topic is the listener's by a pattern, not by its name.
+pub(crate) fn matches_pattern(listener: &Listener, topic: &str) -> bool {
+    let is_literal = |wanted: &Topic| matches!(wanted, Topic::Literal(name) if name == topic);
+    !listener.topics.iter().any(is_literal) && wants(listener, &listener.consumer, topic)
+}
+
+fn wants(listener: &Listener, consumer: &str, topic: &str) -> bool {
+    listener.consumer == consumer && listener.topics.iter().any(|wanted| is_match(wanted, topic))
+}
+
+fn is_match(wanted: &Topic, topic: &str) -> bool {
+    match wanted {
+        Topic::Literal(name) => name == topic,
+        Topic::Pattern(pattern) => !topic.starts_with("__") && pattern.is_match(topic),
+    }
+}
+
+fn group<'a>(config: &'a Config, consumer: &str) -> &'a str {
+    let mut consumers = config.consumers.iter();
+    consumers
+        .find(|one| one.name == consumer)
+        .map_or("", |one| one.group_id.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(topic: Topic, existing: &[&str], expected: bool) {
+        let subscription = Subscription {
+            retried: vec![(topic, vec![Duration::from_secs(5)])],
+            group: "billing".to_owned(),
+            ..Subscription::default()
+        };
+        let existing: Vec<_> = existing
+            .iter()
+            .map(|name| ((*name).to_owned(), 1))
+            .collect();
+        assert_eq!(subscription.lacks_retries(&existing), expected);
+    }
+
+    #[test]
+    fn a_retry_topic_is_missed_until_it_is_there_also_that_of_what_a_pattern_matches() {
+        let both = ["orders", "orders.billing.retry.5s"];
+        let literal = || Topic::Literal("orders".to_owned());
+        check(literal(), &["orders"], true);
+        check(literal(), &both, false);
+        let pattern = || Topic::Pattern(Regex::new("^orders").unwrap());
+        check(pattern(), &["other"], false);
+        check(pattern(), &["orders"], true);
+        check(pattern(), &both, false);
+    }
+}

@@ -1,0 +1,281 @@
+//! The control socket: `moontide.sock` in the runtime directory, by which the command line talks to the daemon.
+//!
+//! One request a connection: a line of JSON there, a line of JSON back. It carries [`Request`] and [`Response`] and
+//! knows nothing of what they mean. Invariants: a runtime directory has one daemon (a lock decides, not the socket,
+//! which a killed process leaves behind); only the daemon's user can talk to it; whoever connects and says nothing,
+//! or too much, costs a bounded time and memory.
+
+mod who;
+
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::config::{SOCKET, SOCKET_PATH_BYTES_MAX};
+use crate::log::log;
+use crate::own_folder;
+use crate::telemetry::status::{Request, Response};
+
+pub(crate) use who::Who;
+
+const LOCK: &str = "moontide.lock";
+
+const CONNECTIONS_MAX: usize = 16;
+const REQUEST_BYTES_MAX: u64 = 64 << 10;
+/// The status of some hundred thousand partitions.
+const RESPONSE_BYTES_MAX: usize = 64 << 20;
+/// For a peer to send its line, and to take ours.
+const PEER_DEADLINE: Duration = Duration::from_secs(5);
+/// For the daemon to answer: a reload may wait for a bundle that still drains.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(600);
+/// Without file descriptors every accept fails at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// A request, who it comes from, and where its answer goes.
+#[derive(Debug)]
+pub(crate) struct Ask {
+    pub(crate) request: Request,
+    pub(crate) who: Who,
+    pub(crate) answer: oneshot::Sender<Response>,
+}
+
+/// The daemon's side; dropping it removes the socket.
+#[derive(Debug)]
+pub(crate) struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Held as long as this lives. The file stays: removing it would let two processes lock two files of one name.
+    _lock: File,
+}
+
+impl Server {
+    /// Takes the runtime directory, which is made when missing.
+    pub(crate) fn bind(directory: &Path) -> Result<Self> {
+        let path = socket_path(directory)?;
+        own_folder::make(directory).with_context(|| {
+            let directory = directory.display();
+            format!("cannot create runtime directory `{directory}`; `daemon.runtimeDirectory` names another")
+        })?;
+        let lock = lock(directory)?;
+        // Ours is the lock, so a socket is a leftover, unless somebody deleted the lock's file under a daemon.
+        match UnixStream::connect(&path) {
+            Ok(_) => bail!(
+                "another moontide runs with runtime directory `{}`",
+                directory.display()
+            ),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(_) => std::fs::remove_file(&path).with_context(|| {
+                format!("cannot remove the old control socket `{}`", path.display())
+            })?,
+        }
+        let place = || format!("cannot make control socket `{}`", path.display());
+        let listener = UnixListener::bind(&path).with_context(place)?;
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).with_context(place)?;
+        listener.set_nonblocking(true).with_context(place)?;
+        Ok(Self {
+            listener,
+            path,
+            _lock: lock,
+        })
+    }
+
+    /// Answers until the receiver of `requests` is gone.
+    pub(crate) async fn serve(self, requests: mpsc::Sender<Ask>) -> Result<()> {
+        let listener = self
+            .listener
+            .try_clone()
+            .and_then(tokio::net::UnixListener::from_std);
+        let listener =
+            listener.with_context(|| format!("control socket `{}`", self.path.display()))?;
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                    Ok((stream, _)) => _ = connections.spawn(converse(stream, requests.clone())),
+                    Err(error) => {
+                        log!(warn, control, %error, "control socket cannot accept a connection");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(_) = connections.join_next() => {}
+                () = requests.closed() => return Ok(()),
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Somebody may have cleaned up before us.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Whether a daemon answers in this runtime directory.
+pub(crate) fn answers(directory: &Path) -> bool {
+    UnixStream::connect(directory.join(SOCKET)).is_ok()
+}
+
+/// Asks the daemon of a runtime directory.
+pub(crate) fn ask(directory: &Path, request: &Request, deadline: Duration) -> Result<Response> {
+    let until = Instant::now() + deadline;
+    let path = socket_path(directory)?;
+    let mut stream = UnixStream::connect(&path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+            let directory = directory.display();
+            anyhow!("no moontide runs with runtime directory `{directory}`; start it with `moontide run`")
+        }
+        ErrorKind::PermissionDenied => {
+            let path = path.display();
+            anyhow!("control socket `{path}`: permission denied; ask as the daemon's user or as root")
+        }
+        _ => anyhow!(error).context(format!("control socket `{}`", path.display())),
+    })?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    let answer = stream
+        .set_write_timeout(Some(PEER_DEADLINE))
+        .and_then(|()| stream.write_all(&line));
+    let answer = answer
+        .and_then(|()| read_line(&mut stream, until))
+        .map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                anyhow!(
+                    "moontide has not answered within {} s; it may still be at it",
+                    deadline.as_secs()
+                )
+            }
+            _ => anyhow!(error).context("moontide ended before it answered"),
+        })?;
+    serde_json::from_slice(&answer).context("moontide's answer is of another version")
+}
+
+fn socket_path(directory: &Path) -> Result<PathBuf> {
+    let path = directory.join(SOCKET);
+    let bytes = path.as_os_str().as_bytes().len();
+    ensure!(
+        bytes <= SOCKET_PATH_BYTES_MAX,
+        "control socket `{}`: the path has {bytes} bytes, a socket's may have {SOCKET_PATH_BYTES_MAX}; set \
+         `daemon.runtimeDirectory` to a shorter one",
+        path.display()
+    );
+    Ok(path)
+}
+
+fn lock(directory: &Path) -> Result<File> {
+    let path = directory.join(LOCK);
+    let place = || format!("cannot lock `{}`", path.display());
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(place)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            // Only for the message, and empty for a moment after the lock was taken.
+            let _ = (&file).take(20).read_to_string(&mut pid);
+            let pid = if pid.is_empty() {
+                String::new()
+            } else {
+                format!(", pid {}", pid.trim())
+            };
+            bail!(
+                "another moontide runs with runtime directory `{}`{pid}",
+                directory.display()
+            );
+        }
+        Err(TryLockError::Error(error)) => return Err(error).with_context(place),
+    }
+    file.set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .with_context(place)?;
+    Ok(file)
+}
+
+/// One connection, from its request to its answer.
+async fn converse(mut stream: tokio::net::UnixStream, requests: mpsc::Sender<Ask>) {
+    let who = Who::of(&stream);
+    let (reader, mut writer) = stream.split();
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(reader.take(REQUEST_BYTES_MAX));
+    let response = match timeout(PEER_DEADLINE, reader.read_until(b'\n', &mut line)).await {
+        // Whoever looked whether somebody is there, or went away.
+        Ok(Ok(0) | Err(_)) => return,
+        Err(_) => Response::Error(format!("no request within {} s", PEER_DEADLINE.as_secs())),
+        Ok(Ok(length)) if length as u64 == REQUEST_BYTES_MAX => Response::Error(format!(
+            "the request has more than {REQUEST_BYTES_MAX} bytes"
+        )),
+        Ok(Ok(_)) => match serde_json::from_slice(&line) {
+            Ok(request) => answer(request, who, &requests).await,
+            Err(error) => Response::Error(format!("bad request: {error}")),
+        },
+    };
+    let Ok(mut line) = serde_json::to_vec(&response) else {
+        return;
+    };
+    line.push(b'\n');
+    // A peer that went away or does not read has chosen so.
+    let _ = timeout(PEER_DEADLINE, writer.write_all(&line)).await;
+}
+
+async fn answer(request: Request, who: Who, requests: &mpsc::Sender<Ask>) -> Response {
+    let (sender, receiver) = oneshot::channel();
+    let ask = Ask {
+        request,
+        who,
+        answer: sender,
+    };
+    let asked = async {
+        requests.send(ask).await.ok()?;
+        receiver.await.ok()
+    };
+    match timeout(ANSWER_DEADLINE, asked).await {
+        Ok(Some(response)) => response,
+        Ok(None) => Response::Error("moontide is stopping".into()),
+        Err(_) => Response::Error(format!("no answer within {} s", ANSWER_DEADLINE.as_secs())),
+    }
+}
+
+fn read_line(stream: &mut UnixStream, until: Instant) -> std::io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        let length = match stream.read(&mut piece) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(length) => length,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        line.extend_from_slice(&piece[..length]);
+        if line.last() == Some(&b'\n') {
+            return Ok(line);
+        }
+        if line.len() > RESPONSE_BYTES_MAX {
+            return Err(std::io::Error::other("the answer does not end"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

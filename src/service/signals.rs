@@ -1,0 +1,239 @@
+//! Signals, as one token with one deadline.
+//!
+//! The first SIGTERM or SIGINT asks for a drain, the second ends the process at once; SIGHUP asks for a reload. What a
+//! signal means is pure. They are heard on a thread of their own, so that the second one works however busy the rest
+//! is. SIGPIPE is already ignored: Rust starts every program so.
+#![expect(
+    unsafe_code,
+    reason = "_exit(2) for the second signal: no destructor may hold the process up"
+)]
+
+use crate::log::log;
+use std::io;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Whether a stop was asked for, and until when the drain may last. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Shutdown(watch::Receiver<Option<Instant>>);
+
+impl Shutdown {
+    /// The end of the drain, once a stop was asked for.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        *self.0.borrow()
+    }
+
+    /// Ends when a stop is asked for, or when nobody is left who could ask.
+    pub(crate) async fn requested(&self) {
+        let mut receiver = self.0.clone();
+        // An error means that the trigger is gone: the process is ending anyway.
+        drop(receiver.wait_for(Option::is_some).await);
+    }
+}
+
+/// Asks for the stop. Whoever holds one may: a signal, a fatal error, a test.
+#[derive(Clone, Debug)]
+pub(crate) struct Trigger {
+    sender: watch::Sender<Option<Instant>>,
+}
+
+impl Trigger {
+    /// Returns whether this was the first request; later ones do not move the deadline.
+    pub(crate) fn request(&self, drain: Duration) -> bool {
+        self.sender.send_if_modified(|deadline| {
+            let is_first = deadline.is_none();
+            if is_first {
+                *deadline = Some(Instant::now() + drain);
+            }
+            is_first
+        })
+    }
+}
+
+pub(crate) fn channel() -> (Trigger, Shutdown) {
+    let (sender, receiver) = watch::channel(None);
+    (Trigger { sender }, Shutdown(receiver))
+}
+
+/// What arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arrived {
+    /// SIGTERM, SIGINT.
+    Stop(&'static str),
+    /// SIGHUP.
+    Hangup,
+}
+
+impl Arrived {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stop(name) => name,
+            Self::Hangup => "SIGHUP",
+        }
+    }
+}
+
+/// What to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Drain,
+    End,
+    Reload,
+    Nothing,
+}
+
+fn action(is_stopping: bool, arrived: Arrived) -> Action {
+    match (arrived, is_stopping) {
+        (Arrived::Stop(_), false) => Action::Drain,
+        (Arrived::Stop(_), true) => Action::End,
+        (Arrived::Hangup, false) => Action::Reload,
+        (Arrived::Hangup, true) => Action::Nothing,
+    }
+}
+
+/// What the signals lead to.
+pub(crate) struct Reactions {
+    pub(crate) trigger: Trigger,
+    /// How long the drain may take, asked for when the signal arrives.
+    pub(crate) drain: Box<dyn Fn() -> Duration + Send>,
+    /// One item a SIGHUP. A full queue drops it: the reload that waits will read the newest files.
+    pub(crate) reloads: mpsc::Sender<()>,
+    /// Runs before the process ends at the second signal: it writes what the log still holds.
+    pub(crate) flush: Box<dyn Fn() + Send>,
+}
+
+/// The thread that hears signals; dropping it ends and joins it.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Signals {
+    /// When this returns, the handlers stand: no later signal takes its default action.
+    pub(crate) fn listen(reactions: Reactions) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()?;
+        let entered = runtime.enter();
+        let mut ears = Ears {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        };
+        drop(entered);
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = hear(&mut ears, &reactions) => {}
+                        _ = stopped => {}
+                    }
+                });
+            })?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log!(error, signals, "the thread that hears signals panicked");
+        }
+    }
+}
+
+struct Ears {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Ears {
+    async fn next(&mut self) -> Arrived {
+        tokio::select! {
+            _ = self.terminate.recv() => Arrived::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Arrived::Stop("SIGINT"),
+            _ = self.hangup.recv() => Arrived::Hangup,
+        }
+    }
+}
+
+async fn hear(ears: &mut Ears, reactions: &Reactions) {
+    let mut is_stopping = false;
+    loop {
+        let arrived = ears.next().await;
+        match action(is_stopping, arrived) {
+            Action::Drain => {
+                is_stopping = true;
+                let drain = (reactions.drain)();
+                log!(
+                    info,
+                    signals,
+                    signal = arrived.name(),
+                    ?drain,
+                    "stopping: running calls may finish"
+                );
+                reactions.trigger.request(drain);
+            }
+            Action::End => {
+                log!(
+                    warn,
+                    signals,
+                    "a second signal: ending at once; what was not committed will be delivered again"
+                );
+                (reactions.flush)();
+                // SAFETY: it only ends the process. Nothing unfinished was committed, so that nothing is lost.
+                unsafe { libc::_exit(1) }
+            }
+            Action::Reload => drop(reactions.reloads.try_send(())),
+            Action::Nothing => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_signal_drains_and_the_second_ends() {
+        assert_eq!(action(false, Arrived::Stop("SIGTERM")), Action::Drain);
+        assert_eq!(action(true, Arrived::Stop("SIGINT")), Action::End);
+    }
+
+    #[test]
+    fn a_hangup_reloads_but_not_while_stopping() {
+        assert_eq!(action(false, Arrived::Hangup), Action::Reload);
+        assert_eq!(action(true, Arrived::Hangup), Action::Nothing);
+    }
+
+    #[test]
+    fn a_later_request_does_not_move_the_deadline() {
+        let (trigger, shutdown) = channel();
+        assert_eq!(shutdown.deadline(), None);
+        assert!(trigger.request(Duration::from_secs(20)));
+        let deadline = shutdown.deadline();
+        assert!(!trigger.request(Duration::from_secs(60)));
+        assert_eq!(shutdown.deadline(), deadline);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_the_request_hears_it_also_when_it_came_before() {
+        let (trigger, shutdown) = channel();
+        trigger.request(Duration::from_secs(1));
+        shutdown.requested().await;
+        shutdown.clone().requested().await;
+    }
+}

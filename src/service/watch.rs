@@ -1,0 +1,342 @@
+//! Notices that config or handlers may have changed.
+//!
+//! It says no more than "may": whoever is told reads everything and compares. It knows neither the config nor Lua.
+//! Invariants: it never fails the start (where file events are refused it looks for itself), nothing that happens after
+//! a signal is missed (watches are armed before it is given), and a save is signalled within [`Pace::limit`] however
+//! many follow it. A slow look at the contents makes up for file systems without events.
+
+mod places;
+
+use crate::log::log;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use notify::{ErrorKind, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+
+use places::{Compare, Places};
+
+/// Directories that appear while others are being armed are looked for this often; then it is left to the next signal.
+const ARM_ROUNDS_MAX: usize = 4;
+
+/// A running watch; dropping it ends it.
+pub(crate) struct Watch {
+    shared: Arc<Shared>,
+    changes: mpsc::Receiver<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// When to signal and when to look.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// So long nothing must have happened: an editor may be half done.
+    quiet: Duration,
+    /// But no longer than this after the first event.
+    limit: Duration,
+    /// Between two looks where events are refused.
+    poll: Duration,
+    /// Between two looks at the contents, always; also how long a lost watch stays lost at most.
+    slow: Duration,
+}
+
+const PACE: Pace = Pace {
+    quiet: Duration::from_millis(100),
+    limit: Duration::from_millis(500),
+    poll: Duration::from_millis(600),
+    slow: Duration::from_secs(30),
+};
+
+/// Makes the source of events; another one in tests.
+type Connect = fn(Arc<Shared>) -> notify::Result<Box<dyn Watcher + Send>>;
+
+impl Watch {
+    /// Watches until dropped. The first signal comes at once, when everything is armed: what changed between the
+    /// caller's reading and now is not lost.
+    pub(crate) fn start(config: PathBuf, handlers: PathBuf) -> Self {
+        Self::start_with(config, handlers, PACE, |shared| {
+            let watcher = notify::recommended_watcher(move |event| shared.note(event))?;
+            Ok(Box::new(watcher))
+        })
+    }
+
+    fn start_with(config: PathBuf, handlers: PathBuf, pace: Pace, connect: Connect) -> Self {
+        let shared = Arc::new(Shared::default());
+        let (sender, changes) = mpsc::channel(1);
+        let eye = Eye {
+            shared: Arc::clone(&shared),
+            changes: sender,
+            config,
+            handlers,
+            pace,
+            connect,
+            watcher: None,
+            armed: BTreeSet::new(),
+            refused: false,
+            warned: false,
+            seen: (0, 0),
+        };
+        // Without a thread (the process is at its limit) there is no watch; `changed` then says so.
+        let thread = std::thread::Builder::new()
+            .name("watch".into())
+            .spawn(move || eye.run());
+        Self {
+            shared,
+            changes,
+            thread: thread.ok(),
+        }
+    }
+
+    /// Waits until something may have changed; several changes may be one signal. `None`: the watch has ended, which
+    /// it never does of itself. Nothing is lost when the future is dropped.
+    pub(crate) async fn changed(&mut self) -> Option<()> {
+        self.changes.recv().await
+    }
+
+    /// Watches another folder of handlers from now on; a signal follows when it is armed. The same folder is no news.
+    pub(crate) fn rearm(&self, handlers: PathBuf) {
+        self.shared.lock().handlers = Some(handlers);
+        self.shared.wake.notify_one();
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.wake.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // It can only have failed by a panic, which has been reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the watch's thread hears of: events, and its owner's wishes. State instead of a queue, so it has a bound.
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    places: Arc<Places>,
+    unrest: Option<Unrest>,
+    handlers: Option<PathBuf>,
+    stop: bool,
+}
+
+/// Events that have not been signalled yet.
+#[derive(Clone, Copy, Debug)]
+struct Unrest {
+    first: Instant,
+    last: Instant,
+}
+
+#[derive(Debug)]
+enum Wake {
+    Settled,
+    Look,
+    Handlers(PathBuf),
+    Stop,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves nothing half done in here.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Called by the source of events, on its thread.
+    fn note(&self, event: notify::Result<notify::Event>) {
+        let mut state = self.lock();
+        // An error is a loss of events: anything may have changed.
+        if event.map_or(true, |event| state.places.concern(&event)) {
+            state.stir();
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    fn wait(&self, pace: Pace, look_at: Instant) -> Wake {
+        let mut state = self.lock();
+        loop {
+            if state.stop {
+                return Wake::Stop;
+            }
+            if let Some(handlers) = state.handlers.take() {
+                return Wake::Handlers(handlers);
+            }
+            let now = Instant::now();
+            let settled_at = state.unrest.map(|unrest| unrest.settled_at(pace));
+            if settled_at.is_some_and(|at| at <= now) {
+                state.unrest = None;
+                return Wake::Settled;
+            }
+            if look_at <= now {
+                return Wake::Look;
+            }
+            let until = settled_at.map_or(look_at, |at| at.min(look_at));
+            let woken = self.wake.wait_timeout(state, until - now);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl State {
+    fn stir(&mut self) {
+        let now = Instant::now();
+        self.unrest
+            .get_or_insert(Unrest {
+                first: now,
+                last: now,
+            })
+            .last = now;
+    }
+}
+
+impl Unrest {
+    fn settled_at(self, pace: Pace) -> Instant {
+        (self.last + pace.quiet).min(self.first + pace.limit)
+    }
+}
+
+/// The watch's thread.
+struct Eye {
+    shared: Arc<Shared>,
+    changes: mpsc::Sender<()>,
+    config: PathBuf,
+    handlers: PathBuf,
+    pace: Pace,
+    connect: Connect,
+    watcher: Option<Box<dyn Watcher + Send>>,
+    armed: BTreeSet<PathBuf>,
+    /// Events are refused, at least for a directory that matters.
+    refused: bool,
+    warned: bool,
+    /// Fingerprints at the last look, by stat and by contents.
+    seen: (u64, u64),
+}
+
+impl Eye {
+    fn run(mut self) {
+        self.arm();
+        self.signal();
+        let mut slow_at = Instant::now() + self.pace.slow;
+        loop {
+            let poll_at = Instant::now() + self.pace.poll;
+            let look_at = if self.refused {
+                slow_at.min(poll_at)
+            } else {
+                slow_at
+            };
+            match self.shared.wait(self.pace, look_at) {
+                Wake::Stop => return,
+                Wake::Settled => {
+                    // Before the signal: what its receiver misses while it reads is an event.
+                    self.arm();
+                    self.signal();
+                }
+                Wake::Handlers(handlers) if handlers == self.handlers => {}
+                Wake::Handlers(handlers) => {
+                    self.handlers = handlers;
+                    self.arm();
+                    self.signal();
+                }
+                Wake::Look if Instant::now() >= slow_at => {
+                    slow_at = Instant::now() + self.pace.slow;
+                    // Finds also what was deleted and made anew where nobody was told.
+                    let places = self.arm();
+                    if places.fingerprint(Compare::Contents) != self.seen.1 {
+                        self.shared.lock().stir();
+                    }
+                }
+                Wake::Look => {
+                    let stat = Places::of(&self.config, &self.handlers).fingerprint(Compare::Stat);
+                    if stat != std::mem::replace(&mut self.seen.0, stat) {
+                        self.shared.lock().stir();
+                    }
+                }
+            }
+        }
+    }
+
+    fn signal(&mut self) {
+        let places = Arc::clone(&self.shared.lock().places);
+        self.seen = (
+            places.fingerprint(Compare::Stat),
+            places.fingerprint(Compare::Contents),
+        );
+        // A full channel has a signal that nobody has taken yet: that one does for this change as well.
+        let _ = self.changes.try_send(());
+    }
+
+    /// Watches whatever has to be watched now, also what is watched already: a directory that was deleted and made
+    /// anew has lost its watch, though its path is the same.
+    fn arm(&mut self) -> Arc<Places> {
+        let mut places = Arc::new(Places::of(&self.config, &self.handlers));
+        for round in 1..=ARM_ROUNDS_MAX {
+            self.shared.lock().places = Arc::clone(&places);
+            let refusal = self.arm_all(&places);
+            self.report(refusal);
+            // A directory that appeared meanwhile in one that was not watched yet told nobody.
+            let again = Arc::new(Places::of(&self.config, &self.handlers));
+            if again == places {
+                break;
+            }
+            places = again;
+            if round == ARM_ROUNDS_MAX {
+                self.shared.lock().stir();
+            }
+        }
+        places
+    }
+
+    fn arm_all(&mut self, places: &Places) -> Option<notify::Error> {
+        let watcher = match &mut self.watcher {
+            Some(watcher) => watcher,
+            none => match (self.connect)(Arc::clone(&self.shared)) {
+                Ok(watcher) => none.insert(watcher),
+                Err(error) => return Some(error),
+            },
+        };
+        let mut refusal = None;
+        // Parents come first, so that one who sees a folder vanish here is told when it comes back.
+        for (path, essential) in places.targets() {
+            match watcher.watch(path, RecursiveMode::NonRecursive) {
+                Ok(()) => _ = self.armed.insert(path.clone()),
+                Err(error) if is_missing(&error) || !essential => {}
+                Err(error) => refusal = Some(error),
+            }
+        }
+        let targets: BTreeSet<&PathBuf> = places.targets().map(|(path, _)| path).collect();
+        for path in self.armed.iter().filter(|path| !targets.contains(path)) {
+            // It may be gone, and its watch with it.
+            let _ = watcher.unwatch(path);
+        }
+        self.armed.retain(|path| targets.contains(path));
+        refusal
+    }
+
+    fn report(&mut self, refusal: Option<notify::Error>) {
+        self.refused = refusal.is_some();
+        if let Some(error) = refusal.filter(|_| !self.warned) {
+            self.warned = true;
+            let every_ms = self.pace.poll.as_millis();
+            log!(warn, watch, %error, every_ms, "file events are refused: looking for changes of config and handlers instead");
+        }
+    }
+}
+
+fn is_missing(error: &notify::Error) -> bool {
+    match &error.kind {
+        ErrorKind::PathNotFound => true,
+        ErrorKind::Io(error) => error.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

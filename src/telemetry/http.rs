@@ -1,0 +1,184 @@
+//! The HTTP server of `[http]`: `/metrics`, `/live`, `/ready` and `/status`, to read and nothing else.
+//!
+//! It carries pages and knows nothing of what they say: whoever made it has the [`Source`]. **A peer costs a bounded
+//! time and memory**: so many connections at once, one request each, and a deadline for all of it.
+
+use crate::log::log;
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+const CONNECTIONS_MAX: usize = 32;
+/// For a peer to say what it wants.
+const HEADERS: Duration = Duration::from_secs(5);
+const HEADER_BYTES_MAX: usize = 16 << 10;
+/// From the connection to the end of the answer.
+const CONNECTION: Duration = Duration::from_secs(20);
+/// Without file descriptors every accept fails at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+pub(crate) const JSON: &str = "application/json";
+
+/// One of the pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Page {
+    Metrics,
+    Live,
+    Ready,
+    Status,
+}
+
+/// A page as it is now. `is_well` tells 200 from 503.
+#[derive(Debug)]
+pub(crate) struct Content {
+    pub(crate) is_well: bool,
+    pub(crate) media_type: &'static str,
+    pub(crate) text: String,
+}
+
+/// Makes pages; it may block for a second or so.
+pub(crate) type Source = Arc<dyn Fn(Page) -> Content + Send + Sync>;
+
+#[derive(Debug)]
+pub(crate) struct Server(TcpListener);
+
+impl Server {
+    pub(crate) fn bind(listen: SocketAddr) -> Result<Self> {
+        let bound = || -> io::Result<_> {
+            let listener = TcpListener::bind(listen)?;
+            listener.set_nonblocking(true)?;
+            Ok(Self(listener))
+        };
+        bound().with_context(|| format!("http.listen: cannot listen on `{listen}`"))
+    }
+
+    /// Answers until it is dropped. Runs on the daemon's runtime; pages are made on threads of their own.
+    pub(crate) async fn serve(self, source: Source) -> Result<()> {
+        let listener = tokio::net::TcpListener::from_std(self.0).context("http.listen")?;
+        // The tests wait for this line: with port 0 it is the only one who knows the address.
+        log!(info, http, address = %listener.local_addr()?, "http listens");
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                    Ok((stream, _)) => _ = connections.spawn(converse(stream, source.clone())),
+                    Err(error) => {
+                        log!(warn, http, %error, "http cannot accept a connection");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(_) = connections.join_next() => {}
+            }
+        }
+    }
+}
+
+/// One connection, one request: a scrape every few seconds gains nothing from keeping it open.
+async fn converse(stream: tokio::net::TcpStream, source: Source) {
+    let service = service_fn(|request| answer(request, source.clone()));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    // A peer that went away, sent no request or does not read has chosen so.
+    let _ = timeout(CONNECTION, connection).await;
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    source: Source,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let page = match find(request.method(), request.uri().path()) {
+        Ok(page) => page,
+        Err(refused) => return Ok(refused.answer()),
+    };
+    let made = tokio::task::spawn_blocking(move || source(page)).await;
+    Ok(match made {
+        Ok(content) => {
+            let status = if content.is_well {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            };
+            response(status, content.media_type, content.text)
+        }
+        Err(_) => refusal(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the page could not be made",
+        ),
+    })
+}
+
+/// Why there is no page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    NotFound,
+    NotAllowed,
+}
+
+fn find(method: &Method, path: &str) -> Result<Page, Refused> {
+    let page = match path {
+        "/metrics" => Page::Metrics,
+        "/live" => Page::Live,
+        "/ready" => Page::Ready,
+        "/status" => Page::Status,
+        _ => return Err(Refused::NotFound),
+    };
+    if method == Method::GET || method == Method::HEAD {
+        Ok(page)
+    } else {
+        Err(Refused::NotAllowed)
+    }
+}
+
+impl Refused {
+    fn answer(self) -> Response<Full<Bytes>> {
+        match self {
+            Self::NotFound => refusal(
+                StatusCode::NOT_FOUND,
+                "nothing is here; there are /metrics, /live, /ready and /status",
+            ),
+            Self::NotAllowed => {
+                let mut response = refusal(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "this can only be read, with GET or HEAD",
+                );
+                let headers = response.headers_mut();
+                headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+                response
+            }
+        }
+    }
+}
+
+fn refusal(status: StatusCode, sentence: &str) -> Response<Full<Bytes>> {
+    response(status, TEXT, format!("{sentence}\n"))
+}
+
+fn response(status: StatusCode, media_type: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

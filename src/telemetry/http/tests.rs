@@ -1,0 +1,87 @@
+//! The server over a real socket, with pages that say which they are.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use crate::telemetry::http::*;
+
+fn source() -> Source {
+    Arc::new(|page| Content {
+        is_well: page != Page::Ready,
+        media_type: JSON,
+        text: format!("{page:?}"),
+    })
+}
+
+/// What comes back for these bytes.
+fn ask(request: &str) -> String {
+    let server = Server::bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = server.0.local_addr().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let request = request.to_owned();
+    runtime.block_on(async {
+        let serving = tokio::spawn(server.serve(source()));
+        let answer = tokio::task::spawn_blocking(move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        });
+        let answer = answer.await.unwrap();
+        serving.abort();
+        answer
+    })
+}
+
+#[track_caller]
+fn check(request: &str, status: &str, end: &str) {
+    let answer = ask(&format!("{request} HTTP/1.1\r\nhost: x\r\n\r\n"));
+    assert!(
+        answer.starts_with(&format!("HTTP/1.1 {status}")),
+        "{answer}"
+    );
+    assert!(answer.ends_with(end), "{answer}");
+}
+
+#[test]
+fn each_path_is_its_page_whatever_the_query() {
+    check("GET /metrics", "200 OK", "\r\n\r\nMetrics");
+    check("GET /live?from=probe", "200 OK", "\r\n\r\nLive");
+    check("GET /status", "200 OK", "\r\n\r\nStatus");
+}
+
+#[test]
+fn what_is_not_well_is_unavailable() {
+    check("GET /ready", "503 ", "\r\n\r\nReady");
+}
+
+#[test]
+fn head_is_answered_without_a_body() {
+    let answer = ask("HEAD /metrics HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(answer.contains("content-length: 7\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+}
+
+#[test]
+fn other_paths_and_methods_are_refused_in_words() {
+    let there = "there are /metrics, /live, /ready and /status\n";
+    check("GET /", "404 Not Found", there);
+    check("POST /metrics", "405 ", "with GET or HEAD\n");
+    let answer = ask("DELETE /live HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(answer.contains("allow: GET, HEAD\r\n"), "{answer}");
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
+    let first = Server::bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = first.0.local_addr().unwrap();
+    let error = format!("{:#}", Server::bind(address).unwrap_err());
+    assert!(
+        error.starts_with(&format!("http.listen: cannot listen on `{address}`: ")),
+        "{error}"
+    );
+}

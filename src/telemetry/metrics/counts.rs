@@ -1,0 +1,136 @@
+//! What consumers and workers count: plain numbers of one thread, copied out when somebody asks.
+//!
+//! **Nothing here is shared while it counts**: no atomics, no locks, no clock. Counters only grow as long as what they
+//! belong to lives: a thread, a listener of the config, an assignment of a partition.
+
+use std::sync::Arc;
+
+use crate::telemetry::status::{ConsumerStatus, ListenerStatus};
+
+use super::Histogram;
+
+/// What a consumer has counted since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ConsumerCounts {
+    pub(crate) assigned: u64,
+    pub(crate) revoked: u64,
+    pub(crate) lost: u64,
+    /// Commits that the group took, each of one or several partitions.
+    pub(crate) commits: u64,
+    pub(crate) commit_errors: u64,
+    /// Errors of brokers, group and partitions.
+    pub(crate) errors: u64,
+    /// Messages that the brokers deleted before they were handled, at most.
+    pub(crate) messages_lost: u64,
+}
+
+/// A consumer at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ConsumerSnapshot {
+    pub(crate) status: ConsumerStatus,
+    pub(crate) counts: ConsumerCounts,
+    /// Messages received, in the order of the status' partitions.
+    pub(crate) received: Vec<u64>,
+}
+
+/// What became of messages of one partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcomes {
+    pub(crate) done: u64,
+    pub(crate) dead_lettered: u64,
+    pub(crate) skipped: u64,
+    /// Handed on to a retry topic.
+    pub(crate) retried_later: u64,
+}
+
+/// What became of a message; of several listeners' the greatest counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Outcome {
+    Done,
+    RetriedLater,
+    Skipped,
+    DeadLettered,
+}
+
+/// Calls that a limit ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LimitKills {
+    pub(crate) blocking: u64,
+    pub(crate) timeout: u64,
+    pub(crate) memory: u64,
+}
+
+/// What a worker has counted of one listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ListenerCounts {
+    /// From the start of a call to its end, waits included; its count is that of all runs.
+    pub(crate) run: Histogram,
+    /// From the moment at which a message was taken to its first run.
+    pub(crate) wait: Histogram,
+    pub(crate) failures: u64,
+    /// Runs that were not a message's first.
+    pub(crate) retries: u64,
+    pub(crate) outcomes: Outcomes,
+    pub(crate) limit_kills: LimitKills,
+}
+
+impl ListenerCounts {
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.run.merge(&other.run);
+        self.wait.merge(&other.wait);
+        self.failures += other.failures;
+        self.retries += other.retries;
+        self.outcomes.merge(other.outcomes);
+        self.limit_kills.blocking += other.limit_kills.blocking;
+        self.limit_kills.timeout += other.limit_kills.timeout;
+        self.limit_kills.memory += other.limit_kills.memory;
+    }
+}
+
+impl Outcomes {
+    pub(crate) fn add(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Done => self.done += 1,
+            Outcome::RetriedLater => self.retried_later += 1,
+            Outcome::Skipped => self.skipped += 1,
+            Outcome::DeadLettered => self.dead_lettered += 1,
+        }
+    }
+
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.done += other.done;
+        self.dead_lettered += other.dead_lettered;
+        self.skipped += other.skipped;
+        self.retried_later += other.retried_later;
+    }
+}
+
+/// A worker at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WorkerSnapshot {
+    /// Bytes of its VMs, one that drains included.
+    pub(crate) memory: usize,
+    /// VMs that were replaced after a limit was exceeded.
+    pub(crate) vms_replaced: u64,
+    pub(crate) listeners: Vec<ListenerSnapshot>,
+    pub(crate) partitions: Vec<PartitionSnapshot>,
+}
+
+/// A listener in one worker.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ListenerSnapshot {
+    pub(crate) counts: ListenerCounts,
+    /// Its name, and whether it takes messages in this worker.
+    pub(crate) status: ListenerStatus,
+}
+
+/// A partition in the worker that has it.
+#[derive(Clone, Debug)]
+pub(crate) struct PartitionSnapshot {
+    pub(crate) consumer: Arc<str>,
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: i32,
+    pub(crate) outcomes: Outcomes,
+    /// What is in hand waits for a listener that somebody has paused.
+    pub(crate) waits_for_paused: bool,
+}

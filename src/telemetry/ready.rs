@@ -1,0 +1,235 @@
+//! Whether the daemon does what it is there for: the answer of `/ready` and a line of `moontide status`.
+//!
+//! Pure: a status and a moment in, reasons out. **Lag alone is no reason**, and neither is work that goes on: a
+//! partition counts as stalled only when its position stands still although there is something to do.
+
+use std::time::Duration;
+
+use crate::telemetry::status::{
+    BreakerState, ConsumerStatus, ListenerStatus, PartitionStatus, Pause, Readiness, Reason, Status,
+};
+
+/// The end offset counts markers of transactions and aborted messages, which never come: so few are not held against a
+/// partition that has nothing in hand.
+const MARKERS_MAX: i64 = 100;
+
+/// The answer at this moment. `stall_after` is how long a position may stand still.
+pub(crate) fn readiness(status: &Status, stall_after: Duration, now_ms: i64) -> Readiness {
+    let limit_ms = i64::try_from(stall_after.as_millis()).unwrap_or(i64::MAX);
+    let mut reasons = Vec::new();
+    for consumer in &status.consumers {
+        reasons.extend(membership(consumer, limit_ms, now_ms));
+        for partition in &consumer.partitions {
+            reasons.extend(standstill(consumer, partition, limit_ms, now_ms));
+        }
+    }
+    reasons.extend(status.listeners.iter().filter_map(breaker));
+    Readiness {
+        ready: reasons.is_empty(),
+        reasons,
+    }
+}
+
+/// A consumer without its group consumes nothing. A rebalance is no reason as long as it does not last.
+fn membership(consumer: &ConsumerStatus, limit_ms: i64, now_ms: i64) -> Option<Reason> {
+    let since = consumer.state_since;
+    match consumer.state.as_str() {
+        "assigned" => return None,
+        "rebalancing" if now_ms - since < limit_ms => return None,
+        _ => {}
+    }
+    let why = match (&consumer.error, consumer.state.as_str()) {
+        (Some(error), state) => format!("{state}: {error}"),
+        (None, "silent") => "it does not answer".to_owned(),
+        (None, state) => format!("{state}, not assigned"),
+    };
+    Some(Reason {
+        what: format!("consumer {}", consumer.name),
+        since,
+        why,
+    })
+}
+
+fn breaker(listener: &ListenerStatus) -> Option<Reason> {
+    let state = match listener.breaker {
+        BreakerState::Closed => return None,
+        BreakerState::HalfOpen => "half-open",
+        BreakerState::Open => "open",
+    };
+    let why = listener.breaker_reason.as_deref().unwrap_or_default();
+    Some(Reason {
+        what: format!("listener {}", listener.name),
+        since: listener.breaker_since.unwrap_or_default(),
+        why: format!("its breaker is {state}: {why}"),
+    })
+}
+
+fn standstill(
+    consumer: &ConsumerStatus,
+    partition: &PartitionStatus,
+    limit_ms: i64,
+    now_ms: i64,
+) -> Option<Reason> {
+    let since = partition.stands_still_since?;
+    if matches!(partition.paused, Some(Pause::Listener)) {
+        // Somebody wants it so.
+        return None;
+    }
+    let lag = partition.lag.unwrap_or(0);
+    if now_ms - since < limit_ms {
+        return None;
+    }
+    let why = if let Some(blocked) = &partition.blocked {
+        format!(
+            "the message at offset {} failed {} times in listener `{}`: {}",
+            blocked.offset,
+            blocked.attempt,
+            blocked.listener,
+            blocked.error.lines().next().unwrap_or_default()
+        )
+    } else if partition.in_flight > 0 {
+        let offset = partition.position.unwrap_or(-1);
+        format!("the message at offset {offset} is not finished")
+    } else if lag > MARKERS_MAX {
+        format!("{lag} messages wait, and none is received")
+    } else {
+        return None;
+    };
+    Some(Reason {
+        what: format!(
+            "partition {}-{} of consumer {}",
+            partition.topic, partition.partition, consumer.name
+        ),
+        since,
+        why,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::status::Blocked;
+
+    const NOW: i64 = 1_000_000;
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn status(state: &str, partition: PartitionStatus) -> Status {
+        Status {
+            consumers: vec![ConsumerStatus {
+                name: "default".to_owned(),
+                state: state.to_owned(),
+                state_since: NOW - 1,
+                partitions: vec![partition],
+                ..ConsumerStatus::default()
+            }],
+            ..Status::default()
+        }
+    }
+
+    fn partition() -> PartitionStatus {
+        PartitionStatus {
+            topic: "orders".to_owned(),
+            partition: 3,
+            position: Some(40),
+            lag: Some(5),
+            in_flight: 2,
+            ..PartitionStatus::default()
+        }
+    }
+
+    #[track_caller]
+    fn check(status: &Status, whys: &[&str]) {
+        let readiness = readiness(status, LIMIT, NOW);
+        let found: Vec<&str> = readiness.reasons.iter().map(|one| &*one.why).collect();
+        assert_eq!(found, whys);
+        assert_eq!(readiness.ready, whys.is_empty());
+    }
+
+    #[test]
+    fn lag_and_work_in_hand_are_no_reason() {
+        check(&status("assigned", partition()), &[]);
+    }
+
+    #[test]
+    fn a_position_that_stands_still_for_too_long_is_one() {
+        let mut one = partition();
+        one.stands_still_since = Some(NOW - 59_999);
+        check(&status("assigned", one.clone()), &[]);
+        one.stands_still_since = Some(NOW - 60_000);
+        check(
+            &status("assigned", one.clone()),
+            &["the message at offset 40 is not finished"],
+        );
+        one.blocked = Some(Blocked {
+            offset: 40,
+            listener: "l".to_owned(),
+            attempt: 3,
+            since: 0,
+            next_attempt_at: 0,
+            error: "no\ntraceback".to_owned(),
+        });
+        let why = "the message at offset 40 failed 3 times in listener `l`: no";
+        check(&status("assigned", one), &[why]);
+    }
+
+    #[test]
+    fn what_is_not_received_counts_beyond_the_markers_of_transactions() {
+        let mut one = partition();
+        one.in_flight = 0;
+        one.stands_still_since = Some(0);
+        check(&status("assigned", one.clone()), &[]);
+        one.lag = Some(101);
+        let why = "101 messages wait, and none is received";
+        check(&status("assigned", one), &[why]);
+    }
+
+    #[test]
+    fn a_consumer_has_to_be_a_member_of_its_group() {
+        check(&status("joining", partition()), &["joining, not assigned"]);
+        check(&status("silent", partition()), &["it does not answer"]);
+        let mut away = status("connecting", partition());
+        away.consumers[0].error = Some("brokers down".to_owned());
+        check(&away, &["connecting: brokers down"]);
+    }
+
+    #[test]
+    fn a_rebalance_is_a_reason_only_when_it_does_not_end() {
+        let mut one = status("rebalancing", partition());
+        check(&one, &[]);
+        one.consumers[0].state_since = NOW - 60_000;
+        check(&one, &["rebalancing, not assigned"]);
+    }
+
+    #[test]
+    fn what_somebody_has_paused_is_no_reason() {
+        let mut one = partition();
+        one.stands_still_since = Some(0);
+        one.paused = Some(Pause::Listener);
+        check(&status("assigned", one.clone()), &[]);
+        // That a partition has used up its share is no excuse.
+        one.paused = Some(Pause::Budget);
+        let why = "the message at offset 40 is not finished";
+        check(&status("assigned", one), &[why]);
+    }
+
+    #[test]
+    fn a_breaker_that_is_not_closed_is_a_reason() {
+        let mut one = status("assigned", partition());
+        one.listeners = vec![ListenerStatus {
+            name: "orders".to_owned(),
+            breaker: BreakerState::HalfOpen,
+            breaker_since: Some(7),
+            breaker_reason: Some("9 of 10 runs failed".to_owned()),
+            ..ListenerStatus::default()
+        }];
+        let why = "its breaker is half-open: 9 of 10 runs failed";
+        check(&one, &[why]);
+        let reason = &readiness(&one, LIMIT, NOW).reasons[0];
+        assert_eq!((&*reason.what, reason.since), ("listener orders", 7));
+    }
+
+    #[test]
+    fn a_daemon_without_consumers_is_ready() {
+        check(&Status::default(), &[]);
+    }
+}

@@ -1,0 +1,224 @@
+//! What somebody orders by hand: messages given up, back-offs ended, listeners paused.
+//!
+//! Who and why is logged where the order comes from. An order that does not concern this worker is dropped with its reply.
+
+use crate::assignment::{Handle, Order};
+use crate::config::Config;
+use crate::kafka::Message;
+use crate::lua::{Failure, FailureKind};
+use crate::message::Record as _;
+use crate::rules::lanes::{Lane, Stage};
+
+use super::Worker;
+use super::head::Head;
+use super::outcomes::named;
+use super::slot::Slot;
+
+/// What is wanted of a message.
+struct Skip<'a> {
+    listener: Option<&'a str>,
+    dead_letter: bool,
+    reason: &'a str,
+}
+
+/// Done, or why not.
+type Outcome = Result<String, String>;
+
+impl Worker {
+    pub(super) fn obey(&mut self, order: Order) {
+        match order {
+            Order::Skip {
+                message,
+                listener,
+                dead_letter,
+                reason,
+                reply,
+            } => {
+                let skip = Skip {
+                    listener: listener.as_deref(),
+                    dead_letter,
+                    reason: &reason,
+                };
+                for epoch in self.epochs_of(&message) {
+                    if let Some(outcome) = self.skip(epoch, &message, &skip) {
+                        // Whoever asked may have gone.
+                        let _ = reply.send(outcome);
+                    }
+                }
+            }
+            Order::Retry { listener, reply } => {
+                let ended = self.retry(listener.as_deref());
+                let _ = reply.send(ended);
+            }
+            Order::Pause { listener, paused } => self.gates.set_paused(&listener, paused),
+        }
+    }
+
+    /// Several consumers may have the same partition.
+    fn epochs_of(&self, message: &Handle) -> Vec<u64> {
+        let is_it = |slot: &Slot| {
+            *slot.partition.topic == *message.topic && slot.partition.number == message.partition
+        };
+        let slots = self.slots.iter().filter(|(_, slot)| is_it(slot));
+        slots.map(|(epoch, _)| *epoch).collect()
+    }
+
+    fn skip(&mut self, epoch: u64, message: &Handle, skip: &Skip<'_>) -> Option<Outcome> {
+        let config = self.engine.bundle().config.clone();
+        let mut slot = self.slots.remove(&epoch)?;
+        let outcome = lane_with(&mut slot, &config, message.offset).map(|key| {
+            let mut lane = slot
+                .lanes
+                .take(key)
+                .expect("the lane was found a moment ago");
+            let outcome = self.skip_head(&mut slot, &config, key, &mut lane, skip);
+            slot.lanes.put(key, lane);
+            slot.lanes.wake(key);
+            outcome
+        });
+        self.put_back(slot);
+        outcome
+    }
+
+    /// All or nothing: what can't be done to one listener is done to none.
+    fn skip_head(
+        &mut self,
+        slot: &mut Slot,
+        config: &Config,
+        key: u64,
+        lane: &mut Lane<Message>,
+        skip: &Skip<'_>,
+    ) -> Outcome {
+        let place = format!(
+            "message {} of {}-{}",
+            lane.message.offset(),
+            slot.partition.topic,
+            slot.partition.number
+        );
+        let meant = meant(lane, skip.listener).map_err(|why| format!("{place}: {why}"))?;
+        let names: Vec<_> = meant
+            .iter()
+            .map(|&index| lane.progress[index].listener.clone())
+            .collect();
+        if skip.dead_letter {
+            for (&index, name) in meant.iter().zip(&names) {
+                let has_topic = named(config, name).is_some_and(|one| one.dead_letter.is_some());
+                if !has_topic {
+                    return Err(format!(
+                        "{place}: listener `{name}` has no dead-letter topic"
+                    ));
+                }
+                if lane.progress[index].stage == Stage::Sending {
+                    return Err(format!("{place}: its dead letter is on its way already"));
+                }
+            }
+        }
+        for index in meant {
+            let mut head = Head {
+                slot,
+                config,
+                key,
+                lane,
+                index,
+            };
+            self.give_up(&mut head, skip);
+        }
+        let names = names.join("`, `");
+        Ok(if skip.dead_letter {
+            format!("{place} goes to the dead-letter topic of listener `{names}`")
+        } else {
+            format!("{place} is skipped in listener `{names}`")
+        })
+    }
+
+    fn give_up(&mut self, head: &mut Head<'_>, skip: &Skip<'_>) {
+        let epoch = head.slot.partition.epoch;
+        if head.progress().stage == Stage::Running
+            && let Some((vm, call)) = self.calls.of_lane(epoch, head.key)
+        {
+            self.calls.remove(vm, call);
+            self.engine.cancel(vm, call);
+            head.slot.under_way -= 1;
+            self.running.end(epoch, head.key);
+            self.leave(&head.slot.partition);
+        }
+        let mut progress = head.lane.progress.iter().enumerate();
+        let others_run =
+            progress.any(|(index, one)| index != head.index && one.stage == Stage::Running);
+        if !others_run {
+            self.end_alone(epoch, head.key);
+            self.forget_probe(epoch, Some(head.key));
+        }
+        let name = head.listener().to_owned();
+        // A record of it that is under way is passed over when its answer comes.
+        self.letters.remove(&(epoch, head.key, name.clone()));
+        let stage = match named(head.config, &name) {
+            Some(listener) if skip.dead_letter => {
+                let failure = Failure {
+                    kind: FailureKind::Asked,
+                    message: skip.reason.to_owned(),
+                    traceback: None,
+                };
+                self.dead_letter(head, listener, &failure)
+            }
+            _ => self.ended(head, crate::telemetry::metrics::Outcome::Skipped),
+        };
+        head.come_to(stage);
+    }
+
+    /// How many waits it ended.
+    fn retry(&mut self, listener: Option<&str>) -> usize {
+        let mut ended = 0;
+        let mut awake = Vec::new();
+        for (epoch, slot) in &mut self.slots {
+            slot.pardon(listener);
+            let count = slot.lanes.end_back_offs(listener);
+            if count > 0 {
+                ended += count;
+                awake.push(*epoch);
+            }
+        }
+        for epoch in awake {
+            self.wake(epoch);
+        }
+        ended
+    }
+}
+
+/// The listeners, by their index, that are to give it up.
+fn meant(lane: &Lane<Message>, listener: Option<&str>) -> Result<Vec<usize>, String> {
+    let all = lane.progress.iter().enumerate();
+    let meant: Vec<_> = all
+        .filter(|(_, one)| listener.is_none_or(|name| one.listener == name))
+        .collect();
+    if let ([], Some(name)) = (&meant[..], listener) {
+        return Err(format!("listener `{name}` does not take this topic"));
+    }
+    let open: Vec<_> = meant
+        .into_iter()
+        .filter(|(_, one)| one.stage != Stage::Final)
+        .map(|(index, _)| index)
+        .collect();
+    if open.is_empty() {
+        return Err("it has its outcome already".to_owned());
+    }
+    Ok(open)
+}
+
+/// The lane whose head has this offset; one that has not begun, since its listener takes nothing now, begins by it.
+fn lane_with(slot: &mut Slot, config: &Config, offset: i64) -> Option<u64> {
+    let mut open = slot.lanes.open();
+    if let Some((key, _)) = open.find(|(_, lane)| lane.message.offset() == offset) {
+        return Some(key);
+    }
+    drop(open);
+    let (number, message) = slot.lanes.fresh()?;
+    let key = slot.lane_of(number, message);
+    if message.offset() != offset || slot.lanes.is_open(key) {
+        return None;
+    }
+    let (number, message) = slot.lanes.take_fresh()?;
+    let lane = slot.new_lane(config, number, message);
+    slot.lanes.put(key, lane);
+    Some(key)
+}

@@ -1,0 +1,261 @@
+//! The VMs of a worker: the one that new calls go to, and at most one old one that drains.
+//!
+//! A reload, a call that the watchdog ended and a VM without memory all end in the same exchange: a new VM with a new
+//! generation takes over, and the old one lives until its waiting calls have ended or its deadline has come.
+
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use crate::bundle::Bundle;
+use crate::log::log;
+use crate::lua::{Answer, App, Asked, Call, CallId, FailureKind, Pulse, Step, Vm};
+
+/// Between two attempts to build a VM in place of one without memory, at first and at most.
+const BUILD_AGAIN: Duration = Duration::from_secs(1);
+const BUILD_AGAIN_MAX: Duration = Duration::from_secs(30);
+/// How long waiting calls of an old VM may take before they are given up and run again in the new one.
+const DRAIN: Duration = Duration::from_secs(30);
+
+pub(super) struct Engine {
+    app: Arc<App>,
+    pulse: Pulse,
+    bundle: Arc<Bundle>,
+    vm: Box<Vm>,
+    generation: u64,
+    old: Option<Old>,
+    queued: Option<Queued>,
+    spoiled: Option<FailureKind>,
+    /// VMs replaced because of what happened in them.
+    replaced: u64,
+    /// There is no VM to run anything in: when to build one again, and the wait after that.
+    down: Option<(Instant, Duration)>,
+}
+
+struct Old {
+    vm: Box<Vm>,
+    generation: u64,
+    deadline: Instant,
+    /// The calls that wait in it are ended by the worker now.
+    is_overdue: bool,
+}
+
+struct Queued {
+    bundle: Arc<Bundle>,
+    vm: Box<Vm>,
+    done: mpsc::Sender<()>,
+}
+
+impl Engine {
+    pub(super) fn new(app: Arc<App>, pulse: Pulse, bundle: Arc<Bundle>, vm: Vm) -> Self {
+        Self {
+            app,
+            pulse,
+            bundle,
+            vm: Box::new(vm),
+            generation: 0,
+            old: None,
+            queued: None,
+            spoiled: None,
+            replaced: 0,
+            down: None,
+        }
+    }
+
+    pub(super) fn bundle(&self) -> &Arc<Bundle> {
+        &self.bundle
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(super) fn call(&mut self, call: &Call<'_>) -> Step {
+        let step = self.vm.call(&self.pulse, call);
+        self.judge(self.generation, &step);
+        step
+    }
+
+    /// `None` where that VM is gone.
+    pub(super) fn resume(&mut self, generation: u64, call: CallId, answer: Answer) -> Option<Step> {
+        let vm = match &mut self.old {
+            _ if generation == self.generation => &mut self.vm,
+            Some(old) if old.generation == generation => &mut old.vm,
+            _ => return None,
+        };
+        let step = vm.resume(&self.pulse, call, answer);
+        self.judge(generation, &step);
+        Some(step)
+    }
+
+    /// What the last slice in that VM asked to have committed, and does not wait for.
+    pub(super) fn take_asked(&self, generation: u64) -> Option<Asked> {
+        if generation == self.generation {
+            return self.vm.take_asked();
+        }
+        let old = self.old.as_ref()?;
+        old.vm.take_asked().filter(|_| old.generation == generation)
+    }
+
+    pub(super) fn cancel(&mut self, generation: u64, call: CallId) {
+        if generation == self.generation {
+            self.vm.cancel(call);
+        } else if let Some(old) = self.old.as_mut().filter(|old| old.generation == generation) {
+            old.vm.cancel(call);
+        }
+    }
+
+    /// The VM is to be replaced before the next call.
+    pub(super) fn is_spoiled(&self) -> bool {
+        self.spoiled.is_some()
+    }
+
+    /// Whether nothing can run, and until when: the VM has no memory, and a fresh one does not load.
+    pub(super) fn down_until(&self) -> Option<Instant> {
+        self.down.map(|(until, _)| until)
+    }
+
+    /// How long the last call held the VM, where that was worth a warning.
+    pub(super) fn take_slow(&self) -> Option<Duration> {
+        self.pulse.take_slow()
+    }
+
+    fn judge(&mut self, generation: u64, step: &Step) {
+        let Step::Failed(failure) = step else { return };
+        if !matches!(failure.kind, FailureKind::Blocking | FailureKind::Memory) {
+            return;
+        }
+        if generation == self.generation {
+            self.spoiled = Some(failure.kind);
+        } else if let (FailureKind::Memory, Some(old)) = (failure.kind, &mut self.old) {
+            // What else waits there would fail for the same reason, and it would count as an attempt of theirs.
+            old.is_overdue = true;
+        }
+    }
+
+    /// A bundle that takes over as soon as no older VM drains; a newer one takes its place in the line.
+    pub(super) fn queue(&mut self, bundle: Arc<Bundle>, vm: Box<Vm>, done: mpsc::Sender<()>) {
+        self.queued = Some(Queued { bundle, vm, done });
+    }
+
+    /// Whether `mend`, `let_go` or `swap` may have something to do.
+    pub(super) fn is_to_change(&self) -> bool {
+        self.queued.is_some() || self.spoiled.is_some() || self.old.is_some()
+    }
+
+    /// Swaps in what is queued. Whether it did.
+    pub(super) fn swap(&mut self, now: Instant) -> bool {
+        if self.old.is_some() {
+            return false;
+        }
+        let Some(Queued { bundle, vm, done }) = self.queued.take() else {
+            return false;
+        };
+        self.spoiled = None;
+        self.down = None;
+        self.bundle = bundle;
+        self.replace(vm, now);
+        // Nobody listens any more where the daemon is stopping.
+        let _ = done.send(());
+        true
+    }
+
+    fn replace(&mut self, vm: Box<Vm>, now: Instant) {
+        let old = std::mem::replace(&mut self.vm, vm);
+        self.old = Some(Old {
+            vm: old,
+            generation: self.generation,
+            deadline: now + DRAIN,
+            is_overdue: false,
+        });
+        self.generation += 1;
+    }
+
+    /// After a killed call or one without memory: a fresh VM of the same bundle. The calls that wait in the old one go
+    /// on there, but where its memory is gone: then they are given up and run again.
+    pub(super) fn mend(&mut self, now: Instant) {
+        let Some(kind) = self.spoiled else { return };
+        if self.down.is_some_and(|(until, _)| now < until) {
+            return;
+        }
+        if let Some(old) = &mut self.old {
+            // At most one drains: what still waits there has to go first.
+            old.is_overdue = true;
+            return;
+        }
+        self.spoiled = None;
+        let built = Vm::build(&self.bundle, &self.app, &self.pulse).and_then(|mut vm| {
+            vm.start(&self.pulse)?;
+            Ok(vm)
+        });
+        match built {
+            Ok(vm) => {
+                self.down = None;
+                self.replace(Box::new(vm), now);
+                self.replaced += 1;
+                if let (FailureKind::Memory, Some(old)) = (kind, &mut self.old) {
+                    old.is_overdue = true;
+                }
+                let reason = format!("{kind:?}").to_lowercase();
+                log!(
+                    warn,
+                    worker,
+                    bundle = self.bundle.number,
+                    reason,
+                    "vm replaced"
+                );
+            }
+            Err(error) if kind == FailureKind::Memory => {
+                self.spoiled = Some(kind);
+                let pause = self.down.map_or(BUILD_AGAIN, |(_, pause)| pause);
+                self.down = Some((now + pause, (pause * 2).min(BUILD_AGAIN_MAX)));
+                log!(error, worker,
+                    bundle = self.bundle.number,
+                    %error,
+                    retry_in_ms = pause.as_millis() as u64,
+                    "vm without memory, and a fresh one does not load: nothing runs in this worker"
+                );
+            }
+            // What a killed call left behind may be half-changed, but it has run so far.
+            Err(error) => {
+                log!(error, worker, bundle = self.bundle.number, %error, "vm not replaced: a fresh one does not load");
+            }
+        }
+    }
+
+    pub(super) fn replaced(&self) -> u64 {
+        self.replaced
+    }
+
+    /// Bytes of all VMs.
+    pub(super) fn memory(&self) -> usize {
+        let old = self.old.as_ref().map_or(0, |old| old.vm.memory_used());
+        self.vm.memory_used() + old
+    }
+
+    /// The old VM whose waiting calls are to be given up now.
+    pub(super) fn overdue(&self, now: Instant) -> Option<u64> {
+        let old = self.old.as_ref()?;
+        (old.is_overdue || old.deadline <= now).then_some(old.generation)
+    }
+
+    /// Lets the old VM go when nothing waits in it.
+    pub(super) fn let_go(&mut self) {
+        if let Some(mut old) = self.old.take_if(|old| old.vm.waiting() == 0) {
+            shut_down(&mut old.vm, &self.pulse);
+        }
+    }
+
+    /// The end of the worker: nothing runs any more.
+    pub(super) fn stop(mut self) {
+        if let Some(mut old) = self.old.take() {
+            shut_down(&mut old.vm, &self.pulse);
+        }
+        shut_down(&mut self.vm, &self.pulse);
+    }
+}
+
+fn shut_down(vm: &mut Vm, pulse: &Pulse) {
+    if let Err(error) = vm.shutdown(pulse) {
+        log!(error, worker, %error, "`shutdown` of init.lua failed");
+    }
+}
