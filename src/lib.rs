@@ -11,6 +11,7 @@ mod nearest;
 mod own_folder;
 mod rate_limit;
 mod topic_name;
+mod wait;
 
 mod threads;
 
