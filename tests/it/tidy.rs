@@ -3,6 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+mod functions; // no function is longer than a screen
+mod paths; // the paths that stand in a file
+mod resolve; // from a path to the file that defines its item
+mod spawns; // threads are spawned in one place
+mod tree; // the files as modules
+
 /// Every Rust file under src, by its path from the root, with its text.
 fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -23,7 +29,21 @@ fn sources() -> Vec<(String, String)> {
         found.len() > 50,
         "the sources are not where they are looked for"
     );
+    found.sort();
     found
+}
+
+fn borrowed(sources: &[(String, String)]) -> Vec<(&str, &str)> {
+    let pairs = sources.iter();
+    pairs
+        .map(|(path, text)| (path.as_str(), text.as_str()))
+        .collect()
+}
+
+/// Shows every broken rule at once, one a line: `file:line: rule: what`.
+#[track_caller]
+fn assert_kept(broken: &[String]) {
+    assert!(broken.is_empty(), "\n{}\n", broken.join("\n"));
 }
 
 /// The lines of code: no comments, no empty lines.
