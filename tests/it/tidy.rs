@@ -3,10 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+mod circles; // circles in a graph
 mod functions; // no function is longer than a screen
+mod imports; // no circle of imports, and storeys import only downward
 mod paths; // the paths that stand in a file
 mod resolve; // from a path to the file that defines its item
 mod spawns; // threads are spawned in one place
+mod storeys; // the storeys of src/, and their table in ARCHITECTURE.md
 mod tree; // the files as modules
 
 /// Every Rust file under src, by its path from the root, with its text.
