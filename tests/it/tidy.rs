@@ -7,6 +7,7 @@ mod circles; // circles in a graph
 mod functions; // no function is longer than a screen
 mod imports; // no circle of imports, and storeys import only downward
 mod paths; // the paths that stand in a file
+mod purity; // what calls itself pure is
 mod resolve; // from a path to the file that defines its item
 mod spawns; // threads are spawned in one place
 mod storeys; // the storeys of src/, and their table in ARCHITECTURE.md
@@ -105,44 +106,6 @@ fn kafka_and_lua_do_not_know_each_other() {
                 return None;
             };
             first(text, |line| line.contains(other))
-        },
-    );
-}
-
-#[test]
-fn what_decides_is_pure() {
-    const PURE: [&str; 11] = [
-        "rules/route",
-        "rules/retry",
-        "rules/breaker",
-        "rules/offsets",
-        "rules/commit_metadata",
-        "rules/lanes",
-        "rules/start_offset",
-        "rules/config_changes",
-        "outgoing/dead_letter",
-        "outgoing/retry_topic",
-        "outgoing/required_topics",
-    ];
-    check(
-        "what decides knows no thread, no client and no VM",
-        |name, text| {
-            let is_pure = PURE.iter().any(|module| name == format!("src/{module}.rs"));
-            let impure = [
-                "crate::kafka",
-                "crate::lua",
-                "threads::mailbox",
-                "std::thread",
-                "Instant::now",
-                "now_ms()",
-            ];
-            // The tests of a module may look at the clock.
-            let body = text.split("#[cfg(test)]").next()?;
-            if is_pure {
-                first(body, |line| impure.iter().any(|word| line.contains(word)))
-            } else {
-                None
-            }
         },
     );
 }
