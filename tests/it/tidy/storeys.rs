@@ -1,7 +1,10 @@
 //! The storeys of src/, lowest first: the table that ARCHITECTURE.md shows too.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 
+use super::imports;
 use super::tree::room;
 
 /// A name, and the rooms: the first components of paths below src.
@@ -9,6 +12,37 @@ pub(super) type Storey = (&'static str, &'static [&'static str]);
 
 /// The top of src/ stays short enough to read as a map.
 const ROOMS_MAX: usize = 28;
+
+/// A storey may import itself and the storeys before it.
+pub(super) const STOREYS: [Storey; 14] = [
+    (
+        "ground",
+        &[
+            "message",
+            "topic_name",
+            "rate_limit",
+            "own_folder",
+            "clock",
+            "failpoint",
+            "allocator",
+            "nearest",
+            "log",
+        ],
+    ),
+    ("threads", &["threads"]),
+    ("kafka", &["kafka", "crash"]),
+    ("config", &["config"]),
+    ("bundle", &["bundle"]),
+    ("rules", &["rules"]),
+    ("lua and telemetry", &["lua", "telemetry"]),
+    ("outgoing", &["outgoing"]),
+    ("assignment", &["assignment"]),
+    ("running", &["consumer", "worker"]),
+    ("service", &["service"]),
+    ("daemon", &["daemon"]),
+    ("cli", &["cli"]),
+    ("program", &["main", "lib"]),
+];
 
 /// The height and the name of the storey that has a room.
 pub(super) fn find(storeys: &[Storey], room: &str) -> Option<(usize, &'static str)> {
@@ -105,6 +139,19 @@ pub(super) fn shown(document: &str, storeys: &[Storey]) -> Vec<String> {
         ));
     }
     broken
+}
+
+#[test]
+fn the_document_shows_the_storeys() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
+    let document = fs::read_to_string(path).unwrap();
+    super::assert_kept(&shown(&document, &STOREYS));
+}
+
+#[test]
+fn storeys_import_only_downward_and_there_is_no_circle() {
+    let sources = super::sources();
+    super::assert_kept(&imports::check(&super::borrowed(&sources), &STOREYS));
 }
 
 const HOUSE: [Storey; 2] = [("ground", &["message", "clock"]), ("top", &["main"])];
