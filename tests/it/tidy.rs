@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 mod circles; // circles in a graph
 mod functions; // no function is longer than a screen
 mod imports; // no circle of imports, and storeys import only downward
+mod log_macros; // log lines are written by one macro
 mod paths; // the paths that stand in a file
 mod purity; // what calls itself pure is
 mod resolve; // from a path to the file that defines its item
