@@ -10,6 +10,7 @@ mod log_macros; // log lines are written by one macro
 mod paths; // the paths that stand in a file
 mod purity; // what calls itself pure is
 mod resolve; // from a path to the file that defines its item
+mod roads; // the places that ARCHITECTURE.md names exist
 mod spawns; // threads are spawned in one place
 mod storeys; // the storeys of src/, and their table in ARCHITECTURE.md
 mod tree; // the files as modules

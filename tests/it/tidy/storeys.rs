@@ -27,6 +27,7 @@ pub(super) const STOREYS: [Storey; 14] = [
             "allocator",
             "nearest",
             "log",
+            "wait",
         ],
     ),
     ("threads", &["threads"]),
