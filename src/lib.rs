@@ -4,6 +4,7 @@
 
 mod allocator;
 mod clock;
+mod duration;
 mod failpoint;
 mod log;
 mod message;
@@ -26,9 +27,9 @@ mod telemetry;
 
 mod outgoing;
 
-mod lua;
-
 mod bundle;
+
+mod lua;
 
 mod assignment;
 

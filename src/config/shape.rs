@@ -194,13 +194,14 @@ impl<'w> Walk<'w, '_> {
                 }
                 self.text(text, &span, schema)
             }
+            DeValue::Float(number) if schema["format"] == "duration-ms" => {
+                let text = number.as_str();
+                let wrong = Millis::of_number(text.parse().unwrap_or(f64::NAN), text).err();
+                self.complain(&span, wrong)
+            }
             DeValue::Integer(number) => {
                 let wrong = out_of_range(number, schema);
-                if let Some(wrong) = &wrong {
-                    self.report
-                        .error(Some(span), format!("{} {wrong}", self.place()));
-                }
-                wrong.is_none()
+                self.complain(&span, wrong)
             }
             _ => true,
         }
@@ -226,6 +227,11 @@ impl<'w> Walk<'w, '_> {
                 }
             }
         };
+        self.complain(span, wrong)
+    }
+
+    /// Reports what is wrong with the value at hand, and tells whether it is good.
+    fn complain(&mut self, span: &std::ops::Range<usize>, wrong: Option<String>) -> bool {
         if let Some(wrong) = &wrong {
             self.report
                 .error(Some(span.clone()), format!("{} {wrong}", self.place()));

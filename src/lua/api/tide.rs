@@ -12,6 +12,7 @@ use mlua::ffi::{self, lua_KContext, lua_State};
 use super::app;
 use super::ctx::unknown;
 use crate::clock::now_ms;
+use crate::duration;
 use crate::lua::shared::{Shared, bytes_at, push_bytes, type_name};
 use crate::lua::{Wait, suspend};
 
@@ -58,15 +59,14 @@ unsafe extern "C-unwind" fn sleep(state: *mut lua_State) -> c_int {
     // SAFETY: the duration is read into plain data before anything is pending.
     unsafe {
         let shared = Shared::of(state);
-        let mut duration = Duration::ZERO;
+        let mut wait = Duration::ZERO;
         shared.attempt(state, || {
-            duration = duration_at(state, 1).map_err(|found| {
-                format!("`tide.sleep` takes milliseconds or a duration such as \"5s\", \"250ms\" or \"1m\", not {found}")
-            })?;
+            wait = duration_at(state, 1)
+                .map_err(|found| format!("`tide.sleep` takes {}, not {found}", duration::FORM))?;
             Ok(0)
         });
         ffi::lua_settop(state, 0);
-        suspend::begin(state, shared, Wait::Sleep(duration), "tide.sleep", slept)
+        suspend::begin(state, shared, Wait::Sleep(wait), "tide.sleep", slept)
     }
 }
 
@@ -84,44 +84,13 @@ pub(in crate::lua) unsafe fn duration_at(
         match ffi::lua_type(state, index) {
             ffi::LUA_TNUMBER => {
                 let ms = ffi::lua_tonumber(state, index);
-                Duration::try_from_secs_f64(ms / 1000.0).map_err(|_| format!("{ms}"))
+                duration::of_ms(ms).ok_or_else(|| format!("{ms}"))
             }
             ffi::LUA_TSTRING => {
                 let text = String::from_utf8_lossy(bytes_at(state, index).unwrap_or_default());
-                parse(&text).ok_or_else(|| format!("{text:?}"))
+                duration::parse(&text).ok_or_else(|| format!("{text:?}"))
             }
             _ => Err(type_name(state, index).to_owned()),
         }
-    }
-}
-
-pub(in crate::lua) fn parse(text: &str) -> Option<Duration> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: f64 = number.parse().ok()?;
-    let seconds = match unit.trim() {
-        "ms" => number / 1000.0,
-        "s" => number,
-        "m" => number * 60.0,
-        "h" => number * 3600.0,
-        _ => return None,
-    };
-    Duration::try_from_secs_f64(seconds).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_have_a_unit() {
-        assert_eq!(parse("250ms"), Some(Duration::from_millis(250)));
-        assert_eq!(parse("1.5s"), Some(Duration::from_millis(1500)));
-        assert_eq!(parse("2m"), Some(Duration::from_mins(2)));
-        assert_eq!(parse("5"), None);
-        assert_eq!(parse("s"), None);
-        assert_eq!(parse("-5s"), None);
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use mlua::ffi::{self, lua_KContext, lua_State};
 
 use super::{ctx, tide};
+use crate::duration;
 use crate::lua::Verdict;
 use crate::lua::shared::{Shared, bytes_at, type_name};
 use crate::lua::vm::{failure, hook};
@@ -111,7 +112,7 @@ unsafe fn retry_at(state: *mut lua_State) -> Result<Verdict, String> {
             ffi::LUA_TSTRING => {
                 let reason = reason_at(state, 1, "ctx.retry")?;
                 if let Some(text) = reason.as_deref()
-                    && tide::parse(text).is_some()
+                    && duration::parse(text).is_some()
                 {
                     return Err(format!(
                         "`ctx.retry` takes a reason; a delay is told by its name: `ctx.retry{{ after = {text:?} }}`"
@@ -173,7 +174,8 @@ unsafe fn after_at(state: *mut lua_State, index: c_int) -> Result<Duration, Stri
     });
     found.map_err(|found| {
         format!(
-            "`after` of `ctx.retry` is milliseconds or a duration such as \"250ms\", \"5s\" or \"1m\", from 0 to 24 h, not {found}"
+            "`after` of `ctx.retry` is {}, from 0 to 24 h, not {found}",
+            duration::FORM
         )
     })
 }

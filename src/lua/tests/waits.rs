@@ -270,9 +270,24 @@ fn durations_are_milliseconds_or_have_a_unit() {
         assert_eq!(
             message,
             format!(
-                "handlers/h.lua:2: `tide.sleep` takes milliseconds or a duration such as \"5s\", \"250ms\" or \"1m\", not {found}"
+                "handlers/h.lua:2: `tide.sleep` takes milliseconds or a string such as \"300ms\", \"1.5s\", \"5m\", \"1h\" or \"1d\", not {found}"
             )
         );
+    }
+}
+
+/// The same strings as in the configuration.
+#[test]
+fn a_string_of_a_duration_is_one_of_the_common_grammar() {
+    for (text, expected) in crate::duration::tests::STRINGS {
+        let step = handler(&format!("tide.sleep({text:?})")).build().run();
+        match (step, expected) {
+            (Step::Waits(_, Wait::Sleep(wait)), Some(ms)) => {
+                assert_eq!(wait, Duration::from_millis(*ms), "{text:?}");
+            }
+            (Step::Failed(_), None) => {}
+            (step, _) => panic!("{text:?}: {step:?}"),
+        }
     }
 }
 
