@@ -160,8 +160,9 @@ pub(super) enum NullKeys {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub(super) struct Limits {
-    /// Lua that computes for so long without a pause is ended, and the message has failed.
-    pub(super) blocking: Millis,
+    /// Lua that computes for so long without a pause is ended, and the message has failed; absent: 5 s, or the timeout
+    /// where that is shorter.
+    pub(super) blocking: Option<Millis>,
     /// A whole call that takes so long, waits included, is cancelled, and the message has failed.
     pub(super) timeout: Millis,
 }
@@ -169,7 +170,7 @@ pub(super) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            blocking: Millis(5_000),
+            blocking: None,
             timeout: Millis(300_000),
         }
     }

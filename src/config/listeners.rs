@@ -15,6 +15,9 @@ use super::{DEFAULT_CONSUMER, Handler, Limits, Listener, NullKeys, Ordering, Run
 use crate::config::Sources;
 use crate::nearest::nearest;
 
+/// Default of `limits.blocking`; a shorter `limits.timeout` shortens it.
+pub(super) const BLOCKING: Millis = Millis(5_000);
+
 pub(super) fn resolve(
     file: &File,
     sources: &Sources,
@@ -201,8 +204,9 @@ impl One<'_, '_, '_> {
     }
 
     fn limits(&mut self, limits: &file::Limits) -> Limits {
-        let (blocking, timeout) = (limits.blocking, limits.timeout);
-        if blocking.0 == 0 {
+        let timeout = limits.timeout;
+        let blocking = limits.blocking.unwrap_or(BLOCKING.min(timeout));
+        if limits.blocking == Some(Millis(0)) {
             self.error(
                 &["limits", "blocking"],
                 "`limits.blocking` is 0, so that nothing could run; the default is 5 s",
@@ -217,7 +221,7 @@ impl One<'_, '_, '_> {
             self.error(
                 &["limits", "timeout"],
                 format!(
-                    "`limits.timeout` is {timeout}, less than `limits.blocking` {blocking}, which is a part of it"
+                    "`limits.timeout` is {timeout}, less than `limits.blocking` {blocking}; a call's timeout includes its computing time"
                 ),
             );
         }

@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use super::error::Report;
 use super::file::{BreakerTable, DeadLetter, File, Http, SslTable};
-use super::{shape, tree};
+use super::{listeners, shape, tree};
 
 const REFERENCE: &str = include_str!("../../config.toml");
 
@@ -115,6 +115,8 @@ fn the_values_of_the_reference_are_the_defaults() {
     let ssl = serde_json::to_value(SslTable::default()).unwrap();
     equal(&written["kafkaConfig"]["ssl"], &ssl, ".kafkaConfig.ssl");
     let listener = &written["listenerDefaults"];
+    let blocking = serde_json::to_value(listeners::BLOCKING).unwrap();
+    equal(&listener["limits"]["blocking"], &blocking, ".blocking");
     let dead_letter = serde_json::to_value(DeadLetter::default()).unwrap();
     equal(&listener["deadLetter"], &dead_letter, ".deadLetter");
     let breaker = serde_json::to_value(BreakerTable::default()).unwrap();

@@ -23,6 +23,28 @@ fn without_a_word_a_message_keeps_its_partitions_order_and_is_never_given_up() {
 }
 
 #[test]
+fn a_timeout_below_the_default_of_blocking_shortens_it() {
+    let limits = |more: &str| {
+        let found = listener(more).limits;
+        (found.blocking.as_millis(), found.timeout.as_millis())
+    };
+    assert_eq!(limits(""), (5_000, 300_000));
+    assert_eq!(limits("limits = { timeout = '2s' }\n"), (2_000, 2_000));
+    assert_eq!(limits("limits = { timeout = '1m' }\n"), (5_000, 60_000));
+    assert_eq!(
+        limits("limits = { blocking = '1s', timeout = '2s' }\n"),
+        (1_000, 2_000)
+    );
+    let both = [
+        BROKERS,
+        GROUP,
+        LISTENER,
+        "limits = { blocking = '3s', timeout = '2s' }\n",
+    ];
+    assert!(try_load(&both.concat()).is_err());
+}
+
+#[test]
 fn a_dead_letter_table_says_what_becomes_of_what_fails() {
     let expected = DeadLetter {
         topic: "{topic}.dead".into(),
