@@ -140,8 +140,11 @@ impl<'w> Walk<'w, '_> {
                 self.report.leave_out(nearest);
             }
             let meant = match (nearest, self.home(name)) {
-                (Some(nearest), _) => format!(", did you mean `{nearest}`?"),
-                (None, Some(home)) => format!("; its place is {home}"),
+                (Some(nearest), None) => format!(", did you mean `{nearest}`?"),
+                (Some(nearest), Some(home)) => {
+                    format!(", did you mean `{nearest}`? `{name}` belongs in {home}")
+                }
+                (None, Some(home)) => format!("; it belongs in {home}"),
                 (None, None) => String::new(),
             };
             format!("unknown key `{key}`{table}{meant}")
