@@ -37,7 +37,7 @@ use regex::Regex;
 use crate::kafka::property::Value;
 
 pub(crate) use error::{Errors, words};
-pub(crate) use load::{handlers_folder, load, runtime_directory};
+pub(crate) use load::Written;
 use scene::Scene;
 pub(crate) use shape::schema;
 

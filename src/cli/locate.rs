@@ -134,7 +134,7 @@ fn places(path: &Path, text: &str, environment: &dyn Fn(&str) -> Option<String>)
             PathBuf::from("/run/moontide"),
         ])
         .collect();
-    match config::runtime_directory(path, text, environment) {
+    match config::Written::parse(path, text, environment).runtime_directory() {
         Some(directory) => Places {
             usual: usual
                 .into_iter()

@@ -159,7 +159,8 @@ fn every_setting_of_the_reference_has_a_class() {
 #[test]
 fn the_shipped_file_is_right_as_it_stands() {
     let sources = [("orders.lua".to_owned(), [].into())].into();
-    let config = super::load("config.toml".as_ref(), REFERENCE, &sources, &|_| None).unwrap();
+    let written = super::Written::parse("config.toml".as_ref(), REFERENCE, &|_| None);
+    let config = written.config(&sources).unwrap();
     assert_eq!(
         (
             config.consumers.len(),

@@ -17,12 +17,7 @@ fn try_load(text: &str) -> Result<Config, Errors> {
         "STATE_DIRECTORY" => Some("/var/lib/moontide:/var/lib/other".to_owned()),
         _ => None,
     };
-    load(
-        "/etc/moontide/config.toml".as_ref(),
-        text,
-        &sources,
-        &environment,
-    )
+    Written::parse("/etc/moontide/config.toml".as_ref(), text, &environment).config(&sources)
 }
 
 #[track_caller]
