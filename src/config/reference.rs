@@ -141,22 +141,6 @@ fn equal(written: &Json, default: &Json, way: &str) {
 }
 
 #[test]
-fn every_setting_of_the_reference_has_a_class() {
-    let settings = REFERENCE.lines().filter(|line| {
-        !line.is_empty()
-            && !line.starts_with("# ")
-            && *line != "#"
-            && !line.trim_start_matches('#').starts_with('[')
-    });
-    for line in settings {
-        let classed = ["  # live: ", "  # rejoin: ", "  # restart: ", " # rejoin: "]
-            .iter()
-            .any(|class| line.contains(class));
-        assert!(classed, "no class: {line}");
-    }
-}
-
-#[test]
 fn the_shipped_file_is_right_as_it_stands() {
     let sources = [("orders.lua".to_owned(), [].into())].into();
     let written = super::Written::parse("config.toml".as_ref(), REFERENCE, &|_| None);
