@@ -169,7 +169,6 @@ impl Stage {
             config,
             adjust: Some(Arc::new(move |config| adjusting.adjust(config))),
             audience: Audience::Person,
-            started: None,
         });
         drop(stage);
         run::exit(ended)
