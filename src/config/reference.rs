@@ -9,6 +9,7 @@ use toml::Spanned;
 use super::error::Report;
 use super::file::{BreakerTable, DeadLetter, File, Http, SslTable};
 use super::{listeners, shape, tree};
+use crate::log::TARGETS;
 
 const REFERENCE: &str = include_str!("../../config.toml");
 
@@ -138,6 +139,18 @@ fn equal(written: &Json, default: &Json, way: &str) {
         _ if matches!(way, ".kafkaConfig.brokers" | ".listeners") => {}
         _ => assert_eq!(written, default, "`{way}` in config.toml"),
     }
+}
+
+#[test]
+fn the_reference_lists_the_log_targets() {
+    let prose: Vec<&str> = REFERENCE
+        .lines()
+        .map(|line| line.trim_start_matches("# "))
+        .collect();
+    let prose = prose.join(" ");
+    let (_, list) = prose.split_once(" Targets: ").expect("a list of targets");
+    let (list, _) = list.split_once('.').expect("an end of the list");
+    assert_eq!(list.split(", ").collect::<Vec<_>>(), TARGETS);
 }
 
 #[test]
