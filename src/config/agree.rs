@@ -86,7 +86,7 @@ fn pair(
     }
     if a.auto_commit != b.auto_commit {
         scene.report.warning(format!(
-            "{who} differ in `runConfig.autoCommit`: the topic's offset is the smaller of both, so it moves only as far as \
+            "{who} differ in `runConfig.autoCommit`: the smaller position of both is committed, so the offset moves only as far as \
              ctx.commitOffsets says"
         ));
     }

@@ -147,7 +147,7 @@ fn resolve(reference: &str, lookup: &Lookup<'_>) -> Result<(String, bool), Strin
     }
     if default.is_some_and(|default| default.contains("${")) {
         return Err(format!(
-            "`${{{reference}}}` has a reference within its default"
+            "`${{{reference}}}` has a reference in its default, which is not allowed"
         ));
     }
     let value = (lookup.environment)(name);
@@ -156,7 +156,7 @@ fn resolve(reference: &str, lookup: &Lookup<'_>) -> Result<(String, bool), Strin
         (Some(value), Some(_)) if !value.is_empty() => Ok((value, false)),
         (_, Some(default)) => Ok((default.to_owned(), false)),
         (None, None) => Err(format!(
-            "the environment has no `{name}`; set it, or write `${{{name}:-default}}`"
+            "the environment variable `{name}` is not set; set it, or write `${{{name}:-default}}`"
         )),
     }
 }
@@ -213,7 +213,9 @@ mod tests {
     fn a_missing_variable_is_an_error() {
         check(
             "${UNSET}",
-            Err("the environment has no `UNSET`; set it, or write `${UNSET:-default}`"),
+            Err(
+                "the environment variable `UNSET` is not set; set it, or write `${UNSET:-default}`",
+            ),
         );
         check(
             "${SET",

@@ -39,7 +39,7 @@ pub(super) fn resolve(
             let line = line
                 .map(|line| format!(" in line {line}"))
                 .unwrap_or_default();
-            scene.report.error(at, format!("two listeners are named `{name}`, the other one{line}; give each a `name` of its own"));
+            scene.report.error(at, format!("two listeners are named `{name}`, the other one{line}; give each listener its own `name`"));
         }
         let mut one = One { index, name, scene };
         if let Some(listener) = one.resolve(listener, file, sources) {
@@ -123,10 +123,7 @@ impl One<'_, '_, '_> {
         sources: &Sources,
     ) -> Option<Listener> {
         if self.name.trim().is_empty() || self.name.chars().any(char::is_control) {
-            self.error(
-                &["name"],
-                "a name is not empty and has no control characters",
-            );
+            self.error(&["name"], "`name` is empty or has control characters");
         }
         let handler = self.handler(listener, file, sources);
         let topics = self.topics(listener);
@@ -156,7 +153,7 @@ impl One<'_, '_, '_> {
         if max_in_flight == 0 {
             self.error(
                 &["maxInFlight"],
-                "`maxInFlight` is 0, so that nothing could run; the least is 1",
+                "`maxInFlight` is 0, so no message could run; the minimum is 1",
             );
         }
         Some(Listener {
@@ -209,13 +206,13 @@ impl One<'_, '_, '_> {
         if limits.blocking == Some(Millis(0)) {
             self.error(
                 &["limits", "blocking"],
-                "`limits.blocking` is 0, so that nothing could run; the default is 5 s",
+                "`limits.blocking` is 0, so no call could run; the default is 5 s",
             );
         }
         if timeout.0 == 0 {
             self.error(
                 &["limits", "timeout"],
-                "`limits.timeout` is 0, so that nothing could run; the default is 5 min",
+                "`limits.timeout` is 0, so no call could run; the default is 5 min",
             );
         } else if timeout < blocking {
             self.error(
@@ -275,7 +272,7 @@ impl One<'_, '_, '_> {
             (Some(_), [_, ..]) => {
                 self.error(
                     &["topic"],
-                    "`topic` and `topics` are both there; write one of them",
+                    "`topic` and `topics` are both set; remove one of them",
                 );
                 return None;
             }
@@ -293,7 +290,7 @@ impl One<'_, '_, '_> {
         for name in names {
             match parse_topic(name) {
                 Ok(_) if !seen.insert(name) => {
-                    self.error(&[key], format!("topic `{name}` is there twice"));
+                    self.error(&[key], format!("topic `{name}` is listed twice"));
                 }
                 Ok(topic) => topics.push(topic),
                 Err(message) => self.error(&[key], message),
@@ -306,19 +303,19 @@ impl One<'_, '_, '_> {
         if run.auto_commit_interval == Some(Millis(0)) {
             self.error(
                 &["runConfig", "autoCommitInterval"],
-                "`runConfig.autoCommitInterval` is 0; leave it out, or write a time",
+                "`runConfig.autoCommitInterval` is 0; remove it, or write a duration",
             );
         }
         if run.auto_commit_threshold == Some(0) {
             self.error(
                 &["runConfig", "autoCommitThreshold"],
-                "`runConfig.autoCommitThreshold` is 0; leave it out, or write a number",
+                "`runConfig.autoCommitThreshold` is 0; remove it, or write a number",
             );
         }
         if run.partitions_consumed_concurrently == Some(0) {
             self.error(
                 &["runConfig", "partitionsConsumedConcurrently"],
-                "`runConfig.partitionsConsumedConcurrently` is 0, so that nothing could run; leave it out for all partitions",
+                "`runConfig.partitionsConsumedConcurrently` is 0, so no message could run; remove it for all partitions",
             );
         }
         Run {

@@ -91,15 +91,17 @@ fn reserved(property: &str) -> Option<String> {
         | "auto.commit.enable"
         | "enable.auto.offset.store"
         | "auto.commit.interval.ms" => {
-            "is this program's own: an offset is committed only after its message's outcome; see `runConfig`"
+            "is set by Moontide, which commits an offset only after the outcome of its message; see `runConfig`"
         }
         "auto.offset.reset" => {
-            "is this program's own: write `subscription.fromBeginning` in a `[[listeners]]`"
+            "is set by Moontide: write `subscription.fromBeginning` in a `[[listeners]]`"
         }
-        "enable.partition.eof" => "is this program's own: it must stay false",
+        "enable.partition.eof" => "is set by Moontide: it must stay false",
         "group.protocol.type" => "would keep this consumer out of every consumer group",
         "rebalance_cb" | "offset_commit_cb" | "consume_cb" | "enabled_events" | "opaque"
-        | "default_topic_conf" => "is for programs: it cannot be written as a text",
+        | "default_topic_conf" => {
+            "takes a callback or a pointer, which a configuration cannot hold"
+        }
         _ => return None,
     };
     Some(reason.to_owned())

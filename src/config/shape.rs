@@ -293,8 +293,10 @@ impl<'w> Walk<'w, '_> {
                 .filter(|word| !word.is_empty())
                 .collect(),
             None => match schema["format"].as_str() {
-                Some("duration-ms") => vec!["milliseconds".into(), "a text as \"5s\"".into()],
-                Some("size-bytes") => vec!["bytes".into(), "a text as \"64KiB\"".into()],
+                Some("duration-ms") => {
+                    vec!["milliseconds".into(), "a string such as \"5s\"".into()]
+                }
+                Some("size-bytes") => vec!["bytes".into(), "a string such as \"64KiB\"".into()],
                 _ => types(schema)
                     .map(|name| describe_kind(name).to_owned())
                     .filter(|word| !word.is_empty())
@@ -349,12 +351,12 @@ fn kind(value: &DeValue<'_>) -> &'static str {
 
 fn describe_kind(kind: &str) -> &'static str {
     match kind {
-        "string" => "a text",
+        "string" => "a string",
         "integer" => "a whole number",
         "number" => "a number",
         "boolean" => "true or false",
         "datetime" => "a date",
-        "array" => "a list",
+        "array" => "an array",
         "object" => "a table",
         _ => "",
     }

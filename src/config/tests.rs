@@ -316,7 +316,7 @@ fn a_template_without_the_modules_name_is_said() {
     assert_eq!(
         loaded(&[BROKERS, GROUP, LISTENER, lua].concat()).warnings,
         [
-            "`[lua] path` has `/opt/rocks/`, in which no `?` stands for the module's name; for a folder write `/opt/rocks/?.lua`"
+            "`[lua] path` has `/opt/rocks/` without a `?` for the name of the module; for a folder write `/opt/rocks/?.lua`"
         ]
     );
 }

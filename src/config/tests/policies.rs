@@ -132,8 +132,8 @@ fn what_gives_order_up_is_said() {
     assert_eq!(
         warnings("retry = { topics = ['5s'] }\n"),
         [
-            "listener `orders.f`: `retry.topics` gives up the order of messages: one that failed runs again after those \
-             that came later"
+            "listener `orders.f`: with `retry.topics` messages lose their order: a failed message runs again after later \
+             ones"
         ]
     );
     assert_eq!(
@@ -154,8 +154,8 @@ fn a_pattern_that_takes_its_own_dead_letters_is_said() {
         );
         loaded(&[BROKERS, GROUP, &listener].concat()).warnings
     };
-    let said = "listener `orders.f`: its pattern `^t` matches its dead-letter topic `{topic}.dead` too, so that a dead \
-                letter would come back to it; make the pattern narrower, or name another topic";
+    let said = "listener `orders.f`: its pattern `^t` matches its dead-letter topic `{topic}.dead` too, so it \
+                would get its own dead letters; use a narrower pattern, or another topic";
     assert_eq!(warnings("['^t']", "{topic}.dead"), [said]);
     assert_eq!(warnings("['t', '^t']", "{topic}.dead"), [said]);
     assert!(warnings("['^t']", "dead.{topic}").is_empty());
@@ -186,7 +186,7 @@ fn a_server_is_there_only_where_it_listens() {
         http("[http]\n"),
         (
             None,
-            vec!["`[http]` has no `listen`: there is no server".to_owned()]
+            vec!["`[http]` has no `listen`: no server is started".to_owned()]
         )
     );
     let expected = Http {
