@@ -16,7 +16,7 @@ use crate::kafka::property::{self, Refusal};
 /// librdkafka's default of `message.max.bytes`, below which `fetch.max.bytes` may not be.
 const MESSAGE_MAX_BYTES: u64 = 1_000_000;
 
-/// What librdkafka takes before an address.
+/// The schemes of an address that librdkafka accepts.
 const SCHEMES: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
 
 /// The property by which librdkafka asks for tokens itself.
@@ -153,7 +153,7 @@ fn brokers(consumer: &Consumer, path: &[&str], scene: &mut Scene<'_, '_>) {
     }
 }
 
-/// What librdkafka would understand; else what may be meant.
+/// Whether librdkafka accepts the address; the error is a hint for the end of the sentence.
 fn broker_address(broker: &str) -> Result<(), String> {
     let address = match broker.split_once("://") {
         Some((scheme, address)) if SCHEMES.iter().any(|s| s.eq_ignore_ascii_case(scheme)) => {
@@ -343,7 +343,7 @@ fn properties(
     properties
 }
 
-/// What librdkafka has against the whole, when it has nothing against any part.
+/// Reports what librdkafka refuses in the combination of properties, where each alone is good.
 fn together(
     consumer: &Consumer,
     properties: &BTreeMap<String, Value>,

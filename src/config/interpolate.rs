@@ -82,7 +82,7 @@ fn value(
 
 #[derive(Debug, Default, PartialEq)]
 struct Expanded {
-    /// Absent: there was nothing to replace.
+    /// Absent: the string has no reference.
     text: Option<String>,
     secrets: Vec<String>,
 }

@@ -72,7 +72,7 @@ impl Mapping<'_> {
         );
     }
 
-    /// What the promises and the throughput rest on, whatever the file says.
+    /// The properties that delivery guarantees and throughput need; the file cannot change them.
     fn always(&mut self) {
         self.set("enable.auto.commit", false, &[]);
         self.set("enable.auto.offset.store", false, &[]);

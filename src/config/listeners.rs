@@ -54,7 +54,7 @@ pub(super) fn resolve(
     resolved
 }
 
-/// What a handler without a file may be meant to be.
+/// The existing handler that a misspelt one may mean.
 fn meant(handler: &Handler, folder: &Path, sources: &Sources) -> Option<String> {
     let exists = |path: &str| sources.contains_key(&format!("{path}.lua"));
     let with_function = |path: &str, function: Option<&str>| match function {

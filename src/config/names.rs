@@ -1,4 +1,4 @@
-//! What a handler and a topic may be called.
+//! The valid names of handlers and topics.
 
 use regex::Regex;
 
@@ -6,7 +6,7 @@ use super::{Handler, Topic};
 
 /// Kafka's own limit.
 const TOPIC_CHARACTERS_MAX: usize = 249;
-/// What a name is, for sentences.
+/// The rule for names, for errors.
 pub(super) const TOPIC_FORM: &str = "a name has 1 to 249 letters, digits, `.`, `_` and `-`";
 
 /// The path up to the first dot after the last slash, then the function.

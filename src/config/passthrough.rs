@@ -1,7 +1,7 @@
 //! The `librdkafka` tables: properties that go to librdkafka by their own names.
 //!
-//! Refused is what has a name in the file, so that one thing has one name, and what the promises rest on. Which names
-//! and values there are, librdkafka says itself.
+//! Refused are properties that have a key in the file, so that one setting has one name, and properties that the delivery
+//! guarantees need. librdkafka itself checks names and values.
 
 use super::file::{Consumer, Property};
 use super::kafkajs::Properties;
@@ -11,7 +11,7 @@ use crate::nearest::nearest;
 use super::Scene;
 use crate::kafka::property::{self, Refusal};
 
-/// The `librdkafka` table: what is left of it after everything that has a name or a promise here.
+/// The properties of the `librdkafka` table that are passed on.
 pub(super) fn resolve(
     consumer: &Consumer,
     path: &[&str],

@@ -1,4 +1,4 @@
-//! `[lua]`, `[log]`, `[daemon]` and `[http]`: what belongs to the process.
+//! `[lua]`, `[log]`, `[daemon]` and `[http]`: the tables of the process.
 
 use std::path::{Path, PathBuf};
 

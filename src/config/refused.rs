@@ -1,6 +1,6 @@
-//! Names that users of kafkajs or of later versions may write, and what to write instead.
+//! Keys and values of kafkajs and of other programs, and their replacement here.
 //!
-//! A name stands here when "unknown key" would be true but no help. The scope is the name of the table's type in `file`.
+//! A name is listed where "unknown key" alone would not help. The scope is the name of the table's type in `file`.
 
 use toml::de::DeValue;
 
@@ -8,7 +8,7 @@ const RETRY_FACTOR: &str = "kafkajs gives it another meaning; write `multiplier`
 const RETRY_RETRIES: &str =
     "kafkajs counts the runs after the first; write `attempts`, which counts all runs";
 
-/// What to say of a key that is not taken, or not yet.
+/// The hint for a key that is not supported, or not yet.
 pub(super) fn key(scope: &str, key: &str) -> Option<&'static str> {
     let own = match scope {
         "File" => file(key),
@@ -35,12 +35,12 @@ fn policies_key_in_defaults(scope: &str, key: &str) -> Option<&'static str> {
         .then_some("it belongs to one listener; write it in its `[[listeners]]`")
 }
 
-/// Whether a key that is not taken may stand there all the same, because it says what is so anyway.
+/// Whether an unsupported key is harmless, because it asks for the only behaviour that there is.
 pub(super) fn is_harmless(key: &str, value: &DeValue<'_>) -> bool {
     matches!(key, "enforceRequestTimeout" | "eachBatchAutoResolve") && value.as_bool() == Some(true)
 }
 
-/// What to say of a value that is not taken, or not yet.
+/// The hint for a value that is not supported, or not yet.
 pub(super) fn value(key: &str, value: &str) -> Option<&'static str> {
     match (key, value) {
         (

@@ -1,7 +1,7 @@
 //! Checks names and types against the JSON Schema of `file`, all of them at once.
 //!
-//! What is wrong is reported and then taken out of the tree, so that the rules can go on with what is right. Names come
-//! from the schema alone: a key that is added to a type of `file` is known here.
+//! A wrong value is reported and removed from the tree, so that the rules can check the rest. Names come from the schema
+//! alone: a key that is added to a type of `file` is known here.
 
 use serde_json::Value as Json;
 use toml::Spanned;
@@ -233,13 +233,14 @@ impl<'w> Walk<'w, '_> {
         self.complain(span, wrong)
     }
 
-    /// Reports what is wrong with the value at hand, and tells whether it is good.
+    /// Reports an error of the current value, and tells whether it has none.
     fn complain(&mut self, span: &std::ops::Range<usize>, wrong: Option<String>) -> bool {
-        if let Some(wrong) = &wrong {
+        let is_good = wrong.is_none();
+        if let Some(wrong) = wrong {
             self.report
                 .error(Some(span.clone()), format!("{} {wrong}", self.place()));
         }
-        wrong.is_none()
+        is_good
     }
 
     fn wrong_type(&mut self, value: &Spanned<DeValue<'_>>, schema: &Json) -> bool {
@@ -307,7 +308,7 @@ impl<'w> Walk<'w, '_> {
         words.join(" or ")
     }
 
-    /// The key that is being looked at, as the user sees it.
+    /// The current key, as the user sees it.
     fn place(&self) -> String {
         match place(&self.path) {
             (key, Some(table)) if !key.is_empty() => format!("`{key}` in `{table}`"),

@@ -1,4 +1,4 @@
-//! What a file means: text in, [`Config`] out.
+//! The meaning of a file: text in, [`Config`] out.
 
 mod any_text;
 mod policies;

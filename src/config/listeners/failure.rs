@@ -1,6 +1,6 @@
-//! `onError`, `retry`, `deadLetter` and `breaker` of a listener: what becomes of a message that fails.
+//! `onError`, `retry`, `deadLetter` and `breaker` of a listener: the policies for failed messages.
 //!
-//! Names of topics are checked as far as the file tells them; whether they exist is known at the start alone.
+//! Names of topics are checked as far as the file has them; whether the topics exist is checked at the start.
 
 use super::super::file;
 use super::super::names::{self, TOPIC_FORM};
@@ -11,7 +11,7 @@ use super::super::{
 use super::One;
 use crate::topic_name;
 
-/// Runs with `onError` "deadLetter", where the file doesn't say.
+/// The default of `retry.attempts` with `onError` "deadLetter".
 const DEAD_LETTER_ATTEMPTS: u32 = 5;
 const SECOND: u64 = 1_000;
 const HOUR: u64 = 3_600 * SECOND;
@@ -31,7 +31,7 @@ pub(super) fn group<'f>(file: &'f file::File, policies: &file::Policies) -> Opti
     consumer.group_id.as_deref()
 }
 
-/// A table of that name says enough.
+/// A `deadLetter` table alone sets `onError`.
 pub(super) fn on_error(policies: &file::Policies) -> OnError {
     match policies.on_error {
         Some(file::OnError::DeadLetter) => OnError::DeadLetter,
@@ -119,7 +119,7 @@ impl One<'_, '_, '_> {
         }
     }
 
-    /// Checks `retry.topics`; their number says how many attempts there are.
+    /// Checks `retry.topics`; their number sets the attempts.
     fn retry_topics(
         &mut self,
         policies: &file::Policies,
@@ -341,7 +341,7 @@ impl One<'_, '_, '_> {
     }
 }
 
-/// The topic, or something that stands for what a pattern matches.
+/// The topic, or a sample of the topics that a pattern matches.
 fn a_name(topic: &Topic) -> &str {
     match topic {
         Topic::Literal(name) => name,
@@ -349,7 +349,7 @@ fn a_name(topic: &Topic) -> &str {
     }
 }
 
-/// Whether a pattern takes what it takes with something behind it too, as far as that is told at a glance.
+/// Whether a pattern matches its own dead-letter topics, as far as its text shows.
 fn takes(pattern: &str, written: &str) -> bool {
     let open = !pattern.ends_with('$') || pattern.ends_with(".*$") || pattern.ends_with(".+$");
     open && written.starts_with("{topic}")
