@@ -51,7 +51,7 @@ pub(crate) fn load(path: &Path, number: u64) -> Result<Bundle, Errors> {
 ///
 /// # Errors
 ///
-/// Where it cannot be read, or is no text.
+/// Where it cannot be read, or is not UTF-8.
 pub(crate) fn text(path: &Path) -> Result<String, Errors> {
     let bytes = fs::read(path).map_err(|error| Errors::of(path, unreadable(&error)))?;
     String::from_utf8(bytes).map_err(|error| {

@@ -47,6 +47,17 @@ pub(crate) fn of_ms(ms: f64) -> Option<Duration> {
     (ms >= 0.0 && ms < i64::MAX as f64).then(|| Duration::from_millis(ms.ceil() as u64))
 }
 
+/// A string that reads back as the duration: `90s`, `10m`, `24h`. Names of retry topics are made of it and must stay.
+pub(crate) fn short(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    // Days are read and not written.
+    let whole = UNITS[1..]
+        .iter()
+        .find(|(_, length)| ms > 0 && ms.is_multiple_of(u128::from(*length)));
+    let (unit, length) = whole.unwrap_or(&("ms", 1));
+    format!("{}{unit}", ms / u128::from(*length))
+}
+
 fn of_whole(ms: u64) -> Option<Duration> {
     i64::try_from(ms).is_ok().then(|| Duration::from_millis(ms))
 }
@@ -122,6 +133,21 @@ pub(crate) mod tests {
                 expected.is_some() || is_too_long,
                 "{text:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_duration_is_written_in_its_largest_whole_unit() {
+        for (ms, expected) in [
+            (0, "0ms"),
+            (1_500, "1500ms"),
+            (90_000, "90s"),
+            (600_000, "10m"),
+            (172_800_000, "48h"),
+        ] {
+            let duration = Duration::from_millis(ms);
+            assert_eq!(short(duration), expected);
+            assert_eq!(parse(expected), Some(duration));
         }
     }
 

@@ -96,7 +96,7 @@ impl fmt::Display for Size {
 
 impl Serialize for Millis {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&show(self.0, &UNITS, ""))
+        serializer.serialize_str(&duration::short(self.duration()))
     }
 }
 
