@@ -46,16 +46,11 @@ const REQUESTS: usize = 16;
 /// Rewrites every configuration that is loaded.
 pub(crate) type Adjust = Arc<dyn Fn(&mut Config) + Send + Sync>;
 
-/// Hears of the start.
-pub(crate) type Started = Box<dyn FnOnce(&Config) + Send>;
-
 pub(crate) struct Options {
     pub(crate) config: PathBuf,
     /// At the start and at each reload: the embedded broker in place of the config's.
     pub(crate) adjust: Option<Adjust>,
     pub(crate) audience: Audience,
-    /// Called once everything runs.
-    pub(crate) started: Option<Started>,
 }
 
 /// How a daemon that ran has ended.
@@ -135,9 +130,6 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
         "ready"
     );
     notifier.ready();
-    if let Some(started) = options.started {
-        started(&config);
-    }
     let supervisor = Supervisor {
         notifier,
         progress,

@@ -12,6 +12,7 @@
 
 mod allocator;
 mod clock;
+mod duration;
 mod failpoint;
 mod log;
 mod message;

@@ -63,8 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
 
 /// Everything that a start does before it joins a group. What the top levels of files do to the world, they do here too.
 fn check(config: &ConfigOption) -> Result<Good, Bad> {
-    let snapshot = bundle::read(&config.path()).map_err(Bad::Config)?;
-    let bundle = bundle::check(&snapshot, 1).map_err(Bad::Config)?;
+    let bundle = bundle::load(&config.path(), 1).map_err(Bad::Config)?;
     let outside = |error: String| Bad::Outside(vec![error]);
     let mut warnings = bundle.config.warnings.clone();
     let mut errors = Vec::new();

@@ -16,7 +16,6 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
         config: arguments.config.path(),
         adjust: None,
         audience: Audience::Daemon,
-        started: None,
     }))
 }
 

@@ -1,7 +1,7 @@
-//! What listeners of one topic in one consumer must agree on: the topic has one set of lanes and one position.
+//! The keys that the listeners of one topic in one consumer share: a topic has one set of lanes and one position.
 //!
-//! Only what the file itself tells is compared: two patterns may meet in a topic that does not exist yet, and then the
-//! listener that stands first decides.
+//! Only topics and patterns of the file are compared. Two patterns may match a topic that does not exist yet; then the
+//! first listener decides.
 
 use super::tree::Step;
 use super::{Listener, Scene, Topic};
@@ -86,7 +86,7 @@ fn pair(
     }
     if a.auto_commit != b.auto_commit {
         scene.report.warning(format!(
-            "{who} differ in `runConfig.autoCommit`: the topic's offset is the smaller of both, so it moves only as far as \
+            "{who} differ in `runConfig.autoCommit`: the smaller position of both is committed, so the offset moves only as far as \
              ctx.commitOffsets says"
         ));
     }

@@ -37,6 +37,7 @@ mod positions; // where a partition starts
 mod protocols; // how a group shares its partitions: assignors, KIP-848, a drain before each revocation
 mod reload; // files that change while the daemon runs
 mod retries; // messages that wait in retry topics
+mod secrets; // how often the file of a secret is opened
 mod secure; // TLS and SASL against a real broker, and that no secret is shown
 mod systemd; // the shipped units under a real systemd
 mod tidy; // rules of ARCHITECTURE.md that a look at the files can hold

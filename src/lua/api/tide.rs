@@ -135,15 +135,15 @@ unsafe extern "C-unwind" fn sleep(state: *mut lua_State) -> c_int {
     // SAFETY: the duration is read into plain data before anything is pending.
     unsafe {
         let shared = Shared::of(state);
-        let mut duration = Duration::ZERO;
+        let mut wait = Duration::ZERO;
         shared.attempt(state, || {
-            duration = duration::at(state, 1).map_err(|found| {
-                format!("`tide.sleep` takes milliseconds or a duration such as \"5s\", \"250ms\" or \"1m\", not {found}")
+            wait = duration::at(state, 1).map_err(|found| {
+                format!("`tide.sleep` takes {}, not {found}", crate::duration::FORM)
             })?;
             Ok(0)
         });
         ffi::lua_settop(state, 0);
-        suspend::begin(state, shared, Wait::Sleep(duration), "tide.sleep", slept)
+        suspend::begin(state, shared, Wait::Sleep(wait), "tide.sleep", slept)
     }
 }
 

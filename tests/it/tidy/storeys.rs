@@ -23,6 +23,7 @@ pub(super) const STOREYS: [Storey; 14] = [
             "rate_limit",
             "own_folder",
             "clock",
+            "duration",
             "failpoint",
             "allocator",
             "nearest",
