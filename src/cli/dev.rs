@@ -170,7 +170,7 @@ impl Stage {
             config,
             adjust: Some(Arc::new(move |config| adjusting.adjust(config))),
             audience: Audience::Person,
-            started: None,
+            code: run::code,
         });
         drop(stage);
         run::exit(ended)

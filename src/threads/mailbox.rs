@@ -4,7 +4,7 @@
 //! only where the owner sleeps. Who sends is bounded elsewhere, by the budget or by asking one question at a time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 pub(crate) struct Mailbox<T> {
@@ -53,6 +53,16 @@ impl<T> Mailbox<T> {
         let unread = std::mem::take(&mut state.letters);
         drop(state);
         drop(unread);
+    }
+
+    /// Closes it when the returned value is dropped, also by a panic: no letter outlives the thread that would read it.
+    pub(crate) fn close_on_drop(self: &Arc<Self>) -> CloseOnDrop<T> {
+        CloseOnDrop(self.clone())
+    }
+
+    /// Whether the thread that reads it has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
     }
 
     /// Ends a sleep, or the next one.
@@ -109,5 +119,15 @@ impl<T> Mailbox<T> {
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Held by the thread that reads a mailbox.
+#[must_use]
+pub(crate) struct CloseOnDrop<T>(Arc<Mailbox<T>>);
+
+impl<T> Drop for CloseOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
