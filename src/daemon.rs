@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::now_ms;
 use crate::config::Config;
+use crate::failpoint::failpoint;
 use crate::log::log;
 use crate::service::control::{Ask, Server};
 use crate::service::signals::{self, Reactions, Shutdown, Signals, Trigger};
@@ -152,7 +153,9 @@ fn start_and_run(options: Options) -> Result<(Ended, LastResort), StartError> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    Ok(runtime.block_on(daemon.run(server, http, watch, reloads, endings)))
+    let ended = runtime.block_on(daemon.run(server, http, watch, reloads, endings));
+    failpoint!("stopped");
+    Ok(ended)
 }
 
 fn say_ready(config: &Config) {

@@ -121,7 +121,11 @@ fn a_panic_of_the_signals_ends_the_daemon() {
 
 #[test]
 fn a_panic_of_luas_watchdog_ends_the_daemon() {
-    a_panic_ends_an_idle_daemon("lua-watchdog-turn", "src/lua/vm/watchdog.rs", "lua-watchdog");
+    a_panic_ends_an_idle_daemon(
+        "lua-watchdog-turn",
+        "src/lua/vm/watchdog.rs",
+        "lua-watchdog",
+    );
 }
 
 /// Its dead letters have no answer then: what waits for them stays uncommitted.
@@ -210,77 +214,95 @@ fn dead_thread(address: &str) -> Option<String> {
     page["thread"].as_str().map(str::to_owned)
 }
 
-/// After its allowance `/live` fails and names the thread; a stop ends in time all the same.
-#[track_caller]
-fn a_hang_fails_live(place: &str, thread: &str) {
-    let project = idle(NOWHERE);
-    let mut daemon = spawn(&project, &format!("{place}=3:hang"));
-    let address = address(&mut daemon);
-    assert_eq!(dead_thread(&address), None);
-    let named = wait_some("/live fails", DEADLINE, || dead_thread(&address));
-    assert!(named.starts_with(thread), "{named}");
-    daemon.wait_line("the same in the log", |line| {
-        line.is("a thread stands still, the watchdog is not fed")
-            && line.is_error()
-            && line.field("thread").starts_with(&named)
+/// All at once: each waits for its allowance.
+fn at_once(checks: &[(&str, &str)], check: fn(&str, &str)) {
+    std::thread::scope(|scope| {
+        for (place, thread) in checks {
+            scope.spawn(|| check(place, thread));
+        }
     });
-    daemon.term();
-    daemon.exit_code(STOP);
 }
 
+/// After its allowance `/live` fails and names the thread; a stop ends in time all the same.
 #[test]
-fn a_hang_of_a_consumer_fails_live() {
-    a_hang_fails_live("consumer-turn", "consumer-default");
-}
-
-#[test]
-fn a_hang_of_a_worker_fails_live() {
-    a_hang_fails_live("worker-turn", "worker-");
-}
-
-#[test]
-fn a_hang_of_the_lookups_fails_live() {
-    a_hang_fails_live("lookups-turn", "lookups-default");
+fn a_hang_of_a_thread_that_counts_fails_live() {
+    let checks = [
+        ("consumer-turn", "consumer-default"),
+        ("worker-turn", "worker-"),
+        ("lookups-turn", "lookups-default"),
+    ];
+    at_once(&checks, |place, thread| {
+        let project = idle(NOWHERE);
+        let mut daemon = spawn(&project, &format!("{place}=3:hang"));
+        let address = address(&mut daemon);
+        assert_eq!(dead_thread(&address), None, "{place}");
+        let named = wait_some("/live fails", DEADLINE, || dead_thread(&address));
+        assert!(named.starts_with(thread), "{named}");
+        daemon.wait_line("the same in the log", |line| {
+            line.is("a thread stands still, the watchdog is not fed")
+                && line.is_error()
+                && line.field("thread").starts_with(&named)
+        });
+        daemon.term();
+        daemon.exit_code(STOP);
+    });
 }
 
 /// Messages are processed without it: an ERROR names the thread, and `/live` is well.
-#[track_caller]
-fn a_hang_is_an_error_in_the_log(place: &str, thread: &str) {
+#[test]
+fn a_hang_of_any_other_thread_is_an_error_in_the_log() {
+    let checks = [
+        ("signals-turn", "signals"),
+        ("lua-watchdog-turn", "lua-watchdog"),
+        ("watch-turn", "watch"),
+        ("topics-turn", "topics"),
+    ];
+    at_once(&checks, |place, thread| {
+        let project = idle(NOWHERE);
+        let mut daemon = spawn(&project, &format!("{place}=2:hang"));
+        let address = address(&mut daemon);
+        let is_named = |line: &Line| line.is("a thread stands still");
+        let line = daemon.wait_line(&format!("{thread} is named"), is_named);
+        assert!(line.is_error() && line.field("thread").starts_with(thread));
+        stays("/live is well", Duration::from_secs(5), || {
+            dead_thread(&address).is_none()
+        });
+        assert_eq!(daemon.count(is_named), 1, "a hang is told once");
+        assert!(!daemon.ended());
+    });
+}
+
+/// A worker that hangs in a call holds messages, for which librdkafka's client would wait.
+#[test]
+fn a_stop_does_not_wait_for_a_worker_that_hangs() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("hangs", 2);
+    let project = Project::new(kafka).sections(&sections());
+    project.handler("orders.lua", RECORDING);
+    project.config(&from_beginning("orders", &topic.name, "orders.handle"));
+    topic.produce((0..2).flat_map(|partition| numbered(0..20, partition)));
+    let mut daemon = spawn(&project, "before-handler=1:hang");
+    let other = wait_some("the other worker is done", DEADLINE, || {
+        let done = project.entries_of("done");
+        (done.len() == 20).then(|| done[0].partition)
+    });
+    daemon.term();
+    daemon.exit_code(STOP);
+    let committed = |partition| kafka.committed(&project.group, &topic.name, partition);
+    assert_eq!(committed(other), Some(20));
+    assert_eq!(committed(1 - other).unwrap_or(0), 0);
+}
+
+/// Whatever holds the end of the process up, it ends.
+#[test]
+fn a_stop_that_does_not_end_has_a_last_resort() {
     let project = idle(NOWHERE);
-    let mut daemon = spawn(&project, &format!("{place}=2:hang"));
-    let address = address(&mut daemon);
-    daemon.wait_line("the thread is named", |line| {
-        line.is("a thread stands still")
-            && line.is_error()
-            && line.field("thread").starts_with(thread)
-    });
-    assert_eq!(dead_thread(&address), None);
-    stays("/live is well", Duration::from_secs(5), || {
-        dead_thread(&address).is_none()
-    });
-    let lines = daemon.count(|line| line.is("a thread stands still"));
-    assert_eq!(lines, 1, "a hang is told once");
-    assert!(!daemon.ended());
-}
-
-#[test]
-fn a_hang_of_the_signals_is_an_error_in_the_log() {
-    a_hang_is_an_error_in_the_log("signals-turn", "signals");
-}
-
-#[test]
-fn a_hang_of_luas_watchdog_is_an_error_in_the_log() {
-    a_hang_is_an_error_in_the_log("lua-watchdog-turn", "lua-watchdog");
-}
-
-#[test]
-fn a_hang_of_the_file_watch_is_an_error_in_the_log() {
-    a_hang_is_an_error_in_the_log("watch-turn", "watch");
-}
-
-#[test]
-fn a_hang_of_the_topics_is_an_error_in_the_log() {
-    a_hang_is_an_error_in_the_log("topics-turn", "topics");
+    let mut daemon = spawn(&project, "stopped=1:hang");
+    daemon.wait_line("ready", |line| line.is("ready"));
+    daemon.term();
+    assert_eq!(daemon.exit_code(STOP), 1);
+    let is_said = |line: &Line| line.is_error() && line.field("message").contains("ending at once");
+    assert_eq!(daemon.count(is_said), 1);
 }
 
 /// Longer than every allowance: a call's deadline, at most that of a record (30 s), and 10 s. `MOONTIDE_AWAY_SECS` makes
@@ -295,7 +317,7 @@ fn away() -> Duration {
 #[test]
 fn without_brokers_it_is_live_for_longer_than_every_allowance() {
     let project = idle(NOWHERE).consumer("requestTimeout = \"2s\"");
-    let pattern = from_beginning("orders", "/^orders-.*$/", "orders.handle");
+    let pattern = from_beginning("orders", "^orders-.*$", "orders.handle");
     project.config(&(pattern + "onError = \"deadLetter\"\n"));
     let mut daemon = Daemon::start(&project);
     let address = address(&mut daemon);
