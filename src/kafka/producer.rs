@@ -259,6 +259,17 @@ impl Producer {
     }
 }
 
+#[cfg(test)]
+impl Producer {
+    /// Ends the client for good, as a fatal error does.
+    pub(crate) fn end_for_good(&self) {
+        let code = rdkafka_sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+        let rk = self.client.client().native_ptr();
+        // SAFETY: the handle is alive, and the text is a static string.
+        unsafe { rdkafka_sys::rd_kafka_test_fatal_error(rk, code, c"on purpose".as_ptr()) };
+    }
+}
+
 impl Drop for Producer {
     /// What has no answer yet is given up: the client's own drop sees to that its answer comes all the same. Whoever is
     /// called with an answer may be the last to hold the producer; its thread then ends after that call.

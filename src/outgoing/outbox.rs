@@ -188,6 +188,10 @@ mod tests {
     use crate::kafka::mock::Broker;
 
     fn outbox(brokers: &str, more: &[(&str, &str)]) -> Arc<Outbox> {
+        outbox_of(brokers, more, &Supervisor::without_daemon())
+    }
+
+    fn outbox_of(brokers: &str, more: &[(&str, &str)], supervisor: &Supervisor) -> Arc<Outbox> {
         let value = |text: &str| Value {
             text: text.to_owned(),
             secret: false,
@@ -195,11 +199,7 @@ mod tests {
         let properties = [("bootstrap.servers", brokers), ("group.id", "g")];
         let all = properties.iter().chain(more);
         let properties = all.map(|(name, text)| ((*name).to_owned(), value(text)));
-        Arc::new(Outbox::new(
-            "default",
-            &properties.collect(),
-            &Supervisor::without_daemon(),
-        ))
+        Arc::new(Outbox::new("default", &properties.collect(), supervisor))
     }
 
     fn letter(partition: i32, key: &str) -> Outgoing {
@@ -277,6 +277,20 @@ mod tests {
         let expected = "topic `dead`: not sent, as the consumer is closing";
         let late = answer(&outbox, letter(0, "k"));
         assert_eq!(late, Err(Refused::Other(expected.to_owned())));
+    }
+
+    #[test]
+    fn a_producer_that_ended_for_good_is_replaced_and_dropped_on_a_thread() {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("dead", 1).unwrap();
+        let (endings, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let outbox = outbox_of(broker.address(), &[], &Supervisor::new(endings));
+        answer(&outbox, letter(0, "k")).unwrap();
+        outbox.lock().together.as_ref().unwrap().end_for_good();
+        answer(&outbox, letter(0, "k")).unwrap();
+        assert_eq!(outbox.lock().buried.len(), 1);
+        outbox.close(Instant::now() + Duration::from_secs(20));
+        assert!(heard.try_recv().is_err(), "no thread ended unasked");
     }
 
     #[test]

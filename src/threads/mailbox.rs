@@ -131,3 +131,27 @@ impl<T> Drop for CloseOnDrop<T> {
         self.0.close();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mailbox_whose_reader_panics_keeps_no_letter() {
+        let mailbox = Arc::new(Mailbox::default());
+        let (unread, late) = (Arc::new(()), Arc::new(()));
+        mailbox.send(unread.clone());
+        let reads = mailbox.close_on_drop();
+        assert!(!mailbox.is_closed());
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _reads = reads;
+            panic!("on purpose");
+        }));
+        assert!(panicked.is_err() && mailbox.is_closed());
+        mailbox.send(late.clone());
+        assert_eq!(
+            (Arc::strong_count(&unread), Arc::strong_count(&late)),
+            (1, 1)
+        );
+    }
+}
