@@ -265,7 +265,13 @@ impl Daemon {
                 }
             }
         }
-        let (ended, last_resort) = self.stop(&notifier, reloading, ending).await;
+        let (mut ended, last_resort) = self.stop(&notifier, reloading, ending).await;
+        if ended == Ended::Stopped
+            && let Some(reason) = panicked_meanwhile(&mut endings)
+        {
+            log!(error, daemon, reason, "stopped, but not in order");
+            ended = Ended::Failed(reason);
+        }
         feeder.abort();
         control.abort();
         if let Some(http) = http {
@@ -448,6 +454,15 @@ impl From<Option<Ending>> for Ended {
             Some(Ending::Failed(reason) | Ending::Thread(reason)) => Self::Failed(reason),
         }
     }
+}
+
+/// The first thread that panicked during a stop.
+fn panicked_meanwhile(endings: &mut mpsc::UnboundedReceiver<Ending>) -> Option<String> {
+    let mut endings = std::iter::from_fn(|| endings.try_recv().ok());
+    endings.find_map(|ending| match ending {
+        Ending::Thread(reason) => Some(reason),
+        _ => None,
+    })
 }
 
 /// The reload that is under way, or never.

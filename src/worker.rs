@@ -187,6 +187,7 @@ impl Worker {
             }
             for letter in letters.drain(..) {
                 if matches!(letter, ToWorker::Stop) {
+                    failpoint!("worker-stop");
                     self.gatekeeper.gone();
                     return self.engine.stop();
                 }

@@ -47,7 +47,7 @@ impl Topics {
     /// Begins to ask for what the literal topics of `config` need.
     pub(super) fn start(config: &Arc<Config>, supervisor: &Supervisor) -> anyhow::Result<Self> {
         let mailbox = Arc::new(Mailbox::default());
-        let asker = Asker {
+        let checker = Checker {
             mailbox: mailbox.clone(),
             config: config.clone(),
             endings: supervisor.endings(),
@@ -55,7 +55,7 @@ impl Topics {
         };
         let first = required_topics::by_literals(config);
         let thread = supervisor.spawn("topics", Kind::Observed(TURN_MAX), move |beat| {
-            asker.run(first, &beat);
+            checker.run(first, &beat);
         })?;
         Ok(Self { mailbox, thread })
     }
@@ -102,7 +102,7 @@ pub(super) fn ask_for_new(old: &Config, new: &Config) -> Found {
     found
 }
 
-struct Asker {
+struct Checker {
     mailbox: Arc<Mailbox<ToTopics>>,
     config: Arc<Config>,
     endings: Endings,
@@ -117,7 +117,7 @@ struct Open {
     is_told: bool,
 }
 
-impl Asker {
+impl Checker {
     fn run(mut self, first: Vec<Needed>, beat: &Beat) {
         self.add(first, true, false);
         let mut letters = Vec::new();

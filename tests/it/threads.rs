@@ -272,6 +272,24 @@ fn a_hang_of_any_other_thread_is_an_error_in_the_log() {
     });
 }
 
+/// A stop during which a thread panics is no success, and what has finished is committed.
+#[test]
+fn a_panic_during_a_stop_is_a_failure() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("stop", 1);
+    let project = Project::new(kafka).sections(&sections());
+    project.handler("orders.lua", RECORDING);
+    project.config(&from_beginning("orders", &topic.name, "orders.handle"));
+    topic.produce(numbered(0..10, 0));
+    let mut daemon = spawn(&project, "worker-stop=1:panic");
+    project.wait_for_entries("done", 10, DEADLINE);
+    daemon.term();
+    assert_eq!(daemon.exit_code(STOP), 1);
+    let reason = |line: &Line| line.field("reason").starts_with("thread `worker-");
+    assert_eq!(daemon.count(|line| line.is_error() && reason(line)), 1);
+    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(10));
+}
+
 /// A worker that hangs in a call holds messages, for which librdkafka's client would wait.
 #[test]
 fn a_stop_does_not_wait_for_a_worker_that_hangs() {
