@@ -171,12 +171,19 @@ fn after_a_panic_of_a_worker_the_other_one_drains_and_is_committed() {
     let Some(kafka) = kafka::shared() else { return };
     let partitions = 4;
     let topic = kafka.topic("panic", partitions as usize);
-    let project = Project::new(kafka).sections(&sections());
+    let drain = Duration::from_secs(25);
+    let project = Project::new(kafka).sections(&sections().replace("\"2s\"", "\"25s\""));
     project.handler("slow.lua", SLOW);
     project.config(&from_beginning("slow", &topic.name, "slow"));
     topic.produce((0..partitions).flat_map(|partition| numbered(0..100, partition)));
     let mut daemon = spawn(&project, "before-handler=13:panic");
+    daemon.wait_line("the panic", |line| line.is("panicked"));
+    let began = Instant::now();
     ends_by_a_panic(&mut daemon, "src/worker/run.rs", "worker-");
+    assert!(
+        began.elapsed() < drain,
+        "nothing waits for the worker that is gone"
+    );
 
     let mut lines = daemon.lines().into_iter();
     let panic = lines.find(|line| line.is("panicked")).unwrap();
