@@ -178,10 +178,10 @@ fn after_a_panic_of_a_worker_the_other_one_drains_and_is_committed() {
     topic.produce((0..partitions).flat_map(|partition| numbered(0..100, partition)));
     let mut daemon = spawn(&project, "before-handler=13:panic");
     daemon.wait_line("the panic", |line| line.is("panicked"));
-    let began = Instant::now();
+    let panicked_at = Instant::now();
     ends_by_a_panic(&mut daemon, "src/worker/run.rs", "worker-");
     assert!(
-        began.elapsed() < drain,
+        panicked_at.elapsed() < drain,
         "nothing waits for the worker that is gone"
     );
 
