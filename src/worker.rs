@@ -37,12 +37,13 @@ use crate::crash::journal::Page;
 use crate::failpoint::failpoint;
 use crate::kafka::Message;
 use crate::log::log;
-use crate::lua::{Answer, App, Pulse, Vm};
+use crate::lua::{App, CallId, Pulse, Vm};
 use crate::message::Record as _;
 use crate::rules::route::{self, Plan};
 use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
 use crate::threads::supervisor::Endings;
+use crate::wait::{Answer, WaitId};
 
 use alone::Alone;
 use calls::{Calls, Places};
@@ -72,6 +73,9 @@ pub(crate) struct Worker {
     mailbox: Arc<Mailbox<ToWorker>>,
     endings: Endings,
     beat: Beat,
+    app: Arc<App>,
+    /// Answers to waits that no turn had time for yet: many may come at once.
+    answers: VecDeque<(u64, CallId, WaitId, Answer)>,
     engine: Engine,
     /// By epoch.
     slots: HashMap<u64, Slot>,
@@ -138,6 +142,8 @@ impl Worker {
             mailbox: start.mailbox,
             endings: start.endings,
             beat: start.beat,
+            app: start.app.clone(),
+            answers: VecDeque::new(),
             engine: Engine::new(start.app, start.pulse, start.bundle, start.vm),
             slots: HashMap::new(),
             ready: VecDeque::new(),
@@ -169,7 +175,7 @@ impl Worker {
             failpoint!("worker-turn");
             let is_held = self.gatekeeper.is_held(self.calls.is_empty())
                 || self.engine.down_until().is_some();
-            if self.ready.is_empty() || is_held {
+            if (self.ready.is_empty() || is_held) && self.answers.is_empty() {
                 self.report();
                 let deadline = Instant::now() + TURN;
                 let deadline = self
@@ -194,6 +200,7 @@ impl Worker {
                 self.open(letter);
             }
             let now = Instant::now();
+            self.take_answers(now);
             self.fire(now);
             self.look(now);
             if self.calls.is_empty() && self.gatekeeper.may_go_on() {
@@ -220,7 +227,12 @@ impl Worker {
             } => self.push(partition, &plan, first, taken, messages),
             ToWorker::Release(partition) => self.release(&partition),
             ToWorker::Cancel(partition) => self.cancel(&partition),
-            ToWorker::Answer { vm, call, answer } => self.resume(vm, call, answer),
+            ToWorker::Answer {
+                vm,
+                call,
+                wait,
+                answer,
+            } => self.answers.push_back((vm, call, wait, answer)),
             ToWorker::Delivered {
                 epoch,
                 lane,
@@ -333,13 +345,22 @@ impl Worker {
         partition.inbox.send(ToConsumer::Drained(partition.clone()));
     }
 
+    /// The answers that came, for as long as a turn may take.
+    fn take_answers(&mut self, now: Instant) {
+        while now.elapsed() < QUANTUM_TIME
+            && let Some((vm, call, wait, answer)) = self.answers.pop_front()
+        {
+            self.resume(vm, call, wait, answer);
+        }
+    }
+
     /// What is due, for so long as a turn may take: many calls may have slept until the same moment.
     fn fire(&mut self, now: Instant) {
         while now.elapsed() < QUANTUM_TIME
             && let Some(wake) = self.timers.due(now)
         {
             match wake {
-                Wake::Call(vm, call) => self.resume(vm, call, Answer::Slept),
+                Wake::Call(vm, call, wait) => self.resume(vm, call, wait, Answer::Slept),
                 Wake::Timeout(vm, call) => self.time_out(vm, call),
                 Wake::Lane(epoch, lane) => {
                     if let Some(slot) = self.slots.get_mut(&epoch)
@@ -367,7 +388,8 @@ impl Worker {
         let (calls, slots) = (&self.calls, &self.slots);
         self.timers
             .prune(calls.len() + slots.len(), |wake| match wake {
-                Wake::Timeout(vm, call) | Wake::Call(vm, call) => calls.get(vm, call).is_some(),
+                Wake::Timeout(vm, call) => calls.get(vm, call).is_some(),
+                Wake::Call(vm, call, wait) => calls.waits(vm, call, wait),
                 Wake::Lane(epoch, _) => slots.contains_key(&epoch),
                 Wake::Gates => true,
             });

@@ -14,12 +14,14 @@ use crate::config::{self, Config};
 use crate::consumer::{self, Consumer};
 use crate::crash::exclusive::Solo;
 use crate::crash::journal::{Journal, Page};
+use crate::log::log;
 use crate::lua::{App, Vm, Watchdog};
 use crate::outgoing::required_topics::Needed;
 use crate::rules::config_changes::Difference;
 use crate::telemetry::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::telemetry::status::{BundleStatus, ConsumerStatus};
 use crate::threads::mailbox::Mailbox;
+use crate::threads::outside::Snapshot;
 use crate::threads::supervisor::{Ending, Handle, Kind, Supervisor};
 use crate::worker::{self, Worker};
 
@@ -381,8 +383,36 @@ impl Fleet {
         for worker in std::mem::take(&mut self.workers) {
             in_time &= worker.thread.join(deadline + AFTER_DRAIN);
         }
-        in_time & topics.join(deadline + AFTER_DRAIN)
+        in_time &= topics.join(deadline + AFTER_DRAIN);
+        in_time & end_outside(&self.app, deadline + AFTER_DRAIN)
     }
+}
+
+/// Every call was given up with its worker, and so was what it waited for outside.
+fn end_outside(app: &App, deadline: Instant) -> bool {
+    let in_time = app.outside.drain(deadline);
+    let Snapshot {
+        open,
+        begun,
+        answered,
+        told,
+        dropped,
+        lost,
+    } = app.outside.snapshot();
+    if begun > 0 {
+        log!(
+            info,
+            daemon,
+            begun,
+            answered,
+            told,
+            dropped,
+            lost,
+            open,
+            "jobs outside have ended"
+        );
+    }
+    in_time
 }
 
 /// What stands in the status for a consumer that did not answer.

@@ -37,7 +37,7 @@ impl Worker {
             self.running.end(epoch, head.key);
         }
         let stage = match step {
-            Step::Waits(call, wait) => {
+            Step::Waits(call, waits) => {
                 let limit = listener.map_or(Duration::ZERO, |one| {
                     head.config.listeners[one].limits.timeout
                 });
@@ -49,10 +49,11 @@ impl Worker {
                     listener: head.listener().to_owned(),
                     began: self.meter.suspended(now),
                     deadline: now + limit,
+                    waits: Vec::new(),
                 };
                 self.running.park(epoch, head.key);
                 failpoint!("handler-waits");
-                self.suspend(head.slot, vm, call, wait, open, true);
+                self.suspend(head.slot, vm, call, waits, open, true);
                 head.progress().stage = Stage::Running;
                 return;
             }

@@ -9,11 +9,13 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_KContext, lua_State};
 
-use super::ctx;
-use crate::lua::shared::{Shared, bytes_at, type_name};
+use super::call;
+use crate::lua::shared::Shared;
+use crate::lua::stack::{bytes_at, type_name};
 use crate::lua::vm::failure;
-use crate::lua::{Asked, Wait, suspend};
+use crate::lua::{Asked, suspend};
 use crate::nearest::suggestion;
+use crate::wait::{Answer, Wait};
 
 const OPTIONS: [&str; 1] = ["wait"];
 
@@ -33,7 +35,7 @@ impl Shared {
 pub(in crate::lua) unsafe extern "C-unwind" fn commit_offsets(state: *mut lua_State) -> c_int {
     // SAFETY: as in `enter`; the arguments are read into plain data before anything is pending.
     unsafe {
-        let (shared, _) = ctx::enter(state);
+        let (shared, _) = call::enter(state);
         ffi::lua_settop(state, 2);
         let (mut offset, mut waits) = (0, true);
         shared.attempt(state, || {
@@ -61,13 +63,13 @@ unsafe extern "C-unwind" fn committed(state: *mut lua_State, _: c_int, _: lua_KC
     unsafe {
         let shared = Shared::of(state);
         let reason = match shared.answer.take() {
-            Some(Ok(offset)) => {
+            Some(Answer::Committed(Ok(offset))) => {
                 ffi::lua_pushinteger(state, offset);
                 return 1;
             }
-            Some(Err(reason)) => reason,
-            // Resumed by Lua code, after the call that asked had ended.
-            None => "the call that asked for this commit was given up".to_owned(),
+            Some(Answer::Committed(Err(reason))) => reason,
+            // The coroutine is resumed by Lua code, after the call that asked had ended.
+            _ => "the call that asked for this commit was given up".to_owned(),
         };
         shared.raise(state, reason)
     }

@@ -2,40 +2,90 @@
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
+#[cfg(feature = "failpoints")]
+mod echo;
 pub(crate) mod json;
+mod parallel;
 
 use std::ffi::c_int;
+use std::ptr;
 use std::time::Duration;
 
 use mlua::ffi::{self, lua_KContext, lua_State};
 
-use super::app;
-use super::ctx::unknown;
+use super::module::{self, Body, Entry, Module};
+use super::{app, duration, fields};
 use crate::clock::now_ms;
-use crate::lua::shared::{Shared, bytes_at, push_bytes, type_name};
-use crate::lua::{Wait, suspend};
+use crate::lua::shared::Shared;
+use crate::lua::stack::push_bytes;
+use crate::lua::suspend;
+use crate::wait::Wait;
 
-pub(in crate::lua) const FIELDS: [&str; 4] = ["app", "json", "now", "sleep"];
+const TIDE: Module = Module {
+    path: "tide",
+    about: "The library of handlers.",
+    entries: &[
+        Entry {
+            name: "app",
+            path: "tide.app",
+            types: &["Attributes of the whole process.", "@type app"],
+            body: Body::Value(|state, _| {
+                // SAFETY: runs protected, after `app::install`.
+                unsafe { app::push(state) }
+            }),
+        },
+        Entry {
+            name: "now",
+            path: "tide.now",
+            types: &[
+                "Returns the time of day in milliseconds since the epoch.",
+                "@return integer",
+            ],
+            body: Body::C(now),
+        },
+        parallel::ENTRY,
+        Entry {
+            name: "sleep",
+            path: "tide.sleep",
+            types: &[
+                "Suspends the handler for this long; other handlers run meanwhile.",
+                "@param duration number|string milliseconds, or a string such as \"5s\"",
+            ],
+            body: Body::C(sleep),
+        },
+    ],
+};
 
-/// Makes the module and puts it where `require` finds it.
+/// **The one list of modules**, `tide` itself first.
+pub(in crate::lua) const MODULES: &[Module] = &[
+    TIDE,
+    #[cfg(feature = "failpoints")]
+    echo::MODULE,
+    json::MODULE,
+];
+
+/// The type definitions of `tide` for LuaLS.
+pub(in crate::lua) fn definitions() -> String {
+    // `echo` is no part of what users have.
+    let modules = MODULES.iter().filter(|module| module.path != "tide.echo");
+    module::definitions(modules)
+}
+
+/// Makes the modules and puts `tide` where `require` finds it.
 pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     // SAFETY: runs protected.
     unsafe {
-        ffi::lua_createtable(state, 0, 4);
-        shared.push_function(state, sleep, 0);
-        ffi::lua_setfield(state, -2, c"sleep".as_ptr());
-        shared.push_function(state, now, 0);
-        ffi::lua_setfield(state, -2, c"now".as_ptr());
-        json::push(state, shared);
-        ffi::lua_setfield(state, -2, c"json".as_ptr());
-        app::push(state);
-        ffi::lua_setfield(state, -2, c"app".as_ptr());
-        ffi::lua_createtable(state, 0, 2);
-        shared.push_function(state, index, 0);
-        ffi::lua_setfield(state, -2, c"__index".as_ptr());
-        push_bytes(state, b"tide");
-        ffi::lua_setfield(state, -2, c"__name".as_ptr());
-        ffi::lua_setmetatable(state, -2);
+        suspend::install(state);
+        json::install(state);
+        for module in MODULES {
+            push_module(state, shared, module);
+            if let Some(name) = module.path.strip_prefix("tide.") {
+                push_bytes(state, name.as_bytes());
+                ffi::lua_insert(state, -2);
+                // Without the metatable of `tide`, which knows the fields of its own list alone.
+                ffi::lua_rawset(state, -3);
+            }
+        }
         ffi::luaL_getsubtable(state, ffi::LUA_REGISTRYINDEX, ffi::LUA_LOADED_TABLE);
         ffi::lua_insert(state, -2);
         ffi::lua_setfield(state, -2, c"tide".as_ptr());
@@ -43,9 +93,36 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     }
 }
 
+/// Pushes the table of a module; a field that it lacks raises.
+unsafe fn push_module(state: *mut lua_State, shared: &Shared, module: &'static Module) {
+    // SAFETY: runs protected; the module is static.
+    unsafe {
+        ffi::lua_createtable(state, 0, module.entries.len() as c_int);
+        for entry in module.entries {
+            push_bytes(state, entry.name.as_bytes());
+            match entry.body {
+                Body::C(function) => shared.push_function(state, function, 0),
+                Body::Outside(_) => suspend::push_entry(state, shared, entry),
+                Body::Value(push) => push(state, shared),
+            }
+            ffi::lua_rawset(state, -3);
+        }
+        ffi::lua_createtable(state, 0, 2);
+        ffi::lua_pushlightuserdata(state, ptr::from_ref(module).cast_mut().cast());
+        shared.push_function(state, index, 1);
+        ffi::lua_setfield(state, -2, c"__index".as_ptr());
+        push_bytes(state, module.path.as_bytes());
+        ffi::lua_setfield(state, -2, c"__name".as_ptr());
+        ffi::lua_setmetatable(state, -2);
+    }
+}
+
 unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Lua with a table and a key.
-    unsafe { unknown(state, Shared::of(state), 2, "tide", &FIELDS) }
+    // SAFETY: `push_module` alone makes this closure; Lua calls it with a table and a key.
+    unsafe {
+        let module = &*ffi::lua_touserdata(state, ffi::lua_upvalueindex(2)).cast::<Module>();
+        fields::unknown_of(state, Shared::of(state), 2, module)
+    }
 }
 
 unsafe extern "C-unwind" fn now(state: *mut lua_State) -> c_int {
@@ -60,7 +137,7 @@ unsafe extern "C-unwind" fn sleep(state: *mut lua_State) -> c_int {
         let shared = Shared::of(state);
         let mut duration = Duration::ZERO;
         shared.attempt(state, || {
-            duration = duration_at(state, 1).map_err(|found| {
+            duration = duration::at(state, 1).map_err(|found| {
                 format!("`tide.sleep` takes milliseconds or a duration such as \"5s\", \"250ms\" or \"1m\", not {found}")
             })?;
             Ok(0)
@@ -70,58 +147,8 @@ unsafe extern "C-unwind" fn sleep(state: *mut lua_State) -> c_int {
     }
 }
 
-unsafe extern "C-unwind" fn slept(_: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
+unsafe extern "C-unwind" fn slept(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
+    // SAFETY: takes the answer, which has nothing to say.
+    unsafe { Shared::of(state) }.answer.take();
     0
-}
-
-/// A number of milliseconds, or a string with a unit; else what was found.
-pub(in crate::lua) unsafe fn duration_at(
-    state: *mut lua_State,
-    index: c_int,
-) -> Result<Duration, String> {
-    // SAFETY: numbers and strings are read, never converted in place.
-    unsafe {
-        match ffi::lua_type(state, index) {
-            ffi::LUA_TNUMBER => {
-                let ms = ffi::lua_tonumber(state, index);
-                Duration::try_from_secs_f64(ms / 1000.0).map_err(|_| format!("{ms}"))
-            }
-            ffi::LUA_TSTRING => {
-                let text = String::from_utf8_lossy(bytes_at(state, index).unwrap_or_default());
-                parse(&text).ok_or_else(|| format!("{text:?}"))
-            }
-            _ => Err(type_name(state, index).to_owned()),
-        }
-    }
-}
-
-pub(in crate::lua) fn parse(text: &str) -> Option<Duration> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: f64 = number.parse().ok()?;
-    let seconds = match unit.trim() {
-        "ms" => number / 1000.0,
-        "s" => number,
-        "m" => number * 60.0,
-        "h" => number * 3600.0,
-        _ => return None,
-    };
-    Duration::try_from_secs_f64(seconds).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_have_a_unit() {
-        assert_eq!(parse("250ms"), Some(Duration::from_millis(250)));
-        assert_eq!(parse("1.5s"), Some(Duration::from_millis(1500)));
-        assert_eq!(parse("2m"), Some(Duration::from_mins(2)));
-        assert_eq!(parse("5"), None);
-        assert_eq!(parse("s"), None);
-        assert_eq!(parse("-5s"), None);
-    }
 }

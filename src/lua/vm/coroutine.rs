@@ -10,9 +10,10 @@ use std::sync::atomic::Ordering;
 
 use mlua::ffi::{self, lua_KContext, lua_State};
 
+use super::beat::Beat;
 use super::hook;
-use super::watchdog::Beat;
-use crate::lua::shared::{Shared, push_bytes};
+use crate::lua::shared::Shared;
+use crate::lua::stack::push_bytes;
 use crate::lua::suspend;
 
 /// Lua's words.
@@ -93,15 +94,15 @@ unsafe fn drive(
             return Resumed::Failed;
         }
         ffi::lua_xmove(outer, inner, arguments);
-        let walled = shared.walled.get();
+        let before = shared.cannot_yield_through.get();
         shared
-            .walled
-            .set(walled || ffi::lua_isyieldable(outer) == 0);
+            .cannot_yield_through
+            .set(before || ffi::lua_isyieldable(outer) == 0);
         running(inner);
         let mut results = 0;
         let status = ffi::lua_resume(inner, outer, arguments, &raw mut results);
         running(outer);
-        shared.walled.set(walled);
+        shared.cannot_yield_through.set(before);
         if hook::asked() {
             hook::close_asked(inner, outer, status);
         }
