@@ -30,16 +30,17 @@ use crate::assignment::Answered;
 use crate::assignment::{self, Partition, ToConsumer, ToTopics, ToWorker};
 use crate::bundle::Bundle;
 use crate::config;
-use crate::consumer::lookups::Asker;
+use crate::consumer::lookups::Lookups;
+use crate::failpoint::failpoint;
 use crate::kafka::{Class, Client, Closing, Error, Event, TopicPartition};
 use crate::outgoing::outbox::Outbox;
 use crate::rate_limit::RateLimit;
 use crate::rules::offsets::Tracker;
 use crate::rules::route::Plan;
-use crate::service::systemd::Beat;
 use crate::telemetry::metrics::ConsumerCounts;
 use crate::threads::mailbox::Mailbox;
-use crate::threads::supervisor::{Ending, Endings};
+use crate::threads::progress::Beat;
+use crate::threads::supervisor::{Ending, Endings, Supervisor};
 
 use commit_requests::Unsent;
 use commits::Commits;
@@ -68,8 +69,7 @@ pub(crate) struct Consumer {
     inbox: Arc<Mailbox<ToConsumer>>,
     workers: Vec<Arc<Mailbox<ToWorker>>>,
     endings: Endings,
-    beat: Beat,
-    asker: Asker,
+    lookups: Lookups,
     topics: Topics,
     phase: Phase,
     held: HashMap<(Arc<str>, i32), Held>,
@@ -147,8 +147,7 @@ pub(crate) struct Start {
     pub(crate) bundle: Arc<Bundle>,
     pub(crate) inbox: Arc<Mailbox<ToConsumer>>,
     pub(crate) workers: Vec<Arc<Mailbox<ToWorker>>>,
-    pub(crate) endings: Endings,
-    pub(crate) beat: Beat,
+    pub(crate) supervisor: Supervisor,
     /// Numbers the epochs of partitions, for the whole process.
     pub(crate) epochs: Arc<AtomicU64>,
     /// Hears of topics that patterns match.
@@ -156,14 +155,13 @@ pub(crate) struct Start {
 }
 
 impl Consumer {
-    pub(crate) fn new(start: Start) -> Result<Self, Error> {
+    pub(crate) fn new(start: Start) -> anyhow::Result<Self> {
         let Start {
             settings,
             bundle,
             inbox,
             workers,
-            endings,
-            beat,
+            supervisor,
             epochs,
             topics,
         } = start;
@@ -176,25 +174,29 @@ impl Consumer {
             .iter()
             .map(|(name, value)| (name.as_str(), value.text.as_str()));
         let client = Arc::new(Client::new(properties, bell)?);
-        let asker = Asker::start(
+        let lookups = Lookups::start(
+            &settings.name,
             client.clone(),
             inbox.clone(),
             settings.request_timeout.min(QUERY),
-        )
-        .map_err(|error| Error::fatal(format!("no thread for queries: {error}")))?;
+            &supervisor,
+        )?;
         Ok(Self {
             name: settings.name.as_str().into(),
             group: settings.group_id.as_str().into(),
             needed: topics,
-            outbox: Arc::new(Outbox::new(&settings.properties)),
+            outbox: Arc::new(Outbox::new(
+                &settings.name,
+                &settings.properties,
+                &supervisor,
+            )),
             topics: Topics::new(&bundle.config, &settings.name),
             settings,
             bundle,
             inbox,
             workers,
-            endings,
-            beat,
-            asker,
+            endings: supervisor.endings(),
+            lookups,
             phase: Phase::default(),
             held: HashMap::new(),
             intake: Intake::new(epochs),
@@ -209,11 +211,14 @@ impl Consumer {
     }
 
     /// Runs until `Close` is done.
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(mut self, beat: &Beat) {
+        // Also where this panics: a letter holds messages, which keep the client.
+        let _closes = self.inbox.close_on_drop();
         let mut letters = Vec::new();
         self.subscribe(Instant::now());
         loop {
-            self.beat.turn();
+            beat.turn();
+            failpoint!("consumer-turn");
             let now = Instant::now();
             let mut is_due = now >= self.look_at || self.phase.is_busy() || self.closing.is_some();
             for event in self.client.events() {

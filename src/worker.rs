@@ -34,13 +34,14 @@ use crate::bundle::Bundle;
 use crate::config::Config;
 use crate::crash::exclusive::Solo;
 use crate::crash::journal::Page;
+use crate::failpoint::failpoint;
 use crate::kafka::Message;
 use crate::log::log;
 use crate::lua::{App, CallId, Pulse, Vm};
 use crate::message::Record as _;
 use crate::rules::route::{self, Plan};
-use crate::service::systemd::Beat;
 use crate::threads::mailbox::Mailbox;
+use crate::threads::progress::Beat;
 use crate::threads::supervisor::Endings;
 use crate::wait::{Answer, WaitId};
 
@@ -166,9 +167,12 @@ impl Worker {
 
     /// Runs until `ToWorker::Stop`.
     pub(crate) fn run(mut self) {
+        // Also where this panics: a letter holds messages, which keep their client.
+        let _closes = self.mailbox.close_on_drop();
         let mut letters = Vec::new();
         loop {
             self.beat.turn();
+            failpoint!("worker-turn");
             let is_held = self.gatekeeper.is_held(self.calls.is_empty())
                 || self.engine.down_until().is_some();
             if (self.ready.is_empty() || is_held) && self.answers.is_empty() {
@@ -189,6 +193,7 @@ impl Worker {
             }
             for letter in letters.drain(..) {
                 if matches!(letter, ToWorker::Stop) {
+                    failpoint!("worker-stop");
                     self.gatekeeper.gone();
                     return self.engine.stop();
                 }

@@ -16,6 +16,7 @@ use super::{ConfigOption, Exit};
 use crate::bundle::{self, Bundle};
 use crate::config::{Config, Consumer, Errors, Listener};
 use crate::lua::{Vm, Watchdog};
+use crate::threads::supervisor::Supervisor;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -74,8 +75,8 @@ fn check(config: &ConfigOption) -> Result<Good, Bad> {
             errors.push(format!("{}: {error}", bundle.config.path.display()));
         }
     }
-    let watchdog = Watchdog::start()
-        .map_err(|error| outside(format!("cannot start the watchdog of Lua: {error}")))?;
+    let watchdog = Watchdog::start(&Supervisor::without_daemon())
+        .map_err(|error| outside(format!("{error:#}")))?;
     let pulse = watchdog.watch_current_thread("check");
     if let Err(error) = Vm::build(&bundle, &Arc::default(), &pulse) {
         let folder = bundle.config.lua.handlers.file_name().unwrap_or_default();

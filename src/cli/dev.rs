@@ -169,6 +169,7 @@ impl Stage {
             config,
             adjust: Some(Arc::new(move |config| adjusting.adjust(config))),
             audience: Audience::Person,
+            code: run::code,
         });
         drop(stage);
         run::exit(ended)

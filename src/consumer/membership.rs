@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::assignment::Assigned;
 use crate::assignment::ToWorker;
-use crate::consumer::lookups::Ask;
+use crate::consumer::lookups::Lookup;
 use crate::failpoint::failpoint;
 use crate::kafka::{Error, Rebalance, TopicPartition};
 use crate::log::log;
@@ -23,6 +23,7 @@ use super::{Consumer, Held, Stage, list};
 impl Consumer {
     /// Goes as far as it can without waiting.
     pub(super) fn progress(&mut self, now: Instant) {
+        self.drain_without_worker();
         self.progress_retiring(now);
         self.bring_back(now);
         self.ask_late(now);
@@ -38,6 +39,15 @@ impl Consumer {
             };
             if !moved {
                 return;
+            }
+        }
+    }
+
+    /// Where a worker has ended, nothing runs any more: what it had finished and reported can be committed.
+    fn drain_without_worker(&mut self) {
+        for held in self.held.values_mut() {
+            if held.stage == Stage::Releasing && held.worker.is_closed() {
+                held.stage = Stage::Drained;
             }
         }
     }
@@ -110,7 +120,7 @@ impl Consumer {
         }
         if ask_at.is_some_and(|at| at <= now) {
             ask_at = None;
-            self.asker.ask(Ask::Starts {
+            self.lookups.ask(Lookup::Starts {
                 id,
                 partitions: partitions.clone(),
             });
@@ -271,6 +281,13 @@ impl Revoking {
     fn names(&self, topic: &str, number: i32) -> bool {
         let is = |one: &TopicPartition| one.partition == number && *one.topic == *topic;
         self.everything || self.partitions.iter().any(is)
+    }
+}
+
+impl Drop for Held {
+    /// Also where the consumer panics: its messages come again, here or at another member.
+    fn drop(&mut self) {
+        self.partition.end();
     }
 }
 

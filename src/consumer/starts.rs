@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::assignment::{Assigned, Found, Starts};
 use crate::config::{Config, Ordering};
-use crate::consumer::lookups::Ask;
+use crate::consumer::lookups::Lookup;
 use crate::failpoint::failpoint;
 use crate::kafka::{Error, TopicPartition};
 use crate::log::log;
@@ -76,7 +76,7 @@ impl Consumer {
             let id = self.phase.asked;
             self.phase.asked_late = Some(id);
             let partitions = self.phase.late.clone();
-            self.asker.ask(Ask::Starts { id, partitions });
+            self.lookups.ask(Lookup::Starts { id, partitions });
         }
     }
 

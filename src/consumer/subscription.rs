@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::assignment::ToTopics;
 use crate::clock::now_ms;
 use crate::config::Config;
-use crate::consumer::lookups::Ask;
+use crate::consumer::lookups::Lookup;
 use crate::kafka::{Class, Error};
 use crate::log::log;
 use crate::rules::route::{self, Subscription};
@@ -138,7 +138,7 @@ impl Consumer {
         if topics.wanted.asks() && !topics.is_asking && topics.ask_at.is_none_or(|at| at <= now) {
             topics.is_asking = true;
             topics.ask_at = Some(now + self.settings.metadata_max_age);
-            self.asker.ask(Ask::Topics);
+            self.lookups.ask(Lookup::Topics);
         }
         let Some(list) = topics.expanded().cloned() else {
             return;

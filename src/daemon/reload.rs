@@ -62,10 +62,6 @@ impl Reloader {
         self.fleet
     }
 
-    pub(super) fn drain_deadline(&self) -> Duration {
-        self.fleet.bundle().config.daemon.drain_deadline
-    }
-
     /// The folder to watch.
     pub(super) fn handlers(&self) -> PathBuf {
         self.handlers.clone()

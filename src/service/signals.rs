@@ -8,13 +8,23 @@
     reason = "_exit(2) for the second signal: no destructor may hold the process up"
 )]
 
+use crate::failpoint::failpoint;
 use crate::log::log;
-use std::io;
-use std::thread::JoinHandle;
+use crate::threads::progress::Beat;
+use crate::threads::supervisor::{Handle, Kind, Supervisor};
 use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
+
+/// How often the thread turns at least, so that its hang is seen.
+const TURN: Duration = Duration::from_secs(5);
+/// How long one turn may take.
+const TURN_MAX: Duration = Duration::from_secs(15);
+/// How long the thread may take to end.
+const END: Duration = Duration::from_secs(1);
 
 /// Whether a stop was asked for, and until when the drain may last. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -109,33 +119,30 @@ pub(crate) struct Reactions {
 #[derive(Debug)]
 pub(crate) struct Signals {
     stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Handle>,
 }
 
 impl Signals {
     /// When this returns, the handlers stand: no later signal takes its default action.
-    pub(crate) fn listen(reactions: Reactions) -> io::Result<Self> {
+    pub(crate) fn listen(reactions: Reactions, supervisor: &Supervisor) -> anyhow::Result<Self> {
+        let context = "cannot listen to signals";
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
-            .build()?;
+            .enable_time()
+            .build()
+            .context(context)?;
         let entered = runtime.enter();
-        let mut ears = Ears {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        };
+        let mut ears = Ears::open().context(context)?;
         drop(entered);
         let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new()
-            .name("signals".to_owned())
-            .spawn(move || {
-                runtime.block_on(async {
-                    tokio::select! {
-                        () = hear(&mut ears, &reactions) => {}
-                        _ = stopped => {}
-                    }
-                });
-            })?;
+        let thread = supervisor.spawn("signals", Kind::Observed(TURN_MAX), move |beat| {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = hear(&mut ears, &reactions, &beat) => {}
+                    _ = stopped => {}
+                }
+            });
+        })?;
         Ok(Self {
             stop: Some(stop),
             thread: Some(thread),
@@ -145,11 +152,10 @@ impl Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            log!(error, signals, "the thread that hears signals panicked");
+        if let Some(thread) = self.thread.take() {
+            thread.may_end();
+            drop(self.stop.take());
+            thread.join(Instant::now() + END);
         }
     }
 }
@@ -161,6 +167,14 @@ struct Ears {
 }
 
 impl Ears {
+    fn open() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
     async fn next(&mut self) -> Arrived {
         tokio::select! {
             _ = self.terminate.recv() => Arrived::Stop("SIGTERM"),
@@ -170,10 +184,14 @@ impl Ears {
     }
 }
 
-async fn hear(ears: &mut Ears, reactions: &Reactions) {
+async fn hear(ears: &mut Ears, reactions: &Reactions, beat: &Beat) {
     let mut is_stopping = false;
     loop {
-        let arrived = ears.next().await;
+        beat.turn();
+        failpoint!("signals-turn");
+        let Ok(arrived) = tokio::time::timeout(TURN, ears.next()).await else {
+            continue;
+        };
         match action(is_stopping, arrived) {
             Action::Drain => {
                 is_stopping = true;

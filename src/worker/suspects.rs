@@ -132,6 +132,13 @@ impl Gatekeeper {
     }
 }
 
+impl Drop for Gatekeeper {
+    /// Also where the worker panics: the others do not wait for it.
+    fn drop(&mut self) {
+        self.gone();
+    }
+}
+
 /// What the journal says of a message that is to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Suspicion {
