@@ -63,6 +63,12 @@ pub(crate) struct Assigned {
     pub(crate) listeners: u32,
 }
 
+impl Assigned {
+    pub(crate) fn key(&self) -> PartitionKey {
+        PartitionKey::new(&self.topic, self.partition)
+    }
+}
+
 /// Where a partition starts, and what is finished beyond it.
 pub(crate) struct Found {
     pub(crate) assigned: Assigned,
@@ -212,6 +218,20 @@ pub(crate) struct Handle {
     pub(crate) offset: i64,
 }
 
+/// A partition by its topic and number, whatever its epoch.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PartitionKey {
+    pub(crate) topic: Arc<str>,
+    pub(crate) number: i32,
+}
+
+impl PartitionKey {
+    pub(crate) fn new(topic: &Arc<str>, number: i32) -> Self {
+        let topic = topic.clone();
+        Self { topic, number }
+    }
+}
+
 impl Partition {
     pub(crate) fn new(epoch: u64, topic: &Arc<str>, partition: i32, of: Shared) -> Self {
         Self {
@@ -227,6 +247,10 @@ impl Partition {
             blocked: Mutex::default(),
             _client: of.client,
         }
+    }
+
+    pub(crate) fn key(&self) -> PartitionKey {
+        PartitionKey::new(&self.topic, self.number)
     }
 
     /// The epoch ends: no further call may start, even before the worker reads its letter.
@@ -258,5 +282,22 @@ impl Reply {
             call: self.call,
             answer,
         });
+    }
+}
+
+#[cfg(test)]
+impl Partition {
+    /// Of a client that knows no broker.
+    pub(crate) fn without_brokers(epoch: u64, topic: &str) -> Self {
+        let properties = [("group.id", "test")].into_iter();
+        let client = kafka::Client::new(properties, Arc::new(|| ())).expect("a client");
+        let of = Shared {
+            consumer: "default".into(),
+            group: "test".into(),
+            outbox: Arc::new(Outbox::new(&std::collections::BTreeMap::new())),
+            inbox: Arc::new(Mailbox::default()),
+            client: Arc::new(client),
+        };
+        Self::new(epoch, &topic.into(), 0, of)
     }
 }

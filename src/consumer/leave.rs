@@ -12,8 +12,10 @@ use crate::rules::offsets::Position;
 use crate::rules::route;
 use crate::rules::start_offset::{Start, Why};
 
+use super::held::{Held, Stage, apply_pauses};
+use super::pauses::Pauses;
 use super::phase::{LAST_COMMIT, Retiring};
-use super::{Consumer, Held, LEAVE, Stage, is_over};
+use super::{Consumer, LEAVE, is_over};
 
 /// What is still on its way when the group is left: nobody waits for it, its message is handled again.
 const LAST_LETTERS: Duration = Duration::from_millis(500);
@@ -24,7 +26,7 @@ impl Consumer {
         let (name, config) = (&self.settings.name, &bundle.config);
         for held in self.held.values_mut() {
             if held.stage == Stage::Active
-                && route::plan(config, name, &held.partition.topic).is_none()
+                && route::plan(config, name, &held.epoch.partition.topic).is_none()
             {
                 held.release();
             }
@@ -57,18 +59,19 @@ impl Consumer {
     pub(super) fn reload(&mut self, bundle: Arc<Bundle>, now: Instant) {
         self.bundle = bundle;
         for (key, held) in &mut self.held {
-            if let Some(plan) = route::plan(&self.bundle.config, &self.settings.name, &key.0) {
+            if let Some(plan) = route::plan(&self.bundle.config, &self.settings.name, &key.topic) {
                 if plan.orders_otherwise(&held.plan) {
                     // Lanes of two orderings never mix: what runs finishes, then a new epoch goes on.
                     held.release();
                 }
                 // Nobody may ask for it any more.
-                held.commit_now |= held.tracker.is_automatic() && held.has_moved();
-                held.tracker
+                held.epoch.commit_now |= held.epoch.tracker.is_automatic() && held.position_moved();
+                held.epoch
+                    .tracker
                     .set_listeners(plan.manual.clone(), plan.automatic.clone());
                 // Who asked ahead waits for an answer now.
                 let mut waiters = self.commits.waiters.iter();
-                held.unsent.awaited |= waiters.any(|one| one.is_of(&held.partition));
+                held.epoch.unsent.awaited |= waiters.any(|one| one.is_of(&held.epoch.partition));
                 held.plan = Arc::new(plan);
                 held.comes_back = held.stage != Stage::Active;
             }
@@ -103,7 +106,8 @@ impl Consumer {
         if self.phase.retired.is_some() {
             return;
         }
-        let is_ended = |held: &&mut Held| held.stage == Stage::Active && held.partition.is_over();
+        let is_ended =
+            |held: &&mut Held| held.stage == Stage::Active && held.epoch.partition.is_over();
         let mut any = false;
         for held in self.held.values_mut().filter(is_ended) {
             held.release();
@@ -124,7 +128,9 @@ impl Consumer {
         // The new epoch does not know what the old one was asked for, so one try to commit it comes first.
         let will_commit = self.commits.not_before.is_none();
         let back = |held: &&Held| {
-            held.comes_back && held.stage == Stage::Drained && !(will_commit && held.owes())
+            held.comes_back
+                && held.stage == Stage::Drained
+                && !(will_commit && held.has_uncommitted_requests())
         };
         let keys: Vec<_> = self.held.values().filter(back).map(Held::key).collect();
         if keys.is_empty() {
@@ -137,28 +143,27 @@ impl Consumer {
             let Position {
                 offset,
                 leader_epoch,
-            } = old.tracker.goes_on();
+            } = old.epoch.tracker.goes_on();
             let start = Start {
                 offset,
                 leader_epoch,
                 why: Why::Committed,
             };
-            self.hold(&key.0, key.1, start, now);
+            self.hold(key, start, now);
             if let Some(new) = self.held.get_mut(key) {
-                new.committed = old.committed;
+                new.pauses = Pauses::of_same_assignment();
+                new.epoch.committed = old.epoch.committed;
                 if new.plan.manual.is_empty() {
-                    new.tracker.seed(old.tracker.beyond());
+                    new.epoch.tracker.seed(old.epoch.tracker.beyond());
                 }
             }
         }
-        let these: Vec<_> = keys
-            .iter()
-            .filter_map(|key| self.held.get(key))
-            .map(Held::goes_on_at)
-            .collect();
-        if let Err(error) = self.client.resume(&these) {
+        let applied = apply_pauses(&self.client, self.held.values_mut());
+        if let Some(error) = applied.error {
             self.error(&error, None);
         }
+        let new = keys.iter().filter_map(|key| self.held.get(key));
+        let these: Vec<_> = new.map(Held::goes_on_at).collect();
         self.seek(&these);
     }
 
@@ -186,7 +191,7 @@ impl Consumer {
                 .filter(|held| held.stage == Stage::Releasing)
                 .for_each(Held::cancel);
         }
-        let clean = self.commits.is_idle() && !self.held.values().any(Held::is_dirty);
+        let clean = self.commits.is_idle() && !self.held.values().any(Held::needs_commit);
         // Counted from the drain's end: a broker that is away does not cost the whole deadline.
         let has_committed = drained && {
             let until = *self.phase.commit_until.get_or_insert(now + LAST_COMMIT);

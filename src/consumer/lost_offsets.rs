@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const DOUBTS_APART: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
-pub(super) struct Jumps {
+pub(super) struct LostOffsets {
     /// It came while nobody knew where the log starts.
     open: Option<Jump>,
     /// The widest one that was no loss.
@@ -46,7 +46,7 @@ pub(super) struct Lost {
     pub(super) is_certain: bool,
 }
 
-impl Jumps {
+impl LostOffsets {
     /// A message came behind these offsets, of which none did. `log_start` is where the log began when it was fetched, or
     /// later.
     pub(super) fn jumped(&mut self, over: &Range<i64>, log_start: Option<i64>) {
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(jumps: &mut Jumps, first: i64, last: i64, count: i64, is_certain: bool) {
+    fn check(jumps: &mut LostOffsets, first: i64, last: i64, count: i64, is_certain: bool) {
         let told = jumps.tell(Instant::now()).expect("something to say");
         assert_eq!(
             (told.first, told.last, told.count, told.is_certain),
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn what_lies_below_the_start_of_the_log_is_lost() {
-        let mut jumps = Jumps::default();
+        let mut jumps = LostOffsets::default();
         jumps.jumped(&(10..100), Some(100));
         check(&mut jumps, 10, 99, 90, true);
         assert_eq!(jumps.tell(Instant::now()), None);
@@ -149,14 +149,14 @@ mod tests {
 
     #[test]
     fn what_the_log_has_jumps_over_is_not() {
-        let mut jumps = Jumps::default();
+        let mut jumps = LostOffsets::default();
         jumps.jumped(&(10..100), Some(40));
         check(&mut jumps, 10, 39, 30, true);
     }
 
     #[test]
     fn a_jump_within_the_log_is_no_loss() {
-        let mut jumps = Jumps::default();
+        let mut jumps = LostOffsets::default();
         for log_start in [0, 9, 10] {
             jumps.jumped(&(10..100), Some(log_start));
         }
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_is_as_narrow_as_a_marker_is_doubtful_once_there_are_markers() {
-        let (mut jumps, now) = (Jumps::default(), Instant::now());
+        let (mut jumps, now) = (LostOffsets::default(), Instant::now());
         jumps.jumped(&(8..9), Some(0));
         jumps.jumped(&(10..11), Some(11));
         check(&mut jumps, 10, 10, 1, false);
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn markers_that_were_fetched_before_the_log_start_passed_them_are_said_once() {
-        let mut jumps = Jumps::default();
+        let mut jumps = LostOffsets::default();
         jumps.jumped(&(1..2), Some(1000));
         check(&mut jumps, 1, 1, 1, true);
         for offset in 2..50 {
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn one_loss_does_not_hide_the_next_smaller_one() {
-        let mut jumps = Jumps::default();
+        let mut jumps = LostOffsets::default();
         jumps.jumped(&(0..1000), Some(1000));
         check(&mut jumps, 0, 999, 1000, true);
         jumps.jumped(&(2000..2010), Some(2010));
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_yet_waits_as_one() {
-        let mut jumps = Jumps::default();
+        let mut jumps = LostOffsets::default();
         jumps.jumped(&(8..9), Some(0));
         for offset in 5..100 {
             jumps.jumped(&(2 * offset..2 * offset + 1), None);
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn several_losses_are_said_together() {
-        let mut jumps = Jumps::default();
+        let mut jumps = LostOffsets::default();
         jumps.jumped(&(10..20), Some(20));
         jumps.jumped(&(30..40), Some(40));
         check(&mut jumps, 10, 39, 20, true);

@@ -3,11 +3,9 @@
 //! Revocation: nothing starts any more, running calls finish until a deadline, what still waits is cancelled, the
 //! positions are committed unless the assignment is lost, and only then the partitions go.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::assignment::Assigned;
-use crate::assignment::ToWorker;
 use crate::consumer::lookups::Ask;
 use crate::failpoint::failpoint;
 use crate::kafka::{Error, Rebalance, TopicPartition};
@@ -16,9 +14,10 @@ use crate::rules::route;
 use crate::rules::start_offset::Policy;
 use crate::threads::supervisor::Ending;
 
+use super::Consumer;
+use super::held::{Held, Stage, list};
 use super::phase::{Doing, LAST_COMMIT, Revoking};
 use super::superseded;
-use super::{Consumer, Held, Stage, list};
 
 impl Consumer {
     /// Goes as far as it can without waiting.
@@ -181,7 +180,7 @@ impl Consumer {
     /// librdkafka pauses every partition during a rebalance.
     fn expect_repeats(&mut self) {
         for held in self.held.values_mut() {
-            held.tracker.pause();
+            held.epoch.tracker.pause();
         }
     }
 
@@ -203,7 +202,7 @@ impl Consumer {
             return false;
         }
         let commit_until = *revoking.commit_until.get_or_insert(now + LAST_COMMIT);
-        let clean = self.commits.is_idle() && !going.iter().any(|held| held.is_dirty());
+        let clean = self.commits.is_idle() && !going.iter().any(|held| held.needs_commit());
         if !revoking.is_lost && !clean && now < commit_until {
             self.phase.doing = Doing::Revoking(revoking);
             return false;
@@ -265,42 +264,12 @@ impl Consumer {
 
 impl Revoking {
     fn takes(&self, held: &Held) -> bool {
-        self.names(&held.partition.topic, held.partition.number)
+        self.names(&held.epoch.partition.topic, held.epoch.partition.number)
     }
 
     fn names(&self, topic: &str, number: i32) -> bool {
         let is = |one: &TopicPartition| one.partition == number && *one.topic == *topic;
         self.everything || self.partitions.iter().any(is)
-    }
-}
-
-impl Held {
-    /// Nothing starts any more; `Drained` comes when nothing runs either.
-    pub(super) fn release(&mut self) {
-        if self.stage == Stage::Active {
-            self.stage = Stage::Releasing;
-            self.partition.end();
-            self.worker.send(ToWorker::Release(self.partition.clone()));
-        }
-    }
-
-    pub(super) fn key(&self) -> (Arc<str>, i32) {
-        (self.partition.topic.clone(), self.partition.number)
-    }
-
-    pub(super) fn cancel(&self) {
-        self.worker.send(ToWorker::Cancel(self.partition.clone()));
-    }
-
-    /// Nothing comes from it now.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.is_paused || self.asleep_until.is_some()
-    }
-
-    /// Where the next message is expected.
-    pub(super) fn goes_on_at(&self) -> TopicPartition {
-        let (topic, partition) = (&self.partition.topic, self.partition.number);
-        TopicPartition::at(topic, partition, self.tracker.expected(), -1)
     }
 }
 

@@ -17,8 +17,9 @@ use crate::rules::route::{self, Subscription};
 use crate::telemetry::status::TopicError;
 use crate::threads::supervisor::Ending;
 
+use super::Consumer;
+use super::held::{Held, Stage};
 use super::phase::{Emptying, LAST_COMMIT};
-use super::{Consumer, Held, Stage};
 
 /// After a question that had no answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -205,7 +206,7 @@ impl Consumer {
             return false;
         }
         let until = *emptying.commit_until.get_or_insert(now + LAST_COMMIT);
-        let is_clean = self.commits.is_idle() && !self.held.values().any(Held::is_dirty);
+        let is_clean = self.commits.is_idle() && !self.held.values().any(Held::needs_commit);
         if !is_clean && now < until {
             return false;
         }
