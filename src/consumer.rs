@@ -7,6 +7,7 @@
 mod budget;
 mod commit_requests;
 mod commits;
+mod drain;
 mod epoch;
 mod fairness;
 mod held;
@@ -35,7 +36,7 @@ use crate::assignment::{self, Partition, PartitionKey, ToConsumer, ToTopics, ToW
 use crate::bundle::Bundle;
 use crate::config;
 use crate::consumer::lookups::Asker;
-use crate::kafka::{Class, Client, Closing, Error, Event};
+use crate::kafka::{Class, Client, Error, Event};
 use crate::outgoing::outbox::Outbox;
 use crate::rate_limit::RateLimit;
 use crate::service::systemd::Beat;
@@ -52,9 +53,6 @@ use subscription::Topics;
 
 /// How often the loop turns at least: polls count towards the poll limit, and the daemon looks for progress.
 const TURN: Duration = Duration::from_secs(1);
-/// How long the group may take to let us go.
-const LEAVE: Duration = Duration::from_secs(5);
-
 /// How long one query may take: it is asked again, and a stop waits for it.
 const QUERY: Duration = Duration::from_secs(3);
 
@@ -78,8 +76,6 @@ pub(crate) struct Consumer {
     trouble: Trouble,
     state: State,
     counts: ConsumerCounts,
-    /// Set by `Close`: until when.
-    closing: Option<Instant>,
     /// When all partitions are to be looked at again, though nothing but messages and outcomes comes.
     look_at: Instant,
     client: Arc<Client>,
@@ -146,7 +142,6 @@ impl Consumer {
             trouble: Trouble::default(),
             state: State::new(Instant::now()),
             counts: ConsumerCounts::default(),
-            closing: None,
             look_at: Instant::now(),
             client,
         })
@@ -159,7 +154,7 @@ impl Consumer {
         loop {
             self.beat.turn();
             let now = Instant::now();
-            let mut is_due = now >= self.look_at || self.phase.is_busy() || self.closing.is_some();
+            let mut is_due = now >= self.look_at || self.phase.is_busy() || self.phase.is_closing();
             for event in self.client.events() {
                 self.event(event);
                 is_due = true;
@@ -176,9 +171,7 @@ impl Consumer {
             let mut deadline = self.look_at;
             if is_due {
                 self.look_around(now);
-                if let Some(until) = self.closing
-                    && self.is_closed(now, until)
-                {
+                if self.is_closed(now) {
                     return self.leave();
                 }
                 deadline = if self.intake.is_to_look() {
@@ -318,8 +311,4 @@ impl Consumer {
 /// One line in ten seconds a place is enough: librdkafka repeats itself.
 fn line_limit() -> RateLimit {
     RateLimit::new(3, Duration::from_secs(10))
-}
-
-fn is_over(closing: Closing) -> bool {
-    closing == Closing::Closed
 }

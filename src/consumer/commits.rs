@@ -203,7 +203,7 @@ impl Consumer {
         {
             return;
         }
-        let everything = self.phase.commits_everything() || self.closing.is_some();
+        let everything = self.phase.commits_everything() || self.phase.is_closing();
         for held in self.held.values_mut() {
             held.look_for_end(&self.client, now);
         }

@@ -149,9 +149,7 @@ impl Held {
 impl Consumer {
     /// Keeps the moments that a status tells.
     pub(super) fn look(&mut self, now: Instant) {
-        let name = self
-            .phase
-            .name(self.closing.is_some(), !self.trouble.is_none());
+        let name = self.phase.name(!self.trouble.is_none());
         if name != self.state.name {
             (self.state.name, self.state.since) = (name, now_ms());
         }

@@ -31,13 +31,14 @@ impl Consumer {
         if self.phase.asked_late == Some(id) {
             return self.late_starts(starts, now);
         }
+        let is_closing = self.phase.is_closing();
         let Doing::Assigning {
             id: wanted, ask_at, ..
         } = &mut self.phase.doing
         else {
             return;
         };
-        if *wanted != id || self.closing.is_some() {
+        if *wanted != id || is_closing {
             // While we leave, nothing begins: the assignment is answered with that.
             return;
         }
@@ -69,7 +70,7 @@ impl Consumer {
     /// Asks again for the partitions that could not start with the others.
     pub(super) fn ask_late(&mut self, now: Instant) {
         let is_due = self.phase.ask_late_at.is_some_and(|at| at <= now);
-        if is_due && !self.phase.is_busy() && self.closing.is_none() {
+        if is_due && !self.phase.is_busy() && !self.phase.is_closing() {
             self.phase.ask_late_at = None;
             self.phase.asked += 1;
             let id = self.phase.asked;
@@ -82,8 +83,8 @@ impl Consumer {
     fn late_starts(&mut self, starts: Result<Starts, Error>, now: Instant) {
         self.phase.asked_late = None;
         let mut starts = match starts {
-            Ok(starts) if !self.phase.is_busy() && self.closing.is_none() => starts,
-            _ if self.closing.is_some() => return,
+            Ok(starts) if !self.phase.is_busy() && !self.phase.is_closing() => starts,
+            _ if self.phase.is_closing() => return,
             _ => {
                 self.phase.ask_late_at = Some(now + ASK_AGAIN);
                 return;
