@@ -4,17 +4,20 @@
 //! world (to sleep, to commit) goes out as a [`Wait`], which the worker answers by [`Vm::resume`].
 
 mod api;
+mod attributes;
 mod build;
 mod plain;
 mod shared;
+mod stack;
 mod suspend;
 mod vm;
 
 use std::time::Duration;
 
-pub(crate) use api::app::App;
+pub(crate) use attributes::App;
 pub(crate) use vm::Vm;
-pub(crate) use vm::watchdog::{Pulse, Watchdog};
+pub(crate) use vm::beat::Pulse;
+pub(crate) use vm::watchdog::Watchdog;
 
 use crate::message::Record;
 

@@ -24,8 +24,11 @@ class Program:
     def rate(self):
         return median(self.rates())
 
+    def cpus_us(self):
+        return [figure.cpu_s * 1e6 / figure.messages for figure in self.figures]
+
     def cpu_us(self):
-        return median(figure.cpu_s * 1e6 / figure.messages for figure in self.figures)
+        return median(self.cpus_us())
 
     def memory_mib(self):
         return max(figure.memory_mib for figure in self.figures)

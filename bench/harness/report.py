@@ -1,5 +1,6 @@
 """The page: tables and plots of what was measured, what was not and why, and what the figures belong to."""
 
+import textwrap
 from statistics import median
 
 from . import plot
@@ -32,7 +33,7 @@ class Report:
         for program in with_figures:
             self._add_memory(workload, program)
         if workload.note:
-            lines += [workload.note, ""]
+            lines += [wrapped(workload.note), ""]
         lines += [f"No figure for {program.title}: {program.missing}." for program in programs if program.missing]
         self.sections.append("\n".join(lines).rstrip())
 
@@ -101,7 +102,7 @@ class Report:
 
     def _memory(self):
         title = "Memory of Moontide"
-        lines = [f"## {title}", "", "The most of all rounds; of an idle daemon and of a slow handler, what it takes after some seconds.", "",
+        lines = [f"## {title}", "", "The maximum of all rounds; of an idle daemon and of a slow handler, the memory after some seconds.", "",
                  "| | MiB |", "| --- | ---: |"]
         lines += [f"| {label} | {most:.1f} |" for label, most, *_ in self.memory]
         self.plots.mkdir(parents=True, exist_ok=True)
@@ -124,28 +125,34 @@ class Report:
         """The whole page anew, so that a run that is broken off leaves what it had."""
         parts = [
             "# Performance",
-            f"Written by `{self.command}`; [bench/](../bench/README.md) says how it is measured. Performance is a ratio: the "
-            "programs of a table read the same topic in turn, each time as a new group, "
-            f"{times(self.settings.rounds)}, after a run on each topic that does not count (on the first one "
-            f"{self.settings.warm_runs}); medians, from the first message to the last in the program's own process. Slow "
-            "programs read fewer of the messages. CPU and memory are those of the whole process and its children, its "
-            "start included.",
+            wrapped(
+                f"`{self.command}` writes this page, and "
+                "[bench/](https://github.com/moontide/moontide/blob/main/bench/README.md) describes the method. "
+                "Performance is a ratio: the programs of a table read the same topic in turn, each time as a new group, "
+                f"{times(self.settings.rounds)}. Runs that do not count precede them on each topic: "
+                f"{self.settings.warm_runs} on the first one, one on the others. The figures are medians, from the first "
+                "message to the last in the program's own process. Slow programs read fewer of the messages. CPU and "
+                "memory are those of the whole process and its children, its start included."),
         ]
         if self.settings.quick or self.settings.scale != 1:
             parts.append("**These are small runs, which show that everything works, and nothing about speed.**")
         parts += [table(("", ""), self.facts.items())]
         if self.goals:
-            parts += ["## Goals", table(("workload", "against", "what", "wanted", "measured", ""), [
+            parts += ["## Goals", table(("workload", "against", "quantity", "goal", "measured", "result"), [
                 (*goal, "reached" if is_reached else "**missed**") for *goal, is_reached in self.goals])]
         parts += self.sections
         if self.memory:
             parts.append(self._memory())
         parts += ["## Missing", table(("workload", "program", "why"), self.missing) if self.missing else "Nothing."]
         parts += ["## How the programs are tuned", table(("program", "version", "settings"), [
-            ("Moontide", self.facts["Moontide"], "its defaults, and in each workload what its title says"),
+            ("Moontide", self.facts["Moontide"], "its defaults, and the settings in the title of each workload"),
             *((peer.title, peer.version, peer.tuning) for peer in peers)])]
         self.page.parent.mkdir(parents=True, exist_ok=True)
         self.page.write_text("\n\n".join(parts) + "\n")
+
+
+def wrapped(paragraph):
+    return textwrap.fill(paragraph, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def times(number):

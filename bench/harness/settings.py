@@ -15,6 +15,7 @@ KNOWN = {
     "ONLY": "names of workloads, with commas",
     "PEERS": "names of peers, with commas; empty for none",
     "SCALE": "a factor on the number of messages",
+    "LOSS": "percent of CPU time that bench/compare lets a workload lose; without it only the rate is judged, by 10",
     "MOONTIDE": "a binary that is built already",
     "OUT": "the page to write",
 }
@@ -39,6 +40,7 @@ class Settings:
         self.quick = said.get("QUICK", "0") not in ("", "0")
         self.rounds = int(said.get("ROUNDS", 1 if self.quick else 5))
         self.scale = float(said.get("SCALE", 0.025 if self.quick else 1))
+        self.loss = float(said["LOSS"]) if said.get("LOSS") else None
         self.only = said["ONLY"].split(",") if "ONLY" in said else None
         self.peers = [name for name in said["PEERS"].split(",") if name] if "PEERS" in said else None
         self.moontide = Path(said["MOONTIDE"]).resolve() if "MOONTIDE" in said else None

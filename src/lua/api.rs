@@ -1,8 +1,11 @@
 //! The API of handlers: the message table, `ctx`, `app`, loggers and the library `tide`.
 
 pub(crate) mod app;
+pub(crate) mod call;
 pub(crate) mod commit;
 pub(crate) mod ctx;
+pub(crate) mod duration;
+pub(crate) mod fields;
 pub(crate) mod logger;
 pub(crate) mod message;
 pub(crate) mod tide;

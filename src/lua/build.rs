@@ -15,12 +15,13 @@ use mlua::ffi::{self, lua_State};
 
 use super::App;
 use super::api::{app, logger, message, tide};
-use super::shared::{Function, Shared, push_bytes, type_name};
-use super::vm::Vm;
+use super::shared::{Function, Shared};
+use super::stack::{push_bytes, type_name};
+use super::vm::beat::Pulse;
 use super::vm::failure;
 use super::vm::heap::Heap;
 use super::vm::last_words::About;
-use super::vm::watchdog::Pulse;
+use super::vm::{Hooks, Vm};
 use super::vm::{coroutine, globals, hook, load};
 use crate::bundle::Bundle;
 use crate::config::Listener;
@@ -46,13 +47,6 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
-
-/// Registry references to init.lua's functions.
-#[derive(Default)]
-pub(super) struct Hooks {
-    start: Option<c_int>,
-    shutdown: Option<c_int>,
-}
 
 impl Vm {
     /// A fresh VM: runs init.lua's chunk, but not its functions, and every file that a listener's handler names.
@@ -442,7 +436,7 @@ unsafe fn functions_of(main: *mut lua_State) -> Vec<String> {
         ffi::lua_pushnil(main);
         while ffi::lua_next(main, -2) != 0 {
             if ffi::lua_type(main, -1) == ffi::LUA_TFUNCTION
-                && let Some(name) = super::shared::bytes_at(main, -2)
+                && let Some(name) = super::stack::bytes_at(main, -2)
             {
                 names.push(String::from_utf8_lossy(name).into_owned());
             }

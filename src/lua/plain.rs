@@ -6,7 +6,7 @@ use std::ffi::{c_int, c_void};
 
 use mlua::ffi::{self, lua_State};
 
-use super::shared::{bytes_at, push_bytes, type_name};
+use super::stack::{bytes_at, push_bytes, type_name};
 
 /// Deeper tables are refused: they are most likely cycles.
 const DEPTH_MAX: usize = 100;

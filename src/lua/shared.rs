@@ -11,13 +11,14 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::{c_int, c_void};
 use std::mem;
 use std::ptr;
-use std::slice;
 use std::sync::Arc;
 
 use mlua::ffi::{self, lua_State};
 
+use super::attributes::App;
 use super::plain::Plain;
-use super::{App, Asked, Verdict, Wait};
+use super::stack::push_bytes;
+use super::{Asked, Call, Verdict, Wait};
 use crate::config::Config;
 use crate::config::Sources;
 
@@ -56,6 +57,12 @@ pub(super) struct Held {
     call: u64,
     /// The one that is resumed by another is held before it.
     order: u64,
+}
+
+/// A call on its way to `api::message::entry`; read before the handler starts, never after.
+pub(super) struct Frame<'a> {
+    pub(super) call: &'a Call<'a>,
+    pub(super) id: u64,
 }
 
 /// One a VM, at an address that does not change: every C function of ours has it as its first upvalue.
@@ -239,45 +246,5 @@ impl Shared {
             ffi::lua_concat(state, 2);
             ffi::lua_error(state)
         }
-    }
-}
-
-pub(super) unsafe fn push_bytes(state: *mut lua_State, bytes: &[u8]) {
-    // SAFETY: Lua copies the bytes.
-    unsafe { ffi::lua_pushlstring(state, bytes.as_ptr().cast(), bytes.len()) };
-}
-
-/// The bytes of the string at `index`, as long as it stays on the stack.
-pub(super) unsafe fn bytes_at<'a>(state: *mut lua_State, index: c_int) -> Option<&'a [u8]> {
-    // SAFETY: so many bytes are there.
-    unsafe { string_at(state, index).map(|(start, length)| slice::from_raw_parts(start, length)) }
-}
-
-/// Where the string at `index` begins, and its length; a zero follows it.
-pub(super) unsafe fn string_at(state: *mut lua_State, index: c_int) -> Option<(*const u8, usize)> {
-    // SAFETY: only asked of strings, so that nothing is converted in place.
-    unsafe {
-        if ffi::lua_type(state, index) != ffi::LUA_TSTRING {
-            return None;
-        }
-        let mut length = 0;
-        let start = ffi::lua_tolstring(state, index, &raw mut length);
-        Some((start.cast(), length))
-    }
-}
-
-/// The name of the type at `index`, for messages.
-pub(super) unsafe fn type_name(state: *mut lua_State, index: c_int) -> &'static str {
-    // SAFETY: reads a tag.
-    match unsafe { ffi::lua_type(state, index) } {
-        ffi::LUA_TNONE => "no value",
-        ffi::LUA_TNIL => "nil",
-        ffi::LUA_TBOOLEAN => "a boolean",
-        ffi::LUA_TNUMBER => "a number",
-        ffi::LUA_TSTRING => "a string",
-        ffi::LUA_TTABLE => "a table",
-        ffi::LUA_TFUNCTION => "a function",
-        ffi::LUA_TTHREAD => "a coroutine",
-        _ => "a userdata",
     }
 }

@@ -6,6 +6,7 @@
 
 #![expect(unsafe_code, reason = "the hot path is Lua's C API")]
 
+pub(crate) mod beat;
 pub(crate) mod coroutine;
 pub(crate) mod failure;
 pub(crate) mod globals;
@@ -25,15 +26,21 @@ use std::time::{Duration, Instant};
 
 use mlua::ffi::{self, lua_State};
 
-use super::api::message::Frame;
-use super::build::Hooks;
+use super::shared::Frame;
 use super::shared::Shared;
 use super::{Answer, Asked, Call, CallId, Failure, FailureKind, Step, Wait};
 use crate::config::Config;
+use beat::Pulse;
 use heap::Heap;
 use last_words::About;
 use run::{Coroutine, Ended};
-use watchdog::Pulse;
+
+/// Registry references to init.lua's functions.
+#[derive(Default)]
+pub(super) struct Hooks {
+    pub(super) start: Option<c_int>,
+    pub(super) shutdown: Option<c_int>,
+}
 
 /// For finalizers that run outside of any call, before the last deadline begins.
 pub(super) const FINALIZERS: Duration = Duration::from_secs(1);
@@ -82,7 +89,7 @@ impl Drop for Vm {
             partition: -1,
             offset: -1,
         };
-        let slice = watchdog::begin_uninterruptible(FINALIZERS, &about);
+        let slice = beat::begin_uninterruptible(FINALIZERS, &about);
         // SAFETY: nothing uses it any more.
         unsafe { ffi::lua_close(self.main) };
         drop(slice);
@@ -207,7 +214,7 @@ impl Vm {
             partition: waiting.partition,
             offset: waiting.offset,
         };
-        let Some(slice) = watchdog::begin_aside(own, limit, &about) else {
+        let Some(slice) = beat::begin_aside(own, limit, &about) else {
             return;
         };
         self.shared.coroutine.set(own);

@@ -1,10 +1,23 @@
-//! Every block of TOML and Lua in the documents is what the program takes.
+//! The documents: every block of TOML and Lua is what the program takes, every link leads somewhere, and SUMMARY.md is
+//! the book.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::dev::{run, text};
+
+/// What the documents had when this was written; fewer means that a walk no longer sees them.
+const PAGES_MIN: usize = 39;
+const TOML_MIN: usize = 5;
+const CONFIGS_MIN: usize = 2;
+const LUA_MIN: usize = 17;
+const LINKS_MIN: usize = 160;
+const ANCHORS_MIN: usize = 10;
+
+/// A link to a file of the repository, as pages of the book have it for what lies outside of docs/.
+const REPOSITORY: &str = "https://github.com/moontide/moontide/";
 
 /// A fenced block, and where its first line stands.
 struct Block {
@@ -13,14 +26,41 @@ struct Block {
     text: String,
 }
 
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The Markdown files below `folder`, sorted.
+fn pages(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|end| end == "md") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The book, and what lies beside it at the top of the repository.
 fn documents() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let docs = fs::read_dir(root.join("docs"))
-        .into_iter()
-        .flatten()
+    let beside = fs::read_dir(root())
+        .unwrap()
         .map(|entry| entry.unwrap().path());
-    let docs = docs.filter(|path| path.extension().is_some_and(|end| end == "md"));
-    [root.join("README.md")].into_iter().chain(docs).collect()
+    let beside = beside.filter(|path| path.extension().is_some_and(|end| end == "md"));
+    let found: Vec<_> = beside.chain(pages(&root().join("docs"))).collect();
+    assert!(
+        found.len() >= PAGES_MIN,
+        "only {} documents were found",
+        found.len()
+    );
+    found
 }
 
 fn blocks(language: &str) -> Vec<Block> {
@@ -28,12 +68,9 @@ fn blocks(language: &str) -> Vec<Block> {
         .iter()
         .flat_map(|path| blocks_of(path))
         .collect();
-    let found: Vec<_> = all
-        .into_iter()
+    all.into_iter()
         .filter(|block| block.language == language)
-        .collect();
-    assert!(!found.is_empty(), "no block of {language} was found");
-    found
+        .collect()
 }
 
 fn blocks_of(path: &Path) -> Vec<Block> {
@@ -102,7 +139,9 @@ fn write_handlers(config: &toml::Table, directory: &Path) {
 #[test]
 fn every_block_of_toml_is_toml_and_every_whole_config_passes_the_check() {
     let mut whole = 0;
-    for block in blocks("toml") {
+    let blocks = blocks("toml");
+    assert!(blocks.len() >= TOML_MIN, "{} blocks of TOML", blocks.len());
+    for block in blocks {
         let config: toml::Table = block
             .text
             .parse()
@@ -122,13 +161,15 @@ fn every_block_of_toml_is_toml_and_every_whole_config_passes_the_check() {
             text(&output)
         );
     }
-    assert!(whole > 0, "no block is a whole config");
+    assert!(whole >= CONFIGS_MIN, "{whole} blocks are whole configs");
 }
 
 #[test]
 fn every_block_of_lua_is_lua() {
     let lua = mlua::Lua::new();
-    for block in blocks("lua") {
+    let blocks = blocks("lua");
+    assert!(blocks.len() >= LUA_MIN, "{} blocks of Lua", blocks.len());
+    for block in blocks {
         let chunk = lua.load(&block.text).set_name(format!("@{}", block.place));
         chunk
             .into_function()
@@ -136,30 +177,87 @@ fn every_block_of_lua_is_lua() {
     }
 }
 
-#[test]
-fn every_link_within_the_documents_leads_to_a_file() {
-    let mut count = 0;
-    for path in documents() {
-        let document = fs::read_to_string(&path).unwrap();
-        for link in document
-            .split("](")
-            .skip(1)
-            .filter_map(|rest| rest.split(')').next())
-        {
-            let file = link.split('#').next().unwrap();
-            if file.is_empty() || file.contains("://") {
-                continue;
-            }
-            count += 1;
-            let target = path.parent().unwrap().join(file);
-            assert!(
-                target.exists(),
-                "{}: `{link}` leads nowhere",
-                path.display()
-            );
+/// The targets of a page's links, those in fenced blocks left out.
+fn links(page: &Path) -> Vec<String> {
+    let document = fs::read_to_string(page).unwrap();
+    let prose = document.split("\n```").step_by(2);
+    let links = prose.flat_map(|part| part.split("](").skip(1));
+    links
+        .filter_map(|rest| rest.split(')').next().map(str::to_owned))
+        .collect()
+}
+
+/// `path` without its `..`, none of which may leave the root.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => assert!(normal.pop(), "{}", path.display()),
+            part => normal.push(part),
         }
     }
-    assert!(count > 0, "no link was found");
+    normal
+}
+
+#[test]
+fn every_link_of_the_documents_leads_to_a_file() {
+    let docs = root().join("docs");
+    let mut count = 0;
+    for page in documents() {
+        for link in links(&page) {
+            let place = format!("{}: `{link}`", page.display());
+            let file = link.split('#').next().unwrap();
+            let inside = file.strip_prefix(REPOSITORY);
+            let target = match inside.and_then(|rest| rest.split_once("/main/")) {
+                Some(("blob" | "tree", path)) => root().join(path),
+                _ if inside
+                    .is_some_and(|rest| rest.starts_with("blob") || rest.starts_with("tree")) =>
+                {
+                    panic!("{place} is not of the branch main")
+                }
+                _ if file.is_empty() || file.contains("://") => continue,
+                _ => {
+                    let target = normal(&page.parent().unwrap().join(file));
+                    let leaves = page.starts_with(&docs) && !target.starts_with(&docs);
+                    assert!(
+                        !leaves,
+                        "{place} leaves the book; write {REPOSITORY}blob/main/…"
+                    );
+                    target
+                }
+            };
+            count += 1;
+            assert!(target.exists(), "{place} leads nowhere");
+        }
+    }
+    assert!(count >= LINKS_MIN, "{count} links were found");
+}
+
+#[test]
+fn the_summary_lists_every_page_once() {
+    let docs = root().join("docs");
+    let summary = docs.join("SUMMARY.md");
+    let listed = links(&summary);
+    let mut once = BTreeSet::new();
+    for page in listed {
+        let page = docs.join(page);
+        assert!(
+            page.is_file(),
+            "SUMMARY.md lists {}, which is not there",
+            page.display()
+        );
+        assert!(
+            once.insert(page.clone()),
+            "SUMMARY.md lists {} twice",
+            page.display()
+        );
+    }
+    let pages: BTreeSet<_> = pages(&docs)
+        .into_iter()
+        .filter(|page| *page != summary)
+        .collect();
+    let missing: Vec<_> = pages.difference(&once).collect();
+    assert!(missing.is_empty(), "SUMMARY.md lacks {missing:?}");
 }
 
 /// The anchors of a document's headings, as forges make them.
@@ -186,13 +284,8 @@ fn anchors(document: &str) -> Vec<String> {
 #[test]
 fn every_link_to_a_heading_finds_it() {
     let mut count = 0;
-    for path in documents() {
-        let document = fs::read_to_string(&path).unwrap();
-        for link in document
-            .split("](")
-            .skip(1)
-            .filter_map(|rest| rest.split(')').next())
-        {
+    for page in documents() {
+        for link in links(&page) {
             let Some((file, anchor)) = link.split_once('#') else {
                 continue;
             };
@@ -201,19 +294,19 @@ fn every_link_to_a_heading_finds_it() {
             }
             count += 1;
             let target = if file.is_empty() {
-                path.clone()
+                page.clone()
             } else {
-                path.parent().unwrap().join(file)
+                page.parent().unwrap().join(file)
             };
             let found = anchors(&fs::read_to_string(&target).unwrap());
             assert!(
                 found.iter().any(|there| there == anchor),
                 "{}: `{link}` leads to no heading; there are {found:?}",
-                path.display()
+                page.display()
             );
         }
     }
-    assert!(count > 20, "{count} links were found");
+    assert!(count >= ANCHORS_MIN, "{count} links to headings were found");
 }
 
 /// The texts in quotes of a source that begin with one of these.
@@ -223,17 +316,26 @@ fn quoted(source: &str, begins: &[&str]) -> Vec<String> {
     wanted.map(str::to_owned).collect()
 }
 
-#[test]
-fn the_page_on_reliability_has_every_header_of_a_dead_letter_and_every_fault() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = fs::read_to_string(root.join("docs/reliability.md")).unwrap();
-    let letters = fs::read_to_string(root.join("src/outgoing/dead_letter.rs")).unwrap();
-    let mut wanted = quoted(&letters, &["moontide-", "kafka_dlt-", "__connect."]);
+#[track_caller]
+fn page_has(page: &str, source: &str, begins: &[&str]) {
+    let text = fs::read_to_string(root().join(page)).unwrap();
+    let wanted = quoted(&fs::read_to_string(root().join(source)).unwrap(), begins);
     assert!(wanted.len() > 20, "{wanted:?}");
-    let faults = fs::read_to_string(root.join("tests/chaos/faults.rs")).unwrap();
-    let names = quoted(&faults, &[""]);
-    assert!(names.len() > 20, "{names:?}");
-    wanted.extend(names);
-    let missing: Vec<_> = wanted.iter().filter(|one| !page.contains(*one)).collect();
-    assert!(missing.is_empty(), "docs/reliability.md lacks {missing:?}");
+    let missing: Vec<_> = wanted.iter().filter(|one| !text.contains(*one)).collect();
+    assert!(missing.is_empty(), "{page} lacks {missing:?}");
+}
+
+#[test]
+fn the_page_on_dead_letters_has_every_header() {
+    let headers = ["moontide-", "kafka_dlt-", "__connect."];
+    page_has(
+        "docs/guide/dead-letters.md",
+        "src/outgoing/dead_letter.rs",
+        &headers,
+    );
+}
+
+#[test]
+fn the_page_on_tests_has_every_fault() {
+    page_has("docs/internals/testing.md", "tests/chaos/faults.rs", &[""]);
 }

@@ -127,7 +127,7 @@ fn what_decides_is_pure() {
 #[test]
 fn nothing_is_static_but_the_watchdogs() {
     check("no state of the process", |name, text| {
-        let may = name == "src/lua/vm/watchdog.rs"
+        let may = name == "src/lua/vm/beat.rs"
             || name == "src/failpoint.rs"
             || name == "src/main.rs"
             || name.contains("/tests");

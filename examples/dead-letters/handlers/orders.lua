@@ -7,7 +7,7 @@ function M.book(message, ctx)
   local total = order.price * order.count
   local line = message.key .. " pays " .. total
 
-  -- There in a dead letter only.
+  -- Only a dead letter has this header.
   local origin = message.headers["moontide-origin-topic"]
   if origin then
     line = line .. ", once message " .. message.headers["moontide-origin-offset"] .. " of " .. origin

@@ -1,6 +1,7 @@
 local M = {}
 
--- The offset is the one to start at next time: this message's own would bring it again after a restart.
+-- The committed offset is where the group starts next time. The offset of the message itself would repeat it after a
+-- restart.
 function M.gotData(message, ctx)
   ctx.logger.info("booked " .. message.value)
   local committed = ctx.commitOffsets(message.offset + 1)

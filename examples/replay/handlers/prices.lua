@@ -1,6 +1,6 @@
 local M = {}
 
--- A module's variables live as long as its bundle: the table is filled anew by each replay.
+-- Variables of a module live as long as their bundle. Each replay fills the table again.
 local latest = {}
 
 function M.gotData(message, ctx)

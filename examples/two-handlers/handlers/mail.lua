@@ -1,6 +1,6 @@
 local M = {}
 
--- Fails the first time to show that the other listener does not run again.
+-- The first attempt fails. Its retry does not run the other listener.
 function M.confirm(message, ctx)
   if ctx.attempt == 1 then
     error("the mail server is busy")

@@ -238,7 +238,7 @@ fn a_killed_process_leaves_what_it_was_at() {
         return be_killed(Path::new(&directory));
     }
     let temp = TempDir::new().unwrap();
-    let name = "journal::tests::a_killed_process_leaves_what_it_was_at";
+    let name = "crash::journal::tests::a_killed_process_leaves_what_it_was_at";
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture"])
         .env(CHILD, temp.path())

@@ -4,21 +4,14 @@
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
-use std::collections::HashMap;
 use std::ffi::c_int;
-use std::sync::{Arc, PoisonError, RwLock};
 
 use mlua::ffi::{self, lua_State};
 
-use super::ctx::unknown;
-use crate::lua::plain::{self, Plain};
-use crate::lua::shared::{Shared, bytes_at, push_bytes};
-
-/// `app.setAttr` and `app.getAttr`.
-#[derive(Debug, Default)]
-pub(crate) struct App {
-    attributes: RwLock<HashMap<Box<[u8]>, Arc<Plain>>>,
-}
+use super::fields::unknown;
+use crate::lua::plain;
+use crate::lua::shared::Shared;
+use crate::lua::stack::{bytes_at, push_bytes};
 
 const FIELDS: [&str; 2] = ["getAttr", "setAttr"];
 const REGISTRY: &std::ffi::CStr = c"moontide.app";
@@ -76,15 +69,7 @@ unsafe extern "C-unwind" fn set(state: *mut lua_State) -> c_int {
             let key: Box<[u8]> = bytes_at(state, 1).unwrap_or_default().into();
             let value = plain::read(state, 2)
                 .map_err(|reason| format!("`app.setAttr` takes plain data: {reason}"))?;
-            let mut attributes = shared
-                .app
-                .attributes
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-            match value {
-                Plain::Nil => attributes.remove(&key),
-                value => attributes.insert(key, Arc::new(value)),
-            };
+            shared.app.set(key, value);
             Ok(0)
         })
     }
@@ -95,16 +80,7 @@ unsafe extern "C-unwind" fn get(state: *mut lua_State) -> c_int {
     unsafe {
         enter(state, 1);
         let shared = Shared::of(state);
-        let value = {
-            let key = bytes_at(state, 1).unwrap_or_default();
-            shared
-                .app
-                .attributes
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get(key)
-                .cloned()
-        };
+        let value = shared.app.get(bytes_at(state, 1).unwrap_or_default());
         let Some(value) = shared.keep_plain(value) else {
             ffi::lua_pushnil(state);
             return 1;

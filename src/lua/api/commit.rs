@@ -9,8 +9,9 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_KContext, lua_State};
 
-use super::ctx;
-use crate::lua::shared::{Shared, bytes_at, type_name};
+use super::call;
+use crate::lua::shared::Shared;
+use crate::lua::stack::{bytes_at, type_name};
 use crate::lua::vm::failure;
 use crate::lua::{Asked, Wait, suspend};
 use crate::nearest::suggestion;
@@ -33,7 +34,7 @@ impl Shared {
 pub(in crate::lua) unsafe extern "C-unwind" fn commit_offsets(state: *mut lua_State) -> c_int {
     // SAFETY: as in `enter`; the arguments are read into plain data before anything is pending.
     unsafe {
-        let (shared, _) = ctx::enter(state);
+        let (shared, _) = call::enter(state);
         ffi::lua_settop(state, 2);
         let (mut offset, mut waits) = (0, true);
         shared.attempt(state, || {

@@ -9,23 +9,12 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_CFunction, lua_State};
 
-use super::message::Frame;
+use super::call::{Ctx, OWN, enter, push_topic};
+use super::fields::unknown;
 use super::{app, commit, logger, verdict};
-use crate::lua::shared::{Shared, bytes_at, push_bytes, type_name};
-use crate::nearest::suggestion;
-
-/// What a ctx is made of; no destructor.
-#[derive(Clone, Copy)]
-pub(in crate::lua) struct Ctx {
-    pub(in crate::lua) call: u64,
-    pub(in crate::lua) listener: usize,
-    pub(in crate::lua) offset: i64,
-    pub(in crate::lua) partition: i32,
-    /// Registry reference to its name.
-    pub(in crate::lua) topic: c_int,
-    attempt: u32,
-    start_ms: i64,
-}
+use crate::lua::shared::Frame;
+use crate::lua::shared::Shared;
+use crate::lua::stack::{bytes_at, push_bytes};
 
 /// The Lua values beside it.
 const MESSAGE: c_int = 1;
@@ -106,11 +95,6 @@ fn coarse_now_ms() -> i64 {
     now.tv_sec * 1_000 + now.tv_nsec / 1_000_000
 }
 
-pub(in crate::lua) unsafe fn push_topic(state: *mut lua_State, ctx: &Ctx) {
-    // SAFETY: the reference lives as long as the VM.
-    unsafe { ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, ctx.topic.into()) };
-}
-
 unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
     // SAFETY: only the metatable has this function, which Lua code cannot get at; the first argument is a ctx.
     unsafe {
@@ -149,32 +133,6 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
     }
 }
 
-/// Raises for the unknown field at `key` of `object`.
-pub(in crate::lua) unsafe fn unknown(
-    state: *mut lua_State,
-    shared: &Shared,
-    key: c_int,
-    object: &str,
-    fields: &[&str],
-) -> c_int {
-    // SAFETY: `attempt` raises after its closure has returned.
-    unsafe {
-        shared.attempt(state, || {
-            let Some(key) = bytes_at(state, key) else {
-                return Err(format!(
-                    "a field of `{object}` is named by a string, not by {}",
-                    type_name(state, key)
-                ));
-            };
-            let key = String::from_utf8_lossy(key);
-            Err(format!(
-                "`{object}` has no field `{key}`, {}",
-                suggestion(&key, fields)
-            ))
-        })
-    }
-}
-
 unsafe extern "C-unwind" fn new_index(state: *mut lua_State) -> c_int {
     // SAFETY: `raise` takes the message away before it raises.
     unsafe {
@@ -206,25 +164,6 @@ unsafe fn push_method(state: *mut lua_State, shared: &Shared, method: lua_CFunct
     unsafe {
         ffi::lua_pushvalue(state, 1);
         shared.push_function(state, method, 1);
-    }
-}
-
-/// Index of a method's own ctx.
-const OWN: c_int = ffi::lua_upvalueindex(2);
-
-/// The start of a method: drops a first argument that is the ctx itself, and raises when the call is not the running one.
-pub(in crate::lua) unsafe fn enter<'a>(state: *mut lua_State) -> (&'a Shared, Ctx) {
-    // SAFETY: only `push_method` makes methods.
-    unsafe {
-        let shared = Shared::of(state);
-        if ffi::lua_rawequal(state, 1, OWN) != 0 {
-            ffi::lua_remove(state, 1);
-        }
-        let ctx = *ffi::lua_touserdata(state, OWN).cast::<Ctx>();
-        if shared.call.get() != ctx.call {
-            shared.raise(state, "this `ctx` belongs to another call, which may have ended; use the one that the handler was given".to_owned());
-        }
-        (shared, ctx)
     }
 }
 

@@ -6,10 +6,12 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-use super::ctx::{Ctx, push_topic, unknown};
+use super::call::{Ctx, push_topic};
+use super::fields::unknown;
 use super::tide::json;
 use crate::log::log;
-use crate::lua::shared::{Shared, bytes_at, push_bytes};
+use crate::lua::shared::Shared;
+use crate::lua::stack::{bytes_at, push_bytes};
 
 const METATABLE: &std::ffi::CStr = c"moontide.logger";
 const LEVELS: [&str; 4] = ["debug", "info", "warn", "error"];

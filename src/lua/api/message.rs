@@ -12,13 +12,9 @@ use mlua::ffi::{self, lua_KContext, lua_State};
 
 use super::ctx;
 use crate::lua::Call;
-use crate::lua::shared::{Shared, push_bytes};
-
-/// What `entry` gets of a call; read before the handler starts, never after.
-pub(in crate::lua) struct Frame<'a> {
-    pub(in crate::lua) call: &'a Call<'a>,
-    pub(in crate::lua) id: u64,
-}
+use crate::lua::shared::Frame;
+use crate::lua::shared::Shared;
+use crate::lua::stack::push_bytes;
 
 /// Upvalues of `entry`, after `Shared`.
 const METATABLE: c_int = 2;

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use mlua::ffi::{self, lua_KContext, lua_State};
 
-use super::app;
-use super::ctx::unknown;
+use super::fields::unknown;
+use super::{app, duration};
 use crate::clock::now_ms;
-use crate::lua::shared::{Shared, bytes_at, push_bytes, type_name};
+use crate::lua::shared::Shared;
+use crate::lua::stack::push_bytes;
 use crate::lua::{Wait, suspend};
 
 pub(in crate::lua) const FIELDS: [&str; 4] = ["app", "json", "now", "sleep"];
@@ -60,7 +61,7 @@ unsafe extern "C-unwind" fn sleep(state: *mut lua_State) -> c_int {
         let shared = Shared::of(state);
         let mut duration = Duration::ZERO;
         shared.attempt(state, || {
-            duration = duration_at(state, 1).map_err(|found| {
+            duration = duration::at(state, 1).map_err(|found| {
                 format!("`tide.sleep` takes milliseconds or a duration such as \"5s\", \"250ms\" or \"1m\", not {found}")
             })?;
             Ok(0)
@@ -72,56 +73,4 @@ unsafe extern "C-unwind" fn sleep(state: *mut lua_State) -> c_int {
 
 unsafe extern "C-unwind" fn slept(_: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
     0
-}
-
-/// A number of milliseconds, or a string with a unit; else what was found.
-pub(in crate::lua) unsafe fn duration_at(
-    state: *mut lua_State,
-    index: c_int,
-) -> Result<Duration, String> {
-    // SAFETY: numbers and strings are read, never converted in place.
-    unsafe {
-        match ffi::lua_type(state, index) {
-            ffi::LUA_TNUMBER => {
-                let ms = ffi::lua_tonumber(state, index);
-                Duration::try_from_secs_f64(ms / 1000.0).map_err(|_| format!("{ms}"))
-            }
-            ffi::LUA_TSTRING => {
-                let text = String::from_utf8_lossy(bytes_at(state, index).unwrap_or_default());
-                parse(&text).ok_or_else(|| format!("{text:?}"))
-            }
-            _ => Err(type_name(state, index).to_owned()),
-        }
-    }
-}
-
-pub(in crate::lua) fn parse(text: &str) -> Option<Duration> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: f64 = number.parse().ok()?;
-    let seconds = match unit.trim() {
-        "ms" => number / 1000.0,
-        "s" => number,
-        "m" => number * 60.0,
-        "h" => number * 3600.0,
-        _ => return None,
-    };
-    Duration::try_from_secs_f64(seconds).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_have_a_unit() {
-        assert_eq!(parse("250ms"), Some(Duration::from_millis(250)));
-        assert_eq!(parse("1.5s"), Some(Duration::from_millis(1500)));
-        assert_eq!(parse("2m"), Some(Duration::from_mins(2)));
-        assert_eq!(parse("5"), None);
-        assert_eq!(parse("s"), None);
-        assert_eq!(parse("-5s"), None);
-    }
 }

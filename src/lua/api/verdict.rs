@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use mlua::ffi::{self, lua_KContext, lua_State};
 
-use super::{ctx, tide};
+use super::{call, duration};
 use crate::lua::Verdict;
-use crate::lua::shared::{Shared, bytes_at, type_name};
+use crate::lua::shared::Shared;
+use crate::lua::stack::{bytes_at, type_name};
 use crate::lua::vm::{failure, hook};
 use crate::nearest::suggestion;
 
@@ -77,7 +78,7 @@ unsafe fn ask(
 ) -> c_int {
     // SAFETY: the verdict is moved away before anything raises or yields.
     unsafe {
-        let (shared, _) = ctx::enter(state);
+        let (shared, _) = call::enter(state);
         if hook::killed() {
             return hook::pass_on(state);
         }
@@ -111,7 +112,7 @@ unsafe fn retry_at(state: *mut lua_State) -> Result<Verdict, String> {
             ffi::LUA_TSTRING => {
                 let reason = reason_at(state, 1, "ctx.retry")?;
                 if let Some(text) = reason.as_deref()
-                    && tide::parse(text).is_some()
+                    && duration::parse(text).is_some()
                 {
                     return Err(format!(
                         "`ctx.retry` takes a reason; a delay is told by its name: `ctx.retry{{ after = {text:?} }}`"
@@ -164,7 +165,7 @@ unsafe fn retry_of_table(state: *mut lua_State) -> Result<Verdict, String> {
 
 unsafe fn after_at(state: *mut lua_State, index: c_int) -> Result<Duration, String> {
     // SAFETY: reads a value.
-    let found = unsafe { tide::duration_at(state, index) };
+    let found = unsafe { duration::at(state, index) };
     let found = found.and_then(|after| {
         if after <= AFTER_MAX {
             return Ok(after);

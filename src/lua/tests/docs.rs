@@ -1,21 +1,48 @@
-//! What docs/lua.md shows is Lua, and names what there is.
+//! What the pages under docs/reference/lua show is Lua, and they name what there is.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::lua::tests::*;
 
-const PAGE: &str = include_str!("../../../docs/lua.md");
+/// The Markdown files below a folder of the repository.
+fn pages(folder: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|end| end == "md") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// All pages on the Lua API, one after the other.
+fn reference() -> String {
+    let pages = pages("docs/reference/lua");
+    assert!(
+        pages.len() > 8,
+        "the pages are not where they are looked for"
+    );
+    let pages = pages.iter().map(|page| fs::read_to_string(page).unwrap());
+    pages.collect::<Vec<_>>().join("\n")
+}
 
 #[test]
-fn every_block_of_the_page_is_lua() {
-    let blocks: Vec<&str> = PAGE
+fn every_block_of_the_pages_is_lua() {
+    let pages = reference();
+    let blocks: Vec<&str> = pages
         .split("```lua\n")
         .skip(1)
         .filter_map(|rest| rest.split("```").next())
         .collect();
-    assert!(blocks.len() > 5, "the page has blocks");
+    assert!(blocks.len() >= 15, "the pages have {} blocks", blocks.len());
     for block in blocks {
         let record = OwnedRecord {
             value: Some(block.as_bytes().into()),
@@ -35,22 +62,19 @@ fn fields_in(text: &str) -> BTreeSet<&str> {
     words
         .filter(|word| word.starts_with("ctx.") || word.starts_with("tide."))
         .filter(|word| {
-            word.strip_prefix("tide.")
-                .is_none_or(|rest| !FILES.contains(&rest))
+            word.rsplit_once('.')
+                .is_none_or(|(_, end)| !FILES.contains(&end))
         })
         .collect()
 }
 
-/// What a name as `tide.toml` would end in.
+/// What a name as `tide.json.md` ends in.
 const FILES: [&str; 3] = ["lua", "md", "toml"];
 
 #[test]
 fn every_field_that_a_page_names_is_there() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let pages = fs::read_dir(root.join("docs")).unwrap();
-    let pages = pages.map(|entry| entry.unwrap().path());
-    let pages = pages.filter(|path| path.extension().is_some_and(|end| end == "md"));
-    for path in pages.chain([root.join("README.md")]) {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    for path in pages("docs").into_iter().chain([readme]) {
         let page = fs::read_to_string(&path).unwrap();
         for name in fields_in(&page) {
             let step = handler(&format!("assert({name} ~= nil)")).build().run();
@@ -61,30 +85,29 @@ fn every_field_that_a_page_names_is_there() {
             );
         }
     }
-    assert!(fields_in(PAGE).len() > 20, "the page names fields");
+    let count = fields_in(&reference()).len();
+    assert!(count > 25, "the pages name {count} fields");
 }
 
 #[test]
-fn every_field_has_its_place_on_the_page() {
+fn every_field_has_its_section() {
+    let pages = reference();
     let ctx = crate::lua::api::ctx::FIELDS.map(|field| format!("ctx.{field}"));
     let tide = crate::lua::api::tide::FIELDS.map(|field| format!("tide.{field}"));
-    let named = fields_in(PAGE);
+    let named = fields_in(&pages);
     for field in ctx.iter().chain(&tide) {
         // A table of functions is told by each of them.
         let is_told = named
             .iter()
             .any(|name| name == field || name.starts_with(&format!("{field}.")));
-        assert!(is_told, "`{field}` is not in docs/lua.md");
+        assert!(is_told, "`{field}` is not under docs/reference/lua");
         let kind = handler(&format!("error(type({field}), 0)")).build().run();
         if failure(kind).message == "function" {
-            let heading = PAGE
-                .lines()
-                .filter(|line| line.starts_with("### "))
-                .find(|line| line[4..].split(", ").any(|name| name == field));
-            let heading = heading.unwrap_or_else(|| panic!("`{field}` has no section"));
-            let section = PAGE.split(heading).nth(1).unwrap();
-            let section = section.split("\n## ").next().unwrap();
-            let section = section.split("\n### ").next().unwrap();
+            let (_, section) = pages
+                .split("\n## ")
+                .filter_map(|section| section.split_once('\n'))
+                .find(|(heading, _)| heading.split(", ").any(|name| name == field))
+                .unwrap_or_else(|| panic!("`{field}` has no section"));
             assert!(section.contains("**syntax:**"), "`{field}` has no syntax");
         }
     }

@@ -10,9 +10,10 @@ use std::sync::atomic::Ordering;
 
 use mlua::ffi::{self, lua_KContext, lua_State};
 
+use super::beat::Beat;
 use super::hook;
-use super::watchdog::Beat;
-use crate::lua::shared::{Shared, push_bytes};
+use crate::lua::shared::Shared;
+use crate::lua::stack::push_bytes;
 use crate::lua::suspend;
 
 /// Lua's words.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mlua::ffi::{self, lua_Debug, lua_State};
 
-use crate::lua::shared::{bytes_at, push_bytes, type_name};
+use crate::lua::stack::{bytes_at, push_bytes, type_name};
 use crate::lua::{Failure, FailureKind};
 
 const NOT_ENOUGH_MEMORY: &[u8] = b"not enough memory";

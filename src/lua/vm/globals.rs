@@ -8,7 +8,8 @@ use std::ptr;
 use mlua::ffi::{self, lua_CFunction, lua_KContext, lua_State};
 
 use super::hook;
-use crate::lua::shared::{Shared, bytes_at};
+use crate::lua::shared::Shared;
+use crate::lua::stack::bytes_at;
 
 /// Each gets the original as its second upvalue.
 const REPLACED: [(&CStr, &CStr, lua_CFunction); 6] = [

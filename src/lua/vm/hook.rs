@@ -12,8 +12,8 @@ use std::sync::atomic::Ordering;
 
 use mlua::ffi::{self, lua_Debug, lua_State};
 
+use super::beat::Beat;
 use super::failure;
-use super::watchdog::Beat;
 
 /// Sets the hook. May be called from a signal handler.
 pub(in crate::lua) unsafe fn set(state: *mut lua_State) {

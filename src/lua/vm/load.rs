@@ -11,7 +11,8 @@ use std::ptr;
 use mlua::ffi::{self, lua_State};
 
 use super::failure;
-use crate::lua::shared::{Shared, bytes_at, push_bytes};
+use crate::lua::shared::Shared;
+use crate::lua::stack::{bytes_at, push_bytes};
 
 /// Sets the search paths and puts the bundle before them.
 pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {

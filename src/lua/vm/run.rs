@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use mlua::ffi::{self, lua_State};
 
+use super::beat::{self, Pulse, Slice};
 use super::failure::{self, Words, describe};
 use super::last_words::About;
-use super::watchdog::{self, Pulse, Slice};
 use super::{FINALIZERS, Vm};
 use super::{coroutine, hook};
 use crate::lua::{CallId, FailureKind, Verdict, Wait, suspend};
@@ -183,7 +183,7 @@ impl Vm {
             return free;
         }
         // To make one may collect garbage.
-        let _slice = watchdog::begin_uninterruptible(FINALIZERS, about);
+        let _slice = beat::begin_uninterruptible(FINALIZERS, about);
         // SAFETY: a light C function allocates nothing, and what it does runs protected.
         let coroutine = unsafe {
             let top = ffi::lua_gettop(self.main);

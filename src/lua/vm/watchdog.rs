@@ -7,19 +7,15 @@
 
 #![expect(unsafe_code, reason = "signals, and what their handler may touch")]
 
-use std::cell::Cell;
 use std::io;
-use std::marker::PhantomData;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{JoinHandle, Thread};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mlua::ffi::lua_State;
-
+use super::beat::{Beat, Pulse, Registry, Seen};
 use super::hook;
-use super::last_words::{About, LastWords};
 use crate::log::log;
 
 /// How exact limits are: a slice ends at most two ticks late.
@@ -33,75 +29,10 @@ const SLOW: Duration = Duration::from_millis(100);
 /// What code that nothing can interrupt gets beyond its limit, at least, before the process ends.
 const LAST_DEADLINE: Duration = Duration::from_secs(5);
 
-thread_local! {
-    /// The beat of this thread. Const and without a destructor, hence fit for a signal handler.
-    static BEAT: Cell<*const Beat> = const { Cell::new(ptr::null()) };
-}
-
-/// What one thread and the watchdog share.
-pub(in crate::lua) struct Beat {
-    /// Odd while Lua runs.
-    sequence: AtomicU64,
-    /// The state that executes; set before the sequence turns odd.
-    pub(in crate::lua) running: AtomicPtr<lua_State>,
-    limit_us: AtomicU64,
-    /// The sequence that was told to end.
-    killed: AtomicU64,
-    /// The sequence that ends because it asked for it. Of this thread alone, as the next one.
-    asked: AtomicU64,
-    /// The sequence in which the hook raised.
-    cut: AtomicU64,
-    /// The sequence that was seen to be slow, and since when it has run.
-    slow: AtomicU64,
-    slow_since_us: AtomicU64,
-    about: AtomicPtr<About<'static>>,
-    /// What `about` said when the signal came: copied by the thread itself, whose slice keeps it alive.
-    last_words: LastWords,
-    /// Where the hook first ended something, and in which sequence.
-    place: Mutex<Option<(u64, String)>>,
-    thread: libc::pthread_t,
-    name: String,
-    start: Instant,
-    registry: Arc<Registry>,
-    seen: Mutex<Seen>,
-}
-
-#[derive(Clone, Copy)]
-struct Seen {
-    sequence: u64,
-    last: Instant,
-    /// The sum of the looks so far, so that a process that was stopped and goes on finds no time gone.
-    ran: Duration,
-}
-
-struct Registry {
-    beats: Mutex<Vec<Arc<Beat>>>,
-    /// The watchdog waits to be woken by the next slice.
-    asleep: AtomicBool,
-    stop: AtomicBool,
-    thread: Mutex<Option<Thread>>,
-}
-
 /// The thread that watches; it ends with this.
 pub(crate) struct Watchdog {
     registry: Arc<Registry>,
     thread: Option<JoinHandle<()>>,
-}
-
-/// What one thread that runs Lua shows the watchdog. It stays on its thread.
-pub(crate) struct Pulse {
-    beat: Arc<Beat>,
-    previous: *const Beat,
-    slow: Cell<Option<Duration>>,
-    here: PhantomData<*const ()>,
-}
-
-/// One stretch of Lua on this thread.
-pub(in crate::lua) struct Slice<'a> {
-    beat: &'a Beat,
-    /// Where it is told that it was slow.
-    slow: Option<&'a Cell<Option<Duration>>>,
-    sequence: u64,
 }
 
 impl Watchdog {
@@ -130,41 +61,7 @@ impl Watchdog {
 
     /// Watches the calling thread until the pulse is dropped.
     pub(crate) fn watch_current_thread(&self, name: &str) -> Pulse {
-        let beat = Arc::new(Beat {
-            sequence: AtomicU64::new(0),
-            running: AtomicPtr::new(ptr::null_mut()),
-            limit_us: AtomicU64::new(0),
-            killed: AtomicU64::new(0),
-            asked: AtomicU64::new(0),
-            cut: AtomicU64::new(0),
-            slow: AtomicU64::new(0),
-            slow_since_us: AtomicU64::new(0),
-            about: AtomicPtr::new(ptr::null_mut()),
-            last_words: LastWords::default(),
-            place: Mutex::new(None),
-            // SAFETY: asks for the calling thread's own id.
-            thread: unsafe { libc::pthread_self() },
-            name: name.to_owned(),
-            start: Instant::now(),
-            registry: Arc::clone(&self.registry),
-            seen: Mutex::new(Seen {
-                sequence: 0,
-                last: Instant::now(),
-                ran: Duration::ZERO,
-            }),
-        });
-        self.registry
-            .beats
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(Arc::clone(&beat));
-        let previous = BEAT.replace(Arc::as_ptr(&beat));
-        Pulse {
-            beat,
-            previous,
-            slow: Cell::new(None),
-            here: PhantomData,
-        }
+        Pulse::of_current_thread(&self.registry, name)
     }
 }
 
@@ -179,199 +76,10 @@ impl Drop for Watchdog {
     }
 }
 
-impl Drop for Pulse {
-    fn drop(&mut self) {
-        BEAT.set(self.previous);
-        // The watchdog signals under this lock, so it never signals a thread that has ended.
-        let mut beats = self
-            .beat
-            .registry
-            .beats
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        beats.retain(|beat| !Arc::ptr_eq(beat, &self.beat));
-    }
-}
-
-impl Pulse {
-    /// How long the last call or resume held the thread, where that was more than 100 ms.
-    pub(crate) fn take_slow(&self) -> Option<Duration> {
-        self.slow.take()
-    }
-
-    /// From here on the thread runs Lua, on `state`, for at most `limit`. `about` lives as long as the slice.
-    pub(in crate::lua) fn begin<'a>(
-        &'a self,
-        state: *mut lua_State,
-        limit: Duration,
-        about: &'a About<'a>,
-    ) -> Slice<'a> {
-        debug_assert!(!self.beat.is_busy(), "slices do not nest");
-        Slice {
-            beat: &self.beat,
-            slow: Some(&self.slow),
-            sequence: self.beat.begin(state, limit, about),
-        }
-    }
-}
-
-/// A slice of the calling thread for what no hook ends (finalizers): the last deadline alone is for it. None where the
-/// thread is not watched, or within a slice already.
-pub(in crate::lua) fn begin_uninterruptible<'a>(
-    limit: Duration,
-    about: &'a About<'a>,
-) -> Option<Slice<'a>> {
-    begin_aside(ptr::null_mut(), limit, about)
-}
-
-/// A slice of the calling thread for what belongs to no call that goes on. None as above.
-pub(in crate::lua) fn begin_aside<'a>(
-    state: *mut lua_State,
-    limit: Duration,
-    about: &'a About<'a>,
-) -> Option<Slice<'a>> {
-    let beat = Beat::current().filter(|beat| !beat.is_busy())?;
-    Some(Slice {
-        beat,
-        slow: None,
-        sequence: beat.begin(state, limit, about),
-    })
-}
-
-impl Slice<'_> {
-    /// Whether the watchdog told this slice to end.
-    pub(in crate::lua) fn killed(&self) -> bool {
-        self.beat.killed.load(Ordering::Acquire) == self.sequence
-    }
-
-    /// Where it was ended.
-    pub(in crate::lua) fn place(&self) -> Option<String> {
-        let kept = self
-            .beat
-            .place
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        kept.as_ref()
-            .filter(|(of, _)| *of == self.sequence)
-            .map(|(_, place)| place.clone())
-    }
-
-    pub(in crate::lua) fn limit(&self) -> Duration {
-        self.beat.limit()
-    }
-}
-
-impl Drop for Slice<'_> {
-    fn drop(&mut self) {
-        let beat = self.beat;
-        beat.sequence.store(self.sequence + 1, Ordering::Release);
-        beat.running.store(ptr::null_mut(), Ordering::Relaxed);
-        beat.about.store(ptr::null_mut(), Ordering::Relaxed);
-        let Some(slow) = self.slow else { return };
-        if beat.slow.load(Ordering::Acquire) == self.sequence {
-            let since = Duration::from_micros(beat.slow_since_us.load(Ordering::Relaxed));
-            slow.set(Some(beat.start.elapsed().saturating_sub(since)));
-        } else {
-            slow.set(None);
-        }
-    }
-}
-
-impl Beat {
-    /// Of the calling thread. Safe to call from a signal handler.
-    pub(in crate::lua) fn current<'a>() -> Option<&'a Self> {
-        // SAFETY: the pulse that owns the beat clears the pointer on this very thread before the beat goes.
-        unsafe { BEAT.get().as_ref() }
-    }
-
-    /// Starts a slice, whose sequence it returns.
-    fn begin(&self, state: *mut lua_State, limit: Duration, about: &About<'_>) -> u64 {
-        self.running.store(state, Ordering::Relaxed);
-        self.limit_us
-            .store(limit.as_micros() as u64, Ordering::Relaxed);
-        self.about
-            .store(ptr::from_ref(about).cast_mut().cast(), Ordering::Relaxed);
-        let sequence = self.sequence.load(Ordering::Relaxed) + 1;
-        // SeqCst on both sides: either the watchdog sees the odd number before it falls asleep, or it is seen asleep.
-        self.sequence.store(sequence, Ordering::SeqCst);
-        if self.registry.asleep.load(Ordering::SeqCst) {
-            self.registry.wake();
-        }
-        sequence
-    }
-
-    /// Whether a slice is open.
-    fn is_busy(&self) -> bool {
-        !self.sequence.load(Ordering::Relaxed).is_multiple_of(2)
-    }
-
-    /// Whether what runs now was told to end.
-    pub(in crate::lua) fn killed(&self) -> bool {
-        let sequence = self.sequence.load(Ordering::Relaxed);
-        !sequence.is_multiple_of(2) && self.killed.load(Ordering::Acquire) == sequence
-    }
-
-    pub(in crate::lua) fn set_asked(&self, asked: bool) {
-        let sequence = self.sequence.load(Ordering::Relaxed);
-        self.asked
-            .store(if asked { sequence } else { 0 }, Ordering::Relaxed);
-    }
-
-    /// Whether what runs now ends because it asked for it.
-    pub(in crate::lua) fn asked(&self) -> bool {
-        self.is_busy()
-            && self.asked.load(Ordering::Relaxed) == self.sequence.load(Ordering::Relaxed)
-    }
-
-    pub(in crate::lua) fn set_cut(&self) {
-        self.cut
-            .store(self.sequence.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-
-    /// Whether the hook raised in what runs now.
-    pub(in crate::lua) fn has_cut(&self) -> bool {
-        self.cut.load(Ordering::Relaxed) == self.sequence.load(Ordering::Relaxed)
-    }
-
-    /// Keeps where the hook ended what runs; the first place of a slice is the one that tells.
-    pub(in crate::lua) fn note_place(&self, place: impl FnOnce() -> String) {
-        let sequence = self.sequence.load(Ordering::Relaxed);
-        let mut kept = self.place.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.as_ref().is_none_or(|(of, _)| *of != sequence) {
-            *kept = Some((sequence, place()));
-        }
-    }
-
-    pub(in crate::lua) fn limit(&self) -> Duration {
-        Duration::from_micros(self.limit_us.load(Ordering::Relaxed))
-    }
-}
-
-impl Registry {
-    fn wake(&self) {
-        if self.asleep.swap(false, Ordering::SeqCst)
-            && let Some(thread) = &*self.thread.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            thread.unpark();
-        }
-    }
-
-    /// Looks at every beat; true when one of them runs.
-    fn look(&self) -> bool {
-        let beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let mut busy = false;
-        for beat in beats.iter() {
-            busy |= look_at(beat, now);
-        }
-        busy
-    }
-}
-
 fn watch(registry: &Registry) {
     let mut idle = 0;
     while !registry.stop.load(Ordering::SeqCst) {
-        if registry.look() {
+        if look(registry) {
             idle = 0;
         } else {
             idle += 1;
@@ -381,12 +89,26 @@ fn watch(registry: &Registry) {
             continue;
         }
         registry.asleep.store(true, Ordering::SeqCst);
-        if !registry.look() && !registry.stop.load(Ordering::SeqCst) {
+        if !look(registry) && !registry.stop.load(Ordering::SeqCst) {
             // A time-out for the one wake-up that may come before `thread` is set.
             std::thread::park_timeout(Duration::from_secs(1));
         }
         registry.asleep.store(false, Ordering::SeqCst);
     }
+}
+
+/// Looks at every beat; true when one of them runs.
+fn look(registry: &Registry) -> bool {
+    let beats = registry
+        .beats
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    let now = Instant::now();
+    let mut busy = false;
+    for beat in beats.iter() {
+        busy |= look_at(beat, now);
+    }
+    busy
 }
 
 fn look_at(beat: &Beat, now: Instant) -> bool {

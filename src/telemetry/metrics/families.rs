@@ -1,4 +1,5 @@
-//! Every metric that there is: name, type, labels and meaning. docs/metrics.md says the same, held equal by a test.
+//! Every metric that there is: name, type, labels and meaning. docs/reference/metrics.md says the same, held equal by a
+//! test.
 //!
 //! Names follow Prometheus: base units, the unit last, `_total` behind counters (added where they are written). **Label
 //! values are bounded**: consumers and listeners of the config, partitions that are assigned, words of the code.

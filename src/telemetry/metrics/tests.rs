@@ -1,4 +1,5 @@
-//! The page as a whole: every family shows, with the numbers that went in, and docs/metrics.md tells the same.
+//! The page as a whole: every family shows, with the numbers that went in, and docs/reference/metrics.md tells the
+//! same.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -186,9 +187,9 @@ fn unit(family: &Family) -> &'static str {
     }
 }
 
-/// The rows of the tables of docs/metrics.md: name, type, labels, unit.
+/// The rows of the tables of docs/reference/metrics.md: name, type, labels, unit.
 fn documented() -> BTreeSet<String> {
-    let text = include_str!("../../../docs/metrics.md");
+    let text = include_str!("../../../docs/reference/metrics.md");
     let row = |line: &str| {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         let is_metric = cells.len() > 5 && cells[1].starts_with('`');
@@ -216,7 +217,7 @@ fn the_documents_name_every_metric_and_no_other() {
 
 #[test]
 fn queries_of_the_documents_ask_for_what_there_is() {
-    let text = include_str!("../../../docs/metrics.md");
+    let text = include_str!("../../../docs/reference/metrics.md");
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let words = text.split(|c| !is_word(c));
     let asked: BTreeSet<&str> = words.filter(|word| word.starts_with("moontide_")).collect();

@@ -19,8 +19,9 @@ use std::ptr;
 
 use mlua::ffi::{self, lua_State};
 
-use crate::lua::api::ctx::unknown;
-use crate::lua::shared::{Shared, push_bytes, string_at, type_name};
+use crate::lua::api::fields::unknown;
+use crate::lua::shared::Shared;
+use crate::lua::stack::{push_bytes, string_at, type_name};
 
 use decode::{Decoder, Places};
 pub(in crate::lua) use encode::{Strictness, encode};

@@ -15,7 +15,7 @@ use super::number::{Number, number};
 use super::shapes::Shapes;
 use super::text::{At, Error, Text};
 use super::{DEPTH_MAX, push_null};
-use crate::lua::shared::push_bytes;
+use crate::lua::stack::push_bytes;
 
 /// An object that is not empty is made for as many.
 const FIELDS_MIN: c_int = 4;

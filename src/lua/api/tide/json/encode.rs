@@ -9,7 +9,7 @@ use std::str;
 use mlua::ffi::{self, lua_State};
 
 use super::{ARRAY, DEPTH_MAX, is_null};
-use crate::lua::shared::{bytes_at, type_name};
+use crate::lua::stack::{bytes_at, type_name};
 
 /// The fields of a log line end when they are as long as this. A table within itself would otherwise be written out as
 /// often as there are ways through it.

@@ -9,7 +9,7 @@ use std::ffi::c_int;
 use mlua::ffi::{self, lua_State};
 
 use super::text::{At, Text};
-use crate::lua::shared::push_bytes;
+use crate::lua::stack::push_bytes;
 
 /// A power of two.
 const SLOTS: usize = 128;

@@ -1,0 +1,46 @@
+//! The call of a method of `ctx`: the coordinates of its message, and the check that the call still runs.
+
+#![expect(unsafe_code, reason = "C functions for Lua")]
+
+use std::ffi::c_int;
+
+use mlua::ffi::{self, lua_State};
+
+use crate::lua::shared::Shared;
+
+/// What a ctx is made of; no destructor.
+#[derive(Clone, Copy)]
+pub(in crate::lua) struct Ctx {
+    pub(in crate::lua) call: u64,
+    pub(in crate::lua) listener: usize,
+    pub(in crate::lua) offset: i64,
+    pub(in crate::lua) partition: i32,
+    /// Registry reference to its name.
+    pub(in crate::lua) topic: c_int,
+    pub(super) attempt: u32,
+    pub(super) start_ms: i64,
+}
+
+/// The index of a method's own ctx.
+pub(super) const OWN: c_int = ffi::lua_upvalueindex(2);
+
+/// The start of a method: drops a first argument that is the ctx itself, and raises when the call is not the running one.
+pub(in crate::lua) unsafe fn enter<'a>(state: *mut lua_State) -> (&'a Shared, Ctx) {
+    // SAFETY: only `push_method` makes methods.
+    unsafe {
+        let shared = Shared::of(state);
+        if ffi::lua_rawequal(state, 1, OWN) != 0 {
+            ffi::lua_remove(state, 1);
+        }
+        let ctx = *ffi::lua_touserdata(state, OWN).cast::<Ctx>();
+        if shared.call.get() != ctx.call {
+            shared.raise(state, "this `ctx` belongs to another call, which may have ended; use the one that the handler was given".to_owned());
+        }
+        (shared, ctx)
+    }
+}
+
+pub(in crate::lua) unsafe fn push_topic(state: *mut lua_State, ctx: &Ctx) {
+    // SAFETY: the reference lives as long as the VM.
+    unsafe { ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, ctx.topic.into()) };
+}

@@ -1,0 +1,52 @@
+//! The stack of a Lua state: bytes and type names, without a conversion in place.
+
+#![expect(unsafe_code, reason = "Lua's C API")]
+
+use std::ffi::c_int;
+use std::slice;
+
+use mlua::ffi::{self, lua_State};
+
+/// Pushes a string of these bytes.
+pub(in crate::lua) unsafe fn push_bytes(state: *mut lua_State, bytes: &[u8]) {
+    // SAFETY: Lua copies the bytes.
+    unsafe { ffi::lua_pushlstring(state, bytes.as_ptr().cast(), bytes.len()) };
+}
+
+/// The bytes of the string at `index`, as long as it stays on the stack.
+pub(in crate::lua) unsafe fn bytes_at<'a>(state: *mut lua_State, index: c_int) -> Option<&'a [u8]> {
+    // SAFETY: so many bytes are there.
+    unsafe { string_at(state, index).map(|(start, length)| slice::from_raw_parts(start, length)) }
+}
+
+/// Where the string at `index` begins, and its length; a zero follows it.
+pub(in crate::lua) unsafe fn string_at(
+    state: *mut lua_State,
+    index: c_int,
+) -> Option<(*const u8, usize)> {
+    // SAFETY: only asked of strings, so that nothing is converted in place.
+    unsafe {
+        if ffi::lua_type(state, index) != ffi::LUA_TSTRING {
+            return None;
+        }
+        let mut length = 0;
+        let start = ffi::lua_tolstring(state, index, &raw mut length);
+        Some((start.cast(), length))
+    }
+}
+
+/// The name of the type at `index`, for messages.
+pub(in crate::lua) unsafe fn type_name(state: *mut lua_State, index: c_int) -> &'static str {
+    // SAFETY: reads a tag.
+    match unsafe { ffi::lua_type(state, index) } {
+        ffi::LUA_TNONE => "no value",
+        ffi::LUA_TNIL => "nil",
+        ffi::LUA_TBOOLEAN => "a boolean",
+        ffi::LUA_TNUMBER => "a number",
+        ffi::LUA_TSTRING => "a string",
+        ffi::LUA_TTABLE => "a table",
+        ffi::LUA_TFUNCTION => "a function",
+        ffi::LUA_TTHREAD => "a coroutine",
+        _ => "a userdata",
+    }
+}
