@@ -51,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) inbox: Arc<Mailbox<ToConsumer>>,
     pub(crate) client: Arc<kafka::Client>,
+    /// `Partition::seed`.
+    pub(crate) seed: u64,
 }
 
 /// A partition that was assigned, with what its topic's listeners want.
@@ -241,7 +243,7 @@ impl Partition {
             number: partition,
             group: of.group,
             outbox: of.outbox,
-            seed: fastrand::u64(..),
+            seed: of.seed,
             inbox: of.inbox,
             over: AtomicBool::new(false),
             blocked: Mutex::default(),
@@ -297,6 +299,7 @@ impl Partition {
             outbox: Arc::new(Outbox::new(&std::collections::BTreeMap::new())),
             inbox: Arc::new(Mailbox::default()),
             client: Arc::new(client),
+            seed: 1,
         };
         Self::new(epoch, &topic.into(), 0, of)
     }

@@ -272,6 +272,7 @@ impl Consumer {
             outbox: self.outbox.clone(),
             inbox: self.inbox.clone(),
             client: self.client.clone(),
+            seed: fastrand::u64(..),
         };
         let epoch = self.intake.epochs.fetch_add(1, Ordering::Relaxed);
         Arc::new(Partition::new(epoch, topic, number, shared))

@@ -256,6 +256,7 @@ impl Fleet {
                 vm,
                 page,
                 solo,
+                chance: fastrand::Rng::new(),
             };
             Worker::new(start).run();
         })?;

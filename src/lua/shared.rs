@@ -19,6 +19,7 @@ use super::attributes::App;
 use super::plain::Plain;
 use super::stack::push_bytes;
 use super::{Asked, Call, Verdict, Wait};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::Sources;
 
@@ -68,6 +69,7 @@ pub(super) struct Frame<'a> {
 /// One a VM, at an address that does not change: every C function of ours has it as its first upvalue.
 pub(super) struct Shared {
     pub(super) app: Arc<App>,
+    pub(super) clock: Clock,
     pub(super) sources: Arc<Sources>,
     /// For `require`, after the bundle.
     pub(super) path: String,
@@ -119,6 +121,7 @@ impl Shared {
     pub(super) fn new(app: Arc<App>, sources: Arc<Sources>, config: &Config) -> Self {
         let folder = config.lua.handlers.file_name();
         Self {
+            clock: app.clock().clone(),
             app,
             sources,
             path: config.lua.path.clone(),

@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::ffi::c_int;
 use std::ptr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mlua::ffi::{self, lua_State};
 
@@ -272,19 +272,19 @@ impl Vm {
         let id = CallId(self.last_call);
         // SAFETY: the coroutine is empty and has room; the push allocates nothing.
         unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, function.into()) };
-        let started = Instant::now();
+        let started = self.shared.clock.now();
         loop {
             match self.run(pulse, id, coroutine, 0, limit, &about) {
                 Ended::Done => return Ok(()),
                 Ended::Waits(Wait::Sleep(duration)) => {
-                    if started.elapsed().saturating_add(duration) > HOOK_MAX {
+                    if self.shared.clock.since(started).saturating_add(duration) > HOOK_MAX {
                         // SAFETY: reads the stack of a coroutine that is suspended.
                         let place = unsafe { failure::position(coroutine.state) };
                         self.drop_coroutine(coroutine, id);
                         let words = failure::too_long_a_wait(place, HOOK_MAX);
                         return Err(words.of(FailureKind::Raised));
                     }
-                    std::thread::sleep(duration);
+                    self.shared.clock.sleep(duration);
                 }
                 Ended::Waits(Wait::Commit(_)) => {
                     let refused =

@@ -159,12 +159,11 @@ impl Places {
         parked
     }
 
-    /// Every parked partition, after the limits changed.
-    pub(super) fn clear_parked(&mut self) -> Vec<u64> {
-        self.topics
-            .values_mut()
-            .flat_map(|place| std::mem::take(&mut place.parked))
-            .collect()
+    /// The limits have changed: whoever calls wakes every partition.
+    pub(super) fn clear_parked(&mut self) {
+        for place in self.topics.values_mut() {
+            place.parked.clear();
+        }
     }
 }
 

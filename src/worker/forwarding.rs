@@ -5,10 +5,9 @@
 //! its traceback, then its error, and then the listener's policy says what becomes of it.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::assignment::ToWorker;
-use crate::clock::now_ms;
 use crate::config::{Listener, TooLarge};
 use crate::failpoint::failpoint;
 use crate::kafka::Message;
@@ -97,7 +96,7 @@ impl Worker {
         failure: &Failure,
         way: Way,
     ) -> Stage {
-        let now = now_ms();
+        let now = self.clock.wall_ms();
         let progress = &head.lane.progress[head.index];
         let letter = Letter {
             failure: failure.clone(),
@@ -153,9 +152,9 @@ impl Worker {
             && !is_allowed
             && let Err(until) = self.may_bury(number)
         {
-            let delay = until.saturating_duration_since(Instant::now());
+            let delay = until.saturating_duration_since(self.clock.now());
             let error = "its dead letter waits: the breaker is open";
-            head.block(error, Some(delay));
+            head.block(self.clock.wall_ms(), error, Some(delay));
             return Stage::Unsent(until);
         }
         let Some(letter) = self.letters.get_mut(&place) else {
@@ -247,8 +246,8 @@ impl Worker {
                 // Nothing in it can be left out: it waits here instead.
                 let place = self.place(head, listener);
                 self.log.unsent(&place, &reason, 1, delay);
-                head.block(&reason, Some(delay));
-                Stage::BackOff(Instant::now() + delay)
+                head.block(self.clock.wall_ms(), &reason, Some(delay));
+                Stage::BackOff(self.clock.now() + delay)
             }
             Refused::TooLarge(reason) => {
                 match letter.size.next(policy.unwrap_or(TooLarge::Block)) {
@@ -263,7 +262,7 @@ impl Worker {
                             return self.ended(head, Outcome::Skipped);
                         }
                         let error = format!("its dead letter is too large: {reason}");
-                        head.block(&error, None);
+                        head.block(self.clock.wall_ms(), &error, None);
                         Stage::Halted
                     }
                 }
@@ -281,8 +280,8 @@ impl Worker {
                 let place = self.place(head, listener);
                 self.log.unsent(&place, &reason, tries, delay);
                 let error = format!("{what} is not sent: {reason}");
-                head.block(&error, Some(delay));
-                Stage::Unsent(Instant::now() + delay)
+                head.block(self.clock.wall_ms(), &error, Some(delay));
+                Stage::Unsent(self.clock.now() + delay)
             }
         }
     }

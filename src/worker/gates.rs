@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::log::log;
 use crate::rules::breaker::{self, Breaker, Letter, Opened};
@@ -22,8 +23,8 @@ pub(super) enum Gate {
     Wait,
 }
 
-#[derive(Default)]
 pub(super) struct Gates {
+    clock: Clock,
     /// By the listener's index in the config.
     listeners: Vec<One>,
     /// Not all of them pass.
@@ -47,6 +48,16 @@ struct One {
 }
 
 impl Gates {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            listeners: Vec::new(),
+            any_shut: false,
+            paused: BTreeSet::new(),
+            opened: false,
+        }
+    }
+
     /// The listeners of a bundle: who stays keeps what it counted, but a breaker that is open is closed: a new bundle
     /// may have mended what failed.
     pub(super) fn set_listeners(&mut self, config: &Config, index: usize, count: usize) {
@@ -102,7 +113,7 @@ impl Gates {
             one.done += 1;
         } else if one.probe == Some((epoch, lane)) {
             one.done = 1;
-            self.flush(Instant::now());
+            self.flush(self.clock.now());
         }
     }
 
@@ -178,7 +189,7 @@ impl Worker {
             && gate == Gate::Pass
             && !one.breaker.is_closed()
         {
-            let now = Instant::now();
+            let now = self.clock.now();
             let until = *one.wanted.get_or_insert(now) + FRESH_FIRST;
             if failed && now < until {
                 self.timers.set_gates(until);
@@ -199,7 +210,8 @@ impl Worker {
         if one.is_paused {
             return Gate::Wait;
         }
-        match one.breaker.gate(Instant::now()) {
+        let now = self.clock.now();
+        match one.breaker.gate(now) {
             breaker::Gate::Pass | breaker::Gate::Probe => Gate::Pass,
             breaker::Gate::Wait(until) => {
                 self.timers.set_gates(until);
@@ -210,7 +222,7 @@ impl Worker {
 
     /// A run of this listener failed.
     pub(super) fn gate_failed(&mut self, listener: usize, epoch: u64, lane: u64) {
-        let now = Instant::now();
+        let now = self.clock.now();
         self.gates.flush(now);
         let Some(one) = self.gates.listeners.get_mut(listener) else {
             return;
@@ -227,10 +239,11 @@ impl Worker {
 
     /// Whether a dead letter of this listener may be sent now; else when to ask again.
     pub(super) fn may_bury(&mut self, listener: usize) -> Result<(), Instant> {
+        let now = self.clock.now();
         let Some(one) = self.gates.listeners.get_mut(listener) else {
             return Ok(());
         };
-        match one.breaker.dead_letter(Instant::now()) {
+        match one.breaker.dead_letter(now) {
             Letter::Send => Ok(()),
             Letter::Wait { until, opened } => {
                 if let Some(opened) = opened {
@@ -244,11 +257,15 @@ impl Worker {
     fn gate_opened(&mut self, listener: usize, opened: Opened) {
         self.gates.look();
         self.timers.set_gates(opened.until);
+        let now = self.clock.now();
         let Some(one) = self.gates.listeners.get_mut(listener) else {
             return;
         };
         one.wanted = None;
-        let (why, pause) = (opened.why.to_string(), opened.until - Instant::now());
+        let (why, pause) = (
+            opened.why.to_string(),
+            opened.until.saturating_duration_since(now),
+        );
         if opened.is_again {
             log!(
                 warn,

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::clock::now_ms;
 use crate::config::Config;
 use crate::kafka::Message;
 use crate::message::Record as _;
@@ -52,9 +51,8 @@ impl Head<'_> {
     }
 
     /// The status shows what keeps a lane waiting, and until when.
-    pub(super) fn block(&mut self, error: &str, delay: Option<Duration>) {
+    pub(super) fn block(&mut self, now: i64, error: &str, delay: Option<Duration>) {
         let progress = &self.lane.progress[self.index];
-        let now = now_ms();
         let wait = i64::try_from(delay.unwrap_or_default().as_millis()).unwrap_or(i64::MAX);
         let blocked = Blocked {
             offset: self.lane.message.offset(),

@@ -1,10 +1,9 @@
 //! What a run has come to, and what follows from it: done, wait, back-off, dead letter, skip, stop.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::assignment::Partition;
-use crate::clock::now_ms;
 use crate::config::{Config, Listener, OnError};
 use crate::failpoint::failpoint;
 use crate::lua::{Failure, FailureKind, Step, Verdict};
@@ -41,7 +40,7 @@ impl Worker {
                 let limit = listener.map_or(Duration::ZERO, |one| {
                     head.config.listeners[one].limits.timeout
                 });
-                let now = Instant::now();
+                let now = self.clock.now();
                 let open = Open {
                     epoch,
                     lane: head.key,
@@ -133,22 +132,22 @@ impl Worker {
         if let Some(number) = head.number() {
             self.gate_failed(number, head.slot.partition.epoch, head.key);
         }
-        let now = now_ms();
+        let now = self.clock.wall_ms();
         let attempt = head.progress().attempt;
         head.progress().failing_since.get_or_insert(now);
         if let Some(delay) = retry_topic::delay(&listener.retry, attempt) {
             return self.retry_later(head, listener, failure, delay);
         }
-        let delay = retry::delay(&listener.retry, attempt, fastrand::f64());
+        let delay = retry::delay(&listener.retry, attempt, self.chance.f64());
         let delay = delay.map(|delay| after.unwrap_or(delay));
         match (delay, listener.on_error) {
             // It has no end of attempts; were there one by mistake, nothing would be lost.
-            (None, OnError::Retry) => Stage::BackOff(Instant::now() + listener.retry.max_delay),
+            (None, OnError::Retry) => Stage::BackOff(self.clock.now() + listener.retry.max_delay),
             (Some(delay), _) => {
                 let place = self.place(head, listener);
                 self.log.failed(&place, failure, Some(delay));
-                head.block(&failure.message, Some(delay));
-                Stage::BackOff(Instant::now() + delay)
+                head.block(self.clock.wall_ms(), &failure.message, Some(delay));
+                Stage::BackOff(self.clock.now() + delay)
             }
             (None, OnError::Stop) => {
                 let place = self.place(head, listener);
@@ -163,7 +162,7 @@ impl Worker {
                 );
                 // The daemon may be stopping for another reason already.
                 let _ = self.endings.send(Ending::Message(sentence));
-                head.block(&failure.message, None);
+                head.block(self.clock.wall_ms(), &failure.message, None);
                 Stage::Halted
             }
             (None, OnError::DeadLetter) => {

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use crate::clock::now_ms;
 use crate::config::Config;
 use crate::rules::breaker;
 use crate::rules::lanes::Stage;
@@ -14,7 +13,7 @@ use super::slot::Slot;
 
 impl Worker {
     pub(super) fn snapshot(&self) -> WorkerSnapshot {
-        let clocks = (Instant::now(), now_ms());
+        let clocks = (self.clock.now(), self.clock.wall_ms());
         let gates = self.gates.states();
         // Both are in the order of the config.
         let listeners = self.meter.counts().zip(gates).map(|((_, counts), gate)| {

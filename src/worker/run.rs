@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::assignment::{self, Asked};
+use crate::assignment;
 use crate::config::{Config, Ordering};
 use crate::failpoint::failpoint;
 use crate::kafka::Message;
@@ -34,8 +34,8 @@ fn prefetch(lanes: &Lanes<Message>) {
     }
 }
 
-/// One turn of a partition.
-struct Turn {
+/// The turn of one partition.
+struct Quantum {
     started: Instant,
     ran: usize,
     /// `ran` at the last look at the clock.
@@ -78,9 +78,9 @@ impl Worker {
         slot.queued = false;
         let again = self.run_slot(&mut slot);
         if self.meter.is_open() {
-            self.meter.look(Instant::now());
+            self.meter.look(self.clock.now());
         }
-        self.note_finished(&mut slot);
+        self.unreported.add(&mut slot);
         if self.slots.len() * self.count > assignment::MANY {
             slot.lanes.give_room_back();
         }
@@ -90,27 +90,11 @@ impl Worker {
         }
     }
 
-    /// What has finished since the last time is to be reported, and what was asked for meanwhile.
-    pub(super) fn note_finished(&mut self, slot: &mut Slot) {
-        let partition = slot.partition.clone();
-        for numbers in slot.take_finished() {
-            self.finished.push((partition.clone(), numbers));
-        }
-        let asks = slot.asks.take();
-        if !asks.is_empty() {
-            self.asked.push(Asked {
-                partition,
-                since: slot.since,
-                asks,
-            });
-        }
-    }
-
     /// Whether there is more to run.
     fn run_slot(&mut self, slot: &mut Slot) -> bool {
         let config = self.engine.bundle().config.clone();
-        let mut turn = Turn {
-            started: Instant::now(),
+        let mut turn = Quantum {
+            started: self.clock.now(),
             ran: 0,
             looked: 0,
             limits: Limits::of(&slot.plan, self.index, self.count),
@@ -124,7 +108,7 @@ impl Worker {
         again
     }
 
-    fn run_lanes(&mut self, slot: &mut Slot, config: &Config, turn: &mut Turn) -> bool {
+    fn run_lanes(&mut self, slot: &mut Slot, config: &Config, turn: &mut Quantum) -> bool {
         while turn.ran < QUANTUM {
             if slot.released || slot.partition.is_over() {
                 return false;
@@ -150,7 +134,7 @@ impl Worker {
             }
             turn.ran += 1;
             if turn.ran - turn.looked >= self.meter.every() {
-                let now = Instant::now();
+                let now = self.clock.now();
                 turn.looked = turn.ran;
                 self.meter.look(now);
                 if now.duration_since(turn.started) >= QUANTUM_TIME {
@@ -162,7 +146,7 @@ impl Worker {
     }
 
     /// The next message that has not begun.
-    fn run_fresh(&mut self, slot: &mut Slot, config: &Config, turn: &mut Turn) -> Went {
+    fn run_fresh(&mut self, slot: &mut Slot, config: &Config, turn: &mut Quantum) -> Went {
         if slot.lanes.has_open() {
             if slot.plan.ordering == Ordering::Partition {
                 return Went::Idle;
@@ -239,7 +223,7 @@ impl Worker {
         slot: &mut Slot,
         config: &Config,
         step: Option<Step>,
-        turn: &mut Turn,
+        turn: &mut Quantum,
     ) -> Went {
         let Some((number, message)) = slot.lanes.take_fresh() else {
             return Went::Idle;
@@ -273,7 +257,7 @@ impl Worker {
         config: &Config,
         key: u64,
         mut lane: Lane<Message>,
-        turn: &mut Turn,
+        turn: &mut Quantum,
     ) -> Went {
         loop {
             let index = match lane.next() {
@@ -340,7 +324,7 @@ impl Worker {
     }
 
     /// Runs the head for its listener, if it may run now.
-    fn try_run(&mut self, head: &mut Head<'_>, turn: &mut Turn) -> Tried {
+    fn try_run(&mut self, head: &mut Head<'_>, turn: &mut Quantum) -> Tried {
         let (epoch, key) = (head.slot.partition.epoch, head.key);
         let Some(listener) = head.number() else {
             // Its listener is gone: nothing is left to run.

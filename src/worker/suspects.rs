@@ -168,7 +168,7 @@ impl Worker {
                 "was running in {} crashes: it runs when nothing else does, and all wait for it",
                 suspect.crashes
             );
-            head.block(&error, None);
+            head.block(self.clock.wall_ms(), &error, None);
         }
         if self.may_be_alone(head.slot.partition.epoch, head.key) && self.gatekeeper.enter() {
             Suspicion::Run
@@ -214,7 +214,7 @@ impl Worker {
                 "{}; `moontide retry {}` runs it once more",
                 failure.message, listener.name
             );
-            head.block(&error, None);
+            head.block(self.clock.wall_ms(), &error, None);
             Stage::Halted
         };
     }

@@ -1,6 +1,6 @@
 //! Calls that wait: put aside, answered, timed out, given up.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::assignment::{Partition, Reply, ToConsumer, ToWorker};
 use crate::config::Config;
@@ -37,7 +37,7 @@ impl Worker {
         }
         match wait {
             Wait::Sleep(duration) => self.timers.set(
-                Instant::now() + duration.min(SLEEP_MAX),
+                self.clock.now() + duration.min(SLEEP_MAX),
                 Wake::Call(vm, call),
             ),
             // In its own topic it is behind the position since it was put into the retry topic.
@@ -49,7 +49,7 @@ impl Worker {
             Wait::Commit(offset) => {
                 slot.asks.covered(open.who(), offset);
                 // What is finished counts for the position, so it has to be there first.
-                self.note_finished(slot);
+                self.unreported.add(slot);
                 self.report();
                 let reply = Reply {
                     worker: self.mailbox.clone(),
@@ -88,7 +88,7 @@ impl Worker {
     pub(super) fn resume(&mut self, vm: u64, call: CallId, answer: Answer) {
         self.report();
         if self.engine.is_spoiled() {
-            self.mend(Instant::now());
+            self.mend(self.clock.now());
         }
         let Some(open) = self.calls.remove(vm, call) else {
             return;
@@ -116,7 +116,7 @@ impl Worker {
         if matches!(&step, Some(step) if !matches!(step, Step::Waits(..)))
             && let Some(listener) = self.meter.index_of(&open.listener)
         {
-            self.meter.waited(listener, open.began.elapsed());
+            self.meter.waited(listener, self.clock.since(open.began));
         }
         if !matches!(step, Some(Step::Waits(..))) {
             self.running.end(open.epoch, open.lane);
@@ -224,7 +224,7 @@ impl Worker {
             slot.finish(number);
             slot.place.finished(offset);
         }
-        self.note_finished(slot);
+        self.unreported.add(slot);
     }
 
     /// After a call of a released partition ended, it may be drained; any other goes on.

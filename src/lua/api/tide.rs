@@ -11,7 +11,6 @@ use mlua::ffi::{self, lua_KContext, lua_State};
 
 use super::fields::unknown;
 use super::{app, duration};
-use crate::clock::now_ms;
 use crate::lua::shared::Shared;
 use crate::lua::stack::push_bytes;
 use crate::lua::{Wait, suspend};
@@ -51,7 +50,7 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
 
 unsafe extern "C-unwind" fn now(state: *mut lua_State) -> c_int {
     // SAFETY: pushes one value.
-    unsafe { ffi::lua_pushinteger(state, now_ms()) };
+    unsafe { ffi::lua_pushinteger(state, Shared::of(state).clock.wall_ms()) };
     1
 }
 
