@@ -13,6 +13,7 @@ mod failures;
 mod forwarding;
 mod gates;
 mod head;
+mod ids;
 mod meter;
 mod operator_commands;
 mod outcomes;
@@ -47,8 +48,9 @@ use crate::threads::supervisor::Endings;
 
 use alone::Alone;
 use calls::{Calls, Places};
-use forwarding::Letters;
+use forwarding::Forwarded;
 use gates::Gates;
+use ids::{LaneId, RecordId};
 use meter::Meter;
 use slot::Slot;
 use suspects::{Gatekeeper, Running};
@@ -80,12 +82,12 @@ pub(crate) struct Worker {
     /// Partitions with something to run.
     ready: VecDeque<u64>,
     /// Partitions and lanes that were woken while they were being looked at.
-    woken: Vec<(u64, Option<u64>)>,
+    woken: Vec<Woken>,
     calls: Calls,
     places: Places,
     alone: Alone,
     gates: Gates,
-    letters: Letters,
+    forwarded: Forwarded,
     meter: Meter,
     running: Running,
     gatekeeper: Gatekeeper,
@@ -99,6 +101,12 @@ pub(crate) struct Worker {
     clock: Clock,
     /// For the jitter of retries.
     chance: fastrand::Rng,
+}
+
+enum Woken {
+    /// By epoch.
+    Partition(u64),
+    Lane(LaneId),
 }
 
 /// What follows a turn of the loop.
@@ -167,7 +175,7 @@ impl Worker {
             places: Places::default(),
             alone: Alone::default(),
             gates,
-            letters: Letters::new(),
+            forwarded: Forwarded::new(),
             meter,
             running: Running::new(start.page),
             gatekeeper: Gatekeeper::new(start.solo, start.index),
@@ -253,7 +261,10 @@ impl Worker {
                 number,
                 listener,
                 result,
-            } => self.delivered(epoch, lane, number, &listener, result),
+            } => {
+                let lane = LaneId { epoch, lane };
+                self.delivered(&RecordId { lane, listener }, number, result);
+            }
             ToWorker::Swap { bundle, vm, done } => self.engine.queue(bundle, vm, done),
             // Nobody waits for it any more where the send fails.
             ToWorker::Status(reply) => drop(reply.send(self.snapshot())),
@@ -306,27 +317,28 @@ impl Worker {
                 self.ready.push_back(epoch);
             }
             // It is being looked at, or gone.
-            None => self.woken.push((epoch, None)),
+            None => self.woken.push(Woken::Partition(epoch)),
         }
     }
 
-    fn wake_lane(&mut self, epoch: u64, lane: u64) {
-        match self.slots.get_mut(&epoch) {
+    fn wake_lane(&mut self, id: LaneId) {
+        match self.slots.get_mut(&id.epoch) {
             Some(slot) => {
-                slot.lanes.wake(lane);
-                self.wake(epoch);
+                slot.lanes.wake(id.lane);
+                self.wake(id.epoch);
             }
-            None => self.woken.push((epoch, Some(lane))),
+            None => self.woken.push(Woken::Lane(id)),
         }
     }
 
     /// What was woken while it was being looked at gets its turn.
     fn wake_woken(&mut self) {
-        for (epoch, lane) in std::mem::take(&mut self.woken) {
-            match lane {
-                _ if !self.slots.contains_key(&epoch) => {}
-                Some(lane) => self.wake_lane(epoch, lane),
-                None => self.wake(epoch),
+        for woken in std::mem::take(&mut self.woken) {
+            match woken {
+                Woken::Lane(id) if self.slots.contains_key(&id.epoch) => self.wake_lane(id),
+                Woken::Partition(epoch) if self.slots.contains_key(&epoch) => self.wake(epoch),
+                // It is gone.
+                Woken::Lane(_) | Woken::Partition(_) => {}
             }
         }
     }
@@ -350,10 +362,10 @@ impl Worker {
         if let Some(mut slot) = self.slots.remove(&epoch) {
             self.settle(&mut slot);
         }
-        self.letters.retain(|(one, ..), _| *one != epoch);
+        self.forwarded.retain(|id, _| id.lane.epoch != epoch);
         self.running.end_all(epoch);
         self.forget_alone(epoch);
-        self.forget_probe(epoch, None);
+        self.forget_probes(|id| id.epoch == epoch);
         partition.set_blocked(None);
         self.report();
         partition.inbox.send(ToConsumer::Drained(partition.clone()));
@@ -367,12 +379,12 @@ impl Worker {
             match wake {
                 Wake::Call(vm, call) => self.resume(vm, call, Answer::Slept),
                 Wake::Timeout(vm, call) => self.time_out(vm, call),
-                Wake::Lane(epoch, lane) => {
-                    if let Some(slot) = self.slots.get_mut(&epoch)
-                        && let Some(one) = slot.lanes.get_mut(lane)
+                Wake::Lane(id) => {
+                    if let Some(slot) = self.slots.get_mut(&id.epoch)
+                        && let Some(one) = slot.lanes.get_mut(id.lane)
                     {
                         one.tick(now);
-                        self.wake_lane(epoch, lane);
+                        self.wake_lane(id);
                     }
                 }
                 Wake::Gates => self.gates.look_again(),
@@ -394,7 +406,7 @@ impl Worker {
         self.timers
             .prune(calls.len() + slots.len(), |wake| match wake {
                 Wake::Timeout(vm, call) | Wake::Call(vm, call) => calls.get(vm, call).is_some(),
-                Wake::Lane(epoch, _) => slots.contains_key(&epoch),
+                Wake::Lane(id) => slots.contains_key(&id.epoch),
                 Wake::Gates => true,
             });
     }

@@ -9,6 +9,7 @@ use crate::lua::CallId;
 use crate::rules::route::Plan;
 
 use super::commit_requests::Who;
+use super::ids::LaneId;
 
 /// Calls that wait; a lane has one at most.
 #[derive(Default)]
@@ -29,6 +30,13 @@ pub(super) struct Open {
 }
 
 impl Open {
+    pub(super) fn lane_id(&self) -> LaneId {
+        LaneId {
+            epoch: self.epoch,
+            lane: self.lane,
+        }
+    }
+
     pub(super) fn who(&self) -> Who<'_> {
         Who {
             listener: &self.listener,

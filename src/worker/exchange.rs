@@ -76,11 +76,10 @@ impl Worker {
             slot.lanes.wake_all();
         }
         let slots = &mut self.slots;
-        self.letters.retain(|(epoch, lane, listener), _| {
-            let lane = slots
-                .get_mut(epoch)
-                .and_then(|slot| slot.lanes.get_mut(*lane));
-            lane.is_some_and(|lane| lane.index_of(listener).is_some())
+        self.forwarded.retain(|id, _| {
+            let slot = slots.get_mut(&id.lane.epoch);
+            let lane = slot.and_then(|slot| slot.lanes.get_mut(id.lane.lane));
+            lane.is_some_and(|lane| lane.index_of(&id.listener).is_some())
         });
         self.places.clear_parked();
         let awake: Vec<u64> = self.slots.keys().copied().collect();

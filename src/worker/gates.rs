@@ -12,6 +12,7 @@ use crate::log::log;
 use crate::rules::breaker::{self, Breaker, Letter, Opened};
 
 use super::Worker;
+use super::ids::LaneId;
 
 /// How long a probe is left to messages that have not failed before.
 const FRESH_FIRST: Duration = Duration::from_millis(500);
@@ -41,8 +42,8 @@ struct One {
     is_paused: bool,
     /// Successful runs that the breaker has not been told yet.
     done: u32,
-    /// Epoch and lane of the probe under way.
-    probe: Option<(u64, u64)>,
+    /// The lane of the probe under way.
+    probe: Option<LaneId>,
     /// Since when a probe has been wanted.
     wanted: Option<Instant>,
 }
@@ -105,13 +106,13 @@ impl Gates {
     }
 
     /// A run of this lane was done. While the breaker is not closed only its probe counts: what else ends began before.
-    pub(super) fn done_in(&mut self, listener: usize, epoch: u64, lane: u64) {
+    pub(super) fn done_in(&mut self, listener: usize, id: LaneId) {
         let Some(one) = self.listeners.get_mut(listener) else {
             return;
         };
         if one.breaker.is_closed() {
             one.done += 1;
-        } else if one.probe == Some((epoch, lane)) {
+        } else if one.probe == Some(id) {
             one.done = 1;
             self.flush(self.clock.now());
         }
@@ -180,7 +181,7 @@ impl Gates {
 impl Worker {
     /// Whether this listener may run a message of that lane now. A probe begins by it: rather with a message that has not
     /// failed before, since it asks whether the listener works, and not whether that message does.
-    pub(super) fn gate(&mut self, listener: usize, epoch: u64, lane: u64, failed: bool) -> Gate {
+    pub(super) fn gate(&mut self, listener: usize, id: LaneId, failed: bool) -> Gate {
         if self.gates.all_pass() {
             return Gate::Pass;
         }
@@ -197,7 +198,7 @@ impl Worker {
             }
             one.wanted = None;
             one.breaker.probing();
-            one.probe = Some((epoch, lane));
+            one.probe = Some(id);
         }
         gate
     }
@@ -221,13 +222,13 @@ impl Worker {
     }
 
     /// A run of this listener failed.
-    pub(super) fn gate_failed(&mut self, listener: usize, epoch: u64, lane: u64) {
+    pub(super) fn gate_failed(&mut self, listener: usize, id: LaneId) {
         let now = self.clock.now();
         self.gates.flush(now);
         let Some(one) = self.gates.listeners.get_mut(listener) else {
             return;
         };
-        if !one.breaker.is_closed() && one.probe != Some((epoch, lane)) {
+        if !one.breaker.is_closed() && one.probe != Some(id) {
             // It began before.
             return;
         }
@@ -288,12 +289,13 @@ impl Worker {
     }
 
     /// The call of this lane ended without an outcome: if it was a probe, another may take its place.
-    pub(super) fn forget_probe(&mut self, epoch: u64, lane: Option<u64>) {
+    pub(super) fn forget_probe(&mut self, id: LaneId) {
+        self.forget_probes(|one| one == id);
+    }
+
+    pub(super) fn forget_probes(&mut self, is_meant: impl Fn(LaneId) -> bool) {
         for one in &mut self.gates.listeners {
-            let is_it =
-                |probe: &(u64, u64)| probe.0 == epoch && lane.is_none_or(|lane| probe.1 == lane);
-            if one.probe.is_some_and(|probe| is_it(&probe)) {
-                one.probe = None;
+            if one.probe.take_if(|probe| is_meant(*probe)).is_some() {
                 one.breaker.cancelled();
                 self.gates.opened = true;
             }

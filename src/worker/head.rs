@@ -9,6 +9,7 @@ use crate::rules::lanes::{Lane, Progress, Stage};
 use crate::telemetry::status::Blocked;
 
 use super::commit_requests::Who;
+use super::ids::{LaneId, RecordId};
 use super::slot::Slot;
 
 /// The lane is out of its slot meanwhile.
@@ -38,6 +39,21 @@ impl Head<'_> {
                 lane: self.key,
                 at: self.lane.message.offset(),
             });
+        }
+    }
+
+    pub(super) fn id(&self) -> LaneId {
+        LaneId {
+            epoch: self.slot.partition.epoch,
+            lane: self.key,
+        }
+    }
+
+    /// Of the record by which the listener's message leaves for another topic.
+    pub(super) fn record_id(&self) -> RecordId {
+        RecordId {
+            lane: self.id(),
+            listener: self.listener().to_owned(),
         }
     }
 

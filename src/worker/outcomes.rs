@@ -30,10 +30,10 @@ pub(super) struct Place<'a> {
 impl Worker {
     /// What a call has come to.
     pub(super) fn advance(&mut self, head: &mut Head<'_>, vm: u64, step: Step) {
-        let epoch = head.slot.partition.epoch;
+        let id = head.id();
         let listener = head.number();
         if !matches!(step, Step::Waits(..)) {
-            self.running.end(epoch, head.key);
+            self.running.end(id);
         }
         let stage = match step {
             Step::Waits(call, wait) => {
@@ -42,14 +42,14 @@ impl Worker {
                 });
                 let now = self.clock.now();
                 let open = Open {
-                    epoch,
-                    lane: head.key,
+                    epoch: id.epoch,
+                    lane: id.lane,
                     offset: head.lane.message.offset(),
                     listener: head.listener().to_owned(),
                     began: self.meter.suspended(now),
                     deadline: now + limit,
                 };
-                self.running.park(epoch, head.key);
+                self.running.park(id);
                 failpoint!("handler-waits");
                 self.suspend(head.slot, vm, call, wait, open, true);
                 head.progress().stage = Stage::Running;
@@ -57,7 +57,7 @@ impl Worker {
             }
             Step::Done => {
                 if let Some(listener) = listener {
-                    self.gates.done_in(listener, epoch, head.key);
+                    self.gates.done_in(listener, id);
                     self.meter.outcome(listener, Outcome::Done);
                 }
                 Stage::Final
@@ -66,7 +66,7 @@ impl Worker {
             Step::Asked(verdict) => self.asked(head, &verdict),
         };
         head.come_to(stage);
-        self.end_alone(epoch, head.key);
+        self.end_alone(id);
     }
 
     /// What a handler asked for.
@@ -82,8 +82,7 @@ impl Worker {
         };
         if let Some(number) = head.number().filter(|_| can_be_done) {
             // The handler works: it knows what it does not want.
-            self.gates
-                .done_in(number, head.slot.partition.epoch, head.key);
+            self.gates.done_in(number, head.id());
         }
         match verdict {
             Verdict::Retry { after, .. } => self.failed(head, &failure, *after),
@@ -125,12 +124,12 @@ impl Worker {
             // What could not be allocated may be another message's fault: no attempt of this one, and again alone.
             head.lane.alone = true;
             head.progress().attempt = head.progress().attempt.saturating_sub(1);
-            self.forget_probe(head.slot.partition.epoch, Some(head.key));
+            self.forget_probe(head.id());
             self.log.suspected(&self.place(head, listener), failure);
             return Stage::Due;
         }
         if let Some(number) = head.number() {
-            self.gate_failed(number, head.slot.partition.epoch, head.key);
+            self.gate_failed(number, head.id());
         }
         let now = self.clock.wall_ms();
         let attempt = head.progress().attempt;

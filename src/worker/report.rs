@@ -20,7 +20,7 @@ impl Worker {
             let (name, state, paused) = gate;
             let mut status = listener_status(name, state, clocks);
             status.paused = paused;
-            self.add_letters(&mut status);
+            self.add_forwarded(&mut status);
             ListenerSnapshot {
                 counts: counts.clone(),
                 status,
@@ -47,12 +47,12 @@ impl Worker {
         }
     }
 
-    fn add_letters(&self, status: &mut ListenerStatus) {
-        let letters = self.letters.iter();
-        for (_, letter) in letters.filter(|((.., name), _)| *name == status.name) {
+    fn add_forwarded(&self, status: &mut ListenerStatus) {
+        let forwarded = self.forwarded.iter();
+        for (_, one) in forwarded.filter(|(id, _)| id.listener == status.name) {
             status.unacknowledged += 1;
             if status.send_error.is_none() {
-                status.send_error.clone_from(&letter.trouble);
+                status.send_error.clone_from(&one.trouble);
             }
         }
     }

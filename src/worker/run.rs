@@ -263,8 +263,8 @@ impl Worker {
             let index = match lane.next() {
                 Next::Run(index) | Next::Send(index) => index,
                 Next::Wait(until) => {
-                    self.timers
-                        .set(until, Wake::Lane(slot.partition.epoch, key));
+                    let id = slot.lane_id(key);
+                    self.timers.set(until, Wake::Lane(id));
                     slot.lanes.put(key, lane);
                     return Went::On;
                 }
@@ -315,7 +315,7 @@ impl Worker {
         slot.place.finished(lane.message.offset());
         if lane.alone {
             // What was to run may be nobody's any more.
-            self.end_alone(slot.partition.epoch, key);
+            self.end_alone(slot.lane_id(key));
         }
         if let Some(next) = lane.advance(slot.names(config)) {
             slot.lanes.put(key, next);
@@ -325,7 +325,7 @@ impl Worker {
 
     /// Runs the head for its listener, if it may run now.
     fn try_run(&mut self, head: &mut Head<'_>, turn: &mut Quantum) -> Tried {
-        let (epoch, key) = (head.slot.partition.epoch, head.key);
+        let id = head.id();
         let Some(listener) = head.number() else {
             // Its listener is gone: nothing is left to run.
             head.progress().stage = Stage::Final;
@@ -340,7 +340,7 @@ impl Worker {
             Suspicion::Other => return Tried::Changed,
             Suspicion::Wait => return Tried::Later,
         }
-        if head.lane.alone && !self.may_be_alone(epoch, key) {
+        if head.lane.alone && !self.may_be_alone(id) {
             return Tried::Later;
         }
         let may_start =
@@ -349,8 +349,8 @@ impl Worker {
             return Tried::Kept;
         }
         let failed = head.progress().failing_since.is_some();
-        if let Gate::Wait = self.gate(listener, epoch, key, failed) {
-            self.end_alone(epoch, key);
+        if let Gate::Wait = self.gate(listener, id, failed) {
+            self.end_alone(id);
             head.progress().stage = Stage::Held;
             return Tried::Changed;
         }

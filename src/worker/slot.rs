@@ -19,6 +19,7 @@ use crate::telemetry::status::Blocked;
 use crate::topic_name;
 
 use super::commit_requests::{Asks, Who};
+use super::ids::LaneId;
 use super::taken::Taken;
 
 /// The messages are declared, hence dropped, before the partition that holds their client.
@@ -222,6 +223,14 @@ impl Slot {
         let origin = retry_topic::origin(&self.partition.topic, message)?;
         let original = Original::new(message, &origin);
         Some((source, origin, original))
+    }
+
+    /// The lane with this key.
+    pub(super) fn lane_id(&self, key: u64) -> LaneId {
+        LaneId {
+            epoch: self.partition.epoch,
+            lane: key,
+        }
     }
 
     /// The lane of a message.

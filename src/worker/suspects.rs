@@ -17,6 +17,7 @@ use crate::rules::lanes::Stage;
 use super::Worker;
 use super::gates::Gate;
 use super::head::Head;
+use super::ids::LaneId;
 use super::outcomes::named;
 use super::slot::Slot;
 
@@ -25,8 +26,8 @@ pub(super) struct Running {
     page: Page,
     /// Of the call that has Lua now.
     now: Option<journal::Slot>,
-    /// Of calls that wait, by epoch and lane.
-    waiting: HashMap<(u64, u64), journal::Slot>,
+    /// Of calls that wait.
+    waiting: HashMap<LaneId, journal::Slot>,
 }
 
 impl Running {
@@ -56,23 +57,23 @@ impl Running {
     }
 
     /// It waits, as a call of this lane.
-    pub(super) fn park(&mut self, epoch: u64, lane: u64) {
+    pub(super) fn park(&mut self, id: LaneId) {
         if let Some(slot) = self.now.take() {
-            self.waiting.insert((epoch, lane), slot);
+            self.waiting.insert(id, slot);
         }
     }
 
     /// The lane's call, whether it waited or not, has ended.
-    pub(super) fn end(&mut self, epoch: u64, lane: u64) {
+    pub(super) fn end(&mut self, id: LaneId) {
         self.end_now();
-        if let Some(slot) = self.waiting.remove(&(epoch, lane)) {
+        if let Some(slot) = self.waiting.remove(&id) {
             self.page.end(slot);
         }
     }
 
     /// All of a partition's.
     pub(super) fn end_all(&mut self, epoch: u64) {
-        for (_, slot) in self.waiting.extract_if(|(one, _), _| *one == epoch) {
+        for (_, slot) in self.waiting.extract_if(|one, _| one.epoch == epoch) {
             self.page.end(slot);
         }
     }
@@ -150,7 +151,7 @@ impl Worker {
             return Suspicion::Run;
         };
         if suspect.crashed_alone {
-            self.end_alone(head.slot.partition.epoch, head.key);
+            self.end_alone(head.id());
             self.proven(head, suspect.crashes);
             return Suspicion::Other;
         }
@@ -158,7 +159,7 @@ impl Worker {
             && let Gate::Wait = self.look_at_gate(number)
         {
             // The others need not stop for what would not run.
-            self.end_alone(head.slot.partition.epoch, head.key);
+            self.end_alone(head.id());
             head.progress().stage = Stage::Held;
             return Suspicion::Other;
         }
@@ -170,7 +171,7 @@ impl Worker {
             );
             head.block(self.clock.wall_ms(), &error, None);
         }
-        if self.may_be_alone(head.slot.partition.epoch, head.key) && self.gatekeeper.enter() {
+        if self.may_be_alone(head.id()) && self.gatekeeper.enter() {
             Suspicion::Run
         } else {
             Suspicion::Wait

@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use crate::lua::CallId;
 
+use super::ids::LaneId;
+
 /// Fewer entries than this are never looked through.
 const FEW: usize = 1024;
 
@@ -22,8 +24,8 @@ pub(super) enum Wake {
     Call(u64, CallId),
     /// `limits.timeout` of a call.
     Timeout(u64, CallId),
-    /// The lane of this epoch, after a back-off.
-    Lane(u64, u64),
+    /// A lane, after a back-off.
+    Lane(LaneId),
     /// A breaker may let a probe pass.
     Gates,
 }

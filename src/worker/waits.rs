@@ -119,7 +119,7 @@ impl Worker {
             self.meter.waited(listener, self.clock.since(open.began));
         }
         if !matches!(step, Some(Step::Waits(..))) {
-            self.running.end(open.epoch, open.lane);
+            self.running.end(open.lane_id());
         }
         let Some(mut slot) = self.slots.remove(&open.epoch) else {
             return;
@@ -170,7 +170,7 @@ impl Worker {
             }
             None if is_wanted => {
                 lane.progress[index].stage = Stage::Due;
-                self.forget_probe(open.epoch, Some(open.lane));
+                self.forget_probe(open.lane_id());
             }
             // It ended in a bundle that had this listener; the present one has not.
             _ => lane.progress[index].stage = Stage::Final,
@@ -182,7 +182,7 @@ impl Worker {
         for (call, open) in self.calls.take_vm(vm) {
             self.beat.turn();
             self.engine.cancel(vm, call);
-            self.running.end(open.epoch, open.lane);
+            self.running.end(open.lane_id());
             let Some(mut slot) = self.slots.remove(&open.epoch) else {
                 continue;
             };
@@ -198,8 +198,8 @@ impl Worker {
                 progress.stage = if is_wanted { Stage::Due } else { Stage::Final };
                 slot.lanes.wake(open.lane);
             }
-            self.end_alone(open.epoch, open.lane);
-            self.forget_probe(open.epoch, Some(open.lane));
+            self.end_alone(open.lane_id());
+            self.forget_probe(open.lane_id());
             self.put_back(slot);
         }
     }
