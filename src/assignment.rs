@@ -102,9 +102,9 @@ pub(crate) enum ToConsumer {
     },
     /// After `ToWorker::Release`: no call of this partition runs any more.
     Drained(Arc<Partition>),
-    /// `ctx.commitOffsets`, and the handler waits. `since` as in `Asked`.
+    /// `ctx.commitOffsets`, and the handler waits. `listeners_since_bundle` as in `Asked`.
     Commit {
-        since: u64,
+        listeners_since_bundle: u64,
         partition: Arc<Partition>,
         ask: Ask,
         reply: Reply,
@@ -127,7 +127,7 @@ pub(crate) enum ToConsumer {
 pub(crate) struct Asked {
     pub(crate) partition: Arc<Partition>,
     /// The bundle since which the partition's listeners are as they are.
-    pub(crate) since: u64,
+    pub(crate) listeners_since_bundle: u64,
     pub(crate) asks: Vec<Ask>,
 }
 

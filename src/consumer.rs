@@ -260,12 +260,12 @@ impl Consumer {
                 }
             }
             ToConsumer::Commit {
-                since,
+                listeners_since_bundle,
                 partition,
                 ask,
                 reply,
             } => {
-                self.ask_commit(&partition, &ask, since, reply, now);
+                self.ask_commit(&partition, &ask, listeners_since_bundle, reply, now);
             }
             ToConsumer::Answered(Answered::Starts { id, starts }) => self.starts(id, starts, now),
             ToConsumer::Answered(Answered::Topics(topics)) => self.topics_found(topics, now),

@@ -18,7 +18,7 @@ pub(super) struct Waiter {
     pub(super) reply: Reply,
     pub(super) deadline: Instant,
     /// Before this bundle is in force here there is no answer.
-    since: u64,
+    listeners_since_bundle: u64,
 }
 
 /// What was asked for and is not committed, though nobody waits to hear that: where, which offset, and why.
@@ -36,7 +36,7 @@ impl Waiter {
 
     /// Whether what it waits for is heard when a later bundle than this comes.
     pub(super) fn is_ahead_of(&self, bundle: u64) -> bool {
-        self.since > bundle
+        self.listeners_since_bundle > bundle
     }
 }
 
@@ -76,12 +76,12 @@ impl Consumer {
         &mut self,
         partition: &Arc<Partition>,
         ask: &Ask,
-        since: u64,
+        listeners_since_bundle: u64,
         reply: Reply,
         now: Instant,
     ) {
         let deadline = now + self.settings.request_timeout;
-        let is_ahead = since > self.bundle.number;
+        let is_ahead = listeners_since_bundle > self.bundle.number;
         match self.of(partition) {
             None => reply.send(Err(
                 "the partition was revoked; whoever has it now gets the message again".to_owned(),
@@ -94,17 +94,17 @@ impl Consumer {
             Some(held) => {
                 held.ask(ask, is_ahead);
                 // One that is a manual one already has been heard.
-                let since = if held.epoch.tracker.is_manual(&ask.listener) {
+                let listeners_since_bundle = if held.epoch.tracker.is_manual(&ask.listener) {
                     0
                 } else {
-                    since
+                    listeners_since_bundle
                 };
                 held.epoch.unsent.awaited = true;
                 self.commits.waiters.push(Waiter {
                     partition: partition.clone(),
                     reply,
                     deadline,
-                    since,
+                    listeners_since_bundle,
                 });
             }
         }
@@ -112,7 +112,7 @@ impl Consumer {
 
     /// `ctx.commitOffsets(offset, { wait = false })`, in the order in which handlers asked.
     pub(super) fn asked(&mut self, asked: &Asked) {
-        let is_ahead = asked.since > self.bundle.number;
+        let is_ahead = asked.listeners_since_bundle > self.bundle.number;
         // As with a commit that is waited for: whoever has the partition now gets the messages again.
         let Some(held) = self.of(&asked.partition) else {
             return;

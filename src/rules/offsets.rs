@@ -62,7 +62,7 @@ pub(crate) struct Tracker {
     /// The listeners that are not manual: with one at least, the automatic position counts.
     automatic: Vec<Arc<str>>,
     /// An auto listener's own request, until the automatic position moves.
-    early: Option<i64>,
+    auto_request: Option<i64>,
     /// What was asked for ahead of a reload.
     kept: Kept,
 }
@@ -124,7 +124,7 @@ impl Tracker {
             by_lane,
             manual: Vec::new(),
             automatic: Vec::new(),
-            early: None,
+            auto_request: None,
             kept: Kept::default(),
         };
         tracker.set_listeners(manual, automatic);
@@ -157,7 +157,7 @@ impl Tracker {
         }
         if self.automatic != automatic {
             // It spoke for those that there were.
-            self.early = None;
+            self.auto_request = None;
         }
         self.automatic = automatic;
         for ask in std::mem::take(&mut self.kept).into_asks() {
@@ -201,7 +201,7 @@ impl Tracker {
         };
         if self.seeds.take(offset, leader_epoch) {
             if self.entries.is_empty() {
-                self.early = None;
+                self.auto_request = None;
             }
             return Arrival::Finished;
         }
@@ -264,7 +264,7 @@ impl Tracker {
         while self.entries.front().is_some_and(|entry| entry.finished) {
             self.entries.pop_front();
             self.swept_later -= 1;
-            self.early = None;
+            self.auto_request = None;
         }
         if marked > 0 && self.swept_later > 0 {
             self.changes += 1;
@@ -309,18 +309,18 @@ impl Tracker {
             // The automatic position has moved since, and has taken over.
             return self.target().offset;
         }
-        let mut early = offset;
+        let mut request = offset;
         if self.by_lane {
             let others =
                 |entry: &&Entry| !entry.finished && (entry.lane != lane || entry.offset >= offset);
             let held_back = self.entries.iter().find(others).map(|entry| entry.offset);
-            early = early.min(held_back.unwrap_or(self.expected.offset));
+            request = request.min(held_back.unwrap_or(self.expected.offset));
         }
         if self.automatic.len() > 1 {
             // Another automatic listener may not have run yet.
-            early = early.min(self.finished().offset);
+            request = request.min(self.finished().offset);
         }
-        self.early = Some(early);
+        self.auto_request = Some(request);
         self.target().offset
     }
 
@@ -344,7 +344,8 @@ impl Tracker {
     pub(crate) fn target(&self) -> Position {
         let (finished, expected) = (self.finished(), self.expected.offset);
         let asked = self.manual.iter().map(|one| one.position(expected)).min();
-        let own = (!self.automatic.is_empty()).then(|| self.early.unwrap_or(finished.offset));
+        let own =
+            (!self.automatic.is_empty()).then(|| self.auto_request.unwrap_or(finished.offset));
         let offset = match (asked, own) {
             (Some(asked), Some(own)) => asked.min(own),
             (Some(one), None) | (None, Some(one)) => one,
@@ -399,7 +400,7 @@ impl Tracker {
 
     /// Whether a handler asked for a commit that counts.
     pub(crate) fn is_asked(&self) -> bool {
-        self.early.is_some() || self.manual.iter().any(|one| one.has_asked)
+        self.auto_request.is_some() || self.manual.iter().any(|one| one.has_asked)
     }
 
     /// Whether so much was finished unasked that this listener's position stays where it is; true only once.

@@ -55,7 +55,7 @@ impl Worker {
                 slot.partition.end();
             }
             if !plan.commits_alike(&slot.plan) {
-                slot.since = bundle.number;
+                slot.listeners_since_bundle = bundle.number;
             }
             let before = std::mem::replace(&mut slot.plan, Arc::new(plan));
             let partition = slot.partition.clone();

@@ -33,7 +33,7 @@ impl Head<'_> {
     pub(super) fn come_to(&mut self, stage: Stage) {
         let progress = &mut self.lane.progress[self.index];
         progress.stage = stage;
-        if progress.outlives_automatic && stage == Stage::Final {
+        if progress.finishes_after_switch_to_manual && stage == Stage::Final {
             self.slot.ask_behind(Who {
                 listener: &progress.listener,
                 lane: self.key,

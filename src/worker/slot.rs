@@ -26,8 +26,8 @@ use super::taken::Taken;
 pub(super) struct Slot {
     pub(super) lanes: Lanes<Message>,
     pub(super) plan: Arc<Plan>,
-    /// The bundle since which its listeners are as they are; 0 where it began with them.
-    pub(super) since: u64,
+    /// The bundle since which the listeners of the topic are as they are; 0 where the epoch began with them.
+    pub(super) listeners_since_bundle: u64,
     pub(super) partition: Arc<Partition>,
     /// Of a retry topic: the topic whose messages wait in it.
     source: Option<Arc<str>>,
@@ -60,7 +60,7 @@ impl Slot {
         Self {
             lanes: Lanes::new(),
             plan,
-            since: 0,
+            listeners_since_bundle: 0,
             partition,
             source,
             place,
@@ -172,12 +172,12 @@ impl Slot {
             let at = lane.message.offset();
             for progress in &mut lane.progress {
                 if !is_among(&self.plan.manual, &progress.listener) {
-                    progress.outlives_automatic = false;
+                    progress.finishes_after_switch_to_manual = false;
                 } else if is_among(&before.automatic, &progress.listener) {
                     match progress.stage {
                         Stage::Final => done.push((key, at, progress.listener.clone())),
                         Stage::Running | Stage::Sending | Stage::Unsent(_) | Stage::SendDue => {
-                            progress.outlives_automatic = true;
+                            progress.finishes_after_switch_to_manual = true;
                         }
                         // It runs again, as a manual one.
                         Stage::Due | Stage::BackOff(_) | Stage::Held | Stage::Halted => {}

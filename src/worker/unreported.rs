@@ -30,7 +30,7 @@ impl Unreported {
         if !asks.is_empty() {
             self.asked.push(Asked {
                 partition,
-                since: slot.since,
+                listeners_since_bundle: slot.listeners_since_bundle,
                 asks,
             });
         }

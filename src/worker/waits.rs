@@ -8,7 +8,7 @@ use crate::kafka::Message;
 use crate::log::log;
 use crate::lua::{Answer, CallId, Failure, Step, Wait};
 use crate::message::Record as _;
-use crate::rules::lanes::{Lane, Next, Stage};
+use crate::rules::lanes::{Lane, LaneState, Stage};
 use crate::rules::offsets::Ask;
 
 use super::Worker;
@@ -57,7 +57,7 @@ impl Worker {
                     call,
                 };
                 slot.partition.inbox.send(ToConsumer::Commit {
-                    since: slot.since,
+                    listeners_since_bundle: slot.listeners_since_bundle,
                     partition: slot.partition.clone(),
                     ask: Ask {
                         listener: open.listener.as_str().into(),
@@ -216,7 +216,7 @@ impl Worker {
     /// Messages that have ended count, although their lanes have had no turn since.
     pub(super) fn settle(&mut self, slot: &mut Slot) {
         let open = slot.lanes.open();
-        let ended = open.filter(|(_, lane)| lane.next() == Next::Finished);
+        let ended = open.filter(|(_, lane)| lane.state() == LaneState::Finished);
         let ended: Vec<_> = ended
             .map(|(_, lane)| (lane.number, lane.message.offset()))
             .collect();
