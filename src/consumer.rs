@@ -39,9 +39,9 @@ use crate::consumer::lookups::Asker;
 use crate::kafka::{Class, Client, Error, Event};
 use crate::outgoing::outbox::Outbox;
 use crate::rate_limit::RateLimit;
-use crate::service::systemd::Beat;
 use crate::telemetry::metrics::ConsumerCounts;
 use crate::threads::mailbox::Mailbox;
+use crate::threads::progress::Beat;
 use crate::threads::supervisor::{Ending, Endings};
 
 use commits::Commits;

@@ -42,8 +42,8 @@ use crate::crash::journal::Page;
 use crate::kafka::Message;
 use crate::lua::{Answer, App, Pulse, Vm};
 use crate::rules::route::{self, Plan};
-use crate::service::systemd::Beat;
 use crate::threads::mailbox::Mailbox;
+use crate::threads::progress::Beat;
 use crate::threads::supervisor::Endings;
 
 use alone::Alone;
@@ -239,7 +239,7 @@ impl Worker {
         }
         self.report();
         let look_at = self.clock.now() + TURN;
-        let others = [down_until, self.timers.next()];
+        let others = [down_until, self.timers.next(), self.gates.next_try()];
         Turn::Until(others.into_iter().flatten().fold(look_at, Instant::min))
     }
 
@@ -365,7 +365,7 @@ impl Worker {
         self.forwarded.retain(|id, _| id.lane.epoch != epoch);
         self.running.end_all(epoch);
         self.forget_alone(epoch);
-        self.forget_probes(|id| id.epoch == epoch);
+        self.gates.forget_probes(|id| id.epoch == epoch);
         partition.set_blocked(None);
         self.report();
         partition.inbox.send(ToConsumer::Drained(partition.clone()));
@@ -373,6 +373,7 @@ impl Worker {
 
     /// What is due, for so long as a turn may take: many calls may have slept until the same moment.
     fn fire(&mut self, now: Instant) {
+        self.gates.tick(now);
         while self.clock.since(now) < QUANTUM_TIME
             && let Some(wake) = self.timers.due(now)
         {
@@ -387,7 +388,6 @@ impl Worker {
                         self.wake_lane(id);
                     }
                 }
-                Wake::Gates => self.gates.look_again(),
             }
         }
     }
@@ -407,7 +407,6 @@ impl Worker {
             .prune(calls.len() + slots.len(), |wake| match wake {
                 Wake::Timeout(vm, call) | Wake::Call(vm, call) => calls.get(vm, call).is_some(),
                 Wake::Lane(id) => slots.contains_key(&id.epoch),
-                Wake::Gates => true,
             });
     }
 

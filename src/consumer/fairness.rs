@@ -12,17 +12,17 @@ use super::Consumer;
 use super::budget::Share;
 use super::held::{Held, apply_pauses};
 
-/// How long a partition may hold up others that want to go on, with a full share, before it is paused. Long enough to run
-/// what one fetch brings of it, some thousand messages: a pause throws that away, and it is fetched again.
+/// A partition with a full share is paused after this time if other partitions wait for it. A pause throws away what is
+/// prefetched, so the time is long enough to run the messages of one fetch, some thousand.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// One that was paused and took `SLOW` to run half of its share will hold them up again: nothing is gained by waiting. Nor
-/// is it where another one of its topic is paused for that long now: they share their handlers.
+/// The same for a slow partition: it took `SLOW` or more to run half of its share in its last pause, or another partition
+/// of its topic, which has the same handlers, has been paused for `SLOW` now. It will be paused again anyway.
 const SHORT_PATIENCE: Duration = Duration::from_millis(20);
 const SLOW: Duration = Duration::from_millis(250);
-/// With others of which it is not known whether they want to: with librdkafka's queue full, nothing is fetched that would
-/// tell.
+/// The same if no other partition is known to wait. Others may wait all the same: while librdkafka's queue is full, no
+/// fetch shows that they have new messages.
 const LONG_PATIENCE: Duration = Duration::from_millis(500);
-/// How long it is taken as known.
+/// How long the answer holds whether other partitions wait.
 const WANTED_FOR: Duration = Duration::from_millis(20);
 
 /// Whether other partitions wait for one with a full share, and until when that answer holds.

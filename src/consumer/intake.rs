@@ -1,4 +1,7 @@
-//! Taking messages within the budget, and handing them to the workers by partition.
+//! Takes messages from librdkafka within the budget, tracks them, and hands them to the workers by partition.
+//!
+//! One batch has messages of several partitions, one `Run` after the other. While a run is filled its partition is out of
+//! `Consumer::held`, and comes back with `hand_over`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,30 +25,32 @@ pub(super) struct Intake {
     /// Address of librdkafka's topic → its name. Cleared with every assignment, as addresses come back.
     names: HashMap<usize, Arc<str>>,
     epochs: Arc<AtomicU64>,
-    /// A partition's rest of the batch in hand counts for nothing.
+    /// A partition is `Trust::Void`: its messages in the rest of the batch are passed over.
     has_void: bool,
-    /// What is left of the room that was found at the last look.
+    /// The room of the last look at all partitions, less what was taken since.
     room: Option<Room>,
-    /// A partition has begun anew amid a batch: the room counts with what was in flight before.
+    /// A new epoch began within a batch, so the room still counts the messages of the old epoch.
     is_outdated: bool,
     pub(super) wanted: Wanted,
 }
 
-/// Whether it holds the others up.
+/// Whether the partition keeps the consumer from taking messages of others.
 fn holds_up(held: &Held, share: &Share) -> bool {
     held.takes_part() && !held.pauses.is_any() && share.is_used_up(&held.epoch.tracker)
 }
 
-/// Messages of one partition, taken one after the other.
+/// Consecutive messages of one partition within a batch.
 #[derive(Default)]
 struct Run {
+    /// librdkafka's address of the topic, and the partition.
     place: (usize, i32),
+    /// `None` for a partition that is not assigned any more.
     held: Option<Held>,
-    /// What it had in flight before.
+    /// Messages and bytes that the partition had in flight before the run.
     before: (usize, usize),
     first: u64,
     messages: Vec<Message>,
-    /// Where its log starts, once something was missing.
+    /// The start of the log, looked up at the first missing offset of the run.
     log_start: Option<i64>,
 }
 

@@ -17,8 +17,8 @@ use crate::kafka::{Client, Message};
 use crate::lua::{Vm, Watchdog};
 use crate::outgoing::outbox::Outbox;
 use crate::rules::route::{self, Plan};
-use crate::service::systemd::Progress;
 use crate::threads::mailbox::Mailbox;
+use crate::threads::progress::Progress;
 use crate::threads::supervisor::Ending;
 use crate::worker;
 

@@ -57,13 +57,14 @@ pub(crate) struct Tracker {
     seeds: Seeds,
     /// Whether the partition has many lanes.
     by_lane: bool,
-    /// Per manual listener: what it asked for last, or where it came in.
+    /// One entry a manual listener, with the position that its requests allow.
     manual: Vec<Manual>,
-    /// The listeners that are not manual: with one at least, the automatic position counts.
+    /// The listeners that commit automatically. With at least one, no commit passes the lowest unfinished message.
     automatic: Vec<Arc<str>>,
-    /// An auto listener's own request, until the automatic position moves.
+    /// The offset that the handler of an automatic listener requested by `ctx.commitOffsets`. It replaces the automatic
+    /// position until that moves.
     auto_request: Option<i64>,
-    /// What was asked for ahead of a reload.
+    /// Requests by handlers of the coming bundle, until it is in force here.
     kept: Kept,
 }
 
@@ -295,7 +296,8 @@ impl Tracker {
         }
     }
 
-    /// A handler asks. Returns what stands to be committed by it. What its lane finished since does not matter.
+    /// `ctx.commitOffsets`. Returns the offset that is to be committed now. A request is judged as if it came while its
+    /// message ran: what the lane has finished since does not matter.
     pub(crate) fn ask(&mut self, ask: &Ask) -> i64 {
         let &Ask {
             lane, at, offset, ..
@@ -306,7 +308,7 @@ impl Tracker {
             return self.target().offset;
         }
         if at < self.finished().offset {
-            // The automatic position has moved since, and has taken over.
+            // The message is finished, and the automatic position has moved past it: the request is over.
             return self.target().offset;
         }
         let mut request = offset;
@@ -324,8 +326,9 @@ impl Tracker {
         self.target().offset
     }
 
-    /// A handler of the coming bundle asks, in which its listener may have become a manual one, or may be new. One that is
-    /// manual here is heard at once, any other when that bundle has come.
+    /// `ctx.commitOffsets` by a handler of the coming bundle, which a worker has before the consumer. Its listener may be
+    /// new in that bundle, or manual only from it on. The request of a listener that is manual here counts at once, any
+    /// other one is kept until the bundle comes.
     pub(crate) fn ask_ahead(&mut self, ask: &Ask) -> i64 {
         if self.is_manual(&ask.listener) {
             return self.ask(ask);

@@ -13,7 +13,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::log::log;
 use crate::rate_limit::RateLimit;
-pub(crate) use crate::threads::progress::{Beat, Progress, Stalled};
+pub(crate) use crate::threads::progress::{Progress, Stalled};
 
 /// How often the threads are looked at. Each turns its loop at least once a second.
 const LOOK: Duration = Duration::from_secs(1);

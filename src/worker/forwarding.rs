@@ -141,7 +141,7 @@ impl Worker {
         let is_allowed = forwarding.is_some_and(|one| one.is_allowed);
         if let Some(number) = head.number()
             && !is_allowed
-            && let Err(until) = self.may_bury(number)
+            && let Err(until) = self.gates.may_bury(number)
         {
             let delay = until.saturating_duration_since(self.clock.now());
             let error = "its dead letter waits: the breaker is open";

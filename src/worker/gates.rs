@@ -34,6 +34,8 @@ pub(super) struct Gates {
     paused: BTreeSet<String>,
     /// Something may pass now that did not before.
     opened: bool,
+    /// A breaker may let a probe pass then, or a dead letter.
+    next_try: Option<Instant>,
 }
 
 struct One {
@@ -56,6 +58,7 @@ impl Gates {
             any_shut: false,
             paused: BTreeSet::new(),
             opened: false,
+            next_try: None,
         }
     }
 
@@ -147,9 +150,21 @@ impl Gates {
             .any(|one| one.is_paused || !one.breaker.is_closed());
     }
 
-    /// A breaker's pause is over: what is held tries again.
-    pub(super) fn look_again(&mut self) {
-        self.opened = true;
+    /// What is held tries again then.
+    fn try_again_at(&mut self, at: Instant) {
+        self.next_try = Some(self.next_try.map_or(at, |next| next.min(at)));
+    }
+
+    /// When what is held tries again.
+    pub(super) fn next_try(&self) -> Option<Instant> {
+        self.next_try
+    }
+
+    /// A breaker's pause may be over: what is held tries again.
+    pub(super) fn tick(&mut self, now: Instant) {
+        if self.next_try.take_if(|at| *at <= now).is_some() {
+            self.opened = true;
+        }
     }
 
     /// Whether something may pass since the last time that did not before.
@@ -170,30 +185,21 @@ impl Gates {
         self.look();
     }
 
-    /// By listener, the breaker's state and whether somebody has paused it, for the status and the metrics.
-    pub(super) fn states(&self) -> impl Iterator<Item = (&str, breaker::State, bool)> {
-        self.listeners
-            .iter()
-            .map(|one| (one.name.as_str(), one.breaker.state(), one.is_paused))
-    }
-}
-
-impl Worker {
     /// Whether this listener may run a message of that lane now. A probe begins by it: rather with a message that has not
     /// failed before, since it asks whether the listener works, and not whether that message does.
     pub(super) fn gate(&mut self, listener: usize, id: LaneId, failed: bool) -> Gate {
-        if self.gates.all_pass() {
+        if self.all_pass() {
             return Gate::Pass;
         }
-        let gate = self.look_at_gate(listener);
-        if let Some(one) = self.gates.listeners.get_mut(listener)
+        let gate = self.look_at(listener);
+        if let Some(one) = self.listeners.get_mut(listener)
             && gate == Gate::Pass
             && !one.breaker.is_closed()
         {
             let now = self.clock.now();
             let until = *one.wanted.get_or_insert(now) + FRESH_FIRST;
             if failed && now < until {
-                self.timers.set_gates(until);
+                self.try_again_at(until);
                 return Gate::Wait;
             }
             one.wanted = None;
@@ -204,8 +210,8 @@ impl Worker {
     }
 
     /// Whether this listener takes messages now.
-    pub(super) fn look_at_gate(&mut self, listener: usize) -> Gate {
-        let Some(one) = self.gates.listeners.get_mut(listener) else {
+    pub(super) fn look_at(&mut self, listener: usize) -> Gate {
+        let Some(one) = self.listeners.get_mut(listener) else {
             return Gate::Pass;
         };
         if one.is_paused {
@@ -215,17 +221,17 @@ impl Worker {
         match one.breaker.gate(now) {
             breaker::Gate::Pass | breaker::Gate::Probe => Gate::Pass,
             breaker::Gate::Wait(until) => {
-                self.timers.set_gates(until);
+                self.try_again_at(until);
                 Gate::Wait
             }
         }
     }
 
     /// A run of this listener failed.
-    pub(super) fn gate_failed(&mut self, listener: usize, id: LaneId) {
+    pub(super) fn failed(&mut self, listener: usize, id: LaneId) {
         let now = self.clock.now();
-        self.gates.flush(now);
-        let Some(one) = self.gates.listeners.get_mut(listener) else {
+        self.flush(now);
+        let Some(one) = self.listeners.get_mut(listener) else {
             return;
         };
         if !one.breaker.is_closed() && one.probe != Some(id) {
@@ -234,32 +240,32 @@ impl Worker {
         }
         one.probe = None;
         if let Some(opened) = one.breaker.failed(now) {
-            self.gate_opened(listener, opened);
+            self.say_opened(listener, opened);
         }
     }
 
     /// Whether a dead letter of this listener may be sent now; else when to ask again.
     pub(super) fn may_bury(&mut self, listener: usize) -> Result<(), Instant> {
         let now = self.clock.now();
-        let Some(one) = self.gates.listeners.get_mut(listener) else {
+        let Some(one) = self.listeners.get_mut(listener) else {
             return Ok(());
         };
         match one.breaker.dead_letter(now) {
             Letter::Send => Ok(()),
             Letter::Wait { until, opened } => {
                 if let Some(opened) = opened {
-                    self.gate_opened(listener, opened);
+                    self.say_opened(listener, opened);
                 }
                 Err(until)
             }
         }
     }
 
-    fn gate_opened(&mut self, listener: usize, opened: Opened) {
-        self.gates.look();
-        self.timers.set_gates(opened.until);
+    fn say_opened(&mut self, listener: usize, opened: Opened) {
+        self.look();
+        self.try_again_at(opened.until);
         let now = self.clock.now();
-        let Some(one) = self.gates.listeners.get_mut(listener) else {
+        let Some(one) = self.listeners.get_mut(listener) else {
             return;
         };
         one.wanted = None;
@@ -294,14 +300,23 @@ impl Worker {
     }
 
     pub(super) fn forget_probes(&mut self, is_meant: impl Fn(LaneId) -> bool) {
-        for one in &mut self.gates.listeners {
+        for one in &mut self.listeners {
             if one.probe.take_if(|probe| is_meant(*probe)).is_some() {
                 one.breaker.cancelled();
-                self.gates.opened = true;
+                self.opened = true;
             }
         }
     }
 
+    /// By listener, the breaker's state and whether somebody has paused it, for the status and the metrics.
+    pub(super) fn states(&self) -> impl Iterator<Item = (&str, breaker::State, bool)> {
+        self.listeners
+            .iter()
+            .map(|one| (one.name.as_str(), one.breaker.state(), one.is_paused))
+    }
+}
+
+impl Worker {
     /// What was held tries again, if a gate has opened.
     pub(super) fn release_held(&mut self) {
         if !self.gates.take_opened() {

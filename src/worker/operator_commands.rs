@@ -147,7 +147,7 @@ impl Worker {
             progress.any(|(index, one)| index != head.index && one.stage == Stage::Running);
         if !others_run {
             self.end_alone(head.id());
-            self.forget_probe(head.id());
+            self.gates.forget_probe(head.id());
         }
         let name = head.listener().to_owned();
         // A record of it that is under way is passed over when its answer comes.

@@ -124,12 +124,12 @@ impl Worker {
             // What could not be allocated may be another message's fault: no attempt of this one, and again alone.
             head.lane.alone = true;
             head.progress().attempt = head.progress().attempt.saturating_sub(1);
-            self.forget_probe(head.id());
+            self.gates.forget_probe(head.id());
             self.log.suspected(&self.place(head, listener), failure);
             return Stage::Due;
         }
         if let Some(number) = head.number() {
-            self.gate_failed(number, head.id());
+            self.gates.failed(number, head.id());
         }
         let now = self.clock.wall_ms();
         let attempt = head.progress().attempt;

@@ -1,4 +1,4 @@
-//! Running a partition's lanes: call by call, until there is nothing to run, something waits, or they have had their turn.
+//! Runs the lanes of one partition, call by call, until nothing can run, or other partitions are to have their turn.
 
 use std::time::Instant;
 
@@ -20,11 +20,11 @@ use super::timers::Wake;
 use super::waits::warn_of_slow;
 use super::{QUANTUM, QUANTUM_TIME, Worker};
 
-/// So many messages ahead of its call what describes a message is asked for, and its bytes when that has come.
+/// How many messages ahead of its call the description of a message is prefetched, and its bytes later.
 const DESCRIBED_AHEAD: usize = 4;
 const BYTES_AHEAD: usize = 2;
 
-/// The messages were written by librdkafka's thread, on another core: without this each call waits for them.
+/// librdkafka's thread wrote the messages on another core: without a prefetch each call waits for the memory.
 fn prefetch(lanes: &Lanes<Message>) {
     if let Some(message) = lanes.fresh_behind(DESCRIBED_AHEAD) {
         message.prefetch();
@@ -41,8 +41,8 @@ struct Quantum {
     /// `ran` at the last look at the clock.
     looked: usize,
     limits: Limits,
-    /// Lanes that may not start a call now. What the others have to do besides is done nevertheless: one of them may be
-    /// what these wait for.
+    /// Lanes that may not start a call in this turn. Other lanes still finish and send records: these may wait for one of
+    /// them. They get in line again when the turn ends.
     kept: Vec<u64>,
 }
 
@@ -202,7 +202,7 @@ impl Worker {
             return self.open_lane(slot, config, Some(step), turn);
         }
         if let [listener] = slot.plan.listeners[..]
-            && let Gate::Wait = self.look_at_gate(listener)
+            && let Gate::Wait = self.gates.look_at(listener)
         {
             return Next::PartitionIdle;
         }
@@ -334,7 +334,7 @@ impl Worker {
             return Next::LaneBlocked;
         }
         let failed = head.progress().failing_since.is_some();
-        if let Gate::Wait = self.gate(listener, id, failed) {
+        if let Gate::Wait = self.gates.gate(listener, id, failed) {
             self.end_alone(id);
             head.progress().stage = Stage::Held;
             return Next::Continue;

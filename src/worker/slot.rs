@@ -162,8 +162,9 @@ impl Slot {
         }
     }
 
-    /// After a reload from this plan: a listener that has become a manual one asks for what it has done with as an automatic
-    /// one, where others have not. Its own handler never will.
+    /// After a reload, with the plan before it. For a listener that the reload switched to manual commits, this requests
+    /// commits for the messages that it has finished and other listeners have not: its handler will not see them again.
+    /// Calls and records still under way do the same when they end.
     pub(super) fn ask_as_automatic(&mut self, before: &Plan) {
         let is_among =
             |names: &[Arc<str>], listener: &str| names.iter().any(|one| **one == *listener);
@@ -194,7 +195,7 @@ impl Slot {
         }
     }
 
-    /// A listener is done with a message, and its handler does not say so.
+    /// Requests a commit for a message that a listener has finished, in place of its handler.
     pub(super) fn ask_behind(&mut self, who: Who<'_>) {
         let behind = who.at + 1;
         let asked = Asked {

@@ -79,11 +79,11 @@ impl Running {
     }
 }
 
-/// The gate that all workers share, and what this one wants of it.
+/// One worker's side of the gate that lets a single message run alone in the process.
 pub(super) struct Gatekeeper {
     solo: Arc<Solo<ToWorker>>,
     index: usize,
-    /// The lane that runs alone in this worker waits until it is alone in the process.
+    /// A lane already runs alone in this worker, and waits for the other workers to become quiet.
     waits: bool,
 }
 
@@ -96,7 +96,8 @@ impl Gatekeeper {
         }
     }
 
-    /// Whether another worker is to be alone: then nothing starts here. Says so when nothing runs.
+    /// Whether the gate is another worker's: then nothing starts here. If no call runs here either, the gate is told that
+    /// this worker is quiet.
     pub(super) fn is_held(&self, runs_nothing: bool) -> bool {
         let is_held = self.solo.turn(self.index) == Turn::Other;
         if is_held && runs_nothing {
@@ -105,19 +106,19 @@ impl Gatekeeper {
         is_held
     }
 
-    /// Whether nothing of the other workers runs; if not, `may_go_on` tells when.
+    /// Asks for the gate. Whether all other workers are quiet; if not, `may_go_on` asks again.
     fn enter(&mut self) -> bool {
         let is_alone = self.solo.try_enter(self.index);
         self.waits = !is_alone;
         is_alone
     }
 
-    /// Whether what waited for the others may go on now.
+    /// Whether a lane that waited for the other workers may run now.
     pub(super) fn may_go_on(&mut self) -> bool {
         self.waits && self.enter()
     }
 
-    /// Whether the call that begins is to have the process for itself.
+    /// Whether the gate is this worker's: the call that begins is alone in the process.
     pub(super) fn is_alone(&self) -> bool {
         self.solo.turn(self.index) == Turn::Mine
     }
@@ -156,7 +157,7 @@ impl Worker {
             return Suspicion::Other;
         }
         if let Some(number) = head.number()
-            && let Gate::Wait = self.look_at_gate(number)
+            && let Gate::Wait = self.gates.look_at(number)
         {
             // The others need not stop for what would not run.
             self.end_alone(head.id());

@@ -203,6 +203,25 @@ fn a_call_is_given_up_after_its_timeout() {
     assert_eq!(fixture.finish(), Duration::from_secs((10 + 20 + 10) * 60));
 }
 
+/// Runs fail at 0, 1, 2 and 3 s, which opens the breaker. After its pause a probe with a message that has failed before
+/// waits for a fresh one first.
+#[test]
+fn an_open_breaker_lets_a_probe_pass_after_its_pause() {
+    let mut fixture = Fixture::new(
+        "retry = { initialDelay = \"1s\", multiplier = 1.0, jitter = 0.0 }\n\
+         breaker = { failureRatio = 0.5, minimumRuns = 4, window = \"10s\", pause = \"1m\", probes = 1 }",
+        r#"
+        local runs = 0
+        return function()
+          runs = runs + 1
+          if runs < 5 then error("not yet") end
+        end
+        "#,
+    );
+    fixture.send(&["a"]);
+    assert_eq!(fixture.finish(), Duration::from_millis(63_500));
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let run = || {

@@ -14,8 +14,6 @@ const FEW: usize = 1024;
 #[derive(Default)]
 pub(super) struct Timers {
     heap: BinaryHeap<Reverse<Entry>>,
-    /// The earliest `Wake::Gates` that is set.
-    next_gates: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +24,6 @@ pub(super) enum Wake {
     Timeout(u64, CallId),
     /// A lane, after a back-off.
     Lane(LaneId),
-    /// A breaker may let a probe pass.
-    Gates,
 }
 
 struct Entry {
@@ -40,14 +36,6 @@ impl Timers {
         self.heap.push(Reverse(Entry { at, wake }));
     }
 
-    /// One timer for all gates is enough.
-    pub(super) fn set_gates(&mut self, at: Instant) {
-        if self.next_gates.is_none_or(|next| at < next) {
-            self.next_gates = Some(at);
-            self.set(at, Wake::Gates);
-        }
-    }
-
     pub(super) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|entry| entry.0.at)
     }
@@ -56,11 +44,7 @@ impl Timers {
         if self.next()? > now {
             return None;
         }
-        let wake = self.heap.pop()?.0.wake;
-        if wake == Wake::Gates {
-            self.next_gates = None;
-        }
-        Some(wake)
+        Some(self.heap.pop()?.0.wake)
     }
 
     /// Forgets what is no longer wanted, where that may be most of it: calls end long before their time-out.

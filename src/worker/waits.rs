@@ -170,7 +170,7 @@ impl Worker {
             }
             None if is_wanted => {
                 lane.progress[index].stage = Stage::Due;
-                self.forget_probe(open.lane_id());
+                self.gates.forget_probe(open.lane_id());
             }
             // It ended in a bundle that had this listener; the present one has not.
             _ => lane.progress[index].stage = Stage::Final,
@@ -199,7 +199,7 @@ impl Worker {
                 slot.lanes.wake(open.lane);
             }
             self.end_alone(open.lane_id());
-            self.forget_probe(open.lane_id());
+            self.gates.forget_probe(open.lane_id());
             self.put_back(slot);
         }
     }
