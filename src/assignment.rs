@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::bundle::Bundle;
 use crate::config::Config;
 use crate::kafka;
-use crate::lua::{Answer, CallId, Vm};
+use crate::lua::{CallId, Vm};
 use crate::outgoing::outbox::{Outbox, Refused};
 use crate::outgoing::required_topics::Needed;
 use crate::rules::commit_metadata::Finished;
@@ -19,6 +19,7 @@ use crate::rules::start_offset::{Policy, Start};
 use crate::telemetry::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::telemetry::status::Blocked;
 use crate::threads::mailbox::Mailbox;
+use crate::wait::{Answer, Reply, WaitId};
 
 /// With more partitions than so many, one that has nothing in flight gives back the room for what it had.
 pub(crate) const MANY: usize = 64;
@@ -146,13 +147,6 @@ pub(crate) enum ToTopics {
     Stop,
 }
 
-/// Where the answer to a commit goes.
-pub(crate) struct Reply {
-    pub(crate) worker: Arc<Mailbox<ToWorker>>,
-    pub(crate) vm: u64,
-    pub(crate) call: CallId,
-}
-
 /// What a worker is told.
 pub(crate) enum ToWorker {
     /// Messages of consecutive numbers; declared, hence dropped, before the partition that holds their client.
@@ -170,6 +164,7 @@ pub(crate) enum ToWorker {
     Answer {
         vm: u64,
         call: CallId,
+        wait: WaitId,
         answer: Answer,
     },
     /// The broker's answer to a record that a lane waits for.
@@ -273,17 +268,6 @@ impl Partition {
 
     pub(crate) fn set_blocked(&self, blocked: Option<Blocked>) {
         *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = blocked;
-    }
-}
-
-impl Reply {
-    pub(crate) fn send(self, answer: Result<i64, String>) {
-        let answer = Answer::Committed(answer);
-        self.worker.send(ToWorker::Answer {
-            vm: self.vm,
-            call: self.call,
-            answer,
-        });
     }
 }
 

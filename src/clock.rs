@@ -1,7 +1,7 @@
 //! The clock that is handed in: the system's, or a virtual one that stands still until it is set.
 //!
 //! Kafka and the status have the time of day as milliseconds since the epoch. Mailboxes and the watchdog keep the
-//! system's clock whatever is handed in: they wait for other threads.
+//! system's clock whatever is handed in, since they wait for other threads; so do the functions of init.lua.
 
 #![expect(
     unsafe_code,
@@ -64,14 +64,6 @@ impl Clock {
             Self::Virtual(clock) => clock.wall_ms(),
         }
     }
-
-    /// Blocks the thread; a virtual clock moves on instead.
-    pub(crate) fn sleep(&self, duration: Duration) {
-        match self {
-            Self::System => std::thread::sleep(duration),
-            Self::Virtual(clock) => clock.advance(duration),
-        }
-    }
 }
 
 impl Virtual {
@@ -81,11 +73,6 @@ impl Virtual {
 
     fn wall_ms(&self) -> i64 {
         self.began_ms + self.elapsed().as_millis() as i64
-    }
-
-    fn advance(&self, duration: Duration) {
-        let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.elapsed_ns.fetch_add(ns, Ordering::Relaxed);
     }
 }
 
@@ -103,7 +90,8 @@ impl Virtual {
     /// Moves on to this moment, never back.
     pub(crate) fn advance_to(&self, at: Instant) {
         let elapsed = at.saturating_duration_since(self.began);
-        self.advance(elapsed.saturating_sub(self.elapsed()));
+        let ns = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        self.elapsed_ns.fetch_max(ns, Ordering::Relaxed);
     }
 }
 
@@ -134,7 +122,7 @@ mod tests {
         let clock = Clock::Virtual(virtual_clock.clone());
         let start = clock.now();
         assert_eq!(clock.since(start), Duration::ZERO);
-        clock.sleep(Duration::from_secs(3600));
+        virtual_clock.advance_to(start + Duration::from_secs(3600));
         assert_eq!(clock.since(start), Duration::from_secs(3600));
         assert_eq!(clock.wall_ms(), 1_700_003_600_000);
         assert_eq!(clock.coarse_wall_ms(), clock.wall_ms());

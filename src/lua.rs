@@ -1,7 +1,7 @@
 //! Lua: one VM with the handlers of a bundle, and the calls that run in it.
 //!
 //! **Alone names mlua**, and knows nothing of Kafka: a message comes in as a [`Record`], and what a handler wants of the
-//! world (to sleep, to commit) goes out as a [`Wait`], which the worker answers by [`Vm::resume`].
+//! world (to sleep, to commit) goes out as [`Waits`], which the worker answers by [`Vm::resume`].
 
 mod api;
 mod attributes;
@@ -20,6 +20,7 @@ pub(crate) use vm::beat::Pulse;
 pub(crate) use vm::watchdog::Watchdog;
 
 use crate::message::Record;
+use crate::wait::Waits;
 
 /// One message for one listener's handler.
 pub(crate) struct Call<'a> {
@@ -44,8 +45,8 @@ pub(crate) enum Step {
     Failed(Failure),
     /// The handler said what is to become of the message.
     Asked(Verdict),
-    /// Answer by `Vm::resume`, or give it up by `Vm::cancel`.
-    Waits(CallId, Wait),
+    /// Answer each wait by `Vm::resume`, or give the call up by `Vm::cancel`.
+    Waits(CallId, Waits),
 }
 
 /// What `ctx.retry`, `ctx.deadLetter` and `ctx.skip` ask for. Whatever the handler did after it does not count.
@@ -73,27 +74,12 @@ impl Verdict {
     }
 }
 
-/// What a handler waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wait {
-    Sleep(Duration),
-    /// `ctx.commitOffsets(offset)`: the literal offset.
-    Commit(i64),
-}
-
 /// What a slice of a call has asked for and does not wait for: `ctx.commitOffsets(offset, { wait = false })`, once or
 /// more often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) highest: i64,
     pub(crate) last: i64,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) enum Answer {
-    Slept,
-    /// The offset that stands committed now, or why there is none: raised in the handler.
-    Committed(Result<i64, String>),
 }
 
 #[derive(Clone, Debug)]
@@ -148,6 +134,12 @@ impl Failure {
             traceback: None,
         }
     }
+}
+
+/// Type definitions of everything that a handler sees, for the Lua language server.
+pub(crate) fn definitions() -> String {
+    let classes = include_str!("lua/api/classes.lua");
+    format!("{classes}{}\nreturn tide\n", api::tide::definitions())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Threads: how they talk, how their progress is seen, and who hears of their end.
 
 pub(crate) mod mailbox;
+pub(crate) mod outside;
 pub(crate) mod progress;
 pub(crate) mod supervisor;

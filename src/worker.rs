@@ -40,11 +40,12 @@ use crate::config::Config;
 use crate::crash::exclusive::Solo;
 use crate::crash::journal::Page;
 use crate::kafka::Message;
-use crate::lua::{Answer, App, Pulse, Vm};
+use crate::lua::{App, CallId, Pulse, Vm};
 use crate::rules::route::{self, Plan};
 use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
 use crate::threads::supervisor::Endings;
+use crate::wait::{Answer, WaitId};
 
 use alone::Alone;
 use calls::{Calls, Places};
@@ -76,6 +77,9 @@ pub(crate) struct Worker {
     mailbox: Arc<Mailbox<ToWorker>>,
     endings: Endings,
     beat: Beat,
+    app: Arc<App>,
+    /// Answers to waits that no turn had time for yet: many may come at once.
+    answers: VecDeque<(u64, CallId, WaitId, Answer)>,
     engine: Engine,
     /// By epoch.
     slots: HashMap<u64, Slot>,
@@ -167,6 +171,8 @@ impl Worker {
             mailbox: start.mailbox,
             endings: start.endings,
             beat: start.beat,
+            app: start.app.clone(),
+            answers: VecDeque::new(),
             engine: Engine::new(start.app, start.pulse, start.bundle, start.vm),
             slots: HashMap::new(),
             ready: VecDeque::new(),
@@ -212,6 +218,7 @@ impl Worker {
             self.open(letter);
         }
         let now = self.clock.now();
+        self.take_answers(now);
         self.fire(now);
         self.look(now);
         if self.calls.is_empty() && self.gatekeeper.may_go_on() {
@@ -234,7 +241,7 @@ impl Worker {
         self.beat.turn();
         let down_until = self.engine.down_until();
         self.is_held = self.gatekeeper.is_held(self.calls.is_empty()) || down_until.is_some();
-        if !self.ready.is_empty() && !self.is_held {
+        if (!self.ready.is_empty() && !self.is_held) || !self.answers.is_empty() {
             return Turn::Busy;
         }
         self.report();
@@ -254,7 +261,12 @@ impl Worker {
             } => self.push(partition, &plan, first, taken, messages),
             ToWorker::Release(partition) => self.release(&partition),
             ToWorker::Cancel(partition) => self.cancel(&partition),
-            ToWorker::Answer { vm, call, answer } => self.resume(vm, call, answer),
+            ToWorker::Answer {
+                vm,
+                call,
+                wait,
+                answer,
+            } => self.answers.push_back((vm, call, wait, answer)),
             ToWorker::Delivered {
                 epoch,
                 lane,
@@ -371,6 +383,15 @@ impl Worker {
         partition.inbox.send(ToConsumer::Drained(partition.clone()));
     }
 
+    /// The answers that came, for as long as a turn may take.
+    fn take_answers(&mut self, now: Instant) {
+        while self.clock.since(now) < QUANTUM_TIME
+            && let Some((vm, call, wait, answer)) = self.answers.pop_front()
+        {
+            self.resume(vm, call, wait, answer);
+        }
+    }
+
     /// What is due, for so long as a turn may take: many calls may have slept until the same moment.
     fn fire(&mut self, now: Instant) {
         self.gates.tick(now);
@@ -378,7 +399,7 @@ impl Worker {
             && let Some(wake) = self.timers.due(now)
         {
             match wake {
-                Wake::Call(vm, call) => self.resume(vm, call, Answer::Slept),
+                Wake::Call(vm, call, wait) => self.resume(vm, call, wait, Answer::Slept),
                 Wake::Timeout(vm, call) => self.time_out(vm, call),
                 Wake::Lane(id) => {
                     if let Some(slot) = self.slots.get_mut(&id.epoch)
@@ -405,7 +426,8 @@ impl Worker {
         let (calls, slots) = (&self.calls, &self.slots);
         self.timers
             .prune(calls.len() + slots.len(), |wake| match wake {
-                Wake::Timeout(vm, call) | Wake::Call(vm, call) => calls.get(vm, call).is_some(),
+                Wake::Timeout(vm, call) => calls.get(vm, call).is_some(),
+                Wake::Call(vm, call, wait) => calls.waits(vm, call, wait),
                 Wake::Lane(id) => slots.contains_key(&id.epoch),
             });
     }

@@ -5,9 +5,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::assignment::{Asked, Partition, Reply};
+use crate::assignment::{Asked, Partition};
 use crate::log::log;
 use crate::rules::offsets::Ask;
+use crate::wait::Reply;
 
 use super::Consumer;
 use super::held::Held;
@@ -27,7 +28,7 @@ pub(super) type Unheard = (Arc<Partition>, i64, String);
 impl Waiter {
     fn give_up(self) {
         let reason = "not committed: no answer from the group's coordinator in time";
-        self.reply.send(Err(reason.to_owned()));
+        self.reply.committed(Err(reason.to_owned()));
     }
 
     pub(super) fn is_of(&self, partition: &Partition) -> bool {
@@ -83,13 +84,13 @@ impl Consumer {
         let deadline = now + self.settings.request_timeout;
         let is_ahead = listeners_since_bundle > self.bundle.number;
         match self.of(partition) {
-            None => reply.send(Err(
+            None => reply.committed(Err(
                 "the partition was revoked; whoever has it now gets the message again".to_owned(),
             )),
             Some(held) if !is_ahead && !held.plan.has(&ask.listener) => {
                 // Of an older bundle: what it asks for would count as finished by those that are here. It has no say.
                 let target = held.epoch.tracker.target().offset;
-                reply.send(Ok(held.epoch.committed.unwrap_or(target)));
+                reply.committed(Ok(held.epoch.committed.unwrap_or(target)));
             }
             Some(held) => {
                 held.ask(ask, is_ahead);
@@ -145,12 +146,12 @@ impl Consumer {
             let Some(held) = self.of(&waiter.partition).filter(|_| !is_lost) else {
                 waiter
                     .reply
-                    .send(Err("not committed: the partition was revoked".to_owned()));
+                    .committed(Err("not committed: the partition was revoked".to_owned()));
                 continue;
             };
             let target = held.epoch.tracker.target().offset;
             if held.epoch.committed == Some(target) && !is_ahead {
-                waiter.reply.send(Ok(target));
+                waiter.reply.committed(Ok(target));
             } else if waiter.deadline <= now {
                 waiter.give_up();
             } else {

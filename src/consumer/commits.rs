@@ -318,7 +318,7 @@ impl Consumer {
                         held.epoch.unsent = Unsent::default();
                     }
                     for waiter in sent.waiters {
-                        waiter.reply.send(Ok(sent.offset));
+                        waiter.reply.committed(Ok(sent.offset));
                     }
                 }
                 Err(error) => {
@@ -373,7 +373,9 @@ impl Consumer {
         }
         if error.class() == Class::NotOwner || error.class() == Class::Fatal {
             for waiter in std::mem::take(&mut self.commits.waiters) {
-                waiter.reply.send(Err(format!("not committed: {error}")));
+                waiter
+                    .reply
+                    .committed(Err(format!("not committed: {error}")));
             }
         }
     }

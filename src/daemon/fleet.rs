@@ -15,6 +15,7 @@ use crate::config::{self, Config};
 use crate::consumer::{self, Consumer};
 use crate::crash::exclusive::Solo;
 use crate::crash::journal::{Journal, Page};
+use crate::log::log;
 use crate::lua::{App, Vm, Watchdog};
 use crate::outgoing::required_topics::Needed;
 use crate::rules::config_changes::Difference;
@@ -22,6 +23,7 @@ use crate::service::systemd::Progress;
 use crate::telemetry::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::telemetry::status::{BundleStatus, ConsumerStatus};
 use crate::threads::mailbox::Mailbox;
+use crate::threads::outside::Snapshot;
 use crate::threads::supervisor::{self, join};
 use crate::threads::supervisor::{Ending, Endings};
 use crate::worker::{self, Worker};
@@ -397,8 +399,36 @@ impl Fleet {
         for worker in std::mem::take(&mut self.workers) {
             in_time &= join(worker.thread, deadline + AFTER_DRAIN);
         }
-        in_time & join(topics, deadline + AFTER_DRAIN)
+        in_time &= join(topics, deadline + AFTER_DRAIN);
+        in_time & end_outside(&self.app, deadline + AFTER_DRAIN)
     }
+}
+
+/// Every call was given up with its worker, and so was what it waited for outside.
+fn end_outside(app: &App, deadline: Instant) -> bool {
+    let in_time = app.outside.drain(deadline);
+    let Snapshot {
+        open,
+        begun,
+        answered,
+        told,
+        dropped,
+        lost,
+    } = app.outside.snapshot();
+    if begun > 0 {
+        log!(
+            info,
+            daemon,
+            begun,
+            answered,
+            told,
+            dropped,
+            lost,
+            open,
+            "jobs outside have ended"
+        );
+    }
+    in_time
 }
 
 /// What stands in the status for a consumer that did not answer.

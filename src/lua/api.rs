@@ -8,5 +8,6 @@ pub(crate) mod duration;
 pub(crate) mod fields;
 pub(crate) mod logger;
 pub(crate) mod message;
+pub(crate) mod module;
 pub(crate) mod tide;
 pub(crate) mod verdict;

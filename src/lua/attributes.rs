@@ -1,18 +1,21 @@
-//! Attributes of the process: plain data by name, over all workers and bundles; and the clock that all VMs share.
+//! The things that all VMs of the process share: attributes, the runtime of the outside, and the clock.
 
+use crate::threads::outside::Outside;
+use crate::wait::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::clock::Clock;
 
-use super::plain::Plain;
-
-/// The store behind `app.setAttr` and `app.getAttr`.
+/// Over all workers and bundles.
 #[derive(Debug, Default)]
 pub(crate) struct App {
-    /// The clock of every VM.
+    /// The clock of every VM, and of its worker.
     clock: Clock,
-    attributes: RwLock<HashMap<Box<[u8]>, Arc<Plain>>>,
+    /// It serves the waits of handlers for work outside.
+    pub(crate) outside: Outside,
+    /// Plain data by name, for `app.setAttr` and `app.getAttr`.
+    attributes: RwLock<HashMap<Box<[u8]>, Arc<Value>>>,
 }
 
 impl App {
@@ -32,18 +35,18 @@ impl App {
     }
 
     /// `Nil` takes the attribute away.
-    pub(super) fn set(&self, key: Box<[u8]>, value: Plain) {
+    pub(super) fn set(&self, key: Box<[u8]>, value: Value) {
         let mut attributes = self
             .attributes
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         match value {
-            Plain::Nil => attributes.remove(&key),
+            Value::Nil => attributes.remove(&key),
             value => attributes.insert(key, Arc::new(value)),
         };
     }
 
-    pub(super) fn get(&self, key: &[u8]) -> Option<Arc<Plain>> {
+    pub(super) fn get(&self, key: &[u8]) -> Option<Arc<Value>> {
         let attributes = self
             .attributes
             .read()

@@ -2,11 +2,13 @@
 
 #![expect(unsafe_code, reason = "reads and pushes Lua values")]
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
+use super::api::tide::json;
 use super::stack::{bytes_at, push_bytes, type_name};
+use crate::wait::Value;
 
 /// Deeper tables are refused: they are most likely cycles.
 const DEPTH_MAX: usize = 100;
@@ -14,20 +16,8 @@ const DEPTH_MAX: usize = 100;
 /// More values are refused: a table that is reached on many ways is copied on each.
 const VALUES_MAX: usize = 1_000_000;
 
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Plain {
-    Nil,
-    Boolean(bool),
-    Integer(i64),
-    Number(f64),
-    Bytes(Box<[u8]>),
-    /// `tide.json.null`, an address.
-    Null(usize),
-    Table(Vec<(Plain, Plain)>),
-}
-
 /// Copies the value at `index`. Raises nothing.
-pub(super) unsafe fn read(state: *mut lua_State, index: c_int) -> Result<Plain, String> {
+pub(super) unsafe fn read(state: *mut lua_State, index: c_int) -> Result<Value, String> {
     // SAFETY: the caller's index is valid.
     unsafe { read_within(state, ffi::lua_absindex(state, index), DEPTH_MAX, &mut 0) }
 }
@@ -37,7 +27,7 @@ unsafe fn read_within(
     index: c_int,
     depth: usize,
     values: &mut usize,
-) -> Result<Plain, String> {
+) -> Result<Value, String> {
     *values += 1;
     if *values > VALUES_MAX {
         return Err(format!("more than {VALUES_MAX} values"));
@@ -45,14 +35,14 @@ unsafe fn read_within(
     // SAFETY: nothing here converts in place, and `lua_next` gets keys that it gave.
     unsafe {
         Ok(match ffi::lua_type(state, index) {
-            ffi::LUA_TNIL => Plain::Nil,
-            ffi::LUA_TBOOLEAN => Plain::Boolean(ffi::lua_toboolean(state, index) != 0),
+            ffi::LUA_TNIL => Value::Nil,
+            ffi::LUA_TBOOLEAN => Value::Boolean(ffi::lua_toboolean(state, index) != 0),
             ffi::LUA_TNUMBER if ffi::lua_isinteger(state, index) != 0 => {
-                Plain::Integer(ffi::lua_tointeger(state, index))
+                Value::Integer(ffi::lua_tointeger(state, index))
             }
-            ffi::LUA_TNUMBER => Plain::Number(ffi::lua_tonumber(state, index)),
-            ffi::LUA_TSTRING => Plain::Bytes(bytes_at(state, index).unwrap_or_default().into()),
-            ffi::LUA_TLIGHTUSERDATA => Plain::Null(ffi::lua_touserdata(state, index) as usize),
+            ffi::LUA_TNUMBER => Value::Number(ffi::lua_tonumber(state, index)),
+            ffi::LUA_TSTRING => Value::Bytes(bytes_at(state, index).unwrap_or_default().into()),
+            ffi::LUA_TLIGHTUSERDATA if json::is_null(state, index) => Value::Null,
             ffi::LUA_TTABLE => {
                 if depth == 0 || ffi::lua_checkstack(state, 4) == 0 {
                     return Err(format!(
@@ -69,7 +59,7 @@ unsafe fn read_within(
                     ));
                     ffi::lua_settop(state, top - 1);
                 }
-                Plain::Table(pairs)
+                Value::Table(pairs)
             }
             _ => return Err(format!("{} cannot be copied", type_name(state, index))),
         })
@@ -77,17 +67,17 @@ unsafe fn read_within(
 }
 
 /// Pushes a copy of `value`; may raise, and has nothing pending.
-pub(super) unsafe fn push(state: *mut lua_State, value: &Plain) {
+pub(super) unsafe fn push(state: *mut lua_State, value: &Value) {
     // SAFETY: the caller keeps `value` alive, and the stack is checked at each level.
     unsafe {
         match value {
-            Plain::Nil => ffi::lua_pushnil(state),
-            Plain::Boolean(value) => ffi::lua_pushboolean(state, (*value).into()),
-            Plain::Integer(value) => ffi::lua_pushinteger(state, *value),
-            Plain::Number(value) => ffi::lua_pushnumber(state, *value),
-            Plain::Bytes(bytes) => push_bytes(state, bytes),
-            Plain::Null(address) => ffi::lua_pushlightuserdata(state, *address as *mut c_void),
-            Plain::Table(pairs) => {
+            Value::Nil => ffi::lua_pushnil(state),
+            Value::Boolean(value) => ffi::lua_pushboolean(state, (*value).into()),
+            Value::Integer(value) => ffi::lua_pushinteger(state, *value),
+            Value::Number(value) => ffi::lua_pushnumber(state, *value),
+            Value::Bytes(bytes) => push_bytes(state, bytes),
+            Value::Null => json::push_null(state),
+            Value::Table(pairs) => {
                 ffi::luaL_checkstack(state, 4, std::ptr::null());
                 ffi::lua_createtable(state, 0, pairs.len() as c_int);
                 for (key, value) in pairs {

@@ -16,12 +16,12 @@ use std::sync::Arc;
 use mlua::ffi::{self, lua_State};
 
 use super::attributes::App;
-use super::plain::Plain;
 use super::stack::push_bytes;
-use super::{Asked, Call, Verdict, Wait};
+use super::{Asked, Call, Verdict};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::Sources;
+use crate::wait::{Answer, Fault, Value, Wait, WaitId, Waits};
 
 /// What a coroutine of the host yields when it waits; nothing that Lua code can make.
 pub(super) static TOKEN: u8 = 0;
@@ -88,15 +88,21 @@ pub(super) struct Shared {
     pub(super) coroutine: Cell<*mut lua_State>,
     /// Every state that belongs to the host, the main one included: Lua code may neither resume nor close it.
     pub(super) hosts: RefCell<HashSet<*mut lua_State>>,
-    /// A coroutine was resumed from where its waits could not be passed on.
-    pub(super) walled: Cell<bool>,
-    pub(super) wait: Cell<Option<Wait>>,
+    /// A coroutine was resumed from a function that cannot yield: its waits cannot be passed on.
+    pub(super) cannot_yield_through: Cell<bool>,
+    /// The waits that the slice that runs has begun and given up.
+    pub(super) waits: RefCell<Waits>,
+    last_wait: Cell<u64>,
+    /// The wait whose answer the slice that runs was resumed with.
+    pub(super) answered: Cell<WaitId>,
+    /// What a function of a module came to, between the C function around it and the raise.
+    pub(super) fault: RefCell<Option<Fault>>,
     /// What the slice that runs, or ran last, asked to have committed.
     pub(super) asked: Cell<Option<Asked>>,
     /// What the call that runs has asked for; its first word counts.
     pub(super) verdict: RefCell<Option<Verdict>>,
-    /// The answer to a commit, between the host's resume and the function that waits for it.
-    pub(super) answer: RefCell<Option<Result<i64, String>>>,
+    /// The answer to a wait, between the host's resume and the function that waits for it.
+    pub(super) answer: RefCell<Option<Answer>>,
     /// Coroutines of Lua code that wait for the host, and the call whose wait it is: for all other code they run.
     pub(super) held: RefCell<HashMap<*mut lua_State, Held>>,
     /// How many were ever held.
@@ -110,7 +116,7 @@ pub(super) struct Shared {
     /// The modules whose chunks run, the innermost last.
     pub(super) loading: RefCell<Vec<String>>,
     /// Plain data on its way into Lua, the innermost last.
-    plain: RefCell<Vec<Arc<Plain>>>,
+    plain: RefCell<Vec<Arc<Value>>>,
     /// Registry references to the names of topics.
     pub(super) topics: RefCell<HashMap<Arc<str>, c_int>>,
     /// The one of the message before: compared by address, kept alive by this.
@@ -140,8 +146,11 @@ impl Shared {
             call: Cell::new(0),
             coroutine: Cell::new(ptr::null_mut()),
             hosts: RefCell::default(),
-            walled: Cell::new(false),
-            wait: Cell::new(None),
+            cannot_yield_through: Cell::new(false),
+            waits: RefCell::default(),
+            last_wait: Cell::new(0),
+            answered: Cell::new(WaitId(0)),
+            fault: RefCell::default(),
             asked: Cell::new(None),
             verdict: RefCell::default(),
             answer: RefCell::default(),
@@ -154,6 +163,27 @@ impl Shared {
             plain: RefCell::default(),
             topics: RefCell::default(),
             topic: RefCell::default(),
+        }
+    }
+
+    /// The coroutine that runs is about to wait for this.
+    pub(super) fn begin(&self, wait: Wait) {
+        let id = WaitId(self.last_wait.get() + 1);
+        self.last_wait.set(id.0);
+        self.waits.borrow_mut().begun.push((id, wait));
+    }
+
+    /// The number of waits so far: later ones have a higher id.
+    pub(super) fn last_wait(&self) -> WaitId {
+        WaitId(self.last_wait.get())
+    }
+
+    /// Nobody waits for this any more.
+    pub(super) fn give_up(&self, wait: WaitId) {
+        let mut waits = self.waits.borrow_mut();
+        match waits.begun.iter().position(|(id, _)| *id == wait) {
+            Some(index) => drop(waits.begun.remove(index)),
+            None => waits.given_up.push(wait),
         }
     }
 
@@ -228,7 +258,7 @@ impl Shared {
     }
 
     /// Keeps a value alive while it is pushed.
-    pub(super) fn keep_plain(&self, value: Option<Arc<Plain>>) -> Option<*const Plain> {
+    pub(super) fn keep_plain(&self, value: Option<Arc<Value>>) -> Option<*const Value> {
         let value = value?;
         let address = Arc::as_ptr(&value);
         self.plain.borrow_mut().push(value);
@@ -237,6 +267,11 @@ impl Shared {
 
     pub(super) fn release_plain(&self) {
         self.plain.borrow_mut().pop();
+    }
+
+    /// Values whose push ended in an error are kept by nobody else.
+    pub(super) fn forget_plain(&self) {
+        self.plain.borrow_mut().clear();
     }
 
     unsafe fn raise_kept(&self, state: *mut lua_State) -> ! {

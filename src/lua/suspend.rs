@@ -1,16 +1,52 @@
 //! Waiting: a call asks the host for something, and its coroutine is suspended until the host answers.
+//!
+//! **The one file that yields to the host and lands its answers.** A function of a module is plain data in, plain data
+//! out: `enter` is the C function around it, which reads the arguments, calls it, and suspends the coroutine with nothing
+//! of Rust's pending. `land` turns the answer into a Lua value, or raises the fault.
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
+use std::sync::Arc;
 
-use mlua::ffi::{self, lua_KFunction, lua_State};
+use mlua::ffi::{self, lua_KContext, lua_KFunction, lua_State};
 
-use super::Wait;
+use super::api::module::{Body, Entry};
+use super::plain;
 use super::shared::{Shared, TOKEN};
+use super::stack::push_bytes;
+use crate::wait::{Answer, Fault, Job, Value, Wait};
 
-/// Suspends the coroutine that runs, up to the host. `then` finds the answer on top of the stack.
+/// The metatable of faults.
+const FAULT: &CStr = c"moontide.fault";
+/// The upvalue of `enter` that has its entry.
+const ENTRY: c_int = ffi::lua_upvalueindex(2);
+
+/// Makes the metatable of faults.
+pub(super) unsafe fn install(state: *mut lua_State) {
+    // SAFETY: runs protected.
+    unsafe {
+        ffi::lua_createtable(state, 0, 2);
+        ffi::lua_pushcclosure(state, fault_text, 0);
+        ffi::lua_setfield(state, -2, c"__tostring".as_ptr());
+        push_bytes(state, b"tide.error");
+        ffi::lua_setfield(state, -2, c"__name".as_ptr());
+        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, FAULT.as_ptr());
+    }
+}
+
+/// Pushes the C function around an entry that waits outside.
+pub(super) unsafe fn push_entry(state: *mut lua_State, shared: &Shared, entry: &'static Entry) {
+    // SAFETY: runs protected; the entry is static.
+    unsafe {
+        ffi::lua_pushlightuserdata(state, ptr::from_ref(entry).cast_mut().cast());
+        shared.push_function(state, enter, 1);
+    }
+}
+
+/// Suspends the coroutine that runs, up to the host. `then` takes the answer from `shared`.
 pub(super) unsafe fn begin(
     state: *mut lua_State,
     shared: &Shared,
@@ -18,26 +54,37 @@ pub(super) unsafe fn begin(
     name: &str,
     then: lua_KFunction,
 ) -> c_int {
-    // SAFETY: nothing with a destructor is pending when it yields or raises.
+    // SAFETY: nothing with a destructor is pending when it yields or raises: the check comes first, and `shared` then has
+    // the wait.
     unsafe {
-        if ffi::lua_isyieldable(state) == 0
-            || shared.walled.get()
-            || shared.coroutine.get().is_null()
-        {
-            let loads = !shared.loading.borrow().is_empty();
-            let place = if loads || shared.coroutine.get().is_null() {
-                "at the top level of a file; call it from the handler or from init.lua's `start`"
-            } else {
-                "inside a callback of a C function (a sort, a gsub, a metamethod …)"
-            };
-            shared.raise(
-                state,
-                format!("`{name}` waits, which cannot be done {place}"),
-            );
-        }
-        shared.wait.set(Some(wait));
+        may_wait(state, shared, name);
+        shared.begin(wait);
         push_token(state);
         ffi::lua_yieldk(state, 1, 0, Some(then))
+    }
+}
+
+/// Raises where nothing can wait.
+pub(super) unsafe fn may_wait(state: *mut lua_State, shared: &Shared, name: &str) {
+    // SAFETY: `raise` takes the message away before it raises.
+    unsafe {
+        let is_outside_of_a_call = shared.coroutine.get().is_null();
+        if ffi::lua_isyieldable(state) != 0
+            && !shared.cannot_yield_through.get()
+            && !is_outside_of_a_call
+        {
+            return;
+        }
+        let loads = !shared.loading.borrow().is_empty();
+        let place = if loads || is_outside_of_a_call {
+            "at the top level of a file; call it from the handler or from init.lua's `start`"
+        } else {
+            "inside a callback of a C function (a sort, a gsub, a metamethod …)"
+        };
+        shared.raise(
+            state,
+            format!("`{name}` waits, which cannot be done {place}"),
+        );
     }
 }
 
@@ -50,4 +97,121 @@ pub(super) unsafe fn push_token(state: *mut lua_State) {
 pub(super) unsafe fn is_token(state: *mut lua_State, results: c_int) -> bool {
     // SAFETY: as above.
     unsafe { results == 1 && ptr::eq(ffi::lua_touserdata(state, -1).cast(), ptr::from_ref(&TOKEN)) }
+}
+
+unsafe extern "C-unwind" fn enter(state: *mut lua_State) -> c_int {
+    // SAFETY: `push_entry` alone makes this closure. All of Rust's is over, or with `shared`, before anything raises.
+    unsafe {
+        let shared = Shared::of(state);
+        let entry = &*ffi::lua_touserdata(state, ENTRY).cast::<Entry>();
+        // Before the module does anything.
+        may_wait(state, shared, entry.path);
+        if start(state, shared, entry) {
+            ffi::lua_settop(state, 0);
+            push_token(state);
+            return ffi::lua_yieldk(state, 1, 0, Some(land));
+        }
+        raise(state, shared)
+    }
+}
+
+/// Calls the module's function. Leaves its wait or its fault with `shared`; whether it waits.
+fn start(state: *mut lua_State, shared: &Shared, entry: &Entry) -> bool {
+    let Body::Outside(start) = entry.body else {
+        return false;
+    };
+    match arguments(state, entry.path).and_then(|values| guarded(|| start(values))) {
+        Ok(job) => {
+            shared.begin(Wait::Outside(job));
+            true
+        }
+        Err(fault) => {
+            shared.fault.replace(Some(fault));
+            false
+        }
+    }
+}
+
+/// Copies of the arguments. Raises nothing.
+fn arguments(state: *mut lua_State, path: &str) -> Result<Vec<Value>, Fault> {
+    // SAFETY: all are valid indices.
+    unsafe {
+        (1..=ffi::lua_gettop(state))
+            .map(|index| {
+                plain::read(state, index).map_err(|reason| {
+                    let message = format!("`{path}` takes plain data, argument {index}: {reason}");
+                    Fault::new("invalid", message)
+                })
+            })
+            .collect()
+    }
+}
+
+/// A panic in a module is an error of that call.
+fn guarded(work: impl FnOnce() -> Result<Job, Fault>) -> Result<Job, Fault> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(lost()))
+}
+
+/// The panic itself stands in the log.
+fn lost() -> Fault {
+    let message = "a defect of Moontide ended this; the log has a line of the target `panic`";
+    Fault::new("internal", message)
+}
+
+unsafe extern "C-unwind" fn land(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
+    // SAFETY: the value is kept by `shared` while it is pushed, and the fault while it is raised.
+    unsafe {
+        let shared = Shared::of(state);
+        let fault = match shared.answer.take() {
+            Some(Answer::Outside(Ok(value))) => {
+                if let Some(value) = shared.keep_plain(Some(Arc::new(value))) {
+                    plain::push(state, &*value);
+                    shared.release_plain();
+                }
+                return 1;
+            }
+            Some(Answer::Outside(Err(fault))) => fault,
+            Some(Answer::Lost) => lost(),
+            // The coroutine is resumed by Lua code, after the call that asked had ended.
+            _ => Fault::new("closed", "the call that waited for this was given up"),
+        };
+        shared.fault.replace(Some(fault));
+        raise(state, shared)
+    }
+}
+
+/// Raises the fault that `shared` has: a table with `kind` and `message`.
+unsafe fn raise(state: *mut lua_State, shared: &Shared) -> ! {
+    // SAFETY: the fault stays with `shared` until the next one. A finalizer that runs meanwhile cannot wait, hence leaves
+    // no fault.
+    unsafe {
+        ffi::lua_settop(state, 0);
+        ffi::lua_createtable(state, 0, 2);
+        if let Some(fault) = &*shared.fault.as_ptr() {
+            push_bytes(state, fault.kind.as_bytes());
+            ffi::lua_setfield(state, -2, c"kind".as_ptr());
+            ffi::luaL_where(state, 1);
+            push_bytes(state, fault.message.as_bytes());
+            ffi::lua_concat(state, 2);
+            ffi::lua_setfield(state, -2, c"message".as_ptr());
+        }
+        ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, FAULT.as_ptr());
+        ffi::lua_setmetatable(state, -2);
+        ffi::lua_error(state)
+    }
+}
+
+unsafe extern "C-unwind" fn fault_text(state: *mut lua_State) -> c_int {
+    // SAFETY: a C function of Lua.
+    unsafe {
+        ffi::lua_settop(state, 1);
+        if ffi::lua_type(state, 1) == ffi::LUA_TTABLE {
+            push_bytes(state, b"message");
+            ffi::lua_rawget(state, 1);
+            ffi::luaL_tolstring(state, -1, ptr::null_mut());
+        } else {
+            push_bytes(state, b"tide.error");
+        }
+        1
+    }
 }

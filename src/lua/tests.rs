@@ -7,6 +7,7 @@ mod docs;
 mod files;
 mod json;
 mod limits;
+mod parallel;
 mod records;
 mod verdicts;
 mod waits;
@@ -17,13 +18,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::build::Error;
-use super::{Answer, App, Call, CallId, Failure, Pulse, Step, Vm, Watchdog};
+use super::{App, Call, CallId, Failure, Pulse, Step, Vm, Watchdog};
 use crate::bundle::Bundle;
 use crate::config::{
     Config, Daemon, Handler, Limits, Listener, Log, LogFormat, Lua, NullKeys, OnError, Ordering,
     Retry, Rotation, Run, Topic,
 };
 use crate::message::OwnedRecord;
+use crate::wait::{Answer, Wait};
 
 /// A VM on the test's own thread.
 struct Fixture {
@@ -127,8 +129,10 @@ impl Fixture {
         self.call(&OwnedRecord::default())
     }
 
+    /// Answers the one wait of a call.
     fn resume(&mut self, id: CallId, answer: Answer) -> Step {
-        self.vm.resume(&self.pulse, id, answer)
+        let wait = self.vm.shared.last_wait();
+        self.vm.resume(&self.pulse, id, wait, answer)
     }
 }
 
@@ -160,6 +164,18 @@ fn passes_with(body: &str, record: &OwnedRecord) {
 #[track_caller]
 fn fails(body: &str) -> Failure {
     failure(handler(body).build().run())
+}
+
+/// The call and its one wait.
+#[track_caller]
+fn waits(step: Step) -> (CallId, Wait) {
+    match step {
+        Step::Waits(id, mut waits) if waits.begun.len() == 1 => {
+            let (_, wait) = waits.begun.remove(0);
+            (id, wait)
+        }
+        step => panic!("{step:?}"),
+    }
 }
 
 #[track_caller]

@@ -12,6 +12,7 @@ pub(crate) mod failure;
 pub(crate) mod globals;
 pub(crate) mod heap;
 pub(crate) mod hook;
+pub(crate) mod init;
 pub(crate) mod last_words;
 pub(crate) mod load;
 pub(crate) mod run;
@@ -28,8 +29,9 @@ use mlua::ffi::{self, lua_State};
 
 use super::shared::Frame;
 use super::shared::Shared;
-use super::{Answer, Asked, Call, CallId, Failure, FailureKind, Step, Wait};
+use super::{Asked, Call, CallId, Failure, FailureKind, Step};
 use crate::config::Config;
+use crate::wait::{Answer, WaitId};
 use beat::Pulse;
 use heap::Heap;
 use last_words::About;
@@ -44,8 +46,6 @@ pub(super) struct Hooks {
 
 /// For finalizers that run outside of any call, before the last deadline begins.
 pub(super) const FINALIZERS: Duration = Duration::from_secs(1);
-/// For a function of init.lua, its waits included: it holds up the start, a reload, or a worker that gets a fresh VM.
-const HOOK_MAX: Duration = Duration::from_secs(10);
 /// For the `__close` methods of a call that is given up.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -145,7 +145,7 @@ impl Vm {
             &about,
         ) {
             Ended::Done => Step::Done,
-            Ended::Waits(wait) => {
+            Ended::Waits(waits) => {
                 let waiting = Waiting {
                     coroutine,
                     listener: call.listener,
@@ -154,15 +154,21 @@ impl Vm {
                     offset: about.offset,
                 };
                 self.waiting.insert(id, waiting);
-                Step::Waits(id, wait)
+                Step::Waits(id, waits)
             }
             Ended::Asked(verdict) => Step::Asked(verdict),
             Ended::Failed(kind, words) => Step::Failed(words.of(kind)),
         }
     }
 
-    /// Goes on with a call that waits.
-    pub(crate) fn resume(&mut self, pulse: &Pulse, id: CallId, answer: Answer) -> Step {
+    /// Goes on with a call that waits, by the answer to one of its waits.
+    pub(crate) fn resume(
+        &mut self,
+        pulse: &Pulse,
+        id: CallId,
+        wait: WaitId,
+        answer: Answer,
+    ) -> Step {
         let Some(waiting) = self.waiting.remove(&id) else {
             let words = failure::words("the call does not wait any more");
             return Step::Failed(words.of(FailureKind::Raised));
@@ -173,7 +179,7 @@ impl Vm {
             partition: waiting.partition,
             offset: waiting.offset,
         };
-        self.answer(answer);
+        self.answer(wait, answer);
         match self.run(
             pulse,
             id,
@@ -183,9 +189,9 @@ impl Vm {
             &about,
         ) {
             Ended::Done => Step::Done,
-            Ended::Waits(wait) => {
+            Ended::Waits(waits) => {
                 self.waiting.insert(id, waiting);
-                Step::Waits(id, wait)
+                Step::Waits(id, waits)
             }
             Ended::Asked(verdict) => Step::Asked(verdict),
             Ended::Failed(kind, words) => Step::Failed(words.of(kind)),
@@ -244,7 +250,7 @@ impl Vm {
         self.heap.used()
     }
 
-    fn out_of_memory(&self) -> Failure {
+    pub(super) fn out_of_memory(&self) -> Failure {
         failure::out_of_memory(self.config.lua.memory).of(FailureKind::Memory)
     }
 
@@ -252,57 +258,9 @@ impl Vm {
         self.config.listeners[listener].limits.blocking
     }
 
-    /// Runs the function on the stack of a new coroutine to its end; waits are done by blocking this thread.
-    pub(super) fn run_hook(
-        &mut self,
-        pulse: &Pulse,
-        function: c_int,
-        limit: Duration,
-    ) -> Result<(), Failure> {
-        let about = About {
-            listener: "init.lua",
-            topic: "",
-            partition: -1,
-            offset: -1,
-        };
-        let Some(coroutine) = self.coroutine(&about) else {
-            return Err(self.out_of_memory());
-        };
-        self.last_call += 1;
-        let id = CallId(self.last_call);
-        // SAFETY: the coroutine is empty and has room; the push allocates nothing.
-        unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, function.into()) };
-        let started = self.shared.clock.now();
-        loop {
-            match self.run(pulse, id, coroutine, 0, limit, &about) {
-                Ended::Done => return Ok(()),
-                Ended::Waits(Wait::Sleep(duration)) => {
-                    if self.shared.clock.since(started).saturating_add(duration) > HOOK_MAX {
-                        // SAFETY: reads the stack of a coroutine that is suspended.
-                        let place = unsafe { failure::position(coroutine.state) };
-                        self.drop_coroutine(coroutine, id);
-                        let words = failure::too_long_a_wait(place, HOOK_MAX);
-                        return Err(words.of(FailureKind::Raised));
-                    }
-                    self.shared.clock.sleep(duration);
-                }
-                Ended::Waits(Wait::Commit(_)) => {
-                    let refused =
-                        Answer::Committed(Err("there is no message to commit".to_owned()));
-                    self.answer(refused);
-                }
-                Ended::Asked(verdict) => return Err(Failure::of_verdict(&verdict)),
-                Ended::Failed(kind, words) => return Err(words.of(kind)),
-            }
-        }
-    }
-
-    /// Leaves what the waiting function takes.
-    fn answer(&self, answer: Answer) {
-        let committed = match answer {
-            Answer::Slept => None,
-            Answer::Committed(result) => Some(result),
-        };
-        self.shared.answer.replace(committed);
+    /// Leaves the answer for the function that waits.
+    pub(super) fn answer(&self, wait: WaitId, answer: Answer) {
+        self.shared.answered.set(wait);
+        self.shared.answer.replace(Some(answer));
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::assignment::Partition;
 use crate::lua::CallId;
 use crate::rules::route::Plan;
+use crate::wait::{Cancel, WaitId};
 
 use super::commit_requests::Who;
 use super::ids::LaneId;
@@ -17,7 +18,7 @@ pub(super) struct Calls {
     open: HashMap<(u64, CallId), Open>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Open {
     pub(super) epoch: u64,
     pub(super) lane: u64,
@@ -27,6 +28,8 @@ pub(super) struct Open {
     pub(super) began: Instant,
     /// `limits.timeout` after it began.
     pub(super) deadline: Instant,
+    /// Its open waits. **The only owner of a `Cancel`**: whatever ends the call, or the wait, tells the work.
+    pub(super) waits: Vec<(WaitId, Option<Cancel>)>,
 }
 
 impl Open {
@@ -53,6 +56,12 @@ impl Calls {
 
     pub(super) fn remove(&mut self, vm: u64, call: CallId) -> Option<Open> {
         self.open.remove(&(vm, call))
+    }
+
+    /// Whether this call still waits for that.
+    pub(super) fn waits(&self, vm: u64, call: CallId, wait: WaitId) -> bool {
+        let open = self.open.get(&(vm, call));
+        open.is_some_and(|open| open.waits.iter().any(|(one, _)| *one == wait))
     }
 
     pub(super) fn get(&self, vm: u64, call: CallId) -> Option<&Open> {

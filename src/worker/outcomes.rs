@@ -36,7 +36,7 @@ impl Worker {
             self.running.end(id);
         }
         let stage = match step {
-            Step::Waits(call, wait) => {
+            Step::Waits(call, waits) => {
                 let limit = listener.map_or(Duration::ZERO, |one| {
                     head.config.listeners[one].limits.timeout
                 });
@@ -48,10 +48,11 @@ impl Worker {
                     listener: head.listener().to_owned(),
                     began: self.meter.suspended(now),
                     deadline: now + limit,
+                    waits: Vec::new(),
                 };
                 self.running.park(id);
                 failpoint!("handler-waits");
-                self.suspend(head.slot, vm, call, wait, open, true);
+                self.suspend(head.slot, vm, call, waits, open, true);
                 head.progress().stage = Stage::Running;
                 return;
             }

@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 use std::time::Instant;
 
 use crate::lua::CallId;
+use crate::wait::WaitId;
 
 use super::ids::LaneId;
 
@@ -18,8 +19,8 @@ pub(super) struct Timers {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wake {
-    /// A sleeping call, of this VM.
-    Call(u64, CallId),
+    /// A sleep of a call, of this VM.
+    Call(u64, CallId, WaitId),
     /// `limits.timeout` of a call.
     Timeout(u64, CallId),
     /// A lane, after a back-off.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::bundle::Bundle;
 use crate::log::log;
-use crate::lua::{Answer, App, Asked, Call, CallId, FailureKind, Pulse, Step, Vm};
+use crate::lua::{App, Asked, Call, CallId, FailureKind, Pulse, Step, Vm};
+use crate::wait::{Answer, WaitId};
 
 /// Between two attempts to build a VM in place of one without memory, at first and at most.
 const BUILD_AGAIN: Duration = Duration::from_secs(1);
@@ -76,13 +77,19 @@ impl Engine {
     }
 
     /// `None` where that VM is gone.
-    pub(super) fn resume(&mut self, generation: u64, call: CallId, answer: Answer) -> Option<Step> {
+    pub(super) fn resume(
+        &mut self,
+        generation: u64,
+        call: CallId,
+        wait: WaitId,
+        answer: Answer,
+    ) -> Option<Step> {
         let vm = match &mut self.old {
             _ if generation == self.generation => &mut self.vm,
             Some(old) if old.generation == generation => &mut old.vm,
             _ => return None,
         };
-        let step = vm.resume(&self.pulse, call, answer);
+        let step = vm.resume(&self.pulse, call, wait, answer);
         self.judge(generation, &step);
         Some(step)
     }

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use crate::assignment::{Partition, Reply, ToConsumer, ToWorker};
+use crate::assignment::{Partition, ToConsumer, ToWorker};
 use crate::config::Config;
 use crate::kafka::Message;
 use crate::log::log;
-use crate::lua::{Answer, CallId, Failure, Step, Wait};
+use crate::lua::{CallId, Failure, Step};
 use crate::message::Record as _;
 use crate::rules::lanes::{Lane, LaneState, Stage};
 use crate::rules::offsets::Ask;
+use crate::wait::{Answer, Cancel, Reply, Wait, WaitId, Waits};
 
 use super::Worker;
 use super::calls::Open;
@@ -22,56 +23,92 @@ use super::timers::Wake;
 const SLEEP_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Worker {
-    /// Puts a call aside until its answer comes.
+    /// Puts a call aside until an answer comes.
     pub(super) fn suspend(
         &mut self,
         slot: &mut Slot,
         vm: u64,
         call: CallId,
-        wait: Wait,
-        open: Open,
+        waits: Waits,
+        mut open: Open,
         is_first: bool,
     ) {
         if is_first {
             self.timers.set(open.deadline, Wake::Timeout(vm, call));
         }
-        match wait {
-            Wait::Sleep(duration) => self.timers.set(
-                self.clock.now() + duration.min(SLEEP_MAX),
-                Wake::Call(vm, call),
-            ),
-            // In its own topic it is behind the position since it was put into the retry topic.
-            Wait::Commit(offset) if slot.plan.is_retry => self.mailbox.send(ToWorker::Answer {
-                vm,
-                call,
-                answer: Answer::Committed(Ok(offset)),
-            }),
-            Wait::Commit(offset) => {
-                slot.asks.covered(open.who(), offset);
-                // What is finished counts for the position, so it has to be there first.
-                self.unreported.add(slot);
-                self.report();
-                let reply = Reply {
-                    worker: self.mailbox.clone(),
-                    vm,
-                    call,
-                };
-                slot.partition.inbox.send(ToConsumer::Commit {
-                    listeners_since_bundle: slot.listeners_since_bundle,
-                    partition: slot.partition.clone(),
-                    ask: Ask {
-                        listener: open.listener.as_str().into(),
-                        lane: open.lane,
-                        at: open.offset,
-                        offset,
-                    },
-                    reply,
-                });
-            }
+        let Waits { begun, given_up } = waits;
+        if !given_up.is_empty() {
+            // To drop the others is to tell their work.
+            open.waits.retain(|(one, _)| !given_up.contains(one));
+        }
+        for (id, wait) in begun {
+            let cancel = self.serve(slot, (vm, call, id), wait, &open);
+            open.waits.push((id, cancel));
         }
         self.places.enter(&slot.partition);
         slot.under_way += 1;
         self.calls.insert(vm, call, open);
+    }
+
+    /// **The one place that serves waits**: timers and commits by the worker itself, all else outside.
+    fn serve(
+        &mut self,
+        slot: &mut Slot,
+        (vm, call, id): (u64, CallId, WaitId),
+        wait: Wait,
+        open: &Open,
+    ) -> Option<Cancel> {
+        match wait {
+            Wait::Sleep(duration) => {
+                let at = self.clock.now() + duration.min(SLEEP_MAX);
+                self.timers.set(at, Wake::Call(vm, call, id));
+                None
+            }
+            Wait::Commit(offset) => {
+                let reply = self.reply(vm, call, id);
+                self.commit(slot, offset, open, reply);
+                None
+            }
+            Wait::Outside(job) => {
+                let reply = self.reply(vm, call, id);
+                Some(self.app.outside.begin(job, reply))
+            }
+        }
+    }
+
+    /// The way of an answer back to this worker.
+    fn reply(&self, vm: u64, call: CallId, wait: WaitId) -> Reply {
+        let mailbox = self.mailbox.clone();
+        Reply::new(move |answer| {
+            mailbox.send(ToWorker::Answer {
+                vm,
+                call,
+                wait,
+                answer,
+            });
+        })
+    }
+
+    fn commit(&mut self, slot: &mut Slot, offset: i64, open: &Open, reply: Reply) {
+        if slot.plan.is_retry {
+            // In its own topic it is behind the position since it was put into the retry topic.
+            return reply.committed(Ok(offset));
+        }
+        slot.asks.covered(open.who(), offset);
+        // What is finished counts for the position, so it has to be there first.
+        self.unreported.add(slot);
+        self.report();
+        slot.partition.inbox.send(ToConsumer::Commit {
+            listeners_since_bundle: slot.listeners_since_bundle,
+            partition: slot.partition.clone(),
+            ask: Ask {
+                listener: open.listener.as_str().into(),
+                lane: open.lane,
+                at: open.offset,
+                offset,
+            },
+            reply,
+        });
     }
 
     /// A call does not wait any more: what waited for its place goes on.
@@ -84,19 +121,23 @@ impl Worker {
         }
     }
 
-    /// The answer to a waiting call. One that is gone (its VM or its lane) is passed over.
-    pub(super) fn resume(&mut self, vm: u64, call: CallId, answer: Answer) {
+    /// The answer to a wait. One whose call is gone (its VM or its lane), or that was given up, is passed over.
+    pub(super) fn resume(&mut self, vm: u64, call: CallId, wait: WaitId, answer: Answer) {
         self.report();
         if self.engine.is_spoiled() {
             self.mend(self.clock.now());
         }
-        let Some(open) = self.calls.remove(vm, call) else {
+        if !self.calls.waits(vm, call, wait) {
+            return;
+        }
+        let Some(mut open) = self.calls.remove(vm, call) else {
             return;
         };
+        open.waits.retain(|(one, _)| *one != wait);
         // A commit may answer many calls at once: each may take what a turn may.
         self.beat.turn();
-        let step = self.engine.resume(vm, call, answer);
-        self.end_wait(vm, &open, step);
+        let step = self.engine.resume(vm, call, wait, answer);
+        self.end_wait(vm, open, step);
     }
 
     /// The call has waited for longer than its listener allows.
@@ -108,11 +149,11 @@ impl Worker {
         let config = self.engine.bundle().config.clone();
         let limit = named(&config, &open.listener).map(|listener| listener.limits.timeout);
         let failure = Failure::timeout(limit.unwrap_or_default());
-        self.end_wait(vm, &open, Some(Step::Failed(failure)));
+        self.end_wait(vm, open, Some(Step::Failed(failure)));
     }
 
     /// What a call that waited has come to; `None` where its VM is gone.
-    fn end_wait(&mut self, vm: u64, open: &Open, step: Option<Step>) {
+    fn end_wait(&mut self, vm: u64, open: Open, step: Option<Step>) {
         if matches!(&step, Some(step) if !matches!(step, Step::Waits(..)))
             && let Some(listener) = self.meter.index_of(&open.listener)
         {
@@ -134,9 +175,10 @@ impl Worker {
             if let Some(held) = self.engine.take_slow() {
                 warn_of_slow(&slot, lane.message.offset(), &open.listener, held);
             }
+            let key = open.lane;
             self.step_on(&mut slot, &config, &mut lane, vm, open, step);
-            slot.lanes.put(open.lane, lane);
-            slot.lanes.wake(open.lane);
+            slot.lanes.put(key, lane);
+            slot.lanes.wake(key);
         }
         self.put_back(slot);
     }
@@ -147,7 +189,7 @@ impl Worker {
         config: &Config,
         lane: &mut Lane<Message>,
         vm: u64,
-        open: &Open,
+        open: Open,
         step: Option<Step>,
     ) {
         let Some(index) = lane.index_of(&open.listener) else {
@@ -155,8 +197,8 @@ impl Worker {
         };
         let is_wanted = slot.wants(&open.listener);
         match step {
-            Some(Step::Waits(call, wait)) => {
-                self.suspend(slot, vm, call, wait, open.clone(), false);
+            Some(Step::Waits(call, waits)) => {
+                self.suspend(slot, vm, call, waits, open, false);
             }
             Some(step) if is_wanted => {
                 let mut head = Head {

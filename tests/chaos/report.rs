@@ -155,9 +155,10 @@ impl Report {
         writeln!(text, "    {command}\n").unwrap();
         writeln!(
             text,
-            "moontide {}, Apache Kafka 4.1.0 (three brokers, replication 3, min.insync.replicas 2), librdkafka {}; \
+            "moontide {}, Apache Kafka {} (three brokers, replication 3, min.insync.replicas 2), librdkafka {}; \
              seed {}, {} messages a second asked for; {}.\n",
             env!("CARGO_PKG_VERSION"),
+            crate::support::kafka::version(),
             rdkafka::util::get_rdkafka_version().1,
             self.seed,
             self.rate,

@@ -27,6 +27,7 @@ mod listeners; // which handler gets which message
 mod membership; // static ids, what waits when a partition goes, the last commit of a stop
 mod metrics; // the numbers of listeners
 mod modules; // what handlers may require: LuaRocks trees, C modules
+mod newest; // a short list of tests against the newest Kafka
 mod notify; // what the service manager is told: ready, status, reloads, watchdog, the end
 mod operators; // what an operator meets: exit codes, log lines, status, a second daemon
 mod outcomes; // what a handler says of a message, and what a whole call may take

@@ -13,8 +13,9 @@ use super::call;
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, type_name};
 use crate::lua::vm::failure;
-use crate::lua::{Asked, Wait, suspend};
+use crate::lua::{Asked, suspend};
 use crate::nearest::suggestion;
+use crate::wait::{Answer, Wait};
 
 const OPTIONS: [&str; 1] = ["wait"];
 
@@ -62,13 +63,13 @@ unsafe extern "C-unwind" fn committed(state: *mut lua_State, _: c_int, _: lua_KC
     unsafe {
         let shared = Shared::of(state);
         let reason = match shared.answer.take() {
-            Some(Ok(offset)) => {
+            Some(Answer::Committed(Ok(offset))) => {
                 ffi::lua_pushinteger(state, offset);
                 return 1;
             }
-            Some(Err(reason)) => reason,
-            // Resumed by Lua code, after the call that asked had ended.
-            None => "the call that asked for this commit was given up".to_owned(),
+            Some(Answer::Committed(Err(reason))) => reason,
+            // The coroutine is resumed by Lua code, after the call that asked had ended.
+            _ => "the call that asked for this commit was given up".to_owned(),
         };
         shared.raise(state, reason)
     }

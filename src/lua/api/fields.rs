@@ -6,9 +6,25 @@ use std::ffi::c_int;
 
 use mlua::ffi::lua_State;
 
+use super::module::Module;
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, type_name};
 use crate::nearest::suggestion;
+
+/// Raises for the unknown field at `key` of a module.
+pub(in crate::lua) unsafe fn unknown_of(
+    state: *mut lua_State,
+    shared: &Shared,
+    key: c_int,
+    module: &Module,
+) -> c_int {
+    // SAFETY: `attempt` raises after its closure has returned, and the names with it.
+    unsafe {
+        shared.attempt(state, || {
+            Err(message(state, key, module.path, &module.names()))
+        })
+    }
+}
 
 /// Raises for the unknown field at `key` of `object`.
 pub(in crate::lua) unsafe fn unknown(
@@ -19,19 +35,16 @@ pub(in crate::lua) unsafe fn unknown(
     fields: &[&str],
 ) -> c_int {
     // SAFETY: `attempt` raises after its closure has returned.
-    unsafe {
-        shared.attempt(state, || {
-            let Some(key) = bytes_at(state, key) else {
-                return Err(format!(
-                    "a field of `{object}` is named by a string, not by {}",
-                    type_name(state, key)
-                ));
-            };
-            let key = String::from_utf8_lossy(key);
-            Err(format!(
-                "`{object}` has no field `{key}`, {}",
-                suggestion(&key, fields)
-            ))
-        })
-    }
+    unsafe { shared.attempt(state, || Err(message(state, key, object, fields))) }
+}
+
+unsafe fn message(state: *mut lua_State, key: c_int, object: &str, fields: &[&str]) -> String {
+    // SAFETY: values are read, never converted in place.
+    let (bytes, found) = unsafe { (bytes_at(state, key), type_name(state, key)) };
+    let Some(bytes) = bytes else {
+        return format!("a field of `{object}` is named by a string, not by {found}");
+    };
+    let name = String::from_utf8_lossy(bytes);
+    let nearest = suggestion(&name, fields);
+    format!("`{object}` has no field `{name}`, {nearest}")
 }

@@ -2,40 +2,89 @@
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
+#[cfg(feature = "failpoints")]
+mod echo;
 pub(crate) mod json;
+mod parallel;
 
 use std::ffi::c_int;
+use std::ptr;
 use std::time::Duration;
 
 use mlua::ffi::{self, lua_KContext, lua_State};
 
-use super::fields::unknown;
-use super::{app, duration};
+use super::module::{self, Body, Entry, Module};
+use super::{app, duration, fields};
 use crate::lua::shared::Shared;
 use crate::lua::stack::push_bytes;
-use crate::lua::{Wait, suspend};
+use crate::lua::suspend;
+use crate::wait::Wait;
 
-pub(in crate::lua) const FIELDS: [&str; 4] = ["app", "json", "now", "sleep"];
+const TIDE: Module = Module {
+    path: "tide",
+    about: "The library of handlers.",
+    entries: &[
+        Entry {
+            name: "app",
+            path: "tide.app",
+            types: &["Attributes of the whole process.", "@type app"],
+            body: Body::Value(|state, _| {
+                // SAFETY: runs protected, after `app::install`.
+                unsafe { app::push(state) }
+            }),
+        },
+        Entry {
+            name: "now",
+            path: "tide.now",
+            types: &[
+                "Returns the time of day in milliseconds since the epoch.",
+                "@return integer",
+            ],
+            body: Body::C(now),
+        },
+        parallel::ENTRY,
+        Entry {
+            name: "sleep",
+            path: "tide.sleep",
+            types: &[
+                "Suspends the handler for this long; other handlers run meanwhile.",
+                "@param duration number|string milliseconds, or a string such as \"5s\"",
+            ],
+            body: Body::C(sleep),
+        },
+    ],
+};
 
-/// Makes the module and puts it where `require` finds it.
+/// **The one list of modules**, `tide` itself first.
+pub(in crate::lua) const MODULES: &[Module] = &[
+    TIDE,
+    #[cfg(feature = "failpoints")]
+    echo::MODULE,
+    json::MODULE,
+];
+
+/// The type definitions of `tide` for LuaLS.
+pub(in crate::lua) fn definitions() -> String {
+    // `echo` is no part of what users have.
+    let modules = MODULES.iter().filter(|module| module.path != "tide.echo");
+    module::definitions(modules)
+}
+
+/// Makes the modules and puts `tide` where `require` finds it.
 pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     // SAFETY: runs protected.
     unsafe {
-        ffi::lua_createtable(state, 0, 4);
-        shared.push_function(state, sleep, 0);
-        ffi::lua_setfield(state, -2, c"sleep".as_ptr());
-        shared.push_function(state, now, 0);
-        ffi::lua_setfield(state, -2, c"now".as_ptr());
-        json::push(state, shared);
-        ffi::lua_setfield(state, -2, c"json".as_ptr());
-        app::push(state);
-        ffi::lua_setfield(state, -2, c"app".as_ptr());
-        ffi::lua_createtable(state, 0, 2);
-        shared.push_function(state, index, 0);
-        ffi::lua_setfield(state, -2, c"__index".as_ptr());
-        push_bytes(state, b"tide");
-        ffi::lua_setfield(state, -2, c"__name".as_ptr());
-        ffi::lua_setmetatable(state, -2);
+        suspend::install(state);
+        json::install(state);
+        for module in MODULES {
+            push_module(state, shared, module);
+            if let Some(name) = module.path.strip_prefix("tide.") {
+                push_bytes(state, name.as_bytes());
+                ffi::lua_insert(state, -2);
+                // Without the metatable of `tide`, which knows the fields of its own list alone.
+                ffi::lua_rawset(state, -3);
+            }
+        }
         ffi::luaL_getsubtable(state, ffi::LUA_REGISTRYINDEX, ffi::LUA_LOADED_TABLE);
         ffi::lua_insert(state, -2);
         ffi::lua_setfield(state, -2, c"tide".as_ptr());
@@ -43,9 +92,36 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     }
 }
 
+/// Pushes the table of a module; a field that it lacks raises.
+unsafe fn push_module(state: *mut lua_State, shared: &Shared, module: &'static Module) {
+    // SAFETY: runs protected; the module is static.
+    unsafe {
+        ffi::lua_createtable(state, 0, module.entries.len() as c_int);
+        for entry in module.entries {
+            push_bytes(state, entry.name.as_bytes());
+            match entry.body {
+                Body::C(function) => shared.push_function(state, function, 0),
+                Body::Outside(_) => suspend::push_entry(state, shared, entry),
+                Body::Value(push) => push(state, shared),
+            }
+            ffi::lua_rawset(state, -3);
+        }
+        ffi::lua_createtable(state, 0, 2);
+        ffi::lua_pushlightuserdata(state, ptr::from_ref(module).cast_mut().cast());
+        shared.push_function(state, index, 1);
+        ffi::lua_setfield(state, -2, c"__index".as_ptr());
+        push_bytes(state, module.path.as_bytes());
+        ffi::lua_setfield(state, -2, c"__name".as_ptr());
+        ffi::lua_setmetatable(state, -2);
+    }
+}
+
 unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Lua with a table and a key.
-    unsafe { unknown(state, Shared::of(state), 2, "tide", &FIELDS) }
+    // SAFETY: `push_module` alone makes this closure; Lua calls it with a table and a key.
+    unsafe {
+        let module = &*ffi::lua_touserdata(state, ffi::lua_upvalueindex(2)).cast::<Module>();
+        fields::unknown_of(state, Shared::of(state), 2, module)
+    }
 }
 
 unsafe extern "C-unwind" fn now(state: *mut lua_State) -> c_int {
@@ -70,6 +146,8 @@ unsafe extern "C-unwind" fn sleep(state: *mut lua_State) -> c_int {
     }
 }
 
-unsafe extern "C-unwind" fn slept(_: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
+unsafe extern "C-unwind" fn slept(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
+    // SAFETY: takes the answer, which has nothing to say.
+    unsafe { Shared::of(state) }.answer.take();
     0
 }

@@ -1,7 +1,8 @@
 //! A message in, an outcome out.
 
+use crate::lua::FailureKind;
 use crate::lua::tests::*;
-use crate::lua::{FailureKind, Wait};
+use crate::wait::Wait;
 
 fn record() -> OwnedRecord {
     OwnedRecord {
@@ -88,12 +89,12 @@ fn a_call_that_waits_goes_on_with_the_answer() {
     let mut f =
         handler("tide.sleep('1.5s') local o = ctx.commitOffsets('7') assert(o == 9) return nil, o")
             .build();
-    let Step::Waits(id, Wait::Sleep(duration)) = f.run() else {
+    let (id, Wait::Sleep(duration)) = waits(f.run()) else {
         panic!()
     };
     assert_eq!(duration, Duration::from_millis(1500));
     assert_eq!(f.vm.waiting(), 1);
-    let Step::Waits(id, Wait::Commit(7)) = f.resume(id, Answer::Slept) else {
+    let (id, Wait::Commit(7)) = waits(f.resume(id, Answer::Slept)) else {
         panic!()
     };
     let failure = failure(f.resume(id, Answer::Committed(Ok(9))));

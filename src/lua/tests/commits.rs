@@ -1,7 +1,8 @@
 //! `ctx.commitOffsets(offset, { wait = false })`: what a handler asks for and does not wait for.
 
+use crate::lua::Asked;
 use crate::lua::tests::*;
-use crate::lua::{Asked, Wait};
+use crate::wait::Wait;
 
 /// Runs `body` and tells what it asked for.
 #[track_caller]
@@ -38,10 +39,7 @@ fn it_returns_at_once_and_nothing() {
 fn it_waits_unless_told_otherwise() {
     for options in ["nil", "{}", "{ wait = true }", "{ wait = nil }"] {
         let (step, asked) = asked(&format!("ctx.commitOffsets(7, {options})"));
-        assert!(
-            matches!(step, Step::Waits(_, Wait::Commit(7))),
-            "{options}: {step:?}"
-        );
+        assert!(matches!(waits(step), (_, Wait::Commit(7))), "{options}");
         assert_eq!(asked, None);
     }
 }

@@ -1,7 +1,7 @@
 //! ctx, its logger, app and tide.
 
-use crate::lua::Wait;
 use crate::lua::tests::*;
+use crate::wait::Wait;
 
 #[test]
 fn ctx_has_its_fields() {
@@ -141,13 +141,10 @@ fn offsets_are_whole_and_not_negative() {
         ("message.offset + 1", 1),
         ("9223372036854775807", i64::MAX),
     ] {
-        match handler(&format!("ctx.commitOffsets({argument})"))
+        let step = handler(&format!("ctx.commitOffsets({argument})"))
             .build()
-            .run()
-        {
-            Step::Waits(_, Wait::Commit(found)) => assert_eq!(found, offset),
-            step => panic!("{step:?}"),
-        }
+            .run();
+        assert!(matches!(waits(step), (_, Wait::Commit(found)) if found == offset));
     }
     for argument in [
         "-1",

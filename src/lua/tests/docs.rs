@@ -93,9 +93,8 @@ fn every_field_that_a_page_names_is_there() {
 fn every_field_has_its_section() {
     let pages = reference();
     let ctx = crate::lua::api::ctx::FIELDS.map(|field| format!("ctx.{field}"));
-    let tide = crate::lua::api::tide::FIELDS.map(|field| format!("tide.{field}"));
     let named = fields_in(&pages);
-    for field in ctx.iter().chain(&tide) {
+    for field in &ctx {
         // A table of functions is told by each of them.
         let is_told = named
             .iter()
@@ -111,4 +110,77 @@ fn every_field_has_its_section() {
             assert!(section.contains("**syntax:**"), "`{field}` has no syntax");
         }
     }
+}
+
+/// Modules that binaries of tests alone have.
+fn is_for_tests(path: &str) -> bool {
+    path.starts_with("tide.echo")
+}
+
+/// The names between the parentheses after `path`, without the marks of optional ones.
+fn written_parameters(syntax: &str, path: &str) -> Option<Vec<String>> {
+    let (_, rest) = syntax.split_once(&format!("{path}("))?;
+    let (inside, _) = rest.split_once(')')?;
+    let names = inside
+        .split(',')
+        .map(|name| name.trim().trim_end_matches('?'));
+    Some(
+        names
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect(),
+    )
+}
+
+#[test]
+fn every_entry_of_a_module_has_its_section_with_its_parameters() {
+    let pages = reference();
+    let mut functions = 0;
+    for module in crate::lua::api::tide::MODULES {
+        for entry in module
+            .entries
+            .iter()
+            .filter(|entry| !is_for_tests(entry.path))
+        {
+            let path = entry.path;
+            assert!(path.starts_with(module.path) && path.ends_with(entry.name));
+            let section = pages
+                .split("\n## ")
+                .filter_map(|section| section.split_once('\n'))
+                .find(|(heading, _)| heading.split(", ").any(|name| name == path));
+            let kind = handler(&format!("error(type({path}), 0)")).build().run();
+            if failure(kind).message != "function" {
+                assert!(fields_in(&pages).contains(path), "`{path}` is on no page");
+                continue;
+            }
+            functions += 1;
+            let (_, section) = section.unwrap_or_else(|| panic!("`{path}` has no section"));
+            let syntax = section.lines().find(|line| line.starts_with("**syntax:**"));
+            let written = syntax.and_then(|syntax| written_parameters(syntax, path));
+            let written = written.unwrap_or_else(|| panic!("`{path}` has no syntax"));
+            assert_eq!(written, entry.parameters(), "`{path}`");
+        }
+    }
+    assert!(functions >= 6, "{functions} functions");
+}
+
+#[test]
+fn the_type_definitions_are_lua_and_have_every_entry() {
+    let definitions = crate::lua::definitions();
+    let record = OwnedRecord {
+        value: Some(definitions.as_bytes().into()),
+        ..OwnedRecord::default()
+    };
+    let body = "local lib = assert(load(message.value))()\nassert(lib.sleep and lib.json.encode)";
+    match handler(body).build().call(&record) {
+        Step::Done => {}
+        step => panic!("{step:?}\n{definitions}"),
+    }
+    for field in crate::lua::api::ctx::FIELDS {
+        assert!(
+            definitions.contains(&format!("---@field {field} ")),
+            "{field}"
+        );
+    }
+    assert!(!definitions.contains("tide.echo"));
 }

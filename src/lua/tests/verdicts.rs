@@ -1,7 +1,8 @@
 //! `ctx.retry`, `ctx.deadLetter`, `ctx.skip`: the first word counts, and nothing undoes it.
 
 use crate::lua::tests::*;
-use crate::lua::{FailureKind, Verdict, Wait};
+use crate::lua::{FailureKind, Verdict};
+use crate::wait::Wait;
 
 #[track_caller]
 fn verdict(step: Step) -> Verdict {
@@ -203,10 +204,10 @@ fn it_may_follow_a_wait() {
     )
     .build();
     for _ in 0..2 {
-        let Step::Waits(id, Wait::Sleep(_)) = f.run() else {
+        let (id, Wait::Sleep(_)) = waits(f.run()) else {
             panic!()
         };
-        let Step::Waits(id, Wait::Commit(5)) = f.resume(id, Answer::Slept) else {
+        let (id, Wait::Commit(5)) = waits(f.resume(id, Answer::Slept)) else {
             panic!()
         };
         let step = f.resume(id, Answer::Committed(Ok(5)));

@@ -1,7 +1,7 @@
 //! Calls that wait: through pcall, metamethods and coroutines of the handler's own.
 
-use crate::lua::Wait;
 use crate::lua::tests::*;
+use crate::wait::Wait;
 
 /// Answers every sleep until the call ends, and tells how many there were.
 #[track_caller]
@@ -10,20 +10,16 @@ fn sleeps(body: &str) -> usize {
     let mut step = f.run();
     for sleeps in 0.. {
         match step {
-            Step::Waits(id, Wait::Sleep(_)) => step = f.resume(id, Answer::Slept),
             Step::Done => return sleeps,
-            step => panic!("{step:?}"),
+            waiting => {
+                let (id, Wait::Sleep(_)) = waits(waiting) else {
+                    panic!("no sleep");
+                };
+                step = f.resume(id, Answer::Slept);
+            }
         }
     }
     0
-}
-
-#[track_caller]
-fn waits(step: Step) -> (CallId, Wait) {
-    match step {
-        Step::Waits(id, wait) => (id, wait),
-        step => panic!("{step:?}"),
-    }
 }
 
 #[test]
@@ -91,7 +87,7 @@ fn an_answer_reaches_the_inner_coroutine() {
         "local o = coroutine.wrap(function() return ctx.commitOffsets(5) end)() assert(o == 5)",
     )
     .build();
-    let Step::Waits(id, Wait::Commit(5)) = f.run() else {
+    let (id, Wait::Commit(5)) = waits(f.run()) else {
         panic!()
     };
     assert!(matches!(f.resume(id, Answer::Committed(Ok(5))), Step::Done));
@@ -101,7 +97,7 @@ fn an_answer_reaches_the_inner_coroutine() {
 fn a_refused_commit_raises_where_it_was_asked_for() {
     let mut f = handler("local ok, e = pcall(ctx.commitOffsets, 5)\nassert(not ok and e == 'fenced', e)\ncoroutine.wrap(function() ctx:commitOffsets(6) end)()").build();
     let refused = || Answer::Committed(Err("fenced".to_owned()));
-    let Step::Waits(id, Wait::Commit(5)) = f.run() else {
+    let (id, Wait::Commit(5)) = waits(f.run()) else {
         panic!()
     };
     let (id, Wait::Commit(6)) = waits(f.resume(id, refused())) else {
@@ -120,7 +116,7 @@ fn calls_that_wait_take_turns() {
             offset,
             ..OwnedRecord::default()
         };
-        let Step::Waits(id, Wait::Sleep(duration)) = f.call(&record) else {
+        let (id, Wait::Sleep(duration)) = waits(f.call(&record)) else {
             panic!()
         };
         assert_eq!(duration, Duration::from_millis(offset as u64));

@@ -94,15 +94,15 @@ unsafe fn drive(
             return Resumed::Failed;
         }
         ffi::lua_xmove(outer, inner, arguments);
-        let walled = shared.walled.get();
+        let before = shared.cannot_yield_through.get();
         shared
-            .walled
-            .set(walled || ffi::lua_isyieldable(outer) == 0);
+            .cannot_yield_through
+            .set(before || ffi::lua_isyieldable(outer) == 0);
         running(inner);
         let mut results = 0;
         let status = ffi::lua_resume(inner, outer, arguments, &raw mut results);
         running(outer);
-        shared.walled.set(walled);
+        shared.cannot_yield_through.set(before);
         if hook::asked() {
             hook::close_asked(inner, outer, status);
         }

@@ -17,7 +17,8 @@ use super::failure::{self, Words, describe};
 use super::last_words::About;
 use super::{FINALIZERS, Vm};
 use super::{coroutine, hook};
-use crate::lua::{CallId, FailureKind, Verdict, Wait, suspend};
+use crate::lua::{CallId, FailureKind, Verdict, suspend};
+use crate::wait::Waits;
 
 /// Above the limit, for the words about a failure.
 const RESERVE: usize = 4 << 20;
@@ -32,7 +33,7 @@ pub(in crate::lua) struct Coroutine {
 /// What ran, before it is known what that means.
 pub(in crate::lua) enum Ended {
     Done,
-    Waits(Wait),
+    Waits(Waits),
     Asked(Verdict),
     Failed(FailureKind, Words),
 }
@@ -50,6 +51,7 @@ impl Vm {
         self.shared.call.set(id.0);
         self.shared.coroutine.set(coroutine.state);
         self.shared.asked.set(None);
+        self.shared.waits.borrow_mut().clear();
         let slice = pulse.begin(coroutine.state, limit, about);
         let mut results = 0;
         // SAFETY: the state is a coroutine of this VM that is new or suspended, with its arguments on top.
@@ -130,13 +132,7 @@ impl Vm {
             match status {
                 ffi::LUA_YIELD if suspend::is_token(state, results) => {
                     ffi::lua_pop(state, 1);
-                    match self.shared.wait.take() {
-                        Some(wait) => Ended::Waits(wait),
-                        None => Ended::Failed(
-                            FailureKind::Raised,
-                            failure::words("the handler waits for nothing"),
-                        ),
-                    }
+                    Ended::Waits(self.shared.waits.take())
                 }
                 ffi::LUA_YIELD => {
                     let message = "a C function yielded in the handler's own coroutine, which only `tide` may do";
@@ -203,6 +199,7 @@ impl Vm {
     pub(in crate::lua) fn drop_coroutine(&self, coroutine: Coroutine, call: CallId) {
         // What waited for this call can be resumed by another one again.
         self.shared.let_go(call.0);
+        self.shared.forget_plain();
         self.shared.hosts.borrow_mut().remove(&coroutine.state);
         // SAFETY: sets two existing slots of the registry.
         unsafe { ffi::luaL_unref(self.main, ffi::LUA_REGISTRYINDEX, coroutine.reference) };

@@ -19,7 +19,7 @@ use std::ptr;
 
 use mlua::ffi::{self, lua_State};
 
-use crate::lua::api::fields::unknown;
+use crate::lua::api::module::{Body, Entry, Module};
 use crate::lua::shared::Shared;
 use crate::lua::stack::{push_bytes, string_at, type_name};
 
@@ -45,44 +45,85 @@ const PLACES: Places = Places {
     array: MARK,
     keys: 2,
 };
-const FIELDS: [&str; 4] = ["array", "decode", "encode", "null"];
 
-/// Pushes the table of functions.
-pub(in crate::lua) unsafe fn push(state: *mut lua_State, shared: &Shared) {
+pub(super) const MODULE: Module = Module {
+    path: "tide.json",
+    about: "JSON with exact integers.",
+    entries: &[
+        Entry {
+            name: "array",
+            path: "tide.json.array",
+            types: &[
+                "Marks a table as an array, so that an empty one is `[]`.",
+                "@param list? table default: a new one",
+                "@return table",
+            ],
+            body: Body::C(array),
+        },
+        Entry {
+            name: "decode",
+            path: "tide.json.decode",
+            types: &[
+                "Reads a JSON document.",
+                "@param document string",
+                "@return any",
+            ],
+            body: Body::Value(|state, shared| {
+                // SAFETY: runs protected.
+                unsafe { push_decode(state, shared) }
+            }),
+        },
+        Entry {
+            name: "encode",
+            path: "tide.json.encode",
+            types: &[
+                "Writes a value as JSON.",
+                "@param value any",
+                "@return string",
+            ],
+            body: Body::C(encode_value),
+        },
+        Entry {
+            name: "null",
+            path: "tide.json.null",
+            types: &["The value of JSON's `null`.", "@type lightuserdata"],
+            body: Body::Value(|state, _| {
+                // SAFETY: runs protected.
+                unsafe { push_null(state) }
+            }),
+        },
+    ],
+};
+
+/// Makes the metatable of arrays.
+pub(super) unsafe fn install(state: *mut lua_State) {
     // SAFETY: runs protected.
     unsafe {
         ffi::luaL_newmetatable(state, ARRAY.as_ptr());
         push_bytes(state, b"array");
         ffi::lua_setfield(state, -2, c"__name".as_ptr());
-        ffi::lua_createtable(state, 0, 4);
-        ffi::lua_insert(state, -2);
+        ffi::lua_pop(state, 1);
+    }
+}
+
+/// Pushes `decode` with its upvalues.
+unsafe fn push_decode(state: *mut lua_State, shared: &Shared) {
+    // SAFETY: runs protected, after `install`.
+    unsafe {
+        ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, ARRAY.as_ptr());
         let shapes = ffi::lua_newuserdatauv(state, size_of::<Shapes>(), 0);
         shapes.cast::<Shapes>().write(Shapes::default());
         Keys::push_table(state);
         shared.push_function(state, decode, 3);
-        ffi::lua_setfield(state, -2, c"decode".as_ptr());
-        for (name, function) in [
-            (c"encode", encode_value as ffi::lua_CFunction),
-            (c"array", array),
-        ] {
-            shared.push_function(state, function, 0);
-            ffi::lua_setfield(state, -2, name.as_ptr());
-        }
-        push_null(state);
-        ffi::lua_setfield(state, -2, c"null".as_ptr());
-        ffi::lua_createtable(state, 0, 2);
-        shared.push_function(state, index, 0);
-        ffi::lua_setfield(state, -2, c"__index".as_ptr());
-        ffi::lua_setmetatable(state, -2);
     }
 }
 
-unsafe fn push_null(state: *mut lua_State) {
+pub(in crate::lua) unsafe fn push_null(state: *mut lua_State) {
     // SAFETY: the address is only compared.
     unsafe { ffi::lua_pushlightuserdata(state, ptr::from_ref(&NULL).cast_mut().cast()) };
 }
 
-unsafe fn is_null(state: *mut lua_State, index: c_int) -> bool {
+pub(in crate::lua) unsafe fn is_null(state: *mut lua_State, index: c_int) -> bool {
     // SAFETY: reads a pointer.
     unsafe {
         ptr::eq(
@@ -96,11 +137,6 @@ unsafe fn is_null(state: *mut lua_State, index: c_int) -> bool {
 unsafe fn mark_array(state: *mut lua_State) {
     // SAFETY: `push` made the metatable.
     unsafe { ffi::luaL_setmetatable(state, ARRAY.as_ptr()) };
-}
-
-unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
-    // SAFETY: called by Lua with a table and a key.
-    unsafe { unknown(state, Shared::of(state), 2, "tide.json", &FIELDS) }
 }
 
 unsafe extern "C-unwind" fn array(state: *mut lua_State) -> c_int {

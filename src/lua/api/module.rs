@@ -1,0 +1,96 @@
+//! Modules of `tide`: one list has everything that a function of a module needs to be there.
+//!
+//! From its entries come a module's table, its error for an unknown field, the check of its page and its type definitions.
+
+use std::fmt::Write as _;
+
+use mlua::ffi::{lua_CFunction, lua_State};
+
+use crate::lua::shared::Shared;
+use crate::wait::{Fault, Job, Value};
+
+/// `tide`, or a table in it.
+pub(in crate::lua) struct Module {
+    /// `tide`, or `tide.json`.
+    pub(in crate::lua) path: &'static str,
+    /// One sentence for the type definitions.
+    pub(in crate::lua) about: &'static str,
+    pub(in crate::lua) entries: &'static [Entry],
+}
+
+/// One field of a module.
+pub(in crate::lua) struct Entry {
+    pub(in crate::lua) name: &'static str,
+    /// As handlers write it: `tide.json.encode`.
+    pub(in crate::lua) path: &'static str,
+    /// Annotations of LuaLS, a line each without `---`: a sentence, `@param name type`, `@return type`.
+    pub(in crate::lua) types: &'static [&'static str],
+    pub(in crate::lua) body: Body,
+}
+
+pub(in crate::lua) enum Body {
+    /// A C function whose first upvalue is `Shared`. It may wait by `suspend::begin`.
+    C(lua_CFunction),
+    /// Asks for work outside: plain data in, plain data out, and no word of Lua.
+    #[cfg_attr(
+        not(feature = "failpoints"),
+        expect(dead_code, reason = "`tide.echo` is in binaries of tests alone")
+    )]
+    Outside(fn(Vec<Value>) -> Result<Job, Fault>),
+    /// Pushes a value that is made once a VM.
+    Value(unsafe fn(*mut lua_State, &Shared)),
+}
+
+impl Module {
+    pub(in crate::lua) fn names(&self) -> Vec<&'static str> {
+        self.entries.iter().map(|entry| entry.name).collect()
+    }
+}
+
+impl Entry {
+    /// The names of its parameters; none for a value.
+    pub(in crate::lua) fn parameters(&self) -> Vec<&'static str> {
+        let parameters = self
+            .types
+            .iter()
+            .filter_map(|line| line.strip_prefix("@param "));
+        parameters
+            .filter_map(|rest| rest.split([' ', '?']).next())
+            .collect()
+    }
+
+    fn is_function(&self) -> bool {
+        !self.types.iter().any(|line| line.starts_with("@type "))
+    }
+}
+
+/// Type definitions of these modules for LuaLS.
+pub(in crate::lua) fn definitions<'m>(modules: impl Iterator<Item = &'m Module>) -> String {
+    let mut text = String::new();
+    for module in modules {
+        let Module { path, about, .. } = module;
+        let local = if path.contains('.') { "" } else { "local " };
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "\n---{about}\n---@class {path}\n{local}{path} = {{}}\n"
+        );
+        for entry in module.entries {
+            text.push('\n');
+            for line in entry.types {
+                let _ = writeln!(text, "---{line}");
+            }
+            let path = entry.path;
+            let _ = if entry.is_function() {
+                writeln!(
+                    text,
+                    "function {path}({}) end",
+                    entry.parameters().join(", ")
+                )
+            } else {
+                writeln!(text, "{path} = nil")
+            };
+        }
+    }
+    text
+}
