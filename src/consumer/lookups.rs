@@ -6,8 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::assignment::ToConsumer;
-use crate::assignment::{Answered, Assigned, Found, Starts};
+use crate::assignment::{Answered, Assigned, Found, PartitionKey, Starts, ToConsumer};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
 use crate::kafka::{Client, Error, TopicPartition};
@@ -162,7 +161,7 @@ fn start(
     known: &Positions,
     is_added: bool,
 ) -> Result<(Start, Option<Finished>), Error> {
-    let position = match known.get(&(one.topic.clone(), one.partition)) {
+    let position = match known.get(&one.key()) {
         Some(Ok(position)) => position.as_ref(),
         Some(Err(error)) => return Err(error.clone()),
         None => None,
@@ -201,7 +200,7 @@ struct Position {
     metadata: String,
 }
 
-type Positions = BTreeMap<(Arc<str>, i32), Result<Option<Position>, Error>>;
+type Positions = BTreeMap<PartitionKey, Result<Option<Position>, Error>>;
 
 fn committed(brokers: &Brokers, asked: &[TopicPartition]) -> Result<Positions, Error> {
     let found = brokers.committed(asked)?;
@@ -218,8 +217,12 @@ fn committed(brokers: &Brokers, asked: &[TopicPartition]) -> Result<Positions, E
     };
     Ok(found
         .into_iter()
-        .map(|one| ((one.topic.clone(), one.partition), position(one)))
+        .map(|one| (key(&one), position(one)))
         .collect())
+}
+
+fn key(one: &TopicPartition) -> PartitionKey {
+    PartitionKey::new(&one.topic, one.partition)
 }
 
 /// Topics of which the group has a position on some partition, looked up where one of ours has none.
@@ -231,7 +234,7 @@ fn topics_with_positions(
     let open: BTreeSet<Arc<str>> = assigned
         .iter()
         .filter(|one| {
-            let position = known.get(&(one.topic.clone(), one.partition));
+            let position = known.get(&one.key());
             one.policy.automatic && matches!(position, None | Some(Ok(None)))
         })
         .map(|one| one.topic.clone())
@@ -247,13 +250,13 @@ fn topics_with_positions(
             );
         }
     }
-    others.retain(|one| !known.contains_key(&(one.topic.clone(), one.partition)));
+    others.retain(|one| !known.contains_key(&key(one)));
     if !others.is_empty() {
         known.extend(committed(brokers, &others)?);
     }
     let with = known
         .iter()
         .filter(|(_, position)| matches!(position, Ok(Some(position)) if !position.is_fresh))
-        .map(|((topic, _), _)| topic.clone());
+        .map(|(key, _)| key.topic.clone());
     Ok(with.filter(|topic| open.contains(topic)).collect())
 }

@@ -247,6 +247,7 @@ impl Fleet {
                 vm,
                 page,
                 solo,
+                chance: fastrand::Rng::new(),
             };
             Worker::new(start).run();
         })?;

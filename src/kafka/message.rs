@@ -66,7 +66,7 @@ impl Message {
     }
 
     /// One that no broker sent.
-    #[cfg(feature = "micro")]
+    #[cfg(any(test, feature = "micro"))]
     pub(crate) fn of(record: OwnedRecord) -> Self {
         Self(Body::Owned(Box::new(record)))
     }

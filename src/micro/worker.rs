@@ -63,6 +63,7 @@ impl Worker {
             vm,
             page: pages.pop().expect("a page for each worker"),
             solo: Arc::new(Solo::new(vec![mailbox])),
+            chance: fastrand::Rng::with_seed(1),
         };
         Self {
             inner: worker::Worker::new(start),
@@ -121,6 +122,7 @@ fn partition() -> Partition {
         )),
         inbox: Arc::new(Mailbox::default()),
         client: Arc::new(client),
+        seed: 1,
     };
     Partition::new(1, &TOPIC.into(), 0, of)
 }

@@ -2,9 +2,10 @@
 //! listener, so that a handler that always fails does not fill the disk.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::assignment::Partition;
+use crate::clock::Clock;
 use crate::log::log;
 use crate::lua::{Failure, FailureKind};
 use crate::rate_limit::RateLimit;
@@ -33,12 +34,19 @@ macro_rules! say {
     };
 }
 
-#[derive(Default)]
 pub(super) struct Log {
+    clock: Clock,
     limits: HashMap<String, RateLimit>,
 }
 
 impl Log {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            limits: HashMap::new(),
+        }
+    }
+
     /// `next` is the wait before the next attempt; without one the daemon stops.
     pub(super) fn failed(&mut self, place: &Place<'_>, failure: &Failure, next: Option<Duration>) {
         if next.is_some() && !place.attempt.is_power_of_two() {
@@ -166,6 +174,6 @@ impl Log {
             self.limits
                 .insert(listener.to_owned(), RateLimit::new(BURST, WINDOW));
         }
-        self.limits.get_mut(listener)?.allow(Instant::now())
+        self.limits.get_mut(listener)?.allow(self.clock.now())
     }
 }

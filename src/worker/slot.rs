@@ -19,14 +19,15 @@ use crate::telemetry::status::Blocked;
 use crate::topic_name;
 
 use super::commit_requests::{Asks, Who};
+use super::ids::LaneId;
 use super::taken::Taken;
 
 /// The messages are declared, hence dropped, before the partition that holds their client.
 pub(super) struct Slot {
     pub(super) lanes: Lanes<Message>,
     pub(super) plan: Arc<Plan>,
-    /// The bundle since which its listeners are as they are; 0 where it began with them.
-    pub(super) since: u64,
+    /// The bundle since which the listeners of the topic are as they are; 0 where the epoch began with them.
+    pub(super) listeners_since_bundle: u64,
     pub(super) partition: Arc<Partition>,
     /// Of a retry topic: the topic whose messages wait in it.
     source: Option<Arc<str>>,
@@ -59,7 +60,7 @@ impl Slot {
         Self {
             lanes: Lanes::new(),
             plan,
-            since: 0,
+            listeners_since_bundle: 0,
             partition,
             source,
             place,
@@ -161,8 +162,9 @@ impl Slot {
         }
     }
 
-    /// After a reload from this plan: a listener that has become a manual one asks for what it has done with as an automatic
-    /// one, where others have not. Its own handler never will.
+    /// After a reload, with the plan before it. For a listener that the reload switched to manual commits, this requests
+    /// commits for the messages that it has finished and other listeners have not: its handler will not see them again.
+    /// Calls and records still under way do the same when they end.
     pub(super) fn ask_as_automatic(&mut self, before: &Plan) {
         let is_among =
             |names: &[Arc<str>], listener: &str| names.iter().any(|one| **one == *listener);
@@ -171,12 +173,12 @@ impl Slot {
             let at = lane.message.offset();
             for progress in &mut lane.progress {
                 if !is_among(&self.plan.manual, &progress.listener) {
-                    progress.outlives_automatic = false;
+                    progress.finishes_after_switch_to_manual = false;
                 } else if is_among(&before.automatic, &progress.listener) {
                     match progress.stage {
                         Stage::Final => done.push((key, at, progress.listener.clone())),
                         Stage::Running | Stage::Sending | Stage::Unsent(_) | Stage::SendDue => {
-                            progress.outlives_automatic = true;
+                            progress.finishes_after_switch_to_manual = true;
                         }
                         // It runs again, as a manual one.
                         Stage::Due | Stage::BackOff(_) | Stage::Held | Stage::Halted => {}
@@ -193,7 +195,7 @@ impl Slot {
         }
     }
 
-    /// A listener is done with a message, and its handler does not say so.
+    /// Requests a commit for a message that a listener has finished, in place of its handler.
     pub(super) fn ask_behind(&mut self, who: Who<'_>) {
         let behind = who.at + 1;
         let asked = Asked {
@@ -222,6 +224,14 @@ impl Slot {
         let origin = retry_topic::origin(&self.partition.topic, message)?;
         let original = Original::new(message, &origin);
         Some((source, origin, original))
+    }
+
+    /// The lane with this key.
+    pub(super) fn lane_id(&self, key: u64) -> LaneId {
+        LaneId {
+            epoch: self.partition.epoch,
+            lane: key,
+        }
     }
 
     /// The lane of a message.

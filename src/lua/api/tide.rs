@@ -15,7 +15,6 @@ use mlua::ffi::{self, lua_KContext, lua_State};
 
 use super::module::{self, Body, Entry, Module};
 use super::{app, duration, fields};
-use crate::clock::now_ms;
 use crate::lua::shared::Shared;
 use crate::lua::stack::push_bytes;
 use crate::lua::suspend;
@@ -127,7 +126,7 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
 
 unsafe extern "C-unwind" fn now(state: *mut lua_State) -> c_int {
     // SAFETY: pushes one value.
-    unsafe { ffi::lua_pushinteger(state, now_ms()) };
+    unsafe { ffi::lua_pushinteger(state, Shared::of(state).clock.wall_ms()) };
     1
 }
 
