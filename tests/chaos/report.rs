@@ -137,6 +137,11 @@ impl Report {
                 oracle.suspects.to_string(),
             ),
             ("looks at the commits", oracle.looks.to_string()),
+            (
+                "jobs outside, of daemons that stopped in order",
+                oracle.jobs_begun.to_string(),
+            ),
+            ("… given up, and told so", oracle.jobs_told.to_string()),
             ("**lost**", (acked - oracle.finished()).to_string()),
             (
                 "**out of order, committed too early, stalled, gone back**",

@@ -31,6 +31,7 @@ mod newest; // a short list of tests against the newest Kafka
 mod notify; // what the service manager is told: ready, status, reloads, watchdog, the end
 mod operators; // what an operator meets: exit codes, log lines, status, a second daemon
 mod outcomes; // what a handler says of a message, and what a whole call may take
+mod outside; // waits outside: time-outs, rebalances, reloads, panics, a stop, many at once
 mod poison; // messages that kill the process
 mod poisonous; // what a message that never ends costs the others
 mod positions; // where a partition starts

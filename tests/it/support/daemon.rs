@@ -57,6 +57,24 @@ impl Line {
     }
 }
 
+/// The counts of the line that a daemon writes when its jobs outside have ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Jobs {
+    pub(crate) begun: u64,
+    pub(crate) answered: u64,
+    pub(crate) told: u64,
+    pub(crate) dropped: u64,
+    pub(crate) lost: u64,
+    pub(crate) open: u64,
+}
+
+impl Jobs {
+    /// Each job was answered, or told and ended by itself.
+    pub(crate) fn ended_in_order(&self) -> bool {
+        self.begun == self.answered + self.told && (self.dropped, self.lost, self.open) == (0, 0, 0)
+    }
+}
+
 impl Daemon {
     /// Starts it and waits for nothing.
     pub(crate) fn spawn(project: &Project) -> Self {
@@ -236,6 +254,32 @@ impl Daemon {
     pub(crate) fn stop(mut self) {
         self.term();
         assert_eq!(self.exit_code(DEADLINE), 0, "SIGTERM ends in success");
+    }
+
+    /// The counts of its jobs outside, from its log; none where no job began.
+    pub(crate) fn jobs(&self) -> Option<Jobs> {
+        let lines = self.lines();
+        let line = lines
+            .iter()
+            .rev()
+            .find(|line| line.is("jobs outside have ended"))?;
+        let count = |name: &str| line.field(name).parse().unwrap();
+        Some(Jobs {
+            begun: count("begun"),
+            answered: count("answered"),
+            told: count("told"),
+            dropped: count("dropped"),
+            lost: count("lost"),
+            open: count("open"),
+        })
+    }
+
+    /// SIGTERM, an orderly end, and the counts of its jobs outside.
+    #[track_caller]
+    pub(crate) fn stop_counted(mut self) -> Jobs {
+        self.term();
+        assert_eq!(self.exit_code(DEADLINE), 0, "SIGTERM ends in success");
+        self.jobs().expect("the daemon counts its jobs outside")
     }
 
     pub(crate) fn status(&self) -> Value {
