@@ -14,6 +14,7 @@ mod roads; // the places that ARCHITECTURE.md names exist
 mod spawns; // threads are spawned in one place
 mod storeys; // the storeys of src/, and their table in ARCHITECTURE.md
 mod tree; // the files as modules
+mod words; // one word, one meaning
 
 /// Every Rust file under src, by its path from the root, with its text.
 fn sources() -> Vec<(String, String)> {
