@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 mod circles; // circles in a graph
+mod documents; // documents have short lines and sentences
 mod functions; // no function is longer than a screen
 mod imports; // no circle of imports, and storeys import only downward
 mod log_macros; // log lines are written by one macro
