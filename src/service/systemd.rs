@@ -73,7 +73,7 @@ impl Notifier {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.send(&[NotifyState::Reloading, now]),
             Err(error) => {
-                log!(warn, systemd, %error, "the service manager was not told of the reload")
+                log!(warn, systemd, %error, "the service manager was not told of the reload");
             }
         }
     }
