@@ -40,11 +40,11 @@ return function(message, ctx)
   if offset % 6007 == 3000 and ctx.attempt == 1 then
     tide.parallel{ function() tide.echo.later(nil, 3600000) end, function() tide.sleep("1h") end }
   end
-  if offset % 23 == 11 then
+  if offset % 71 == 11 then
     local results = tide.parallel{
-      function() return tide.echo.later(offset, math.random(0, 15)) end,
-      function() tide.sleep(math.random(0, 15)) return number end,
-      function() return tide.echo.later({ message.value }, math.random(0, 15)) end,
+      function() return tide.echo.later(offset, math.random(0, 8)) end,
+      function() tide.sleep(math.random(0, 8)) return number end,
+      function() return tide.echo.later({ message.value }, math.random(0, 8)) end,
     }
     if results[1] ~= offset or results[2] ~= number or results[3][1] ~= message.value then
       file:write("? " .. message.partition .. " " .. offset .. " was answered otherwise\n")

@@ -63,7 +63,7 @@ pub(in crate::lua) const MODULES: &[Module] = &[
     json::MODULE,
 ];
 
-/// The type definitions of `tide` for LuaLS.
+/// The type definitions of `tide` for `LuaLS`.
 pub(in crate::lua) fn definitions() -> String {
     // `echo` is no part of what users have.
     let modules = MODULES.iter().filter(|module| module.path != "tide.echo");
