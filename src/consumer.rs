@@ -235,6 +235,7 @@ impl Consumer {
                 if let Some(until) = self.closing
                     && self.is_closed(now, until)
                 {
+                    self.tell_left_out(None);
                     return self.leave();
                 }
                 deadline = if self.intake.is_to_look() {

@@ -98,6 +98,7 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
             let drain = drain.clone();
             Box::new(move || *drain.lock().unwrap_or_else(PoisonError::into_inner))
         },
+        reopen: Box::new(guard.reopener()),
         reloads: reload_sender,
         flush: {
             let flush = guard.flush();
@@ -242,7 +243,7 @@ impl Supervisor {
                 Some(()) = signals.recv() => self.reload(&mut reloading, true, None),
                 Some(()) = watch.changed() => self.reload(&mut reloading, false, None),
                 _ = tick.tick() => {
-                    self.guard.warn_of_dropped_lines(Instant::now());
+                    self.guard.look(Instant::now());
                     self.tell_status(&notifier);
                 }
             }

@@ -190,6 +190,7 @@ impl Worker {
             for letter in letters.drain(..) {
                 if matches!(letter, ToWorker::Stop) {
                     self.gatekeeper.gone();
+                    self.log.tell_rest();
                     return self.engine.stop();
                 }
                 self.open(letter);
@@ -380,6 +381,7 @@ impl Worker {
             slot.lanes.each_old(Message::detach);
         }
         self.gates.flush(now);
+        self.log.tell_ended(now);
         let (calls, slots) = (&self.calls, &self.slots);
         self.timers
             .prune(calls.len() + slots.len(), |wake| match wake {

@@ -1,19 +1,20 @@
 //! What the log says of failures: the first of a message with its traceback, then attempts 2, 4, 8 …, limited by
 //! listener, so that a handler that always fails does not fill the disk.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::assignment::Partition;
 use crate::log::log;
 use crate::lua::{Failure, FailureKind};
-use crate::rate_limit::RateLimit;
+use crate::rate_limit::RateLimits;
 
 use super::outcomes::Place;
 
 /// Lines of a listener in a window of this length.
 const BURST: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(10);
+/// More of them share a limit.
+const LISTENERS_MAX: usize = 10_000;
 
 /// A line about a message in a listener: where it is, and then the given fields and the message.
 macro_rules! say {
@@ -33,12 +34,30 @@ macro_rules! say {
     };
 }
 
-#[derive(Default)]
 pub(super) struct Log {
-    limits: HashMap<String, RateLimit>,
+    /// By listener.
+    limits: RateLimits,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            limits: RateLimits::new(BURST, WINDOW, LISTENERS_MAX),
+        }
+    }
 }
 
 impl Log {
+    /// Tells of lines left out in windows that have ended.
+    pub(super) fn tell_ended(&mut self, now: Instant) {
+        tell(self.limits.ended(now));
+    }
+
+    /// Tells of all lines left out: the worker ends.
+    pub(super) fn tell_rest(&mut self) {
+        tell(self.limits.rest());
+    }
+
     /// `next` is the wait before the next attempt; without one the daemon stops.
     pub(super) fn failed(&mut self, place: &Place<'_>, failure: &Failure, next: Option<Duration>) {
         if next.is_some() && !place.attempt.is_power_of_two() {
@@ -162,10 +181,35 @@ impl Log {
     }
 
     fn allow(&mut self, listener: &str) -> Option<u64> {
-        if !self.limits.contains_key(listener) {
-            self.limits
-                .insert(listener.to_owned(), RateLimit::new(BURST, WINDOW));
+        self.limits.allow(listener, Instant::now())
+    }
+}
+
+fn tell(left_out: Vec<(String, u64)>) {
+    for (listener, left_out) in left_out {
+        // Those of listeners that are gone have no name.
+        let listener = (!listener.is_empty()).then_some(listener);
+        log!(
+            warn,
+            worker,
+            listener,
+            left_out,
+            "lines about messages left out"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_are_left_out_are_counted_by_listener_until_the_end_of_the_window() {
+        let mut log = Log::default();
+        for _ in 0..100 {
+            log.allow("orders");
         }
-        self.limits.get_mut(listener)?.allow(Instant::now())
+        let end = Instant::now() + WINDOW;
+        assert_eq!(log.limits.ended(end), [("orders".to_owned(), 80)]);
     }
 }
