@@ -25,8 +25,8 @@ pub(crate) fn cut(text: &[u8], max: usize) -> Cow<'_, str> {
     }
     let is_inside = |at: &usize| text[*at] & 0b1100_0000 == 0b1000_0000;
     // A character has four bytes at most.
-    let ends = (max.saturating_sub(3)..=max).rev();
-    let end = ends.into_iter().find(|at| !is_inside(at)).unwrap_or(max);
+    let mut ends = (max.saturating_sub(3)..=max).rev();
+    let end = ends.find(|at| !is_inside(at)).unwrap_or(max);
     let kept = String::from_utf8_lossy(&text[..end]);
     Cow::Owned(format!("{kept} [cut: {} bytes]", text.len()))
 }
@@ -68,6 +68,21 @@ targets! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_document_lists_the_targets() {
+        let page = include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/docs/operations/log.md"
+        ));
+        let section = page.split("\n## ").find(|one| one.starts_with("Targets\n"));
+        let rows = section
+            .unwrap()
+            .lines()
+            .filter(|line| line.starts_with("| `"));
+        let listed: Vec<&str> = rows.filter_map(|row| row.split('`').nth(1)).collect();
+        assert_eq!(listed, TARGETS);
+    }
 
     #[track_caller]
     fn check(text: &str, max: usize, expected: &str) {

@@ -273,6 +273,7 @@ impl Worker {
         let Some(slot) = self.slots.get_mut(&epoch) else {
             return;
         };
+        self.log.refused_headers(&slot.partition, &messages);
         let below = first + messages.len() as u64;
         slot.taken.push(below, taken, slot.lanes.lowest());
         slot.lanes.push(first, messages);

@@ -4,11 +4,14 @@
 use std::time::{Duration, Instant};
 
 use crate::assignment::Partition;
+use crate::kafka::Message;
 use crate::log::log;
 use crate::lua::{Failure, FailureKind};
+use crate::message::Record as _;
 use crate::rate_limit::RateLimits;
 
 use super::outcomes::Place;
+use super::slot::Stray;
 
 /// Lines of a listener in a window of this length.
 const BURST: u32 = 20;
@@ -106,11 +109,21 @@ impl Log {
         self.last_word(place, failure, what);
     }
 
-    /// In a retry topic, for a listener that the configuration has no more.
-    pub(super) fn stray(&mut self, partition: &Partition, offset: i64, listener: &str) {
+    /// In a retry topic, and nobody runs it.
+    pub(super) fn stray(&mut self, partition: &Partition, offset: i64, stray: &Stray) {
         // One limit for all: names out of headers could be any number.
         let Some(left_out) = self.allow("") else {
             return;
+        };
+        let (listener, what) = match stray {
+            Stray::Gone(listener) => (
+                Some(listener.as_str()),
+                "message skipped: its listener is gone",
+            ),
+            Stray::Unreadable => (
+                None,
+                "message skipped: it is in a retry topic, and its headers do not say for which listener",
+            ),
         };
         log!(
             warn,
@@ -120,8 +133,26 @@ impl Log {
             partition = partition.number,
             offset,
             left_out = (left_out > 0).then_some(left_out),
-            "message skipped: its listener is gone"
+            "{what}"
         );
+    }
+
+    /// Of new messages; librdkafka parses 100,000 headers at most.
+    pub(super) fn refused_headers(&mut self, partition: &Partition, messages: &[Message]) {
+        for message in messages.iter().filter(|one| one.has_refused_headers()) {
+            let Some(left_out) = self.allow("") else {
+                continue;
+            };
+            log!(
+                warn,
+                worker,
+                topic = &*partition.topic,
+                partition = partition.number,
+                offset = message.offset(),
+                left_out = (left_out > 0).then_some(left_out),
+                "message runs without its headers: librdkafka reads none of more than 100,000, and no broken ones"
+            );
+        }
     }
 
     /// The broker takes its dead letter in no size.
@@ -187,7 +218,7 @@ impl Log {
 
 fn tell(left_out: Vec<(String, u64)>) {
     for (listener, left_out) in left_out {
-        // Those of listeners that are gone have no name.
+        // Lines without a listener have a limit of their own.
         let listener = (!listener.is_empty()).then_some(listener);
         log!(
             warn,

@@ -135,9 +135,8 @@ impl Sink for LogFile {
         let Open {
             appender, whole, ..
         } = &mut self.open;
-        let dropped = whole.lines(lines, &mut |bytes| appender.write(bytes));
         // Why is not told: the line would lack the same room.
-        dropped.map_or(0, |(count, _)| count)
+        whole.lines(lines, &mut |bytes| appender.write(bytes))
     }
 
     fn reopen(&mut self) {

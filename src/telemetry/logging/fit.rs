@@ -27,17 +27,10 @@ pub(super) fn fit(line: &[u8]) -> Cow<'_, [u8]> {
 
 /// The fields of an object in their order, with shorter texts; `None` where the line is no object.
 fn object(line: &[u8]) -> Option<String> {
-    let mut fields: Fields = serde_json::from_slice(line).ok()?;
+    let fields: Fields = serde_json::from_slice(line).ok()?;
     let mut most = TEXT_BYTES_MAX;
     while most > 0 {
-        for (_, value) in &mut fields.0 {
-            if let Value::String(text) = value
-                && text.len() > most + MARK_BYTES
-            {
-                *text = cut(text.as_bytes(), most).into_owned();
-            }
-        }
-        let text = fields.write()?;
+        let text = fields.write(most)?;
         if text.len() < LINE_BYTES_MAX {
             return Some(text);
         }
@@ -49,7 +42,8 @@ fn object(line: &[u8]) -> Option<String> {
 struct Fields(Vec<(String, Value)>);
 
 impl Fields {
-    fn write(&self) -> Option<String> {
+    /// With so many bytes of each text at most.
+    fn write(&self, most: usize) -> Option<String> {
         let mut text = String::from("{");
         for (name, value) in &self.0 {
             if text.len() > 1 {
@@ -57,7 +51,12 @@ impl Fields {
             }
             text += &serde_json::to_string(name).ok()?;
             text.push(':');
-            text += &serde_json::to_string(value).ok()?;
+            text += &match value {
+                Value::String(long) if long.len() > most + MARK_BYTES => {
+                    serde_json::to_string(&cut(long.as_bytes(), most)).ok()?
+                }
+                other => serde_json::to_string(other).ok()?,
+            };
         }
         text.push('}');
         Some(text)
@@ -122,7 +121,8 @@ mod tests {
             assert_eq!(object["n"], 1);
             for name in ["message", "error"] {
                 let text = object[name].as_str().unwrap();
-                assert!(text.ends_with(" bytes]") && text.len() > 1000, "{name}");
+                assert!(text.ends_with(" [cut: 100000 bytes]"), "{name}");
+                assert!(text.len() > 1000, "{name}");
             }
             assert!(line.find("message") < line.find("target"));
         }

@@ -31,36 +31,32 @@ pub(super) struct Journal(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    socket: PathBuf,
-    ways: Mutex<Ways>,
+    journal: PathBuf,
+    way: Mutex<Way>,
     dropped: AtomicU64,
 }
 
 #[derive(Debug)]
-struct Ways {
-    /// Waits for the journal, and does not wait.
-    patient: UnixDatagram,
-    hasty: UnixDatagram,
-    /// The journal has not taken the record before.
+struct Way {
+    socket: UnixDatagram,
+    /// The journal has not taken the record before: the socket does not wait.
     is_stuck: bool,
 }
 
 impl Journal {
     /// An error where there is no journal.
-    pub(super) fn connect(socket: &Path) -> io::Result<Self> {
-        let (patient, hasty) = (UnixDatagram::unbound()?, UnixDatagram::unbound()?);
-        patient.set_write_timeout(Some(WAIT_MAX))?;
-        hasty.set_nonblocking(true)?;
+    pub(super) fn connect(journal: &Path) -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_write_timeout(Some(WAIT_MAX))?;
         // An empty record is none.
-        hasty.send_to(&[], socket)?;
-        let ways = Ways {
-            patient,
-            hasty,
+        socket.send_to(&[], journal)?;
+        let way = Way {
+            socket,
             is_stuck: false,
         };
         Ok(Self(Arc::new(Shared {
-            socket: socket.to_owned(),
-            ways: Mutex::new(ways),
+            journal: journal.to_owned(),
+            way: Mutex::new(way),
             dropped: AtomicU64::new(0),
         })))
     }
@@ -71,16 +67,13 @@ impl Journal {
     }
 
     fn send(&self, record: &[u8]) {
-        let mut ways = self.0.ways.lock().unwrap_or_else(PoisonError::into_inner);
-        let way = if ways.is_stuck {
-            &ways.hasty
-        } else {
-            &ways.patient
-        };
-        let result = way.send_to(record, &self.0.socket);
-        ways.is_stuck = result.is_err();
-        if result.is_err() {
+        let mut way = self.0.way.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_stuck = way.socket.send_to(record, &self.0.journal).is_err();
+        if is_stuck {
             self.0.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        if is_stuck != way.is_stuck && way.socket.set_nonblocking(is_stuck).is_ok() {
+            way.is_stuck = is_stuck;
         }
     }
 }
@@ -308,15 +301,17 @@ mod tests {
             send();
         }
         assert!(started.elapsed() < Duration::from_secs(20));
-        reader.read();
+        for _ in 0..10 {
+            reader.read();
+        }
         send();
-        assert_eq!(reader.journal.dropped_lines(), 100);
+        assert_eq!(reader.journal.dropped_lines(), 100, "it reads again");
     }
 
     #[test]
     fn a_journal_that_has_gone_costs_records_that_are_counted() {
         let mut reader = Reader::new();
-        let path = reader.journal.0.socket.clone();
+        let path = reader.journal.0.journal.clone();
         reader.socket = UnixDatagram::unbound().unwrap();
         reader.with(|| log!(info, log, "nobody reads this"));
         assert_eq!(reader.journal.dropped_lines(), 1);
