@@ -177,6 +177,7 @@ impl Consumer {
             if is_due {
                 self.look_around(now);
                 if self.is_closed(now) {
+                    self.tell_left_out(None);
                     return self.leave();
                 }
                 deadline = if self.intake.is_to_look() {

@@ -109,6 +109,7 @@ fn start_and_run(options: Options) -> Result<(Ended, LastResort), StartError> {
             let drain = drain.clone();
             Box::new(move || *drain.lock().unwrap_or_else(PoisonError::into_inner))
         },
+        reopen: Box::new(guard.reopener()),
         reloads: reload_sender,
         flush: {
             let flush = guard.flush();
@@ -259,7 +260,7 @@ impl Daemon {
                 Some(()) = signals.recv() => self.reload(&mut reloading, true, None),
                 Some(()) = watch.changed() => self.reload(&mut reloading, false, None),
                 _ = tick.tick() => {
-                    self.guard.warn_of_dropped_lines(Instant::now());
+                    self.guard.look(Instant::now());
                     self.say_hangs();
                     self.tell_status(&notifier);
                 }

@@ -4,3 +4,4 @@ pub(crate) mod mailbox;
 pub(crate) mod outside;
 pub(crate) mod progress;
 pub(crate) mod supervisor;
+pub(crate) mod unsupervised;

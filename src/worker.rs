@@ -218,6 +218,7 @@ impl Worker {
             if matches!(letter, ToWorker::Stop) {
                 failpoint!("worker-stop");
                 self.gatekeeper.gone();
+                self.log.tell_rest();
                 return Turn::Stopped;
             }
             self.open(letter);
@@ -323,6 +324,7 @@ impl Worker {
         let Some(slot) = self.slots.get_mut(&epoch) else {
             return;
         };
+        self.log.refused_headers(&slot.partition, &messages);
         let below = first + messages.len() as u64;
         slot.taken.push(below, taken, slot.lanes.lowest());
         slot.lanes.push(first, messages);
@@ -432,6 +434,7 @@ impl Worker {
             slot.lanes.each_old(Message::detach);
         }
         self.gates.flush(now);
+        self.log.tell_ended(now);
         let (calls, slots) = (&self.calls, &self.slots);
         self.timers
             .prune(calls.len() + slots.len(), |wake| match wake {

@@ -61,6 +61,19 @@ impl Trouble {
         }
     }
 
+    /// Tells of lines left out in a window that has ended, or in all.
+    fn tell_left_out(&mut self, consumer: &str, ended: Option<Instant>) {
+        if let Some(left_out) = left_out(&mut self.limit, ended) {
+            log!(
+                warn,
+                consumer,
+                consumer,
+                left_out,
+                "lines of kafka errors left out"
+            );
+        }
+    }
+
     /// What the status tells; the log has it otherwise.
     pub(super) fn keep(&mut self, error: &Error, place: Option<(&str, i32)>) {
         self.count += 1;
@@ -82,6 +95,14 @@ impl Trouble {
 
     pub(super) fn is_none(&self) -> bool {
         self.error.is_none()
+    }
+}
+
+/// Of a window that has ended by then, or else of all.
+fn left_out(limit: &mut RateLimit, ended: Option<Instant>) -> Option<u64> {
+    match ended {
+        Some(now) => limit.ended(now),
+        None => limit.rest(),
     }
 }
 
@@ -153,8 +174,24 @@ impl Consumer {
         if name != self.state.name {
             (self.state.name, self.state.since) = (name, now_ms());
         }
+        self.tell_left_out(Some(now));
         if now.duration_since(self.state.looked) >= LOOK {
             self.look_for_waiting(now);
+        }
+    }
+
+    /// Tells of log lines left out in windows that have ended; without a moment of all, since the consumer ends.
+    pub(super) fn tell_left_out(&mut self, ended: Option<Instant>) {
+        self.trouble.tell_left_out(&self.name, ended);
+        if let Some(left_out) = left_out(&mut self.commits.limit, ended) {
+            let consumer = &*self.name;
+            log!(
+                warn,
+                consumer,
+                consumer,
+                left_out,
+                "lines of commits that failed left out"
+            );
         }
     }
 

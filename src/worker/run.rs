@@ -9,6 +9,7 @@ use crate::kafka::Message;
 use crate::lua::{Asked, Call, Step};
 use crate::message::Record as _;
 use crate::rules::lanes::{Lane, LaneState, Lanes, Stage};
+use crate::telemetry::metrics::Outcome;
 
 use super::calls::Limits;
 use super::commit_requests::Who;
@@ -223,9 +224,10 @@ impl Worker {
         };
         let key = slot.lane_of(number, &message);
         let mut lane = slot.new_lane(config, number, message);
-        if let Some(listener) = slot.stray(&lane) {
+        if let Some(stray) = slot.stray(&lane) {
+            slot.note(number, Outcome::Skipped);
             self.log
-                .stray(&slot.partition, lane.message.offset(), &listener);
+                .stray(&slot.partition, lane.message.offset(), &stray);
         }
         if let Some(step) = step {
             lane.progress[0].attempt = 1;

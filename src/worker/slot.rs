@@ -8,7 +8,6 @@ use crate::assignment::Partition;
 use crate::config::{Config, Ordering};
 use crate::crash::journal::Place;
 use crate::kafka::Message;
-use crate::log::log;
 use crate::lua::Asked;
 use crate::message::Record as _;
 use crate::outgoing::retry_topic::{self, Original};
@@ -48,6 +47,14 @@ pub(super) struct Slot {
     growing: Range<u64>,
     /// What handlers asked to have committed since the last report, and do not wait for.
     pub(super) asks: Asks,
+}
+
+/// A message of a retry topic that runs for no listener.
+pub(super) enum Stray {
+    /// Its headers do not say for which listener of this group it waits.
+    Unreadable,
+    /// The listener is gone.
+    Gone(String),
 }
 
 impl Slot {
@@ -136,17 +143,7 @@ impl Slot {
     pub(super) fn new_lane(&self, config: &Config, number: u64, message: Message) -> Lane<Message> {
         let mut lane = Lane::new(number, message, self.names(config));
         if self.plan.is_retry {
-            let is_ours = pass_over(&self.partition, &mut lane);
-            if !is_ours {
-                log!(
-                    debug,
-                    worker,
-                    topic = &*self.partition.topic,
-                    partition = self.partition.number,
-                    offset = lane.message.offset(),
-                    "message passed over: nobody of this group put it into the retry topic"
-                );
-            }
+            pass_over(&self.partition, &mut lane);
         }
         lane
     }
@@ -205,14 +202,17 @@ impl Slot {
         self.ask(who, asked);
     }
 
-    /// The listener that a message of a retry topic is meant for, where it is gone.
-    pub(super) fn stray(&self, lane: &Lane<Message>) -> Option<String> {
+    /// Why a message of a retry topic runs for no listener.
+    pub(super) fn stray(&self, lane: &Lane<Message>) -> Option<Stray> {
         if !self.plan.is_retry {
             return None;
         }
-        let origin = retry_topic::origin(&self.partition.topic, &lane.message)?;
-        let is_ours = *origin.group == *self.partition.group;
-        (is_ours && lane.index_of(&origin.listener).is_none()).then_some(origin.listener)
+        let origin = retry_topic::origin(&self.partition.topic, &lane.message);
+        let Some(origin) = origin.filter(|origin| *origin.group == *self.partition.group) else {
+            return Some(Stray::Unreadable);
+        };
+        let is_gone = lane.index_of(&origin.listener).is_none();
+        is_gone.then_some(Stray::Gone(origin.listener))
     }
 
     /// A message of a retry topic as its handler sees it: as it was in its own topic.
@@ -263,7 +263,7 @@ impl Slot {
 
 /// Of a message of a retry topic: the listener that it names goes on with its attempts, and for any other that has not
 /// begun with it, it is done. Whether somebody of this group put it there.
-fn pass_over(partition: &Partition, lane: &mut Lane<Message>) -> bool {
+fn pass_over(partition: &Partition, lane: &mut Lane<Message>) {
     let origin = retry_topic::origin(&partition.topic, &lane.message)
         .filter(|origin| *origin.group == *partition.group);
     for progress in &mut lane.progress {
@@ -276,5 +276,4 @@ fn pass_over(partition: &Partition, lane: &mut Lane<Message>) -> bool {
             _ => progress.stage = Stage::Final,
         }
     }
-    origin.is_some()
 }

@@ -24,6 +24,7 @@ mod letters; // what becomes of messages that are given up
 mod lifecycle; // start and stop
 mod limits; // handlers that never return or eat all memory
 mod listeners; // which handler gets which message
+mod log; // the log file, lines that are left out or dropped, and signals
 mod membership; // static ids, what waits when a partition goes, the last commit of a stop
 mod metrics; // the numbers of listeners
 mod modules; // what handlers may require: LuaRocks trees, C modules

@@ -4,7 +4,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "a child must be told, between fork and exec, to die with its parent"
+    reason = "a child must be told, between fork and exec, to die with its parent; prlimit(2) fills its disk"
 )]
 
 use std::fs::{self, File};
@@ -224,6 +224,25 @@ impl Daemon {
 
     pub(crate) fn hup(&self) {
         send_signal(self.pid(), libc::SIGHUP);
+    }
+
+    /// Files that it writes end at that length, as on a full disk; `None`: nowhere.
+    #[track_caller]
+    pub(crate) fn limit_files(&self, bytes: Option<u64>) {
+        let limit = libc::rlimit {
+            rlim_cur: bytes.unwrap_or(libc::RLIM_INFINITY),
+            rlim_max: libc::RLIM_INFINITY,
+        };
+        // SAFETY: the limit is ours; nothing is written to the null pointer.
+        let result = unsafe {
+            libc::prlimit(
+                self.pid(),
+                libc::RLIMIT_FSIZE,
+                &raw const limit,
+                std::ptr::null_mut(),
+            )
+        };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
     }
 
     /// SIGKILL, and its effect.
