@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Instant;
 
 use crate::telemetry::http::*;
 
@@ -13,28 +14,34 @@ fn source() -> Source {
     })
 }
 
-/// What comes back for these bytes.
-fn ask(request: &str) -> String {
+/// Runs `work` beside a server, as the daemon has it.
+fn beside<T: Send + 'static>(work: impl FnOnce(SocketAddr) -> T + Send + 'static) -> T {
     let server = Server::bind(([127, 0, 0, 1], 0).into()).unwrap();
     let address = server.0.local_addr().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    let request = request.to_owned();
     runtime.block_on(async {
         let serving = tokio::spawn(server.serve(source()));
-        let answer = tokio::task::spawn_blocking(move || {
-            let mut stream = TcpStream::connect(address).unwrap();
-            stream.write_all(request.as_bytes()).unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            answer
-        });
-        let answer = answer.await.unwrap();
+        let result = tokio::task::spawn_blocking(move || work(address)).await;
         serving.abort();
-        answer
+        result.unwrap()
     })
+}
+
+/// What comes back for these bytes on a connection.
+fn say(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn ask(request: &str) -> String {
+    let request = request.to_owned();
+    beside(move |address| say(address, &request))
 }
 
 #[track_caller]
@@ -84,4 +91,38 @@ fn an_address_that_is_taken_is_named() {
         error.starts_with(&format!("http.listen: cannot listen on `{address}`: ")),
         "{error}"
     );
+}
+
+/// The time of the fastest probe is the server's own; a slower one is the machine's.
+#[test]
+fn a_probe_is_answered_at_once_beside_500_idle_connections() {
+    let mut times = beside(|address| {
+        let probe = |_| {
+            let idle = (0..500).map(|_| TcpStream::connect(address).unwrap());
+            let _idle: Vec<_> = idle.collect();
+            let started = Instant::now();
+            let answer = say(address, "GET /live HTTP/1.1\r\nhost: x\r\n\r\n");
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            started.elapsed()
+        };
+        (0..10).map(probe).collect::<Vec<_>>()
+    });
+    times.sort();
+    assert!(times[0] < Duration::from_millis(100), "{times:?}");
+    assert!(times[9] < HEADERS, "{times:?}");
+}
+
+#[test]
+fn an_idle_connection_is_closed_after_its_time() {
+    let open_for = beside(|address| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(b"GET /live HTTP/1.1\r\n").unwrap();
+        let started = Instant::now();
+        let mut answer = String::new();
+        // Whether it is a close or a reset says nothing.
+        _ = stream.read_to_string(&mut answer);
+        started.elapsed()
+    });
+    assert!(open_for >= HEADERS, "{open_for:?}");
+    assert!(open_for < HEADERS + Duration::from_secs(2), "{open_for:?}");
 }
