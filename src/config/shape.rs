@@ -127,6 +127,12 @@ impl<'w> Walk<'w, '_> {
         scope: &str,
     ) {
         let (name, span) = (key.get_ref().as_ref(), key.span());
+        if self.report.is_full() {
+            // The nearest name takes its time, and nobody sees it.
+            self.report
+                .error(Some(span), format!("unknown key `{name}`"));
+            return;
+        }
         let message = if let Some(instead) = refused::key(scope, name) {
             format!("{}: {instead}", self.place())
         } else {

@@ -23,7 +23,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::timeout;
 
-use super::connections::{Connections, Seat};
+use super::connections::{Connections, Seat, lengthen_backlog};
 use patient::Patient;
 
 const CONNECTIONS_MAX: usize = 64;
@@ -67,6 +67,7 @@ impl Server {
     pub(crate) fn bind(listen: SocketAddr) -> Result<Self> {
         let bound = || -> io::Result<_> {
             let listener = TcpListener::bind(listen)?;
+            lengthen_backlog(&listener)?;
             listener.set_nonblocking(true)?;
             Ok(Self(listener))
         };
