@@ -140,13 +140,35 @@ impl<'a> Report<'a> {
         self.masked.push(range);
     }
 
+    /// Hides `user:password` of an address `user:password@host` in this value, in sentences too.
+    pub(super) fn mask_user(&mut self, value: Range<usize>) {
+        let Some(text) = self.text.get(value.clone()) else {
+            return;
+        };
+        if !text.starts_with(['"', '\'']) {
+            return;
+        }
+        for (end, _) in text.match_indices('@') {
+            let start = text[..end].rfind(['"', '\'', ',', '/', ' ', '\n', '@']);
+            let start = start.map_or(0, |at| at + 1);
+            if text[start..end].contains(':') {
+                self.masked.push(value.start + start..value.start + end);
+                self.secret(&text[start..end]);
+            }
+        }
+    }
+
     pub(super) fn broken(&mut self) {
         self.broken = true;
     }
 
     pub(super) fn secret(&mut self, piece: &str) {
-        if !piece.is_empty() {
-            self.secrets.push(piece.to_owned());
+        // Rules trim values and compare them in lower case, and may say what they have found.
+        let trimmed = piece.trim();
+        for form in [piece, trimmed, &trimmed.to_lowercase()] {
+            if !form.is_empty() && !self.secrets.iter().any(|known| known == form) {
+                self.secrets.push(form.to_owned());
+            }
         }
     }
 
@@ -181,6 +203,13 @@ impl<'a> Report<'a> {
         list.sort_by_key(|(at, _)| at.as_ref().map(|at| at.start));
         let more = list.len().saturating_sub(SHOWN_MAX);
         self.masked.sort_by_key(|range| range.start);
+        self.masked.dedup_by(|next, range| {
+            let overlap = next.start < range.end;
+            if overlap {
+                range.end = range.end.max(next.end);
+            }
+            overlap
+        });
         let mut list: Vec<_> = list
             .into_iter()
             .take(SHOWN_MAX)
@@ -225,7 +254,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// The masked values that reach into this line. They do not overlap: a masked value is not looked into.
+    /// The masked values that reach into this line. They do not overlap, see `finish`.
     fn masked_in(&self, line: &Range<usize>) -> &[Range<usize>] {
         let first = self.masked.partition_point(|range| range.end <= line.start);
         let after = self.masked.partition_point(|range| range.start < line.end);
@@ -275,6 +304,29 @@ mod tests {
         assert_eq!(
             report.finish(Path::new("c.toml")).to_string(),
             "c.toml:2:43: is 5\n2 | sasl = { password = ***, mechanism = 5 }\n  |                                      ^"
+        );
+    }
+
+    #[test]
+    fn the_user_of_an_address_is_hidden() {
+        let text = "brokers = [\"anna:Hunter2@one:9092,two:9092\"]";
+        let mut report = Report::new(text);
+        report.mask_user(11..text.len() - 1);
+        report.error(Some(11..12), "broker `anna:hunter2@one:9092` is bad");
+        assert_eq!(
+            report.finish(Path::new("c.toml")).to_string(),
+            "c.toml:1:12: broker `***@one:9092` is bad\n1 | brokers = [\"***@one:9092,two:9092\"]\n  |            ^"
+        );
+    }
+
+    #[test]
+    fn a_secret_is_hidden_trimmed_and_in_lower_case_too() {
+        let mut report = Report::new("");
+        report.secret(" Hunter2\n");
+        report.error(None, "`Hunter2`, `hunter2`");
+        assert_eq!(
+            report.finish(Path::new("c.toml")).to_string(),
+            "c.toml: `***`, `***`"
         );
     }
 

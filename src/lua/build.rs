@@ -240,17 +240,9 @@ impl Vm {
     }
 }
 
-/// An error whose text has no place of its own (`error("boom", 0)`, a table) gets its file's.
+/// An error whose text has no place of its own, as that of a table, gets its file's.
 fn placed(message: String, file: &str) -> String {
-    let line = message.lines().next().unwrap_or_default();
-    let has_place = line.match_indices(':').any(|(at, _)| {
-        let (before, after) = (&line[..at], &line[at + 1..]);
-        let number = after.split(':').next().unwrap_or_default();
-        (before.ends_with(".lua") || before.ends_with(']'))
-            && !number.is_empty()
-            && number.bytes().all(|byte| byte.is_ascii_digit())
-    });
-    if has_place || line.starts_with(file) {
+    if failure::has_place(&message) {
         message
     } else {
         format!("{file}: {message}")

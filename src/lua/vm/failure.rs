@@ -152,6 +152,12 @@ pub(in crate::lua) fn out_of_memory(memory: usize) -> Words {
     ))
 }
 
+/// Whether an error names a file: it begins with `handlers/orders.lua:12:`, or `[string "…"]:1:`.
+pub(in crate::lua) fn has_place(message: &str) -> bool {
+    let line = message.lines().next().unwrap_or_default();
+    line.contains(".lua:") || line.contains("\"]:")
+}
+
 /// The string on top of `state`.
 pub(in crate::lua) unsafe fn text_at(state: *mut lua_State, max: usize) -> String {
     // SAFETY: copied before it is popped.

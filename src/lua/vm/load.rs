@@ -112,8 +112,14 @@ unsafe extern "C-unwind" fn run(state: *mut lua_State) -> c_int {
         ffi::lua_pushvalue(state, ffi::lua_upvalueindex(2));
         ffi::lua_insert(state, 1);
         let status = ffi::lua_pcall(state, ffi::lua_gettop(state) - 1, 1, 0);
-        shared.loading.borrow_mut().pop();
+        let module = shared.loading.borrow_mut().pop();
         if status != ffi::LUA_OK {
+            if status == ffi::LUA_ERRRUN
+                && let Some(text) = bytes_at(state, -1)
+                && let Some(placed) = shared.placed(module, text)
+            {
+                shared.push_owned(state, placed);
+            }
             ffi::lua_error(state);
         }
         1
@@ -180,6 +186,17 @@ impl Shared {
         self.loading
             .borrow_mut()
             .push(String::from_utf8_lossy(module).into_owned());
+    }
+
+    /// The error of a module's chunk with the module's file, where it has no place of its own (`error("boom", 0)`).
+    fn placed(&self, module: Option<String>, text: &[u8]) -> Option<Vec<u8>> {
+        if failure::has_place(&String::from_utf8_lossy(text)) {
+            return None;
+        }
+        let path = module?.replace('.', "/");
+        let mut placed = format!("{}/{path}.lua: ", self.folder).into_bytes();
+        placed.extend_from_slice(text);
+        Some(placed)
     }
 
     /// The bytes of module `name` and its chunk name, or what was looked for.
