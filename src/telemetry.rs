@@ -1,5 +1,6 @@
 //! State that is shown: log, status, readiness, metrics and the HTTP server for them.
 
+pub(crate) mod connections;
 pub(crate) mod http;
 pub(crate) mod logging;
 pub(crate) mod metrics;

@@ -3,14 +3,14 @@
 //! One request a connection: a line of JSON there, a line of JSON back. It carries [`Request`] and [`Response`] and
 //! knows nothing of what they mean. Invariants: a runtime directory has one daemon (a lock decides, not the socket,
 //! which a killed process leaves behind); only the daemon's user can talk to it; whoever connects and says nothing,
-//! or too much, costs a bounded time and memory.
+//! or too much, costs a bounded time and memory, and keeps no other peer waiting. A socket that is deleted is made anew.
 
 mod who;
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -18,26 +18,29 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, timeout};
 
 use crate::config::{SOCKET, SOCKET_PATH_BYTES_MAX};
 use crate::log::log;
 use crate::own_folder;
+use crate::rate_limit::RateLimit;
+use crate::telemetry::connections::{Connections, Seat, lengthen_backlog};
 use crate::telemetry::status::{Request, Response};
 
 pub(crate) use who::Who;
 
 const LOCK: &str = "moontide.lock";
 
-const CONNECTIONS_MAX: usize = 16;
+const CONNECTIONS_MAX: usize = 64;
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
 /// The status of some hundred thousand partitions.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
 /// For a peer to send its line, and to take ours.
-const PEER_DEADLINE: Duration = Duration::from_secs(5);
+const PEER_DEADLINE: Duration = Duration::from_secs(2);
 /// For the daemon to answer: a reload may wait for a bundle that still drains.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(600);
+/// Between two looks whether the socket's file is still there.
+const LOOK: Duration = Duration::from_secs(1);
 /// Without file descriptors every accept fails at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -54,6 +57,10 @@ pub(crate) struct Ask {
 pub(crate) struct Server {
     listener: UnixListener,
     path: PathBuf,
+    /// Device and inode of the socket's file.
+    file: (u64, u64),
+    /// Lines about a socket that cannot be made anew.
+    failures: RateLimit,
     /// Held as long as this lives. The file stays: removing it would let two processes lock two files of one name.
     _lock: File,
 }
@@ -78,46 +85,100 @@ impl Server {
                 format!("cannot remove the old control socket `{}`", path.display())
             })?,
         }
-        let place = || format!("cannot make control socket `{}`", path.display());
-        let listener = UnixListener::bind(&path).with_context(place)?;
-        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).with_context(place)?;
-        listener.set_nonblocking(true).with_context(place)?;
+        let (listener, file) = listen(&path)
+            .with_context(|| format!("cannot make control socket `{}`", path.display()))?;
         Ok(Self {
             listener,
             path,
+            file,
+            failures: RateLimit::new(1, Duration::from_secs(60)),
             _lock: lock,
         })
     }
 
     /// Answers until the receiver of `requests` is gone.
-    pub(crate) async fn serve(self, requests: mpsc::Sender<Ask>) -> Result<()> {
-        let listener = self
-            .listener
-            .try_clone()
-            .and_then(tokio::net::UnixListener::from_std);
-        let listener =
-            listener.with_context(|| format!("control socket `{}`", self.path.display()))?;
-        let mut connections = JoinSet::new();
+    pub(crate) async fn serve(mut self, requests: mpsc::Sender<Ask>) -> Result<()> {
+        let mut listener = self.listener()?;
+        let mut connections = Connections::new(CONNECTIONS_MAX);
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                    Ok((stream, _)) => _ = connections.spawn(converse(stream, requests.clone())),
+                accepted = listener.accept(), if connections.has_room() => match accepted {
+                    Ok((stream, _)) => {
+                        let requests = requests.clone();
+                        connections.add(|seat| converse(stream, requests, seat)).await;
+                    }
                     Err(error) => {
                         log!(warn, control, %error, "control socket cannot accept a connection");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
-                Some(_) = connections.join_next() => {}
+                () = connections.one_ends() => {}
+                _ = look.tick() => {
+                    if self.restore() {
+                        listener = self.listener()?;
+                    }
+                }
                 () = requests.closed() => return Ok(()),
+            }
+        }
+    }
+
+    fn listener(&self) -> Result<tokio::net::UnixListener> {
+        let listener = self
+            .listener
+            .try_clone()
+            .and_then(tokio::net::UnixListener::from_std);
+        listener.with_context(|| format!("control socket `{}`", self.path.display()))
+    }
+
+    /// Makes the socket anew where its file was deleted; whether it did. A file that another process put there stays.
+    fn restore(&mut self) -> bool {
+        let is_missing = std::fs::symlink_metadata(&self.path)
+            .is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        if !is_missing {
+            return false;
+        }
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        let made = own_folder::make(directory).and_then(|()| listen(&self.path));
+        let path = self.path.display();
+        match made {
+            Ok((listener, file)) => {
+                (self.listener, self.file) = (listener, file);
+                log!(warn, control, %path, "the control socket was deleted; it is made anew");
+                true
+            }
+            Err(error) => {
+                if self.failures.allow(Instant::now()).is_some() {
+                    log!(warn, control, %path, %error, "the control socket was deleted and cannot be made anew");
+                }
+                false
             }
         }
     }
 }
 
+/// A socket at this path that its owner alone may use, and which file it is.
+fn listen(path: &Path) -> std::io::Result<(UnixListener, (u64, u64))> {
+    let listener = UnixListener::bind(path)?;
+    lengthen_backlog(&listener)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok((listener, file_at(path)?))
+}
+
+fn file_at(path: &Path) -> std::io::Result<(u64, u64)> {
+    let meta = std::fs::symlink_metadata(path)?;
+    Ok((meta.dev(), meta.ino()))
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
-        // Somebody may have cleaned up before us.
-        let _ = std::fs::remove_file(&self.path);
+        // The socket of another process stays.
+        if file_at(&self.path).is_ok_and(|file| file == self.file) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -209,7 +270,7 @@ fn lock(directory: &Path) -> Result<File> {
 }
 
 /// One connection, from its request to its answer.
-async fn converse(mut stream: tokio::net::UnixStream, requests: mpsc::Sender<Ask>) {
+async fn converse(mut stream: tokio::net::UnixStream, requests: mpsc::Sender<Ask>, seat: Seat) {
     let who = Who::of(&stream);
     let (reader, mut writer) = stream.split();
     let mut line = Vec::new();
@@ -222,7 +283,12 @@ async fn converse(mut stream: tokio::net::UnixStream, requests: mpsc::Sender<Ask
             "the request has more than {REQUEST_BYTES_MAX} bytes"
         )),
         Ok(Ok(_)) => match serde_json::from_slice(&line) {
-            Ok(request) => answer(request, who, &requests).await,
+            Ok(request) => {
+                seat.busy();
+                let response = answer(request, who, &requests).await;
+                seat.idle();
+                response
+            }
             Err(error) => Response::Error(format!("bad request: {error}")),
         },
     };

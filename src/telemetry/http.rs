@@ -1,7 +1,11 @@
 //! The HTTP server of `[http]`: `/metrics`, `/live`, `/ready` and `/status`, to read and nothing else.
 //!
 //! It carries pages and knows nothing of what they say: whoever made it has the [`Source`]. **A peer costs a bounded
-//! time and memory**: so many connections at once, one request each, and a deadline for all of it.
+//! time and memory**: so many connections at once, one request each, and a deadline for all of it. **An idle peer
+//! costs other peers nothing**: a new connection ends the oldest idle one.
+
+mod accept;
+mod patient;
 
 use crate::log::log;
 use std::convert::Infallible;
@@ -13,17 +17,22 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-const CONNECTIONS_MAX: usize = 32;
+use super::connections::{Connections, Seat, lengthen_backlog};
+use super::metrics::Format;
+use patient::Patient;
+
+const CONNECTIONS_MAX: usize = 64;
 /// For a peer to say what it wants.
-const HEADERS: Duration = Duration::from_secs(5);
+const HEADERS: Duration = Duration::from_secs(2);
+/// For a peer that takes no byte of its answer.
+const IDLE: Duration = Duration::from_secs(2);
 const HEADER_BYTES_MAX: usize = 16 << 10;
 /// From the connection to the end of the answer.
 const CONNECTION: Duration = Duration::from_secs(20);
@@ -36,7 +45,7 @@ pub(crate) const JSON: &str = "application/json";
 /// One of the pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Page {
-    Metrics,
+    Metrics(Format),
     Live,
     Ready,
     Status,
@@ -60,6 +69,7 @@ impl Server {
     pub(crate) fn bind(listen: SocketAddr) -> Result<Self> {
         let bound = || -> io::Result<_> {
             let listener = TcpListener::bind(listen)?;
+            lengthen_backlog(&listener)?;
             listener.set_nonblocking(true)?;
             Ok(Self(listener))
         };
@@ -71,31 +81,42 @@ impl Server {
         let listener = tokio::net::TcpListener::from_std(self.0).context("http.listen")?;
         // The tests wait for this line: with port 0 it is the only one who knows the address.
         log!(info, http, address = %listener.local_addr()?, "http listens");
-        let mut connections = JoinSet::new();
+        let mut connections = Connections::new(CONNECTIONS_MAX);
         loop {
             tokio::select! {
-                accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                    Ok((stream, _)) => _ = connections.spawn(converse(stream, source.clone())),
+                accepted = listener.accept(), if connections.has_room() => match accepted {
+                    Ok((stream, _)) => {
+                        let source = source.clone();
+                        connections.add(|seat| converse(stream, source, seat)).await;
+                    }
                     Err(error) => {
                         log!(warn, http, %error, "http cannot accept a connection");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
-                Some(_) = connections.join_next() => {}
+                () = connections.one_ends() => {}
             }
         }
     }
 }
 
 /// One connection, one request: a scrape every few seconds gains nothing from keeping it open.
-async fn converse(stream: tokio::net::TcpStream, source: Source) {
-    let service = service_fn(|request| answer(request, source.clone()));
+async fn converse(stream: tokio::net::TcpStream, source: Source, seat: Seat) {
+    let service = service_fn(|request| {
+        let (source, seat) = (source.clone(), seat.clone());
+        async move {
+            seat.busy();
+            let answer = answer(request, source).await;
+            seat.idle();
+            answer
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
         .max_buf_size(HEADER_BYTES_MAX)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, IDLE)), service);
     // A peer that went away, sent no request or does not read has chosen so.
     let _ = timeout(CONNECTION, connection).await;
 }
@@ -104,7 +125,10 @@ async fn answer(
     request: Request<Incoming>,
     source: Source,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let page = match find(request.method(), request.uri().path()) {
+    let accepted = request.headers().get_all(ACCEPT).iter();
+    let accepted: Vec<_> = accepted.filter_map(|value| value.to_str().ok()).collect();
+    let format = accept::format(&accepted.join(","));
+    let page = match find(request.method(), request.uri().path(), format) {
         Ok(page) => page,
         Err(refused) => return Ok(refused.answer()),
     };
@@ -132,9 +156,9 @@ enum Refused {
     NotAllowed,
 }
 
-fn find(method: &Method, path: &str) -> Result<Page, Refused> {
+fn find(method: &Method, path: &str, format: Format) -> Result<Page, Refused> {
     let page = match path {
-        "/metrics" => Page::Metrics,
+        "/metrics" => Page::Metrics(format),
         "/live" => Page::Live,
         "/ready" => Page::Ready,
         "/status" => Page::Status,

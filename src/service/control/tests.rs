@@ -99,12 +99,56 @@ async fn silent_connections_do_not_keep_others_waiting() {
     let temp = TempDir::new().unwrap();
     daemon(temp.path(), "");
     let path = socket_path(temp.path()).unwrap();
-    let _silent: Vec<_> = (0..CONNECTIONS_MAX - 1)
-        .map(|_| UnixStream::connect(&path).unwrap())
-        .collect();
+    let silent = tokio::task::spawn_blocking(move || -> Vec<_> {
+        (0..200)
+            .map(|_| UnixStream::connect(&path).unwrap())
+            .collect()
+    });
+    let _silent = silent.await.unwrap();
+    let started = Instant::now();
     ask_beside(temp.path(), Request::Status, DEADLINE)
         .await
         .unwrap();
+    assert!(started.elapsed() < PEER_DEADLINE, "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_socket_that_was_deleted_is_made_anew() {
+    let temp = TempDir::new().unwrap();
+    let directory = temp.path().join("run");
+    daemon(&directory, "1.2.3");
+    ask_beside(&directory, Request::Status, DEADLINE)
+        .await
+        .unwrap();
+    for is_whole_directory in [false, true] {
+        if is_whole_directory {
+            std::fs::remove_dir_all(&directory).unwrap();
+        } else {
+            std::fs::remove_file(directory.join(SOCKET)).unwrap();
+        }
+        let until = Instant::now() + DEADLINE;
+        while ask_beside(&directory, Request::Status, DEADLINE)
+            .await
+            .is_err()
+        {
+            assert!(Instant::now() < until, "the socket is not made anew");
+            tokio::task::yield_now().await;
+        }
+        let mode = std::fs::metadata(directory.join(SOCKET)).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
+
+#[tokio::test]
+async fn the_socket_of_another_process_stays() {
+    let temp = TempDir::new().unwrap();
+    let mut server = Server::bind(temp.path()).unwrap();
+    let path = socket_path(temp.path()).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let _other = UnixListener::bind(&path).unwrap();
+    assert!(!server.restore());
+    drop(server);
+    assert!(path.exists());
 }
 
 #[tokio::test]

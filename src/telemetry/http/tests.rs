@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Instant;
 
 use crate::telemetry::http::*;
 
@@ -13,28 +14,34 @@ fn source() -> Source {
     })
 }
 
-/// What comes back for these bytes.
-fn ask(request: &str) -> String {
+/// Runs `work` beside a server, as the daemon has it.
+fn beside<T: Send + 'static>(work: impl FnOnce(SocketAddr) -> T + Send + 'static) -> T {
     let server = Server::bind(([127, 0, 0, 1], 0).into()).unwrap();
     let address = server.0.local_addr().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    let request = request.to_owned();
     runtime.block_on(async {
         let serving = tokio::spawn(server.serve(source()));
-        let answer = tokio::task::spawn_blocking(move || {
-            let mut stream = TcpStream::connect(address).unwrap();
-            stream.write_all(request.as_bytes()).unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            answer
-        });
-        let answer = answer.await.unwrap();
+        let result = tokio::task::spawn_blocking(move || work(address)).await;
         serving.abort();
-        answer
+        result.unwrap()
     })
+}
+
+/// What comes back for these bytes on a connection.
+fn say(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn ask(request: &str) -> String {
+    let request = request.to_owned();
+    beside(move |address| say(address, &request))
 }
 
 #[track_caller]
@@ -49,9 +56,17 @@ fn check(request: &str, status: &str, end: &str) {
 
 #[test]
 fn each_path_is_its_page_whatever_the_query() {
-    check("GET /metrics", "200 OK", "\r\n\r\nMetrics");
+    check("GET /metrics", "200 OK", "\r\n\r\nMetrics(OpenMetrics)");
     check("GET /live?from=probe", "200 OK", "\r\n\r\nLive");
     check("GET /status", "200 OK", "\r\n\r\nStatus");
+}
+
+#[test]
+fn metrics_come_in_the_form_that_is_asked_for() {
+    let answer = ask(
+        "GET /metrics HTTP/1.1\r\nhost: x\r\naccept: text/plain;version=0.0.4\r\naccept: */*;q=0.1\r\n\r\n",
+    );
+    assert!(answer.ends_with("\r\n\r\nMetrics(Text)"), "{answer}");
 }
 
 #[test]
@@ -62,7 +77,7 @@ fn what_is_not_well_is_unavailable() {
 #[test]
 fn head_is_answered_without_a_body() {
     let answer = ask("HEAD /metrics HTTP/1.1\r\nhost: x\r\n\r\n");
-    assert!(answer.contains("content-length: 7\r\n"), "{answer}");
+    assert!(answer.contains("content-length: 20\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\n"), "{answer}");
 }
 
@@ -84,4 +99,38 @@ fn an_address_that_is_taken_is_named() {
         error.starts_with(&format!("http.listen: cannot listen on `{address}`: ")),
         "{error}"
     );
+}
+
+/// The time of the fastest probe is the server's own; a slower one is the machine's.
+#[test]
+fn a_probe_is_answered_at_once_beside_500_idle_connections() {
+    let mut times = beside(|address| {
+        let probe = |_| {
+            let idle = (0..500).map(|_| TcpStream::connect(address).unwrap());
+            let _idle: Vec<_> = idle.collect();
+            let started = Instant::now();
+            let answer = say(address, "GET /live HTTP/1.1\r\nhost: x\r\n\r\n");
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            started.elapsed()
+        };
+        (0..5).map(probe).collect::<Vec<_>>()
+    });
+    times.sort();
+    assert!(times[0] < Duration::from_millis(100), "{times:?}");
+    assert!(times[4] < HEADERS, "{times:?}");
+}
+
+#[test]
+fn an_idle_connection_is_closed_after_its_time() {
+    let open_for = beside(|address| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(b"GET /live HTTP/1.1\r\n").unwrap();
+        let started = Instant::now();
+        let mut answer = String::new();
+        // Whether it is a close or a reset says nothing.
+        _ = stream.read_to_string(&mut answer);
+        started.elapsed()
+    });
+    assert!(open_for >= HEADERS, "{open_for:?}");
+    assert!(open_for < HEADERS + Duration::from_secs(2), "{open_for:?}");
 }
