@@ -135,6 +135,7 @@ pub(crate) struct DeadLetter {
     /// `allowAutoTopicCreation`: a topic that is missing is created.
     pub(crate) create_topic: bool,
     pub(crate) too_large: TooLarge,
+    pub(crate) refused: OnRefusal,
     /// `maxPerMinute`: more of them open the breaker.
     pub(crate) per_minute_max: u32,
 }
@@ -177,6 +178,14 @@ pub(crate) enum TooLarge {
     Block,
     /// It is sent without its value, and a header says so.
     DropValue,
+    Skip,
+}
+
+/// What becomes of a message whose dead letter the topic never takes, whatever its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnRefusal {
+    /// The message stays and blocks its lane.
+    Block,
     Skip,
 }
 

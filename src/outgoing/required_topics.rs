@@ -27,6 +27,13 @@ pub(crate) enum Purpose {
     Retries,
 }
 
+/// Settings of every topic that Moontide creates, where the brokers know them: it takes any timestamp. Kafka 4 refuses
+/// those more than an hour ahead, and a dead letter has the timestamp of its message.
+pub(crate) const ANY_TIMESTAMP: &[(&str, &str)] = &[
+    ("message.timestamp.after.max.ms", "9223372036854775807"),
+    ("message.timestamp.before.max.ms", "9223372036854775807"),
+];
+
 impl Purpose {
     /// A topic's own settings. Dead letters keep the timestamps of their messages: one of an old message would be gone
     /// at once where retention counts from those.

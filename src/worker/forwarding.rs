@@ -2,14 +2,15 @@
 //! broker has acknowledged them.**
 //!
 //! Until then it keeps its lane. What can't be sent is sent again with a back-off; a dead letter that is too large loses
-//! its traceback, then its error, and then the listener's policy says what becomes of it.
+//! its traceback, then its error, and then the listener's policy says what becomes of it, as it does of one that the
+//! topic never takes. A retry record that is never taken waits in its lane instead.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::assignment::ToWorker;
 use crate::clock::now_ms;
-use crate::config::{Listener, TooLarge};
+use crate::config::{Listener, OnRefusal, TooLarge};
 use crate::failpoint::failpoint;
 use crate::kafka::Message;
 use crate::kafka::producer::Outgoing;
@@ -22,6 +23,7 @@ use crate::rules::lanes::Stage;
 use crate::telemetry::metrics::Outcome;
 
 use super::Worker;
+use super::failures::Lasting;
 use super::head::Head;
 use super::outcomes::named;
 use super::slot::Slot;
@@ -241,50 +243,75 @@ impl Worker {
         let (Some(letter), Some(listener)) = (letter, listener) else {
             return Stage::Final;
         };
-        let policy = listener.dead_letter.as_ref().map(|policy| policy.too_large);
-        match refused {
-            Refused::TooLarge(reason) if let Way::Retry(delay) = letter.way => {
-                // Nothing in it can be left out: it waits here instead.
-                let place = self.place(head, listener);
-                self.log.unsent(&place, &reason, 1, delay);
-                head.block(&reason, Some(delay));
-                Stage::BackOff(Instant::now() + delay)
+        let policy = listener.dead_letter.as_ref();
+        let (why, reason, skips) = match (refused, letter.way) {
+            (Refused::Other(reason), _) => return self.unsent(head, listener, reason),
+            (Refused::TooLarge(reason) | Refused::ForGood(reason), Way::Retry(delay)) => {
+                return self.waits_here(head, listener, &reason, delay);
             }
-            Refused::TooLarge(reason) => {
-                match letter.size.next(policy.unwrap_or(TooLarge::Block)) {
+            (Refused::TooLarge(reason), Way::DeadLetter) => {
+                let policy = policy.map_or(TooLarge::Block, |policy| policy.too_large);
+                match letter.size.next(policy) {
                     Ok(size) => {
                         letter.size = size;
-                        Stage::SendDue
+                        return Stage::SendDue;
                     }
-                    Err(skips) => {
-                        let place = self.place(head, listener);
-                        self.log.too_large(&place, &reason, skips);
-                        if skips {
-                            return self.ended(head, Outcome::Skipped);
-                        }
-                        let error = format!("its dead letter is too large: {reason}");
-                        head.block(&error, None);
-                        Stage::Halted
-                    }
+                    Err(skips) => (Lasting::TooLarge, reason, skips),
                 }
             }
-            Refused::Other(reason) => {
-                letter.tries += 1;
-                letter.trouble = Some(reason.clone());
-                let doublings = letter.tries.min(10) - 1;
-                let delay = (PAUSE * 2_u32.pow(doublings)).min(PAUSE_MAX);
-                let tries = letter.tries;
-                let what = match letter.way {
-                    Way::DeadLetter => "its dead letter",
-                    Way::Retry(_) => "its record for the retry topic",
-                };
-                let place = self.place(head, listener);
-                self.log.unsent(&place, &reason, tries, delay);
-                let error = format!("{what} is not sent: {reason}");
-                head.block(&error, Some(delay));
-                Stage::Unsent(Instant::now() + delay)
+            (Refused::ForGood(reason), Way::DeadLetter) => {
+                let skips = policy.is_some_and(|policy| policy.refused == OnRefusal::Skip);
+                (Lasting::Refused, reason, skips)
             }
+        };
+        let place = self.place(head, listener);
+        self.log.refused(&place, why, &reason, skips);
+        if skips {
+            return self.ended(head, Outcome::Skipped);
         }
+        let what = match why {
+            Lasting::TooLarge => "its dead letter is too large",
+            Lasting::Refused => "its dead letter is refused",
+        };
+        head.block(&format!("{what}: {reason}"), None);
+        Stage::Halted
+    }
+
+    /// The retry topic never takes the record: its message waits in its lane instead, for the same time.
+    fn waits_here(
+        &mut self,
+        head: &mut Head<'_>,
+        listener: &Listener,
+        reason: &str,
+        delay: Duration,
+    ) -> Stage {
+        let place = self.place(head, listener);
+        self.log.waits_here(&place, reason, delay);
+        head.block(reason, Some(delay));
+        Stage::BackOff(Instant::now() + delay)
+    }
+
+    /// Nothing is wrong with the record: it is sent again later.
+    fn unsent(&mut self, head: &mut Head<'_>, listener: &Listener, reason: String) -> Stage {
+        let name = head.listener().to_owned();
+        let place = (head.slot.partition.epoch, head.key, name);
+        let Some(letter) = self.letters.get_mut(&place) else {
+            return Stage::Final;
+        };
+        letter.tries += 1;
+        let doublings = letter.tries.min(10) - 1;
+        let delay = (PAUSE * 2_u32.pow(doublings)).min(PAUSE_MAX);
+        let what = match letter.way {
+            Way::DeadLetter => "its dead letter",
+            Way::Retry(_) => "its record for the retry topic",
+        };
+        let error = format!("{what} is not sent: {reason}");
+        let tries = letter.tries;
+        letter.trouble = Some(reason.clone());
+        let place = self.place(head, listener);
+        self.log.unsent(&place, &reason, tries, delay);
+        head.block(&error, Some(delay));
+        Stage::Unsent(Instant::now() + delay)
     }
 }
 

@@ -6,7 +6,7 @@ use super::super::file;
 use super::super::names::{self, TOPIC_FORM};
 use super::super::unit::Millis;
 use super::super::{
-    Breaker, DEFAULT_CONSUMER, DeadLetter, HeaderStyle, OnError, Retry, TooLarge, Topic,
+    Breaker, DEFAULT_CONSUMER, DeadLetter, HeaderStyle, OnError, OnRefusal, Retry, TooLarge, Topic,
 };
 use super::One;
 use crate::topic_name;
@@ -225,6 +225,10 @@ impl One<'_, '_, '_> {
                 file::TooLarge::Block => TooLarge::Block,
                 file::TooLarge::DropValue => TooLarge::DropValue,
                 file::TooLarge::Skip => TooLarge::Skip,
+            },
+            refused: match table.refused {
+                file::OnRefusal::Block => OnRefusal::Block,
+                file::OnRefusal::Skip => OnRefusal::Skip,
             },
             per_minute_max: table.max_per_minute,
         };

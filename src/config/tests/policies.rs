@@ -29,6 +29,7 @@ fn a_dead_letter_table_says_what_becomes_of_what_fails() {
         header_style: HeaderStyle::Moontide,
         create_topic: false,
         too_large: TooLarge::Block,
+        refused: OnRefusal::Block,
         per_minute_max: 600,
     };
     let breaker = Breaker {
@@ -45,7 +46,7 @@ fn a_dead_letter_table_says_what_becomes_of_what_fails() {
         assert_eq!(found.dead_letter, Some(expected.clone()), "{more}");
         assert_eq!(found.breaker, Some(breaker), "{more}");
     }
-    let more = "headerStyle = 'connect', allowAutoTopicCreation = true, tooLarge = 'dropValue', maxPerMinute = 7";
+    let more = "headerStyle = 'connect', allowAutoTopicCreation = true, tooLarge = 'dropValue', refused = 'skip', maxPerMinute = 7";
     assert_eq!(
         listener(&format!("deadLetter = {{ topic = 'd', {more} }}\n")).dead_letter,
         Some(DeadLetter {
@@ -53,6 +54,7 @@ fn a_dead_letter_table_says_what_becomes_of_what_fails() {
             header_style: HeaderStyle::Connect,
             create_topic: true,
             too_large: TooLarge::DropValue,
+            refused: OnRefusal::Skip,
             per_minute_max: 7,
         })
     );

@@ -6,7 +6,7 @@ use regex::Regex;
 
 use crate::config::{
     Breaker, Daemon, DeadLetter, Handler, HeaderStyle, Limits, Log, LogFormat, Lua, NullKeys,
-    OnError, Ordering, Retry, Rotation, Run, TooLarge, Topic,
+    OnError, OnRefusal, Ordering, Retry, Rotation, Run, TooLarge, Topic,
 };
 use crate::kafka::property::Value;
 use crate::rules::config_changes::*;
@@ -231,6 +231,7 @@ fn every_policy_of_a_listener_is_live() {
                 header_style: HeaderStyle::Moontide,
                 create_topic: false,
                 too_large: TooLarge::Block,
+                refused: OnRefusal::Block,
                 per_minute_max: 600,
             });
         },
