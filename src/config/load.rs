@@ -12,7 +12,7 @@ use super::error::Report;
 use super::file::File;
 use super::scene::Scene;
 use super::tree;
-use super::{Config, Errors, agree, consumers, interpolate, listeners, process, shape};
+use super::{Config, Errors, agree, consumers, interpolate, listeners, made, process, shape};
 use crate::config::Sources;
 
 /// Reads and checks a configuration.
@@ -75,7 +75,9 @@ fn resolve(
 ) -> Config {
     let consumers = consumers::resolve(file, &listeners::used_consumers(file), scene);
     let listeners = listeners::resolve(file, sources, scene);
-    agree::check(&listeners, scene);
+    let made = made::of(listeners.iter().map(|(_, listener)| listener), &consumers);
+    agree::check(&listeners, &made, scene);
+    made::check_rounds(&listeners, &consumers, &made, scene);
     let lua = process::lua(file, scene);
     let log = process::log(file, scene, environment);
     let daemon = process::daemon(file, scene, environment);

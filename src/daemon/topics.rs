@@ -14,7 +14,7 @@ use crate::config::{Config, Consumer};
 use crate::kafka::admin::{Admin, Created, NewSettings};
 use crate::kafka::property::Value;
 use crate::log::log;
-use crate::outgoing::required_topics::{self, Needed};
+use crate::outgoing::required_topics::{self, Create, Needed};
 use crate::threads::mailbox::Mailbox;
 use crate::threads::supervisor;
 use crate::threads::supervisor::{Ending, Endings};
@@ -252,7 +252,7 @@ fn ask_of(
             }
         }
         let partitions = topics.partitions(&one.source);
-        if !one.create {
+        if one.create != Create::Yes {
             found.missing.push(one.missing(brokers, partitions, None));
             continue;
         }

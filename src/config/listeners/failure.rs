@@ -9,7 +9,7 @@ use super::super::{
     Breaker, DEFAULT_CONSUMER, DeadLetter, HeaderStyle, OnError, OnRefusal, Retry, TooLarge, Topic,
 };
 use super::One;
-use crate::topic_name;
+use crate::topic_name::{self, Made};
 
 /// Runs with `onError` "deadLetter", where the file doesn't say.
 const DEAD_LETTER_ATTEMPTS: u32 = 5;
@@ -177,11 +177,17 @@ impl One<'_, '_, '_> {
                 .map(|delay| topic_name::retry_topic(topic, group, delay.duration()))
                 .collect();
             let is_own = |name: &&String| {
-                topics.iter().any(
-                    |topic| matches!(topic, Topic::Literal(own) if own.as_str() == name.as_str()),
-                )
+                topics.iter().any(|topic| match topic {
+                    Topic::Literal(own) => own == *name,
+                    Topic::Pattern(pattern) => Made::default().is_taken(pattern, name),
+                })
             };
-            let message = if let Some(bad) = names.iter().find(|name| !names::is_topic(name)) {
+            let message = if topic_name::is_retry_topic(topic) {
+                format!(
+                    "`retry.topics` makes retry topics of `{topic}`, which is a retry topic itself; remove it from the \
+                     listener's topics, or remove `retry.topics`"
+                )
+            } else if let Some(bad) = names.iter().find(|name| !names::is_topic(name)) {
                 format!("`retry.topics` makes `{bad}`, no name of a topic: {TOPIC_FORM}")
             } else if let Some(own) = names.iter().find(is_own) {
                 format!(
@@ -256,12 +262,11 @@ impl One<'_, '_, '_> {
                 );
                 return;
             }
-            let own = |other: &&Topic| match (topic, other) {
-                (_, Topic::Literal(other)) => *other == name,
-                (Topic::Literal(_), Topic::Pattern(pattern)) => pattern.is_match(&name),
-                (Topic::Pattern(_), Topic::Pattern(pattern)) => {
-                    takes(pattern.as_str(), written) || pattern.is_match(&name)
-                }
+            let mut made = Made::default();
+            made.add(written, group, &self.name);
+            let own = |other: &&Topic| match other {
+                Topic::Literal(other) => *other == name,
+                Topic::Pattern(pattern) => made.is_taken(pattern, &name),
             };
             match topics.iter().find(own) {
                 Some(Topic::Literal(other)) => self.error(
@@ -271,23 +276,10 @@ impl One<'_, '_, '_> {
                          back to it; name another topic"
                     ),
                 ),
-                // Each would be consumed, and need one of its own.
-                Some(Topic::Pattern(pattern))
-                    if dead_letter.create_topic && written.contains("{topic}") =>
-                {
-                    self.error(
-                        &key,
-                        format!(
-                            "`deadLetter.topic` is `{written}`, which the pattern `{pattern}` matches too, so that with \
-                             `deadLetter.allowAutoTopicCreation` topics would be made without end; name another topic, \
-                             as `dead.{{topic}}`, or make the pattern narrower"
-                        ),
-                    );
-                }
                 Some(Topic::Pattern(pattern)) => {
                     let listener = &self.name;
                     self.scene.report.warning(format!(
-                        "listener `{listener}`: its pattern `{pattern}` matches its dead-letter topic `{written}` too, so \
+                        "listener `{listener}`: its pattern `{pattern}` names its dead-letter topic `{written}` too, so \
                          that a dead letter would come back to it; make the pattern narrower, or name another topic"
                     ));
                 }
@@ -348,28 +340,5 @@ fn a_name(topic: &Topic) -> &str {
     match topic {
         Topic::Literal(name) => name,
         Topic::Pattern(_) => "topic",
-    }
-}
-
-/// Whether a pattern takes what it takes with something behind it too, as far as that is told at a glance.
-fn takes(pattern: &str, written: &str) -> bool {
-    let open = !pattern.ends_with('$') || pattern.ends_with(".*$") || pattern.ends_with(".+$");
-    open && written.starts_with("{topic}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pattern_without_an_end_takes_its_own_dead_letters() {
-        for (pattern, written, expected) in [
-            ("^orders", "{topic}.dead", true),
-            ("^orders\\..*$", "{topic}.dead", true),
-            ("^orders\\.[a-z]+$", "{topic}.dead", false),
-            ("^orders", "dead.{topic}", false),
-        ] {
-            assert_eq!(takes(pattern, written), expected, "{pattern} {written}");
-        }
     }
 }
