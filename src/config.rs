@@ -13,6 +13,7 @@ mod kafkajs;
 pub(crate) mod level;
 mod listeners;
 mod load;
+mod made;
 mod names;
 mod passthrough;
 mod process;
@@ -35,6 +36,7 @@ use std::time::Duration;
 use regex::Regex;
 
 use crate::kafka::property::Value;
+use crate::topic_name;
 
 pub(crate) use error::{Errors, words};
 pub(crate) use load::Written;
@@ -135,6 +137,7 @@ pub(crate) struct DeadLetter {
     /// `allowAutoTopicCreation`: a topic that is missing is created.
     pub(crate) create_topic: bool,
     pub(crate) too_large: TooLarge,
+    pub(crate) refused: OnRefusal,
     /// `maxPerMinute`: more of them open the breaker.
     pub(crate) per_minute_max: u32,
 }
@@ -142,24 +145,7 @@ pub(crate) struct DeadLetter {
 impl DeadLetter {
     /// The topic of a message's dead letter.
     pub(crate) fn topic_of(&self, topic: &str, group: &str, listener: &str) -> String {
-        let own = [
-            ("{topic}", topic),
-            ("{group}", group),
-            ("{listener}", listener),
-        ];
-        let mut name = String::new();
-        let mut rest = self.topic.as_str();
-        // In one pass, so that braces in a name stay.
-        while let Some(at) = rest.find('{') {
-            name.push_str(&rest[..at]);
-            rest = &rest[at..];
-            let placeholder = own.iter().find(|(key, _)| rest.starts_with(key));
-            let (taken, value) = placeholder.map_or((1, "{"), |(key, value)| (key.len(), *value));
-            name.push_str(value);
-            rest = &rest[taken..];
-        }
-        name.push_str(rest);
-        name
+        topic_name::dead_letter_topic(&self.topic, topic, group, listener)
     }
 }
 
@@ -177,6 +163,14 @@ pub(crate) enum TooLarge {
     Block,
     /// It is sent without its value, and a header says so.
     DropValue,
+    Skip,
+}
+
+/// The policy for a dead letter that the topic never takes, whatever its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnRefusal {
+    /// The message stays and blocks its lane.
+    Block,
     Skip,
 }
 

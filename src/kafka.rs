@@ -15,12 +15,14 @@ mod outgoing;
 pub(crate) mod producer;
 pub(crate) mod property;
 mod queries;
+mod refusal;
 
 pub(crate) use callbacks::{Event, Rebalance};
 pub(crate) use client::{Client, Closing, Committed};
 pub(crate) use error::{Class, Error};
 pub(crate) use list::TopicPartition;
 pub(crate) use message::Message;
+pub(crate) use refusal::Refusal;
 
 /// Version of librdkafka and what it was built with, for the first line of the log.
 pub(crate) fn version() -> String {

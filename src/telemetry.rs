@@ -5,4 +5,5 @@ pub(crate) mod http;
 pub(crate) mod logging;
 pub(crate) mod metrics;
 pub(crate) mod ready;
+pub(crate) mod shell;
 pub(crate) mod status;

@@ -4,7 +4,7 @@
 //! delivered before it starts. Nothing leaves this machine: no client is ever made of the config's own brokers.
 
 pub(crate) mod address;
-pub(crate) mod adjust;
+mod adjust;
 mod samples;
 mod welcome;
 

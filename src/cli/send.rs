@@ -11,11 +11,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::dev::address;
-use super::dev::adjust::takes;
 use super::{Exit, locate, terminal};
 use crate::config::Config;
 use crate::kafka::producer::{Outgoing, Producer};
 use crate::kafka::property::Value;
+use crate::rules::route::takes;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -124,10 +124,11 @@ fn nobody_there(config: &Path) -> String {
 
 /// The properties of the consumer that takes the topic, else of the first one.
 fn properties_for<'a>(config: &'a Config, topic: &str) -> &'a BTreeMap<String, Value> {
+    let made = config.made_topics();
     let listener = config
         .listeners
         .iter()
-        .find(|listener| takes(listener, topic));
+        .find(|listener| takes(&made, listener, topic));
     let consumer = listener.and_then(|listener| {
         config
             .consumers

@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use super::Exit;
+pub(crate) use crate::telemetry::shell::quote;
 
 pub(crate) fn say(line: impl Display) {
     writeln!(io::stdout().lock(), "{line}").ok();
@@ -74,27 +75,5 @@ pub(crate) fn program() -> String {
         quote(&name)
     } else {
         "moontide".to_owned()
-    }
-}
-
-/// An argument as a shell reads it back.
-pub(crate) fn quote(argument: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
-    if !argument.is_empty() && argument.chars().all(plain) {
-        argument.to_owned()
-    } else {
-        format!("'{}'", argument.replace('\'', r"'\''"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_shell_reads_back_what_was_quoted() {
-        assert_eq!(quote("examples/a-b.toml"), "examples/a-b.toml");
-        assert_eq!(quote(""), "''");
-        assert_eq!(quote(r#"{"it's": 1}"#), r#"'{"it'\''s": 1}'"#);
     }
 }

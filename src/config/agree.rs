@@ -5,13 +5,14 @@
 
 use super::tree::Step;
 use super::{Listener, Scene, Topic};
+use crate::topic_name::Made;
 
 /// Reports every pair of listeners that share a topic and cannot.
-pub(super) fn check(listeners: &[(usize, Listener)], scene: &mut Scene<'_, '_>) {
+pub(super) fn check(listeners: &[(usize, Listener)], made: &Made, scene: &mut Scene<'_, '_>) {
     for (place, (index, later)) in listeners.iter().enumerate() {
         for (_, earlier) in &listeners[..place] {
             if earlier.consumer == later.consumer
-                && let Some(topic) = common_topic(earlier, later)
+                && let Some(topic) = common_topic(earlier, later, made)
             {
                 pair(*index, earlier, later, &topic, scene);
             }
@@ -19,7 +20,7 @@ pub(super) fn check(listeners: &[(usize, Listener)], scene: &mut Scene<'_, '_>) 
     }
 }
 
-fn common_topic(one: &Listener, other: &Listener) -> Option<String> {
+fn common_topic(one: &Listener, other: &Listener, made: &Made) -> Option<String> {
     let pairs = one
         .topics
         .iter()
@@ -28,7 +29,7 @@ fn common_topic(one: &Listener, other: &Listener) -> Option<String> {
         (Topic::Literal(a), Topic::Literal(b)) => (a == b).then(|| a.clone()),
         (Topic::Literal(name), Topic::Pattern(pattern))
         | (Topic::Pattern(pattern), Topic::Literal(name)) => {
-            pattern.is_match(name).then(|| name.clone())
+            made.is_taken(pattern, name).then(|| name.clone())
         }
         (Topic::Pattern(a), Topic::Pattern(b)) => {
             (a.as_str() == b.as_str()).then(|| a.as_str().to_owned())

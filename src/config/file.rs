@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(super) use failure::{
-    Breaker, BreakerTable, DeadLetter, HeaderStyle, OnError, Retry, TooLarge,
+    Breaker, BreakerTable, DeadLetter, HeaderStyle, OnError, OnRefusal, Retry, TooLarge,
 };
 pub(super) use kafka::{
     Assigner, Client, Consumer, GroupProtocol, LogLevel, Mechanism, OneOrMany, Property, Sasl, Ssl,

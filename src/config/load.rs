@@ -13,7 +13,7 @@ use super::error::Report;
 use super::file::File;
 use super::scene::Scene;
 use super::tree::{self, Tree};
-use super::{Config, Errors, agree, consumers, interpolate, listeners, process, shape};
+use super::{Config, Errors, agree, consumers, interpolate, listeners, made, process, shape};
 use crate::config::Sources;
 
 /// A configuration as it is written, parsed once.
@@ -148,7 +148,9 @@ fn resolve(
 ) -> Config {
     let consumers = consumers::resolve(file, &listeners::used_consumers(file), scene);
     let listeners = listeners::resolve(file, sources, scene);
-    agree::check(&listeners, scene);
+    let made = made::of(listeners.iter().map(|(_, listener)| listener), &consumers);
+    agree::check(&listeners, &made, scene);
+    made::check_rounds(&listeners, &consumers, &made, scene);
     let lua = process::lua(file, scene);
     let log = process::log(file, scene, environment);
     let daemon = process::daemon(file, scene, environment);

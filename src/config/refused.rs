@@ -169,7 +169,9 @@ fn listener(key: &str) -> Option<&'static str> {
         "order" | "orderBy" => Some("write `ordering` = \"partition\", \"key\" or \"none\""),
         "circuitBreaker" => Some("write `breaker`"),
         "timeout" => Some("write it as `limits.timeout`"),
-        "headerStyle" | "tooLarge" | "maxPerMinute" => Some("write it under `deadLetter`"),
+        "headerStyle" | "tooLarge" | "refused" | "maxPerMinute" => {
+            Some("write it under `deadLetter`")
+        }
         "eachBatch" => Some("this version has no batch handlers yet"),
         "fromBeginning" => Some("write it as `subscription.fromBeginning`"),
         "autoCommit" => Some("write it as `runConfig.autoCommit`"),

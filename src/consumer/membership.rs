@@ -294,11 +294,11 @@ impl Consumer {
     }
 }
 
-/// `orders-0, orders-1`, for the log.
+/// `orders[0], orders[1]`, for the log.
 pub(super) fn names(partitions: &[TopicPartition]) -> String {
     let mut names: Vec<_> = partitions
         .iter()
-        .map(|one| format!("{}-{}", one.topic, one.partition))
+        .map(|one| format!("{}[{}]", one.topic, one.partition))
         .collect();
     names.sort();
     names.join(", ")

@@ -78,7 +78,7 @@ impl Trouble {
     pub(super) fn keep(&mut self, error: &Error, place: Option<(&str, i32)>) {
         self.count += 1;
         let text = match place {
-            Some((topic, partition)) => format!("{topic}-{partition}: {error}"),
+            Some((topic, partition)) => format!("{topic}[{partition}]: {error}"),
             None => error.to_string(),
         };
         // That all brokers are down only sums up: why is what went before.

@@ -64,12 +64,11 @@ impl Topics {
     }
 
     fn found(&mut self, existing: Vec<(String, usize)>) {
-        let wanted = &self.wanted.patterns;
         let is_first = self.known.is_none();
         let known = self.known.get_or_insert_default();
         for (name, _) in &existing {
             // No pattern waits for it: it is not new to one that a reload brings.
-            if is_first || !wanted.iter().any(|pattern| pattern.is_match(name)) {
+            if is_first || !self.wanted.waits_for(name) {
                 known.insert(name.clone());
             }
         }

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use crate::assignment::ToTopics;
 use crate::config::{Config, Consumer};
 use crate::failpoint::failpoint;
-use crate::kafka::admin::{Admin, Created};
+use crate::kafka::admin::{Admin, Created, NewSettings};
 use crate::kafka::property::Value;
 use crate::log::log;
-use crate::outgoing::required_topics::{self, Needed};
+use crate::outgoing::required_topics::{self, Create, Needed};
 use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
 use crate::threads::supervisor::{Ending, Endings, Handle, Kind, Supervisor};
@@ -27,7 +27,6 @@ const AGAIN: Duration = Duration::from_secs(3);
 const TURN: Duration = Duration::from_secs(5);
 /// How long one turn may take: as some questions.
 const TURN_MAX: Duration = Duration::from_secs(30);
-const NOT_ASKED: &str = "not asked, as something else is to be done";
 
 pub(super) struct Topics {
     mailbox: Arc<Mailbox<ToTopics>>,
@@ -39,8 +38,8 @@ pub(super) struct Topics {
 pub(super) struct Found {
     /// A sentence each.
     pub(super) missing: Vec<String>,
-    /// The brokers did not say, and why.
-    pub(super) open: Vec<(Needed, String)>,
+    /// The brokers did not say, and why; without a reason they were not asked, as something else was to be done first.
+    pub(super) open: Vec<(Needed, Option<String>)>,
 }
 
 impl Topics {
@@ -97,7 +96,9 @@ pub(super) fn ask_for_new(old: &Config, new: &Config) -> Found {
     let needed = needed.into_iter().filter(is_new).collect();
     let found = ask(new, needed, &|| false);
     for (needed, error) in &found.open {
-        say_open(needed, error);
+        if let Some(error) = error {
+            say_open(needed, error);
+        }
     }
     found
 }
@@ -182,13 +183,13 @@ impl Checker {
             for (open, error) in found.open {
                 let index = needed.iter().position(|one| *one == open);
                 let is_told = index.is_some_and(|index| told[index]);
-                if !is_told {
-                    say_open(&open, &error);
+                if let Some(error) = error.as_ref().filter(|_| !is_told) {
+                    say_open(&open, error);
                 }
                 self.open.push(Open {
                     needed: open,
                     since_start,
-                    is_told: true,
+                    is_told: is_told || error.is_some(),
                 });
             }
         }
@@ -220,16 +221,15 @@ fn ask(config: &Config, needed: Vec<Needed>, is_over: &dyn Fn() -> bool) -> Foun
         let Some(consumer) = config.consumers.iter().find(|one| one.name == name) else {
             continue;
         };
-        let asked = if is_over() {
-            Err(anyhow::anyhow!(NOT_ASKED))
-        } else {
-            ask_of(consumer, &needed, &mut found, is_over)
-        };
-        if let Err(error) = asked {
+        if is_over() {
+            found.open.extend(needed.into_iter().map(|one| (one, None)));
+            continue;
+        }
+        if let Err(error) = ask_of(consumer, &needed, &mut found, is_over) {
             let error = format!("{error:#}");
             found
                 .open
-                .extend(needed.into_iter().map(|one| (one, error.clone())));
+                .extend(needed.into_iter().map(|one| (one, Some(error.clone()))));
         }
     }
     found
@@ -250,23 +250,27 @@ fn ask_of(
             continue;
         }
         if is_over() {
-            found.open.push((one.clone(), NOT_ASKED.to_owned()));
+            found.open.push((one.clone(), None));
             continue;
         }
         match admin.is_missing(&one.topic) {
             Ok(true) => {}
             Ok(false) => continue,
             Err(error) => {
-                found.open.push((one.clone(), format!("{error:#}")));
+                found.open.push((one.clone(), Some(format!("{error:#}"))));
                 continue;
             }
         }
         let partitions = topics.partitions(&one.source);
-        if !one.create {
+        if one.create != Create::Yes {
             found.missing.push(one.missing(brokers, partitions, None));
             continue;
         }
-        match admin.create(&topics, &one.topic, partitions, one.purpose.settings()) {
+        let settings = NewSettings {
+            needed: one.purpose.settings(),
+            wanted: required_topics::ANY_TIMESTAMP,
+        };
+        match admin.create(&topics, &one.topic, partitions, settings) {
             Ok(Created::Now) => log!(info, topics,
                 consumer = consumer.name,
                 listener = one.listener,
@@ -281,7 +285,7 @@ fn ask_of(
                     .missing
                     .push(one.missing(brokers, partitions, Some(&why)));
             }
-            Err(error) => found.open.push((one.clone(), format!("{error:#}"))),
+            Err(error) => found.open.push((one.clone(), Some(format!("{error:#}")))),
         }
     }
     Ok(())

@@ -24,6 +24,14 @@ pub(crate) struct Admin {
     deadline: Duration,
 }
 
+/// What a new topic has, beside the brokers' own defaults.
+#[derive(Clone, Copy)]
+pub(crate) struct NewSettings<'a> {
+    pub(crate) needed: &'a [(&'a str, &'a str)],
+    /// Left out where the brokers do not know them.
+    pub(crate) wanted: &'a [(&'a str, &'a str)],
+}
+
 /// The topics of a cluster.
 pub(crate) struct Topics {
     /// With the number of their partitions.
@@ -89,20 +97,24 @@ impl Admin {
         topics: &Topics,
         topic: &str,
         partitions: Option<usize>,
-        settings: &[(&str, &str)],
+        settings: NewSettings<'_>,
     ) -> Result<Created> {
         let partitions = partitions.map_or(DEFAULT, |count| count as i32);
-        let created = self.create_with(topic, partitions, DEFAULT, settings)?;
-        if !matches!(created, Created::Refused(_)) {
-            return Ok(created);
-        }
-        // Older brokers want to be told everything.
         let replication = topics.brokers.clamp(1, REPLICATION) as i32;
-        let again = self.create_with(topic, partitions.max(1), replication, settings)?;
-        Ok(match again {
-            Created::Refused(_) => created,
-            again => again,
-        })
+        let (needed, all) = (settings.needed, [settings.needed, settings.wanted].concat());
+        let mut first = None;
+        for (partitions, replication, settings) in [
+            (partitions, DEFAULT, all.as_slice()),
+            (partitions, DEFAULT, needed),
+            // Before 2.4 brokers want to be told everything.
+            (partitions.max(1), replication, needed),
+        ] {
+            match self.create_with(topic, partitions, replication, settings)? {
+                Created::Refused(why) => drop(first.get_or_insert(why)),
+                created => return Ok(created),
+            }
+        }
+        Ok(Created::Refused(first.unwrap_or_default()))
     }
 
     fn create_with(

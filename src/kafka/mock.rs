@@ -15,6 +15,8 @@ use anyhow::{Context as _, Result, bail};
 use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::types::RDKafkaType;
+#[cfg(test)]
+pub(crate) use rdkafka_sys::RDKafkaErrorCode as Code;
 
 /// Of keys, values and headers: what a partition keeps for sure, with the overhead of records left out of 5 MiB.
 pub(crate) const PARTITION_BYTES_MAX: usize = 4 << 20;
@@ -81,6 +83,15 @@ impl Broker {
             })?;
         topics.insert(topic.to_owned());
         Ok(())
+    }
+
+    /// Answers the next requests to produce with these codes, one each.
+    #[cfg(test)]
+    pub(crate) fn refuse(&self, codes: &[Code]) {
+        let native = |code: &Code| (*code as i32).try_into().unwrap();
+        let codes: Vec<_> = codes.iter().map(native).collect();
+        let cluster = self.client.mock_cluster().unwrap();
+        cluster.request_errors(rdkafka_sys::RDKafkaApiKey::Produce, &codes);
     }
 }
 

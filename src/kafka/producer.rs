@@ -25,7 +25,9 @@ use rdkafka::producer::{
 use rdkafka::util::IntoOpaque as _;
 
 use crate::failpoint::failpoint;
+use crate::kafka::outgoing;
 use crate::kafka::property::Value;
+use crate::kafka::refusal::Refusal;
 use crate::log::log;
 pub(crate) use crate::message::Outgoing;
 use crate::threads::supervisor::{Handle, Kind, Supervisor};
@@ -238,7 +240,8 @@ impl Producer {
         if let Err(error) = unsafe { record.enqueue(rk, opaque) } {
             // SAFETY: made by `into_ptr` above, and no delivery report has it where it was refused.
             let waiting = unsafe { Box::<Waiting>::from_ptr(opaque) };
-            waiting.answer(Err((&KafkaError::MessageProduction(error), &self.brokers)));
+            let error = KafkaError::MessageProduction(error);
+            waiting.answer(Err(self.brokers.failure(&record.topic, &error, None)));
         }
     }
 
@@ -296,17 +299,9 @@ pub(super) fn connection(
 }
 
 impl Failure {
-    /// More bytes than the topic takes, or than the client sends at all.
-    pub(crate) fn is_too_large(&self) -> bool {
-        matches!(
-            self.code,
-            Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge)
-        )
-    }
-
-    /// The topic is there and has no such partition.
-    pub(crate) fn is_no_partition(&self) -> bool {
-        self.code == Some(Code::UnknownPartition)
+    /// What it calls for.
+    pub(crate) fn refusal(&self) -> Refusal {
+        self.code.map_or(Refusal::Transient, Refusal::of)
     }
 }
 
@@ -318,11 +313,10 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn answer(self, answer: Result<Acknowledged, (&KafkaError, &Brokers)>) {
-        let Self { topic, then } = self;
-        let then = then.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some(then) = then {
-            then(answer.map_err(|(error, brokers)| brokers.failure(&topic, error)));
+    fn answer(self, answer: Result<Acknowledged, Failure>) {
+        let then = self.then.into_inner();
+        if let Some(then) = then.unwrap_or_else(PoisonError::into_inner) {
+            then(answer);
         }
     }
 }
@@ -336,7 +330,8 @@ struct Brokers {
 }
 
 impl Brokers {
-    fn failure(&self, topic: &str, error: &KafkaError) -> Failure {
+    /// `why`: the broker's own words about the record.
+    fn failure(&self, topic: &str, error: &KafkaError, why: Option<&str>) -> Failure {
         let code = error.rdkafka_error_code();
         let text = match code {
             Some(Code::MessageTimedOut) => self.unreachable(error),
@@ -344,9 +339,10 @@ impl Brokers {
             Some(code) => code.to_string(),
             None => error.to_string(),
         };
+        let why = why.map_or(String::new(), |why| format!(": {why}"));
         Failure {
             code,
-            sentence: format!("topic `{topic}`: {text}"),
+            sentence: format!("topic `{topic}`: {text}{why}"),
         }
     }
 
@@ -397,7 +393,11 @@ impl ProducerContext<NoCustomPartitioner> for Reports {
                     offset: message.offset(),
                 }));
             }
-            Err((error, _)) => waiting.answer(Err((error, &self.0))),
+            Err((error, message)) => {
+                let why = outgoing::refused_because(message);
+                let failure = self.0.failure(&waiting.topic, error, why.as_deref());
+                waiting.answer(Err(failure));
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::failpoint::failpoint;
+use crate::kafka::Refusal;
 use crate::kafka::producer::{self, Acknowledged, Failure, Outgoing, Producer};
 use crate::kafka::property::Value;
 use crate::threads::supervisor::{Handle, Kind, Supervisor};
@@ -36,6 +37,9 @@ const PROPERTIES: [(&str, &str); 4] = [
 pub(crate) enum Refused {
     /// More bytes than the topic takes, also when it is sent alone.
     TooLarge(String),
+    /// The topic never takes this record, whatever else is in its request.
+    ForGood(String),
+    /// It may be taken later.
     Other(String),
 }
 
@@ -55,7 +59,7 @@ pub(crate) struct Outbox {
 struct Producers {
     is_closed: bool,
     together: Option<Arc<Producer>>,
-    /// One record a request: a broker refuses a whole batch as too large, also for the small ones in it.
+    /// One record a request: a broker refuses a whole request for one record in it.
     alone: Option<Arc<Producer>>,
     /// Producers that ended for good are dropped on a thread: that waits, and whoever sends must not.
     buried: Vec<Handle>,
@@ -106,16 +110,14 @@ impl Outbox {
     }
 
     fn failed(self: &Arc<Self>, way: Way, record: Arc<Outgoing>, failure: &Failure, then: Then) {
-        if failure.is_no_partition() && record.partition.is_some() {
-            let mut record = Arc::unwrap_or_clone(record);
-            record.partition = None;
-            self.send_by(way, record, then);
-        } else if failure.is_too_large() && way == Way::Together {
-            self.send_by(Way::Alone, Arc::unwrap_or_clone(record), then);
-        } else if failure.is_too_large() {
-            then(Err(Refused::TooLarge(failure.sentence.clone())));
-        } else {
-            then(Err(Refused::Other(failure.sentence.clone())));
+        let sentence = failure.sentence.clone();
+        match next(way, &record, failure.refusal()) {
+            Next::Tell(refused) => then(Err(refused(sentence))),
+            Next::Again(way, change) => {
+                let mut record = Arc::unwrap_or_clone(record);
+                change(&mut record);
+                self.send_by(way, record, then);
+            }
         }
     }
 
@@ -180,12 +182,37 @@ impl Outbox {
     }
 }
 
+/// What follows from a refusal.
+enum Next {
+    /// The record is sent again, changed so.
+    Again(Way, fn(&mut Outgoing)),
+    Tell(fn(String) -> Refused),
+}
+
+/// A cure is taken only for what is known of this record: from the answer to a request of its own.
+fn next(way: Way, record: &Outgoing, refusal: Refusal) -> Next {
+    match (refusal, way) {
+        (Refusal::NoPartition, _) if record.partition.is_some() => {
+            Next::Again(way, |record| record.partition = None)
+        }
+        (Refusal::Transient | Refusal::NoPartition, _) => Next::Tell(Refused::Other),
+        (_, Way::Together) => Next::Again(Way::Alone, |_| {}),
+        (Refusal::Timestamp, Way::Alone) if record.timestamp_ms.is_some() => {
+            Next::Again(way, |record| record.timestamp_ms = None)
+        }
+        // With the present time already: two clocks differ, until somebody sets one.
+        (Refusal::Timestamp | Refusal::Neighbour, Way::Alone) => Next::Tell(Refused::Other),
+        (Refusal::TooLarge, Way::Alone) => Next::Tell(Refused::TooLarge),
+        (Refusal::ForGood, Way::Alone) => Next::Tell(Refused::ForGood),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::kafka::mock::Broker;
+    use crate::kafka::mock::{Broker, Code};
 
     fn outbox(brokers: &str, more: &[(&str, &str)]) -> Arc<Outbox> {
         outbox_of(brokers, more, &Supervisor::without_daemon())
@@ -252,6 +279,46 @@ mod tests {
             other => panic!("{other:?}"),
         }
         answer(&outbox, letter(0, "k")).unwrap();
+    }
+
+    /// What became of a record with a timestamp of its own after each request was answered with the next of `codes`.
+    #[track_caller]
+    fn answer_after(codes: &[Code]) -> Result<Acknowledged, Refused> {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("dead", 1).unwrap();
+        let outbox = outbox(broker.address(), &[]);
+        answer(&outbox, letter(0, "k")).unwrap();
+        broker.refuse(codes);
+        let record = Outgoing {
+            timestamp_ms: Some(4_000_000_000_000),
+            ..letter(0, "k")
+        };
+        answer(&outbox, record)
+    }
+
+    #[test]
+    fn whatever_is_refused_beside_others_is_sent_again_alone() {
+        for code in [
+            Code::InvalidRecord,
+            Code::InvalidTimestamp,
+            Code::InvalidMessage,
+            Code::MessageSizeTooLarge,
+            Code::PolicyViolation,
+        ] {
+            assert!(answer_after(&[code]).is_ok(), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_alone_is_cured_by_the_present_time_or_refused_for_good() {
+        let timestamp = Code::InvalidTimestamp;
+        assert!(answer_after(&[timestamp; 2]).is_ok());
+        let refused = answer_after(&[timestamp; 3]);
+        assert!(matches!(refused, Err(Refused::Other(_))), "{refused:?}");
+        let refused = answer_after(&[Code::InvalidRecord; 2]);
+        assert!(matches!(refused, Err(Refused::ForGood(_))), "{refused:?}");
+        let refused = answer_after(&[Code::TopicAuthorizationFailed]);
+        assert!(matches!(refused, Err(Refused::Other(_))), "{refused:?}");
     }
 
     #[test]

@@ -17,8 +17,17 @@ pub(crate) struct Needed {
     pub(crate) consumer: String,
     pub(crate) listener: String,
     pub(crate) purpose: Purpose,
-    /// `allowAutoTopicCreation`
-    pub(crate) create: bool,
+    pub(crate) create: Create,
+}
+
+/// Whether Moontide may make a topic that is missing, by rising rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Create {
+    /// A pattern took the source, which is made itself: topics would be made of topics without end.
+    Never,
+    /// `allowAutoTopicCreation` is false.
+    No,
+    Yes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +35,13 @@ pub(crate) enum Purpose {
     DeadLetters,
     Retries,
 }
+
+/// Settings of every topic that Moontide creates, where the brokers know them: it takes any timestamp. Kafka 4 refuses
+/// those more than an hour ahead, and a dead letter has the timestamp of its message.
+pub(crate) const ANY_TIMESTAMP: &[(&str, &str)] = &[
+    ("message.timestamp.after.max.ms", "9223372036854775807"),
+    ("message.timestamp.before.max.ms", "9223372036854775807"),
+];
 
 impl Purpose {
     /// A topic's own settings. Dead letters keep the timestamps of their messages: one of an old message would be gone
@@ -61,7 +77,7 @@ pub(crate) fn by_literals(config: &Config) -> Vec<Needed> {
         for listener in of(config, consumer) {
             for topic in &listener.topics {
                 if let Topic::Literal(source) = topic {
-                    add(&mut needed, consumer, listener, source);
+                    add(&mut needed, consumer, listener, source, false);
                 }
             }
         }
@@ -72,13 +88,14 @@ pub(crate) fn by_literals(config: &Config) -> Vec<Needed> {
 /// What topics that a pattern of that consumer's matches need.
 pub(crate) fn by_matches(config: &Config, consumer: &str, sources: &[&str]) -> Vec<Needed> {
     let mut needed = Vec::new();
+    let made = config.made_topics();
     let consumers = config.consumers.iter();
     for consumer in consumers.filter(|one| one.name == consumer) {
         for listener in of(config, consumer) {
             for source in sources {
                 let is_retry = topic_name::retry_source(source, &consumer.group_id).is_some();
-                if !is_retry && route::matches_pattern(listener, source) {
-                    add(&mut needed, consumer, listener, source);
+                if !is_retry && route::matches_pattern(&made, listener, source) {
+                    add(&mut needed, consumer, listener, source, made.has(source));
                 }
             }
         }
@@ -92,22 +109,37 @@ fn of<'a>(config: &'a Config, consumer: &'a Consumer) -> impl Iterator<Item = &'
 }
 
 /// Each topic once; it is created where one of those who need it allows that.
-fn add(needed: &mut Vec<Needed>, consumer: &Consumer, listener: &Listener, source: &str) {
+fn add(
+    needed: &mut Vec<Needed>,
+    consumer: &Consumer,
+    listener: &Listener,
+    source: &str,
+    is_made: bool,
+) {
+    let create = |allowed: bool| match (is_made, allowed) {
+        (true, _) => Create::Never,
+        (false, true) => Create::Yes,
+        (false, false) => Create::No,
+    };
     let group = &consumer.group_id;
     let letters = listener.dead_letter.iter().map(|policy| {
         let topic = policy.topic_of(source, group, &listener.name);
-        (topic, Purpose::DeadLetters, policy.create_topic)
+        (topic, Purpose::DeadLetters, create(policy.create_topic))
     });
     let retries = listener.retry.topics.iter().map(|delay| {
         let topic = topic_name::retry_topic(source, group, *delay);
-        (topic, Purpose::Retries, listener.retry.create_topics)
+        (
+            topic,
+            Purpose::Retries,
+            create(listener.retry.create_topics),
+        )
     });
     for (topic, purpose, create) in letters.chain(retries) {
         let known = needed
             .iter_mut()
             .find(|one| one.topic == topic && one.consumer == consumer.name);
         if let Some(known) = known {
-            known.create |= create;
+            known.create = known.create.max(create);
             continue;
         }
         needed.push(Needed {
@@ -144,9 +176,14 @@ impl Needed {
         let why = refused.map_or(String::new(), |refused| {
             format!(" and could not be created ({refused})")
         });
-        let or = match refused {
-            Some(_) => String::new(),
-            None => format!(", or set `{}.allowAutoTopicCreation = true`", purpose.key()),
+        let or = match (refused, self.create) {
+            (Some(_), _) | (None, Create::Yes) => String::new(),
+            (None, Create::No) => {
+                format!(", or set `{}.allowAutoTopicCreation = true`", purpose.key())
+            }
+            (None, Create::Never) => {
+                "; Moontide makes no topic of a topic that is made itself".to_owned()
+            }
         };
         format!(
             "listener `{listener}`: its {purpose} `{topic}` does not exist{why}; create it: \

@@ -8,7 +8,7 @@ use regex::Regex;
 
 use crate::config::{Config, Listener, NullKeys, Ordering, Topic};
 use crate::rules::commit_metadata;
-use crate::topic_name;
+use crate::topic_name::{self, Made};
 
 /// What one consumer does with one topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +81,9 @@ impl Plan {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Subscription {
     pub(crate) topics: Vec<Arc<str>>,
-    pub(crate) patterns: Vec<Regex>,
+    patterns: Vec<Regex>,
+    /// What patterns do not take by chance.
+    made: Made,
     /// Of listeners with retry topics, with the delays of these.
     retried: Vec<(Topic, Vec<Duration>)>,
     group: String,
@@ -89,16 +91,18 @@ pub(crate) struct Subscription {
 
 /// `None` when no listener of that consumer wants the topic.
 pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan> {
+    let made = made(config);
     let of = |index: &usize| &config.listeners[*index];
     let all = 0..config.listeners.len();
     let mut listeners = Vec::new();
     if let Some(source) = topic_name::retry_source(topic, group(config, consumer)) {
-        let retries = |one: &Listener| !one.retry.topics.is_empty() && wants(one, consumer, source);
+        let retries =
+            |one: &Listener| !one.retry.topics.is_empty() && wants(&made, one, consumer, source);
         listeners.extend(all.clone().filter(|index| retries(of(index))));
     }
     let is_retry = !listeners.is_empty();
     if !is_retry {
-        listeners.extend(all.filter(|index| wants(of(index), consumer, topic)));
+        listeners.extend(all.filter(|index| wants(&made, of(index), consumer, topic)));
     }
     let first = of(listeners.first()?);
     let names = |auto_commit: bool| -> Vec<Arc<str>> {
@@ -134,6 +138,7 @@ pub(crate) fn subscription(config: &Config, consumer: &str) -> Subscription {
     let group = group(config, consumer);
     let mut subscription = Subscription {
         group: group.to_owned(),
+        made: config.made_topics(),
         ..Subscription::default()
     };
     let add = |topics: &mut Vec<Arc<str>>, name: &str| {
@@ -178,14 +183,21 @@ impl Subscription {
         self.retried.iter().any(|(topic, delays)| match topic {
             Topic::Literal(source) => lacks(source, delays),
             Topic::Pattern(_) => existing.iter().any(|source| {
-                let is_source = topic_name::retry_source(source, &self.group).is_none();
-                is_source && is_match(topic, source) && lacks(source, delays)
+                !self.made.has(source)
+                    && is_match(&self.made, topic, source)
+                    && lacks(source, delays)
             }),
         })
     }
 
+    /// Whether a pattern takes the topic.
+    pub(crate) fn waits_for(&self, topic: &str) -> bool {
+        let mut patterns = self.patterns.iter();
+        patterns.any(|pattern| self.made.is_taken(pattern, topic))
+    }
+
     /// The literal topics and those of `existing` that a pattern matches or in which messages of a retry wait, also of
-    /// delays that are configured no more; sorted. Kafka's internal ones never match.
+    /// delays that are configured no more; sorted. Kafka's internal ones never match, and what Moontide makes only by name.
     pub(crate) fn expand(&self, existing: &[(String, usize)]) -> Vec<Arc<str>> {
         let mut topics = self.topics.clone();
         for (name, _) in existing {
@@ -193,11 +205,9 @@ impl Subscription {
             let is_retry = source.is_some_and(|source| {
                 self.retried
                     .iter()
-                    .any(|(topic, _)| is_match(topic, source))
+                    .any(|(topic, _)| is_match(&self.made, topic, source))
             });
-            let matches = !name.starts_with("__")
-                && self.patterns.iter().any(|pattern| pattern.is_match(name));
-            if (matches || is_retry) && !topics.iter().any(|topic| **topic == **name) {
+            if (self.waits_for(name) || is_retry) && !topics.iter().any(|topic| **topic == **name) {
                 topics.push(name.as_str().into());
             }
         }
@@ -207,19 +217,35 @@ impl Subscription {
 }
 
 /// Whether a topic is the listener's by a pattern, not by its name.
-pub(crate) fn matches_pattern(listener: &Listener, topic: &str) -> bool {
+pub(crate) fn matches_pattern(made: &Made, listener: &Listener, topic: &str) -> bool {
     let is_literal = |wanted: &Topic| matches!(wanted, Topic::Literal(name) if name == topic);
-    !listener.topics.iter().any(is_literal) && wants(listener, &listener.consumer, topic)
+    !listener.topics.iter().any(is_literal) && takes(made, listener, topic)
 }
 
-fn wants(listener: &Listener, consumer: &str, topic: &str) -> bool {
-    listener.consumer == consumer && listener.topics.iter().any(|wanted| is_match(wanted, topic))
+/// Whether a topic is the listener's, by its name or by a pattern.
+pub(crate) fn takes(made: &Made, listener: &Listener, topic: &str) -> bool {
+    let mut topics = listener.topics.iter();
+    topics.any(|wanted| is_match(made, wanted, topic))
 }
 
-fn is_match(wanted: &Topic, topic: &str) -> bool {
+fn wants(made: &Made, listener: &Listener, consumer: &str, topic: &str) -> bool {
+    listener.consumer == consumer && takes(made, listener, topic)
+}
+
+fn is_match(made: &Made, wanted: &Topic, topic: &str) -> bool {
     match wanted {
         Topic::Literal(name) => name == topic,
-        Topic::Pattern(pattern) => !topic.starts_with("__") && pattern.is_match(topic),
+        Topic::Pattern(pattern) => made.is_taken(pattern, topic),
+    }
+}
+
+/// What patterns do not take by chance; without a pattern nobody asks.
+fn made(config: &Config) -> Made {
+    let mut topics = config.listeners.iter().flat_map(|one| &one.topics);
+    if topics.any(|topic| matches!(topic, Topic::Pattern(_))) {
+        config.made_topics()
+    } else {
+        Made::default()
     }
 }
 
@@ -246,6 +272,55 @@ mod tests {
             .map(|name| ((*name).to_owned(), 1))
             .collect();
         assert_eq!(subscription.lacks_retries(&existing), expected);
+    }
+
+    #[test]
+    fn two_groups_with_one_pattern_leave_each_others_topics_alone() {
+        let pattern = || Topic::Pattern(Regex::new("^orders.*").unwrap());
+        let mut existing = vec!["orders".to_owned(), "orders.new".to_owned()];
+        let mut taken = Vec::new();
+        for _ in 0..3 {
+            taken.clear();
+            for group in ["billing", "shipping"] {
+                let Topic::Pattern(regex) = pattern() else {
+                    unreachable!()
+                };
+                let subscription = Subscription {
+                    patterns: vec![regex],
+                    retried: vec![(pattern(), vec![Duration::from_secs(5)])],
+                    group: group.to_owned(),
+                    ..Subscription::default()
+                };
+                let found: Vec<_> = existing.iter().map(|name| (name.clone(), 1)).collect();
+                let topics = subscription.expand(&found);
+                let sources = topics.iter().filter(|one| subscription.waits_for(one));
+                for source in sources {
+                    for made in [
+                        topic_name::retry_topic(source, group, Duration::from_secs(5)),
+                        format!("{source}.dead"),
+                    ] {
+                        if !existing.contains(&made) {
+                            existing.push(made);
+                        }
+                    }
+                }
+                taken.push(topics.iter().map(ToString::to_string).collect::<Vec<_>>());
+            }
+        }
+        existing.sort();
+        let all = [
+            "orders",
+            "orders.billing.retry.5s",
+            "orders.dead",
+            "orders.new",
+            "orders.new.billing.retry.5s",
+            "orders.new.dead",
+            "orders.new.shipping.retry.5s",
+            "orders.shipping.retry.5s",
+        ];
+        assert_eq!(existing, all);
+        assert_eq!(taken[0], [all[0], all[1], all[3], all[4]]);
+        assert_eq!(taken[1], [all[0], all[3], all[6], all[7]]);
     }
 
     #[test]

@@ -97,7 +97,7 @@ fn standstill(
     };
     Some(Reason {
         what: format!(
-            "partition {}-{} of consumer {}",
+            "partition {}[{}] of consumer {}",
             partition.topic, partition.partition, consumer.name
         ),
         since,

@@ -257,7 +257,7 @@ impl Status {
                 more => format!(" and {more} more"),
             };
             parts.push(format!(
-                "blocked: {topic}-{number}@{} in listener `{}`, attempt {}{others}",
+                "blocked: {topic}[{number}]@{} in listener `{}`, attempt {}{others}",
                 first.offset, first.listener, first.attempt
             ));
         }

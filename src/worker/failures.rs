@@ -10,6 +10,7 @@ use crate::log::log;
 use crate::lua::{Failure, FailureKind};
 use crate::message::Record as _;
 use crate::rate_limit::RateLimits;
+use crate::telemetry::shell;
 
 use super::outcomes::Place;
 use super::slot::Stray;
@@ -36,6 +37,19 @@ macro_rules! say {
             $($rest)*
         )
     };
+}
+
+/// Why a dead letter is never taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasting {
+    TooLarge,
+    Refused,
+}
+
+/// The command that gives a message up which blocks its lane.
+fn skip(place: &Place<'_>) -> String {
+    let (topic, partition) = (&place.partition.topic, place.partition.number);
+    shell::skip(topic, partition, place.offset, &place.listener.name)
 }
 
 pub(super) struct Log {
@@ -95,8 +109,19 @@ impl Log {
         );
     }
 
-    pub(super) fn skipped(&mut self, place: &Place<'_>, failure: &Failure, why: &str) {
-        self.last_word(place, failure, &format!("message skipped: {why}"));
+    /// `onError` "skip", after the last attempt.
+    pub(super) fn skipped(&mut self, place: &Place<'_>, failure: &Failure) {
+        let what = "message skipped: its handler failed and `onError` is \"skip\"";
+        self.last_word(place, failure, what);
+    }
+
+    /// `ctx.skip`: nothing has failed.
+    pub(super) fn skipped_by_handler(&mut self, place: &Place<'_>, reason: &str) {
+        let Some(left_out) = self.allow(&place.listener.name) else {
+            return;
+        };
+        let what = "message skipped: its handler asked for that";
+        say!(info, place, left_out, reason, "{what}");
     }
 
     /// It goes to the dead-letter topic.
@@ -156,20 +181,46 @@ impl Log {
         }
     }
 
-    /// The broker takes its dead letter in no size.
-    pub(super) fn too_large(&mut self, place: &Place<'_>, reason: &str, skips: bool) {
+    /// The broker never takes its dead letter.
+    pub(super) fn refused(&mut self, place: &Place<'_>, why: Lasting, reason: &str, skips: bool) {
         let Some(left_out) = self.allow(&place.listener.name) else {
             return;
         };
-        let what = if skips {
-            "message skipped: its dead letter is too large and `deadLetter.tooLarge` is \"skip\""
-        } else {
-            "message blocks its lane: its dead letter is too large; raise `max.message.bytes` of the dead-letter topic, set `deadLetter.tooLarge`, or skip the message"
+        let what = match (why, skips) {
+            (Lasting::TooLarge, true) => {
+                "message skipped: its dead letter is too large and `deadLetter.tooLarge` is \"skip\""
+            }
+            (Lasting::TooLarge, false) => {
+                "message blocks its lane: its dead letter is too large; raise `max.message.bytes` of the dead-letter topic and run `moontide retry`, set `deadLetter.tooLarge`, or run the command in `skip`"
+            }
+            (Lasting::Refused, true) => {
+                "message skipped: its dead letter is refused and `deadLetter.refused` is \"skip\""
+            }
+            (Lasting::Refused, false) => {
+                "message blocks its lane: its dead letter is refused; repair the dead-letter topic and run `moontide retry`, set `deadLetter.refused`, or run the command in `skip`"
+            }
         };
-        say!(error, place, left_out, error = reason, "{what}");
+        let skip = (!skips).then(|| skip(place));
+        say!(error, place, left_out, error = reason, skip, "{what}");
     }
 
-    /// Its dead letter is sent again then.
+    /// The retry topic never takes its record.
+    pub(super) fn waits_here(&mut self, place: &Place<'_>, reason: &str, delay: Duration) {
+        let Some(left_out) = self.allow(&place.listener.name) else {
+            return;
+        };
+        let retry_in_ms = delay.as_millis() as u64;
+        say!(
+            error,
+            place,
+            left_out,
+            error = reason,
+            retry_in_ms,
+            "record for the retry topic refused: the message waits in its lane instead"
+        );
+    }
+
+    /// Its record is sent again then.
     pub(super) fn unsent(&mut self, place: &Place<'_>, reason: &str, tries: u32, next: Duration) {
         if !tries.is_power_of_two() {
             return;
@@ -178,6 +229,7 @@ impl Log {
             return;
         };
         let retry_in_ms = next.as_millis() as u64;
+        let skip = skip(place);
         say!(
             error,
             place,
@@ -185,6 +237,7 @@ impl Log {
             error = reason,
             tries,
             retry_in_ms,
+            skip,
             "record for another topic not sent: the message waits with its lane"
         );
     }

@@ -2,13 +2,14 @@
 //! broker has acknowledged them.**
 //!
 //! Until then it keeps its lane. What can't be sent is sent again with a back-off; a dead letter that is too large loses
-//! its traceback, then its error, and then the listener's policy says what becomes of it.
+//! its traceback, then its error, and then the listener's policy says what becomes of it, as it does of one that the
+//! topic never takes. A retry record that is never taken waits in its lane instead.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::assignment::ToWorker;
-use crate::config::{Listener, TooLarge};
+use crate::config::{Listener, OnRefusal, TooLarge};
 use crate::failpoint::failpoint;
 use crate::kafka::Message;
 use crate::kafka::producer::Outgoing;
@@ -21,6 +22,7 @@ use crate::rules::lanes::Stage;
 use crate::telemetry::metrics::Outcome;
 
 use super::Worker;
+use super::failures::Lasting;
 use super::head::Head;
 use super::ids::RecordId;
 use super::outcomes::named;
@@ -223,50 +225,74 @@ impl Worker {
         let (Some(forwarding), Some(listener)) = (forwarding, listener) else {
             return Stage::Final;
         };
-        let policy = listener.dead_letter.as_ref().map(|policy| policy.too_large);
-        match refused {
-            Refused::TooLarge(reason) if let Way::Retry(delay) = forwarding.way => {
-                // Nothing in it can be left out: it waits here instead.
-                let place = self.place(head, listener);
-                self.log.unsent(&place, &reason, 1, delay);
-                head.block(self.clock.wall_ms(), &reason, Some(delay));
-                Stage::BackOff(self.clock.now() + delay)
+        let policy = listener.dead_letter.as_ref();
+        let (why, reason, skips) = match (refused, forwarding.way) {
+            (Refused::Other(reason), _) => return self.unsent(head, listener, reason),
+            (Refused::TooLarge(reason) | Refused::ForGood(reason), Way::Retry(delay)) => {
+                return self.waits_here(head, listener, &reason, delay);
             }
-            Refused::TooLarge(reason) => {
-                match forwarding.size.next(policy.unwrap_or(TooLarge::Block)) {
+            (Refused::TooLarge(reason), Way::DeadLetter) => {
+                let policy = policy.map_or(TooLarge::Block, |policy| policy.too_large);
+                match forwarding.size.next(policy) {
                     Ok(size) => {
                         forwarding.size = size;
-                        Stage::SendDue
+                        return Stage::SendDue;
                     }
-                    Err(skips) => {
-                        let place = self.place(head, listener);
-                        self.log.too_large(&place, &reason, skips);
-                        if skips {
-                            return self.ended(head, Outcome::Skipped);
-                        }
-                        let error = format!("its dead letter is too large: {reason}");
-                        head.block(self.clock.wall_ms(), &error, None);
-                        Stage::Halted
-                    }
+                    Err(skips) => (Lasting::TooLarge, reason, skips),
                 }
             }
-            Refused::Other(reason) => {
-                forwarding.tries += 1;
-                forwarding.trouble = Some(reason.clone());
-                let doublings = forwarding.tries.min(10) - 1;
-                let delay = (PAUSE * 2_u32.pow(doublings)).min(PAUSE_MAX);
-                let tries = forwarding.tries;
-                let what = match forwarding.way {
-                    Way::DeadLetter => "its dead letter",
-                    Way::Retry(_) => "its record for the retry topic",
-                };
-                let place = self.place(head, listener);
-                self.log.unsent(&place, &reason, tries, delay);
-                let error = format!("{what} is not sent: {reason}");
-                head.block(self.clock.wall_ms(), &error, Some(delay));
-                Stage::Unsent(self.clock.now() + delay)
+            (Refused::ForGood(reason), Way::DeadLetter) => {
+                let skips = policy.is_some_and(|policy| policy.refused == OnRefusal::Skip);
+                (Lasting::Refused, reason, skips)
             }
+        };
+        let place = self.place(head, listener);
+        self.log.refused(&place, why, &reason, skips);
+        if skips {
+            return self.ended(head, Outcome::Skipped);
         }
+        let what = match why {
+            Lasting::TooLarge => "its dead letter is too large",
+            Lasting::Refused => "its dead letter is refused",
+        };
+        head.block(self.clock.wall_ms(), &format!("{what}: {reason}"), None);
+        Stage::Halted
+    }
+
+    /// The retry topic never takes the record: its message waits in its lane instead, for the same time.
+    fn waits_here(
+        &mut self,
+        head: &mut Head<'_>,
+        listener: &Listener,
+        reason: &str,
+        delay: Duration,
+    ) -> Stage {
+        let place = self.place(head, listener);
+        self.log.waits_here(&place, reason, delay);
+        head.block(self.clock.wall_ms(), reason, Some(delay));
+        Stage::BackOff(self.clock.now() + delay)
+    }
+
+    /// Nothing is wrong with the record: it is sent again later.
+    fn unsent(&mut self, head: &mut Head<'_>, listener: &Listener, reason: String) -> Stage {
+        let id = head.record_id();
+        let Some(forwarding) = self.forwarded.get_mut(&id) else {
+            return Stage::Final;
+        };
+        forwarding.tries += 1;
+        let doublings = forwarding.tries.min(10) - 1;
+        let delay = (PAUSE * 2_u32.pow(doublings)).min(PAUSE_MAX);
+        let what = match forwarding.way {
+            Way::DeadLetter => "its dead letter",
+            Way::Retry(_) => "its record for the retry topic",
+        };
+        let error = format!("{what} is not sent: {reason}");
+        let tries = forwarding.tries;
+        forwarding.trouble = Some(reason.clone());
+        let place = self.place(head, listener);
+        self.log.unsent(&place, &reason, tries, delay);
+        head.block(self.clock.wall_ms(), &error, Some(delay));
+        Stage::Unsent(self.clock.now() + delay)
     }
 }
 

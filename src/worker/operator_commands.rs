@@ -90,7 +90,7 @@ impl Worker {
         skip: &Skip<'_>,
     ) -> Outcome {
         let place = format!(
-            "message {} of {}-{}",
+            "message {} of {}[{}]",
             lane.message.offset(),
             slot.partition.topic,
             slot.partition.number

@@ -89,8 +89,7 @@ impl Worker {
             Verdict::Retry { after, .. } => self.failed(head, &failure, *after),
             Verdict::Skip { .. } => {
                 let place = self.place(head, listener);
-                self.log
-                    .skipped(&place, &failure, "its handler asked for that");
+                self.log.skipped_by_handler(&place, &failure.message);
                 self.ended(head, Outcome::Skipped)
             }
             Verdict::DeadLetter { .. } if can_be_done => self.dead_letter(head, listener, &failure),
@@ -153,7 +152,7 @@ impl Worker {
                 let place = self.place(head, listener);
                 self.log.failed(&place, failure, None);
                 let sentence = format!(
-                    "listener `{}` stops at {}-{}@{} after {attempt} attempts: {}",
+                    "listener `{}` stops at {}[{}]@{} after {attempt} attempts: {}",
                     listener.name,
                     head.slot.partition.topic,
                     head.slot.partition.number,
@@ -175,11 +174,7 @@ impl Worker {
             }
             (None, OnError::Skip) => {
                 let place = self.place(head, listener);
-                self.log.skipped(
-                    &place,
-                    failure,
-                    "its handler failed and `onError` is \"skip\"",
-                );
+                self.log.skipped(&place, failure);
                 self.ended(head, Outcome::Skipped)
             }
         }

@@ -13,6 +13,7 @@ use crate::log::log;
 use crate::lua::{Failure, FailureKind};
 use crate::message::Record as _;
 use crate::rules::lanes::Stage;
+use crate::telemetry::shell;
 
 use super::Worker;
 use super::gates::Gate;
@@ -205,6 +206,11 @@ impl Worker {
             } else {
                 "blocks its lane"
             },
+            skip = (!has_topic).then(|| {
+                let partition = &head.slot.partition;
+                let offset = head.lane.message.offset();
+                shell::skip(&partition.topic, partition.number, offset, &listener.name)
+            }),
             "message killed the process while it ran alone"
         );
         let failure = Failure {

@@ -115,7 +115,7 @@ fn ready_fails_while_a_lane_is_blocked_for_too_long() {
     let reason = wait_some("/ready fails", DEADLINE, || reasons(&address).pop());
     assert_eq!(
         reason["what"],
-        format!("partition {}-0 of consumer default", topic.name)
+        format!("partition {}[0] of consumer default", topic.name)
     );
     let why = reason["why"].as_str().unwrap();
     assert!(

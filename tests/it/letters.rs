@@ -6,6 +6,7 @@ use crate::support::client::{Message, Topic, numbered};
 use crate::support::daemon::{Daemon, moontide};
 use crate::support::kafka::{self, Kafka};
 use crate::support::project::{Project, from_beginning};
+use crate::support::records::Record;
 
 /// Fails for everything that is not `fine`.
 const FAILING: &str = r#"
@@ -280,6 +281,84 @@ fn a_letter_that_is_too_large_blocks_its_lane_or_is_skipped() {
         });
         daemon.stop();
         assert_eq!(dead.watermarks(0), (0, 0));
+    }
+}
+
+/// A compacted topic takes no record without a key, ever: one such letter holds up itself, not the thirteen beside it.
+#[test]
+fn a_letter_that_is_refused_blocks_its_lane_or_is_skipped_and_no_other_letter() {
+    let Some(kafka) = kafka::shared() else { return };
+    for policy in ["", ", refused = \"skip\""] {
+        let (topic, dead) = topics(kafka, "compacted", 1, &[("cleanup.policy", "compact")]);
+        let keyed = |number: u32| Message::value("bad").key(number.to_string());
+        let mut messages: Vec<_> = (0..13).map(keyed).collect();
+        messages.insert(3, Message::value("without a key"));
+        topic.produce(messages.into_iter().map(|message| message.partition(0)));
+        let project = failing(kafka, &topic, 1, policy);
+        project.config(&(listener("orders", &topic.name, 1, policy) + "ordering = \"none\"\n"));
+
+        let mut daemon = Daemon::start(&project);
+
+        assert_eq!(kafka.read(&dead.name, 1, 13).len(), 13);
+        let line = daemon.wait_line("which and why", |line| {
+            line.is_error() && line.field("offset") == "3" && line.mentions("refused")
+        });
+        assert!(line.field("error").contains("key"), "the broker's reason");
+        if policy.is_empty() {
+            let expected = format!("moontide skip {} 0 3 --listener orders", topic.name);
+            assert_eq!(line.field("skip"), expected);
+            let arguments = expected.split(' ').skip(1).chain(["--config"]);
+            let config = project.path("config.toml");
+            let skipped = moontide(&arguments.collect::<Vec<_>>(), &config);
+            assert!(skipped.status.success(), "{skipped:?}");
+        }
+        daemon.wait_for("all is finished", |_| {
+            kafka.committed(&project.group, &topic.name, 0) == Some(14)
+        });
+        daemon.stop();
+    }
+}
+
+/// A topic that takes timestamps of one hour ahead at most, as Kafka 4 has it by default: the letter has the present time,
+/// and its header the message's. One that Moontide makes takes any.
+#[test]
+fn a_letter_with_a_timestamp_that_its_topic_refuses_is_sent_with_the_present_time() {
+    let Some(kafka) = kafka::shared() else { return };
+    let ahead = 4_000_000_000_123;
+    for (is_made, settings) in [
+        (true, "allowAutoTopicCreation = true"),
+        (false, "tooLarge = \"block\""),
+    ] {
+        let any = [("message.timestamp.after.max.ms", "9223372036854775807")];
+        let topic = kafka.topic_with(kafka::unique("ahead"), 1, &any);
+        let dead = format!("{}.dead", topic.name);
+        if !is_made {
+            let hour = [("message.timestamp.after.max.ms", "3600000")];
+            kafka.topic_with(dead.clone(), 1, &hour);
+        }
+        let future = Message {
+            timestamp: Some(ahead),
+            ..Message::value("bad")
+        };
+        let messages = [Message::value("bad"), future, Message::value("bad")];
+        topic.produce(messages.map(|message| message.partition(0)));
+        let project = failing(kafka, &topic, 1, "");
+        project.config(
+            &(listener("orders", &topic.name, 1, &format!(", {settings}"))
+                + "ordering = \"none\"\n"),
+        );
+
+        let daemon = Daemon::start(&project);
+
+        let letters = kafka.read(&dead, 1, 3);
+        let origin = |letter: &&Record| letter.header("moontide-origin-offset") == "1";
+        let letter = letters.iter().find(origin).unwrap();
+        assert_eq!(letter.timestamp == Some(ahead), is_made, "{letter:?}");
+        let header = letter.header("moontide-origin-timestamp");
+        assert_eq!(header, ahead.to_string());
+        assert!(letter.has_header("moontide-traceback"));
+        daemon.stop();
+        assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(3));
     }
 }
 

@@ -70,9 +70,10 @@ fn a_verdict_is_final_whatever_the_handler_does_after_it() {
     assert_eq!(attempts("skip in pcall"), [1]);
     assert_eq!(attempts("retry"), [1, 2, 3]);
     assert_eq!(attempts("retry in a coroutine"), [1, 2]);
-    daemon.wait_line("the reason is in the log", |line| {
+    let line = daemon.wait_line("the reason is in the log", |line| {
         line.mentions("not wanted") && line.field("topic") == topic.name
     });
+    assert!(!line.is_error(), "it is what the handler wanted");
     daemon.stop();
     assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(6));
 }

@@ -6,7 +6,7 @@ use crate::support::client::{Message, Topic};
 use crate::support::daemon::Daemon;
 use crate::support::kafka::{self, Kafka};
 use crate::support::project::{Project, from_beginning};
-use crate::support::wait::DEADLINE;
+use crate::support::wait::{DEADLINE, wait_for};
 
 /// When it ran.
 const TIMED: &str = r#"
@@ -373,6 +373,97 @@ fn a_record_of_a_retry_topic_without_its_headers_is_skipped_with_a_warning() {
     });
     assert!(project.entries().is_empty());
     daemon.stop();
+}
+
+/// Each of two groups makes its own topics for what a pattern matches, and none for those that the other one made.
+#[test]
+fn two_groups_of_one_pattern_make_a_bounded_number_of_topics() {
+    let Some(kafka) = kafka::shared() else { return };
+    let prefix = kafka::unique("bounded");
+    let topics = [
+        kafka.topic_named(prefix.clone(), 1),
+        kafka.topic_named(format!("{prefix}.new"), 1),
+    ];
+    let member = || {
+        let project = Project::new(kafka).consumer("metadataMaxAge = \"1s\"");
+        project.handler("orders.lua", FAILS);
+        project.config(
+            &(from_beginning("orders", &format!("^{prefix}.*"), "orders")
+                + "ordering = \"none\"\nbreaker = false\n\
+                   retry = { topics = [\"1s\"], allowAutoTopicCreation = true }\n\
+                   deadLetter = { allowAutoTopicCreation = true }\n"),
+        );
+        project
+    };
+    let (one, two) = (member(), member());
+    let daemons = [Daemon::join(&one), Daemon::join(&two)];
+    let made = || {
+        let topics = kafka.topics_with(&prefix).into_iter();
+        let mut names: Vec<_> = topics.map(|(name, _)| name).collect();
+        names.sort();
+        names
+    };
+    let mut expected = Vec::new();
+    for topic in &topics {
+        expected.push(topic.name.clone());
+        expected.push(format!("{}.dead", topic.name));
+        for project in [&one, &two] {
+            expected.push(format!("{}.{}.retry.1s", topic.name, project.group));
+        }
+    }
+    expected.sort();
+    wait_for("all topics are made", DEADLINE, || made() == expected);
+
+    // A message of each goes all the way, which takes longer than many looks at the topics that exist.
+    for topic in &topics {
+        topic.produce([Message::value("bad").partition(0)]);
+        kafka.read(&format!("{}.dead", topic.name), 1, 2);
+    }
+    for project in [&one, &two] {
+        assert_eq!(project.wait_for_entries("fails", 4, DEADLINE).len(), 4);
+    }
+    assert_eq!(made(), expected);
+    for daemon in daemons {
+        daemon.stop();
+    }
+    assert_eq!(made(), expected);
+}
+
+/// A retry topic that never takes a record (a compacted one, and no key): the message waits in its lane for as long, and
+/// its neighbours are where they belong.
+#[test]
+fn what_its_retry_topic_refuses_waits_in_its_lane() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("refusing", 1);
+    let project = Project::new(kafka);
+    project.handler("fails.lua", FAILS);
+    project.config(
+        &(from_beginning("fails", &topic.name, "fails")
+            + "ordering = \"none\"\nbreaker = false\nretry = { topics = [\"1s\"] }\n\
+               deadLetter = { allowAutoTopicCreation = true }\n"),
+    );
+    let retries = format!("{}.{}.retry.1s", topic.name, project.group);
+    let retries = kafka.topic_with(retries, 1, &[("cleanup.policy", "compact")]);
+    let keyed = |number: u32| Message::value("bad").key(number.to_string()).partition(0);
+    let mut messages: Vec<_> = (0..5).map(keyed).collect();
+    messages.insert(2, Message::value("bad").partition(0));
+    topic.produce(messages);
+
+    let mut daemon = Daemon::start(&project);
+
+    assert_eq!(kafka.read(&retries.name, 1, 5).len(), 5);
+    let line = daemon.wait_line("which and why", |line| {
+        line.mentions("waits in its lane instead") && line.field("offset") == "2"
+    });
+    assert!(line.is_error());
+    let letters = kafka.read(&format!("{}.dead", topic.name), 1, 6);
+    assert!(
+        letters
+            .iter()
+            .all(|letter| letter.header("moontide-attempts") == "2")
+    );
+    daemon.stop();
+    assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(6));
 }
 
 fn retrying<'a>(kafka: &'a Kafka, name: &str) -> (Topic<'a>, Project) {

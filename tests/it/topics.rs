@@ -170,6 +170,27 @@ fn a_reload_asks_for_the_topics_of_what_a_pattern_matches() {
     daemon.stop();
 }
 
+/// A consumer tells what it has subscribed to while topics are still being made: that is nothing to be warned of.
+#[test]
+fn what_is_simply_to_be_made_is_no_warning() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("quiet", 1);
+    let delays: Vec<_> = (1..=20).map(|delay| format!("\"{delay}s\"")).collect();
+    let retry = format!(
+        "retry = {{ topics = [{}], allowAutoTopicCreation = true }}\n",
+        delays.join(", ")
+    );
+    let project = recording(kafka, &(orders(&topic.name) + CREATED + &retry));
+
+    let mut daemon = Daemon::join(&project);
+
+    daemon.wait_for("all are made", |daemon| {
+        daemon.count(|line| line.is("topic created")) == 21
+    });
+    assert_eq!(daemon.count(|line| line.mentions("not known yet")), 0);
+    daemon.stop();
+}
+
 /// What a stop drains may be a dead letter whose topic is still to be made.
 #[test]
 fn a_stop_does_not_end_the_making_of_topics_that_it_waits_for() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use crate::config::{
-    DeadLetter, HeaderStyle, Listener, NullKeys, OnError, Ordering, TooLarge, Topic,
+    DeadLetter, HeaderStyle, Listener, NullKeys, OnError, OnRefusal, Ordering, TooLarge, Topic,
 };
 use crate::duration::short;
 use crate::topic_name;
@@ -119,8 +119,13 @@ fn letters(listener: &Listener, dead_letter: &DeadLetter, group: &str) -> String
         TooLarge::DropValue => "loses its value",
         TooLarge::Skip => "is skipped",
     };
+    let refused = match dead_letter.refused {
+        OnRefusal::Block => "holds up its lane",
+        OnRefusal::Skip => "is skipped",
+    };
     format!(
-        "{who} go to {}{missing}, with headers as of {}, at most {} a minute; one that is too large {large}",
+        "{who} go to {}{missing}, with headers as of {}, at most {} a minute; one that is too large {large}, one that \
+         is refused {refused}",
         names.join(", "),
         style(dead_letter.header_style),
         dead_letter.per_minute_max
@@ -204,6 +209,10 @@ pub(super) fn as_json(listener: &Listener, group: &str) -> Json {
                 TooLarge::Block => "block",
                 TooLarge::DropValue => "dropValue",
                 TooLarge::Skip => "skip",
+            },
+            "refused": match dead_letter.refused {
+                OnRefusal::Block => "block",
+                OnRefusal::Skip => "skip",
             },
             "maxPerMinute": dead_letter.per_minute_max,
         })),

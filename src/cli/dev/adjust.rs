@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::config::{Config, Listener, LogFormat, Topic};
+use crate::config::{Config, LogFormat, Topic};
 use crate::kafka::property::Value;
-use crate::outgoing::required_topics;
+use crate::outgoing::required_topics::{self, Create};
 
 /// A mended handler is seen to work after this long at most.
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -87,16 +87,9 @@ pub(super) fn needed_topics(config: &Config, matched: &[&str]) -> BTreeSet<Strin
     required_topics::by_literals(config)
         .into_iter()
         .chain(by_matches)
+        .filter(|needed| needed.create != Create::Never)
         .map(|needed| needed.topic)
         .collect()
-}
-
-/// Whether a listener's messages come from this topic.
-pub(crate) fn takes(listener: &Listener, topic: &str) -> bool {
-    listener.topics.iter().any(|each| match each {
-        Topic::Literal(name) => name == topic,
-        Topic::Pattern(pattern) => pattern.is_match(topic),
-    })
 }
 
 #[cfg(test)]

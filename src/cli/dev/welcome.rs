@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::adjust::takes;
 use super::samples::Sample;
 use crate::cli::terminal::{bold, dim, program, quote, yellow};
 use crate::config::{Config, Handler, Listener, Topic};
+use crate::rules::route::takes;
 
 /// A sample that is longer is not shown as an example to send.
 const VALUE_LENGTH_MAX: usize = 60;
@@ -33,7 +33,7 @@ impl Welcome<'_> {
                 topics(listener),
                 handler(&listener.handler)
             ));
-            if !self.topics.iter().any(|topic| takes(listener, topic)) {
+            if !self.topics.iter().any(|topic| self.takes(listener, topic)) {
                 let what = "no topic matches yet: --topic NAME creates one at the start";
                 lines.push(yellow(format_args!(
                     "    {what}, `moontide send --create NAME …` later"
@@ -75,13 +75,17 @@ impl Welcome<'_> {
         lines
     }
 
+    fn takes(&self, listener: &Listener, topic: &str) -> bool {
+        takes(&self.config.made_topics(), listener, topic)
+    }
+
     fn without_listener(&self) -> impl Iterator<Item = &String> {
         self.topics.iter().filter(|topic| {
             !self
                 .config
                 .listeners
                 .iter()
-                .any(|listener| takes(listener, topic))
+                .any(|listener| self.takes(listener, topic))
         })
     }
 
@@ -91,7 +95,10 @@ impl Welcome<'_> {
         let (Some(policy), Some(consumer)) = (&listener.dead_letter, consumer) else {
             return Vec::new();
         };
-        let sources = self.topics.iter().filter(|topic| takes(listener, topic));
+        let sources = self
+            .topics
+            .iter()
+            .filter(|topic| self.takes(listener, topic));
         let mut dead: Vec<_> = sources
             .map(|source| policy.topic_of(source, &consumer.group_id, &listener.name))
             .collect();
@@ -106,7 +113,7 @@ impl Welcome<'_> {
             self.config
                 .listeners
                 .iter()
-                .any(|listener| takes(listener, topic))
+                .any(|listener| self.takes(listener, topic))
         };
         let sample = self
             .samples

@@ -62,6 +62,8 @@ pub(in crate::config) struct DeadLetter {
     pub(in crate::config) allow_auto_topic_creation: bool,
     /// The policy for a message that is too large even without traceback and error.
     pub(in crate::config) too_large: TooLarge,
+    /// The policy for a dead letter that the topic refuses for good for another reason than its size.
+    pub(in crate::config) refused: OnRefusal,
     /// The most dead letters a minute; more of them open the breaker.
     pub(in crate::config) max_per_minute: u32,
 }
@@ -73,6 +75,7 @@ impl Default for DeadLetter {
             header_style: HeaderStyle::default(),
             allow_auto_topic_creation: false,
             too_large: TooLarge::default(),
+            refused: OnRefusal::default(),
             max_per_minute: 600,
         }
     }
@@ -93,6 +96,14 @@ pub(in crate::config) enum TooLarge {
     #[default]
     Block,
     DropValue,
+    Skip,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::config) enum OnRefusal {
+    #[default]
+    Block,
     Skip,
 }
 

@@ -6,10 +6,10 @@ use super::super::file;
 use super::super::names::{self, TOPIC_FORM};
 use super::super::unit::Millis;
 use super::super::{
-    Breaker, DEFAULT_CONSUMER, DeadLetter, HeaderStyle, OnError, Retry, TooLarge, Topic,
+    Breaker, DEFAULT_CONSUMER, DeadLetter, HeaderStyle, OnError, OnRefusal, Retry, TooLarge, Topic,
 };
 use super::One;
-use crate::topic_name;
+use crate::topic_name::{self, Made};
 
 /// The default of `retry.attempts` with `onError` "deadLetter".
 const DEAD_LETTER_ATTEMPTS: u32 = 5;
@@ -177,11 +177,17 @@ impl One<'_, '_, '_> {
                 .map(|delay| topic_name::retry_topic(topic, group, delay.duration()))
                 .collect();
             let is_own = |name: &&String| {
-                topics.iter().any(
-                    |topic| matches!(topic, Topic::Literal(own) if own.as_str() == name.as_str()),
-                )
+                topics.iter().any(|topic| match topic {
+                    Topic::Literal(own) => own == *name,
+                    Topic::Pattern(pattern) => Made::default().is_taken(pattern, name),
+                })
             };
-            let message = if let Some(bad) = names.iter().find(|name| !names::is_topic(name)) {
+            let message = if topic_name::is_retry_topic(topic) {
+                format!(
+                    "`retry.topics` makes retry topics of `{topic}`, which is a retry topic itself; remove it from the \
+                     listener's topics, or remove `retry.topics`"
+                )
+            } else if let Some(bad) = names.iter().find(|name| !names::is_topic(name)) {
                 format!(
                     "`retry.topics` gives the topic `{bad}`, which is not a valid name: {TOPIC_FORM}"
                 )
@@ -228,6 +234,10 @@ impl One<'_, '_, '_> {
                 file::TooLarge::DropValue => TooLarge::DropValue,
                 file::TooLarge::Skip => TooLarge::Skip,
             },
+            refused: match table.refused {
+                file::OnRefusal::Block => OnRefusal::Block,
+                file::OnRefusal::Skip => OnRefusal::Skip,
+            },
             per_minute_max: table.max_per_minute,
         };
         self.dead_letter_topic(&dead_letter, topics, group.unwrap_or("group"));
@@ -254,12 +264,11 @@ impl One<'_, '_, '_> {
                 );
                 return;
             }
-            let own = |other: &&Topic| match (topic, other) {
-                (_, Topic::Literal(other)) => *other == name,
-                (Topic::Literal(_), Topic::Pattern(pattern)) => pattern.is_match(&name),
-                (Topic::Pattern(_), Topic::Pattern(pattern)) => {
-                    takes(pattern.as_str(), written) || pattern.is_match(&name)
-                }
+            let mut made = Made::default();
+            made.add(written, group, &self.name);
+            let own = |other: &&Topic| match other {
+                Topic::Literal(other) => *other == name,
+                Topic::Pattern(pattern) => made.is_taken(pattern, &name),
             };
             match topics.iter().find(own) {
                 Some(Topic::Literal(other)) => self.error(
@@ -269,19 +278,6 @@ impl One<'_, '_, '_> {
                          letters; use another topic"
                     ),
                 ),
-                // Each would be consumed, and need one of its own.
-                Some(Topic::Pattern(pattern))
-                    if dead_letter.create_topic && written.contains("{topic}") =>
-                {
-                    self.error(
-                        &key,
-                        format!(
-                            "`deadLetter.topic` is `{written}`, which the pattern `{pattern}` matches too, so \
-                             `deadLetter.allowAutoTopicCreation` would create topics without end; use another topic, \
-                             such as `dead.{{topic}}`, or a narrower pattern"
-                        ),
-                    );
-                }
                 Some(Topic::Pattern(pattern)) => {
                     let listener = &self.name;
                     self.scene.report.warning(format!(
@@ -346,28 +342,5 @@ fn a_name(topic: &Topic) -> &str {
     match topic {
         Topic::Literal(name) => name,
         Topic::Pattern(_) => "topic",
-    }
-}
-
-/// Whether a pattern matches its own dead-letter topics, as far as its text shows.
-fn takes(pattern: &str, written: &str) -> bool {
-    let open = !pattern.ends_with('$') || pattern.ends_with(".*$") || pattern.ends_with(".+$");
-    open && written.starts_with("{topic}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pattern_without_an_end_takes_its_own_dead_letters() {
-        for (pattern, written, expected) in [
-            ("^orders", "{topic}.dead", true),
-            ("^orders\\..*$", "{topic}.dead", true),
-            ("^orders\\.[a-z]+$", "{topic}.dead", false),
-            ("^orders", "dead.{topic}", false),
-        ] {
-            assert_eq!(takes(pattern, written), expected, "{pattern} {written}");
-        }
     }
 }

@@ -51,6 +51,7 @@ fn a_dead_letter_table_says_what_becomes_of_what_fails() {
         header_style: HeaderStyle::Moontide,
         create_topic: false,
         too_large: TooLarge::Block,
+        refused: OnRefusal::Block,
         per_minute_max: 600,
     };
     let breaker = Breaker {
@@ -67,7 +68,7 @@ fn a_dead_letter_table_says_what_becomes_of_what_fails() {
         assert_eq!(found.dead_letter, Some(expected.clone()), "{more}");
         assert_eq!(found.breaker, Some(breaker), "{more}");
     }
-    let more = "headerStyle = 'connect', allowAutoTopicCreation = true, tooLarge = 'dropValue', maxPerMinute = 7";
+    let more = "headerStyle = 'connect', allowAutoTopicCreation = true, tooLarge = 'dropValue', refused = 'skip', maxPerMinute = 7";
     assert_eq!(
         listener(&format!("deadLetter = {{ topic = 'd', {more} }}\n")).dead_letter,
         Some(DeadLetter {
@@ -75,6 +76,7 @@ fn a_dead_letter_table_says_what_becomes_of_what_fails() {
             header_style: HeaderStyle::Connect,
             create_topic: true,
             too_large: TooLarge::DropValue,
+            refused: OnRefusal::Skip,
             per_minute_max: 7,
         })
     );
@@ -147,19 +149,76 @@ fn what_gives_order_up_is_said() {
 }
 
 #[test]
-fn a_pattern_that_takes_its_own_dead_letters_is_said() {
+fn a_pattern_that_names_its_own_dead_letters_is_said() {
     let warnings = |topics: &str, dead: &str| {
         let listener = format!(
             "[[listeners]]\ntopics = {topics}\nhandler = 'orders.f'\ndeadLetter = {{ topic = '{dead}' }}\n"
         );
         loaded(&[BROKERS, GROUP, &listener].concat()).warnings
     };
-    let said = "listener `orders.f`: its pattern `^t` matches its dead-letter topic `{topic}.dead` too, so it \
+    let said = "listener `orders.f`: its pattern `^.*\\.dead$` matches its dead-letter topic `{topic}.dead` too, so it \
                 would get its own dead letters; use a narrower pattern, or another topic";
-    assert_eq!(warnings("['^t']", "{topic}.dead"), [said]);
-    assert_eq!(warnings("['t', '^t']", "{topic}.dead"), [said]);
-    assert!(warnings("['^t']", "dead.{topic}").is_empty());
-    assert_eq!(warnings("['^t']", "trash").len(), 1);
+    assert_eq!(warnings("['^.*\\.dead$']", "{topic}.dead"), [said]);
+    assert_eq!(warnings("['t', '^.*\\.dead$']", "{topic}.dead"), [said]);
+    assert_eq!(warnings("['^trash$']", "trash").len(), 1);
+    // These leave out what Moontide makes.
+    assert!(warnings("['^t']", "{topic}.dead").is_empty());
+    assert!(warnings("['t', '^t']", "{topic}.dead").is_empty());
+    assert!(warnings("['^t']", "trash").is_empty());
+}
+
+#[test]
+fn there_are_no_retry_topics_of_retry_topics() {
+    let refused = |topic: &str| {
+        let listener = format!(
+            "[[listeners]]\ntopic = '{topic}'\nhandler = 'orders.f'\nretry = {{ topics = ['5s'] }}\n"
+        );
+        let errors = try_load(&[BROKERS, GROUP, &listener].concat()).err();
+        errors.map(|errors| errors.to_string())
+    };
+    let said =
+        "`retry.topics` makes retry topics of `t.other.retry.1m`, which is a retry topic itself";
+    let found = refused("t.other.retry.1m").unwrap_or_default();
+    assert!(found.contains(said), "{found}");
+    let found = refused("^.*\\.retry\\..*").unwrap_or_default();
+    assert!(found.contains("which is consumed by itself"), "{found}");
+    assert_eq!(refused("^t.*"), None);
+    assert_eq!(refused("t.retry"), None);
+}
+
+#[test]
+fn dead_letters_that_go_round_are_said() {
+    let warnings = |listeners: &[(&str, &str, &str)]| {
+        let listener = |(name, topic, dead): &(&str, &str, &str)| {
+            format!(
+                "[[listeners]]\nname = '{name}'\ntopic = '{topic}'\nhandler = 'orders.f'\n\
+                 deadLetter = {{ topic = '{dead}' }}\n"
+            )
+        };
+        let listeners: String = listeners.iter().map(listener).collect();
+        loaded(&[BROKERS, GROUP, &listeners].concat()).warnings
+    };
+    let said = "listeners `a` and `b`: their dead letters go round, from topic `t` to `u` and back, so that a message \
+                that always fails never ends; name another `deadLetter.topic`";
+    assert_eq!(warnings(&[("a", "t", "u"), ("b", "u", "t")]), [said]);
+    assert_eq!(warnings(&[("a", "t", "u"), ("b", "^u$", "t")]), [said]);
+    let three = [
+        ("a", "t", "{topic}.dead"),
+        ("b", "t.dead", "v"),
+        ("c", "v", "t"),
+    ];
+    let said = warnings(&three);
+    assert!(
+        said.len() == 1 && said[0].contains("`t` to `t.dead` to `v` and back"),
+        "{said:?}"
+    );
+    for apart in [
+        [("a", "t", "u"), ("b", "u", "v")],
+        [("a", "t", "trash"), ("b", "^tr.*", "t")],
+        [("a", "t", "{topic}.dead"), ("b", "t.dead", "{topic}.dead")],
+    ] {
+        assert!(warnings(&apart).is_empty(), "{apart:?}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::config::TooLarge;
+use crate::config::{OnRefusal, TooLarge};
 use crate::message::{Header, OwnedRecord};
 use crate::outgoing::dead_letter::*;
 
@@ -20,6 +20,7 @@ fn policy(header_style: HeaderStyle) -> DeadLetter {
         header_style,
         create_topic: false,
         too_large: TooLarge::Block,
+        refused: OnRefusal::Block,
         per_minute_max: 600,
     }
 }

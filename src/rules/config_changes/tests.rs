@@ -5,8 +5,8 @@ use std::time::Duration;
 use regex::Regex;
 
 use crate::config::{
-    Breaker, DeadLetter, HeaderStyle, LogFormat, NullKeys, OnError, Ordering, Rotation, TooLarge,
-    Topic, Written,
+    Breaker, DeadLetter, HeaderStyle, LogFormat, NullKeys, OnError, OnRefusal, Ordering, Rotation,
+    TooLarge, Topic, Written,
 };
 use crate::kafka::property::Value;
 use crate::rules::config_changes::*;
@@ -180,6 +180,7 @@ fn every_policy_of_a_listener_is_live() {
                 header_style: HeaderStyle::Moontide,
                 create_topic: false,
                 too_large: TooLarge::Block,
+                refused: OnRefusal::Block,
                 per_minute_max: 600,
             });
         },

@@ -199,14 +199,23 @@ impl Kafka {
 
     /// How many partitions a topic has; `None` where it is not there.
     pub(crate) fn partitions(&self, topic: &str) -> Option<usize> {
+        let topics = self.topics_with(topic);
+        topics
+            .into_iter()
+            .find_map(|(name, count)| (name == topic).then_some(count))
+    }
+
+    /// The topics whose names begin so, with the numbers of their partitions.
+    pub(crate) fn topics_with(&self, prefix: &str) -> Vec<(String, usize)> {
         let asker = self.asker("nobody");
         let metadata = wait_some("the topics are told", DEADLINE, || {
             asker.fetch_metadata(None, REQUEST).ok()
         });
-        let mut topics = metadata.topics().iter();
+        let topics = metadata.topics().iter();
         topics
-            .find(|one| one.name() == topic)
-            .map(|one| one.partitions().len())
+            .filter(|one| one.name().starts_with(prefix))
+            .map(|one| (one.name().to_owned(), one.partitions().len()))
+            .collect()
     }
 
     pub(super) fn client(&self) -> ClientConfig {

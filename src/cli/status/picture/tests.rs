@@ -105,7 +105,7 @@ consumer default, group orders-group: assigned
 #[test]
 fn why_it_is_not_ready_shows_with_the_first_reasons() {
     let reason = |partition| Reason {
-        what: format!("partition orders-{partition} of consumer default"),
+        what: format!("partition orders[{partition}] of consumer default"),
         since: NOW - 6 * MINUTE,
         why: "the message at offset 7 is not finished".into(),
     };
@@ -128,7 +128,7 @@ fn why_it_is_not_ready_shows_with_the_first_reasons() {
     let lines = head((0..5).map(reason).collect());
     assert_eq!(
         lines[0],
-        "ready     no, partition orders-0 of consumer default, for 6 min: the message at offset 7 is not finished"
+        "ready     no, partition orders[0] of consumer default, for 6 min: the message at offset 7 is not finished"
     );
     assert_eq!(
         lines[3],

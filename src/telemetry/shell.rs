@@ -1,0 +1,37 @@
+//! Commands that a log line offers for copying.
+
+/// Gives one message up in one listener.
+pub(crate) fn skip(topic: &str, partition: i32, offset: i64, listener: &str) -> String {
+    let (topic, listener) = (quote(topic), quote(listener));
+    format!("moontide skip {topic} {partition} {offset} --listener {listener}")
+}
+
+/// An argument as a shell reads it back.
+pub(crate) fn quote(argument: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
+    if !argument.is_empty() && argument.chars().all(plain) {
+        argument.to_owned()
+    } else {
+        format!("'{}'", argument.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_back_what_was_quoted() {
+        assert_eq!(quote("examples/a-b.toml"), "examples/a-b.toml");
+        assert_eq!(quote(""), "''");
+        assert_eq!(quote(r#"{"it's": 1}"#), r#"'{"it'\''s": 1}'"#);
+    }
+
+    #[test]
+    fn the_command_names_one_message_and_one_listener() {
+        assert_eq!(
+            skip("orders", 3, 12, "my bills"),
+            "moontide skip orders 3 12 --listener 'my bills'"
+        );
+    }
+}
