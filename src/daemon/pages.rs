@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::service::systemd::{Progress, Stalled};
 use crate::telemetry::http::{Content, JSON, Page, Source};
 use crate::telemetry::logging::Guard;
-use crate::telemetry::metrics::{self, ConsumerSnapshot, Process, WorkerSnapshot};
+use crate::telemetry::metrics::{self, ConsumerSnapshot, Format, Process, WorkerSnapshot};
 use crate::telemetry::ready::readiness;
 use crate::telemetry::status::{ListenerStatus, Pause, Status};
 
@@ -39,7 +39,7 @@ pub(super) struct Gathered {
 impl Pages {
     pub(super) fn source(self) -> Source {
         Arc::new(move |page| match page {
-            Page::Metrics => self.metrics(),
+            Page::Metrics(format) => self.metrics(format),
             Page::Live => live(self.progress.stalled(Instant::now())),
             Page::Ready => {
                 let readiness = self.gather().status.readiness.unwrap_or_default();
@@ -53,7 +53,7 @@ impl Pages {
         gather(&self.roster, &self.status)
     }
 
-    fn metrics(&self) -> Content {
+    fn metrics(&self, format: Format) -> Content {
         let gathered = self.gather();
         let page = metrics::page(&metrics::Facts {
             status: &gathered.status,
@@ -66,8 +66,8 @@ impl Pages {
         });
         Content {
             is_well: page.is_ok(),
-            media_type: metrics::CONTENT_TYPE,
-            text: page.unwrap_or_default(),
+            media_type: format.media_type(),
+            text: format.of(page.unwrap_or_default()),
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::config::{SOCKET, SOCKET_PATH_BYTES_MAX};
 use crate::log::log;
 use crate::own_folder;
 use crate::rate_limit::RateLimit;
-use crate::telemetry::connections::{Connections, Seat};
+use crate::telemetry::connections::{Connections, Seat, lengthen_backlog};
 use crate::telemetry::status::{Request, Response};
 
 pub(crate) use who::Who;
@@ -162,6 +162,7 @@ impl Server {
 /// A socket at this path that its owner alone may use, and which file it is.
 fn listen(path: &Path) -> std::io::Result<(UnixListener, (u64, u64))> {
     let listener = UnixListener::bind(path)?;
+    lengthen_backlog(&listener)?;
     std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
     Ok((listener, file_at(path)?))

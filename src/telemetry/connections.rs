@@ -4,10 +4,21 @@
 //! nothing holds up no other peer, however many of them there are.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use socket2::SockRef;
 use tokio::task::{AbortHandle, JoinSet};
+
+/// Connections that the system keeps until they are accepted; with the 128 of Rust, a burst of them delays the next one by
+/// a second.
+const BACKLOG: i32 = 1024;
+
+/// Lets more connections wait to be accepted.
+pub(crate) fn lengthen_backlog<'s>(listener: impl Into<SockRef<'s>>) -> io::Result<()> {
+    listener.into().listen(BACKLOG)
+}
 
 pub(crate) struct Connections {
     max: usize,

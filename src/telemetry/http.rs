@@ -4,6 +4,7 @@
 //! time and memory**: so many connections at once, one request each, and a deadline for all of it. **An idle peer
 //! costs other peers nothing**: a new connection ends the oldest idle one.
 
+mod accept;
 mod patient;
 
 use crate::log::log;
@@ -16,14 +17,15 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::timeout;
 
-use super::connections::{Connections, Seat};
+use super::connections::{Connections, Seat, lengthen_backlog};
+use super::metrics::Format;
 use patient::Patient;
 
 const CONNECTIONS_MAX: usize = 64;
@@ -43,7 +45,7 @@ pub(crate) const JSON: &str = "application/json";
 /// One of the pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Page {
-    Metrics,
+    Metrics(Format),
     Live,
     Ready,
     Status,
@@ -67,6 +69,7 @@ impl Server {
     pub(crate) fn bind(listen: SocketAddr) -> Result<Self> {
         let bound = || -> io::Result<_> {
             let listener = TcpListener::bind(listen)?;
+            lengthen_backlog(&listener)?;
             listener.set_nonblocking(true)?;
             Ok(Self(listener))
         };
@@ -122,7 +125,10 @@ async fn answer(
     request: Request<Incoming>,
     source: Source,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let page = match find(request.method(), request.uri().path()) {
+    let accepted = request.headers().get_all(ACCEPT).iter();
+    let accepted: Vec<_> = accepted.filter_map(|value| value.to_str().ok()).collect();
+    let format = accept::format(&accepted.join(","));
+    let page = match find(request.method(), request.uri().path(), format) {
         Ok(page) => page,
         Err(refused) => return Ok(refused.answer()),
     };
@@ -150,9 +156,9 @@ enum Refused {
     NotAllowed,
 }
 
-fn find(method: &Method, path: &str) -> Result<Page, Refused> {
+fn find(method: &Method, path: &str, format: Format) -> Result<Page, Refused> {
     let page = match path {
-        "/metrics" => Page::Metrics,
+        "/metrics" => Page::Metrics(format),
         "/live" => Page::Live,
         "/ready" => Page::Ready,
         "/status" => Page::Status,

@@ -22,4 +22,4 @@ pub(crate) use counts::{
 pub(crate) use histogram::Histogram;
 pub(crate) use page::{Facts, page};
 pub(crate) use process::Process;
-pub(crate) use text::CONTENT_TYPE;
+pub(crate) use text::Format;

@@ -56,9 +56,17 @@ fn check(request: &str, status: &str, end: &str) {
 
 #[test]
 fn each_path_is_its_page_whatever_the_query() {
-    check("GET /metrics", "200 OK", "\r\n\r\nMetrics");
+    check("GET /metrics", "200 OK", "\r\n\r\nMetrics(OpenMetrics)");
     check("GET /live?from=probe", "200 OK", "\r\n\r\nLive");
     check("GET /status", "200 OK", "\r\n\r\nStatus");
+}
+
+#[test]
+fn metrics_come_in_the_form_that_is_asked_for() {
+    let answer = ask(
+        "GET /metrics HTTP/1.1\r\nhost: x\r\naccept: text/plain;version=0.0.4\r\naccept: */*;q=0.1\r\n\r\n",
+    );
+    assert!(answer.ends_with("\r\n\r\nMetrics(Text)"), "{answer}");
 }
 
 #[test]
@@ -69,7 +77,7 @@ fn what_is_not_well_is_unavailable() {
 #[test]
 fn head_is_answered_without_a_body() {
     let answer = ask("HEAD /metrics HTTP/1.1\r\nhost: x\r\n\r\n");
-    assert!(answer.contains("content-length: 7\r\n"), "{answer}");
+    assert!(answer.contains("content-length: 20\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\n"), "{answer}");
 }
 
@@ -105,11 +113,11 @@ fn a_probe_is_answered_at_once_beside_500_idle_connections() {
             assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
             started.elapsed()
         };
-        (0..10).map(probe).collect::<Vec<_>>()
+        (0..5).map(probe).collect::<Vec<_>>()
     });
     times.sort();
     assert!(times[0] < Duration::from_millis(100), "{times:?}");
-    assert!(times[9] < HEADERS, "{times:?}");
+    assert!(times[4] < HEADERS, "{times:?}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! It knows families and samples and nothing of what they mean.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
@@ -12,7 +12,61 @@ use prometheus_client::registry::{Registry, Unit};
 use super::Histogram;
 use super::families::{Family, Kind};
 
-pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// A form of the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    OpenMetrics,
+    /// Prometheus' own text format, the older of the two.
+    Text,
+}
+
+impl Format {
+    pub(crate) fn media_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+
+    /// The page in this form, from the one in `OpenMetrics`.
+    pub(crate) fn of(self, page: String) -> String {
+        match self {
+            Self::OpenMetrics => page,
+            Self::Text => as_text(&page),
+        }
+    }
+}
+
+/// In the text format a family has the name of its samples, `_total` and `_info` included, and there is no type for an
+/// info, no unit and no end.
+fn as_text(page: &str) -> String {
+    let mut text = String::with_capacity(page.len());
+    let mut help = None;
+    for line in page.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some("HELP"), Some(_), rest) => help = Some(rest.unwrap_or_default()),
+            (Some("#"), Some("TYPE"), Some(name), Some(kind)) => {
+                let (end, kind) = match kind {
+                    "counter" => ("_total", "counter"),
+                    "info" => ("_info", "gauge"),
+                    kind => ("", kind),
+                };
+                // Writing to a string cannot fail.
+                if let Some(help) = help.take() {
+                    let _ = writeln!(text, "# HELP {name}{end} {help}");
+                }
+                let _ = writeln!(text, "# TYPE {name}{end} {kind}");
+            }
+            (Some("#"), ..) => {}
+            _ => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
 
 /// The samples of every family, in the order of the page.
 #[derive(Debug, Default)]
@@ -128,5 +182,24 @@ impl From<Kind> for MetricType {
             Kind::Histogram => Self::Histogram,
             Kind::Info => Self::Info,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_the_text_format_a_family_is_named_as_its_samples() {
+        let page = "# HELP a_seen Seen by now.\n# TYPE a_seen counter\na_seen_total{x=\"1 2\"} 3\n\
+                    # HELP a_bytes Held.\n# TYPE a_bytes gauge\n# UNIT a_bytes bytes\na_bytes 4\n\
+                    # HELP a What.\n# TYPE a info\na_info{version=\"1\"} 1\n# EOF\n";
+        assert_eq!(Format::OpenMetrics.of(page.to_owned()), page);
+        assert_eq!(
+            Format::Text.of(page.to_owned()),
+            "# HELP a_seen_total Seen by now.\n# TYPE a_seen_total counter\na_seen_total{x=\"1 2\"} 3\n\
+             # HELP a_bytes Held.\n# TYPE a_bytes gauge\na_bytes 4\n\
+             # HELP a_info What.\n# TYPE a_info gauge\na_info{version=\"1\"} 1\n"
+        );
     }
 }
