@@ -106,9 +106,10 @@ impl Vm {
             let top = ffi::lua_gettop(self.main);
             ffi::lua_pushcclosure(self.main, setup, 0);
             ffi::lua_pushlightuserdata(self.main, ptr::from_ref(&*self.shared).cast_mut().cast());
-            let status = ffi::lua_pcall(self.main, 1, 1, 0);
+            let status = ffi::lua_pcall(self.main, 1, 2, 0);
             if status == ffi::LUA_OK {
-                self.entry = ffi::lua_tointegerx(self.main, -1, ptr::null_mut()) as c_int;
+                self.entry = ffi::lua_tointegerx(self.main, -2, ptr::null_mut()) as c_int;
+                self.require = ffi::lua_tointegerx(self.main, -1, ptr::null_mut()) as c_int;
             }
             let text = failure::text_at(self.main, 1000);
             ffi::lua_settop(self.main, top);
@@ -158,6 +159,13 @@ impl Vm {
                 }
             }
         }
+        // SAFETY: runs with memory above the limit.
+        let syntax = self.protected(|| unsafe { self.shared.syntax_errors(self.main) });
+        for error in syntax {
+            if !errors.contains(&error) {
+                errors.push(error);
+            }
+        }
         if errors.is_empty() {
             return Ok(());
         }
@@ -198,18 +206,16 @@ impl Vm {
             offset: -1,
         };
         let slice = pulse.begin(self.main, limit, &about);
-        // SAFETY: `require_module` runs protected; the name lives through the call.
+        self.shared.required.replace(Some(module.to_owned()));
+        // SAFETY: `require_module` runs protected, and the push allocates nothing.
         unsafe {
             let top = ffi::lua_gettop(self.main);
-            ffi::lua_pushcclosure(self.main, require_module, 0);
-            ffi::lua_pushlightuserdata(self.main, ptr::from_ref(&module).cast_mut().cast());
-            let status = ffi::lua_pcall(self.main, 1, 1, 0);
+            ffi::lua_rawgeti(self.main, ffi::LUA_REGISTRYINDEX, self.require.into());
+            let status = ffi::lua_pcall(self.main, 0, 1, 0);
             if status == ffi::LUA_OK && !slice.killed() {
                 return Ok(());
             }
             let file = format!("{}/{}.lua", self.shared.folder, module.replace('.', "/"));
-            // An error value that is no string has no place of its own.
-            let is_placeless = ffi::lua_type(self.main, -1) != ffi::LUA_TSTRING;
             let message = match status {
                 ffi::LUA_ERRMEM => {
                     let words = failure::out_of_memory(self.config.lua.memory);
@@ -219,11 +225,7 @@ impl Vm {
                 ffi::LUA_OK => format!("{file}: {}", failure::too_long(limit)),
                 _ => {
                     let words = self.protected(|| failure::describe_top(self.main));
-                    if is_placeless {
-                        format!("{file}: {}", words.message)
-                    } else {
-                        words.message
-                    }
+                    placed(words.message, &file)
                 }
             };
             ffi::lua_settop(self.main, top);
@@ -235,6 +237,15 @@ impl Vm {
                 is_last: status == ffi::LUA_ERRMEM || slice.killed(),
             })
         }
+    }
+}
+
+/// An error whose text has no place of its own, as that of a table, gets its file's.
+fn placed(message: String, file: &str) -> String {
+    if failure::has_place(&message) {
+        message
+    } else {
+        format!("{file}: {message}")
     }
 }
 
@@ -257,7 +268,8 @@ impl From<Error> for Refused {
     }
 }
 
-/// Everything that a VM has before the bundle's own code: one argument, `Shared`; one result, the reference of `entry`.
+/// Everything that a VM has before the bundle's own code: one argument, `Shared`; two results, the references of `entry`
+/// and of `require_module`.
 unsafe extern "C-unwind" fn setup(state: *mut lua_State) -> c_int {
     // SAFETY: runs protected; the pointer outlives the VM.
     unsafe {
@@ -275,8 +287,11 @@ unsafe extern "C-unwind" fn setup(state: *mut lua_State) -> c_int {
         tide::install(state, shared);
         message::push_entry(state, shared);
         let entry = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);
+        shared.push_function(state, require_module, 0);
+        let require = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);
         ffi::lua_pushinteger(state, entry.into());
-        1
+        ffi::lua_pushinteger(state, require.into());
+        2
     }
 }
 
@@ -296,11 +311,12 @@ unsafe fn line_up_references(state: *mut lua_State) {
 }
 
 unsafe extern "C-unwind" fn require_module(state: *mut lua_State) -> c_int {
-    // SAFETY: the argument points at the host's `&str`.
+    // SAFETY: the name is `shared`'s when it is pushed.
     unsafe {
-        let module = *ffi::lua_touserdata(state, 1).cast::<&str>();
+        let shared = Shared::of(state);
+        ffi::lua_settop(state, 0);
         ffi::lua_getglobal(state, c"require".as_ptr());
-        push_bytes(state, module.as_bytes());
+        shared.push_owned(state, shared.take_required());
         ffi::lua_callk(state, 1, 1, 0, None);
         1
     }
@@ -403,8 +419,9 @@ unsafe fn handler_of(
                     return Ok(Function::of(main, reference));
                 }
                 Err(format!(
-                    "{place}: no function `{name}` in the table that it returns, {}",
-                    functions_hint(main, name)
+                    "{place}: no function `{name}` in the table that it returns, {}{}",
+                    functions_hint(main, name),
+                    inherited_hint(main, name)
                 ))
             }
             (Some(name), _) => Err(format!(
@@ -425,6 +442,27 @@ unsafe fn functions_hint(main: *mut lua_State, name: &str) -> String {
         "there are no functions in it".to_owned()
     } else {
         suggestion(name, &names)
+    }
+}
+
+/// What to do where the table on top would have the function by `__index`.
+unsafe fn inherited_hint(main: *mut lua_State, name: &str) -> String {
+    // SAFETY: raw access, so that nothing of the user's runs.
+    unsafe {
+        let top = ffi::lua_gettop(main);
+        let mut inherits = false;
+        if ffi::lua_getmetatable(main, -1) != 0 {
+            push_bytes(main, b"__index");
+            inherits = ffi::lua_rawget(main, -2) != ffi::LUA_TNIL;
+        }
+        ffi::lua_settop(main, top);
+        if inherits {
+            format!(
+                "; a function that it inherits by `__index` is not seen: write `M.{name} = Base.{name}`"
+            )
+        } else {
+            String::new()
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-use super::api::tide::json;
-use super::stack::{bytes_at, push_bytes, type_name};
+use super::stack::{bytes_at, is_null, push_bytes, push_null, type_name};
+use super::vm::hook;
 use crate::wait::Value;
 
 /// Deeper tables are refused: they are most likely cycles.
@@ -15,6 +15,9 @@ const DEPTH_MAX: usize = 100;
 
 /// More values are refused: a table that is reached on many ways is copied on each.
 const VALUES_MAX: usize = 1_000_000;
+
+/// Values between two looks at the watchdog.
+const STEPS: usize = 256;
 
 /// Copies the value at `index`. Raises nothing.
 pub(super) unsafe fn read(state: *mut lua_State, index: c_int) -> Result<Value, String> {
@@ -32,6 +35,9 @@ unsafe fn read_within(
     if *values > VALUES_MAX {
         return Err(format!("more than {VALUES_MAX} values"));
     }
+    if values.is_multiple_of(STEPS) && hook::ends() {
+        return Err("the call has ended".to_owned());
+    }
     // SAFETY: nothing here converts in place, and `lua_next` gets keys that it gave.
     unsafe {
         Ok(match ffi::lua_type(state, index) {
@@ -42,7 +48,7 @@ unsafe fn read_within(
             }
             ffi::LUA_TNUMBER => Value::Number(ffi::lua_tonumber(state, index)),
             ffi::LUA_TSTRING => Value::Bytes(bytes_at(state, index).unwrap_or_default().into()),
-            ffi::LUA_TLIGHTUSERDATA if json::is_null(state, index) => Value::Null,
+            ffi::LUA_TLIGHTUSERDATA if is_null(state, index) => Value::Null,
             ffi::LUA_TTABLE => {
                 if depth == 0 || ffi::lua_checkstack(state, 4) == 0 {
                     return Err(format!(
@@ -76,7 +82,7 @@ pub(super) unsafe fn push(state: *mut lua_State, value: &Value) {
             Value::Integer(value) => ffi::lua_pushinteger(state, *value),
             Value::Number(value) => ffi::lua_pushnumber(state, *value),
             Value::Bytes(bytes) => push_bytes(state, bytes),
-            Value::Null => json::push_null(state),
+            Value::Null => push_null(state),
             Value::Table(pairs) => {
                 ffi::luaL_checkstack(state, 4, std::ptr::null());
                 ffi::lua_createtable(state, 0, pairs.len() as c_int);

@@ -8,7 +8,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::mem;
 use std::ptr;
 use std::sync::Arc;
@@ -32,22 +32,27 @@ pub(super) struct Function {
     pub(super) reference: c_int,
     /// Whether it can look at a second argument: one that names no ctx needs none to be made.
     pub(super) sees_ctx: bool,
+    /// Whether it is a method: it takes the message for `self`.
+    pub(super) is_method: bool,
 }
 
 impl Function {
     /// Of the one that `reference` is to.
     pub(super) unsafe fn of(state: *mut lua_State, reference: c_int) -> Self {
         // SAFETY: the caller has room for it. Nothing here allocates, and all that is told may be 0 before.
-        let about = unsafe {
+        let (about, is_method) = unsafe {
             let mut about: ffi::lua_Debug = mem::zeroed();
             ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, reference.into());
+            let first = ffi::lua_getlocal(state, ptr::null(), 1);
+            let is_method = !first.is_null() && CStr::from_ptr(first) == c"self";
             ffi::lua_getinfo(state, c">u".as_ptr(), &raw mut about);
-            about
+            (about, is_method)
         };
         Self {
             reference,
             // One in C says that it takes any number.
             sees_ctx: about.nparams > 1 || about.isvararg != 0,
+            is_method,
         }
     }
 }
@@ -80,6 +85,10 @@ pub(super) struct Shared {
     pub(super) listeners: Vec<String>,
     /// By listener.
     pub(super) handlers: RefCell<Vec<Function>>,
+    /// The call that `entry` is to start, until it has.
+    frame: Cell<*const Frame<'static>>,
+    /// The module that `build` requires next, until `load` takes it.
+    pub(super) required: RefCell<Option<String>>,
     /// The call that runs, or 0.
     pub(super) call: Cell<u64>,
     /// The coroutine of that call.
@@ -140,6 +149,8 @@ impl Shared {
                 .map(|listener| listener.name.clone())
                 .collect(),
             handlers: RefCell::default(),
+            frame: Cell::new(ptr::null()),
+            required: RefCell::default(),
             call: Cell::new(0),
             coroutine: Cell::new(ptr::null_mut()),
             hosts: RefCell::default(),
@@ -175,6 +186,10 @@ impl Shared {
         WaitId(self.last_wait.get())
     }
 
+    pub(super) fn listener_name(&self, index: usize) -> &str {
+        self.listeners.get(index).map_or("", String::as_str)
+    }
+
     /// Nobody waits for this any more.
     pub(super) fn give_up(&self, wait: WaitId) {
         let mut waits = self.waits.borrow_mut();
@@ -202,9 +217,25 @@ impl Shared {
         of_call.into_iter().map(|(_, state)| state).collect()
     }
 
+    /// Hands a call to `entry`. It lives until it is handed back, or until null is handed over in its place.
+    pub(super) fn hand_over(&self, frame: *const Frame<'_>) {
+        self.frame.set(frame.cast());
+    }
+
+    /// The call that was handed over, once.
+    pub(super) fn take_frame(&self) -> *const Frame<'static> {
+        self.frame.replace(ptr::null())
+    }
+
+    /// The name of the module that is required; none for a call that the host did not make.
+    pub(super) fn take_required(&self) -> Vec<u8> {
+        self.required.take().unwrap_or_default().into_bytes()
+    }
+
     /// Of the C function that runs: its first upvalue.
     pub(super) unsafe fn of<'a>(state: *mut lua_State) -> &'a Self {
-        // SAFETY: `push_function` put it there, and it outlives the VM.
+        // SAFETY: `push_function` put it there, and it outlives the VM. No Lua code gets at upvalues of C functions, see
+        // `vm::introspection`.
         unsafe { &*ffi::lua_touserdata(state, ffi::lua_upvalueindex(1)).cast::<Self>() }
     }
 

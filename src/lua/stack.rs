@@ -3,9 +3,29 @@
 #![expect(unsafe_code, reason = "Lua's C API")]
 
 use std::ffi::c_int;
+use std::ptr;
 use std::slice;
 
 use mlua::ffi::{self, lua_State};
+
+/// JSON's null is its address: a light userdata, since Lua's tables keep no nil.
+static NULL: u8 = 0;
+
+/// Pushes JSON's null.
+pub(in crate::lua) unsafe fn push_null(state: *mut lua_State) {
+    // SAFETY: the address is only compared.
+    unsafe { ffi::lua_pushlightuserdata(state, ptr::from_ref(&NULL).cast_mut().cast()) };
+}
+
+pub(in crate::lua) unsafe fn is_null(state: *mut lua_State, index: c_int) -> bool {
+    // SAFETY: reads a pointer.
+    unsafe {
+        ptr::eq(
+            ffi::lua_touserdata(state, index).cast(),
+            ptr::from_ref(&NULL),
+        )
+    }
+}
 
 /// Pushes a string of these bytes.
 pub(in crate::lua) unsafe fn push_bytes(state: *mut lua_State, bytes: &[u8]) {
@@ -47,6 +67,8 @@ pub(in crate::lua) unsafe fn type_name(state: *mut lua_State, index: c_int) -> &
         ffi::LUA_TTABLE => "a table",
         ffi::LUA_TFUNCTION => "a function",
         ffi::LUA_TTHREAD => "a coroutine",
+        // SAFETY: reads a pointer.
+        ffi::LUA_TLIGHTUSERDATA if unsafe { is_null(state, index) } => "null",
         _ => "a userdata",
     }
 }

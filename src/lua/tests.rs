@@ -5,10 +5,14 @@ mod commits;
 mod context;
 mod docs;
 mod files;
+mod hints;
+mod inherited;
+mod interrupts;
 mod json;
 mod limits;
 mod parallel;
 mod records;
+mod tampering;
 mod verdicts;
 mod waits;
 

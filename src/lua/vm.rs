@@ -11,10 +11,13 @@ pub(crate) mod coroutine;
 pub(crate) mod failure;
 pub(crate) mod globals;
 pub(crate) mod heap;
+pub(crate) mod hints;
 pub(crate) mod hook;
 pub(crate) mod init;
+pub(crate) mod introspection;
 pub(crate) mod last_words;
 pub(crate) mod load;
+pub(crate) mod replaced;
 pub(crate) mod run;
 pub(crate) mod watchdog;
 
@@ -33,6 +36,7 @@ use super::{Asked, Call, CallId, Failure, FailureKind, Step};
 use crate::config::Config;
 use crate::wait::{Answer, WaitId};
 use beat::Pulse;
+use failure::Words;
 use heap::Heap;
 use last_words::About;
 use run::{Coroutine, Ended};
@@ -67,6 +71,8 @@ pub(crate) struct Vm {
     pub(super) config: Arc<Config>,
     /// Registry reference to the closure that starts a call.
     pub(super) entry: c_int,
+    /// Registry reference to the function that requires a module.
+    pub(super) require: c_int,
     pub(super) hooks: Hooks,
     pub(super) last_call: u64,
     pub(super) free: RefCell<Vec<Coroutine>>,
@@ -109,6 +115,7 @@ impl Vm {
             heap,
             config,
             entry: ffi::LUA_NOREF,
+            require: ffi::LUA_NOREF,
             hooks: Hooks::default(),
             last_call: 0,
             free: RefCell::default(),
@@ -131,19 +138,12 @@ impl Vm {
         self.last_call += 1;
         let id = CallId(self.last_call);
         let frame = Frame { call, id: id.0 };
-        // SAFETY: the coroutine is empty and has room; neither push allocates. The frame lives through the resume.
-        unsafe {
-            ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, self.entry.into());
-            ffi::lua_pushlightuserdata(coroutine.state, ptr::from_ref(&frame).cast_mut().cast());
-        }
-        match self.run(
-            pulse,
-            id,
-            coroutine,
-            1,
-            self.blocking(call.listener),
-            &about,
-        ) {
+        // SAFETY: the coroutine is empty and has room, and the push allocates nothing.
+        unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, self.entry.into()) };
+        self.shared.hand_over(&raw const frame);
+        let ended = self.run(pulse, id, coroutine, self.blocking(call.listener), &about);
+        self.shared.hand_over(ptr::null());
+        match ended {
             Ended::Done => Step::Done,
             Ended::Waits(waits) => {
                 let waiting = Waiting {
@@ -157,7 +157,7 @@ impl Vm {
                 Step::Waits(id, waits)
             }
             Ended::Asked(verdict) => Step::Asked(verdict),
-            Ended::Failed(kind, words) => Step::Failed(words.of(kind)),
+            Ended::Failed(kind, words) => self.failed(call.listener, kind, words),
         }
     }
 
@@ -180,22 +180,23 @@ impl Vm {
             offset: waiting.offset,
         };
         self.answer(wait, answer);
-        match self.run(
-            pulse,
-            id,
-            waiting.coroutine,
-            0,
-            self.blocking(waiting.listener),
-            &about,
-        ) {
+        let limit = self.blocking(waiting.listener);
+        match self.run(pulse, id, waiting.coroutine, limit, &about) {
             Ended::Done => Step::Done,
             Ended::Waits(waits) => {
                 self.waiting.insert(id, waiting);
                 Step::Waits(id, waits)
             }
             Ended::Asked(verdict) => Step::Asked(verdict),
-            Ended::Failed(kind, words) => Step::Failed(words.of(kind)),
+            Ended::Failed(kind, words) => self.failed(waiting.listener, kind, words),
         }
+    }
+
+    fn failed(&self, listener: usize, kind: FailureKind, mut words: Words) -> Step {
+        if kind == FailureKind::Raised && self.shared.handlers.borrow()[listener].is_method {
+            words.message = format!("{}; {}", words.message, hints::OF_A_METHOD);
+        }
+        Step::Failed(words.of(kind))
     }
 
     /// Gives up a call that waits: what it left open is closed, and its coroutine dropped where it stands.

@@ -2,7 +2,7 @@
 //!
 //! The first SIGTERM or SIGINT asks for a drain, the second ends the process at once; SIGHUP asks for a reload. What a
 //! signal means is pure. They are heard on a thread of their own, so that the second one works however busy the rest
-//! is. SIGPIPE is already ignored: Rust starts every program so.
+//! is. SIGPIPE has no effect: Rust ignores it, and Lua's watchdog puts an empty handler in place of that.
 #![expect(
     unsafe_code,
     reason = "_exit(2) for the second signal: no destructor may hold the process up"

@@ -21,6 +21,17 @@ pub(in crate::lua) struct Ctx {
     pub(super) start_ms: i64,
 }
 
+/// What the value at `index` is made of, where it is a block of this size: a ctx or a logger. Any bytes would do, as all
+/// that is done with them is checked.
+pub(super) unsafe fn block_at(state: *mut lua_State, index: c_int) -> Option<Ctx> {
+    // SAFETY: a full userdata of that size is read; a `Ctx` is plain data.
+    unsafe {
+        let is_block = ffi::lua_type(state, index) == ffi::LUA_TUSERDATA
+            && ffi::lua_rawlen(state, index) == size_of::<Ctx>();
+        is_block.then(|| *ffi::lua_touserdata(state, index).cast::<Ctx>())
+    }
+}
+
 /// The index of a method's own ctx.
 pub(super) const OWN: c_int = ffi::lua_upvalueindex(2);
 

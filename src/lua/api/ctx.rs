@@ -9,7 +9,7 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_CFunction, lua_State};
 
-use super::call::{Ctx, OWN, enter, push_topic};
+use super::call::{Ctx, OWN, block_at, enter, push_topic};
 use super::fields::unknown;
 use super::{app, commit, logger, verdict};
 use crate::lua::shared::Frame;
@@ -99,13 +99,10 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
     // SAFETY: only the metatable has this function, which Lua code cannot get at; the first argument is a ctx.
     unsafe {
         let shared = Shared::of(state);
-        if ffi::lua_type(state, 1) != ffi::LUA_TUSERDATA
-            || ffi::lua_rawlen(state, 1) != size_of::<Ctx>()
-        {
+        let Some(ctx) = block_at(state, 1) else {
             // Only `debug` gets at this function.
             shared.raise(state, "this is no `ctx`".to_owned());
-        }
-        let ctx = *ffi::lua_touserdata(state, 1).cast::<Ctx>();
+        };
         match bytes_at(state, 2).unwrap_or_default() {
             b"topic" => push_topic(state, &ctx),
             b"partition" => ffi::lua_pushinteger(state, ctx.partition.into()),
@@ -115,7 +112,7 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
             b"startTime" => ffi::lua_pushinteger(state, ctx.start_ms),
             b"attempt" => ffi::lua_pushinteger(state, ctx.attempt.into()),
             b"logger" => {
-                push_bytes(state, shared.listeners[ctx.listener].as_bytes());
+                push_bytes(state, shared.listener_name(ctx.listener).as_bytes());
                 logger::push(state, 1);
             }
             b"app" => app::push(state),
@@ -223,7 +220,11 @@ unsafe extern "C-unwind" fn headers(state: *mut lua_State) -> c_int {
             ffi::LUA_TTABLE => {
                 let length = ffi::lua_rawlen(state, -2) as i64;
                 for i in 1..=length {
-                    ffi::lua_rawgeti(state, -2, i);
+                    // The length of a table with gaps may be any number.
+                    if ffi::lua_rawgeti(state, -2, i) == ffi::LUA_TNIL {
+                        ffi::lua_pop(state, 1);
+                        break;
+                    }
                     ffi::lua_rawseti(state, -2, i);
                 }
             }

@@ -46,5 +46,12 @@ unsafe fn message(state: *mut lua_State, key: c_int, object: &str, fields: &[&st
     };
     let name = String::from_utf8_lossy(bytes);
     let nearest = suggestion(&name, fields);
-    format!("`{object}` has no field `{name}`, {nearest}")
+    let hint = match (object, &*name) {
+        ("tide", "http") => "; a client of HTTP is not there yet",
+        ("ctx", "value" | "key" | "timestamp") => {
+            "; the message is the first argument of a handler"
+        }
+        _ => "",
+    };
+    format!("`{object}` has no field `{name}`, {nearest}{hint}")
 }

@@ -6,7 +6,7 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-use super::call::{Ctx, push_topic};
+use super::call::{Ctx, block_at, push_topic};
 use super::fields::unknown;
 use super::tide::json;
 use crate::log::log;
@@ -49,9 +49,13 @@ pub(in crate::lua) unsafe fn push(state: *mut lua_State, ctx: c_int) {
 }
 
 unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
-    // SAFETY: only loggers have this function.
+    // SAFETY: reads its arguments.
     unsafe {
         let shared = Shared::of(state);
+        if block_at(state, 1).is_none() {
+            // `debug` alone gets at this function with anything else.
+            shared.raise(state, "this is no logger".to_owned());
+        }
         let level = match bytes_at(state, 2).unwrap_or_default() {
             b"debug" => 0,
             b"info" => 1,
@@ -76,11 +80,13 @@ unsafe extern "C-unwind" fn log(state: *mut lua_State) -> c_int {
         if ffi::lua_rawequal(state, 1, OWN) != 0 {
             ffi::lua_remove(state, 1);
         }
+        let Some(coordinates) = block_at(state, OWN) else {
+            return 0;
+        };
         let level = ffi::lua_tointegerx(state, ffi::lua_upvalueindex(3), std::ptr::null_mut());
         ffi::lua_settop(state, 2);
         ffi::luaL_tolstring(state, 1, std::ptr::null_mut());
         ffi::lua_getiuservalue(state, OWN, NAME);
-        let coordinates = *ffi::lua_touserdata(state, OWN).cast::<Ctx>();
         push_topic(state, &coordinates);
         let fields = match ffi::lua_type(state, 2) {
             ffi::LUA_TNIL => None,
@@ -88,7 +94,7 @@ unsafe extern "C-unwind" fn log(state: *mut lua_State) -> c_int {
         };
         let fields = fields.as_deref().map(String::from_utf8_lossy);
         let line = Line {
-            listener: &shared.listeners[coordinates.listener],
+            listener: shared.listener_name(coordinates.listener),
             topic: &text(state, 5),
             coordinates: &coordinates,
             logger: &text(state, 4),

@@ -49,12 +49,15 @@ pub(in crate::lua) unsafe fn push_entry(state: *mut lua_State, shared: &Shared) 
 }
 
 unsafe extern "C-unwind" fn entry(state: *mut lua_State) -> c_int {
-    // SAFETY: the host pushed a frame that lives until the resume returns. Nothing with a destructor is pending.
+    // SAFETY: the host handed over a frame that lives until the resume returns. Nothing with a destructor is pending.
     unsafe {
         let shared = Shared::of(state);
-        let frame = &*ffi::lua_touserdata(state, 1).cast::<Frame<'_>>();
+        let frame: *const Frame<'_> = shared.take_frame();
+        let Some(frame) = frame.as_ref() else {
+            // `debug` alone finds this function.
+            shared.raise(state, "a call is started by the host alone".to_owned());
+        };
         let call = frame.call;
-        // The frame's address stays where it is, below what the call takes.
         let handler = shared.handlers.borrow()[call.listener];
         ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, handler.reference.into());
         let topic = topic_of(state, shared, call.topic);

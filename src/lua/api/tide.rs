@@ -76,7 +76,7 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     // SAFETY: runs protected.
     unsafe {
         suspend::install(state);
-        json::install(state);
+        json::install(state, shared);
         for module in MODULES {
             push_module(state, shared, module);
             if let Some(name) = module.path.strip_prefix("tide.") {

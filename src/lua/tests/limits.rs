@@ -5,7 +5,7 @@ use crate::lua::tests::*;
 
 /// Ends `body` by the watchdog, and sees that the VM still works.
 #[track_caller]
-fn is_ended(body: &str) -> Failure {
+pub(super) fn is_ended(body: &str) -> Failure {
     let mut setup = handler(&format!("if message.key then return end {body}"));
     setup.blocking = Duration::from_millis(150);
     let mut f = setup.build();

@@ -283,7 +283,9 @@ unsafe extern "C-unwind" fn yield_(state: *mut lua_State) -> c_int {
     // SAFETY: a C function of Lua.
     unsafe {
         let shared = Shared::of(state);
-        if state == shared.coroutine.get() {
+        let is_host = state == shared.coroutine.get()
+            || ffi::lua_isyieldable(state) == 0 && shared.hosts.borrow().contains(&state);
+        if is_host {
             shared.raise(
                 state,
                 "attempt to yield from outside a coroutine; to wait, use `tide.sleep`".to_owned(),

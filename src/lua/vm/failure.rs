@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use mlua::ffi::{self, lua_Debug, lua_State};
 
-use crate::lua::stack::{bytes_at, push_bytes, type_name};
+use super::hints;
+use crate::lua::stack::{bytes_at, is_null, push_bytes, type_name};
 use crate::lua::{Failure, FailureKind};
 
 const NOT_ENOUGH_MEMORY: &[u8] = b"not enough memory";
 
 /// Longer messages are cut: they go to logs and to headers.
-const MESSAGE_MAX: usize = 8 << 10;
+pub(super) const MESSAGE_MAX: usize = 8 << 10;
 const TRACEBACK_MAX: usize = 16 << 10;
 
 pub(in crate::lua) struct Words {
@@ -89,7 +90,7 @@ pub(in crate::lua) unsafe fn describe_top(main: *mut lua_State) -> Words {
         ffi::lua_pop(main, 1);
         Words {
             // What `require` says of each empty search path.
-            message: message.replace("\n\tno file ''", ""),
+            message: hints::explained(message.replace("\n\tno file ''", "")),
             traceback: None,
         }
     }
@@ -100,13 +101,14 @@ pub(in crate::lua) unsafe fn traceback(
     main: *mut lua_State,
     state: *mut lua_State,
 ) -> Option<String> {
-    // SAFETY: a light C function and a pointer allocate nothing; the rest runs protected.
+    // SAFETY: a light C function and a moved thread allocate nothing; the rest runs protected.
     unsafe {
-        if ffi::lua_checkstack(main, 8) == 0 {
+        if ffi::lua_checkstack(main, 8) == 0 || ffi::lua_checkstack(state, 1) == 0 {
             return None;
         }
         ffi::lua_pushcclosure(main, traceback_of, 0);
-        ffi::lua_pushlightuserdata(main, state.cast());
+        ffi::lua_pushthread(state);
+        ffi::lua_xmove(state, main, 1);
         let status = ffi::lua_pcall(main, 1, 1, 0);
         let text =
             (status == ffi::LUA_OK).then(|| without_own_frames(&text_at(main, TRACEBACK_MAX)));
@@ -150,6 +152,12 @@ pub(in crate::lua) fn out_of_memory(memory: usize) -> Words {
     ))
 }
 
+/// Whether an error names a file: it begins with `handlers/orders.lua:12:`, or `[string "…"]:1:`.
+pub(in crate::lua) fn has_place(message: &str) -> bool {
+    let line = message.lines().next().unwrap_or_default();
+    line.contains(".lua:") || line.contains("\"]:")
+}
+
 /// The string on top of `state`.
 pub(in crate::lua) unsafe fn text_at(state: *mut lua_State, max: usize) -> String {
     // SAFETY: copied before it is popped.
@@ -191,9 +199,9 @@ unsafe extern "C-unwind" fn message_of(state: *mut lua_State) -> c_int {
             return 1;
         }
         ffi::lua_settop(state, 1);
-        if matches!(ffi::lua_type(state, 1), ffi::LUA_TSTRING | ffi::LUA_TNUMBER)
-            || ffi::luaL_getmetafield(state, 1, c"__tostring".as_ptr()) != 0
-        {
+        let has_own_text =
+            !is_null(state, 1) && ffi::luaL_getmetafield(state, 1, c"__tostring".as_ptr()) != 0;
+        if has_own_text || matches!(ffi::lua_type(state, 1), ffi::LUA_TSTRING | ffi::LUA_TNUMBER) {
             ffi::luaL_tolstring(state, 1, std::ptr::null_mut());
         } else {
             push_bytes(state, b"an error value that is ");
@@ -206,9 +214,12 @@ unsafe extern "C-unwind" fn message_of(state: *mut lua_State) -> c_int {
 
 /// One argument, a state; one result, its traceback.
 unsafe extern "C-unwind" fn traceback_of(state: *mut lua_State) -> c_int {
-    // SAFETY: the host passes a state that is alive.
+    // SAFETY: a thread on the stack is alive.
     unsafe {
-        let of = ffi::lua_touserdata(state, 1).cast::<lua_State>();
+        let of = ffi::lua_tothread(state, 1);
+        if of.is_null() {
+            return 0;
+        }
         ffi::luaL_traceback(state, of, std::ptr::null(), 0);
         1
     }

@@ -2,18 +2,21 @@
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
-use std::ffi::{CStr, c_int};
+use std::ffi::c_int;
 use std::ptr;
 
-use mlua::ffi::{self, lua_CFunction, lua_KContext, lua_State};
+use mlua::ffi::{self, lua_KContext, lua_State};
 
-use super::hook;
+use super::replaced::{self, Replaced, original};
+use super::{hook, introspection};
 use crate::lua::shared::Shared;
 use crate::lua::stack::bytes_at;
 
-/// Each gets the original as its second upvalue.
-const REPLACED: [(&CStr, &CStr, lua_CFunction); 6] = [
+const REPLACED: [Replaced; 9] = [
     (c"os", c"exit", exit),
+    (c"os", c"execute", start_process),
+    (c"os", c"setlocale", set_locale),
+    (c"io", c"popen", start_process),
     (c"debug", c"sethook", set_hook),
     (c"_G", c"load", load),
     (c"_G", c"loadfile", load_file),
@@ -24,13 +27,8 @@ const REPLACED: [(&CStr, &CStr, lua_CFunction); 6] = [
 pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     // SAFETY: runs protected.
     unsafe {
-        for (table, name, function) in REPLACED {
-            ffi::lua_getglobal(state, table.as_ptr());
-            ffi::lua_getfield(state, -1, name.as_ptr());
-            shared.push_function(state, function, 1);
-            ffi::lua_setfield(state, -2, name.as_ptr());
-            ffi::lua_pop(state, 1);
-        }
+        replaced::install(state, shared, &REPLACED);
+        replaced::install(state, shared, &introspection::REPLACED);
     }
 }
 
@@ -38,6 +36,36 @@ unsafe extern "C-unwind" fn exit(state: *mut lua_State) -> c_int {
     let message = "`os.exit` would end the daemon with every message in flight; raise an error to fail this one, or set `onError = \"stop\"`";
     // SAFETY: `raise` takes the message away before it raises.
     unsafe { Shared::of(state).raise(state, message.to_owned()) }
+}
+
+/// `os.execute` and `io.popen`: the process that starts gets no descriptor of the daemon. Those that Rust opens are closed
+/// by exec in any case, the pipes of librdkafka and the files of `io.open` are not.
+unsafe extern "C-unwind" fn start_process(state: *mut lua_State) -> c_int {
+    // SAFETY: changes a flag of descriptors. A kernel before 5.11 refuses, and everything is as in plain Lua.
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        );
+        original(state)
+    }
+}
+
+/// The locale is the process's: another decimal point would change the numbers of every VM.
+unsafe extern "C-unwind" fn set_locale(state: *mut lua_State) -> c_int {
+    // SAFETY: `raise` takes the message away before it raises.
+    unsafe {
+        if ffi::lua_type(state, 1) > ffi::LUA_TNIL {
+            Shared::of(state).raise(
+                state,
+                "`os.setlocale` would change the locale of every handler; without a locale it tells the one in force"
+                    .to_owned(),
+            );
+        }
+        original(state)
+    }
 }
 
 /// The one hook of a state is the watchdog's.
@@ -69,17 +97,6 @@ unsafe fn text_only(state: *mut lua_State, index: c_int) {
     }
 }
 
-/// Calls the original with the arguments as they are.
-unsafe fn original(state: *mut lua_State) -> c_int {
-    // SAFETY: the second upvalue is a function.
-    unsafe {
-        ffi::lua_pushvalue(state, ffi::lua_upvalueindex(2));
-        ffi::lua_insert(state, 1);
-        ffi::lua_callk(state, ffi::lua_gettop(state) - 1, ffi::LUA_MULTRET, 0, None);
-        ffi::lua_gettop(state)
-    }
-}
-
 unsafe extern "C-unwind" fn load(state: *mut lua_State) -> c_int {
     // SAFETY: a C function of Lua.
     unsafe {
@@ -102,7 +119,14 @@ unsafe extern "C-unwind" fn do_file(state: *mut lua_State) -> c_int {
     unsafe {
         let name = ffi::luaL_checklstring(state, 1, ptr::null_mut());
         ffi::lua_settop(state, 1);
-        if ffi::luaL_loadfilex(state, name, c"t".as_ptr()) != ffi::LUA_OK {
+        let status = ffi::luaL_loadfilex(state, name, c"t".as_ptr());
+        if status != ffi::LUA_OK {
+            if status != ffi::LUA_ERRSYNTAX {
+                // What is wrong within a file has its place there.
+                ffi::luaL_where(state, 1);
+                ffi::lua_insert(state, -2);
+                ffi::lua_concat(state, 2);
+            }
             ffi::lua_error(state);
         }
         ffi::lua_callk(state, 0, ffi::LUA_MULTRET, 0, Some(done_file));

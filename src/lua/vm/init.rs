@@ -44,7 +44,7 @@ impl Vm {
         unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, function.into()) };
         let mut served = Served::new(Instant::now() + HOOK_MAX);
         loop {
-            match self.run(pulse, id, coroutine, 0, limit, &about) {
+            match self.run(pulse, id, coroutine, limit, &about) {
                 Ended::Done => return Ok(()),
                 Ended::Waits(waits) => {
                     served.begin(waits, &self.shared.app.outside);

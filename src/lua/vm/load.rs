@@ -10,7 +10,7 @@ use std::ptr;
 
 use mlua::ffi::{self, lua_State};
 
-use super::failure;
+use super::{failure, hints};
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, push_bytes};
 
@@ -112,8 +112,14 @@ unsafe extern "C-unwind" fn run(state: *mut lua_State) -> c_int {
         ffi::lua_pushvalue(state, ffi::lua_upvalueindex(2));
         ffi::lua_insert(state, 1);
         let status = ffi::lua_pcall(state, ffi::lua_gettop(state) - 1, 1, 0);
-        shared.loading.borrow_mut().pop();
+        let module = shared.loading.borrow_mut().pop();
         if status != ffi::LUA_OK {
+            if status == ffi::LUA_ERRRUN
+                && let Some(text) = bytes_at(state, -1)
+                && let Some(placed) = shared.placed(module, text)
+            {
+                shared.push_owned(state, placed);
+            }
             ffi::lua_error(state);
         }
         1
@@ -182,6 +188,17 @@ impl Shared {
             .push(String::from_utf8_lossy(module).into_owned());
     }
 
+    /// The error of a module's chunk with the module's file, where it has no place of its own (`error("boom", 0)`).
+    fn placed(&self, module: Option<String>, text: &[u8]) -> Option<Vec<u8>> {
+        if failure::has_place(&String::from_utf8_lossy(text)) {
+            return None;
+        }
+        let path = module?.replace('.', "/");
+        let mut placed = format!("{}/{path}.lua: ", self.folder).into_bytes();
+        placed.extend_from_slice(text);
+        Some(placed)
+    }
+
     /// The bytes of module `name` and its chunk name, or what was looked for.
     fn source_of(&self, module: &str) -> (Option<*const [u8]>, Vec<u8>) {
         let path = format!("{}.lua", module.replace('.', "/"));
@@ -194,11 +211,43 @@ impl Shared {
                 format!("no module '{module}' in the bundle: its name is written with dots")
                     .into_bytes(),
             ),
-            None => (
-                None,
-                format!("no file '{}/{path}' in the bundle", self.folder).into_bytes(),
-            ),
+            None => {
+                let hint =
+                    hints::module(module).map_or_else(String::new, |hint| format!("; {hint}"));
+                let text = format!("no file '{}/{path}' in the bundle{hint}", self.folder);
+                (None, text.into_bytes())
+            }
         }
+    }
+
+    /// What does not compile, with its place: of every file, also of one that no other has loaded yet.
+    pub(in crate::lua) unsafe fn syntax_errors(&self, state: *mut lua_State) -> Vec<String> {
+        let mut errors = Vec::new();
+        for (path, source) in self.sources.iter() {
+            let mut chunk = self.chunk_name(path);
+            chunk.push(0);
+            let source = without_preamble(source);
+            // SAFETY: the name ends with a zero; compiling raises nothing, and the stack is put back as it was.
+            unsafe {
+                let status = ffi::luaL_loadbufferx(
+                    state,
+                    source.as_ptr().cast(),
+                    source.len(),
+                    chunk.as_ptr().cast(),
+                    c"t".as_ptr(),
+                );
+                if status == ffi::LUA_ERRSYNTAX {
+                    let text = failure::text_at(state, failure::MESSAGE_MAX);
+                    errors.push(if text.starts_with("attempt to load") {
+                        format!("{}/{path}: {text}", self.folder)
+                    } else {
+                        text
+                    });
+                }
+                ffi::lua_pop(state, 1);
+            }
+        }
+        errors
     }
 
     /// `@handlers/billing/orders.lua`: what positions in messages begin with.

@@ -44,7 +44,6 @@ impl Vm {
         pulse: &Pulse,
         id: CallId,
         coroutine: Coroutine,
-        arguments: c_int,
         limit: Duration,
         about: &About<'_>,
     ) -> Ended {
@@ -54,9 +53,8 @@ impl Vm {
         self.shared.waits.borrow_mut().clear();
         let slice = pulse.begin(coroutine.state, limit, about);
         let mut results = 0;
-        // SAFETY: the state is a coroutine of this VM that is new or suspended, with its arguments on top.
-        let status =
-            unsafe { ffi::lua_resume(coroutine.state, self.main, arguments, &raw mut results) };
+        // SAFETY: the state is a coroutine of this VM that is suspended, or new with its function on the stack.
+        let status = unsafe { ffi::lua_resume(coroutine.state, self.main, 0, &raw mut results) };
         let is_done = status == ffi::LUA_OK && results == 0 && !self.shared.has_verdict();
         if is_done && !slice.killed() {
             // Most calls: no results are an empty stack.

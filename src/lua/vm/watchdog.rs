@@ -39,6 +39,7 @@ impl Watchdog {
     /// Starts the thread and installs the signal's handler.
     pub(crate) fn start() -> io::Result<Self> {
         install_handler()?;
+        hear_broken_pipes()?;
         let registry = Arc::new(Registry {
             beats: Mutex::new(Vec::new()),
             asleep: AtomicBool::new(false),
@@ -188,6 +189,32 @@ fn install_handler() -> io::Result<()> {
         Err(io::Error::last_os_error())
     }
 }
+
+/// Rust ignores SIGPIPE, and the children of `io.popen` and `os.execute` would inherit that: `yes | head -1` would never
+/// end. A handler that does nothing has the same effect here, and exec resets it.
+fn hear_broken_pipes() -> io::Result<()> {
+    // SAFETY: both actions are wholly initialised, and the handler does nothing.
+    let result = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        if libc::sigaction(libc::SIGPIPE, ptr::null(), &raw mut action) == 0
+            && action.sa_sigaction != libc::SIG_IGN
+        {
+            return Ok(());
+        }
+        action = std::mem::zeroed();
+        action.sa_sigaction = on_broken_pipe as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART;
+        libc::sigemptyset(&raw mut action.sa_mask);
+        libc::sigaction(libc::SIGPIPE, &raw const action, ptr::null_mut())
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+extern "C" fn on_broken_pipe(_: libc::c_int) {}
 
 /// Runs on the thread whose Lua is to end: reads atomics, sets the hook, and nothing else.
 extern "C" fn on_signal(_: libc::c_int) {

@@ -10,18 +10,18 @@ mod decode;
 mod encode;
 mod escape;
 mod keys;
+mod null;
 mod number;
 mod shapes;
 mod text;
 
 use std::ffi::{CStr, c_int};
-use std::ptr;
 
 use mlua::ffi::{self, lua_State};
 
 use crate::lua::api::module::{Body, Entry, Module};
 use crate::lua::shared::Shared;
-use crate::lua::stack::{push_bytes, string_at, type_name};
+use crate::lua::stack::{push_bytes, push_null, string_at, type_name};
 
 use decode::{Decoder, Places};
 pub(in crate::lua) use encode::{Strictness, encode};
@@ -32,8 +32,6 @@ use text::Text;
 /// Deeper documents are refused, both ways.
 const DEPTH_MAX: usize = 128;
 
-/// `tide.json.null` is its address.
-static NULL: u8 = 0;
 const ARRAY: &CStr = c"moontide.json.array";
 /// Upvalues of `decode`, after `Shared`.
 const MARK: c_int = ffi::lua_upvalueindex(2);
@@ -95,10 +93,11 @@ pub(super) const MODULE: Module = Module {
     ],
 };
 
-/// Makes the metatable of arrays.
-pub(super) unsafe fn install(state: *mut lua_State) {
+/// Makes the metatables of arrays and of null.
+pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     // SAFETY: runs protected.
     unsafe {
+        null::install(state, shared);
         ffi::luaL_newmetatable(state, ARRAY.as_ptr());
         push_bytes(state, b"array");
         ffi::lua_setfield(state, -2, c"__name".as_ptr());
@@ -115,21 +114,6 @@ unsafe fn push_decode(state: *mut lua_State, shared: &Shared) {
         shapes.cast::<Shapes>().write(Shapes::default());
         Keys::push_table(state);
         shared.push_function(state, decode, 3);
-    }
-}
-
-pub(in crate::lua) unsafe fn push_null(state: *mut lua_State) {
-    // SAFETY: the address is only compared.
-    unsafe { ffi::lua_pushlightuserdata(state, ptr::from_ref(&NULL).cast_mut().cast()) };
-}
-
-pub(in crate::lua) unsafe fn is_null(state: *mut lua_State, index: c_int) -> bool {
-    // SAFETY: reads a pointer.
-    unsafe {
-        ptr::eq(
-            ffi::lua_touserdata(state, index).cast(),
-            ptr::from_ref(&NULL),
-        )
     }
 }
 

@@ -10,15 +10,18 @@ use std::str;
 
 use mlua::ffi::{self, lua_State};
 
+use super::DEPTH_MAX;
 use super::escape::unescape;
 use super::number::{Number, number};
 use super::shapes::Shapes;
 use super::text::{At, Error, Text};
-use super::{DEPTH_MAX, push_null};
-use crate::lua::stack::push_bytes;
+use crate::lua::stack::{push_bytes, push_null};
+use crate::lua::vm::hook;
 
 /// An object that is not empty is made for as many.
 const FIELDS_MIN: c_int = 4;
+/// Between two looks at the watchdog: tables, and elements of one. A power of two.
+const STEPS: u32 = 4096;
 /// Room on the stack is asked for so many levels at once, and how much one of them takes: a table, a key, a value.
 const LEVELS: usize = 4;
 const ROOM: c_int = 3;
@@ -29,6 +32,7 @@ pub(super) struct Decoder<'a> {
     shapes: &'a Shapes,
     places: Places,
     error: Cell<Error>,
+    tables: Cell<u32>,
 }
 
 /// Indices of what every document needs.
@@ -53,6 +57,7 @@ impl<'a> Decoder<'a> {
             shapes,
             places,
             error: Cell::new(Error { what: "", at: 0 }),
+            tables: Cell::new(0),
         }
     }
 
@@ -156,8 +161,20 @@ impl<'a> Decoder<'a> {
             if depth == 0 || !has_room {
                 self.fail(at, "more than 128 levels")?;
             }
+            self.tables.set(self.tables.get().wrapping_add(1));
+            self.look(self.tables.get(), at)?;
         }
         Some(depth - 1)
+    }
+
+    /// Looks at the watchdog now and then: a document may be long.
+    #[inline]
+    unsafe fn look(&self, steps: u32, at: At) -> Option<()> {
+        if steps.is_multiple_of(STEPS) && hook::ends() {
+            // SAFETY: `at` is of the text.
+            unsafe { self.fail(at, "the call has ended") }?;
+        }
+        Some(())
     }
 
     unsafe fn array(&self, open: At, depth: usize) -> Option<At> {
@@ -182,6 +199,7 @@ impl<'a> Decoder<'a> {
                 at = self.value(at, depth)?.past_space();
                 count += 1;
                 ffi::lua_rawseti(self.state, -2, count);
+                self.look(count as u32, at)?;
                 match at.byte() {
                     b',' => at = at.on(1),
                     b']' => break,
@@ -216,6 +234,7 @@ impl<'a> Decoder<'a> {
                 at = self.value(at.on(1), depth)?.past_space();
                 ffi::lua_rawset(self.state, -3);
                 count += 1;
+                self.look(count as u32, at)?;
                 match at.byte() {
                     b',' => at = at.on(1).past_space(),
                     b'}' => break,

@@ -8,12 +8,18 @@ use std::str;
 
 use mlua::ffi::{self, lua_State};
 
-use super::{ARRAY, DEPTH_MAX, is_null};
-use crate::lua::stack::{bytes_at, type_name};
+use super::{ARRAY, DEPTH_MAX};
+use crate::lua::stack::{bytes_at, is_null, type_name};
+use crate::lua::vm::hook;
 
 /// The fields of a log line end when they are as long as this. A table within itself would otherwise be written out as
 /// often as there are ways through it.
 const LOG_MAX: usize = 64 << 10;
+
+/// Between two looks at the watchdog: values, and how many of them a table stands for. One that holds nothing any more may
+/// still be large to walk.
+const STEPS: u32 = 256;
+const TABLE: u32 = 8;
 
 /// What becomes of a value that JSON has no form for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,6 +34,8 @@ struct Encoder {
     state: *mut lua_State,
     text: Vec<u8>,
     strictness: Strictness,
+    /// Since the last look at the watchdog.
+    steps: u32,
 }
 
 /// The value at `index` as JSON, or why there is none.
@@ -40,6 +48,7 @@ pub(in crate::lua) unsafe fn encode(
         state,
         text: Vec::new(),
         strictness,
+        steps: 0,
     };
     // SAFETY: the caller's index is valid; the stack is put back as it was.
     unsafe {
@@ -59,7 +68,21 @@ enum Shape {
 }
 
 impl Encoder {
+    /// Ends with the call: one table that is reached on many ways is written on each.
+    fn step(&mut self, steps: u32) -> Result<(), String> {
+        self.steps += steps;
+        if self.steps < STEPS {
+            return Ok(());
+        }
+        self.steps = 0;
+        if hook::ends() {
+            return Err("the call has ended".to_owned());
+        }
+        Ok(())
+    }
+
     unsafe fn value(&mut self, index: c_int, depth: usize) -> Result<(), String> {
+        self.step(1)?;
         // SAFETY: nothing is converted in place, and no metamethod runs.
         unsafe {
             match ffi::lua_type(self.state, index) {
@@ -115,6 +138,10 @@ impl Encoder {
     }
 
     fn string(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let bytes = match self.strictness {
+            Strictness::Log => &bytes[..bytes.len().min(LOG_MAX)],
+            Strictness::Strict(_) => bytes,
+        };
         match str::from_utf8(bytes) {
             Ok(text) => self.quoted(text),
             Err(_) if self.strictness == Strictness::Log => {
@@ -154,6 +181,7 @@ impl Encoder {
     }
 
     unsafe fn table(&mut self, index: c_int, depth: usize) -> Result<(), String> {
+        self.step(TABLE)?;
         // SAFETY: `lua_checkstack` raises nothing.
         if depth == 0 || unsafe { ffi::lua_checkstack(self.state, 6) } == 0 {
             return self.no_form(
@@ -232,7 +260,7 @@ impl Encoder {
     }
 
     /// A marked table is an array, and so is one whose keys are 1 to n without a gap; an empty one is an object.
-    unsafe fn shape(&self, index: c_int) -> Result<Shape, String> {
+    unsafe fn shape(&mut self, index: c_int) -> Result<Shape, String> {
         // SAFETY: raw access only.
         unsafe {
             let length = ffi::lua_rawlen(self.state, index) as i64;
@@ -243,6 +271,7 @@ impl Encoder {
             while ffi::lua_next(self.state, index) != 0 {
                 ffi::lua_pop(self.state, 1);
                 keys += 1;
+                self.step(1)?;
                 let inside = ffi::lua_isinteger(self.state, -1) != 0
                     && (1..=length).contains(&ffi::lua_tointeger(self.state, -1));
                 others |= !inside;
