@@ -282,6 +282,25 @@ fn limits(consumer: &Consumer, path: &[&str], file: &File, scene: &mut Scene<'_,
     }
 }
 
+/// What somebody on the way to the broker could use.
+fn warn_of_open_doors(mapped: &Properties, scene: &mut Scene<'_, '_>) {
+    let is = |name: &str, value| mapped.get(name).is_some_and(|mapped| mapped.value == value);
+    let mut warn = |warning: &str| {
+        // The consumers mostly share what they inherit.
+        if !scene.report.warnings.iter().any(|one| one == warning) {
+            scene.report.warning(warning);
+        }
+    };
+    if is("sasl.mechanisms", "PLAIN") && is("security.protocol", "sasl_plaintext") {
+        warn(
+            "`sasl.mechanism` is \"plain\" without `ssl`: the password crosses the network in plain text",
+        );
+    }
+    if is("enable.ssl.certificate.verification", "false") {
+        warn("`ssl.rejectUnauthorized` is false: any server can pass for a broker");
+    }
+}
+
 fn properties(
     consumer: &Consumer,
     path: &[&str],
@@ -298,7 +317,14 @@ fn properties(
             scene.report.error(at, complaint.message);
         }
     }
+    warn_of_open_doors(&mapped, scene);
     let mut properties = BTreeMap::new();
+    // librdkafka's telemetry: a broker that asks for it in a wrong way can crash the client.
+    let off = Value {
+        text: "false".to_owned(),
+        secret: false,
+    };
+    properties.insert("enable.metrics.push".to_owned(), off);
     for (name, value) in passthrough::resolve(consumer, path, &mapped, scene) {
         properties.insert(name, value);
     }

@@ -3,7 +3,7 @@
 //! All of them are collected before any is shown. No sentence and no excerpt shows a secret: what was interpolated from
 //! a file or a credential is hidden in every sentence, and the value of a sensitive key in every excerpt.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -84,10 +84,16 @@ pub(crate) fn words(error: &io::Error) -> String {
     words.to_lowercase()
 }
 
+/// More errors are counted: what is wrong a thousand times has one cause.
+const SHOWN_MAX: usize = 100;
+/// A longer line is not shown.
+const EXCERPT_MAX: usize = 1000;
+
 /// Collects errors while a file is read.
 pub(super) struct Report<'a> {
     text: &'a str,
     list: Vec<(Option<Range<usize>>, String)>,
+    known: HashSet<(Option<Range<usize>>, String)>,
     pub(super) warnings: Vec<String>,
     /// Where values of sensitive keys stand in the text.
     masked: Vec<Range<usize>>,
@@ -104,6 +110,7 @@ impl<'a> Report<'a> {
         Self {
             text,
             list: Vec::new(),
+            known: HashSet::new(),
             warnings: Vec::new(),
             masked: Vec::new(),
             secrets: Vec::new(),
@@ -114,9 +121,14 @@ impl<'a> Report<'a> {
 
     pub(super) fn error(&mut self, at: Option<Range<usize>>, message: impl Into<String>) {
         let entry = (at, message.into());
-        if !self.list.contains(&entry) {
+        if self.known.insert(entry.clone()) {
             self.list.push(entry);
         }
+    }
+
+    /// Whether further errors only count.
+    pub(super) fn is_full(&self) -> bool {
+        self.list.len() >= 10 * SHOWN_MAX
     }
 
     pub(super) fn warning(&mut self, message: impl AsRef<str>) {
@@ -128,13 +140,35 @@ impl<'a> Report<'a> {
         self.masked.push(range);
     }
 
+    /// Hides `user:password` of an address `user:password@host` in this value, in sentences too.
+    pub(super) fn mask_user(&mut self, value: Range<usize>) {
+        let Some(text) = self.text.get(value.clone()) else {
+            return;
+        };
+        if !text.starts_with(['"', '\'']) {
+            return;
+        }
+        for (end, _) in text.match_indices('@') {
+            let start = text[..end].rfind(['"', '\'', ',', '/', ' ', '\n', '@']);
+            let start = start.map_or(0, |at| at + 1);
+            if text[start..end].contains(':') {
+                self.masked.push(value.start + start..value.start + end);
+                self.secret(&text[start..end]);
+            }
+        }
+    }
+
     pub(super) fn broken(&mut self) {
         self.broken = true;
     }
 
     pub(super) fn secret(&mut self, piece: &str) {
-        if !piece.is_empty() {
-            self.secrets.push(piece.to_owned());
+        // Rules trim values and compare them in lower case, and may say what they have found.
+        let trimmed = piece.trim();
+        for form in [piece, trimmed, &trimmed.to_lowercase()] {
+            if !form.is_empty() && !self.secrets.iter().any(|known| known == form) {
+                self.secrets.push(form.to_owned());
+            }
         }
     }
 
@@ -165,15 +199,31 @@ impl<'a> Report<'a> {
     }
 
     pub(super) fn finish(mut self, file: &Path) -> Errors {
-        let list = std::mem::take(&mut self.list);
+        let mut list = std::mem::take(&mut self.list);
+        list.sort_by_key(|(at, _)| at.as_ref().map(|at| at.start));
+        let more = list.len().saturating_sub(SHOWN_MAX);
+        self.masked.sort_by_key(|range| range.start);
+        self.masked.dedup_by(|next, range| {
+            let overlap = next.start < range.end;
+            if overlap {
+                range.end = range.end.max(next.end);
+            }
+            overlap
+        });
         let mut list: Vec<_> = list
             .into_iter()
+            .take(SHOWN_MAX)
             .map(|(at, message)| Error {
                 place: at.map(|at| self.place(at.start)),
                 message: self.hide(&message),
             })
             .collect();
-        list.sort_by_key(|error| error.place.as_ref().map(|place| (place.line, place.column)));
+        if more > 0 {
+            list.push(Error {
+                place: None,
+                message: format!("{more} more errors"),
+            });
+        }
         Errors {
             file: file.display().to_string(),
             list,
@@ -195,7 +245,8 @@ impl<'a> Report<'a> {
             && ["pass", "secret", "key"]
                 .iter()
                 .any(|word| source.contains(word));
-        let excerpt = (!hidden).then(|| self.excerpt(start..end, offset));
+        let is_shown = !hidden && source.len() <= EXCERPT_MAX;
+        let excerpt = is_shown.then(|| self.excerpt(start..end, offset));
         Place {
             line,
             column,
@@ -203,17 +254,25 @@ impl<'a> Report<'a> {
         }
     }
 
+    /// The masked values that reach into this line. They do not overlap, see `finish`.
+    fn masked_in(&self, line: &Range<usize>) -> &[Range<usize>] {
+        let first = self.masked.partition_point(|range| range.end <= line.start);
+        let after = self.masked.partition_point(|range| range.start < line.end);
+        &self.masked[first..after.max(first)]
+    }
+
     /// The line without the secrets in it, and the characters before the caret.
     fn excerpt(&self, line: Range<usize>, caret: usize) -> (String, usize) {
         let mut shown = String::new();
         let mut before = None;
         let mut hidden = false;
+        let masked = self.masked_in(&line);
         for (index, character) in self.text[line.clone()].char_indices() {
             let at = line.start + index;
             if at >= caret && before.is_none() {
                 before = Some(shown.chars().count());
             }
-            if self.masked.iter().any(|range| range.contains(&at)) {
+            if masked.iter().any(|range| range.contains(&at)) {
                 if !hidden {
                     shown.push_str("***");
                 }
@@ -246,6 +305,46 @@ mod tests {
             report.finish(Path::new("c.toml")).to_string(),
             "c.toml:2:43: is 5\n2 | sasl = { password = ***, mechanism = 5 }\n  |                                      ^"
         );
+    }
+
+    #[test]
+    fn the_user_of_an_address_is_hidden() {
+        let text = "brokers = [\"anna:Hunter2@one:9092,two:9092\"]";
+        let mut report = Report::new(text);
+        report.mask_user(11..text.len() - 1);
+        report.error(Some(11..12), "broker `anna:hunter2@one:9092` is bad");
+        assert_eq!(
+            report.finish(Path::new("c.toml")).to_string(),
+            "c.toml:1:12: broker `***@one:9092` is bad\n1 | brokers = [\"***@one:9092,two:9092\"]\n  |            ^"
+        );
+    }
+
+    #[test]
+    fn a_secret_is_hidden_trimmed_and_in_lower_case_too() {
+        let mut report = Report::new("");
+        report.secret(" Hunter2\n");
+        report.error(None, "`Hunter2`, `hunter2`");
+        assert_eq!(
+            report.finish(Path::new("c.toml")).to_string(),
+            "c.toml: `***`, `***`"
+        );
+    }
+
+    #[test]
+    fn of_many_errors_the_first_are_shown_and_the_others_counted() {
+        let text = "x = 1\n".repeat(100_000);
+        let mut report = Report::new(&text);
+        for at in (0..100_000).rev().map(|line| line * 6) {
+            report.error(Some(at..at + 1), "unknown");
+            report.mask(at + 4..at + 5);
+        }
+        let errors = report.finish(Path::new("c.toml"));
+        assert_eq!(errors.list.len(), 101);
+        let lines = errors.list.iter().filter_map(|error| error.place.as_ref());
+        assert!(lines.map(|place| place.line).eq(1..=100));
+        assert_eq!(errors.list[100].message, "99900 more errors");
+        let excerpt = Some(("x = ***".to_owned(), 0));
+        assert_eq!(errors.list[0].place.as_ref().unwrap().excerpt, excerpt);
     }
 
     #[test]

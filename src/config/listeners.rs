@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::file::{self, File};
-use super::names::{parse_handler, parse_topic};
+use super::names::{is_library, parse_handler, parse_topic};
 use super::tree::Step;
 use super::unit::Millis;
 use super::{DEFAULT_CONSUMER, Handler, Limits, Listener, NullKeys, Ordering, Run, Scene, Topic};
@@ -47,6 +47,17 @@ pub(super) fn resolve(
         scene
             .report
             .warning("there is no `[[listeners]]`: nothing is consumed");
+    }
+    for name in sources
+        .keys()
+        .filter(|name| name.strip_suffix(".lua").is_some_and(is_library))
+    {
+        let shown = file.lua.handlers.join(name);
+        let warning = format!(
+            "{}: is never loaded, since a library has this name; rename the file",
+            shown.display()
+        );
+        scene.report.warning(warning);
     }
     resolved
 }
@@ -250,6 +261,18 @@ impl One<'_, '_, '_> {
             }
         };
         let key = format!("{}.lua", handler.path);
+        if is_library(&handler.path) {
+            let shown = file.lua.handlers.join(&key);
+            self.error(
+                &["handler"],
+                format!(
+                    "handler `{}` is never loaded: `{}` is the name of a library; rename the file",
+                    shown.display(),
+                    handler.path
+                ),
+            );
+            return None;
+        }
         if !sources.contains_key(&key) {
             let near = meant(&handler, &file.lua.handlers, sources)
                 .map(|near| format!(", did you mean `{near}`?"));

@@ -75,6 +75,23 @@ pub(super) fn is_topic(name: &str) -> bool {
         && name.chars().all(good)
 }
 
+/// Whether `require` finds a library of Lua, or `tide`, under this name, and never looks for a file.
+pub(super) fn is_library(module: &str) -> bool {
+    matches!(
+        module,
+        "_G" | "package"
+            | "coroutine"
+            | "table"
+            | "io"
+            | "os"
+            | "string"
+            | "math"
+            | "utf8"
+            | "debug"
+            | "tide"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

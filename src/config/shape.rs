@@ -54,15 +54,16 @@ pub(super) fn mask(tree: &Tree<'_>, report: &mut Report<'_>) {
     for (key, value) in tree {
         let name = key.get_ref().to_lowercase();
         let known = ["password", "passphrase", "clientsecret"];
+        let words = ["pass", "pwd", "secret", "token", "jaas", "credential"];
         let sensitive = name == "key"
-            || name.contains("pass")
-            || name.contains("secret")
+            || words.iter().any(|word| name.contains(word)) && name != "tokenendpointurl"
             || nearest(&name, known.into_iter()).is_some()
             || property::is_sensitive(&name);
         if sensitive && !value.get_ref().is_table() {
             report.mask(value.span());
         } else {
             mask_value(value.get_ref(), report);
+            report.mask_user(value.span());
         }
     }
 }
@@ -70,10 +71,22 @@ pub(super) fn mask(tree: &Tree<'_>, report: &mut Report<'_>) {
 fn mask_value(value: &DeValue<'_>, report: &mut Report<'_>) {
     match value {
         DeValue::Table(table) => mask(table, report),
-        DeValue::Array(array) => array
-            .iter()
-            .for_each(|value| mask_value(value.get_ref(), report)),
+        DeValue::Array(array) => {
+            for value in array {
+                mask_value(value.get_ref(), report);
+                report.mask_user(value.span());
+            }
+        }
         _ => {}
+    }
+}
+
+/// Hides whatever stands below a key that is not known: it may be meant for a secret.
+fn mask_all(value: &Spanned<DeValue<'_>>, report: &mut Report<'_>) {
+    match value.get_ref() {
+        DeValue::Table(table) => table.iter().for_each(|(_, value)| mask_all(value, report)),
+        DeValue::Array(array) => array.iter().for_each(|value| mask_all(value, report)),
+        _ => report.mask(value.span()),
     }
 }
 
@@ -98,6 +111,7 @@ impl<'w> Walk<'w, '_> {
                 Some(inner) => self.value(value, inner),
                 None if refused::is_harmless(name, value.get_ref()) => false,
                 None => {
+                    mask_all(value, self.report);
                     self.unknown(
                         key,
                         properties
@@ -127,6 +141,12 @@ impl<'w> Walk<'w, '_> {
         scope: &str,
     ) {
         let (name, span) = (key.get_ref().as_ref(), key.span());
+        if self.report.is_full() {
+            // The nearest name takes its time, and nobody sees it.
+            self.report
+                .error(Some(span), format!("unknown key `{name}`"));
+            return;
+        }
         let message = if let Some(instead) = refused::key(scope, name) {
             format!("{}: {instead}", self.place())
         } else {
