@@ -40,7 +40,7 @@ impl From<Exit> for ExitCode {
 }
 
 #[derive(Debug, Parser)]
-#[command(name = "moontide", version, about, max_term_width = 100)]
+#[command(name = "moontide", version = env!("MOONTIDE_VERSION"), about, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

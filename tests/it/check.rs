@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 fn moontide(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_moontide"))
@@ -60,6 +61,169 @@ fn an_excerpt_shows_no_secret() {
         text(&output.stderr)
     );
     assert!(!text(&output.stderr).contains("hunter2"));
+}
+
+/// Values of keys that may be meant for secrets, and the user of an address.
+#[test]
+fn what_may_be_a_secret_shows_in_no_excerpt() {
+    let folder = installation(
+        r#"
+[kafkaConfig]
+brokers = ["http://anna:hunter2@localhost:9092"]
+pwd = "hunter2"
+sasl = { mechanism = "plain", username = "u", token = "hunter2", password = "p" }
+[kafkaConfig.librdkafka]
+"sasl.jaas.config" = "hunter2"
+[consumerConfig]
+groupId = "g"
+unknown = ["hunter2", { deep = "hunter2" }]
+[[listeners]]
+topic = "t"
+handler = "orders.gotData"
+"#,
+    );
+    let config = folder.path().join("config.toml");
+    let output = moontide(&["check", "--config", config.to_str().unwrap()]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(78));
+    for key in ["pwd", "token", "sasl.jaas.config", "unknown", "brokers"] {
+        assert!(said.contains(key), "{key}: {said}");
+    }
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn open_doors_are_warned_of() {
+    let plain = GOOD.replace("${file:password}", "p");
+    let unverified = plain.replace(
+        "[consumerConfig]",
+        "ssl = { rejectUnauthorized = false }\n[consumerConfig]",
+    );
+    let verified = plain.replace("[consumerConfig]", "ssl = true\n[consumerConfig]");
+    for (config, expected) in [
+        (
+            &plain,
+            Some(
+                "warning: `sasl.mechanism` is \"plain\" without `ssl`: the password crosses the network in plain text",
+            ),
+        ),
+        (
+            &unverified,
+            Some("warning: `ssl.rejectUnauthorized` is false: any server can pass for a broker"),
+        ),
+        (&verified, None),
+    ] {
+        let folder = installation(config);
+        let config = folder.path().join("config.toml");
+        let output = moontide(&["check", "--config", config.to_str().unwrap()]);
+        let said = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let warnings: Vec<_> = said
+            .lines()
+            .filter(|line| line.starts_with("warning"))
+            .collect();
+        assert_eq!(warnings, Vec::from_iter(expected), "{said}");
+        assert!(said.contains("enable.metrics.push = false"), "{said}");
+    }
+}
+
+/// The revision where the source is a repository; a tarball has none.
+#[test]
+fn the_version_has_its_revision() {
+    let output = moontide(&["--version"]);
+    let shown = text(&output.stdout).trim();
+    let version = concat!("moontide ", env!("CARGO_PKG_VERSION"));
+    if Path::new(env!("CARGO_MANIFEST_DIR")).join(".git").exists() {
+        let revision = shown
+            .strip_prefix(version)
+            .and_then(|rest| rest.strip_prefix(" ("))
+            .and_then(|rest| rest.strip_suffix(')'))
+            .unwrap_or_else(|| panic!("{shown}"));
+        assert!(revision.len() >= 12, "{shown}");
+        assert!(
+            revision.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            "{shown}"
+        );
+    } else {
+        assert_eq!(shown, version);
+    }
+}
+
+/// 100,000 unknown keys: the time grows with the file, and the output does not.
+#[test]
+fn a_file_full_of_errors_is_refused_in_time() {
+    let folder = installation(GOOD);
+    let mut config = GOOD.replace("${file:password}", "hunter2");
+    for number in 0..100_000 {
+        config.push_str(&format!("unknown{number} = 1\n"));
+    }
+    fs::write(folder.path().join("config.toml"), config).unwrap();
+    let config = folder.path().join("config.toml");
+    let started = Instant::now();
+    let output = moontide(&["check", "--config", config.to_str().unwrap()]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(said.ends_with(": 99900 more errors\n"), "{said}");
+    assert!(said.lines().count() <= 301, "{said}");
+    assert!(
+        started.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+/// `require` has libraries of these names before it looks for any file.
+#[test]
+fn a_handler_with_the_name_of_a_library_is_refused() {
+    let folder = installation(
+        &GOOD
+            .replace("${file:password}", "p")
+            .replace("orders.gotData", "debug.gotData"),
+    );
+    let handlers = folder.path().join("handlers");
+    for name in ["debug.lua", "tide.lua"] {
+        fs::copy(handlers.join("orders.lua"), handlers.join(name)).unwrap();
+    }
+    let config = folder.path().join("config.toml");
+    let output = moontide(&["check", "--config", config.to_str().unwrap()]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(
+        said.contains(
+            "handlers/debug.lua` is never loaded: `debug` is the name of a library; rename the file"
+        ),
+        "{said}"
+    );
+
+    let good = fs::read_to_string(&config)
+        .unwrap()
+        .replace("debug.gotData", "orders.gotData");
+    fs::write(&config, good).unwrap();
+    let output = moontide(&["check", "--config", config.to_str().unwrap()]);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    for name in ["debug.lua", "tide.lua"] {
+        assert!(
+            said.contains(&format!(
+                "handlers/{name}: is never loaded, since a library has this name"
+            )),
+            "{said}"
+        );
+    }
+}
+
+/// A module that only a call would require.
+#[test]
+fn a_module_that_does_not_compile_is_refused() {
+    let folder = installation(&GOOD.replace("${file:password}", "p"));
+    fs::write(folder.path().join("handlers/late.lua"), "local = 1\n").unwrap();
+    let config = folder.path().join("config.toml");
+    let output = moontide(&["check", "--config", config.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(78));
+    assert_eq!(
+        text(&output.stderr),
+        "handlers/late.lua:1: <name> expected near '='\n"
+    );
 }
 
 /// A folder with a handler and this configuration.
@@ -147,7 +311,7 @@ fn listeners_of_one_topic_that_may_differ_are_warned_about() {
     ]);
     let warnings = text(&output.stdout)
         .lines()
-        .filter(|line| line.starts_with("warning: "))
+        .filter(|line| line.starts_with("warning: listeners "))
         .count();
     assert_eq!(
         (output.status.code(), warnings),

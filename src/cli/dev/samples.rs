@@ -34,6 +34,8 @@ struct Line {
 
 /// Parses a whole file; empty lines count but say nothing. The error names the place first.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<Sample>, String> {
+    // Editors of some systems write a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = text
         .lines()
         .enumerate()
@@ -155,6 +157,14 @@ mod tests {
         check(
             r#"{"topic":"orders","key":"k","value":"é \" {"}"#,
             "1 orders None k é \" { [] None",
+        );
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_line() {
+        check(
+            "\u{feff}{\"topic\":\"t\",\"value\":\"v\"}",
+            "1 t None null v [] None",
         );
     }
 
