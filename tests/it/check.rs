@@ -63,6 +63,70 @@ fn an_excerpt_shows_no_secret() {
     assert!(!text(&output.stderr).contains("hunter2"));
 }
 
+/// Values of keys that may be meant for secrets, and the user of an address.
+#[test]
+fn what_may_be_a_secret_shows_in_no_excerpt() {
+    let folder = installation(
+        r#"
+[kafkaConfig]
+brokers = ["http://anna:hunter2@localhost:9092"]
+pwd = "hunter2"
+sasl = { mechanism = "plain", username = "u", token = "hunter2", password = "p" }
+[kafkaConfig.librdkafka]
+"sasl.jaas.config" = "hunter2"
+[consumerConfig]
+groupId = "g"
+unknown = ["hunter2", { deep = "hunter2" }]
+[[listeners]]
+topic = "t"
+handler = "orders.gotData"
+"#,
+    );
+    let config = folder.path().join("config.toml");
+    let output = moontide(&["check", "--config", config.to_str().unwrap()]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(78));
+    for key in ["pwd", "token", "sasl.jaas.config", "unknown", "brokers"] {
+        assert!(said.contains(key), "{key}: {said}");
+    }
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn open_doors_are_warned_of() {
+    let plain = GOOD.replace("${file:password}", "p");
+    let unverified = plain.replace(
+        "[consumerConfig]",
+        "ssl = { rejectUnauthorized = false }\n[consumerConfig]",
+    );
+    let verified = plain.replace("[consumerConfig]", "ssl = true\n[consumerConfig]");
+    for (config, expected) in [
+        (
+            &plain,
+            Some(
+                "warning: `sasl.mechanism` is \"plain\" without `ssl`: the password crosses the network in plain text",
+            ),
+        ),
+        (
+            &unverified,
+            Some("warning: `ssl.rejectUnauthorized` is false: any server can pass for a broker"),
+        ),
+        (&verified, None),
+    ] {
+        let folder = installation(config);
+        let config = folder.path().join("config.toml");
+        let output = moontide(&["check", "--config", config.to_str().unwrap()]);
+        let said = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let warnings: Vec<_> = said
+            .lines()
+            .filter(|line| line.starts_with("warning"))
+            .collect();
+        assert_eq!(warnings, Vec::from_iter(expected), "{said}");
+        assert!(said.contains("enable.metrics.push = false"), "{said}");
+    }
+}
+
 /// The revision where the source is a repository; a tarball has none.
 #[test]
 fn the_version_has_its_revision() {
@@ -247,7 +311,7 @@ fn listeners_of_one_topic_that_may_differ_are_warned_about() {
     ]);
     let warnings = text(&output.stdout)
         .lines()
-        .filter(|line| line.starts_with("warning: "))
+        .filter(|line| line.starts_with("warning: listeners "))
         .count();
     assert_eq!(
         (output.status.code(), warnings),

@@ -228,6 +228,17 @@ fn a_newcomer_sees_a_handler_run_edits_it_breaks_it_and_mends_it() {
     );
 }
 
+/// The sample file is as an editor of Windows saves it.
+#[test]
+fn the_project_of_init_takes_a_tombstone() {
+    let project = new_project();
+    let samples = project.path().join("messages.jsonl");
+    let line = r#"{"topic": "orders", "key": "dan", "value": null}"#;
+    std::fs::write(&samples, format!("\u{feff}{line}\r\n")).unwrap();
+    let mut dev = Dev::start(project.path(), &[]);
+    dev.wait_line("dan ordered nothing any more");
+}
+
 #[test]
 fn ctrl_c_ends_dev_in_success_and_send_then_says_that_nobody_is_there() {
     let project = new_project();
