@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::kafka;
 use crate::lua::{CallId, Vm};
 use crate::outgoing::outbox::{Outbox, Refused};
-use crate::outgoing::required_topics::Needed;
+use crate::outgoing::required_topics::RequiredTopic;
 use crate::rules::commit_metadata::Finished;
 use crate::rules::offsets::Ask;
 use crate::rules::route::Plan;
@@ -99,11 +99,11 @@ pub(crate) enum ToConsumer {
     /// These messages have their outcome, and this was asked for by `ctx.commitOffsets` and is not waited for.
     Finished {
         finished: Vec<(Arc<Partition>, Range<u64>)>,
-        asked: Vec<Asked>,
+        asked: Vec<Requests>,
     },
     /// After `ToWorker::Release`: no call of this partition runs any more.
     Drained(Arc<Partition>),
-    /// `ctx.commitOffsets`, and the handler waits. `listeners_since_bundle` as in `Asked`.
+    /// `ctx.commitOffsets`, and the handler waits. `listeners_since_bundle` as in `Requests`.
     Commit {
         listeners_since_bundle: u64,
         partition: Arc<Partition>,
@@ -125,7 +125,7 @@ pub(crate) enum ToConsumer {
 }
 
 /// What handlers of a partition asked for.
-pub(crate) struct Asked {
+pub(crate) struct Requests {
     pub(crate) partition: Arc<Partition>,
     /// The bundle since which the partition's listeners are as they are.
     pub(crate) listeners_since_bundle: u64,
@@ -142,7 +142,7 @@ pub(crate) enum ToTopics {
     /// Another configuration is in force; these of its topics were not answered yet.
     Reload {
         config: Arc<Config>,
-        open: Vec<Needed>,
+        open: Vec<RequiredTopic>,
     },
     Stop,
 }

@@ -216,7 +216,7 @@ impl Consumer {
             self.phase.deadline(),
             self.commit_deadline(now),
             self.fairness_deadline(now),
-            self.nap_deadline(),
+            self.not_due_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -257,7 +257,7 @@ impl Consumer {
                     }
                 }
                 for asked in asked {
-                    self.asked(&asked);
+                    self.requested(&asked);
                 }
             }
             ToConsumer::Drained(partition) => {

@@ -7,8 +7,8 @@ mod fleet;
 mod last_resort;
 mod load;
 mod operator_commands;
-mod pages;
 mod reload;
+mod responses;
 mod topics;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,9 +34,9 @@ use crate::threads::supervisor::{Ending, Supervisor};
 
 use fleet::{Fleet, Roster};
 use last_resort::LastResort;
-use operator_commands::Hands;
-use pages::{Pages, gather};
+use operator_commands::OperatorCommands;
 use reload::Reloader;
+use responses::{Responses, gather};
 
 /// Between two looks at dropped log lines and two status lines for systemd.
 const TICK: Duration = Duration::from_secs(2);
@@ -143,7 +143,7 @@ fn start_and_run(options: Options) -> Result<(Ended, LastResort), StartError> {
         guard,
         trigger,
         shutdown,
-        hands: Hands::new(roster.clone(), status.clone()),
+        hands: OperatorCommands::new(roster.clone(), status.clone()),
         roster,
         status,
         drain,
@@ -203,7 +203,7 @@ struct Daemon {
     shutdown: Shutdown,
     roster: Roster,
     status: Arc<Mutex<Status>>,
-    hands: Hands,
+    hands: OperatorCommands,
     /// `drainDeadline` of the bundle in force.
     drain: Arc<Mutex<Duration>>,
     code: fn(&Ended) -> u8,
@@ -233,7 +233,7 @@ impl Daemon {
     ) -> (Ended, LastResort) {
         let (ask, mut asked) = mpsc::channel::<Ask>(REQUESTS);
         let control = tokio::spawn(server.serve(ask));
-        let http = http.map(|http| tokio::spawn(http.serve(self.pages().source())));
+        let http = http.map(|http| tokio::spawn(http.serve(self.responses().source())));
         let mut tick = tokio::time::interval(TICK);
         let mut reloading: Option<Reloading> = None;
         let mut ending = None;
@@ -289,8 +289,8 @@ impl Daemon {
         }
     }
 
-    fn pages(&self) -> Pages {
-        Pages {
+    fn responses(&self) -> Responses {
+        Responses {
             roster: self.roster.clone(),
             status: self.status.clone(),
             supervisor: self.supervisor.clone(),

@@ -74,14 +74,6 @@ impl Verdict {
     }
 }
 
-/// What a slice of a call has asked for and does not wait for: `ctx.commitOffsets(offset, { wait = false })`, once or
-/// more often.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Asked {
-    pub(crate) highest: i64,
-    pub(crate) last: i64,
-}
-
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) kind: FailureKind,

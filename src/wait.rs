@@ -38,6 +38,13 @@ impl Waits {
     }
 }
 
+/// The commit requests of a slice that wait for no answer: `ctx.commitOffsets(offset, { wait = false })`, once or more often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Requested {
+    pub(crate) highest: i64,
+    pub(crate) last: i64,
+}
+
 /// The answer to one wait.
 #[derive(Debug)]
 pub(crate) enum Answer {

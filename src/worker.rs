@@ -37,7 +37,7 @@ use crate::assignment::{Partition, ToConsumer, ToWorker};
 use crate::bundle::Bundle;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::crash::exclusive::Solo;
+use crate::crash::exclusive::Exclusive;
 use crate::crash::journal::Page;
 use crate::failpoint::failpoint;
 use crate::kafka::Message;
@@ -49,7 +49,7 @@ use crate::threads::supervisor::Endings;
 use crate::wait::{Answer, WaitId};
 
 use alone::Alone;
-use calls::{Calls, Places};
+use calls::{Calls, WaitingCalls};
 use forwarding::Forwarded;
 use gates::Gates;
 use ids::{LaneId, RecordId};
@@ -58,7 +58,7 @@ use slot::Slot;
 use suspects::{Gatekeeper, Running};
 use timers::{Timers, Wake};
 use unreported::Unreported;
-use vms::Engine;
+use vms::Vms;
 
 /// Messages of one partition in a row, before letters are read and other partitions get their turn.
 const QUANTUM: usize = 256;
@@ -81,7 +81,7 @@ pub(crate) struct Worker {
     app: Arc<App>,
     /// Answers to waits that no turn had time for yet: many may come at once.
     answers: VecDeque<(u64, CallId, WaitId, Answer)>,
-    engine: Engine,
+    engine: Vms,
     /// By epoch.
     slots: HashMap<u64, Slot>,
     /// Partitions with something to run.
@@ -89,7 +89,7 @@ pub(crate) struct Worker {
     /// Partitions and lanes that were woken while they were being looked at.
     woken: Vec<Woken>,
     calls: Calls,
-    places: Places,
+    places: WaitingCalls,
     alone: Alone,
     gates: Gates,
     forwarded: Forwarded,
@@ -140,7 +140,7 @@ pub(crate) struct Start {
     pub(crate) vm: Vm,
     /// Its own one of the journal.
     pub(crate) page: Page,
-    pub(crate) solo: Arc<Solo<ToWorker>>,
+    pub(crate) solo: Arc<Exclusive<ToWorker>>,
     pub(crate) chance: fastrand::Rng,
 }
 
@@ -174,12 +174,12 @@ impl Worker {
             beat: start.beat,
             app: start.app.clone(),
             answers: VecDeque::new(),
-            engine: Engine::new(start.app, start.pulse, start.bundle, start.vm),
+            engine: Vms::new(start.app, start.pulse, start.bundle, start.vm),
             slots: HashMap::new(),
             ready: VecDeque::new(),
             woken: Vec::new(),
             calls: Calls::default(),
-            places: Places::default(),
+            places: WaitingCalls::default(),
             alone: Alone::default(),
             gates,
             forwarded: Forwarded::new(),
@@ -317,7 +317,7 @@ impl Worker {
                 // are of: a new epoch follows when all have the same bundle.
                 return partition.end();
             };
-            let place = self.running.place(&partition);
+            let place = self.running.in_partition(&partition);
             let slot = Slot::new(Arc::new(own), partition, place);
             self.slots.insert(epoch, slot);
         }

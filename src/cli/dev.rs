@@ -139,7 +139,7 @@ impl Stage {
         for topic in topics
             .iter()
             .cloned()
-            .chain(adjust::needed_topics(config, &matched))
+            .chain(adjust::required_topics(config, &matched))
         {
             broker.create_topic(&topic, arguments.partitions)?;
         }
@@ -177,7 +177,7 @@ impl Stage {
 
     /// Called for the config of the start and of each reload, which may name new topics.
     fn adjust(&self, config: &mut Config) {
-        let needed = adjust::needed_topics(config, &[]);
+        let needed = adjust::required_topics(config, &[]);
         for topic in adjust::literal_topics(config).into_iter().chain(needed) {
             if let Err(error) = self.broker.create_topic(&topic, self.partitions) {
                 log!(

@@ -102,7 +102,7 @@ impl Daemon {
         let path = self.config.path();
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let environment = |name: &str| std::env::var(name).ok();
-        let Places { own, usual } = places(&path, &text, &environment);
+        let Candidates { own, usual } = candidates(&path, &text, &environment);
         let found = own
             .iter()
             .find(|place| listens(place))
@@ -127,14 +127,14 @@ enum Looked {
 
 /// Runtime directories in which the daemon of a configuration may be.
 #[derive(Debug, PartialEq, Eq)]
-struct Places {
+struct Candidates {
     /// The likeliest first; never none.
     own: Vec<PathBuf>,
     /// Where it may have been before the configuration named another; a daemon that is there may be another one's.
     usual: Vec<PathBuf>,
 }
 
-fn places(path: &Path, text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Places {
+fn candidates(path: &Path, text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Candidates {
     let beside = path.parent().unwrap_or(Path::new(""));
     // systemd separates several by colons; ours is the first.
     let given = environment("RUNTIME_DIRECTORY").unwrap_or_default();
@@ -152,14 +152,14 @@ fn places(path: &Path, text: &str, environment: &dyn Fn(&str) -> Option<String>)
         ])
         .collect();
     match config::Written::parse(path, text, environment).runtime_directory() {
-        Some(directory) => Places {
+        Some(directory) => Candidates {
             usual: usual
                 .into_iter()
                 .filter(|place| *place != directory)
                 .collect(),
             own: vec![directory],
         },
-        None => Places {
+        None => Candidates {
             own: usual,
             usual: Vec::new(),
         },
@@ -203,11 +203,11 @@ mod tests {
         let environment = |name: &str| (name == "RUNTIME_DIRECTORY").then(|| given.clone())?;
         let paths = |list: &[&str]| list.iter().map(PathBuf::from).collect();
         let path = Path::new("/etc/moontide/config.toml");
-        let expected = Places {
+        let expected = Candidates {
             own: paths(own),
             usual: paths(usual),
         };
-        assert_eq!(places(path, text, &environment), expected);
+        assert_eq!(candidates(path, text, &environment), expected);
     }
 
     const USUAL: &[&str] = &["/etc/moontide/.moontide", "/run/moontide"];

@@ -19,12 +19,12 @@ pub(crate) struct Errors {
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Error {
-    pub(crate) place: Option<Place>,
+    pub(crate) place: Option<Location>,
     pub(crate) message: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Location {
     /// From 1.
     pub(crate) line: usize,
     /// From 1, in characters.
@@ -214,7 +214,7 @@ impl<'a> Report<'a> {
             .into_iter()
             .take(SHOWN_MAX)
             .map(|(at, message)| Error {
-                place: at.map(|at| self.place(at.start)),
+                place: at.map(|at| self.location(at.start)),
                 message: self.hide(&message),
             })
             .collect();
@@ -230,7 +230,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    fn place(&self, offset: usize) -> Place {
+    fn location(&self, offset: usize) -> Location {
         let offset = (0..=offset.min(self.text.len()))
             .rfind(|at| self.text.is_char_boundary(*at))
             .unwrap_or(0);
@@ -247,7 +247,7 @@ impl<'a> Report<'a> {
                 .any(|word| source.contains(word));
         let is_shown = !hidden && source.len() <= EXCERPT_MAX;
         let excerpt = is_shown.then(|| self.excerpt(start..end, offset));
-        Place {
+        Location {
             line,
             column,
             excerpt,

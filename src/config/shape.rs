@@ -148,9 +148,9 @@ impl<'w> Walk<'w, '_> {
             return;
         }
         let message = if let Some(instead) = refused::key(scope, name) {
-            format!("{}: {instead}", self.place())
+            format!("{}: {instead}", self.written_path())
         } else {
-            let (key, table) = place(&self.path);
+            let (key, table) = written_path(&self.path);
             let table = table.map_or_else(
                 || " at the top level".to_owned(),
                 |table| format!(" in `{table}`"),
@@ -257,8 +257,10 @@ impl<'w> Walk<'w, '_> {
     fn complain(&mut self, span: &std::ops::Range<usize>, wrong: Option<String>) -> bool {
         let is_good = wrong.is_none();
         if let Some(wrong) = wrong {
-            self.report
-                .error(Some(span.clone()), format!("{} {wrong}", self.place()));
+            self.report.error(
+                Some(span.clone()),
+                format!("{} {wrong}", self.written_path()),
+            );
         }
         is_good
     }
@@ -272,7 +274,10 @@ impl<'w> Walk<'w, '_> {
         };
         self.report.error(
             Some(value.span()),
-            format!("{} is {found}, not {expected}{instead}", self.place()),
+            format!(
+                "{} is {found}, not {expected}{instead}",
+                self.written_path()
+            ),
         );
         false
     }
@@ -329,8 +334,8 @@ impl<'w> Walk<'w, '_> {
     }
 
     /// The current key, as the user sees it.
-    fn place(&self) -> String {
-        match place(&self.path) {
+    fn written_path(&self) -> String {
+        match written_path(&self.path) {
             (key, Some(table)) if !key.is_empty() => format!("`{key}` in `{table}`"),
             (_, Some(table)) => format!("`{table}`"),
             (key, None) => format!("`{key}`"),
@@ -339,7 +344,7 @@ impl<'w> Walk<'w, '_> {
 }
 
 /// Splits a path into the key and the table that stands in brackets; an empty step is an index.
-fn place(path: &[String]) -> (String, Option<String>) {
+fn written_path(path: &[String]) -> (String, Option<String>) {
     let (table, rest) = match path {
         [list, index, rest @ ..] if list == "listeners" && index.is_empty() => {
             (Some("[[listeners]]".to_owned()), rest)

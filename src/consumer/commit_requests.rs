@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::assignment::{Asked, Partition};
+use crate::assignment::{Partition, Requests};
 use crate::log::log;
 use crate::rules::offsets::Ask;
 use crate::wait::Reply;
@@ -44,7 +44,7 @@ impl Waiter {
 impl Held {
     /// Handlers have asked for more than the group has.
     pub(super) fn has_uncommitted_requests(&self) -> bool {
-        (self.epoch.unsent.unawaited || self.epoch.tracker.is_asked()) && self.position_moved()
+        (self.epoch.unsent.unawaited || self.epoch.tracker.is_requested()) && self.position_moved()
     }
 
     /// `is_ahead`: of a bundle that is still to come.
@@ -112,7 +112,7 @@ impl Consumer {
     }
 
     /// `ctx.commitOffsets(offset, { wait = false })`, in the order in which handlers asked.
-    pub(super) fn asked(&mut self, asked: &Asked) {
+    pub(super) fn requested(&mut self, asked: &Requests) {
         let is_ahead = asked.listeners_since_bundle > self.bundle.number;
         // As with a commit that is waited for: whoever has the partition now gets the messages again.
         let Some(held) = self.of(&asked.partition) else {

@@ -93,18 +93,18 @@ impl Held {
             // Of a topic that nobody wants, nothing is ours to say.
             return false;
         }
-        let is_asked = self.epoch.tracker.is_asked() || self.epoch.unsent.awaited;
-        let wanted = self.epoch.tracker.is_automatic() || is_asked || self.epoch.commit_now;
+        let is_requested = self.epoch.tracker.is_requested() || self.epoch.unsent.awaited;
+        let wanted = self.epoch.tracker.is_automatic() || is_requested || self.epoch.commit_now;
         wanted && self.epoch.committed != Some(self.epoch.tracker.target().offset)
     }
 
     /// More is finished beyond the position than the group's metadata says.
     fn metadata_changed(&self) -> bool {
-        self.epoch.committed_changes != Some(self.epoch.tracker.changes()) && self.tells_gaps()
+        self.epoch.committed_changes != Some(self.epoch.tracker.changes()) && self.tells_finished()
     }
 
     /// Whether a commit says what is finished beyond its offset.
-    fn tells_gaps(&self) -> bool {
+    fn tells_finished(&self) -> bool {
         self.epoch.committed_changes.is_some()
             && self.plan.ordering != Ordering::Partition
             && self.epoch.tracker.is_automatic()
@@ -118,11 +118,11 @@ impl Held {
         {
             return (start_offset::mark(now_ms()), None);
         }
-        if !self.tells_gaps() {
+        if !self.tells_finished() {
             return (String::new(), None);
         }
         let target = self.epoch.tracker.target();
-        let place = commit_metadata::Place {
+        let place = commit_metadata::Agreement {
             offset: target.offset,
             leader_epoch: target.leader_epoch,
             listeners: self.plan.listeners_hash,
@@ -167,11 +167,11 @@ impl Held {
         {
             return true;
         }
-        let is_asked = !self.epoch.tracker.is_automatic()
-            || self.epoch.tracker.is_asked()
+        let is_requested = !self.epoch.tracker.is_automatic()
+            || self.epoch.tracker.is_requested()
             || self.epoch.unsent.unawaited;
         let is_idle = self.plan.commit_interval.is_none() && self.has_nothing_to_do();
-        let gathers = position_moved && (is_asked || is_idle);
+        let gathers = position_moved && (is_requested || is_idle);
         let wait = match (
             gathers,
             self.plan.commit_interval,

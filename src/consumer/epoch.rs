@@ -12,7 +12,7 @@ use crate::rules::offsets::{Position, Tracker};
 use crate::rules::route::Plan;
 
 use super::lost_offsets::LostOffsets;
-use super::standstill::Ages;
+use super::standstill::Standstill;
 
 pub(super) struct EpochState {
     pub(super) partition: Arc<Partition>,
@@ -28,7 +28,7 @@ pub(super) struct EpochState {
     pub(super) unsent: Unsent,
     /// The end of the log when a commit last depended on it; -1 before.
     pub(super) log_end: i64,
-    pub(super) ages: Ages,
+    pub(super) ages: Standstill,
     pub(super) lost: LostOffsets,
 }
 
@@ -67,7 +67,7 @@ impl EpochState {
             commit_now: begin.commit_now,
             unsent: Unsent::default(),
             log_end: -1,
-            ages: Ages::new(begin.position.offset, now),
+            ages: Standstill::new(begin.position.offset, now),
             lost: LostOffsets::default(),
         }
     }

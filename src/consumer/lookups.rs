@@ -11,7 +11,7 @@ use crate::clock::now_ms;
 use crate::failpoint::failpoint;
 use crate::kafka::{Client, Error, TopicPartition};
 use crate::rules::commit_metadata::{self, Finished};
-use crate::rules::start_offset::{self, Facts, Start, Why};
+use crate::rules::start_offset::{self, Known, Start, Why};
 use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
 use crate::threads::supervisor::{Handle, Kind, Supervisor};
@@ -173,7 +173,7 @@ fn start(
         (Err(_), Some((offset, _))) => (offset, offset),
         (Err(error), None) => return Err(error),
     };
-    let start = start_offset::resolve(&Facts {
+    let start = start_offset::resolve(&Known {
         committed,
         watermarks,
         policy: one.policy,
@@ -181,7 +181,7 @@ fn start(
     });
     let position = position.filter(|_| one.policy.automatic && start.why == Why::Committed);
     let finished = position.and_then(|position| {
-        let place = commit_metadata::Place {
+        let place = commit_metadata::Agreement {
             offset: position.offset,
             leader_epoch: position.leader_epoch,
             listeners: one.listeners,

@@ -17,7 +17,7 @@ const DOUBTS_APART: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct LostOffsets {
     /// Not judged yet: the start of the log was unknown.
-    open: Option<Jump>,
+    open: Option<Skipped>,
     /// The widest harmless jump.
     widest: i64,
     found: Option<Lost>,
@@ -27,7 +27,7 @@ pub(super) struct LostOffsets {
 
 /// A range of offsets without a message; several may be counted as one.
 #[derive(Debug)]
-struct Jump {
+struct Skipped {
     first: i64,
     /// The offset of the message behind it.
     next: i64,
@@ -53,7 +53,7 @@ impl LostOffsets {
     /// fetch, or later.
     pub(super) fn jumped(&mut self, over: &Range<i64>, log_start: Option<i64>) {
         let width = over.end - over.start;
-        let jump = Jump {
+        let jump = Skipped {
             first: over.start,
             next: over.end,
             missing: width,
@@ -82,7 +82,7 @@ impl LostOffsets {
     }
 
     /// Sorts a jump: harmless, certainly lost, or doubtful. Only offsets below the start of the log can be lost.
-    fn judge(&mut self, jump: &Jump, log_start: i64) {
+    fn judge(&mut self, jump: &Skipped, log_start: i64) {
         let gone = log_start.min(jump.next) - jump.first;
         let width = gone.min(jump.width);
         let is_certain = width > self.widest;

@@ -66,7 +66,7 @@ impl Consumer {
         true
     }
 
-    pub(super) fn nap_deadline(&self) -> Option<Instant> {
+    pub(super) fn not_due_deadline(&self) -> Option<Instant> {
         if self.phase.is_busy() {
             return None;
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const BATCHES_MAX: usize = 1024;
 
 #[derive(Debug)]
-pub(super) struct Ages {
+pub(super) struct Standstill {
     /// Messages below this offset were taken at this moment; both only grow.
     taken: VecDeque<(i64, Instant)>,
     /// Batches within this time are one.
@@ -21,7 +21,7 @@ pub(super) struct Ages {
     waits_since: Option<Instant>,
 }
 
-impl Ages {
+impl Standstill {
     pub(super) fn new(position: i64, now: Instant) -> Self {
         Self {
             taken: VecDeque::new(),
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn the_oldest_message_is_as_old_as_its_batch() {
         let start = Instant::now();
-        let mut ages = Ages::new(10, start);
+        let mut ages = Standstill::new(10, start);
         assert_eq!(ages.oldest(), None);
         ages.took(15, at(start, 1));
         ages.took(20, at(start, 2));
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn a_message_that_never_ends_keeps_its_age_and_costs_no_memory_for_what_comes_behind_it() {
         let start = Instant::now();
-        let mut ages = Ages::new(0, start);
+        let mut ages = Standstill::new(0, start);
         let count = 20 * BATCHES_MAX as u64;
         for second in 0..count {
             ages.took(second as i64 + 1, at(start, second));
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn a_position_that_moves_does_not_stand_still_however_old_the_messages() {
         let start = Instant::now();
-        let mut ages = Ages::new(10, start);
+        let mut ages = Standstill::new(10, start);
         ages.took(15, at(start, 1));
         assert_eq!(ages.stands_still_since(), Some(at(start, 1)));
         ages.finished(11, at(start, 50));
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn what_waits_and_is_not_received_stands_still_from_the_first_look() {
         let start = Instant::now();
-        let mut ages = Ages::new(10, start);
+        let mut ages = Standstill::new(10, start);
         ages.look(true, at(start, 5));
         ages.look(true, at(start, 10));
         assert_eq!(ages.stands_still_since(), Some(at(start, 5)));

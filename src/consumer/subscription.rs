@@ -81,7 +81,7 @@ impl Topics {
         if self.expanded.is_none() {
             let existing = match &self.existing {
                 // One subscription instead of two, each with its rebalance.
-                None if self.wanted.asks() => return None,
+                None if self.wanted.needs_topics() => return None,
                 None => &[],
                 Some(existing) => existing.as_slice(),
             };
@@ -134,7 +134,10 @@ impl Consumer {
             return;
         }
         let topics = &mut self.topics;
-        if topics.wanted.asks() && !topics.is_asking && topics.ask_at.is_none_or(|at| at <= now) {
+        if topics.wanted.needs_topics()
+            && !topics.is_asking
+            && topics.ask_at.is_none_or(|at| at <= now)
+        {
             topics.is_asking = true;
             topics.ask_at = Some(now + self.settings.metadata_max_age);
             self.lookups.ask(Lookup::Topics);

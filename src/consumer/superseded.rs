@@ -1,4 +1,4 @@
-//! An assignment that another rebalance overtakes before it has begun. Pure.
+//! An assignment that another rebalance overtakes before it has begun.
 //!
 //! **What the group has given us is begun or taken away, never forgotten**: with differences nobody tells it again.
 

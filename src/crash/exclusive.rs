@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::threads::mailbox::Mailbox;
 
 /// Shared by the workers; `T` is what their mailboxes hold.
-pub(crate) struct Solo<T> {
+pub(crate) struct Exclusive<T> {
     /// The number of the ask, and below it the asking worker plus one, or zero.
     state: AtomicU64,
     /// The ask about which each worker was quiet last.
@@ -35,7 +35,7 @@ const WORKER_MASK: u64 = (1 << WORKER_BITS) - 1;
 /// Of a worker that has ended: quiet about whatever is asked.
 const GONE: u64 = u64::MAX;
 
-impl<T> Solo<T> {
+impl<T> Exclusive<T> {
     pub(crate) fn new(mailboxes: Vec<Arc<Mailbox<T>>>) -> Self {
         Self {
             state: AtomicU64::new(0),
@@ -126,8 +126,8 @@ mod tests {
 
     use super::*;
 
-    fn solo(workers: usize) -> Solo<()> {
-        Solo::new((0..workers).map(|_| Arc::new(Mailbox::default())).collect())
+    fn solo(workers: usize) -> Exclusive<()> {
+        Exclusive::new((0..workers).map(|_| Arc::new(Mailbox::default())).collect())
     }
 
     #[test]
@@ -194,7 +194,12 @@ mod tests {
     }
 
     /// A worker as the real ones are: it looks, runs, sleeps; now and then it wants to be alone.
-    fn work(solo: &Solo<()>, worker: usize, running: &AtomicUsize, over: &AtomicBool) -> usize {
+    fn work(
+        solo: &Exclusive<()>,
+        worker: usize,
+        running: &AtomicUsize,
+        over: &AtomicBool,
+    ) -> usize {
         let mut alone = 0;
         let mut wants = false;
         while !over.load(Ordering::Relaxed) || wants {

@@ -24,7 +24,7 @@ use crate::own_folder;
 
 use layout::{Crashed, FILE_BYTES_MAX, Layout, Left};
 use memory::Memory;
-pub(crate) use page::{Page, Place, Slot};
+pub(crate) use page::{InPartition, Page, Slot};
 
 const FILE: &str = "running";
 /// Written whole and renamed: a process that dies at its start leaves the old one.

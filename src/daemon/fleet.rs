@@ -12,11 +12,11 @@ use crate::bundle::Bundle;
 use crate::clock::now_ms;
 use crate::config::{self, Config};
 use crate::consumer::{self, Consumer};
-use crate::crash::exclusive::Solo;
+use crate::crash::exclusive::Exclusive;
 use crate::crash::journal::{Journal, Page};
 use crate::log::log;
 use crate::lua::{App, Vm, Watchdog};
-use crate::outgoing::required_topics::Needed;
+use crate::outgoing::required_topics::RequiredTopic;
 use crate::rules::config_changes::Difference;
 use crate::telemetry::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::telemetry::status::{BundleStatus, ConsumerStatus};
@@ -206,7 +206,7 @@ impl Fleet {
         let daemon = &self.bundle.config.daemon;
         let (journal, pages) = Journal::start(&daemon.state_directory, count, daemon.crashes_max);
         let mailboxes: Vec<_> = vms.iter().map(|_| Arc::new(Mailbox::default())).collect();
-        let solo = Arc::new(Solo::new(mailboxes.clone()));
+        let solo = Arc::new(Exclusive::new(mailboxes.clone()));
         {
             let mut members = self.roster.lock();
             members.journal = journal;
@@ -226,7 +226,7 @@ impl Fleet {
         vm: Vm,
         page: Page,
         mailbox: Arc<Mailbox<ToWorker>>,
-        solo: Arc<Solo<ToWorker>>,
+        solo: Arc<Exclusive<ToWorker>>,
     ) -> anyhow::Result<()> {
         let name = format!("worker-{index}");
         let kind = Kind::Counted(worker::turn_max(&self.bundle.config));
@@ -295,7 +295,7 @@ impl Fleet {
         bundle: &Arc<Bundle>,
         vms: Vec<Vm>,
         difference: &Difference,
-        open: Vec<Needed>,
+        open: Vec<RequiredTopic>,
     ) {
         let drain = self.bundle.config.daemon.drain_deadline;
         let deadline = Instant::now() + drain;

@@ -21,7 +21,7 @@ use crate::telemetry::status::{ConsumerStatus, Order, Paused, Response, Status};
 const ANSWER: Duration = Duration::from_secs(20);
 
 #[derive(Clone)]
-pub(super) struct Hands {
+pub(super) struct OperatorCommands {
     roster: Roster,
     status: Arc<Mutex<Status>>,
 }
@@ -29,7 +29,7 @@ pub(super) struct Hands {
 /// Done, or why not.
 type Outcome = Result<String, String>;
 
-impl Hands {
+impl OperatorCommands {
     pub(super) fn new(roster: Roster, status: Arc<Mutex<Status>>) -> Self {
         Self { roster, status }
     }

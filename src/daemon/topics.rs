@@ -14,7 +14,7 @@ use crate::failpoint::failpoint;
 use crate::kafka::admin::{Admin, Created, NewSettings};
 use crate::kafka::property::Value;
 use crate::log::log;
-use crate::outgoing::required_topics::{self, Create, Needed};
+use crate::outgoing::required_topics::{self, Create, RequiredTopic};
 use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
 use crate::threads::supervisor::{Ending, Endings, Handle, Kind, Supervisor};
@@ -39,7 +39,7 @@ pub(super) struct Found {
     /// A sentence each.
     pub(super) missing: Vec<String>,
     /// The brokers did not say, and why; without a reason they were not asked, as something else was to be done first.
-    pub(super) open: Vec<(Needed, Option<String>)>,
+    pub(super) open: Vec<(RequiredTopic, Option<String>)>,
 }
 
 impl Topics {
@@ -65,7 +65,7 @@ impl Topics {
     }
 
     /// Another configuration is in force; these of its topics could not be asked for yet.
-    pub(super) fn follow(&self, config: &Arc<Config>, open: Vec<Needed>) {
+    pub(super) fn follow(&self, config: &Arc<Config>, open: Vec<RequiredTopic>) {
         self.mailbox.send(ToTopics::Reload {
             config: config.clone(),
             open,
@@ -89,7 +89,7 @@ pub(super) fn ask_for_new(old: &Config, new: &Config) -> Found {
             .find(|one| one.name == name)
             .map(|one| one.properties.clone())
     };
-    let is_new = |one: &Needed| {
+    let is_new = |one: &RequiredTopic| {
         !before.contains(one) || properties(old, &one.consumer) != properties(new, &one.consumer)
     };
     let needed = required_topics::by_literals(new);
@@ -112,14 +112,14 @@ struct Checker {
 
 /// What was not answered yet.
 struct Open {
-    needed: Needed,
+    needed: RequiredTopic,
     /// The daemon does without it since it started: that it is missing is a mistake in the configuration.
     since_start: bool,
     is_told: bool,
 }
 
 impl Checker {
-    fn run(mut self, first: Vec<Needed>, beat: &Beat) {
+    fn run(mut self, first: Vec<RequiredTopic>, beat: &Beat) {
         self.add(first, true, false);
         let mut letters = Vec::new();
         loop {
@@ -142,7 +142,7 @@ impl Checker {
         }
     }
 
-    fn add(&mut self, needed: Vec<Needed>, since_start: bool, is_told: bool) {
+    fn add(&mut self, needed: Vec<RequiredTopic>, since_start: bool, is_told: bool) {
         for needed in needed {
             if !self.open.iter().any(|open| open.needed == needed) {
                 self.open.push(Open {
@@ -155,7 +155,7 @@ impl Checker {
     }
 
     /// What is needed no more is asked for no more; a reload that was accepted does not end the daemon later.
-    fn reload(&mut self, config: Arc<Config>, open: Vec<Needed>) {
+    fn reload(&mut self, config: Arc<Config>, open: Vec<RequiredTopic>) {
         self.config = config;
         let literals = required_topics::by_literals(&self.config);
         self.open.retain(|open| literals.contains(&open.needed));
@@ -196,7 +196,7 @@ impl Checker {
     }
 }
 
-fn say_open(needed: &Needed, error: &str) {
+fn say_open(needed: &RequiredTopic, error: &str) {
     log!(warn, topics,
         consumer = needed.consumer,
         listener = needed.listener,
@@ -208,8 +208,8 @@ fn say_open(needed: &Needed, error: &str) {
 }
 
 /// Asks for topics and creates what may be created. **Blocks** for a deadline a question, unless it `is_over` before.
-fn ask(config: &Config, needed: Vec<Needed>, is_over: &dyn Fn() -> bool) -> Found {
-    let mut by_consumer: BTreeMap<String, Vec<Needed>> = BTreeMap::new();
+fn ask(config: &Config, needed: Vec<RequiredTopic>, is_over: &dyn Fn() -> bool) -> Found {
+    let mut by_consumer: BTreeMap<String, Vec<RequiredTopic>> = BTreeMap::new();
     for one in needed {
         by_consumer
             .entry(one.consumer.clone())
@@ -238,7 +238,7 @@ fn ask(config: &Config, needed: Vec<Needed>, is_over: &dyn Fn() -> bool) -> Foun
 /// An error is that the brokers do not answer.
 fn ask_of(
     consumer: &Consumer,
-    needed: &[Needed],
+    needed: &[RequiredTopic],
     found: &mut Found,
     is_over: &dyn Fn() -> bool,
 ) -> anyhow::Result<()> {

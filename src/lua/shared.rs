@@ -17,11 +17,11 @@ use mlua::ffi::{self, lua_State};
 
 use super::attributes::App;
 use super::stack::push_bytes;
-use super::{Asked, Call, Verdict};
+use super::{Call, Verdict};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::Sources;
-use crate::wait::{Answer, Fault, Value, Wait, WaitId, Waits};
+use crate::wait::{Answer, Fault, Requested, Value, Wait, WaitId, Waits};
 
 /// What a coroutine of the host yields when it waits; nothing that Lua code can make.
 pub(super) static TOKEN: u8 = 0;
@@ -107,7 +107,7 @@ pub(super) struct Shared {
     /// What a function of a module came to, between the C function around it and the raise.
     pub(super) fault: RefCell<Option<Fault>>,
     /// What the slice that runs, or ran last, asked to have committed.
-    pub(super) asked: Cell<Option<Asked>>,
+    pub(super) asked: Cell<Option<Requested>>,
     /// What the call that runs has asked for; its first word counts.
     pub(super) verdict: RefCell<Option<Verdict>>,
     /// The answer to a wait, between the host's resume and the function that waits for it.

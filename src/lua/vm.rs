@@ -32,9 +32,9 @@ use mlua::ffi::{self, lua_State};
 
 use super::shared::Frame;
 use super::shared::Shared;
-use super::{Asked, Call, CallId, Failure, FailureKind, Step};
+use super::{Call, CallId, Failure, FailureKind, Step};
 use crate::config::Config;
-use crate::wait::{Answer, WaitId};
+use crate::wait::{Answer, Requested, WaitId};
 use beat::Pulse;
 use failure::Words;
 use heap::Heap;
@@ -237,7 +237,7 @@ impl Vm {
     }
 
     /// What the slice that ran last asked to have committed. It stands, whatever the slice came to.
-    pub(crate) fn take_asked(&self) -> Option<Asked> {
+    pub(crate) fn take_requested(&self) -> Option<Requested> {
         self.shared.asked.take()
     }
 

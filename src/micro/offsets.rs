@@ -2,7 +2,7 @@
 //!
 //! Messages end in the order of arrival, or by chance, which is the same chance in every run.
 
-use crate::rules::commit_metadata::{self, Finished, Place};
+use crate::rules::commit_metadata::{self, Agreement, Finished};
 use crate::rules::offsets::{Arrival, Position, Tracker};
 
 pub struct Offsets {
@@ -17,7 +17,7 @@ pub struct Offsets {
 
 /// What a commit says of the messages beyond its position.
 pub struct Metadata {
-    place: Place,
+    place: Agreement,
     finished: Finished,
     text: String,
 }
@@ -84,7 +84,7 @@ impl Offsets {
 
     pub fn metadata(&self) -> Metadata {
         let position = self.tracker.target();
-        let place = Place {
+        let place = Agreement {
             offset: position.offset,
             leader_epoch: position.leader_epoch,
             listeners: commit_metadata::listeners_hash(["orders"].into_iter()),

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use super::{Shape, TOPIC};
 use crate::assignment::{Partition, Shared, ToConsumer, ToWorker};
-use crate::crash::exclusive::Solo;
+use crate::crash::exclusive::Exclusive;
 use crate::crash::journal::Journal;
 use crate::kafka::{Client, Message};
 use crate::lua::{Vm, Watchdog};
@@ -62,7 +62,7 @@ impl Worker {
             bundle,
             vm,
             page: pages.pop().expect("a page for each worker"),
-            solo: Arc::new(Solo::new(vec![mailbox])),
+            solo: Arc::new(Exclusive::new(vec![mailbox])),
             chance: fastrand::Rng::with_seed(1),
         };
         Self {

@@ -10,7 +10,7 @@ use crate::rules::route;
 use crate::topic_name;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Needed {
+pub(crate) struct RequiredTopic {
     pub(crate) topic: String,
     /// Whose messages go there; it has as many partitions.
     pub(crate) source: String,
@@ -71,7 +71,7 @@ impl fmt::Display for Purpose {
 }
 
 /// What the literal topics need.
-pub(crate) fn by_literals(config: &Config) -> Vec<Needed> {
+pub(crate) fn by_literals(config: &Config) -> Vec<RequiredTopic> {
     let mut needed = Vec::new();
     for consumer in &config.consumers {
         for listener in of(config, consumer) {
@@ -86,7 +86,7 @@ pub(crate) fn by_literals(config: &Config) -> Vec<Needed> {
 }
 
 /// What topics that a pattern of that consumer's matches need.
-pub(crate) fn by_matches(config: &Config, consumer: &str, sources: &[&str]) -> Vec<Needed> {
+pub(crate) fn by_matches(config: &Config, consumer: &str, sources: &[&str]) -> Vec<RequiredTopic> {
     let mut needed = Vec::new();
     let made = config.made_topics();
     let consumers = config.consumers.iter();
@@ -110,7 +110,7 @@ fn of<'a>(config: &'a Config, consumer: &'a Consumer) -> impl Iterator<Item = &'
 
 /// Each topic once; it is created where one of those who need it allows that.
 fn add(
-    needed: &mut Vec<Needed>,
+    needed: &mut Vec<RequiredTopic>,
     consumer: &Consumer,
     listener: &Listener,
     source: &str,
@@ -142,7 +142,7 @@ fn add(
             known.create = known.create.max(create);
             continue;
         }
-        needed.push(Needed {
+        needed.push(RequiredTopic {
             topic,
             source: source.to_owned(),
             consumer: consumer.name.clone(),
@@ -153,7 +153,7 @@ fn add(
     }
 }
 
-impl Needed {
+impl RequiredTopic {
     /// Why it can't be done without, and the command that creates it. `refused`: why it was not created though it may be.
     pub(crate) fn missing(
         &self,

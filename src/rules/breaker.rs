@@ -81,7 +81,7 @@ pub(crate) enum Gate {
 
 /// Whether a dead letter may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Letter {
+pub(crate) enum DeadLetterPermit {
     Send,
     /// Not now. The caller asks again then, or when the breaker closes.
     Wait {
@@ -218,7 +218,7 @@ impl Breaker {
     }
 
     /// One more dead letter is about to be sent. It counts when the answer is `Send`.
-    pub(crate) fn dead_letter(&mut self, now: Instant) -> Letter {
+    pub(crate) fn dead_letter(&mut self, now: Instant) -> DeadLetterPermit {
         self.half_open(now);
         let until = match self.phase {
             Phase::Closed => now,
@@ -226,7 +226,7 @@ impl Breaker {
             Phase::HalfOpen { next_letter, .. } => next_letter,
         };
         if now < until {
-            return Letter::Wait {
+            return DeadLetterPermit::Wait {
                 until,
                 opened: None,
             };
@@ -237,7 +237,7 @@ impl Breaker {
         {
             let room = self.letters.room_at(per_minute_max, now);
             let opened = self.open(Why::DeadLetters { per_minute_max }, now, room);
-            return Letter::Wait {
+            return DeadLetterPermit::Wait {
                 until: opened.until,
                 opened: Some(opened),
             };
@@ -247,7 +247,7 @@ impl Breaker {
         if let Phase::HalfOpen { next_letter, .. } = &mut self.phase {
             *next_letter = now + pause;
         }
-        Letter::Send
+        DeadLetterPermit::Send
     }
 
     pub(crate) fn state(&self) -> State {

@@ -20,7 +20,7 @@ const BYTES_MAX: usize = (TEXT_BYTES_MAX - PREFIX.len()) / 4 * 3 - CRC_BYTES;
 
 /// What a group's metadata must agree with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Agreement {
     /// The committed position.
     pub(crate) offset: i64,
     /// Of the message before it; -1: unknown.
@@ -51,7 +51,7 @@ pub(crate) fn listeners_hash<'a>(names: impl Iterator<Item = &'a str>) -> u32 {
 }
 
 /// Empty where nothing is finished beyond the position. What does not fit is left out from the far end.
-pub(crate) fn encode(place: Place, finished: &Finished) -> String {
+pub(crate) fn encode(place: Agreement, finished: &Finished) -> String {
     let mut bytes = Vec::new();
     put(&mut bytes, place.offset as u64);
     put(&mut bytes, u64::from(place.leader_epoch as u32));
@@ -81,7 +81,7 @@ pub(crate) fn encode(place: Place, finished: &Finished) -> String {
 }
 
 /// What is finished according to a commit's metadata, in a log that ends before `log_end`.
-pub(crate) fn decode(text: &str, place: Place, log_end: i64) -> Option<Finished> {
+pub(crate) fn decode(text: &str, place: Agreement, log_end: i64) -> Option<Finished> {
     if text.len() > TEXT_BYTES_MAX {
         return None;
     }
@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
 
-    const PLACE: Place = Place {
+    const PLACE: Agreement = Agreement {
         offset: 100,
         leader_epoch: 3,
         listeners: 0xdead_beef,
@@ -171,7 +171,7 @@ mod tests {
     }
 
     /// Disjoint ranges from (gap, length), the first gap free.
-    fn ranges(place: Place, steps: &[(u32, u32)]) -> Finished {
+    fn ranges(place: Agreement, steps: &[(u32, u32)]) -> Finished {
         let mut at = place.offset;
         let mut found = Finished {
             ranges: Vec::new(),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn ignored(text: &str, place: Place, log_end: i64) {
+    fn ignored(text: &str, place: Agreement, log_end: i64) {
         assert_eq!(decode(text, place, log_end), None);
     }
 
@@ -203,7 +203,7 @@ mod tests {
         ignored(&text, PLACE, 119);
         ignored(
             &text,
-            Place {
+            Agreement {
                 offset: 99,
                 ..PLACE
             },
@@ -212,14 +212,14 @@ mod tests {
         let leader_epoch = -1;
         ignored(
             &text,
-            Place {
+            Agreement {
                 leader_epoch,
                 ..PLACE
             },
             120,
         );
         let listeners = 0;
-        ignored(&text, Place { listeners, ..PLACE }, 120);
+        ignored(&text, Agreement { listeners, ..PLACE }, 120);
     }
 
     #[test]
@@ -262,9 +262,9 @@ mod tests {
         assert!(found.ranges.len() > 1_400);
     }
 
-    fn place() -> impl Strategy<Value = Place> {
+    fn place() -> impl Strategy<Value = Agreement> {
         (0..i64::MAX / 2, -1..i32::MAX, any::<u32>()).prop_map(
-            |(offset, leader_epoch, listeners)| Place {
+            |(offset, leader_epoch, listeners)| Agreement {
                 offset,
                 leader_epoch,
                 listeners,

@@ -161,7 +161,7 @@ impl Tracker {
             self.auto_request = None;
         }
         self.automatic = automatic;
-        for ask in std::mem::take(&mut self.kept).into_asks() {
+        for ask in std::mem::take(&mut self.kept).into_requests() {
             let is_here = self.is_manual(&ask.listener) || self.automatic.contains(&ask.listener);
             if is_here && is_unfinished(&self.entries, ask.at) {
                 self.ask(&ask);
@@ -402,7 +402,7 @@ impl Tracker {
     }
 
     /// Whether a handler asked for a commit that counts.
-    pub(crate) fn is_asked(&self) -> bool {
+    pub(crate) fn is_requested(&self) -> bool {
         self.auto_request.is_some() || self.manual.iter().any(|one| one.has_asked)
     }
 

@@ -167,7 +167,7 @@ pub(crate) fn subscription(config: &Config, consumer: &str) -> Subscription {
 
 impl Subscription {
     /// Whether the topics that exist say what to subscribe to.
-    pub(crate) fn asks(&self) -> bool {
+    pub(crate) fn needs_topics(&self) -> bool {
         !self.patterns.is_empty() || !self.retried.is_empty()
     }
 

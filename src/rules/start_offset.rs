@@ -33,7 +33,7 @@ pub(crate) fn is_fresh(metadata: &str, now_ms: i64) -> bool {
 
 /// What is known of a partition that was just assigned.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Facts {
+pub(crate) struct Known {
     /// The group's committed offset and its leader epoch (-1: none).
     pub(crate) committed: Option<(i64, i32)>,
     /// First retained and next offset.
@@ -69,7 +69,7 @@ pub(crate) enum Why {
     BeyondLogEnd,
 }
 
-pub(crate) fn resolve(facts: &Facts) -> Start {
+pub(crate) fn resolve(facts: &Known) -> Start {
     let (low, high) = facts.watermarks;
     let at = |offset, why| Start {
         offset,
@@ -113,7 +113,7 @@ mod tests {
         automatic: true,
         is_new_topic: false,
     };
-    const FACTS: Facts = Facts {
+    const FACTS: Known = Known {
         committed: None,
         watermarks: (10, 20),
         policy: POLICY,
@@ -121,7 +121,7 @@ mod tests {
     };
 
     #[track_caller]
-    fn check(facts: Facts, offset: i64, why: Why) {
+    fn check(facts: Known, offset: i64, why: Why) {
         let start = resolve(&facts);
         assert_eq!((start.offset, start.why), (offset, why));
     }
@@ -138,7 +138,7 @@ mod tests {
     fn a_committed_offset_counts_whatever_the_option_says() {
         let policy = policy(true, true, false);
         check(
-            Facts {
+            Known {
                 committed: Some((15, 2)),
                 policy,
                 ..FACTS
@@ -147,7 +147,7 @@ mod tests {
             Why::Committed,
         );
         check(
-            Facts {
+            Known {
                 committed: Some((20, -1)),
                 ..FACTS
             },
@@ -160,7 +160,7 @@ mod tests {
     fn without_one_the_option_counts() {
         check(FACTS, 20, Why::End { left_out: 10 });
         check(
-            Facts {
+            Known {
                 policy: policy(true, true, false),
                 ..FACTS
             },
@@ -171,14 +171,14 @@ mod tests {
 
     #[test]
     fn an_added_partition_of_an_auto_topic_starts_at_its_beginning() {
-        let added = Facts {
+        let added = Known {
             is_added: true,
             ..FACTS
         };
         check(added, 10, Why::Added);
         let manual = policy(false, false, false);
         check(
-            Facts {
+            Known {
                 policy: manual,
                 ..added
             },
@@ -186,7 +186,7 @@ mod tests {
             Why::End { left_out: 10 },
         );
         check(
-            Facts {
+            Known {
                 policy: policy(false, false, true),
                 ..FACTS
             },
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn out_of_range_never_skips_a_retained_message() {
         check(
-            Facts {
+            Known {
                 committed: Some((3, 1)),
                 ..FACTS
             },
@@ -214,7 +214,7 @@ mod tests {
             Why::BelowLogStart { lost: 7 },
         );
         check(
-            Facts {
+            Known {
                 committed: Some((30, -1)),
                 ..FACTS
             },
@@ -222,7 +222,7 @@ mod tests {
             Why::BeyondLogEnd,
         );
         check(
-            Facts {
+            Known {
                 committed: Some((30, 4)),
                 ..FACTS
             },

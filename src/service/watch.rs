@@ -5,7 +5,7 @@
 //! a signal is missed (watches are armed before it is given), and a save is signalled within [`Pace::limit`] however
 //! many follow it. A slow look at the contents makes up for file systems without events.
 
-mod places;
+mod paths;
 
 use crate::failpoint::failpoint;
 use crate::log::log;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use notify::{ErrorKind, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
-use places::{Compare, Places};
+use paths::{Compare, Paths};
 
 /// Directories that appear while others are being armed are looked for this often; then it is left to the next signal.
 const ARM_ROUNDS_MAX: usize = 4;
@@ -139,7 +139,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    places: Arc<Places>,
+    places: Arc<Paths>,
     unrest: Option<Unrest>,
     handlers: Option<PathBuf>,
     stop: bool,
@@ -282,7 +282,7 @@ impl Eye {
                     }
                 }
                 Wake::Look => {
-                    let stat = Places::of(&self.config, &self.handlers).fingerprint(Compare::Stat);
+                    let stat = Paths::of(&self.config, &self.handlers).fingerprint(Compare::Stat);
                     if stat != std::mem::replace(&mut self.seen.0, stat) {
                         self.shared.lock().stir();
                     }
@@ -303,14 +303,14 @@ impl Eye {
 
     /// Watches whatever has to be watched now, also what is watched already: a directory that was deleted and made
     /// anew has lost its watch, though its path is the same.
-    fn arm(&mut self) -> Arc<Places> {
-        let mut places = Arc::new(Places::of(&self.config, &self.handlers));
+    fn arm(&mut self) -> Arc<Paths> {
+        let mut places = Arc::new(Paths::of(&self.config, &self.handlers));
         for round in 1..=ARM_ROUNDS_MAX {
             self.shared.lock().places = Arc::clone(&places);
             let refusal = self.arm_all(&places);
             self.report(refusal);
             // A directory that appeared meanwhile in one that was not watched yet told nobody.
-            let again = Arc::new(Places::of(&self.config, &self.handlers));
+            let again = Arc::new(Paths::of(&self.config, &self.handlers));
             if again == places {
                 break;
             }
@@ -322,7 +322,7 @@ impl Eye {
         places
     }
 
-    fn arm_all(&mut self, places: &Places) -> Option<notify::Error> {
+    fn arm_all(&mut self, places: &Paths) -> Option<notify::Error> {
         let watcher = match &mut self.watcher {
             Some(watcher) => watcher,
             none => match (self.connect)(Arc::clone(&self.shared)) {

@@ -5,9 +5,9 @@
 //! message. This module knows no thread; whoever asks is the daemon.
 
 mod counts;
+mod exposition;
 mod families;
 mod histogram;
-mod page;
 mod process;
 #[cfg(test)]
 mod tests;
@@ -19,7 +19,7 @@ pub(crate) use counts::{
     ConsumerCounts, ConsumerSnapshot, ListenerCounts, ListenerSnapshot, Outcome, Outcomes,
     PartitionSnapshot, WorkerSnapshot,
 };
+pub(crate) use exposition::{Scrape, exposition};
 pub(crate) use histogram::Histogram;
-pub(crate) use page::{Facts, page};
 pub(crate) use process::Process;
 pub(crate) use text::Format;

@@ -121,19 +121,19 @@ impl Limits {
 
 /// The calls of each consumer's topic that wait, and the partitions that wait for one of them to end.
 #[derive(Default)]
-pub(super) struct Places {
-    topics: HashMap<Topic, Place>,
+pub(super) struct WaitingCalls {
+    topics: HashMap<Topic, OfTopic>,
 }
 
 #[derive(Default)]
-struct Place {
+struct OfTopic {
     held: usize,
     /// By epoch.
     partitions: HashMap<u64, usize>,
     parked: Vec<u64>,
 }
 
-impl Places {
+impl WaitingCalls {
     /// Whether a call of this partition may start; if not, the partition is parked until one of the topic ends.
     pub(super) fn may_start(&mut self, partition: &Partition, limits: Limits) -> bool {
         if self.topics.is_empty() {

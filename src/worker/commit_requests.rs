@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use crate::lua::Asked;
 use crate::rules::offsets::Ask;
+use crate::wait::Requested;
 
 #[derive(Debug, Default)]
-pub(super) struct Asks(Vec<Ask>);
+pub(super) struct CommitRequests(Vec<Ask>);
 
 /// Whose handler asks, for which message.
 #[derive(Clone, Copy, Debug)]
@@ -25,10 +25,16 @@ impl Who<'_> {
     }
 }
 
-impl Asks {
+impl CommitRequests {
     /// `names` has the listener's name as it is shared, in most cases.
-    pub(super) fn add(&mut self, who: Who<'_>, asked: Asked, by_lane: bool, names: &[Arc<str>]) {
-        let Asked { highest, last } = asked;
+    pub(super) fn add(
+        &mut self,
+        who: Who<'_>,
+        asked: Requested,
+        by_lane: bool,
+        names: &[Arc<str>],
+    ) {
+        let Requested { highest, last } = asked;
         if highest > last && by_lane {
             // What it covered stays covered, but for what it takes back.
             self.push(who, highest, by_lane, names);
@@ -74,8 +80,8 @@ mod tests {
     use super::*;
     use crate::rules::offsets::{Position, Tracker};
 
-    fn once(offset: i64) -> Asked {
-        Asked {
+    fn once(offset: i64) -> Requested {
+        Requested {
             highest: offset,
             last: offset,
         }
@@ -90,7 +96,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(asks: &mut Asks, expected: &[(u64, i64, i64)]) {
+    fn check(asks: &mut CommitRequests, expected: &[(u64, i64, i64)]) {
         let asks = asks.take();
         let told: Vec<_> = asks
             .iter()
@@ -101,7 +107,7 @@ mod tests {
 
     #[test]
     fn of_a_partition_that_is_one_lane_the_last_counts() {
-        let mut asks = Asks::default();
+        let mut asks = CommitRequests::default();
         for at in 0..1000 {
             asks.add(who(0, at), once(at + 1), false, &[]);
         }
@@ -113,7 +119,7 @@ mod tests {
 
     #[test]
     fn every_listener_has_its_own() {
-        let mut asks = Asks::default();
+        let mut asks = CommitRequests::default();
         let names: [Arc<str>; 1] = ["a".into()];
         for at in 0..3 {
             for listener in ["a", "b"] {
@@ -132,7 +138,7 @@ mod tests {
 
     #[test]
     fn lanes_are_kept_apart() {
-        let mut asks = Asks::default();
+        let mut asks = CommitRequests::default();
         asks.add(who(1, 0), once(1), true, &[]);
         asks.add(who(1, 1), once(2), true, &[]);
         asks.add(who(2, 2), once(3), true, &[]);
@@ -141,7 +147,7 @@ mod tests {
 
     #[test]
     fn what_the_same_handler_waits_for_answers_for_what_it_covers() {
-        let mut asks = Asks::default();
+        let mut asks = CommitRequests::default();
         asks.add(who(1, 0), once(1), true, &[]);
         asks.add(who(2, 1), once(2), true, &[]);
         asks.covered(who(1, 0), 1);
@@ -152,7 +158,7 @@ mod tests {
     }
 
     proptest! {
-        /// Each message of a partition asks a few times, as it runs; what is told late is told as `Asks` has it.
+        /// Each message of a partition asks a few times, as it runs; what is told late is told as `CommitRequests` has it.
         #[test]
         fn what_is_left_out_changes_no_position(
             messages in prop::collection::vec((0_u64..3, prop::collection::vec(-3_i64..5, 0..4)), 1..30),
@@ -164,7 +170,7 @@ mod tests {
             let manual: Vec<Arc<str>> = if is_manual { vec!["a".into()] } else { Vec::new() };
             let automatic: Vec<Arc<str>> = if is_manual { Vec::new() } else { vec!["a".into()] };
             let new = || Tracker::new(start, manual.clone(), automatic.clone(), by_lane);
-            let (mut at_once, mut late, mut asks) = (new(), new(), Asks::default());
+            let (mut at_once, mut late, mut asks) = (new(), new(), CommitRequests::default());
             let lanes: Vec<u64> = messages.iter().map(|one| if by_lane { one.0 } else { 0 }).collect();
             for (at, &lane) in lanes.iter().enumerate() {
                 at_once.arrive(at as i64, -1, 1, |_| lane);
@@ -180,14 +186,14 @@ mod tests {
                 at_once.finish(numbers.clone());
                 late.finish(numbers);
                 if let (Some(&highest), Some(&last)) = (offsets.iter().max(), offsets.last()) {
-                    asks.add(who(lane, at), Asked { highest, last }, by_lane, &[]);
+                    asks.add(who(lane, at), Requested { highest, last }, by_lane, &[]);
                 }
                 if number % report == 0 || number + 1 == messages.len() {
                     for ask in asks.take() {
                         late.ask(&ask);
                     }
                     prop_assert_eq!(late.target(), at_once.target());
-                    prop_assert_eq!(late.is_asked(), at_once.is_asked());
+                    prop_assert_eq!(late.is_requested(), at_once.is_requested());
                 }
             }
         }

@@ -12,7 +12,7 @@ use crate::message::Record as _;
 use crate::rate_limit::RateLimits;
 use crate::telemetry::shell;
 
-use super::outcomes::Place;
+use super::outcomes::Coordinates;
 use super::slot::Stray;
 
 /// Lines of a listener in a window of this length.
@@ -47,7 +47,7 @@ pub(super) enum Lasting {
 }
 
 /// The command that gives a message up which blocks its lane.
-fn skip(place: &Place<'_>) -> String {
+fn skip(place: &Coordinates<'_>) -> String {
     let (topic, partition) = (&place.partition.topic, place.partition.number);
     shell::skip(topic, partition, place.offset, &place.listener.name)
 }
@@ -77,7 +77,12 @@ impl Log {
     }
 
     /// `next` is the wait before the next attempt; without one the daemon stops.
-    pub(super) fn failed(&mut self, place: &Place<'_>, failure: &Failure, next: Option<Duration>) {
+    pub(super) fn failed(
+        &mut self,
+        place: &Coordinates<'_>,
+        failure: &Failure,
+        next: Option<Duration>,
+    ) {
         if next.is_some() && !place.attempt.is_power_of_two() {
             return;
         }
@@ -110,13 +115,13 @@ impl Log {
     }
 
     /// `onError` "skip", after the last attempt.
-    pub(super) fn skipped(&mut self, place: &Place<'_>, failure: &Failure) {
+    pub(super) fn skipped(&mut self, place: &Coordinates<'_>, failure: &Failure) {
         let what = "message skipped: its handler failed and `onError` is \"skip\"";
         self.last_word(place, failure, what);
     }
 
     /// `ctx.skip`: nothing has failed.
-    pub(super) fn skipped_by_handler(&mut self, place: &Place<'_>, reason: &str) {
+    pub(super) fn skipped_by_handler(&mut self, place: &Coordinates<'_>, reason: &str) {
         let Some(left_out) = self.allow(&place.listener.name) else {
             return;
         };
@@ -125,7 +130,7 @@ impl Log {
     }
 
     /// It goes to the dead-letter topic.
-    pub(super) fn buried(&mut self, place: &Place<'_>, failure: &Failure) {
+    pub(super) fn buried(&mut self, place: &Coordinates<'_>, failure: &Failure) {
         let what = match failure.kind {
             FailureKind::Asked => {
                 "message goes to the dead-letter topic: its handler or an operator asked for that"
@@ -182,7 +187,13 @@ impl Log {
     }
 
     /// The broker never takes its dead letter.
-    pub(super) fn refused(&mut self, place: &Place<'_>, why: Lasting, reason: &str, skips: bool) {
+    pub(super) fn refused(
+        &mut self,
+        place: &Coordinates<'_>,
+        why: Lasting,
+        reason: &str,
+        skips: bool,
+    ) {
         let Some(left_out) = self.allow(&place.listener.name) else {
             return;
         };
@@ -205,7 +216,7 @@ impl Log {
     }
 
     /// The retry topic never takes its record.
-    pub(super) fn waits_here(&mut self, place: &Place<'_>, reason: &str, delay: Duration) {
+    pub(super) fn waits_here(&mut self, place: &Coordinates<'_>, reason: &str, delay: Duration) {
         let Some(left_out) = self.allow(&place.listener.name) else {
             return;
         };
@@ -221,7 +232,13 @@ impl Log {
     }
 
     /// Its record is sent again then.
-    pub(super) fn unsent(&mut self, place: &Place<'_>, reason: &str, tries: u32, next: Duration) {
+    pub(super) fn unsent(
+        &mut self,
+        place: &Coordinates<'_>,
+        reason: &str,
+        tries: u32,
+        next: Duration,
+    ) {
         if !tries.is_power_of_two() {
             return;
         }
@@ -243,7 +260,7 @@ impl Log {
     }
 
     /// It ran out of memory beside others, and runs again alone.
-    pub(super) fn suspected(&mut self, place: &Place<'_>, failure: &Failure) {
+    pub(super) fn suspected(&mut self, place: &Coordinates<'_>, failure: &Failure) {
         let Some(left_out) = self.allow(&place.listener.name) else {
             return;
         };
@@ -257,7 +274,7 @@ impl Log {
         );
     }
 
-    fn last_word(&mut self, place: &Place<'_>, failure: &Failure, what: &str) {
+    fn last_word(&mut self, place: &Coordinates<'_>, failure: &Failure, what: &str) {
         let Some(left_out) = self.allow(&place.listener.name) else {
             return;
         };

@@ -74,7 +74,7 @@ impl Worker {
         listener: &Listener,
         failure: &Failure,
     ) -> Stage {
-        self.log.buried(&self.place(head, listener), failure);
+        self.log.buried(&self.coordinates(head, listener), failure);
         self.begin_forwarding(head, listener, failure, Way::DeadLetter)
     }
 
@@ -86,7 +86,7 @@ impl Worker {
         failure: &Failure,
         delay: Duration,
     ) -> Stage {
-        let place = self.place(head, listener);
+        let place = self.coordinates(head, listener);
         self.log.failed(&place, failure, Some(delay));
         let way = Way::Retry(delay);
         self.begin_forwarding(head, listener, failure, way)
@@ -246,7 +246,7 @@ impl Worker {
                 (Lasting::Refused, reason, skips)
             }
         };
-        let place = self.place(head, listener);
+        let place = self.coordinates(head, listener);
         self.log.refused(&place, why, &reason, skips);
         if skips {
             return self.ended(head, Outcome::Skipped);
@@ -267,7 +267,7 @@ impl Worker {
         reason: &str,
         delay: Duration,
     ) -> Stage {
-        let place = self.place(head, listener);
+        let place = self.coordinates(head, listener);
         self.log.waits_here(&place, reason, delay);
         head.block(self.clock.wall_ms(), reason, Some(delay));
         Stage::BackOff(self.clock.now() + delay)
@@ -289,7 +289,7 @@ impl Worker {
         let error = format!("{what} is not sent: {reason}");
         let tries = forwarding.tries;
         forwarding.trouble = Some(reason.clone());
-        let place = self.place(head, listener);
+        let place = self.coordinates(head, listener);
         self.log.unsent(&place, &reason, tries, delay);
         head.block(self.clock.wall_ms(), &error, Some(delay));
         Stage::Unsent(self.clock.now() + delay)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::log::log;
-use crate::rules::breaker::{self, Breaker, Letter, Opened};
+use crate::rules::breaker::{self, Breaker, DeadLetterPermit, Opened};
 
 use super::Worker;
 use super::ids::LaneId;
@@ -251,8 +251,8 @@ impl Gates {
             return Ok(());
         };
         match one.breaker.dead_letter(now) {
-            Letter::Send => Ok(()),
-            Letter::Wait { until, opened } => {
+            DeadLetterPermit::Send => Ok(()),
+            DeadLetterPermit::Wait { until, opened } => {
                 if let Some(opened) = opened {
                     self.say_opened(listener, opened);
                 }

@@ -19,7 +19,7 @@ use super::calls::Open;
 use super::head::Head;
 
 /// Where a handler failed.
-pub(super) struct Place<'a> {
+pub(super) struct Coordinates<'a> {
     pub(super) listener: &'a Listener,
     pub(super) partition: Arc<Partition>,
     pub(super) offset: i64,
@@ -64,14 +64,14 @@ impl Worker {
                 Stage::Final
             }
             Step::Failed(failure) => self.failed(head, &failure, None),
-            Step::Asked(verdict) => self.asked(head, &verdict),
+            Step::Asked(verdict) => self.by_verdict(head, &verdict),
         };
         head.come_to(stage);
         self.end_alone(id);
     }
 
     /// What a handler asked for.
-    fn asked(&mut self, head: &mut Head<'_>, verdict: &Verdict) -> Stage {
+    fn by_verdict(&mut self, head: &mut Head<'_>, verdict: &Verdict) -> Stage {
         let failure = Failure::of_verdict(verdict);
         let Some(listener) = named(head.config, head.listener()) else {
             return Stage::Final;
@@ -88,7 +88,7 @@ impl Worker {
         match verdict {
             Verdict::Retry { after, .. } => self.failed(head, &failure, *after),
             Verdict::Skip { .. } => {
-                let place = self.place(head, listener);
+                let place = self.coordinates(head, listener);
                 self.log.skipped_by_handler(&place, &failure.message);
                 self.ended(head, Outcome::Skipped)
             }
@@ -125,7 +125,8 @@ impl Worker {
             head.lane.alone = true;
             head.progress().attempt = head.progress().attempt.saturating_sub(1);
             self.gates.forget_probe(head.id());
-            self.log.suspected(&self.place(head, listener), failure);
+            self.log
+                .suspected(&self.coordinates(head, listener), failure);
             return Stage::Due;
         }
         if let Some(number) = head.number() {
@@ -143,13 +144,13 @@ impl Worker {
             // It has no end of attempts; were there one by mistake, nothing would be lost.
             (None, OnError::Retry) => Stage::BackOff(self.clock.now() + listener.retry.max_delay),
             (Some(delay), _) => {
-                let place = self.place(head, listener);
+                let place = self.coordinates(head, listener);
                 self.log.failed(&place, failure, Some(delay));
                 head.block(self.clock.wall_ms(), &failure.message, Some(delay));
                 Stage::BackOff(self.clock.now() + delay)
             }
             (None, OnError::Stop) => {
-                let place = self.place(head, listener);
+                let place = self.coordinates(head, listener);
                 self.log.failed(&place, failure, None);
                 let sentence = format!(
                     "listener `{}` stops at {}[{}]@{} after {attempt} attempts: {}",
@@ -173,7 +174,7 @@ impl Worker {
                 self.dead_letter(head, listener, &failure)
             }
             (None, OnError::Skip) => {
-                let place = self.place(head, listener);
+                let place = self.coordinates(head, listener);
                 self.log.skipped(&place, failure);
                 self.ended(head, Outcome::Skipped)
             }
@@ -189,8 +190,12 @@ impl Worker {
         Stage::Final
     }
 
-    pub(super) fn place<'a>(&self, head: &Head<'a>, listener: &'a Listener) -> Place<'a> {
-        Place {
+    pub(super) fn coordinates<'a>(
+        &self,
+        head: &Head<'a>,
+        listener: &'a Listener,
+    ) -> Coordinates<'a> {
+        Coordinates {
             listener,
             partition: head.slot.partition.clone(),
             offset: head.lane.message.offset(),

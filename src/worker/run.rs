@@ -6,10 +6,11 @@ use crate::assignment;
 use crate::config::{Config, Ordering};
 use crate::failpoint::failpoint;
 use crate::kafka::Message;
-use crate::lua::{Asked, Call, Step};
+use crate::lua::{Call, Step};
 use crate::message::Record as _;
 use crate::rules::lanes::{Lane, LaneState, Lanes, Stage};
 use crate::telemetry::metrics::Outcome;
+use crate::wait::Requested;
 
 use super::calls::Limits;
 use super::commit_requests::Who;
@@ -64,7 +65,7 @@ enum Next {
 struct Called {
     step: Step,
     /// What it requested to commit without waiting.
-    asked: Option<Asked>,
+    asked: Option<Requested>,
     next: Next,
 }
 
@@ -411,7 +412,7 @@ impl Worker {
         } else {
             failpoint!("after-handler");
         }
-        let asked = self.engine.take_asked(self.engine.generation());
+        let asked = self.engine.take_requested(self.engine.generation());
         let next = self.look_after(slot, offset, config, call.listener);
         Called { step, asked, next }
     }

@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use crate::assignment::Partition;
 use crate::config::{Config, Ordering};
-use crate::crash::journal::Place;
+use crate::crash::journal::InPartition;
 use crate::kafka::Message;
-use crate::lua::Asked;
 use crate::message::Record as _;
 use crate::outgoing::retry_topic::{self, Original};
 use crate::rules::lanes::{Lane, Lanes, Stage, lane_of};
@@ -16,8 +15,9 @@ use crate::rules::route::Plan;
 use crate::telemetry::metrics::{Outcome, Outcomes};
 use crate::telemetry::status::Blocked;
 use crate::topic_name;
+use crate::wait::Requested;
 
-use super::commit_requests::{Asks, Who};
+use super::commit_requests::{CommitRequests, Who};
 use super::ids::LaneId;
 use super::taken::Taken;
 
@@ -31,7 +31,7 @@ pub(super) struct Slot {
     /// Of a retry topic: the topic whose messages wait in it.
     source: Option<Arc<str>>,
     /// In the journal.
-    pub(super) place: Place,
+    pub(super) place: InPartition,
     /// Calls that wait, and records on their way to another topic.
     pub(super) under_way: usize,
     pub(super) queued: bool,
@@ -46,7 +46,7 @@ pub(super) struct Slot {
     finished: Vec<Range<u64>>,
     growing: Range<u64>,
     /// What handlers asked to have committed since the last report, and do not wait for.
-    pub(super) asks: Asks,
+    pub(super) asks: CommitRequests,
 }
 
 /// A message of a retry topic that runs for no listener.
@@ -58,7 +58,7 @@ pub(super) enum Stray {
 }
 
 impl Slot {
-    pub(super) fn new(plan: Arc<Plan>, partition: Arc<Partition>, place: Place) -> Self {
+    pub(super) fn new(plan: Arc<Plan>, partition: Arc<Partition>, place: InPartition) -> Self {
         let source = if plan.is_retry {
             topic_name::retry_source(&partition.topic, &partition.group).map(Into::into)
         } else {
@@ -80,7 +80,7 @@ impl Slot {
             blocked: BTreeMap::new(),
             finished: Vec::new(),
             growing: 0..0,
-            asks: Asks::default(),
+            asks: CommitRequests::default(),
         }
     }
 
@@ -120,7 +120,7 @@ impl Slot {
     }
 
     /// A handler has asked for commits, and does not wait for them.
-    pub(super) fn ask(&mut self, who: Who<'_>, asked: Asked) {
+    pub(super) fn ask(&mut self, who: Who<'_>, asked: Requested) {
         // In its own topic what waits in a retry topic is behind the position since it was put there.
         if !self.plan.is_retry {
             let by_lane = self.plan.ordering != Ordering::Partition;
@@ -195,7 +195,7 @@ impl Slot {
     /// Requests a commit for a message that a listener has finished, in place of its handler.
     pub(super) fn ask_behind(&mut self, who: Who<'_>) {
         let behind = who.at + 1;
-        let asked = Asked {
+        let asked = Requested {
             highest: behind,
             last: behind,
         };

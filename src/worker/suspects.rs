@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::assignment::{Partition, ToWorker};
-use crate::crash::exclusive::{Solo, Turn};
-use crate::crash::journal::{self, Page, Place};
+use crate::crash::exclusive::{Exclusive, Turn};
+use crate::crash::journal::{self, InPartition, Page};
 use crate::log::log;
 use crate::lua::{Failure, FailureKind};
 use crate::message::Record as _;
@@ -40,13 +40,13 @@ impl Running {
         }
     }
 
-    pub(super) fn place(&self, partition: &Partition) -> Place {
+    pub(super) fn in_partition(&self, partition: &Partition) -> InPartition {
         self.page
-            .place(&partition.group, &partition.topic, partition.number)
+            .partition_of(&partition.group, &partition.topic, partition.number)
     }
 
     /// A first call begins.
-    pub(super) fn begin(&mut self, place: &Place, offset: i64, alone: bool) {
+    pub(super) fn begin(&mut self, place: &InPartition, offset: i64, alone: bool) {
         self.now = Some(self.page.begin(place, offset, alone));
     }
 
@@ -82,14 +82,14 @@ impl Running {
 
 /// One worker's side of the gate that lets a single message run alone in the process.
 pub(super) struct Gatekeeper {
-    solo: Arc<Solo<ToWorker>>,
+    solo: Arc<Exclusive<ToWorker>>,
     index: usize,
     /// A lane already runs alone in this worker, and waits for the other workers to become quiet.
     waits: bool,
 }
 
 impl Gatekeeper {
-    pub(super) fn new(solo: Arc<Solo<ToWorker>>, index: usize) -> Self {
+    pub(super) fn new(solo: Arc<Exclusive<ToWorker>>, index: usize) -> Self {
         Self {
             solo,
             index,
@@ -107,7 +107,7 @@ impl Gatekeeper {
         is_held
     }
 
-    /// Asks for the gate. Whether all other workers are quiet; if not, `may_go_on` asks again.
+    /// CommitRequests for the gate. Whether all other workers are quiet; if not, `may_go_on` asks again.
     fn enter(&mut self) -> bool {
         let is_alone = self.solo.try_enter(self.index);
         self.waits = !is_alone;

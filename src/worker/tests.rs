@@ -78,7 +78,7 @@ impl Fixture {
             bundle,
             vm,
             page: pages.pop().unwrap(),
-            solo: Arc::new(Solo::new(vec![mailbox])),
+            solo: Arc::new(Exclusive::new(vec![mailbox])),
             chance: fastrand::Rng::with_seed(7),
         });
         Self {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::assignment::{Asked, Partition, ToConsumer};
+use crate::assignment::{Partition, Requests, ToConsumer};
 use crate::threads::mailbox::Mailbox;
 
 use super::slot::Slot;
@@ -14,7 +14,7 @@ use super::slot::Slot;
 #[derive(Default)]
 pub(super) struct Unreported {
     finished: Vec<(Arc<Partition>, Range<u64>)>,
-    asked: Vec<Asked>,
+    asked: Vec<Requests>,
     /// Since when turns have added to these two.
     since: Option<Instant>,
 }
@@ -28,7 +28,7 @@ impl Unreported {
         }
         let asks = slot.asks.take();
         if !asks.is_empty() {
-            self.asked.push(Asked {
+            self.asked.push(Requests {
                 partition,
                 listeners_since_bundle: slot.listeners_since_bundle,
                 asks,

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::bundle::Bundle;
 use crate::log::log;
-use crate::lua::{App, Asked, Call, CallId, FailureKind, Pulse, Step, Vm};
-use crate::wait::{Answer, WaitId};
+use crate::lua::{App, Call, CallId, FailureKind, Pulse, Step, Vm};
+use crate::wait::{Answer, Requested, WaitId};
 
 /// Between two attempts to build a VM in place of one without memory, at first and at most.
 const BUILD_AGAIN: Duration = Duration::from_secs(1);
@@ -17,7 +17,7 @@ const BUILD_AGAIN_MAX: Duration = Duration::from_secs(30);
 /// How long waiting calls of an old VM may take before they are given up and run again in the new one.
 const DRAIN: Duration = Duration::from_secs(30);
 
-pub(super) struct Engine {
+pub(super) struct Vms {
     app: Arc<App>,
     pulse: Pulse,
     bundle: Arc<Bundle>,
@@ -46,7 +46,7 @@ struct Queued {
     done: mpsc::Sender<()>,
 }
 
-impl Engine {
+impl Vms {
     pub(super) fn new(app: Arc<App>, pulse: Pulse, bundle: Arc<Bundle>, vm: Vm) -> Self {
         Self {
             app,
@@ -95,12 +95,14 @@ impl Engine {
     }
 
     /// What the last slice in that VM asked to have committed, and does not wait for.
-    pub(super) fn take_asked(&self, generation: u64) -> Option<Asked> {
+    pub(super) fn take_requested(&self, generation: u64) -> Option<Requested> {
         if generation == self.generation {
-            return self.vm.take_asked();
+            return self.vm.take_requested();
         }
         let old = self.old.as_ref()?;
-        old.vm.take_asked().filter(|_| old.generation == generation)
+        old.vm
+            .take_requested()
+            .filter(|_| old.generation == generation)
     }
 
     pub(super) fn cancel(&mut self, generation: u64, call: CallId) {

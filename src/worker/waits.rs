@@ -165,7 +165,7 @@ impl Worker {
         let Some(mut slot) = self.slots.remove(&open.epoch) else {
             return;
         };
-        if let Some(asked) = self.engine.take_asked(vm) {
+        if let Some(asked) = self.engine.take_requested(vm) {
             slot.ask(open.who(), asked);
         }
         slot.under_way -= 1;

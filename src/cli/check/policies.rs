@@ -38,7 +38,7 @@ pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
         failure(listener, group),
     ];
     if let Some(dead_letter) = &listener.dead_letter {
-        lines.push(letters(listener, dead_letter, group));
+        lines.push(dead_letters(listener, dead_letter, group));
     }
     if let Some(breaker) = &listener.breaker {
         lines.push(format!(
@@ -101,7 +101,7 @@ fn failure(listener: &Listener, group: &str) -> String {
     }
 }
 
-fn letters(listener: &Listener, dead_letter: &DeadLetter, group: &str) -> String {
+fn dead_letters(listener: &Listener, dead_letter: &DeadLetter, group: &str) -> String {
     let mut names: Vec<String> = listener
         .topics
         .iter()

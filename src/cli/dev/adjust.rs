@@ -80,7 +80,7 @@ pub(super) fn literal_topics(config: &Config) -> BTreeSet<String> {
 }
 
 /// The topics of dead letters and retries, those of `matched` topics included.
-pub(super) fn needed_topics(config: &Config, matched: &[&str]) -> BTreeSet<String> {
+pub(super) fn required_topics(config: &Config, matched: &[&str]) -> BTreeSet<String> {
     let consumers = config.consumers.iter();
     let by_matches =
         consumers.flat_map(|consumer| required_topics::by_matches(config, &consumer.name, matched));

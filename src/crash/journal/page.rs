@@ -19,7 +19,7 @@ pub(crate) struct Page {
 }
 
 /// A partition in a group, as the journal names it; made once a lane.
-pub(crate) struct Place {
+pub(crate) struct InPartition {
     /// `None` where nothing of it is written.
     name: Option<usize>,
     partition: i32,
@@ -63,14 +63,14 @@ impl Page {
         }
     }
 
-    pub(crate) fn place(&self, group: &str, topic: &str, partition: i32) -> Place {
+    pub(crate) fn partition_of(&self, group: &str, topic: &str, partition: i32) -> InPartition {
         let memory = self.memory.clone();
         let name = memory.as_ref().and_then(|memory| memory.name(group, topic));
         let crashed = memory
             .as_ref()
             .zip(name)
             .map(|(memory, name)| memory.crashed(name, partition));
-        Place {
+        InPartition {
             name,
             partition,
             memory,
@@ -79,7 +79,7 @@ impl Page {
     }
 
     /// A call begins. `alone`: nothing else runs in the process.
-    pub(crate) fn begin(&mut self, place: &Place, offset: i64, alone: bool) -> Slot {
+    pub(crate) fn begin(&mut self, place: &InPartition, offset: i64, alone: bool) -> Slot {
         let Some(memory) = &self.memory else {
             return Slot(NO_SLOT);
         };
@@ -118,7 +118,7 @@ impl Drop for Page {
     }
 }
 
-impl Place {
+impl InPartition {
     /// Whether some message of this partition may be a suspect: almost never.
     pub(crate) fn has_crashed(&self) -> bool {
         !self.crashed.is_empty()

@@ -16,14 +16,14 @@ fn open(directory: &Path) -> (Journal, Vec<Page>) {
 fn crash(directory: &Path, running: &[(i32, i64, bool)]) {
     let (_journal, mut pages) = open(directory);
     for &(partition, offset, alone) in running {
-        let place = pages[1].place("group", "orders", partition);
+        let place = pages[1].partition_of("group", "orders", partition);
         // Never ended.
         let _ = pages[1].begin(&place, offset, alone);
     }
 }
 
 fn suspect(pages: &[Page], partition: i32, offset: i64) -> Option<(u32, bool)> {
-    let place = pages[0].place("group", "orders", partition);
+    let place = pages[0].partition_of("group", "orders", partition);
     place
         .suspect(offset)
         .map(|suspect| (suspect.crashes, suspect.crashed_alone))
@@ -38,8 +38,8 @@ fn a_message_that_was_running_in_enough_crashes_is_a_suspect() {
     assert_eq!(suspect(&pages, 0, 7), Some((2, false)));
     assert_eq!(suspect(&pages, 0, 8), None);
     assert_eq!(suspect(&pages, 1, 3), None);
-    assert!(pages[0].place("group", "orders", 1).has_crashed());
-    assert!(!pages[0].place("other", "orders", 0).has_crashed());
+    assert!(pages[0].partition_of("group", "orders", 1).has_crashed());
+    assert!(!pages[0].partition_of("other", "orders", 0).has_crashed());
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn one_that_has_ended_or_has_an_outcome_is_forgotten() {
     let temp = TempDir::new().unwrap();
     crash(temp.path(), &[(0, 7, true), (0, 8, true)]);
     let (journal, mut pages) = open(temp.path());
-    let mut place = pages[1].place("group", "orders", 0);
+    let mut place = pages[1].partition_of("group", "orders", 0);
     let slot = pages[1].begin(&place, 7, true);
     pages[1].end(slot);
     place.finished(7);
@@ -85,7 +85,7 @@ fn a_proven_one_that_is_pardoned_is_a_suspect_again() {
     let temp = TempDir::new().unwrap();
     crash(temp.path(), &[(0, 7, true)]);
     let (journal, pages) = open(temp.path());
-    pages[0].place("group", "orders", 0).pardon(7);
+    pages[0].partition_of("group", "orders", 0).pardon(7);
     assert_eq!(suspect(&pages, 0, 7), Some((2, false)));
     drop((journal, pages));
     crash(temp.path(), &[(0, 7, true)]);
@@ -96,7 +96,7 @@ fn a_proven_one_that_is_pardoned_is_a_suspect_again() {
 fn the_message_at_hand_is_the_one_that_is_found() {
     let temp = TempDir::new().unwrap();
     let (journal, mut pages) = open(temp.path());
-    let place = pages[0].place("group", "orders", 0);
+    let place = pages[0].partition_of("group", "orders", 0);
     let first = pages[0].begin(&place, 1, true);
     pages[0].end(first);
     let first = pages[0].begin(&place, 2, true);
@@ -113,7 +113,7 @@ fn the_message_at_hand_is_the_one_that_is_found() {
 fn a_stop_that_was_asked_for_is_no_crash() {
     let temp = TempDir::new().unwrap();
     let (journal, mut pages) = open(temp.path());
-    let place = pages[0].place("group", "orders", 0);
+    let place = pages[0].partition_of("group", "orders", 0);
     let _running = pages[0].begin(&place, 1, true);
     journal.stopping();
     drop((journal, pages, place));
@@ -126,7 +126,7 @@ fn a_worker_that_panics_is_a_crash_although_the_daemon_stops_in_order() {
     let (journal, mut pages) = open(temp.path());
     let mut page = pages.pop().unwrap();
     let worker = std::thread::spawn(move || {
-        let place = page.place("group", "orders", 0);
+        let place = page.partition_of("group", "orders", 0);
         let _running = page.begin(&place, 1, true);
         // Quietly: what a panic says is another's business.
         std::panic::resume_unwind(Box::new("a bug"));
@@ -159,7 +159,7 @@ fn a_reboot_is_no_crash_but_forgets_none() {
 fn calls_beyond_its_size_and_names_too_long_are_not_written() {
     let temp = TempDir::new().unwrap();
     let (journal, mut pages) = open(temp.path());
-    let place = pages[0].place("group", "orders", 0);
+    let place = pages[0].partition_of("group", "orders", 0);
     let mut slots: Vec<_> = (0..=layout::SLOTS as i64)
         .map(|offset| pages[0].begin(&place, offset, false))
         .collect();
@@ -169,7 +169,7 @@ fn calls_beyond_its_size_and_names_too_long_are_not_written() {
     let again = pages[0].begin(&place, 9, false);
     assert_eq!(journal.memory.left_out(), 1);
     pages[0].end(again);
-    let long = pages[1].place(&"g".repeat(2000), "orders", 0);
+    let long = pages[1].partition_of(&"g".repeat(2000), "orders", 0);
     let unwritten = pages[1].begin(&long, 1, false);
     assert_eq!(journal.memory.left_out(), 2);
     pages[1].end(unwritten);
@@ -180,7 +180,7 @@ fn more_names_than_there_is_room_for_do_no_harm() {
     let temp = TempDir::new().unwrap();
     let (journal, mut pages) = open(temp.path());
     for topic in 0..=layout::NAMES_MAX {
-        let place = pages[0].place("group", &format!("topic-{topic}"), 0);
+        let place = pages[0].partition_of("group", &format!("topic-{topic}"), 0);
         let slot = pages[0].begin(&place, 1, true);
         drop(slot);
     }
@@ -189,7 +189,7 @@ fn more_names_than_there_is_room_for_do_no_harm() {
     let (_journal, pages) = open(temp.path());
     // Half of the names are kept for the messages that run now.
     let found = (0..=layout::NAMES_MAX).filter(|topic| {
-        let place = pages[0].place("group", &format!("topic-{topic}"), 0);
+        let place = pages[0].partition_of("group", &format!("topic-{topic}"), 0);
         place.suspect(1).is_some()
     });
     assert_eq!(found.count(), layout::NAMES_MAX / 2);
@@ -203,7 +203,7 @@ fn a_second_process_in_one_directory_goes_without() {
     assert!(error.starts_with("another moontide runs with state directory"));
     let (journal, mut pages) = Journal::start(temp.path(), 2, 3);
     assert!(journal.is_none());
-    let place = pages[0].place("group", "orders", 0);
+    let place = pages[0].partition_of("group", "orders", 0);
     let slot = pages[0].begin(&place, 1, false);
     pages[0].end(slot);
     assert_eq!(place.suspect(1), None);
@@ -255,7 +255,7 @@ fn a_killed_process_leaves_what_it_was_at() {
     let (_journal, pages) = open(temp.path());
     assert_eq!(suspect(&pages, 3, i64::MAX), Some((1, true)));
     // The other page was written to without end: its message is one of those that ran.
-    let place = pages[0].place("group", "payments", 1);
+    let place = pages[0].partition_of("group", "payments", 1);
     let found = (0..1000).filter(|offset| place.suspect(*offset).is_some());
     assert!(found.count() <= 1);
 }
@@ -263,9 +263,9 @@ fn a_killed_process_leaves_what_it_was_at() {
 /// Runs messages until it is killed.
 fn be_killed(directory: &Path) {
     let (_journal, mut pages) = open(directory);
-    let place = pages[1].place("group", "orders", 3);
+    let place = pages[1].partition_of("group", "orders", 3);
     let _stuck = pages[1].begin(&place, i64::MAX, true);
-    let place = pages[0].place("group", "payments", 1);
+    let place = pages[0].partition_of("group", "payments", 1);
     std::fs::write(directory.join("at-work"), "").unwrap();
     loop {
         for offset in 0..1000 {

@@ -12,10 +12,10 @@ use mlua::ffi::{self, lua_KContext, lua_State};
 use super::call;
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, type_name};
+use crate::lua::suspend;
 use crate::lua::vm::failure;
-use crate::lua::{Asked, suspend};
 use crate::nearest::suggestion;
-use crate::wait::{Answer, Wait};
+use crate::wait::{Answer, Requested, Wait};
 
 const OPTIONS: [&str; 1] = ["wait"];
 
@@ -24,7 +24,7 @@ impl Shared {
     fn ask(&self, offset: i64) {
         if !self.has_verdict() {
             let before = self.asked.get().map_or(offset, |one| one.highest);
-            self.asked.set(Some(Asked {
+            self.asked.set(Some(Requested {
                 highest: before.max(offset),
                 last: offset,
             }));

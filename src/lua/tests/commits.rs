@@ -1,21 +1,20 @@
 //! `ctx.commitOffsets(offset, { wait = false })`: what a handler asks for and does not wait for.
 
-use crate::lua::Asked;
 use crate::lua::tests::*;
-use crate::wait::Wait;
+use crate::wait::{Requested, Wait};
 
 /// Runs `body` and tells what it asked for.
 #[track_caller]
-fn asked(body: &str) -> (Step, Option<(i64, i64)>) {
+fn requested(body: &str) -> (Step, Option<(i64, i64)>) {
     let f = &mut handler(body).build();
     let step = f.run();
     (step, taken(f))
 }
 
 fn taken(f: &Fixture) -> Option<(i64, i64)> {
-    let asked = f.vm.take_asked();
-    assert_eq!(f.vm.take_asked(), None, "it is taken once");
-    asked.map(|Asked { highest, last }| (highest, last))
+    let asked = f.vm.take_requested();
+    assert_eq!(f.vm.take_requested(), None, "it is taken once");
+    asked.map(|Requested { highest, last }| (highest, last))
 }
 
 #[test]
@@ -29,7 +28,7 @@ fn it_returns_at_once_and_nothing() {
         // Where nothing can wait.
         "table.sort({ 2, 1 }, function(a, b) ctx.commitOffsets(7, { wait = false }) return a < b end)",
     ] {
-        let (step, asked) = asked(body);
+        let (step, asked) = requested(body);
         assert!(matches!(step, Step::Done), "{body}: {step:?}");
         assert_eq!(asked, Some((7, 7)), "{body}");
     }
@@ -38,7 +37,7 @@ fn it_returns_at_once_and_nothing() {
 #[test]
 fn it_waits_unless_told_otherwise() {
     for options in ["nil", "{}", "{ wait = true }", "{ wait = nil }"] {
-        let (step, asked) = asked(&format!("ctx.commitOffsets(7, {options})"));
+        let (step, asked) = requested(&format!("ctx.commitOffsets(7, {options})"));
         assert!(matches!(waits(step), (_, Wait::Commit(7))), "{options}");
         assert_eq!(asked, None);
     }
@@ -46,7 +45,7 @@ fn it_waits_unless_told_otherwise() {
 
 #[test]
 fn the_highest_and_the_last_of_a_slice_are_kept() {
-    let (_, asked) = asked(
+    let (_, asked) = requested(
         "for _, offset in ipairs { 3, 9, 4 } do ctx.commitOffsets(offset, { wait = false }) end",
     );
     assert_eq!(asked, Some((9, 4)));
@@ -61,7 +60,7 @@ fn it_stands_whatever_becomes_of_the_call() {
         "ctx.skip()",
         "tide.sleep(1)",
     ] {
-        let (step, asked) = asked(&format!("{ask} {end}"));
+        let (step, asked) = requested(&format!("{ask} {end}"));
         assert!(!matches!(step, Step::Done));
         assert_eq!(asked, Some((7, 7)), "{end}");
     }
@@ -100,7 +99,7 @@ fn each_slice_has_its_own() {
 #[test]
 fn what_is_asked_for_after_a_verdict_does_not_count() {
     let body = "local guard <close> = setmetatable({}, { __close = function() ctx.commitOffsets(7, { wait = false }) end }) ctx.skip()";
-    let (step, asked) = asked(body);
+    let (step, asked) = requested(body);
     assert!(matches!(step, Step::Asked(_)), "{step:?}");
     assert_eq!(asked, None);
 }

@@ -187,7 +187,7 @@ impl Slice<'_> {
     }
 
     /// Where it was ended.
-    pub(in crate::lua) fn place(&self) -> Option<String> {
+    pub(in crate::lua) fn position(&self) -> Option<String> {
         let kept = self
             .beat
             .place
@@ -253,14 +253,14 @@ impl Beat {
         !sequence.is_multiple_of(2) && self.killed.load(Ordering::Acquire) == sequence
     }
 
-    pub(in crate::lua) fn set_asked(&self, asked: bool) {
+    pub(in crate::lua) fn set_ends_by_verdict(&self, asked: bool) {
         let sequence = self.sequence.load(Ordering::Relaxed);
         self.asked
             .store(if asked { sequence } else { 0 }, Ordering::Relaxed);
     }
 
     /// Whether what runs now ends because it asked for it.
-    pub(in crate::lua) fn asked(&self) -> bool {
+    pub(in crate::lua) fn ends_by_verdict(&self) -> bool {
         self.is_busy()
             && self.asked.load(Ordering::Relaxed) == self.sequence.load(Ordering::Relaxed)
     }
@@ -276,7 +276,7 @@ impl Beat {
     }
 
     /// Keeps where the hook ended what runs; the first place of a slice is the one that tells.
-    pub(in crate::lua) fn note_place(&self, place: impl FnOnce() -> String) {
+    pub(in crate::lua) fn note_position(&self, place: impl FnOnce() -> String) {
         let sequence = self.sequence.load(Ordering::Relaxed);
         let mut kept = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.as_ref().is_none_or(|(of, _)| *of != sequence) {

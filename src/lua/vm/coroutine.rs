@@ -103,8 +103,8 @@ unsafe fn drive(
         let status = ffi::lua_resume(inner, outer, arguments, &raw mut results);
         running(outer);
         shared.cannot_yield_through.set(before);
-        if hook::asked() {
-            hook::close_asked(inner, outer, status);
+        if hook::ends_by_verdict() {
+            hook::close_ending(inner, outer, status);
         }
         if hook::ends() {
             hook::pass_on(outer);

@@ -32,24 +32,24 @@ pub(in crate::lua) fn killed() -> bool {
 }
 
 /// Whether what runs on this thread ends because it asked for it.
-pub(in crate::lua) fn asked() -> bool {
-    Beat::current().is_some_and(Beat::asked)
+pub(in crate::lua) fn ends_by_verdict() -> bool {
+    Beat::current().is_some_and(Beat::ends_by_verdict)
 }
 
 pub(in crate::lua) fn ends() -> bool {
-    Beat::current().is_some_and(|beat| beat.killed() || beat.asked())
+    Beat::current().is_some_and(|beat| beat.killed() || beat.ends_by_verdict())
 }
 
 /// From here on what runs is to end.
 pub(in crate::lua) fn ask() {
     if let Some(beat) = Beat::current() {
-        beat.set_asked(true);
+        beat.set_ends_by_verdict(true);
     }
 }
 
 /// Closes `state`, which ended on the way out of a call that asked for it: its `__close` methods run as any code does,
 /// under the limit of the slice.
-pub(in crate::lua) unsafe fn close_asked(
+pub(in crate::lua) unsafe fn close_ending(
     state: *mut lua_State,
     from: *mut lua_State,
     status: c_int,
@@ -60,7 +60,7 @@ pub(in crate::lua) unsafe fn close_asked(
     if status == ffi::LUA_OK || hookless || beat.killed() {
         return;
     }
-    beat.set_asked(false);
+    beat.set_ends_by_verdict(false);
     let running = beat.running.swap(state, Ordering::Relaxed);
     // SAFETY: the state is suspended or dead, and alive: whoever resumed it holds it.
     unsafe {
@@ -68,13 +68,13 @@ pub(in crate::lua) unsafe fn close_asked(
         ffi::lua_closethread(state, from);
     }
     beat.running.store(running, Ordering::Relaxed);
-    beat.set_asked(true);
+    beat.set_ends_by_verdict(true);
 }
 
 unsafe extern "C-unwind" fn end(state: *mut lua_State, _: *mut lua_Debug) {
     if let Some(beat) = Beat::current().filter(|beat| beat.killed()) {
         // SAFETY: reads the stack of the state that runs.
-        beat.note_place(|| unsafe { failure::position(state) }.unwrap_or_default());
+        beat.note_position(|| unsafe { failure::position(state) }.unwrap_or_default());
     }
     // SAFETY: Lua calls this with its running state; nothing of Rust's is pending when it yields or raises.
     unsafe {

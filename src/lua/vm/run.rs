@@ -114,11 +114,11 @@ impl Vm {
         unsafe {
             if self.shared.has_verdict() {
                 // What the handler left open is closed; how it ended says nothing.
-                hook::close_asked(state, self.main, status);
+                hook::close_ending(state, self.main, status);
                 return Ended::Done;
             }
             if slice.killed() {
-                let place = slice.place().or_else(|| failure::position(state));
+                let place = slice.position().or_else(|| failure::position(state));
                 let place = place.map_or_else(String::new, |place| format!("{place}: "));
                 let message = format!("{place}{}", failure::too_long(slice.limit()));
                 let words = Words {

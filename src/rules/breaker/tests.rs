@@ -162,9 +162,9 @@ fn what_began_before_it_opened_changes_nothing() {
 fn more_dead_letters_a_minute_than_allowed_open_it_until_there_is_room() {
     let (mut breaker, now) = (Breaker::new(None, Some(2)), Instant::now());
     assert_eq!(breaker.failed(now), None);
-    assert_eq!(breaker.dead_letter(now), Letter::Send);
-    assert_eq!(breaker.dead_letter(now + s(10)), Letter::Send);
-    let Letter::Wait {
+    assert_eq!(breaker.dead_letter(now), DeadLetterPermit::Send);
+    assert_eq!(breaker.dead_letter(now + s(10)), DeadLetterPermit::Send);
+    let DeadLetterPermit::Wait {
         until,
         opened: Some(opened),
     } = breaker.dead_letter(now + s(10))
@@ -175,10 +175,10 @@ fn more_dead_letters_a_minute_than_allowed_open_it_until_there_is_room() {
     assert_eq!(opened.why.to_string(), "more than 2 dead letters a minute");
     assert!(matches!(
         breaker.dead_letter(now + s(11)),
-        Letter::Wait { opened: None, .. }
+        DeadLetterPermit::Wait { opened: None, .. }
     ));
     assert_eq!(breaker.gate(now + s(60)), Gate::Probe);
-    assert_eq!(breaker.dead_letter(now + s(60)), Letter::Send);
+    assert_eq!(breaker.dead_letter(now + s(60)), DeadLetterPermit::Send);
     breaker.probing();
     assert!(breaker.done(1, now + s(60)));
 }
@@ -187,14 +187,14 @@ fn more_dead_letters_a_minute_than_allowed_open_it_until_there_is_room() {
 fn no_dead_letter_leaves_while_it_is_open_and_one_a_pause_while_it_is_half_open() {
     let now = Instant::now();
     let mut breaker = open(now);
-    let wait = |until| Letter::Wait {
+    let wait = |until| DeadLetterPermit::Wait {
         until,
         opened: None,
     };
     assert_eq!(breaker.dead_letter(now + s(1)), wait(now + s(5)));
-    assert_eq!(breaker.dead_letter(now + s(5)), Letter::Send);
+    assert_eq!(breaker.dead_letter(now + s(5)), DeadLetterPermit::Send);
     assert_eq!(breaker.dead_letter(now + s(6)), wait(now + s(10)));
-    assert_eq!(breaker.dead_letter(now + s(10)), Letter::Send);
+    assert_eq!(breaker.dead_letter(now + s(10)), DeadLetterPermit::Send);
 }
 
 #[test]
@@ -280,8 +280,8 @@ proptest! {
             let now = begin + Duration::from_millis(at);
             if is_letter {
                 match breaker.dead_letter(now) {
-                    Letter::Send => sent.push(at),
-                    Letter::Wait { until, .. } => prop_assert!(until > now),
+                    DeadLetterPermit::Send => sent.push(at),
+                    DeadLetterPermit::Wait { until, .. } => prop_assert!(until > now),
                 }
                 let recent = sent.iter().filter(|one| **one + 54_000 > at).count();
                 prop_assert!(recent <= most as usize);

@@ -26,11 +26,11 @@ pub(super) struct Manual {
     pub(super) listener: Arc<str>,
     pub(super) has_asked: bool,
     has_told_stuck: bool,
-    asked: Asked,
+    asked: Requested,
 }
 
 #[derive(Clone, Debug)]
-enum Asked {
+enum Requested {
     /// Where lanes are partitions: the last offset, as it stands, or where the listener came in.
     Offset(i64),
     Unasked(Unasked),
@@ -52,7 +52,7 @@ impl Manual {
             listener,
             has_asked: false,
             has_told_stuck: false,
-            asked: Asked::Offset(position),
+            asked: Requested::Offset(position),
         }
     }
 
@@ -69,12 +69,12 @@ impl Manual {
             listener,
             has_asked: false,
             has_told_stuck: false,
-            asked: Asked::Unasked(unasked),
+            asked: Requested::Unasked(unasked),
         }
     }
 
     pub(super) fn arrive(&mut self, offset: i64, lane: u64) {
-        if let Asked::Unasked(unasked) = &mut self.asked {
+        if let Requested::Unasked(unasked) = &mut self.asked {
             unasked.arrive(offset, lane);
         }
     }
@@ -83,21 +83,22 @@ impl Manual {
     pub(super) fn ask(&mut self, offset: i64, lane: u64, at: i64) {
         self.has_asked = true;
         match &mut self.asked {
-            Asked::Offset(position) => *position = offset,
-            Asked::Unasked(unasked) => unasked.ask(offset, lane, at),
+            Requested::Offset(position) => *position = offset,
+            Requested::Unasked(unasked) => unasked.ask(offset, lane, at),
         }
     }
 
     /// `expected`: the next offset that may come.
     pub(super) fn position(&self, expected: i64) -> i64 {
         match &self.asked {
-            Asked::Offset(position) => *position,
-            Asked::Unasked(unasked) => unasked.position(expected),
+            Requested::Offset(position) => *position,
+            Requested::Unasked(unasked) => unasked.position(expected),
         }
     }
 
     pub(super) fn is_newly_stuck(&mut self) -> bool {
-        let is_stuck = matches!(&self.asked, Asked::Unasked(unasked) if unasked.stuck.is_some());
+        let is_stuck =
+            matches!(&self.asked, Requested::Unasked(unasked) if unasked.stuck.is_some());
         is_stuck && !std::mem::replace(&mut self.has_told_stuck, true)
     }
 }

@@ -53,7 +53,7 @@ impl Kept {
     }
 
     /// What comes to the same as all that was asked.
-    pub(super) fn into_asks(self) -> impl Iterator<Item = Ask> {
+    pub(super) fn into_requests(self) -> impl Iterator<Item = Ask> {
         self.by_lane
             .into_iter()
             .flat_map(|((listener, lane), request)| {

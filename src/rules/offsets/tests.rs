@@ -140,7 +140,7 @@ fn a_manual_offset_is_committed_literally_even_backwards() {
         false,
     );
     tracker.arrive(10, 0, 1, zero);
-    assert!(!tracker.is_asked());
+    assert!(!tracker.is_requested());
     assert_eq!(tracker.asks("a", 0, 11), 11);
     assert_eq!(tracker.asks("a", 0, 4), 4);
 }

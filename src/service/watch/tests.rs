@@ -235,7 +235,7 @@ fn neither_reading_nor_a_log_beside_the_config_is_a_change() {
     plain(&root);
     let config = root.join("config.toml");
     let shared = Arc::new(Shared::default());
-    shared.lock().places = Arc::new(Places::of(&config, &root.join("handlers")));
+    shared.lock().places = Arc::new(Paths::of(&config, &root.join("handlers")));
     let notes = Arc::clone(&shared);
     let mut watcher = notify::recommended_watcher(move |event| notes.note(event)).unwrap();
     for directory in [&root, &root.join("handlers")] {

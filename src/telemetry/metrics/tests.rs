@@ -93,7 +93,7 @@ fn text() -> String {
         }),
         ..Status::default()
     };
-    page(&Facts {
+    exposition(&Scrape {
         status: &status,
         consumers: &[consumer()],
         workers: &[worker("orders"), worker("orders"), worker("gone")],

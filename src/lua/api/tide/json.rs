@@ -23,7 +23,7 @@ use crate::lua::api::module::{Body, Entry, Module};
 use crate::lua::shared::Shared;
 use crate::lua::stack::{push_bytes, push_null, string_at, type_name};
 
-use decode::{Decoder, Places};
+use decode::{Decoder, StackSlots};
 pub(in crate::lua) use encode::{Strictness, encode};
 use keys::Keys;
 use shapes::Shapes;
@@ -39,7 +39,7 @@ const SHAPES: c_int = ffi::lua_upvalueindex(3);
 const KEYS: c_int = ffi::lua_upvalueindex(4);
 /// The table of keys lies behind the text while it is read: each key asks for it, and a place on the stack is found sooner
 /// than an upvalue.
-const PLACES: Places = Places {
+const STACK_SLOTS: StackSlots = StackSlots {
     array: MARK,
     keys: 2,
 };
@@ -152,7 +152,7 @@ unsafe extern "C-unwind" fn decode(state: *mut lua_State) -> c_int {
         let shapes = ffi::lua_touserdata(state, SHAPES).cast::<Shapes>();
         ffi::lua_pushvalue(state, KEYS);
         let text = Text::new(start, length);
-        match Decoder::new(state, text, &*shapes, PLACES).document() {
+        match Decoder::new(state, text, &*shapes, STACK_SLOTS).document() {
             Ok(()) => 1,
             Err(error) => shared.raise(
                 state,

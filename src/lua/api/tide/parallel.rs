@@ -240,8 +240,8 @@ unsafe fn drive(
         let mut results = 0;
         let status = ffi::lua_resume(inner, outer, arguments, &raw mut results);
         coroutine::running(outer);
-        if hook::asked() {
-            hook::close_asked(inner, outer, status);
+        if hook::ends_by_verdict() {
+            hook::close_ending(inner, outer, status);
         }
         if hook::ends() {
             hook::pass_on(outer);

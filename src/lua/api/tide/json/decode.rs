@@ -30,14 +30,14 @@ pub(super) struct Decoder<'a> {
     state: *mut lua_State,
     text: Text,
     shapes: &'a Shapes,
-    places: Places,
+    places: StackSlots,
     error: Cell<Error>,
     tables: Cell<u32>,
 }
 
 /// Indices of what every document needs.
 #[derive(Clone, Copy)]
-pub(super) struct Places {
+pub(super) struct StackSlots {
     /// The metatable that marks arrays.
     pub(super) array: c_int,
     /// The table of the keys in `Shapes`.
@@ -49,7 +49,7 @@ impl<'a> Decoder<'a> {
         state: *mut lua_State,
         text: Text,
         shapes: &'a Shapes,
-        places: Places,
+        places: StackSlots,
     ) -> Self {
         Self {
             state,

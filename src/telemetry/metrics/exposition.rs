@@ -12,7 +12,7 @@ use super::text::{Samples, Value};
 use super::{ConsumerCounts, ConsumerSnapshot, ListenerCounts, Outcomes, Process, WorkerSnapshot};
 
 /// What the page is made of.
-pub(crate) struct Facts<'a> {
+pub(crate) struct Scrape<'a> {
     pub(crate) status: &'a Status,
     pub(crate) consumers: &'a [ConsumerSnapshot],
     pub(crate) workers: &'a [WorkerSnapshot],
@@ -22,7 +22,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) now_ms: i64,
 }
 
-pub(crate) fn page(facts: &Facts<'_>) -> Result<String, fmt::Error> {
+pub(crate) fn exposition(facts: &Scrape<'_>) -> Result<String, fmt::Error> {
     let mut samples = Samples::default();
     let outcomes: HashMap<(&str, &str, i32), Outcomes> = facts
         .workers
@@ -41,7 +41,7 @@ pub(crate) fn page(facts: &Facts<'_>) -> Result<String, fmt::Error> {
         self::consumer(&mut samples, status, counts);
     }
     listeners(&mut samples, facts);
-    gates(&mut samples, facts.status);
+    breakers(&mut samples, facts.status);
     daemon(&mut samples, facts);
     process(&mut samples, facts);
     samples.text()
@@ -108,7 +108,7 @@ fn consumer(samples: &mut Samples, status: &ConsumerStatus, counts: &ConsumerCou
 }
 
 /// A listener may run in several workers: they add up.
-fn listeners(samples: &mut Samples, facts: &Facts<'_>) {
+fn listeners(samples: &mut Samples, facts: &Scrape<'_>) {
     let mut sums: BTreeMap<&str, ListenerCounts> = facts
         .status
         .listeners
@@ -139,7 +139,7 @@ fn listeners(samples: &mut Samples, facts: &Facts<'_>) {
     }
 }
 
-fn gates(samples: &mut Samples, status: &Status) {
+fn breakers(samples: &mut Samples, status: &Status) {
     for one in &status.listeners {
         for (state, name) in [
             (BreakerState::Closed, "closed"),
@@ -156,7 +156,7 @@ fn gates(samples: &mut Samples, status: &Status) {
     }
 }
 
-fn daemon(samples: &mut Samples, facts: &Facts<'_>) {
+fn daemon(samples: &mut Samples, facts: &Scrape<'_>) {
     let status = facts.status;
     let is_ready = status.readiness.as_ref().is_some_and(|one| one.ready);
     samples.add(&f::READY, &[], Value::Whole(i64::from(is_ready)));
@@ -180,7 +180,7 @@ fn daemon(samples: &mut Samples, facts: &Facts<'_>) {
     samples.add(&f::BUILD, &build, Value::Whole(1));
 }
 
-fn process(samples: &mut Samples, facts: &Facts<'_>) {
+fn process(samples: &mut Samples, facts: &Scrape<'_>) {
     let process = facts.process;
     let started = facts.status.started_at as f64 / 1e3;
     samples.add(&f::START_TIME, &[], Value::Real(started));

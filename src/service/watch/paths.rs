@@ -20,7 +20,7 @@ use notify::{Event, EventKind};
 const SYMLINKS_MAX: usize = 40;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Places {
+pub(super) struct Paths {
     directories: BTreeMap<PathBuf, Interest>,
     /// The config's real file, which is watched as well: when it alone is mounted into a container, the directory
     /// there hears nothing of a save outside.
@@ -48,7 +48,7 @@ pub(super) enum Compare {
     Contents,
 }
 
-impl Places {
+impl Paths {
     pub(super) fn of(config: &Path, handlers: &Path) -> Self {
         let mut places = Self::default();
         places.files.insert(config.to_owned());
@@ -240,8 +240,8 @@ mod tests {
         (temp, root)
     }
 
-    fn of(root: &Path) -> Places {
-        Places::of(&root.join("config.toml"), &root.join("handlers"))
+    fn of(root: &Path) -> Paths {
+        Paths::of(&root.join("config.toml"), &root.join("handlers"))
     }
 
     /// Whether an event of `kind` for `path` below `root` concerns.
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn a_missing_file_is_awaited_in_the_nearest_directory_that_exists() {
         let (_temp, root) = tree();
-        let places = Places::of(&root.join("a/b/config.toml"), &root.join("handlers"));
+        let places = Paths::of(&root.join("a/b/config.toml"), &root.join("handlers"));
         assert!(places.directories[&root].names.contains(OsStr::new("a")));
     }
 

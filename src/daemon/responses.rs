@@ -23,7 +23,7 @@ const STALL_AFTER: Duration = Duration::from_secs(300);
 
 /// Who is asked.
 #[derive(Clone)]
-pub(super) struct Pages {
+pub(super) struct Responses {
     pub(super) roster: Roster,
     pub(super) status: Arc<Mutex<Status>>,
     pub(super) supervisor: Supervisor,
@@ -37,7 +37,7 @@ pub(super) struct Gathered {
     workers: Vec<WorkerSnapshot>,
 }
 
-impl Pages {
+impl Responses {
     pub(super) fn source(self) -> Source {
         Arc::new(move |page| match page {
             Page::Metrics(format) => self.metrics(format),
@@ -56,7 +56,7 @@ impl Pages {
 
     fn metrics(&self, format: Format) -> Content {
         let gathered = self.gather();
-        let page = metrics::page(&metrics::Facts {
+        let page = metrics::exposition(&metrics::Scrape {
             status: &gathered.status,
             consumers: &gathered.consumers,
             workers: &gathered.workers,
