@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::config::{Config, Listener, LogFormat, Topic};
+use crate::config::{Config, LogFormat, Topic};
 use crate::kafka::property::Value;
 use crate::outgoing::required_topics::{self, Create};
 
