@@ -269,7 +269,7 @@ mod tests {
             (r"^orders\.d.*", "orders.dead", false),
             (r"^.*\.dead$", "orders.dead", true),
             (r"^orders\.(new|dead)$", "orders.dead", true),
-            (r"^.*\.dead$", "orders.shipping.retry.5s.dead", false),
+            (r"^.*\.dead$", "orders.shipping.retry.5s.dead", true),
             (r"^orders\.\w+\.retry\..*", "orders.shipping.retry.5s", true),
             ("^letters-", "letters-orders", true),
             ("^le", "letters-orders", false),

@@ -7,10 +7,9 @@
     reason = "headers with names of any bytes are made by the C API of librdkafka"
 )]
 
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CString, c_void};
 use std::ptr;
 
-use rdkafka::message::BorrowedMessage;
 use rdkafka_sys as sys;
 use rdkafka_sys::RDKafkaErrorCode as Code;
 
@@ -70,15 +69,6 @@ impl Outgoing {
                 }
             }
         }
-    }
-}
-
-/// The broker's own words about a record that it refused.
-pub(super) fn refused_because(record: &BorrowedMessage<'_>) -> Option<String> {
-    // SAFETY: the message is alive while it is borrowed, and its text, if any, as long.
-    unsafe {
-        let text = sys::rd_kafka_message_produce_errstr(record.ptr());
-        (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
     }
 }
 

@@ -25,7 +25,6 @@ use rdkafka::producer::{
 use rdkafka::util::IntoOpaque as _;
 
 use crate::failpoint::failpoint;
-use crate::kafka::outgoing;
 use crate::kafka::property::Value;
 use crate::kafka::refusal::Refusal;
 use crate::log::log;
@@ -241,7 +240,7 @@ impl Producer {
             // SAFETY: made by `into_ptr` above, and no delivery report has it where it was refused.
             let waiting = unsafe { Box::<Waiting>::from_ptr(opaque) };
             let error = KafkaError::MessageProduction(error);
-            waiting.answer(Err(self.brokers.failure(&record.topic, &error, None)));
+            waiting.answer(Err(self.brokers.failure(&record.topic, &error)));
         }
     }
 
@@ -330,8 +329,7 @@ struct Brokers {
 }
 
 impl Brokers {
-    /// `why`: the broker's own words about the record.
-    fn failure(&self, topic: &str, error: &KafkaError, why: Option<&str>) -> Failure {
+    fn failure(&self, topic: &str, error: &KafkaError) -> Failure {
         let code = error.rdkafka_error_code();
         let text = match code {
             Some(Code::MessageTimedOut) => self.unreachable(error),
@@ -339,10 +337,9 @@ impl Brokers {
             Some(code) => code.to_string(),
             None => error.to_string(),
         };
-        let why = why.map_or(String::new(), |why| format!(": {why}"));
         Failure {
             code,
-            sentence: format!("topic `{topic}`: {text}{why}"),
+            sentence: format!("topic `{topic}`: {text}"),
         }
     }
 
@@ -393,9 +390,10 @@ impl ProducerContext<NoCustomPartitioner> for Reports {
                     offset: message.offset(),
                 }));
             }
-            Err((error, message)) => {
-                let why = outgoing::refused_because(message);
-                let failure = self.0.failure(&waiting.topic, error, why.as_deref());
+            // The broker's own words are not to be had: librdkafka 2.12.1 frees them before it calls this, and
+            // `rd_kafka_message_produce_errstr` then reads freed memory.
+            Err((error, _)) => {
+                let failure = self.0.failure(&waiting.topic, error);
                 waiting.answer(Err(failure));
             }
         }

@@ -110,7 +110,10 @@ impl Outbox {
     }
 
     fn failed(self: &Arc<Self>, way: Way, record: Arc<Outgoing>, failure: &Failure, then: Then) {
-        let sentence = failure.sentence.clone();
+        let mut sentence = failure.sentence.clone();
+        if failure.refusal() == Refusal::ForGood && record.key.is_none() {
+            sentence.push_str("; the message has no key, which a compacted topic needs");
+        }
         match next(way, &record, failure.refusal()) {
             Next::Tell(refused) => then(Err(refused(sentence))),
             Next::Again(way, change) => {
