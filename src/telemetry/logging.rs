@@ -115,7 +115,10 @@ impl Dropped {
 
 /// Ends the log file, from wherever the process ends.
 #[derive(Clone, Default)]
-pub(crate) struct Flush(Arc<Mutex<Option<(Queue, JoinHandle<()>)>>>);
+pub(crate) struct Flush(Arc<Mutex<Option<Writer>>>);
+
+/// The queue of the file, and the thread that writes it.
+type Writer = (Queue, JoinHandle<()>);
 
 impl Flush {
     /// Writes what waits, within a second; later lines do not reach the file.

@@ -227,7 +227,7 @@ impl Worker {
         };
         let policy = listener.dead_letter.as_ref();
         let (why, reason, skips) = match (refused, forwarding.way) {
-            (Refused::Other(reason), _) => return self.unsent(head, listener, reason),
+            (Refused::Other(reason), _) => return self.unsent(head, listener, &reason),
             (Refused::TooLarge(reason) | Refused::ForGood(reason), Way::Retry(delay)) => {
                 return self.waits_here(head, listener, &reason, delay);
             }
@@ -274,7 +274,7 @@ impl Worker {
     }
 
     /// Nothing is wrong with the record: it is sent again later.
-    fn unsent(&mut self, head: &mut Head<'_>, listener: &Listener, reason: String) -> Stage {
+    fn unsent(&mut self, head: &mut Head<'_>, listener: &Listener, reason: &str) -> Stage {
         let id = head.record_id();
         let Some(forwarding) = self.forwarded.get_mut(&id) else {
             return Stage::Final;
@@ -288,9 +288,9 @@ impl Worker {
         };
         let error = format!("{what} is not sent: {reason}");
         let tries = forwarding.tries;
-        forwarding.trouble = Some(reason.clone());
+        forwarding.trouble = Some(reason.to_owned());
         let place = self.coordinates(head, listener);
-        self.log.unsent(&place, &reason, tries, delay);
+        self.log.unsent(&place, reason, tries, delay);
         head.block(self.clock.wall_ms(), &error, Some(delay));
         Stage::Unsent(self.clock.now() + delay)
     }

@@ -107,7 +107,7 @@ impl Gatekeeper {
         is_held
     }
 
-    /// CommitRequests for the gate. Whether all other workers are quiet; if not, `may_go_on` asks again.
+    /// Asks for the gate. Whether all other workers are quiet; if not, `may_go_on` asks again.
     fn enter(&mut self) -> bool {
         let is_alone = self.solo.try_enter(self.index);
         self.waits = !is_alone;

@@ -343,7 +343,7 @@ fn the_page_on_tests_has_every_fault() {
 #[test]
 fn the_page_on_the_command_line_has_every_command() {
     let page = fs::read_to_string(root().join("docs/reference/commands.md")).unwrap();
-    let help = text(&run(&root(), &["--help"]));
+    let help = text(&run(root(), &["--help"]));
     let commands: Vec<&str> = help
         .lines()
         .skip_while(|line| !line.starts_with("Commands:"))

@@ -129,9 +129,10 @@ mod tests {
     /// However much room there is: what is there once there is room again is lines of one object each, and halves.
     #[test]
     fn a_disk_that_fills_up_anywhere_has_never_two_objects_on_a_line() {
-        let lines: String = (0..5)
+        let lines: Vec<_> = (0..5)
             .map(|number| format!("{{\"number\":{number}}}\n"))
             .collect();
+        let lines = lines.concat();
         for room in 0..lines.len() {
             for piece in [1, 4, 1000] {
                 let mut disk = Disk::new(room, piece);

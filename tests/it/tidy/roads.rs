@@ -19,7 +19,8 @@ fn place(span: &str) -> Option<(&str, Option<&str>)> {
         Some((file, name)) => (&span[..file.len() + 3], Some(name)),
         None => (span, None),
     };
-    let is_path = file.ends_with(".rs") && !file.contains([' ', '*']);
+    let is_path =
+        Path::new(file).extension().is_some_and(|end| end == "rs") && !file.contains([' ', '*']);
     is_path.then_some((file, name))
 }
 

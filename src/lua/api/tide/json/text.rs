@@ -1,4 +1,4 @@
-//! StackSlots in a text of Lua's, which ends with a zero.
+//! Places in a text of Lua's, which ends with a zero.
 //!
 //! Lua puts one behind each of its strings (`lua_tolstring`), and JSON has a use for none: so a reader stops there by
 //! itself, and only what finds a zero asks whether the text is over. Bytes are looked at eight at a time where there are
