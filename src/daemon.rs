@@ -94,10 +94,7 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
     let drain = Arc::new(Mutex::new(config.daemon.drain_deadline));
     let _signals = Signals::listen(Reactions {
         trigger: trigger.clone(),
-        drain: {
-            let drain = drain.clone();
-            Box::new(move || *drain.lock().unwrap_or_else(PoisonError::into_inner))
-        },
+        drain: read(drain.clone()),
         reopen: Box::new(guard.reopener()),
         reloads: reload_sender,
         flush: {
@@ -155,6 +152,11 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
         .build()
         .context("cannot start the runtime")?;
     Ok(runtime.block_on(supervisor.run(server, http, watch, reloads, endings)))
+}
+
+/// The value at the time of each call.
+fn read(shared: Arc<Mutex<Duration>>) -> Box<dyn Fn() -> Duration + Send> {
+    Box::new(move || *shared.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn http_server(config: &Config) -> anyhow::Result<Option<http::Server>> {

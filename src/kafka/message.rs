@@ -269,9 +269,10 @@ unsafe fn headers_of(
     }
 }
 
-/// The bytes of a header's name, those after a NUL too, though librdkafka gives a string of C. A value is kept behind the
-/// name and its closing NUL, which tells the name's length. Before a name librdkafka keeps its length, which tells that of
-/// a header without a value (`rd_kafka_header_s` in rdkafka_header.h; a test fails where a later version differs).
+/// The bytes of a header's name, those after a NUL too, though librdkafka gives a string of C. A value is kept behind
+/// the name and its closing NUL, which tells the name's length. Before a name librdkafka keeps its length, which tells
+/// that of a header without a value (`rd_kafka_header_s` in `rdkafka_header.h`; a test fails where a later version
+/// differs).
 ///
 /// # Safety
 /// Both come from one header of a live list.

@@ -1,9 +1,10 @@
 //! Signals, as one token with one deadline.
 //!
-//! The first SIGTERM, SIGINT or SIGQUIT asks for a drain, the second ends the process at once. SIGHUP opens the log file
-//! again and asks for a reload. SIGUSR1 and SIGUSR2 do nothing, with a line in the log. SIGXFSZ, a log file at the limit of
-//! its size, does nothing either: the write has failed, and its line is counted. What a signal means is pure. They are heard on a thread of their own, so that the second one works however busy the rest
-//! is. SIGPIPE is already ignored: Rust starts every program so.
+//! The first SIGTERM, SIGINT or SIGQUIT asks for a drain, the second ends the process at once. SIGHUP opens the log
+//! file again and asks for a reload. SIGUSR1 and SIGUSR2 do nothing, with a line in the log. SIGXFSZ, a log file at the
+//! limit of its size, does nothing either: the write has failed, and its line is counted. What a signal means is pure.
+//! They are heard on a thread of their own, so that the second one works however busy the rest is. SIGPIPE is already
+//! ignored: Rust starts every program so.
 #![expect(
     unsafe_code,
     reason = "_exit(2) for the second signal: no destructor may hold the process up"

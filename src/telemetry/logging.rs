@@ -115,7 +115,10 @@ impl Dropped {
 
 /// Ends the log file, from wherever the process ends.
 #[derive(Clone, Default)]
-pub(crate) struct Flush(Arc<Mutex<Option<(Queue, JoinHandle<()>)>>>);
+pub(crate) struct Flush(Arc<Mutex<Option<Writing>>>);
+
+/// The queue of the log file, and the thread that empties it.
+type Writing = (Queue, JoinHandle<()>);
 
 impl Flush {
     /// Writes what waits, within a second; later lines do not reach the file.
@@ -150,8 +153,8 @@ impl Guard {
         self.warn_of_dropped_lines(Some(now));
     }
 
-    /// A warning that is dropped itself counts, and is followed by the next one: so one arrives once the sink takes lines
-    /// again, with the total.
+    /// A warning that is dropped itself counts, and is followed by the next one: so one arrives once the sink takes
+    /// lines again, with the total.
     fn warn_of_dropped_lines(&self, now: Option<Instant>) {
         let total = self.sinks.dropped();
         let due = {

@@ -1,7 +1,7 @@
 //! Lines written whole, however much of them one write takes.
 //!
-//! A short write is continued. Where a write fails amid a line, the rest of the line is dropped and counted, and the next
-//! line begins on a new line: two JSON objects never share one.
+//! A short write is continued. Where a write fails amid a line, the rest of the line is dropped and counted, and the
+//! next line begins on a new line: two JSON objects never share one.
 
 use std::io;
 
@@ -129,9 +129,8 @@ mod tests {
     /// However much room there is: what is there once there is room again is lines of one object each, and halves.
     #[test]
     fn a_disk_that_fills_up_anywhere_has_never_two_objects_on_a_line() {
-        let lines: String = (0..5)
-            .map(|number| format!("{{\"number\":{number}}}\n"))
-            .collect();
+        let line = |number| format!("{{\"number\":{number}}}\n");
+        let lines = [0, 1, 2, 3, 4].map(line).concat();
         for room in 0..lines.len() {
             for piece in [1, 4, 1000] {
                 let mut disk = Disk::new(room, piece);
