@@ -105,10 +105,7 @@ fn start_and_run(options: Options) -> Result<(Ended, LastResort), StartError> {
     let supervisor = Supervisor::new(endings_sender);
     let reactions = Reactions {
         trigger: trigger.clone(),
-        drain: {
-            let drain = drain.clone();
-            Box::new(move || *drain.lock().unwrap_or_else(PoisonError::into_inner))
-        },
+        drain: read(drain.clone()),
         reopen: Box::new(guard.reopener()),
         reloads: reload_sender,
         flush: {
@@ -170,6 +167,11 @@ fn say_ready(config: &Config) {
         listeners = config.listeners.len(),
         "ready"
     );
+}
+
+/// The value at the time of each call.
+fn read(shared: Arc<Mutex<Duration>>) -> Box<dyn Fn() -> Duration + Send> {
+    Box::new(move || *shared.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn http_server(config: &Config) -> anyhow::Result<Option<http::Server>> {

@@ -1,7 +1,7 @@
 //! How often a line may appear: so many in a window, the rest is counted.
 //!
-//! Pure: the clock is the caller's. The count is never forgotten: the caller asks for it about once a second and tells it
-//! at the end of the window, unless the first line of the next window came before and carries it.
+//! Pure: the clock is the caller's. The count is never forgotten: the caller asks for it about once a second and tells
+//! it at the end of the window, unless the first line of the next window came before and carries it.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! librdkafka's own log lines, as lines of ours.
 //!
 //! A broker that is away makes librdkafka say so several times a second, for every broker and client. The first lines
-//! of a kind appear, the rest is counted, and the count is a line at the end of its window. The counters are a part of the
-//! subscriber, so that there is no static and a process without a subscriber counts nothing.
+//! of a kind appear, the rest is counted, and the count is a line at the end of its window. The counters are a part of
+//! the subscriber, so that there is no static and a process without a subscriber counts nothing.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -153,8 +153,8 @@ impl Guard {
         self.warn_of_dropped_lines(Some(now));
     }
 
-    /// A warning that is dropped itself counts, and is followed by the next one: so one arrives once the sink takes lines
-    /// again, with the total.
+    /// A warning that is dropped itself counts, and is followed by the next one: so one arrives once the sink takes
+    /// lines again, with the total.
     fn warn_of_dropped_lines(&self, now: Option<Instant>) {
         let total = self.sinks.dropped();
         let due = {

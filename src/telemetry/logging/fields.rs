@@ -1,9 +1,10 @@
-//! The fields of a line of text. **No value can begin a line of its own at the left margin, or show as what it is not.**
+//! The fields of a line of text. **No value can begin a line of its own at the left margin, or show as what it is
+//! not.**
 //!
 //! As tracing's own form, but line ends, control characters and those that change the direction of text appear as their
-//! escapes: a message or an error may have come out of Kafka, and must not look like a line of the log. For somebody who
-//! reads while it is written, values of several lines (a traceback, a mistake in the config with its excerpt) stand below
-//! the line, indented.
+//! escapes: a message or an error may have come out of Kafka, and must not look like a line of the log. For somebody
+//! who reads while it is written, values of several lines (a traceback, a mistake in the config with its excerpt) stand
+//! below the line, indented.
 
 use std::fmt::{self, Debug};
 

@@ -1,8 +1,8 @@
 //! The log file: which one is open, who may read it, and how many are kept.
 //!
 //! The file of a period is opened and written by an appender of tracing-appender, which makes the folder and points the
-//! link of the configured name at the latest file. The appender itself rotates nothing: its rotation can neither set a mode
-//! nor open a file again, prints its errors to standard error, and deletes files of other logs.
+//! link of the configured name at the latest file. The appender itself rotates nothing: its rotation can neither set a
+//! mode nor open a file again, prints its errors to standard error, and deletes files of other logs.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};

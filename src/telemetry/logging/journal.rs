@@ -1,8 +1,8 @@
 //! Lines for journald: every field as a field of its own, and all of them in the message too.
 //!
 //! `journalctl` shows the message alone, and ours are constant sentences: without the values, "a message failed" would
-//! not say which. The records are sent here and not by tracing-journald, which waits for a journal that is stuck for ever,
-//! and does not tell what it could not send (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>).
+//! not say which. The records are sent here and not by tracing-journald, which waits for a journal that is stuck for
+//! ever, and does not tell what it could not send (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>).
 
 use std::fmt::{self, Write};
 use std::io;

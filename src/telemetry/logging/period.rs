@@ -86,8 +86,8 @@ fn stamp(rotation: Rotation, second: u64) -> String {
     }
 }
 
-/// Year, month and day of a day since 1970-01-01, by the Gregorian calendar: years that begin in March have their leap day
-/// at their end (<https://howardhinnant.github.io/date_algorithms.html#civil_from_days>).
+/// Year, month and day of a day since 1970-01-01, by the Gregorian calendar: years that begin in March have their leap
+/// day at their end (<https://howardhinnant.github.io/date_algorithms.html#civil_from_days>).
 fn date(day: u64) -> (u64, u64, u64) {
     let day = day + 719_468;
     let (era, day) = (day / 146_097, day % 146_097);

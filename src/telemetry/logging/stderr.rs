@@ -2,7 +2,8 @@
 //!
 //! `eprintln!` panics when the reader of a pipe has gone, and blocks when the reader has stopped reading; a daemon that
 //! stands still because nobody reads its log would lose its group membership. Here a line whose reader does not take it
-//! within a second is dropped and counted, and so are the next ones until the pipe can be written again. Lines are whole.
+//! within a second is dropped and counted, and so are the next ones until the pipe can be written again. Lines are
+//! whole.
 #![expect(
     unsafe_code,
     reason = "poll(2) tells whether a write would block, without making the shared pipe non-blocking"

@@ -1,7 +1,7 @@
 //! Lines written whole, however much of them one write takes.
 //!
-//! A short write is continued. Where a write fails amid a line, the rest of the line is dropped and counted, and the next
-//! line begins on a new line: two JSON objects never share one.
+//! A short write is continued. Where a write fails amid a line, the rest of the line is dropped and counted, and the
+//! next line begins on a new line: two JSON objects never share one.
 
 use std::io;
 
