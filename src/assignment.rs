@@ -52,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) inbox: Arc<Mailbox<ToConsumer>>,
     pub(crate) client: Arc<kafka::Client>,
+    /// `Partition::seed`.
+    pub(crate) seed: u64,
 }
 
 /// A partition that was assigned, with what its topic's listeners want.
@@ -62,6 +64,12 @@ pub(crate) struct Assigned {
     pub(crate) policy: Policy,
     /// `Plan::listeners_hash`.
     pub(crate) listeners: u32,
+}
+
+impl Assigned {
+    pub(crate) fn key(&self) -> PartitionKey {
+        PartitionKey::new(&self.topic, self.partition)
+    }
 }
 
 /// Where a partition starts, and what is finished beyond it.
@@ -95,9 +103,9 @@ pub(crate) enum ToConsumer {
     },
     /// After `ToWorker::Release`: no call of this partition runs any more.
     Drained(Arc<Partition>),
-    /// `ctx.commitOffsets`, and the handler waits. `since` as in `Asked`.
+    /// `ctx.commitOffsets`, and the handler waits. `listeners_since_bundle` as in `Asked`.
     Commit {
-        since: u64,
+        listeners_since_bundle: u64,
         partition: Arc<Partition>,
         ask: Ask,
         reply: Reply,
@@ -120,7 +128,7 @@ pub(crate) enum ToConsumer {
 pub(crate) struct Asked {
     pub(crate) partition: Arc<Partition>,
     /// The bundle since which the partition's listeners are as they are.
-    pub(crate) since: u64,
+    pub(crate) listeners_since_bundle: u64,
     pub(crate) asks: Vec<Ask>,
 }
 
@@ -207,6 +215,20 @@ pub(crate) struct Handle {
     pub(crate) offset: i64,
 }
 
+/// A partition by its topic and number, whatever its epoch.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PartitionKey {
+    pub(crate) topic: Arc<str>,
+    pub(crate) number: i32,
+}
+
+impl PartitionKey {
+    pub(crate) fn new(topic: &Arc<str>, number: i32) -> Self {
+        let topic = topic.clone();
+        Self { topic, number }
+    }
+}
+
 impl Partition {
     pub(crate) fn new(epoch: u64, topic: &Arc<str>, partition: i32, of: Shared) -> Self {
         Self {
@@ -216,12 +238,16 @@ impl Partition {
             number: partition,
             group: of.group,
             outbox: of.outbox,
-            seed: fastrand::u64(..),
+            seed: of.seed,
             inbox: of.inbox,
             over: AtomicBool::new(false),
             blocked: Mutex::default(),
             _client: of.client,
         }
+    }
+
+    pub(crate) fn key(&self) -> PartitionKey {
+        PartitionKey::new(&self.topic, self.number)
     }
 
     /// The epoch ends: no further call may start, even before the worker reads its letter.
@@ -242,5 +268,27 @@ impl Partition {
 
     pub(crate) fn set_blocked(&self, blocked: Option<Blocked>) {
         *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = blocked;
+    }
+}
+
+#[cfg(test)]
+impl Partition {
+    /// Of a client that knows no broker.
+    pub(crate) fn without_brokers(epoch: u64, topic: &str) -> Self {
+        let properties = [("group.id", "test")].into_iter();
+        let client = kafka::Client::new(properties, Arc::new(|| ())).expect("a client");
+        let of = Shared {
+            consumer: "default".into(),
+            group: "test".into(),
+            outbox: Arc::new(Outbox::new(
+                "default",
+                &std::collections::BTreeMap::new(),
+                &crate::threads::supervisor::Supervisor::without_daemon(),
+            )),
+            inbox: Arc::new(Mailbox::default()),
+            client: Arc::new(client),
+            seed: 1,
+        };
+        Self::new(epoch, &topic.into(), 0, of)
     }
 }

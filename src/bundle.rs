@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::{self, Config, Errors, Sources};
+use crate::config::{self, Config, Errors, Sources, Written};
 
 const FILES_MAX: usize = 10_000;
 const FOLDERS_MAX: usize = 1_000;
@@ -29,11 +29,8 @@ pub(crate) struct Bundle {
 }
 
 /// What lay on disk at one time, unchecked.
-#[derive(Clone, Debug)]
-pub(crate) struct Snapshot {
-    /// The configuration, as given.
-    pub(crate) path: PathBuf,
-    pub(crate) text: String,
+pub(crate) struct Snapshot<'t> {
+    pub(crate) written: Written<'t>,
     /// The folder of handlers, absolute.
     pub(crate) handlers: PathBuf,
     pub(crate) sources: Arc<Sources>,
@@ -41,28 +38,45 @@ pub(crate) struct Snapshot {
     pub(crate) hash: u64,
 }
 
-/// Reads the configuration and every Lua file below its handlers folder.
+/// Reads and checks all that can be checked without running Lua.
+///
+/// # Errors
+///
+/// As [`text`], [`read`] and [`check`].
+pub(crate) fn load(path: &Path, number: u64) -> Result<Bundle, Errors> {
+    check(read(path, &text(path)?)?, number)
+}
+
+/// Reads the configuration.
+///
+/// # Errors
+///
+/// Where it cannot be read, or is not UTF-8.
+pub(crate) fn text(path: &Path) -> Result<String, Errors> {
+    let bytes = fs::read(path).map_err(|error| Errors::of(path, unreadable(&error)))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = String::from_utf8_lossy(valid).matches('\n').count() + 1;
+        Errors::of(path, format!("is not UTF-8, in line {line}"))
+    })
+}
+
+/// Reads every Lua file below the handlers folder of the configuration with this text.
 ///
 /// # Errors
 ///
 /// What cannot be read, or must not lie in the handlers folder.
-pub(crate) fn read(path: &Path) -> Result<Snapshot, Errors> {
-    let bytes = fs::read(path).map_err(|error| Errors::of(path, unreadable(&error)))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = String::from_utf8_lossy(valid).matches('\n').count() + 1;
-        Errors::of(path, format!("is not UTF-8, in line {line}"))
-    })?;
-    let handlers = config::handlers_folder(path, &text, &environment);
+pub(crate) fn read<'t>(path: &'t Path, text: &'t str) -> Result<Snapshot<'t>, Errors> {
+    let mut written = Written::parse(path, text, &environment);
+    let handlers = written.handlers();
     let sources = Reader::default()
         .all(&handlers)
         .map_err(|message| Errors::of(path, message))?;
     let mut hasher = DefaultHasher::new();
-    (&text, &sources).hash(&mut hasher);
+    (text, &sources).hash(&mut hasher);
     let hash = hasher.finish();
     Ok(Snapshot {
-        path: path.to_owned(),
-        text,
+        written,
         handlers,
         sources: Arc::new(sources),
         hash,
@@ -74,13 +88,8 @@ pub(crate) fn read(path: &Path) -> Result<Snapshot, Errors> {
 /// # Errors
 ///
 /// Everything that is wrong with the configuration, at once.
-pub(crate) fn check(snapshot: &Snapshot, number: u64) -> Result<Bundle, Errors> {
-    let config = config::load(
-        &snapshot.path,
-        &snapshot.text,
-        &snapshot.sources,
-        &environment,
-    )?;
+pub(crate) fn check(snapshot: Snapshot<'_>, number: u64) -> Result<Bundle, Errors> {
+    let config = snapshot.written.config(&snapshot.sources)?;
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
@@ -89,7 +98,7 @@ pub(crate) fn check(snapshot: &Snapshot, number: u64) -> Result<Bundle, Errors> 
         hash: snapshot.hash,
         loaded_at: now.as_millis() as i64,
         config: Arc::new(config),
-        sources: Arc::clone(&snapshot.sources),
+        sources: snapshot.sources,
     })
 }
 
@@ -226,23 +235,24 @@ mod tests {
             ("handlers/..data/y.lua", "c"),
             ("handlers/readme.md", "d"),
         ]);
-        let snapshot = read(&folder.path().join("config.toml")).unwrap();
+        let path = folder.path().join("config.toml");
+        let bundle = load(&path, 7).unwrap();
         assert_eq!(
-            snapshot.sources.keys().collect::<Vec<_>>(),
+            bundle.sources.keys().collect::<Vec<_>>(),
             ["billing/x.lua", "orders.lua"]
         );
-        let bundle = check(&snapshot, 7).unwrap();
-        assert_eq!((bundle.number, bundle.hash), (7, snapshot.hash));
+        let hash = read(&path, CONFIG).unwrap().hash;
+        assert_eq!((bundle.number, bundle.hash), (7, hash));
     }
 
     #[test]
     fn equal_bytes_have_an_equal_hash() {
         let folder = folder(&[("handlers/orders.lua", "a")]);
         let path = folder.path().join("config.toml");
-        let first = read(&path).unwrap().hash;
-        assert_eq!(read(&path).unwrap().hash, first);
+        let first = read(&path, CONFIG).unwrap().hash;
+        assert_eq!(read(&path, CONFIG).unwrap().hash, first);
         fs::write(folder.path().join("handlers/orders.lua"), "b").unwrap();
-        assert_ne!(read(&path).unwrap().hash, first);
+        assert_ne!(read(&path, CONFIG).unwrap().hash, first);
     }
 
     #[test]
@@ -251,7 +261,8 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         std::os::unix::fs::symlink(at("elsewhere/orders.lua"), at("handlers/orders.lua")).unwrap();
         std::os::unix::fs::symlink(at("handlers"), at("handlers/again")).unwrap();
-        let snapshot = read(&at("config.toml")).unwrap();
+        let path = at("config.toml");
+        let snapshot = read(&path, CONFIG).unwrap();
         assert_eq!(
             snapshot.sources.keys().collect::<Vec<_>>(),
             ["orders.lua", "x.lua"]
@@ -261,7 +272,7 @@ mod tests {
     #[test]
     fn a_file_name_with_a_dot_of_its_own_is_refused() {
         let folder = folder(&[("handlers/a.b.lua", "a")]);
-        let error = read(&folder.path().join("config.toml"))
+        let error = load(&folder.path().join("config.toml"), 1)
             .unwrap_err()
             .to_string();
         assert!(error.contains("rename it to `a_b.lua`"), "{error}");

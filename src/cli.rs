@@ -58,8 +58,13 @@ enum Command {
     Status(status::Arguments),
     Skip(operator_commands::Skip),
     Retry(operator_commands::Retry),
-    Pause(operator_commands::Pause),
-    Resume(operator_commands::Resume),
+    /// Stops a listener from taking messages; calls under way finish
+    ///
+    /// Its messages wait, and with them what is behind them in their lanes. It lasts until `moontide resume` or a restart;
+    /// a reload does not end it.
+    Pause(operator_commands::OneListener),
+    /// Lets a paused listener take messages again
+    Resume(operator_commands::OneListener),
     /// Prints the JSON Schema of the configuration.
     Schema(schema::Arguments),
 }

@@ -1,8 +1,8 @@
-//! The configuration as the program runs on it: complete, checked, every default filled in, nothing optional that
-//! need not be.
+//! The configuration as the daemon runs on it: complete, checked, with every default.
 //!
-//! `file` is what the user wrote; this is what it means. Nothing outside `config` sees the file's types, and no secret
-//! in here shows in `Debug`. Nothing in here touches the network, and the disk only for what the file refers to.
+//! The types of `file` hold the written file; the types here hold its meaning. Nothing outside `config` sees the types of
+//! `file`, and `Debug` shows no secret. Nothing in here touches the network, and of the disk only files that the
+//! configuration refers to.
 
 mod agree;
 mod consumers;
@@ -37,7 +37,7 @@ use regex::Regex;
 use crate::kafka::property::Value;
 
 pub(crate) use error::{Errors, words};
-pub(crate) use load::{handlers_folder, load, runtime_directory};
+pub(crate) use load::Written;
 use scene::Scene;
 pub(crate) use shape::schema;
 
@@ -46,7 +46,7 @@ pub(crate) const DEFAULT_CONSUMER: &str = "default";
 
 /// The control socket's name in the runtime directory.
 pub(crate) const SOCKET: &str = "moontide.sock";
-/// What the path of a socket may have: `sun_path` less its end.
+/// The longest path of a socket: `sun_path` without its last byte.
 pub(crate) const SOCKET_PATH_BYTES_MAX: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -62,21 +62,21 @@ pub(crate) struct Config {
     pub(crate) daemon: Daemon,
     /// `[http]`; absent: no server.
     pub(crate) http: Option<Http>,
-    /// What is allowed but deserves a word at every start and in `check`.
+    /// Warnings, logged at every start and shown by `check`.
     pub(crate) warnings: Vec<String>,
 }
 
 /// Every Lua file under the handlers folder, by its path below it (`billing/orders.lua`), as it was on disk.
 pub(crate) type Sources = BTreeMap<String, Arc<[u8]>>;
 
-/// One group membership.
+/// A consumer: one membership of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Consumer {
     pub(crate) name: String,
     pub(crate) group_id: String,
-    /// Everything that librdkafka is told, by its own property names.
+    /// All properties of librdkafka, by its names.
     pub(crate) properties: BTreeMap<String, Value>,
-    /// `rebalanceTimeout`: how long a rebalance waits for this member, hence the longest possible drain.
+    /// `rebalanceTimeout`: the longest time that a rebalance waits for this member, hence the longest drain.
     pub(crate) rebalance_timeout: Duration,
     /// `sessionTimeout`.
     pub(crate) session_timeout: Duration,
@@ -102,7 +102,7 @@ pub(crate) struct Listener {
     pub(crate) null_keys: NullKeys,
     pub(crate) on_error: OnError,
     pub(crate) retry: Retry,
-    /// With `onError` "deadLetter", and where a handler may ask for it.
+    /// With `onError` "deadLetter", and for `ctx.deadLetter`.
     pub(crate) dead_letter: Option<DeadLetter>,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) limits: Limits,
@@ -118,7 +118,7 @@ pub(crate) enum Ordering {
     None,
 }
 
-/// With `ordering` "key": what messages without a key are to each other.
+/// With `ordering` "key": how messages without a key run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NullKeys {
     /// Each a lane of its own.
@@ -129,7 +129,7 @@ pub(crate) enum NullKeys {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DeadLetter {
-    /// `{topic}`, `{group}` and `{listener}` stand for the message's own.
+    /// With the placeholders `{topic}`, `{group}` and `{listener}`.
     pub(crate) topic: String,
     pub(crate) header_style: HeaderStyle,
     /// `allowAutoTopicCreation`: a topic that is missing is created.
@@ -149,7 +149,7 @@ impl DeadLetter {
         ];
         let mut name = String::new();
         let mut rest = self.topic.as_str();
-        // In one pass, so that braces in a name of its own stay what they are.
+        // In one pass, so that braces in a name stay.
         while let Some(at) = rest.find('{') {
             name.push_str(&rest[..at]);
             rest = &rest[at..];
@@ -170,7 +170,7 @@ pub(crate) enum HeaderStyle {
     Connect,
 }
 
-/// What becomes of a dead letter that the broker finds too large even without traceback and error.
+/// The policy for a dead letter that is too large for the broker even without traceback and error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TooLarge {
     /// The message stays and blocks its lane.
@@ -180,10 +180,10 @@ pub(crate) enum TooLarge {
     Skip,
 }
 
-/// When failures stop a listener from taking messages.
+/// The circuit breaker of a listener.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Breaker {
-    /// Share of failed runs in the window that opens it, above 0 to 1.
+    /// Share of failed runs in the window that opens it, above 0 and up to 1.
     pub(crate) ratio: f64,
     pub(crate) window: Duration,
     /// Runs in the window below which it never opens.
@@ -197,14 +197,14 @@ pub(crate) struct Breaker {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Http {
     pub(crate) listen: std::net::SocketAddr,
-    /// A partition whose oldest unfinished message is older makes `/ready` fail.
+    /// The age of the oldest unfinished message of a partition at which `/ready` fails.
     pub(crate) stall_after: Duration,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) enum Topic {
     Literal(String),
-    /// Begins with `^`; matched by us against the topics that exist.
+    /// Begins with `^`; matched against the topics that exist.
     Pattern(Regex),
 }
 
@@ -262,9 +262,9 @@ pub(crate) struct Retry {
     pub(crate) initial_delay: Duration,
     pub(crate) max_delay: Duration,
     pub(crate) multiplier: f64,
-    /// Share of the delay, 0 to 1, by which it varies either way.
+    /// Share of the delay, 0 to 1, by which it varies up or down.
     pub(crate) jitter: f64,
-    /// `retry.topics`: the delays of durable retries, in their order; empty: retries wait in the lane.
+    /// `retry.topics`: the delays of retry topics, in their order; empty: retries wait in the lane.
     pub(crate) topics: Vec<Duration>,
     /// `retry.allowAutoTopicCreation`: those that are missing are created.
     pub(crate) create_topics: bool,
@@ -272,9 +272,9 @@ pub(crate) struct Retry {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// Lua computing without a pause.
+    /// The longest computing without a pause.
     pub(crate) blocking: Duration,
-    /// A whole call, waits included.
+    /// The longest call, waits included.
     pub(crate) timeout: Duration,
 }
 
@@ -321,7 +321,7 @@ pub(crate) enum Rotation {
 pub(crate) struct Daemon {
     pub(crate) drain_deadline: Duration,
     pub(crate) state_directory: PathBuf,
-    /// Crashes during which a message was running that make it a suspect.
+    /// The crashes during the run of a message that make it a suspect.
     pub(crate) crashes_max: u32,
     /// The folder of the control socket.
     pub(crate) runtime_directory: PathBuf,

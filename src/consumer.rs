@@ -7,12 +7,17 @@
 mod budget;
 mod commit_requests;
 mod commits;
+mod drain;
+mod epoch;
+mod fairness;
+mod held;
 mod intake;
 mod leave;
 pub(crate) mod lookups;
 mod lost_offsets;
 mod membership;
 mod not_due;
+mod pauses;
 mod phase;
 mod report;
 mod standstill;
@@ -27,34 +32,28 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use crate::assignment::Answered;
-use crate::assignment::{self, Partition, ToConsumer, ToTopics, ToWorker};
+use crate::assignment::{self, Partition, PartitionKey, ToConsumer, ToTopics, ToWorker};
 use crate::bundle::Bundle;
 use crate::config;
-use crate::consumer::lookups::Asker;
-use crate::kafka::{Class, Client, Closing, Error, Event, TopicPartition};
+use crate::consumer::lookups::Lookups;
+use crate::failpoint::failpoint;
+use crate::kafka::{Class, Client, Error, Event};
 use crate::outgoing::outbox::Outbox;
 use crate::rate_limit::RateLimit;
-use crate::rules::offsets::Tracker;
-use crate::rules::route::Plan;
-use crate::service::systemd::Beat;
 use crate::telemetry::metrics::ConsumerCounts;
 use crate::threads::mailbox::Mailbox;
-use crate::threads::supervisor::{Ending, Endings};
+use crate::threads::progress::Beat;
+use crate::threads::supervisor::{Ending, Endings, Supervisor};
 
-use commit_requests::Unsent;
 use commits::Commits;
+use held::{Held, Stage};
 use intake::Intake;
-use lost_offsets::Jumps;
 use phase::Phase;
 use report::{State, Trouble};
-use standstill::Ages;
 use subscription::Topics;
 
 /// How often the loop turns at least: polls count towards the poll limit, and the daemon looks for progress.
 const TURN: Duration = Duration::from_secs(1);
-/// How long the group may take to let us go.
-const LEAVE: Duration = Duration::from_secs(5);
-
 /// How long one query may take: it is asked again, and a stop waits for it.
 const QUERY: Duration = Duration::from_secs(3);
 
@@ -68,77 +67,18 @@ pub(crate) struct Consumer {
     inbox: Arc<Mailbox<ToConsumer>>,
     workers: Vec<Arc<Mailbox<ToWorker>>>,
     endings: Endings,
-    beat: Beat,
-    asker: Asker,
+    lookups: Lookups,
     topics: Topics,
     phase: Phase,
-    held: HashMap<(Arc<str>, i32), Held>,
+    held: HashMap<PartitionKey, Held>,
     intake: Intake,
     commits: Commits,
     trouble: Trouble,
     state: State,
     counts: ConsumerCounts,
-    /// Set by `Close`: until when.
-    closing: Option<Instant>,
     /// When all partitions are to be looked at again, though nothing but messages and outcomes comes.
     look_at: Instant,
     client: Arc<Client>,
-}
-
-/// A partition that is ours.
-struct Held {
-    partition: Arc<Partition>,
-    tracker: Tracker,
-    plan: Arc<Plan>,
-    worker: Arc<Mailbox<ToWorker>>,
-    /// The group's offset, as far as we know.
-    committed: Option<i64>,
-    /// `Tracker::changes` of what the group has as metadata; `None` where the brokers take none.
-    committed_changes: Option<u64>,
-    last_commit: Instant,
-    finished_since_commit: u64,
-    /// The position is committed before anything else: the start was resolved by the listener's option, or a reload made
-    /// automatic listeners manual ones before what they had finished was committed.
-    commit_now: bool,
-    stage: Stage,
-    /// A reload removed the topic and another brought it back before the group took it away.
-    comes_back: bool,
-    unsent: Unsent,
-    trust: Trust,
-    is_paused: bool,
-    /// Of a retry topic: its next message is not due before.
-    asleep_until: Option<Instant>,
-    /// Since when it has used up its share of the budget.
-    full_since: Option<Instant>,
-    /// When it was last paused for that, and for how long the last time that is over.
-    paused_at: Option<Instant>,
-    was_paused_for: Duration,
-    /// Messages taken in this assignment.
-    received: u64,
-    /// Where its log ended when a commit last depended on it; -1 before.
-    log_end: i64,
-    ages: Ages,
-    jumps: Jumps,
-}
-
-/// Whether the next message is the next one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trust {
-    Sound,
-    /// An error came for the partition: librdkafka takes it for the message in its place, and after a pause goes on
-    /// behind it.
-    Suspect,
-    /// A seek was sent: the rest of the batch in hand was taken before it.
-    Void,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Active,
-    /// Nothing starts any more; running calls finish.
-    Releasing,
-    /// Nothing runs any more.
-    Drained,
 }
 
 /// What a consumer starts with.
@@ -147,8 +87,7 @@ pub(crate) struct Start {
     pub(crate) bundle: Arc<Bundle>,
     pub(crate) inbox: Arc<Mailbox<ToConsumer>>,
     pub(crate) workers: Vec<Arc<Mailbox<ToWorker>>>,
-    pub(crate) endings: Endings,
-    pub(crate) beat: Beat,
+    pub(crate) supervisor: Supervisor,
     /// Numbers the epochs of partitions, for the whole process.
     pub(crate) epochs: Arc<AtomicU64>,
     /// Hears of topics that patterns match.
@@ -156,14 +95,13 @@ pub(crate) struct Start {
 }
 
 impl Consumer {
-    pub(crate) fn new(start: Start) -> Result<Self, Error> {
+    pub(crate) fn new(start: Start) -> anyhow::Result<Self> {
         let Start {
             settings,
             bundle,
             inbox,
             workers,
-            endings,
-            beat,
+            supervisor,
             epochs,
             topics,
         } = start;
@@ -176,25 +114,29 @@ impl Consumer {
             .iter()
             .map(|(name, value)| (name.as_str(), value.text.as_str()));
         let client = Arc::new(Client::new(properties, bell)?);
-        let asker = Asker::start(
+        let lookups = Lookups::start(
+            &settings.name,
             client.clone(),
             inbox.clone(),
             settings.request_timeout.min(QUERY),
-        )
-        .map_err(|error| Error::fatal(format!("no thread for queries: {error}")))?;
+            &supervisor,
+        )?;
         Ok(Self {
             name: settings.name.as_str().into(),
             group: settings.group_id.as_str().into(),
             needed: topics,
-            outbox: Arc::new(Outbox::new(&settings.properties)),
+            outbox: Arc::new(Outbox::new(
+                &settings.name,
+                &settings.properties,
+                &supervisor,
+            )),
             topics: Topics::new(&bundle.config, &settings.name),
             settings,
             bundle,
             inbox,
             workers,
-            endings,
-            beat,
-            asker,
+            endings: supervisor.endings(),
+            lookups,
             phase: Phase::default(),
             held: HashMap::new(),
             intake: Intake::new(epochs),
@@ -202,20 +144,22 @@ impl Consumer {
             trouble: Trouble::default(),
             state: State::new(Instant::now()),
             counts: ConsumerCounts::default(),
-            closing: None,
             look_at: Instant::now(),
             client,
         })
     }
 
     /// Runs until `Close` is done.
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(mut self, beat: &Beat) {
+        // Also where this panics: a letter holds messages, which keep the client.
+        let _closes = self.inbox.close_on_drop();
         let mut letters = Vec::new();
         self.subscribe(Instant::now());
         loop {
-            self.beat.turn();
+            beat.turn();
+            failpoint!("consumer-turn");
             let now = Instant::now();
-            let mut is_due = now >= self.look_at || self.phase.is_busy() || self.closing.is_some();
+            let mut is_due = now >= self.look_at || self.phase.is_busy() || self.phase.is_closing();
             for event in self.client.events() {
                 self.event(event);
                 is_due = true;
@@ -232,9 +176,8 @@ impl Consumer {
             let mut deadline = self.look_at;
             if is_due {
                 self.look_around(now);
-                if let Some(until) = self.closing
-                    && self.is_closed(now, until)
-                {
+                if self.is_closed(now) {
+                    self.tell_left_out(None);
                     return self.leave();
                 }
                 deadline = if self.intake.is_to_look() {
@@ -299,16 +242,17 @@ impl Consumer {
             ToConsumer::Finished { finished, asked } => {
                 let are_many = self.held.len() > assignment::MANY;
                 for (partition, numbers) in finished {
-                    let key = (partition.topic.clone(), partition.number);
-                    let held = self.held.get_mut(&key);
+                    let held = self.held.get_mut(&partition.key());
                     if let Some(held) = held.filter(|held| held.is_in(&partition)) {
-                        held.finished_since_commit += numbers.end - numbers.start;
-                        let before = held.tracker.unfinished();
-                        held.tracker.finish(numbers);
+                        held.epoch.finished_since_commit += numbers.end - numbers.start;
+                        let before = held.epoch.tracker.unfinished();
+                        held.epoch.tracker.finish(numbers);
                         if are_many {
-                            held.tracker.give_room_back();
+                            held.epoch.tracker.give_room_back();
                         }
-                        held.ages.finished(held.tracker.finished().offset, now);
+                        held.epoch
+                            .ages
+                            .finished(held.epoch.tracker.finished().offset, now);
                         self.intake.finished(held, before);
                     }
                 }
@@ -322,12 +266,12 @@ impl Consumer {
                 }
             }
             ToConsumer::Commit {
-                since,
+                listeners_since_bundle,
                 partition,
                 ask,
                 reply,
             } => {
-                self.ask_commit(&partition, &ask, since, reply, now);
+                self.ask_commit(&partition, &ask, listeners_since_bundle, reply, now);
             }
             ToConsumer::Answered(Answered::Starts { id, starts }) => self.starts(id, starts, now),
             ToConsumer::Answered(Answered::Topics(topics)) => self.topics_found(topics, now),
@@ -341,8 +285,7 @@ impl Consumer {
 
     /// The partition as long as its epoch is the present one.
     fn of(&mut self, partition: &Arc<Partition>) -> Option<&mut Held> {
-        let key = (partition.topic.clone(), partition.number);
-        let held = self.held.get_mut(&key);
+        let held = self.held.get_mut(&partition.key());
         held.filter(|held| held.is_in(partition))
     }
 
@@ -371,23 +314,7 @@ impl Consumer {
     }
 }
 
-impl Held {
-    /// Whether this is the epoch of a partition that is meant.
-    fn is_in(&self, partition: &Partition) -> bool {
-        self.partition.epoch == partition.epoch
-    }
-}
-
 /// One line in ten seconds a place is enough: librdkafka repeats itself.
 fn line_limit() -> RateLimit {
     RateLimit::new(3, Duration::from_secs(10))
-}
-
-fn list<'a>(held: impl Iterator<Item = &'a Held>) -> Vec<TopicPartition> {
-    held.map(|held| TopicPartition::new(&held.partition.topic, held.partition.number))
-        .collect()
-}
-
-fn is_over(closing: Closing) -> bool {
-    closing == Closing::Closed
 }

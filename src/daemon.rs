@@ -1,15 +1,17 @@
-//! The daemon: starts everything, supervises it, reloads it and stops it. **Alone spawns the long-lived threads.**
+//! The daemon: starts everything, reloads it and stops it.
 //!
-//! Start and reload take the same road (`load`, then the `fleet`), and whatever ends one thread unasked ends the daemon,
-//! with its reason.
+//! Start and reload take the same road (`load`, then the `fleet`). A thread that ends unasked ends the daemon with its
+//! reason; the other threads drain and commit as at any stop.
 
 mod fleet;
+mod last_resort;
 mod load;
 mod operator_commands;
 mod pages;
 mod reload;
 mod topics;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,17 +21,19 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::now_ms;
 use crate::config::Config;
+use crate::failpoint::failpoint;
 use crate::log::log;
 use crate::service::control::{Ask, Server};
 use crate::service::signals::{self, Reactions, Shutdown, Signals, Trigger};
-use crate::service::systemd::{Notifier, Progress};
+use crate::service::systemd::Notifier;
 use crate::service::watch::Watch;
 use crate::telemetry::http;
 use crate::telemetry::logging::{self, Audience};
 use crate::telemetry::status::{ReloadReport, Request, Response, Status};
-use crate::threads::supervisor::Ending;
+use crate::threads::supervisor::{Ending, Supervisor};
 
 use fleet::{Fleet, Roster};
+use last_resort::LastResort;
 use operator_commands::Hands;
 use pages::{Pages, gather};
 use reload::Reloader;
@@ -38,24 +42,23 @@ use reload::Reloader;
 const TICK: Duration = Duration::from_secs(2);
 /// What a stop may take beyond the drain: the last commit, and leaving the group.
 const AFTER_DRAIN: Duration = Duration::from_secs(15);
-/// The drain when a thread or a client has failed.
+/// The drain when a client has failed, or a handler can't be ended.
 const DRAIN_AFTER_FAILURE: Duration = Duration::from_secs(5);
+/// How long after that the process ends whatever holds it up.
+const LAST_RESORT: Duration = Duration::from_secs(2);
 /// Requests that wait on the control socket.
 const REQUESTS: usize = 16;
 
 /// Rewrites every configuration that is loaded.
 pub(crate) type Adjust = Arc<dyn Fn(&mut Config) + Send + Sync>;
 
-/// Hears of the start.
-pub(crate) type Started = Box<dyn FnOnce(&Config) + Send>;
-
 pub(crate) struct Options {
     pub(crate) config: PathBuf,
     /// At the start and at each reload: the embedded broker in place of the config's.
     pub(crate) adjust: Option<Adjust>,
     pub(crate) audience: Audience,
-    /// Called once everything runs.
-    pub(crate) started: Option<Started>,
+    /// The exit code, for a stop that does not come to its end.
+    pub(crate) code: fn(&Ended) -> u8,
 }
 
 /// How a daemon that ran has ended.
@@ -84,6 +87,12 @@ impl From<anyhow::Error> for StartError {
 
 /// Runs until it is stopped.
 pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
+    // The last resort outlives everything that may hold the end up.
+    let (ended, _last_resort) = start_and_run(options)?;
+    Ok(ended)
+}
+
+fn start_and_run(options: Options) -> Result<(Ended, LastResort), StartError> {
     let notifier = Arc::new(Notifier::of_environment());
     let loaded =
         load::bundle(&options.config, 1, options.adjust.as_ref()).map_err(StartError::Config)?;
@@ -92,28 +101,30 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
     let (trigger, shutdown) = signals::channel();
     let (reload_sender, reloads) = mpsc::channel(1);
     let drain = Arc::new(Mutex::new(config.daemon.drain_deadline));
-    let _signals = Signals::listen(Reactions {
+    let (endings_sender, endings) = mpsc::unbounded_channel();
+    let supervisor = Supervisor::new(endings_sender);
+    let reactions = Reactions {
         trigger: trigger.clone(),
         drain: {
             let drain = drain.clone();
             Box::new(move || *drain.lock().unwrap_or_else(PoisonError::into_inner))
         },
+        reopen: Box::new(guard.reopener()),
         reloads: reload_sender,
         flush: {
             let flush = guard.flush();
             Box::new(move || flush.now())
         },
-    })
-    .context("cannot listen to signals")?;
+    };
+    let _signals = Signals::listen(reactions, &supervisor)?;
     let server = Server::bind(&config.daemon.runtime_directory)?;
     let http = http_server(&config)?;
     for warning in &config.warnings {
         log!(warn, daemon, "{warning}");
     }
-    let progress = Arc::new(Progress::default());
-    let (endings_sender, endings) = mpsc::unbounded_channel();
-    let fleet = Fleet::start(loaded, endings_sender, progress.clone())?;
-    let watch = Watch::start(config.path.clone(), config.lua.handlers.clone());
+    let fleet = Fleet::start(loaded, supervisor.clone())?;
+    let (path, handlers) = (config.path.clone(), config.lua.handlers.clone());
+    let watch = Watch::start(path, handlers, &supervisor)?;
     let roster = fleet.roster();
     let status = Arc::new(Mutex::new(first_status(&fleet)));
     let reloader = Reloader::new(
@@ -122,8 +133,33 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
         fleet,
         guard.clone(),
         status.clone(),
-        drain,
+        drain.clone(),
     );
+    say_ready(&config);
+    notifier.ready();
+    let daemon = Daemon {
+        notifier,
+        supervisor,
+        guard,
+        trigger,
+        shutdown,
+        hands: Hands::new(roster.clone(), status.clone()),
+        roster,
+        status,
+        drain,
+        code: options.code,
+        reloader: Some(reloader),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let ended = runtime.block_on(daemon.run(server, http, watch, reloads, endings));
+    failpoint!("stopped");
+    Ok(ended)
+}
+
+fn say_ready(config: &Config) {
     log!(
         info,
         daemon,
@@ -134,26 +170,6 @@ pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
         listeners = config.listeners.len(),
         "ready"
     );
-    notifier.ready();
-    if let Some(started) = options.started {
-        started(&config);
-    }
-    let supervisor = Supervisor {
-        notifier,
-        progress,
-        guard,
-        trigger,
-        shutdown,
-        hands: Hands::new(roster.clone(), status.clone()),
-        roster,
-        status,
-        reloader: Some(reloader),
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    Ok(runtime.block_on(supervisor.run(server, http, watch, reloads, endings)))
 }
 
 fn http_server(config: &Config) -> anyhow::Result<Option<http::Server>> {
@@ -179,28 +195,34 @@ fn first_status(fleet: &Fleet) -> Status {
 }
 
 /// What the main thread looks after.
-struct Supervisor {
+struct Daemon {
     notifier: Arc<Notifier>,
-    progress: Arc<Progress>,
+    supervisor: Supervisor,
     guard: Arc<logging::Guard>,
     trigger: Trigger,
     shutdown: Shutdown,
     roster: Roster,
     status: Arc<Mutex<Status>>,
     hands: Hands,
+    /// `drainDeadline` of the bundle in force.
+    drain: Arc<Mutex<Duration>>,
+    code: fn(&Ended) -> u8,
     /// Away while a reload is under way.
     reloader: Option<Reloader>,
 }
 
+/// No report: the reload panicked.
+type Reloaded = (Reloader, Option<ReloadReport>);
+
 /// A reload on its thread, and who waits for its report.
 struct Reloading {
-    task: tokio::task::JoinHandle<(Reloader, ReloadReport)>,
+    task: tokio::task::JoinHandle<Reloaded>,
     asked: Vec<oneshot::Sender<Response>>,
     /// Something came in meanwhile: look again, whatever the bytes say where it was asked for.
     again: Option<bool>,
 }
 
-impl Supervisor {
+impl Daemon {
     async fn run(
         mut self,
         server: Server,
@@ -208,29 +230,25 @@ impl Supervisor {
         mut watch: Watch,
         mut signals: mpsc::Receiver<()>,
         mut endings: mpsc::UnboundedReceiver<Ending>,
-    ) -> Ended {
+    ) -> (Ended, LastResort) {
         let (ask, mut asked) = mpsc::channel::<Ask>(REQUESTS);
         let control = tokio::spawn(server.serve(ask));
         let http = http.map(|http| tokio::spawn(http.serve(self.pages().source())));
         let mut tick = tokio::time::interval(TICK);
         let mut reloading: Option<Reloading> = None;
-        let mut ended = Ended::Stopped;
-        let (shutdown, progress) = (self.shutdown.clone(), self.progress.clone());
+        let mut ending = None;
+        let (shutdown, supervisor) = (self.shutdown.clone(), self.supervisor.clone());
         let notifier = self.notifier.clone();
         let feeder = tokio::spawn({
             let notifier = notifier.clone();
-            async move { notifier.watch(progress).await }
+            async move { notifier.watch(supervisor.counted()).await }
         });
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.requested() => break,
-                Some(ending) = endings.recv() => {
-                    ended = match ending {
-                        Ending::Message(sentence) => Ended::ByMessage(sentence),
-                        Ending::Config(sentence) => Ended::BadConfig(sentence),
-                        Ending::Failed(reason) => Ended::Failed(reason),
-                    };
+                Some(first) = endings.recv() => {
+                    ending = Some(first);
                     break;
                 }
                 report = finished(&mut reloading) => self.reloaded(report, &mut reloading, &watch),
@@ -242,25 +260,40 @@ impl Supervisor {
                 Some(()) = signals.recv() => self.reload(&mut reloading, true, None),
                 Some(()) = watch.changed() => self.reload(&mut reloading, false, None),
                 _ = tick.tick() => {
-                    self.guard.warn_of_dropped_lines(Instant::now());
+                    self.guard.look(Instant::now());
+                    self.say_hangs();
                     self.tell_status(&notifier);
                 }
             }
         }
-        self.stop(&notifier, reloading, &ended).await;
+        let (mut ended, last_resort) = self.stop(&notifier, reloading, ending).await;
+        if ended == Ended::Stopped
+            && let Some(reason) = panicked_meanwhile(&mut endings)
+        {
+            log!(error, daemon, reason, "stopped, but not in order");
+            ended = Ended::Failed(reason);
+        }
         feeder.abort();
         control.abort();
         if let Some(http) = http {
             http.abort();
         }
-        ended
+        (ended, last_resort)
+    }
+
+    /// Of the threads without which messages are processed all the same.
+    fn say_hangs(&self) {
+        let observed = self.supervisor.observed();
+        for thread in observed.newly_stalled(Instant::now()) {
+            log!(error, daemon, %thread, "a thread stands still");
+        }
     }
 
     fn pages(&self) -> Pages {
         Pages {
             roster: self.roster.clone(),
             status: self.status.clone(),
-            progress: self.progress.clone(),
+            supervisor: self.supervisor.clone(),
             guard: self.guard.clone(),
         }
     }
@@ -295,8 +328,8 @@ impl Supervisor {
             return;
         };
         let task = tokio::task::spawn_blocking(move || {
-            let report = reloader.reload(force);
-            (reloader, report)
+            let report = catch_unwind(AssertUnwindSafe(|| reloader.reload(force)));
+            (reloader, report.ok())
         });
         *reloading = Some(Reloading {
             task,
@@ -307,23 +340,24 @@ impl Supervisor {
 
     fn reloaded(
         &mut self,
-        result: Result<(Reloader, ReloadReport), tokio::task::JoinError>,
+        result: Result<Reloaded, tokio::task::JoinError>,
         reloading: &mut Option<Reloading>,
         watch: &Watch,
     ) {
         let Some(Reloading { asked, again, .. }) = reloading.take() else {
             return;
         };
-        let (reloader, report) = match result {
-            Ok(result) => result,
-            Err(error) => {
-                log!(error, daemon, %error, "the reload ended unasked");
-                self.trigger.request(Duration::ZERO);
-                return;
-            }
+        let report = result.ok().and_then(|(reloader, report)| {
+            watch.rearm(reloader.handlers());
+            self.reloader = Some(reloader);
+            report
+        });
+        let Some(report) = report else {
+            // The daemon may be on its way out already.
+            let ending = Ending::Thread("the reload panicked".to_owned());
+            let _ = self.supervisor.endings().send(ending);
+            return;
         };
-        watch.rearm(reloader.handlers());
-        self.reloader = Some(reloader);
         if let Some(force) = again {
             self.begin_reload(reloading, force, asked);
             return;
@@ -355,21 +389,26 @@ impl Supervisor {
     }
 
     /// Drains, within the deadline, and joins every thread.
-    async fn stop(mut self, notifier: &Notifier, reloading: Option<Reloading>, ended: &Ended) {
+    async fn stop(
+        mut self,
+        notifier: &Notifier,
+        reloading: Option<Reloading>,
+        ending: Option<Ending>,
+    ) -> (Ended, LastResort) {
         notifier.stopping();
-        let drain = self
-            .reloader
-            .as_ref()
-            .map_or(TICK, Reloader::drain_deadline);
-        // Where a thread is gone, what waits for it drains in vain.
-        let drain = match ended {
-            Ended::Failed(_) => drain.min(DRAIN_AFTER_FAILURE),
+        self.supervisor.stopping();
+        let drain = *self.drain.lock().unwrap_or_else(PoisonError::into_inner);
+        self.trigger.request(match ending {
+            Some(Ending::Failed(_)) => drain.min(DRAIN_AFTER_FAILURE),
             _ => drain,
-        };
-        self.trigger.request(drain);
+        });
+        let ended = Ended::from(ending);
         let deadline = self.shutdown.deadline().unwrap_or_else(Instant::now);
-        notifier.extend_timeout(deadline.saturating_duration_since(Instant::now()) + AFTER_DRAIN);
-        match ended {
+        let last = deadline + AFTER_DRAIN + LAST_RESORT;
+        notifier.extend_timeout(last.saturating_duration_since(Instant::now()));
+        let code = (self.code)(&ended);
+        let mut last_resort = LastResort::arm(last, code, self.guard.flush(), &self.supervisor);
+        match &ended {
             // The signal has said so.
             Ended::Stopped => {}
             Ended::ByMessage(reason) => log!(
@@ -383,33 +422,52 @@ impl Supervisor {
             }
         }
         self.roster.close(deadline);
-        if let Some(reloading) = reloading {
-            match reloading.task.await {
-                Ok((reloader, _)) => self.reloader = Some(reloader),
-                Err(error) => log!(error, daemon, %error, "the reload ended unasked"),
-            }
+        if let Some(reloading) = reloading
+            && let Ok((reloader, _)) = reloading.task.await
+        {
+            self.reloader = Some(reloader);
         }
         if let Some(reloader) = self.reloader.take() {
             let stopped =
                 tokio::task::spawn_blocking(move || reloader.into_fleet().stop(deadline)).await;
-            match stopped {
-                Ok(true) => log!(info, daemon, "stopped"),
-                Ok(false) | Err(_) => {
-                    log!(
-                        error,
-                        daemon,
-                        "stopped without draining: the deadline has passed"
-                    );
-                }
+            if let Ok(true) = stopped {
+                log!(info, daemon, "stopped");
+            } else {
+                last_resort.keep();
+                log!(
+                    error,
+                    daemon,
+                    "stopped without draining: the deadline has passed"
+                );
             }
+        }
+        (ended, last_resort)
+    }
+}
+
+impl From<Option<Ending>> for Ended {
+    /// None: a signal has asked for it.
+    fn from(ending: Option<Ending>) -> Self {
+        match ending {
+            None => Self::Stopped,
+            Some(Ending::Message(sentence)) => Self::ByMessage(sentence),
+            Some(Ending::Config(sentence)) => Self::BadConfig(sentence),
+            Some(Ending::Failed(reason) | Ending::Thread(reason)) => Self::Failed(reason),
         }
     }
 }
 
+/// The first thread that panicked during a stop.
+fn panicked_meanwhile(endings: &mut mpsc::UnboundedReceiver<Ending>) -> Option<String> {
+    let mut endings = std::iter::from_fn(|| endings.try_recv().ok());
+    endings.find_map(|ending| match ending {
+        Ending::Thread(reason) => Some(reason),
+        _ => None,
+    })
+}
+
 /// The reload that is under way, or never.
-async fn finished(
-    reloading: &mut Option<Reloading>,
-) -> Result<(Reloader, ReloadReport), tokio::task::JoinError> {
+async fn finished(reloading: &mut Option<Reloading>) -> Result<Reloaded, tokio::task::JoinError> {
     match reloading {
         Some(reloading) => (&mut reloading.task).await,
         None => std::future::pending().await,

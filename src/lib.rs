@@ -1,9 +1,18 @@
 //! Moontide consumes Kafka topics and hands every message to a Lua function.
 //!
-//! ARCHITECTURE.md has the map; the modules stand here by storeys, the lowest first.
+//! The map, lowest storey first; a file imports only downward (ARCHITECTURE.md):
+//!
+//! - ground: `message` `topic_name` `wait` `clock` `log` …: no thread, no client, no VM
+//! - `threads`: mailboxes, progress, the supervisor, the outside runtime
+//! - `kafka` `crash`: librdkafka; the journal of running messages
+//! - `config` `bundle` `rules`: the written configuration, the files on disk, decisions
+//! - `lua` `telemetry` `outgoing`: VMs and the API of handlers; what is shown; records that leave
+//! - `assignment` `consumer` `worker`: one epoch of a partition, and the two threads that share it
+//! - `service` `daemon` `cli`: the surroundings of the process; its life; its commands
 
 mod allocator;
 mod clock;
+mod duration;
 mod failpoint;
 mod log;
 mod message;
@@ -15,21 +24,19 @@ mod wait;
 
 mod threads;
 
+mod crash;
 mod kafka;
 
 mod config;
 
+mod bundle;
+
 mod rules;
 
-mod crash;
-
+mod lua;
 mod telemetry;
 
 mod outgoing;
-
-mod lua;
-
-mod bundle;
 
 mod assignment;
 

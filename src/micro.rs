@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::bundle::{self, Bundle, Snapshot};
+use crate::config::Written;
 use crate::message::OwnedRecord;
 
 pub use handler::Handler;
@@ -67,11 +68,10 @@ impl Shape {
 fn bundle(handler: &str) -> Bundle {
     let text = handler.as_bytes().into();
     let snapshot = Snapshot {
-        path: PathBuf::from("/micro/config.toml"),
-        text: CONFIG.to_owned(),
+        written: Written::parse("/micro/config.toml".as_ref(), CONFIG, &|_| None),
         handlers: PathBuf::from("/micro/handlers"),
         sources: Arc::new(BTreeMap::from([("micro.lua".to_owned(), text)])),
         hash: 0,
     };
-    bundle::check(&snapshot, 1).unwrap_or_else(|errors| panic!("{errors}"))
+    bundle::check(snapshot, 1).unwrap_or_else(|errors| panic!("{errors}"))
 }

@@ -1,12 +1,13 @@
 //! How often a line may appear: so many in a window, the rest is counted.
 //!
-//! Pure: the clock is the caller's. What was left out is never forgotten; the next line that may appear carries the
-//! count.
+//! Pure: the clock is the caller's. The count is never forgotten: the caller asks for it about once a second and tells it
+//! at the end of the window, unless the first line of the next window came before and carries it.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// Lines of one kind. The first `burst` of a window appear, the others are left out.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct RateLimit {
     burst: u32,
     window: Duration,
@@ -28,10 +29,7 @@ impl RateLimit {
 
     /// `Some(n)`: the line may appear, and `n` were left out since the last one. `None`: it is left out itself.
     pub(crate) fn allow(&mut self, now: Instant) -> Option<u64> {
-        let over = self
-            .began
-            .is_none_or(|began| now.saturating_duration_since(began) >= self.window);
-        if over {
+        if self.is_over(now) {
             self.began = Some(now);
             self.shown = 0;
         }
@@ -41,6 +39,67 @@ impl RateLimit {
         }
         self.shown += 1;
         Some(std::mem::take(&mut self.left_out))
+    }
+
+    /// The lines left out in a window that has ended, once.
+    pub(crate) fn ended(&mut self, now: Instant) -> Option<u64> {
+        if self.is_over(now) { self.rest() } else { None }
+    }
+
+    /// The lines left out that were not told, though the window may go on.
+    pub(crate) fn rest(&mut self) -> Option<u64> {
+        let left_out = std::mem::take(&mut self.left_out);
+        (left_out > 0).then_some(left_out)
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.began
+            .is_none_or(|began| now.saturating_duration_since(began) >= self.window)
+    }
+}
+
+/// A limit for each kind of line.
+#[derive(Clone, Debug)]
+pub(crate) struct RateLimits {
+    each: RateLimit,
+    kinds_max: usize,
+    kinds: HashMap<String, RateLimit>,
+}
+
+impl RateLimits {
+    /// Beyond `kinds_max` kinds in a window, all further ones share the limit of the kind without a name.
+    pub(crate) fn new(burst: u32, window: Duration, kinds_max: usize) -> Self {
+        Self {
+            each: RateLimit::new(burst, window),
+            kinds_max,
+            kinds: HashMap::new(),
+        }
+    }
+
+    /// As [`RateLimit::allow`].
+    pub(crate) fn allow(&mut self, kind: &str, now: Instant) -> Option<u64> {
+        let is_known = self.kinds.contains_key(kind) || self.kinds.len() < self.kinds_max;
+        let kind = if is_known { kind } else { "" };
+        if let Some(limit) = self.kinds.get_mut(kind) {
+            return limit.allow(now);
+        }
+        let limit = self.kinds.entry(kind.to_owned());
+        limit.or_insert_with(|| self.each.clone()).allow(now)
+    }
+
+    /// As [`RateLimit::ended`], for each kind. Kinds whose window has ended are forgotten.
+    pub(crate) fn ended(&mut self, now: Instant) -> Vec<(String, u64)> {
+        let over = self.kinds.extract_if(|_, limit| limit.is_over(now));
+        over.filter_map(|(kind, mut limit)| Some((kind, limit.rest()?)))
+            .collect()
+    }
+
+    /// As [`RateLimit::rest`], for each kind.
+    pub(crate) fn rest(&mut self) -> Vec<(String, u64)> {
+        let kinds = self.kinds.drain();
+        kinds
+            .filter_map(|(kind, mut limit)| Some((kind, limit.rest()?)))
+            .collect()
     }
 }
 
@@ -95,5 +154,55 @@ mod tests {
     #[test]
     fn a_clock_that_stands_still_opens_no_window() {
         check(1, &[(5, Some(0)), (5, None), (5, None)]);
+    }
+
+    #[test]
+    fn the_count_is_there_at_the_end_of_the_window_without_a_further_line() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut limit = RateLimit::new(10, Duration::from_secs(10));
+        for _ in 0..100 {
+            limit.allow(start);
+        }
+        assert_eq!(limit.ended(at(9)), None);
+        assert_eq!(limit.ended(at(10)), Some(90));
+        assert_eq!(limit.ended(at(11)), None, "once");
+        assert_eq!(limit.allow(at(35)), Some(0));
+    }
+
+    #[test]
+    fn the_end_of_the_log_does_not_wait_for_the_end_of_the_window() {
+        let start = Instant::now();
+        let mut limit = RateLimit::new(1, Duration::from_secs(10));
+        limit.allow(start);
+        assert_eq!(limit.rest(), None);
+        limit.allow(start);
+        assert_eq!(limit.rest(), Some(1));
+        assert_eq!(limit.rest(), None);
+    }
+
+    #[test]
+    fn each_kind_has_a_limit_of_its_own_and_is_forgotten_after_its_window() {
+        let start = Instant::now();
+        let mut limits = RateLimits::new(1, Duration::from_secs(10), 100);
+        for _ in 0..3 {
+            limits.allow("a", start);
+        }
+        assert_eq!(limits.allow("b", start), Some(0));
+        let later = start + Duration::from_secs(10);
+        assert_eq!(limits.ended(start), []);
+        assert_eq!(limits.ended(later), [("a".to_owned(), 2)]);
+        assert_eq!(limits.kinds.len(), 0);
+    }
+
+    #[test]
+    fn endless_kinds_take_no_endless_memory() {
+        let now = Instant::now();
+        let mut limits = RateLimits::new(1, Duration::from_secs(10), 10);
+        for number in 0..100 {
+            limits.allow(&number.to_string(), now);
+        }
+        assert!(limits.kinds.len() <= 11);
+        assert_eq!(limits.rest(), [(String::new(), 89)]);
     }
 }

@@ -2,15 +2,11 @@
 
 use std::time::Duration;
 
+use crate::duration;
+
 /// The topic in which messages of `topic` wait for `delay`: `orders.billing.retry.10m`.
 pub(crate) fn retry_topic(topic: &str, group: &str, delay: Duration) -> String {
-    let ms = delay.as_millis();
-    let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")];
-    let (length, unit) = units
-        .into_iter()
-        .find(|(length, _)| ms > 0 && ms.is_multiple_of(*length))
-        .unwrap_or((1, "ms"));
-    format!("{topic}.{group}.retry.{}{unit}", ms / length)
+    format!("{topic}.{group}.retry.{}", duration::short(delay))
 }
 
 /// Of which topic's messages wait in the topic of that name; `None` for one that is no retry topic of the group.

@@ -8,10 +8,12 @@
 mod alone;
 mod calls;
 mod commit_requests;
+mod exchange;
 mod failures;
 mod forwarding;
 mod gates;
 mod head;
+mod ids;
 mod meter;
 mod operator_commands;
 mod outcomes;
@@ -20,38 +22,42 @@ mod run;
 mod slot;
 mod suspects;
 mod taken;
+#[cfg(test)]
+mod tests;
 mod timers;
+mod unreported;
 mod vms;
 mod waits;
 
 use std::collections::{HashMap, VecDeque};
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::assignment::{Asked, Partition, ToConsumer, ToWorker};
+use crate::assignment::{Partition, ToConsumer, ToWorker};
 use crate::bundle::Bundle;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::crash::exclusive::Solo;
 use crate::crash::journal::Page;
+use crate::failpoint::failpoint;
 use crate::kafka::Message;
-use crate::log::log;
 use crate::lua::{App, CallId, Pulse, Vm};
-use crate::message::Record as _;
 use crate::rules::route::{self, Plan};
-use crate::service::systemd::Beat;
 use crate::threads::mailbox::Mailbox;
+use crate::threads::progress::Beat;
 use crate::threads::supervisor::Endings;
 use crate::wait::{Answer, WaitId};
 
 use alone::Alone;
 use calls::{Calls, Places};
-use forwarding::Letters;
+use forwarding::Forwarded;
 use gates::Gates;
+use ids::{LaneId, RecordId};
 use meter::Meter;
 use slot::Slot;
 use suspects::{Gatekeeper, Running};
 use timers::{Timers, Wake};
+use unreported::Unreported;
 use vms::Engine;
 
 /// Messages of one partition in a row, before letters are read and other partitions get their turn.
@@ -81,25 +87,47 @@ pub(crate) struct Worker {
     /// Partitions with something to run.
     ready: VecDeque<u64>,
     /// Partitions and lanes that were woken while they were being looked at.
-    woken: Vec<(u64, Option<u64>)>,
+    woken: Vec<Woken>,
     calls: Calls,
     places: Places,
     alone: Alone,
     gates: Gates,
-    letters: Letters,
+    forwarded: Forwarded,
     meter: Meter,
     running: Running,
     gatekeeper: Gatekeeper,
     timers: Timers,
-    finished: Vec<(Arc<Partition>, Range<u64>)>,
-    asked: Vec<Asked>,
-    /// Since when turns have added to these two.
-    unreported_since: Option<Instant>,
+    unreported: Unreported,
     log: failures::Log,
+    /// When what waits for long was last looked for.
     looked: Instant,
+    /// Nothing starts in the next turn: another worker is to be alone, or there is no VM.
+    is_held: bool,
+    clock: Clock,
+    /// For the jitter of retries.
+    chance: fastrand::Rng,
+}
+
+enum Woken {
+    /// By epoch.
+    Partition(u64),
+    Lane(LaneId),
+}
+
+/// What follows a turn of the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Another turn at once.
+    Busy,
+    /// Another turn when a letter comes, and at this moment at the latest.
+    Until(Instant),
+    /// `ToWorker::Stop` has come: no further turn.
+    Stopped,
 }
 
 /// What a worker starts with.
+///
+/// Its clock is that of `app`, which its VMs have too.
 pub(crate) struct Start {
     pub(crate) index: usize,
     pub(crate) count: usize,
@@ -113,6 +141,7 @@ pub(crate) struct Start {
     /// Its own one of the journal.
     pub(crate) page: Page,
     pub(crate) solo: Arc<Solo<ToWorker>>,
+    pub(crate) chance: fastrand::Rng,
 }
 
 /// How long a turn of the loop may take: the longest call, and what is around it.
@@ -132,9 +161,11 @@ fn names(config: &Config) -> impl Iterator<Item = &str> {
 
 impl Worker {
     pub(crate) fn new(start: Start) -> Self {
-        let mut gates = Gates::default();
+        let clock = start.app.clock().clone();
+        let now = clock.now();
+        let mut gates = Gates::new(clock.clone());
         gates.set_listeners(&start.bundle.config, start.index, start.count);
-        let meter = Meter::new(names(&start.bundle.config));
+        let meter = Meter::new(names(&start.bundle.config), now);
         Self {
             index: start.index,
             count: start.count,
@@ -151,64 +182,82 @@ impl Worker {
             places: Places::default(),
             alone: Alone::default(),
             gates,
-            letters: Letters::new(),
+            forwarded: Forwarded::new(),
             meter,
             running: Running::new(start.page),
             gatekeeper: Gatekeeper::new(start.solo, start.index),
             timers: Timers::default(),
-            finished: Vec::new(),
-            asked: Vec::new(),
-            unreported_since: None,
-            log: failures::Log::default(),
-            looked: Instant::now(),
+            unreported: Unreported::default(),
+            log: failures::Log::new(clock.clone()),
+            looked: now,
+            is_held: false,
+            clock,
+            chance: start.chance,
         }
     }
 
     /// Runs until `ToWorker::Stop`.
     pub(crate) fn run(mut self) {
+        // Also where this panics: a letter holds messages, which keep their client.
+        let _closes = self.mailbox.close_on_drop();
         let mut letters = Vec::new();
         loop {
-            self.beat.turn();
-            let is_held = self.gatekeeper.is_held(self.calls.is_empty())
-                || self.engine.down_until().is_some();
-            if (self.ready.is_empty() || is_held) && self.answers.is_empty() {
-                self.report();
-                let deadline = Instant::now() + TURN;
-                let deadline = self
-                    .engine
-                    .down_until()
-                    .map_or(deadline, |at| at.min(deadline));
-                self.mailbox.wait(
-                    &mut letters,
-                    self.timers
-                        .next()
-                        .map_or(deadline, |next| next.min(deadline)),
-                );
-            } else {
-                self.mailbox.take(&mut letters);
+            match self.turn(&mut letters) {
+                Turn::Busy => self.mailbox.take(&mut letters),
+                Turn::Until(deadline) => self.mailbox.wait(&mut letters, deadline),
+                Turn::Stopped => return self.engine.stop(),
             }
-            for letter in letters.drain(..) {
-                if matches!(letter, ToWorker::Stop) {
-                    self.gatekeeper.gone();
-                    return self.engine.stop();
-                }
-                self.open(letter);
-            }
-            let now = Instant::now();
-            self.take_answers(now);
-            self.fire(now);
-            self.look(now);
-            if self.calls.is_empty() && self.gatekeeper.may_go_on() {
-                self.wake_alone();
-            }
-            if !is_held && let Some(epoch) = self.ready.pop_front() {
-                self.run_partition(epoch);
-                self.report_in_time(epoch, now);
-            }
-            self.mend(now);
-            self.release_held();
-            self.wake_woken();
         }
+    }
+
+    /// One turn of the loop: opens the letters, and does everything that is due without waiting for anything. At most one
+    /// partition has its turn in it.
+    pub(crate) fn turn(&mut self, letters: &mut Vec<ToWorker>) -> Turn {
+        failpoint!("worker-turn");
+        for letter in letters.drain(..) {
+            if matches!(letter, ToWorker::Stop) {
+                failpoint!("worker-stop");
+                self.gatekeeper.gone();
+                self.log.tell_rest();
+                return Turn::Stopped;
+            }
+            self.open(letter);
+        }
+        let mut now = self.clock.now();
+        if !self.answers.is_empty() {
+            self.take_answers(now);
+            // Timers have a share of their own: there may be more answers than any turn has time for.
+            now = self.clock.now();
+        }
+        self.fire(now);
+        self.look(now);
+        if self.calls.is_empty() && self.gatekeeper.may_go_on() {
+            self.wake_alone();
+        }
+        if !self.is_held
+            && let Some(epoch) = self.ready.pop_front()
+        {
+            self.run_partition(epoch);
+            self.report_in_time(epoch, now);
+        }
+        self.mend(now);
+        self.release_held();
+        self.wake_woken();
+        self.end_turn()
+    }
+
+    /// Whether the next turn has something to do at once. If not, everything is reported before the worker waits.
+    fn end_turn(&mut self) -> Turn {
+        self.beat.turn();
+        let down_until = self.engine.down_until();
+        self.is_held = self.gatekeeper.is_held(self.calls.is_empty()) || down_until.is_some();
+        if (!self.ready.is_empty() && !self.is_held) || !self.answers.is_empty() {
+            return Turn::Busy;
+        }
+        self.report();
+        let look_at = self.clock.now() + TURN;
+        let others = [down_until, self.timers.next(), self.gates.next_try()];
+        Turn::Until(others.into_iter().flatten().fold(look_at, Instant::min))
     }
 
     fn open(&mut self, letter: ToWorker) {
@@ -234,7 +283,10 @@ impl Worker {
                 number,
                 listener,
                 result,
-            } => self.delivered(epoch, lane, number, &listener, result),
+            } => {
+                let lane = LaneId { epoch, lane };
+                self.delivered(&RecordId { lane, listener }, number, result);
+            }
             ToWorker::Swap { bundle, vm, done } => self.engine.queue(bundle, vm, done),
             // Nobody waits for it any more where the send fails.
             ToWorker::Status(reply) => drop(reply.send(self.snapshot())),
@@ -272,6 +324,7 @@ impl Worker {
         let Some(slot) = self.slots.get_mut(&epoch) else {
             return;
         };
+        self.log.refused_headers(&slot.partition, &messages);
         let below = first + messages.len() as u64;
         slot.taken.push(below, taken, slot.lanes.lowest());
         slot.lanes.push(first, messages);
@@ -287,27 +340,28 @@ impl Worker {
                 self.ready.push_back(epoch);
             }
             // It is being looked at, or gone.
-            None => self.woken.push((epoch, None)),
+            None => self.woken.push(Woken::Partition(epoch)),
         }
     }
 
-    fn wake_lane(&mut self, epoch: u64, lane: u64) {
-        match self.slots.get_mut(&epoch) {
+    fn wake_lane(&mut self, id: LaneId) {
+        match self.slots.get_mut(&id.epoch) {
             Some(slot) => {
-                slot.lanes.wake(lane);
-                self.wake(epoch);
+                slot.lanes.wake(id.lane);
+                self.wake(id.epoch);
             }
-            None => self.woken.push((epoch, Some(lane))),
+            None => self.woken.push(Woken::Lane(id)),
         }
     }
 
     /// What was woken while it was being looked at gets its turn.
     fn wake_woken(&mut self) {
-        for (epoch, lane) in std::mem::take(&mut self.woken) {
-            match lane {
-                _ if !self.slots.contains_key(&epoch) => {}
-                Some(lane) => self.wake_lane(epoch, lane),
-                None => self.wake(epoch),
+        for woken in std::mem::take(&mut self.woken) {
+            match woken {
+                Woken::Lane(id) if self.slots.contains_key(&id.epoch) => self.wake_lane(id),
+                Woken::Partition(epoch) if self.slots.contains_key(&epoch) => self.wake(epoch),
+                // It is gone.
+                Woken::Lane(_) | Woken::Partition(_) => {}
             }
         }
     }
@@ -331,10 +385,10 @@ impl Worker {
         if let Some(mut slot) = self.slots.remove(&epoch) {
             self.settle(&mut slot);
         }
-        self.letters.retain(|(one, ..), _| *one != epoch);
+        self.forwarded.retain(|id, _| id.lane.epoch != epoch);
         self.running.end_all(epoch);
         self.forget_alone(epoch);
-        self.forget_probe(epoch, None);
+        self.gates.forget_probes(|id| id.epoch == epoch);
         partition.set_blocked(None);
         self.report();
         partition.inbox.send(ToConsumer::Drained(partition.clone()));
@@ -342,7 +396,7 @@ impl Worker {
 
     /// The answers that came, for as long as a turn may take.
     fn take_answers(&mut self, now: Instant) {
-        while now.elapsed() < QUANTUM_TIME
+        while self.clock.since(now) < QUANTUM_TIME
             && let Some((vm, call, wait, answer)) = self.answers.pop_front()
         {
             self.resume(vm, call, wait, answer);
@@ -351,21 +405,21 @@ impl Worker {
 
     /// What is due, for so long as a turn may take: many calls may have slept until the same moment.
     fn fire(&mut self, now: Instant) {
-        while now.elapsed() < QUANTUM_TIME
+        self.gates.tick(now);
+        while self.clock.since(now) < QUANTUM_TIME
             && let Some(wake) = self.timers.due(now)
         {
             match wake {
                 Wake::Call(vm, call, wait) => self.resume(vm, call, wait, Answer::Slept),
                 Wake::Timeout(vm, call) => self.time_out(vm, call),
-                Wake::Lane(epoch, lane) => {
-                    if let Some(slot) = self.slots.get_mut(&epoch)
-                        && let Some(one) = slot.lanes.get_mut(lane)
+                Wake::Lane(id) => {
+                    if let Some(slot) = self.slots.get_mut(&id.epoch)
+                        && let Some(one) = slot.lanes.get_mut(id.lane)
                     {
                         one.tick(now);
-                        self.wake_lane(epoch, lane);
+                        self.wake_lane(id);
                     }
                 }
-                Wake::Gates => self.gates.look_again(),
             }
         }
     }
@@ -380,13 +434,13 @@ impl Worker {
             slot.lanes.each_old(Message::detach);
         }
         self.gates.flush(now);
+        self.log.tell_ended(now);
         let (calls, slots) = (&self.calls, &self.slots);
         self.timers
             .prune(calls.len() + slots.len(), |wake| match wake {
                 Wake::Timeout(vm, call) => calls.get(vm, call).is_some(),
                 Wake::Call(vm, call, wait) => calls.waits(vm, call, wait),
-                Wake::Lane(epoch, _) => slots.contains_key(&epoch),
-                Wake::Gates => true,
+                Wake::Lane(id) => slots.contains_key(&id.epoch),
             });
     }
 
@@ -397,134 +451,23 @@ impl Worker {
         let listeners = |epoch: &u64| Some(&self.slots.get(epoch)?.plan.listeners);
         let next = self.ready.front().and_then(listeners);
         let is_next_alike = next.is_some() && next == listeners(&epoch);
-        let since = *self.unreported_since.get_or_insert(began);
-        if !is_next_alike || self.meter.is_slow() || since.elapsed() >= REPORT_EVERY {
+        let since = self.unreported.since(began);
+        if !is_next_alike || self.meter.is_slow() || self.clock.since(since) >= REPORT_EVERY {
             self.report();
         }
     }
 
-    /// Tells the consumers what is finished, and what handlers asked for on the way.
+    /// Tells the consumers of finished messages and of requests to commit.
     fn report(&mut self) {
-        self.unreported_since = None;
-        let any = |worker: &Self| {
-            let finished = worker.finished.last().map(|one| one.0.inbox.clone());
-            finished.or_else(|| worker.asked.last().map(|one| one.partition.inbox.clone()))
-        };
-        while let Some(inbox) = any(self) {
-            let is_own = |one: &Partition| Arc::ptr_eq(&one.inbox, &inbox);
-            let finished = self.finished.extract_if(.., |(one, _)| is_own(one));
-            let asked = self.asked.extract_if(.., |one| is_own(&one.partition));
-            inbox.send(ToConsumer::Finished {
-                finished: finished.collect(),
-                asked: asked.collect(),
-            });
-        }
-    }
-
-    /// Replaces a spoiled VM, lets an old one go, and swaps in a bundle that waits.
-    fn mend(&mut self, now: Instant) {
-        if self.engine.is_to_change() {
-            // To build a VM may take long; and a consumer hears of a bundle as soon as it is in force here: what has
-            // finished before is none of a listener's that becomes a manual one with it.
-            self.report();
-        }
-        // Twice: what spoils the new VM while an old one drains has to wait for that one to go.
-        for _ in 0..2 {
-            self.engine.let_go();
-            self.engine.mend(now);
-            if self.engine.down_until().is_some() {
-                self.abandon(self.engine.generation());
-            }
-            if let Some(vm) = self.engine.overdue(now) {
-                self.abandon(vm);
-            }
-        }
-        self.engine.let_go();
-        if self.engine.swap(now) {
-            self.reroute();
-        }
-    }
-
-    /// A new bundle is in force: every partition gets its listeners, and no back-off is waited for any more.
-    fn reroute(&mut self) {
-        let bundle: Arc<Bundle> = self.engine.bundle().clone();
-        let config = &bundle.config;
-        self.beat.allow(turn_max(config));
-        self.gates.set_listeners(config, self.index, self.count);
-        self.meter.set_listeners(names(config));
-        for slot in self.slots.values_mut() {
-            let Some(plan) = route::plan(config, &slot.partition.consumer, &slot.partition.topic)
-            else {
-                // The consumer retires the topic: until its letter comes nothing of it may start.
-                slot.partition.end();
-                slot.plan = Arc::new(Plan::nobody());
-                continue;
-            };
-            if plan.orders_otherwise(&slot.plan) {
-                // Lanes of two orderings never mix: the consumer's letter comes, and then a new epoch.
-                slot.partition.end();
-            }
-            if !plan.commits_alike(&slot.plan) {
-                slot.since = bundle.number;
-            }
-            let before = std::mem::replace(&mut slot.plan, Arc::new(plan));
-            let partition = slot.partition.clone();
-            slot.set_listeners(config, |listener, message| {
-                log!(
-                    warn,
-                    worker,
-                    listener,
-                    topic = &*partition.topic,
-                    partition = partition.number,
-                    offset = message.offset(),
-                    bundle = bundle.number,
-                    "message skipped: its listener is gone"
-                );
-            });
-            slot.ask_as_automatic(&before);
-            slot.lanes.end_back_offs(None);
-            slot.lanes.wake_all();
-        }
-        let slots = &mut self.slots;
-        self.letters.retain(|(epoch, lane, listener), _| {
-            let lane = slots
-                .get_mut(epoch)
-                .and_then(|slot| slot.lanes.get_mut(*lane));
-            lane.is_some_and(|lane| lane.index_of(listener).is_some())
-        });
-        self.places.clear_parked();
-        let awake: Vec<u64> = self.slots.keys().copied().collect();
-        for epoch in awake {
-            self.wake(epoch);
-        }
+        self.unreported.report();
     }
 }
 
 #[cfg(feature = "micro")]
 impl Worker {
-    /// What turns of the loop do with a letter, and with all that it makes ready; reported once.
+    /// Takes turns until nothing is left to do.
     pub(crate) fn take(&mut self, letter: ToWorker) {
-        self.open(letter);
-        while let Some(epoch) = self.ready.pop_front() {
-            self.run_partition(epoch);
-        }
-        self.report();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::share;
-
-    #[test]
-    fn the_shares_of_all_workers_are_the_limit() {
-        for (limit, count) in [(1, 1), (1, 4), (7, 3), (1000, 2)] {
-            assert_eq!(
-                (0..count)
-                    .map(|index| share(limit, index, count))
-                    .sum::<usize>(),
-                limit
-            );
-        }
+        let mut letters = vec![letter];
+        while self.turn(&mut letters) == Turn::Busy {}
     }
 }

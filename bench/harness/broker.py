@@ -1,6 +1,7 @@
 """One real Kafka in a folder of its own, and its topics."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -20,11 +21,11 @@ def free_port():
 
 
 class Broker:
-    version = "4.1.0"
+    version = re.search("<kafka.version>(.*)</kafka.version>", (FILES / "pom.xml").read_text())[1]
 
     def __init__(self, tool):
         self.tool = tool
-        self.libraries = TARGET / "kafka-libs-bench"
+        self.libraries = TARGET / f"kafka-libs-bench-{self.version}"
         if not self.libraries.is_dir():
             fresh = PLACE / "kafka-libs"
             process.run(["mvn", "-q", "-B", "-f", FILES / "pom.xml", "dependency:copy-dependencies",

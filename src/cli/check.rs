@@ -16,6 +16,7 @@ use super::{ConfigOption, Exit};
 use crate::bundle::{self, Bundle};
 use crate::config::{Config, Consumer, Errors, Listener};
 use crate::lua::{Vm, Watchdog};
+use crate::threads::supervisor::Supervisor;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -63,8 +64,7 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
 
 /// Everything that a start does before it joins a group. What the top levels of files do to the world, they do here too.
 fn check(config: &ConfigOption) -> Result<Good, Bad> {
-    let snapshot = bundle::read(&config.path()).map_err(Bad::Config)?;
-    let bundle = bundle::check(&snapshot, 1).map_err(Bad::Config)?;
+    let bundle = bundle::load(&config.path(), 1).map_err(Bad::Config)?;
     let outside = |error: String| Bad::Outside(vec![error]);
     let mut warnings = bundle.config.warnings.clone();
     let mut errors = Vec::new();
@@ -75,8 +75,8 @@ fn check(config: &ConfigOption) -> Result<Good, Bad> {
             errors.push(format!("{}: {error}", bundle.config.path.display()));
         }
     }
-    let watchdog = Watchdog::start()
-        .map_err(|error| outside(format!("cannot start the watchdog of Lua: {error}")))?;
+    let watchdog = Watchdog::start(&Supervisor::without_daemon())
+        .map_err(|error| outside(format!("{error:#}")))?;
     let pulse = watchdog.watch_current_thread("check");
     if let Err(error) = Vm::build(&bundle, &Arc::default(), &pulse) {
         let folder = bundle.config.lua.handlers.file_name().unwrap_or_default();

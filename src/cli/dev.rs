@@ -71,8 +71,7 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
 
 /// The config alone, which a mistake in a handler does not keep from being read.
 pub(super) fn load(path: &Path) -> Result<Arc<Config>> {
-    let bundle = bundle::read(path).and_then(|snapshot| bundle::check(&snapshot, 1));
-    bundle
+    bundle::load(path, 1)
         .map(|bundle| bundle.config)
         .map_err(|errors| anyhow!("{errors}"))
 }
@@ -170,7 +169,7 @@ impl Stage {
             config,
             adjust: Some(Arc::new(move |config| adjusting.adjust(config))),
             audience: Audience::Person,
-            started: None,
+            code: run::code,
         });
         drop(stage);
         run::exit(ended)

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::ConfigOption;
 use crate::service::control;
@@ -70,7 +70,24 @@ impl Daemon {
         }
     }
 
-    /// The same, or where a daemon would be.
+    /// Asks the daemon; `answer` takes the answer out of a response to this request.
+    ///
+    /// # Errors
+    ///
+    /// When it is not found, does not answer in time, or answers with an error.
+    pub(crate) fn ask<T>(
+        &self,
+        request: &Request,
+        deadline: Duration,
+        answer: impl FnOnce(Response) -> Option<T>,
+    ) -> Result<T> {
+        match control::ask(&self.directory()?, request, deadline)? {
+            Response::Error(error) => bail!("{error}"),
+            response => answer(response).context("moontide has answered another request"),
+        }
+    }
+
+    /// As `directory`, or where a daemon would be.
     pub(crate) fn likely_directory(&self) -> Result<PathBuf> {
         match self.look()? {
             Looked::Found(directory) => Ok(directory),
@@ -134,7 +151,7 @@ fn places(path: &Path, text: &str, environment: &dyn Fn(&str) -> Option<String>)
             PathBuf::from("/run/moontide"),
         ])
         .collect();
-    match config::runtime_directory(path, text, environment) {
+    match config::Written::parse(path, text, environment).runtime_directory() {
         Some(directory) => Places {
             usual: usual
                 .into_iter()

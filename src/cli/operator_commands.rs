@@ -1,14 +1,12 @@
-//! `moontide skip`, `retry`, `pause` and `resume`: what somebody does to a running daemon by hand.
+//! `moontide skip`, `retry`, `pause` and `resume`: orders of an operator to a running daemon.
 //!
 //! The daemon decides and says what was done or why not; here it is only asked.
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use super::terminal::{complain, say};
-use super::{Exit, locate};
-use crate::service::control;
+use super::{Exit, locate, terminal};
 use crate::telemetry::status::{Order, Request, Response};
 
 /// Longer than the daemon waits for its own threads.
@@ -20,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Debug, clap::Args)]
 pub(crate) struct Skip {
     #[command(flatten)]
-    daemon: locate::Daemon,
+    common: Common,
     topic: String,
     #[arg(value_parser = clap::value_parser!(i32).range(0..))]
     partition: i32,
@@ -32,114 +30,90 @@ pub(crate) struct Skip {
     /// Send it to the listener's dead-letter topic
     #[arg(long)]
     dead_letter: bool,
-    #[command(flatten)]
-    why: Why,
 }
 
 /// Ends back-offs at once: what has failed runs again now
 #[derive(Debug, clap::Args)]
 pub(crate) struct Retry {
     #[command(flatten)]
-    daemon: locate::Daemon,
-    /// Only this listener's; default: everybody's
+    common: Common,
+    /// Only this listener's; default: those of all listeners
     listener: Option<String>,
-    #[command(flatten)]
-    why: Why,
 }
 
-/// Stops a listener from taking messages; calls under way finish
-///
-/// Its messages wait, and with them what is behind them in their lanes. It lasts until `moontide resume` or a restart; a
-/// reload does not end it.
+/// What `pause` and `resume` take.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Pause {
+pub(crate) struct OneListener {
+    #[command(flatten)]
+    common: Common,
+    listener: String,
+}
+
+/// What every order takes.
+#[derive(Debug, clap::Args)]
+struct Common {
     #[command(flatten)]
     daemon: locate::Daemon,
-    listener: String,
-    #[command(flatten)]
-    why: Why,
-}
-
-/// Lets a paused listener take messages again
-#[derive(Debug, clap::Args)]
-pub(crate) struct Resume {
-    #[command(flatten)]
-    daemon: locate::Daemon,
-    listener: String,
-    #[command(flatten)]
-    why: Why,
-}
-
-#[derive(Debug, clap::Args)]
-struct Why {
     /// Why, for the log
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }
 
+impl Common {
+    /// Sends the order that `of` makes of the reason.
+    fn order(&self, of: impl FnOnce(Option<String>) -> Order) -> Exit {
+        terminal::print(send(&self.daemon, of(self.reason.clone())))
+    }
+}
+
 pub(crate) fn skip(arguments: &Skip) -> Exit {
-    let order = Order::Skip {
+    arguments.common.order(|reason| Order::Skip {
         topic: arguments.topic.clone(),
         partition: arguments.partition,
         offset: arguments.offset,
         listener: arguments.listener.clone(),
         dead_letter: arguments.dead_letter,
-        reason: arguments.why.reason.clone(),
-    };
-    ask(&arguments.daemon, order)
+        reason,
+    })
 }
 
 pub(crate) fn retry(arguments: &Retry) -> Exit {
-    let order = Order::Retry {
-        listener: arguments.listener.clone(),
-        reason: arguments.why.reason.clone(),
-    };
-    ask(&arguments.daemon, order)
+    let listener = arguments.listener.clone();
+    arguments
+        .common
+        .order(|reason| Order::Retry { listener, reason })
 }
 
-pub(crate) fn pause(arguments: &Pause) -> Exit {
-    let order = Order::Pause {
-        listener: arguments.listener.clone(),
-        reason: arguments.why.reason.clone(),
-    };
-    ask(&arguments.daemon, order)
+pub(crate) fn pause(arguments: &OneListener) -> Exit {
+    let listener = arguments.listener.clone();
+    arguments
+        .common
+        .order(|reason| Order::Pause { listener, reason })
 }
 
-pub(crate) fn resume(arguments: &Resume) -> Exit {
-    let order = Order::Resume {
-        listener: arguments.listener.clone(),
-        reason: arguments.why.reason.clone(),
-    };
-    ask(&arguments.daemon, order)
+pub(crate) fn resume(arguments: &OneListener) -> Exit {
+    let listener = arguments.listener.clone();
+    arguments
+        .common
+        .order(|reason| Order::Resume { listener, reason })
 }
 
-fn ask(daemon: &locate::Daemon, order: Order) -> Exit {
-    match answer(daemon, order) {
-        Ok(done) => {
-            say(done);
-            Exit::Ok
-        }
-        Err(error) => {
-            complain(format_args!("{error:#}"));
-            Exit::Failed
-        }
-    }
-}
-
-fn answer(daemon: &locate::Daemon, order: Order) -> Result<String> {
-    match control::ask(&daemon.directory()?, &Request::Order(order), DEADLINE)? {
-        Response::Done(done) => Ok(done),
-        Response::Error(error) => bail!("{error}"),
-        Response::Status(_) | Response::Reloaded(_) => {
-            bail!("moontide has answered another question")
-        }
-    }
+fn send(daemon: &locate::Daemon, order: Order) -> Result<String> {
+    daemon.ask(
+        &Request::Order(order),
+        DEADLINE,
+        |response| match response {
+            Response::Done(done) => Some(done),
+            _ => None,
+        },
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::locate::Daemon;
+    use crate::service::control;
 
     #[tokio::test]
     async fn the_daemon_hears_the_order_and_who_gave_it() {
@@ -171,7 +145,7 @@ mod tests {
         ];
         for order in orders {
             let (daemon, sent) = (Daemon::of(temp.path()), order.clone());
-            let asking = tokio::task::spawn_blocking(move || answer(&daemon, sent));
+            let asking = tokio::task::spawn_blocking(move || send(&daemon, sent));
             let ask = requests.recv().await.unwrap();
             assert!(matches!(ask.request, Request::Order(got) if got == order));
             assert_eq!(ask.who.pid, Some(std::process::id() as i32));

@@ -4,12 +4,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::locate::Daemon;
 use super::terminal::{complain, say};
 use super::{Exit, locate};
-use crate::service::control;
 use crate::telemetry::status::{ReloadReport, ReloadResult, Request, Response};
 
 /// Reloads config and handlers of the running daemon
@@ -44,11 +43,10 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
 }
 
 fn reload(daemon: &Daemon, deadline: Duration) -> Result<ReloadReport> {
-    match control::ask(&daemon.directory()?, &Request::Reload, deadline)? {
-        Response::Reloaded(report) => Ok(report),
-        Response::Error(error) => bail!("{error}"),
-        Response::Status(_) | Response::Done(_) => bail!("moontide has answered another question"),
-    }
+    daemon.ask(&Request::Reload, deadline, |response| match response {
+        Response::Reloaded(report) => Some(report),
+        _ => None,
+    })
 }
 
 fn exit(report: &ReloadReport) -> Exit {
@@ -80,6 +78,7 @@ fn sentence(report: &ReloadReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::control;
 
     #[track_caller]
     fn check(

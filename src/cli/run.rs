@@ -16,17 +16,31 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
         config: arguments.config.path(),
         adjust: None,
         audience: Audience::Daemon,
-        started: None,
+        code,
     }))
+}
+
+/// Of a daemon that could not stop in time: also where it was asked to stop, that is a failure.
+pub(super) fn code(ended: &Ended) -> u8 {
+    match exit_of(ended) {
+        Exit::Ok => Exit::Failed as u8,
+        exit => exit as u8,
+    }
+}
+
+fn exit_of(ended: &Ended) -> Exit {
+    match ended {
+        Ended::Stopped => Exit::Ok,
+        Ended::ByMessage(_) => Exit::StoppedByMessage,
+        Ended::BadConfig(_) => Exit::BadConfig,
+        Ended::Failed(_) => Exit::Failed,
+    }
 }
 
 /// What a daemon's end means to the one who started it.
 pub(super) fn exit(result: Result<Ended, StartError>) -> Exit {
     match result {
-        Ok(Ended::Stopped) => Exit::Ok,
-        Ok(Ended::ByMessage(_)) => Exit::StoppedByMessage,
-        Ok(Ended::BadConfig(_)) => Exit::BadConfig,
-        Ok(Ended::Failed(_)) => Exit::Failed,
+        Ok(ended) => exit_of(&ended),
         Err(StartError::Config(error)) => {
             terminal::complain(&error);
             Exit::BadConfig

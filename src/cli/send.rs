@@ -53,16 +53,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Exit {
-    match send(arguments) {
-        Ok(sent) => {
-            terminal::say(sent);
-            Exit::Ok
-        }
-        Err(error) => {
-            terminal::complain(format_args!("{error:#}"));
-            Exit::Failed
-        }
-    }
+    terminal::print(send(arguments))
 }
 
 fn send(arguments: &Arguments) -> Result<String> {

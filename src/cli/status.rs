@@ -7,11 +7,9 @@ mod words;
 use std::io::IsTerminal;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use super::terminal::{complain, say};
-use super::{Exit, locate};
-use crate::service::control;
+use super::{Exit, locate, terminal};
 use crate::telemetry::status::{Request, Response, Status};
 use picture::{View, picture};
 
@@ -33,34 +31,24 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Exit {
-    match text(arguments) {
-        Ok(text) => {
-            say(text.trim_end());
-            Exit::Ok
-        }
-        Err(error) => {
-            complain(format_args!("{error:#}"));
-            Exit::Failed
-        }
-    }
+    terminal::print(text(arguments))
 }
 
 fn text(arguments: &Arguments) -> Result<String> {
     let status = ask(&arguments.daemon)?;
-    if arguments.json {
-        return Ok(serde_json::to_string_pretty(&status)?);
-    }
-    Ok(picture(&status, &view(arguments.all)))
+    let text = if arguments.json {
+        serde_json::to_string_pretty(&status)?
+    } else {
+        picture(&status, &view(arguments.all))
+    };
+    Ok(text.trim_end().to_owned())
 }
 
 fn ask(daemon: &locate::Daemon) -> Result<Status> {
-    match control::ask(&daemon.directory()?, &Request::Status, DEADLINE)? {
-        Response::Status(status) => Ok(*status),
-        Response::Error(error) => bail!("{error}"),
-        Response::Reloaded(_) | Response::Done(_) => {
-            bail!("moontide has answered another question")
-        }
-    }
+    daemon.ask(&Request::Status, DEADLINE, |response| match response {
+        Response::Status(status) => Some(*status),
+        _ => None,
+    })
 }
 
 fn view(all: bool) -> View {

@@ -6,12 +6,28 @@
 use std::fmt::Display;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
+use super::Exit;
+
 pub(crate) fn say(line: impl Display) {
     writeln!(io::stdout().lock(), "{line}").ok();
 }
 
 pub(crate) fn complain(error: impl Display) {
     writeln!(io::stderr().lock(), "moontide: {error}").ok();
+}
+
+/// Says what a command has to say, or complains of what kept it from that.
+pub(crate) fn print(result: anyhow::Result<impl Display>) -> Exit {
+    match result {
+        Ok(text) => {
+            say(text);
+            Exit::Ok
+        }
+        Err(error) => {
+            complain(format_args!("{error:#}"));
+            Exit::Failed
+        }
+    }
 }
 
 /// Yes unless the answer begins with n; `None` where nobody could answer.

@@ -1,21 +1,61 @@
-//! What listeners of one topic in one consumer must agree on: the topic has one set of lanes and one position.
+//! The keys that the listeners of one topic in one consumer share: a topic has one set of lanes and one position.
 //!
-//! Only what the file itself tells is compared: two patterns may meet in a topic that does not exist yet, and then the
-//! listener that stands first decides.
+//! Only topics and patterns of the file are compared. Two patterns may match a topic that does not exist yet; then the
+//! first listener decides.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::tree::Step;
 use super::{Listener, Scene, Topic};
 
 /// Reports every pair of listeners that share a topic and cannot.
 pub(super) fn check(listeners: &[(usize, Listener)], scene: &mut Scene<'_, '_>) {
-    for (place, (index, later)) in listeners.iter().enumerate() {
-        for (_, earlier) in &listeners[..place] {
-            if earlier.consumer == later.consumer
-                && let Some(topic) = common_topic(earlier, later)
-            {
-                pair(*index, earlier, later, &topic, scene);
+    let mut consumers: BTreeMap<&str, Earlier<'_>> = BTreeMap::new();
+    for (index, later) in listeners {
+        let earlier = consumers.entry(&later.consumer).or_default();
+        for one in earlier.that_may_share(later) {
+            if let Some(topic) = common_topic(one, later) {
+                pair(*index, one, later, &topic, scene);
             }
         }
+        earlier.add(later);
+    }
+}
+
+/// The listeners of one consumer that stand before another, in their order. Most have topics of their own, and are not
+/// looked at.
+#[derive(Default)]
+struct Earlier<'l> {
+    all: Vec<&'l Listener>,
+    by_literal: BTreeMap<&'l str, BTreeSet<usize>>,
+    with_pattern: BTreeSet<usize>,
+}
+
+impl<'l> Earlier<'l> {
+    fn that_may_share(&self, later: &Listener) -> Vec<&'l Listener> {
+        let mut places = self.with_pattern.clone();
+        for topic in &later.topics {
+            match topic {
+                Topic::Literal(name) => {
+                    places.extend(self.by_literal.get(&**name).into_iter().flatten());
+                }
+                Topic::Pattern(_) => return self.all.clone(),
+            }
+        }
+        places.into_iter().map(|place| self.all[place]).collect()
+    }
+
+    fn add(&mut self, listener: &'l Listener) {
+        let place = self.all.len();
+        for topic in &listener.topics {
+            match topic {
+                Topic::Literal(name) => {
+                    self.by_literal.entry(name).or_default().insert(place);
+                }
+                Topic::Pattern(_) => _ = self.with_pattern.insert(place),
+            }
+        }
+        self.all.push(listener);
     }
 }
 
@@ -86,7 +126,7 @@ fn pair(
     }
     if a.auto_commit != b.auto_commit {
         scene.report.warning(format!(
-            "{who} differ in `runConfig.autoCommit`: the topic's offset is the smaller of both, so it moves only as far as \
+            "{who} differ in `runConfig.autoCommit`: the smaller position of both is committed, so the offset moves only as far as \
              ctx.commitOffsets says"
         ));
     }

@@ -16,7 +16,7 @@ use crate::kafka::property::{self, Refusal};
 /// librdkafka's default of `message.max.bytes`, below which `fetch.max.bytes` may not be.
 const MESSAGE_MAX_BYTES: u64 = 1_000_000;
 
-/// What librdkafka takes before an address.
+/// The schemes of an address that librdkafka accepts.
 const SCHEMES: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
 
 /// The property by which librdkafka asks for tokens itself.
@@ -87,8 +87,8 @@ fn groups_differ(consumers: &[super::Consumer], scene: &mut Scene<'_, '_>) {
             scene.report.error(
                 at,
                 format!(
-                    "consumers `{other}` and `{}` have the same `groupId` `{}`; give each its own, or let their listeners \
-                     join one of them",
+                    "consumers `{other}` and `{}` have the same `groupId` `{}`; give each its own, or use one \
+                     consumer for their listeners",
                     consumer.name, consumer.group_id
                 ),
             );
@@ -153,7 +153,7 @@ fn brokers(consumer: &Consumer, path: &[&str], scene: &mut Scene<'_, '_>) {
     }
 }
 
-/// What librdkafka would understand; else what may be meant.
+/// Whether librdkafka accepts the address; the error is a hint for the end of the sentence.
 fn broker_address(broker: &str) -> Result<(), String> {
     let address = match broker.split_once("://") {
         Some((scheme, address)) if SCHEMES.iter().any(|s| s.eq_ignore_ascii_case(scheme)) => {
@@ -161,13 +161,13 @@ fn broker_address(broker: &str) -> Result<(), String> {
         }
         Some((scheme, address)) => {
             let host = address.split('/').next().unwrap_or_default();
-            return Err(format!("; leave out `{scheme}://`: `{host}`"));
+            return Err(format!("; remove `{scheme}://`: `{host}`"));
         }
         None => broker,
     };
     if let Some(name) = address.strip_prefix('$') {
         let name = name.split(':').next().unwrap_or_default();
-        return Err(format!("; the variable `{name}` is written `${{{name}}}`"));
+        return Err(format!("; write the variable `{name}` as `${{{name}}}`"));
     }
     let (host, port) = match address.rsplit_once(':') {
         Some((host, port)) if !address.ends_with(']') => (host, Some(port)),
@@ -198,7 +198,7 @@ fn group(
             .report
             .error(at, "`groupId` is missing in `[consumerConfig]`"),
         None => {
-            scene.report.error(at, format!("`groupId` is missing in `[consumers.{name}]`; a named consumer has a group of its own"));
+            scene.report.error(at, format!("`groupId` is missing in `[consumers.{name}]`; a named consumer does not inherit it"));
         }
     }
     None
@@ -209,7 +209,12 @@ fn classic(consumer: &Consumer, path: &[&str], scene: &mut Scene<'_, '_>) {
         for key in CLASSIC_KEYS {
             if tree::table(scene.tree, path).is_some_and(|table| table.contains_key(key)) {
                 let at = scene.at_keys(path, &[key]);
-                scene.report.error(at, format!("`{key}` is the broker's to decide with `groupProtocol` \"consumer\"; remove it"));
+                scene.report.error(
+                    at,
+                    format!(
+                        "`{key}` is set by the broker with `groupProtocol` \"consumer\"; remove it"
+                    ),
+                );
             }
         }
         return;
@@ -235,10 +240,10 @@ fn classic(consumer: &Consumer, path: &[&str], scene: &mut Scene<'_, '_>) {
     if assigners.is_empty() && !scene.report.is_left_out("partitionAssigners") {
         scene.report.error(
             at,
-            "`partitionAssigners` is empty; leave it out for [\"cooperative-sticky\"]",
+            "`partitionAssigners` is empty; remove it for [\"cooperative-sticky\"]",
         );
     } else if assigners.len() > 1 && assigners.contains(&Assigner::CooperativeSticky) {
-        scene.report.error(at, "`partitionAssigners` has \"cooperative-sticky\" beside another one, which librdkafka cannot mix");
+        scene.report.error(at, "`partitionAssigners` has \"cooperative-sticky\" and another assignor, which librdkafka cannot mix");
     }
 }
 
@@ -247,7 +252,7 @@ fn limits(consumer: &Consumer, path: &[&str], file: &File, scene: &mut Scene<'_,
         let at = scene.at_keys(path, &["metadataMaxAge"]);
         scene.report.error(
             at,
-            "`metadataMaxAge` is 0; new topics and partitions would never be seen",
+            "`metadataMaxAge` is 0, so new topics and partitions would never be found",
         );
     }
     let (wait, request) = (
@@ -267,7 +272,9 @@ fn limits(consumer: &Consumer, path: &[&str], file: &File, scene: &mut Scene<'_,
         let most = consumer.max_bytes;
         scene.report.error(
             at,
-            format!("`maxBytes` is {most}, less than the 1 MB that a message may have"),
+            format!(
+                "`maxBytes` is {most}, less than 1 MB, the largest message that librdkafka takes"
+            ),
         );
     }
     let (drain, rebalance) = (file.daemon.drain_deadline, consumer.rebalance_timeout);
@@ -277,7 +284,7 @@ fn limits(consumer: &Consumer, path: &[&str], file: &File, scene: &mut Scene<'_,
             .or_else(|| scene.at_written(path, &["rebalanceTimeout"]));
         scene.report.error(
             at,
-            format!("`drainDeadline` is {drain}, more than `rebalanceTimeout` {rebalance}, after which others have the partitions"),
+            format!("`drainDeadline` is {drain}, more than `rebalanceTimeout` {rebalance}, after which the group gives the partitions to other members"),
         );
     }
 }
@@ -334,7 +341,7 @@ fn properties(
         let at = scene.at_keys(path, &["sasl", "mechanism"]);
         scene.report.error(
             at,
-            "`sasl.mechanism` is \"oauthbearer\", but this program's librdkafka is built without libcurl, which asks for \
+            "`sasl.mechanism` is \"oauthbearer\", but this program's librdkafka is built without libcurl, which fetches \
              the tokens; use \"scram-sha-512\"",
         );
     }
@@ -362,7 +369,7 @@ fn properties(
     properties
 }
 
-/// What librdkafka has against the whole, when it has nothing against any part.
+/// Reports what librdkafka refuses in the combination of properties, where each alone is good.
 fn together(
     consumer: &Consumer,
     properties: &BTreeMap<String, Value>,

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration: sentences with their place in the file.
+//! The errors of a configuration: sentences with their place in the file.
 //!
 //! All of them are collected before any is shown. No sentence and no excerpt shows a secret: what was interpolated from
 //! a file or a credential is hidden in every sentence, and the value of a sensitive key in every excerpt.
@@ -75,7 +75,7 @@ impl fmt::Display for Errors {
 
 impl std::error::Error for Errors {}
 
-/// What the system says of a file, without the number that it says as well.
+/// The message of an I/O error without its number.
 pub(crate) fn words(error: &io::Error) -> String {
     let text = error.to_string();
     let words = text
@@ -97,7 +97,7 @@ pub(super) struct Report<'a> {
     pub(super) warnings: Vec<String>,
     /// Where values of sensitive keys stand in the text.
     masked: Vec<Range<usize>>,
-    /// What came from files and credentials.
+    /// The values that came from files and credentials.
     secrets: Vec<String>,
     /// The tree is incomplete, so a line that may hold a secret is not shown at all.
     broken: bool,

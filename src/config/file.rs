@@ -1,7 +1,7 @@
-//! What the user wrote: one type a table, key by key as in the TOML.
+//! The configuration file as types: one type for a table, one field for a key of the TOML.
 //!
-//! The JSON Schema, the defaults and the list of valid keys all come from these types. Nothing in here is checked
-//! beyond its shape; what a key means is decided where it is resolved. Only `config` sees these types.
+//! The JSON Schema, the defaults and the list of valid keys come from these types. They check nothing but the type of a
+//! value; the meaning of a key is decided where it is resolved. Only `config` sees these types.
 
 mod failure;
 mod kafka;
@@ -27,73 +27,74 @@ use super::unit::{Millis, Size};
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields, rename = "File")]
 pub(super) struct File {
-    /// The connection to Kafka; inherited by every consumer, each may override any key of it.
+    /// The connection to Kafka. Every consumer inherits it and may override any key.
     pub(super) kafka_config: Client,
     /// The default consumer, and the default of every named one.
     pub(super) consumer_config: Consumer,
-    /// Further consumers by name; a listener joins one with `consumer = "name"`.
+    /// Further consumers by name. A listener uses one with `consumer = "name"`.
     pub(super) consumers: BTreeMap<String, Consumer>,
-    /// The default of every listener: any of its keys but name, topic, topics and handler.
+    /// The defaults of every listener: any key but name, topic, topics and handler.
     pub(super) listener_defaults: Policies,
     /// Topics bound to a handler.
     pub(super) listeners: Vec<Listener>,
-    /// Handlers and the Lua that runs them.
+    /// The handlers and the Lua VMs that run them.
     pub(super) lua: Lua,
-    /// Log lines.
+    /// The log.
     pub(super) log: Log,
-    /// The process.
+    /// The process of the daemon.
     pub(super) daemon: Daemon,
-    /// The server of metrics and probes; absent: none.
+    /// The HTTP server of metrics and probes; absent: no server.
     pub(super) http: Option<Http>,
 }
 
-/// Topics bound to a handler, with their policies.
+/// Topics bound to a handler, with the policies for their messages.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub(super) struct Listener {
-    /// Unique; absent: the handler string.
+    /// The name of the listener, unique; absent: the handler string.
     pub(super) name: Option<String>,
-    /// A topic, or a pattern when it begins with `^`.
+    /// A topic, or a regular expression that begins with `^`.
     pub(super) topic: Option<String>,
-    /// Several of them.
+    /// Several topics, instead of `topic`.
     pub(super) topics: Vec<String>,
-    /// The file below the handlers folder, a dot, and the function; without a dot: the file returns the function.
+    /// A file below the handlers folder, a dot and a function; without the dot, the file itself returns the function.
     pub(super) handler: Option<String>,
     #[serde(flatten)]
     pub(super) policies: Policies,
 }
 
-/// What a listener may inherit.
+/// The keys that a listener can inherit.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub(super) struct Policies {
     /// The name of a table below `[consumers]`; absent: the consumer of `[consumerConfig]`.
     pub(super) consumer: Option<String>,
-    /// Where to start.
+    /// Where consumption starts.
     pub(super) subscription: Subscription,
-    /// How to run.
+    /// Commits and concurrency.
     pub(super) run_config: RunConfig,
-    /// Which messages run one after the other.
+    /// Which messages run one after the other: those of a partition, those of a key, or none.
     pub(super) ordering: Ordering,
-    /// Messages being handled at once, of one topic.
+    /// The most messages of a topic in flight.
     pub(super) max_in_flight: MaxInFlight,
-    /// With ordering key: what messages without a key are to each other; absent: parallel.
+    /// With ordering key: whether messages without a key run in parallel or in the order of their partition; absent:
+    /// parallel.
     pub(super) null_keys: Option<NullKeys>,
-    /// What follows a message's last attempt; absent: deadLetter where a table of that name is, else retry.
+    /// The policy after the last attempt of a message; absent: deadLetter where that table is set, else retry.
     pub(super) on_error: Option<OnError>,
     /// How often and when a failed message runs again.
     pub(super) retry: Retry,
-    /// The topic of messages that are given up.
+    /// The dead-letter topic.
     pub(super) dead_letter: Option<DeadLetter>,
-    /// When failures stop the listener for a while: false, true, or a table; absent: with onError deadLetter.
+    /// The circuit breaker: false, true, or a table; absent: on with onError deadLetter.
     pub(super) breaker: Option<Breaker>,
-    /// What ends a call.
+    /// The time limits of a call.
     pub(super) limits: Limits,
 }
 
-/// A number with a default of its own.
+/// A number whose default is not 0.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub(super) struct MaxInFlight(pub(super) u64);
@@ -104,27 +105,27 @@ impl Default for MaxInFlight {
     }
 }
 
-/// Where to start.
+/// Where consumption starts.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub(super) struct Subscription {
-    /// Where the group has no committed offset: at the beginning, or at the end.
+    /// Whether a group without a committed offset starts at the beginning of a partition, or at its end.
     pub(super) from_beginning: bool,
 }
 
-/// How to run.
+/// Commits and concurrency.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub(super) struct RunConfig {
-    /// Whether offsets are committed by themselves; else by `ctx.commitOffsets` alone.
+    /// Whether Moontide commits offsets by itself; false: only `ctx.commitOffsets` commits.
     pub(super) auto_commit: bool,
-    /// Commit so often; without interval and threshold: when a partition has nothing left to do, else every second.
+    /// The time between commits; without interval and threshold: when a partition is idle, else every second.
     pub(super) auto_commit_interval: Option<Millis>,
-    /// Commit after so many messages.
+    /// The number of messages after which offsets are committed.
     pub(super) auto_commit_threshold: Option<u64>,
-    /// Partitions that are handled at once; absent: all that are assigned.
+    /// The most partitions that are handled at the same time; absent: all assigned partitions.
     pub(super) partitions_consumed_concurrently: Option<u64>,
 }
 
@@ -155,36 +156,36 @@ pub(super) enum NullKeys {
     Partition,
 }
 
-/// What ends a call.
+/// The time limits of a call.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub(super) struct Limits {
-    /// Lua that computes for so long without a pause is ended, and the message has failed.
-    pub(super) blocking: Millis,
-    /// A whole call that takes so long, waits included, is cancelled, and the message has failed.
+    /// The longest computing without a pause, after which a call fails; absent: 5 s, or the timeout where that is shorter.
+    pub(super) blocking: Option<Millis>,
+    /// The longest call, its waits included, after which it fails.
     pub(super) timeout: Millis,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            blocking: Millis(5_000),
+            blocking: None,
             timeout: Millis(300_000),
         }
     }
 }
 
-/// Handlers and the Lua that runs them.
+/// The handlers and the Lua VMs that run them.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub(super) struct Lua {
     /// The folder of handlers, relative to this file.
     pub(super) handlers: PathBuf,
-    /// Lua VMs, each with a thread of its own.
+    /// The number of Lua VMs; each has its own thread.
     pub(super) workers: u32,
-    /// Memory of one VM.
+    /// The memory limit of one VM.
     pub(super) memory: Size,
     /// Where `require` looks for Lua modules after the handlers folder, as in `LUA_PATH`.
     pub(super) path: String,
@@ -204,20 +205,20 @@ impl Default for Lua {
     }
 }
 
-/// Log lines.
+/// The log.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub(super) struct Log {
-    /// error, warn, info, debug or trace, and by target, as in `RUST_LOG`.
+    /// A level (off, error, warn, info, debug, trace), or levels by target: `info,librdkafka=warn`.
     pub(super) level: String,
     /// auto: text on a terminal, journald under systemd, else json.
     pub(super) format: LogFormat,
-    /// A file besides standard error, relative to this file; absent: none.
+    /// A log file besides standard error, relative to this file; absent: no file.
     pub(super) file: Option<PathBuf>,
-    /// When a new file begins.
+    /// How often a new log file begins.
     pub(super) rotation: Rotation,
-    /// Files that are kept.
+    /// The number of log files that are kept.
     pub(super) keep: u32,
 }
 
@@ -253,18 +254,18 @@ pub(super) enum Rotation {
     Never,
 }
 
-/// The process.
+/// The process of the daemon.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub(super) struct Daemon {
-    /// How long running calls may take to finish when the daemon stops.
+    /// The time for running calls to finish when the daemon stops.
     pub(super) drain_deadline: Millis,
     /// Absent: `$STATE_DIRECTORY`, else `.moontide` beside this file.
     pub(super) state_directory: Option<PathBuf>,
     /// Absent: `$RUNTIME_DIRECTORY`, else `.moontide` beside this file.
     pub(super) runtime_directory: Option<PathBuf>,
-    /// Crashes of the process with a message running, after which that message runs alone.
+    /// The number of crashes during the run of a message after which that message runs alone.
     pub(super) crashes: u32,
 }
 
@@ -286,7 +287,7 @@ impl Default for Daemon {
 pub(super) struct Http {
     /// Address and port; absent: no server.
     pub(super) listen: Option<String>,
-    /// A partition whose oldest unfinished message is older makes `/ready` fail.
+    /// The age of the oldest unfinished message of a partition at which `/ready` fails.
     pub(super) stall_after: Millis,
 }
 

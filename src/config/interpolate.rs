@@ -12,19 +12,28 @@ use toml::de::{DeArray, DeValue};
 use super::error::{Report, words};
 use super::tree::Tree;
 
-/// Where the pieces come from.
-pub(super) struct Sources<'a> {
+/// Where the values of references come from.
+pub(super) struct Lookup<'a> {
     pub(super) environment: &'a dyn Fn(&str) -> Option<String>,
     /// The folder of the configuration, for relative paths.
     pub(super) folder: &'a Path,
 }
 
-/// Replaces every reference; a value whose reference cannot be resolved is reported and left out.
-pub(super) fn tree(tree: &mut Tree<'_>, sources: &Sources<'_>, report: &mut Report<'_>) {
+/// Replaces every reference below a top-level key; a value whose reference cannot be resolved is reported and left out.
+pub(super) fn entry(tree: &mut Tree<'_>, key: &str, lookup: &Lookup<'_>, report: &mut Report<'_>) {
+    let is_good = tree
+        .get_mut(key)
+        .is_none_or(|entry| value(entry, key, lookup, report));
+    if !is_good {
+        tree.remove(key);
+    }
+}
+
+fn tree(tree: &mut Tree<'_>, lookup: &Lookup<'_>, report: &mut Report<'_>) {
     let mut bad = Vec::new();
     for (key, entry) in tree.iter_mut() {
         let key = key.get_ref().as_ref();
-        if !value(entry, key, sources, report) {
+        if !value(entry, key, lookup, report) {
             bad.push(key.to_owned());
         }
     }
@@ -36,12 +45,12 @@ pub(super) fn tree(tree: &mut Tree<'_>, sources: &Sources<'_>, report: &mut Repo
 fn value(
     entry: &mut Spanned<DeValue<'_>>,
     key: &str,
-    sources: &Sources<'_>,
+    lookup: &Lookup<'_>,
     report: &mut Report<'_>,
 ) -> bool {
     let span = entry.span();
     match entry.get_mut() {
-        DeValue::String(text) => match expand(text, sources) {
+        DeValue::String(text) => match expand(text, lookup) {
             Ok(Expanded {
                 text: Some(expanded),
                 secrets,
@@ -60,12 +69,12 @@ fn value(
         },
         DeValue::Array(array) => {
             for mut item in std::mem::replace(array, DeArray::new()) {
-                if value(&mut item, key, sources, report) {
+                if value(&mut item, key, lookup, report) {
                     array.push(item);
                 }
             }
         }
-        DeValue::Table(table) => self::tree(table, sources, report),
+        DeValue::Table(table) => self::tree(table, lookup, report),
         _ => {}
     }
     true
@@ -73,12 +82,12 @@ fn value(
 
 #[derive(Debug, Default, PartialEq)]
 struct Expanded {
-    /// Absent: there was nothing to replace.
+    /// Absent: the string has no reference.
     text: Option<String>,
     secrets: Vec<String>,
 }
 
-fn expand(text: &str, sources: &Sources<'_>) -> Result<Expanded, String> {
+fn expand(text: &str, lookup: &Lookup<'_>) -> Result<Expanded, String> {
     if !text.contains("${") {
         return Ok(Expanded::default());
     }
@@ -97,7 +106,7 @@ fn expand(text: &str, sources: &Sources<'_>) -> Result<Expanded, String> {
         let end = inner
             .find('}')
             .ok_or("`${` without its `}`; write `$${` for a literal `${`")?;
-        let (piece, secret) = resolve(&inner[..end], sources)?;
+        let (piece, secret) = resolve(&inner[..end], lookup)?;
         result.push_str(&piece);
         if secret {
             secrets.push(piece);
@@ -112,12 +121,12 @@ fn expand(text: &str, sources: &Sources<'_>) -> Result<Expanded, String> {
 }
 
 /// The value of one reference, and whether it is secret.
-fn resolve(reference: &str, sources: &Sources<'_>) -> Result<(String, bool), String> {
+fn resolve(reference: &str, lookup: &Lookup<'_>) -> Result<(String, bool), String> {
     if let Some(path) = reference.strip_prefix("file:") {
-        return Ok((read(&sources.folder.join(path), reference)?, true));
+        return Ok((read(&lookup.folder.join(path), reference)?, true));
     }
     if let Some(name) = reference.strip_prefix("credential:") {
-        let folder = (sources.environment)("CREDENTIALS_DIRECTORY")
+        let folder = (lookup.environment)("CREDENTIALS_DIRECTORY")
             .ok_or_else(|| format!("`${{{reference}}}` needs $CREDENTIALS_DIRECTORY, which systemd sets for LoadCredential="))?;
         if name.is_empty() || name.contains('/') || name == ".." {
             return Err(format!(
@@ -138,16 +147,16 @@ fn resolve(reference: &str, sources: &Sources<'_>) -> Result<(String, bool), Str
     }
     if default.is_some_and(|default| default.contains("${")) {
         return Err(format!(
-            "`${{{reference}}}` has a reference within its default"
+            "`${{{reference}}}` has a reference in its default, which is not allowed"
         ));
     }
-    let value = (sources.environment)(name);
+    let value = (lookup.environment)(name);
     match (value, default) {
         (Some(value), None) => Ok((value, false)),
         (Some(value), Some(_)) if !value.is_empty() => Ok((value, false)),
         (_, Some(default)) => Ok((default.to_owned(), false)),
         (None, None) => Err(format!(
-            "the environment has no `{name}`; set it, or write `${{{name}:-default}}`"
+            "the environment variable `{name}` is not set; set it, or write `${{{name}:-default}}`"
         )),
     }
 }
@@ -171,12 +180,12 @@ mod tests {
             "EMPTY" => Some(String::new()),
             _ => None,
         };
-        let sources = Sources {
+        let lookup = Lookup {
             environment: &environment,
             folder: Path::new("/"),
         };
         let found =
-            expand(text, &sources).map(|expanded| expanded.text.unwrap_or_else(|| text.to_owned()));
+            expand(text, &lookup).map(|expanded| expanded.text.unwrap_or_else(|| text.to_owned()));
         assert_eq!(found.as_deref().map_err(String::as_str), expected);
     }
 
@@ -204,7 +213,9 @@ mod tests {
     fn a_missing_variable_is_an_error() {
         check(
             "${UNSET}",
-            Err("the environment has no `UNSET`; set it, or write `${UNSET:-default}`"),
+            Err(
+                "the environment variable `UNSET` is not set; set it, or write `${UNSET:-default}`",
+            ),
         );
         check(
             "${SET",
@@ -222,11 +233,11 @@ mod tests {
     fn a_file_is_secret_and_loses_its_last_line_end() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("password"), "secret\n").unwrap();
-        let sources = Sources {
+        let lookup = Lookup {
             environment: &|_| None,
             folder: folder.path(),
         };
-        let found = expand("x${file:password}", &sources).unwrap();
+        let found = expand("x${file:password}", &lookup).unwrap();
         assert_eq!(
             found,
             Expanded {

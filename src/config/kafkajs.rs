@@ -72,7 +72,7 @@ impl Mapping<'_> {
         );
     }
 
-    /// What the promises and the throughput rest on, whatever the file says.
+    /// The properties that delivery guarantees and throughput need; the file cannot change them.
     fn always(&mut self) {
         self.set("enable.auto.commit", false, &[]);
         self.set("enable.auto.offset.store", false, &[]);
@@ -227,7 +227,7 @@ impl Mapping<'_> {
             if table.cert.is_some() || table.key.is_some() {
                 return complain(
                     &["ssl", "pfx"],
-                    "`ssl.pfx` holds a certificate and its key; leave out `ssl.cert` and `ssl.key`",
+                    "`ssl.pfx` holds a certificate and its key; remove `ssl.cert` and `ssl.key`",
                 );
             }
             self.file("ssl.keystore.location", pfx, &["ssl", "pfx"])?;
@@ -247,15 +247,15 @@ impl Mapping<'_> {
                 self.pem("ssl.key.pem", "ssl.key.location", key, &["ssl", "key"])?;
             }
             (Some(_), None) => {
-                return complain(&["ssl", "cert"], "`ssl.cert` is without its `ssl.key`");
+                return complain(&["ssl", "cert"], "`ssl.cert` is set without `ssl.key`");
             }
             (None, Some(_)) => {
-                return complain(&["ssl", "key"], "`ssl.key` is without its `ssl.cert`");
+                return complain(&["ssl", "key"], "`ssl.key` is set without `ssl.cert`");
             }
             (None, None) if table.passphrase.is_some() => {
                 return complain(
                     &["ssl", "passphrase"],
-                    "`ssl.passphrase` has no `ssl.key` or `ssl.pfx` to open",
+                    "`ssl.passphrase` is set without `ssl.key` or `ssl.pfx`",
                 );
             }
             (None, None) => {}

@@ -1,7 +1,7 @@
 //! Levels by target, as in `RUST_LOG`: `info` or `info,librdkafka=warn,consumer=debug`.
 //!
 //! `EnvFilter` takes any bare word for a target and turns everything else off, so that `level = "inof"` would silence
-//! the daemon. What a config says is therefore checked more strictly than what the environment says.
+//! the daemon. So `[log] level` is checked more strictly than `RUST_LOG`.
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
@@ -11,7 +11,7 @@ use crate::nearest::suggestion;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// What is wrong with `directives`, if anything.
+/// The error of `directives`, if they have one.
 pub(super) fn error(directives: &str) -> Option<String> {
     for part in directives.split(',').map(str::trim) {
         let (target, level) = match part.rsplit_once('=') {

@@ -15,6 +15,9 @@ use super::{DEFAULT_CONSUMER, Handler, Limits, Listener, NullKeys, Ordering, Run
 use crate::config::Sources;
 use crate::nearest::nearest;
 
+/// Default of `limits.blocking`; a shorter `limits.timeout` shortens it.
+pub(super) const BLOCKING: Millis = Millis(5_000);
+
 pub(super) fn resolve(
     file: &File,
     sources: &Sources,
@@ -36,7 +39,7 @@ pub(super) fn resolve(
             let line = line
                 .map(|line| format!(" in line {line}"))
                 .unwrap_or_default();
-            scene.report.error(at, format!("two listeners are named `{name}`, the other one{line}; give each a `name` of its own"));
+            scene.report.error(at, format!("two listeners are named `{name}`, the other one{line}; give each listener its own `name`"));
         }
         let mut one = One { index, name, scene };
         if let Some(listener) = one.resolve(listener, file, sources) {
@@ -62,7 +65,7 @@ pub(super) fn resolve(
     resolved
 }
 
-/// What a handler without a file may be meant to be.
+/// The existing handler that a misspelt one may mean.
 fn meant(handler: &Handler, folder: &Path, sources: &Sources) -> Option<String> {
     let exists = |path: &str| sources.contains_key(&format!("{path}.lua"));
     let with_function = |path: &str, function: Option<&str>| match function {
@@ -131,10 +134,7 @@ impl One<'_, '_, '_> {
         sources: &Sources,
     ) -> Option<Listener> {
         if self.name.trim().is_empty() || self.name.chars().any(char::is_control) {
-            self.error(
-                &["name"],
-                "a name is not empty and has no control characters",
-            );
+            self.error(&["name"], "`name` is empty or has control characters");
         }
         let handler = self.handler(listener, file, sources);
         let topics = self.topics(listener);
@@ -164,7 +164,7 @@ impl One<'_, '_, '_> {
         if max_in_flight == 0 {
             self.error(
                 &["maxInFlight"],
-                "`maxInFlight` is 0, so that nothing could run; the least is 1",
+                "`maxInFlight` is 0, so no message could run; the minimum is 1",
             );
         }
         Some(Listener {
@@ -212,23 +212,24 @@ impl One<'_, '_, '_> {
     }
 
     fn limits(&mut self, limits: &file::Limits) -> Limits {
-        let (blocking, timeout) = (limits.blocking, limits.timeout);
-        if blocking.0 == 0 {
+        let timeout = limits.timeout;
+        let blocking = limits.blocking.unwrap_or(BLOCKING.min(timeout));
+        if limits.blocking == Some(Millis(0)) {
             self.error(
                 &["limits", "blocking"],
-                "`limits.blocking` is 0, so that nothing could run; the default is 5 s",
+                "`limits.blocking` is 0, so no call could run; the default is 5 s",
             );
         }
         if timeout.0 == 0 {
             self.error(
                 &["limits", "timeout"],
-                "`limits.timeout` is 0, so that nothing could run; the default is 5 min",
+                "`limits.timeout` is 0, so no call could run; the default is 5 min",
             );
         } else if timeout < blocking {
             self.error(
                 &["limits", "timeout"],
                 format!(
-                    "`limits.timeout` is {timeout}, less than `limits.blocking` {blocking}, which is a part of it"
+                    "`limits.timeout` is {timeout}, less than `limits.blocking` {blocking}; a call's timeout includes its computing time"
                 ),
             );
         }
@@ -294,7 +295,7 @@ impl One<'_, '_, '_> {
             (Some(_), [_, ..]) => {
                 self.error(
                     &["topic"],
-                    "`topic` and `topics` are both there; write one of them",
+                    "`topic` and `topics` are both set; remove one of them",
                 );
                 return None;
             }
@@ -312,7 +313,7 @@ impl One<'_, '_, '_> {
         for name in names {
             match parse_topic(name) {
                 Ok(_) if !seen.insert(name) => {
-                    self.error(&[key], format!("topic `{name}` is there twice"));
+                    self.error(&[key], format!("topic `{name}` is listed twice"));
                 }
                 Ok(topic) => topics.push(topic),
                 Err(message) => self.error(&[key], message),
@@ -325,19 +326,19 @@ impl One<'_, '_, '_> {
         if run.auto_commit_interval == Some(Millis(0)) {
             self.error(
                 &["runConfig", "autoCommitInterval"],
-                "`runConfig.autoCommitInterval` is 0; leave it out, or write a time",
+                "`runConfig.autoCommitInterval` is 0; remove it, or write a duration",
             );
         }
         if run.auto_commit_threshold == Some(0) {
             self.error(
                 &["runConfig", "autoCommitThreshold"],
-                "`runConfig.autoCommitThreshold` is 0; leave it out, or write a number",
+                "`runConfig.autoCommitThreshold` is 0; remove it, or write a number",
             );
         }
         if run.partitions_consumed_concurrently == Some(0) {
             self.error(
                 &["runConfig", "partitionsConsumedConcurrently"],
-                "`runConfig.partitionsConsumedConcurrently` is 0, so that nothing could run; leave it out for all partitions",
+                "`runConfig.partitionsConsumedConcurrently` is 0, so no message could run; remove it for all partitions",
             );
         }
         Run {

@@ -3,6 +3,7 @@
 //! Parse → mask → interpolate → check names and types → inherit → deserialize → check the rules. Errors are collected
 //! on the whole way; only a file that is not TOML ends it early.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -11,58 +12,130 @@ use toml::Spanned;
 use super::error::Report;
 use super::file::File;
 use super::scene::Scene;
-use super::tree;
+use super::tree::{self, Tree};
 use super::{Config, Errors, agree, consumers, interpolate, listeners, process, shape};
 use crate::config::Sources;
 
-/// Reads and checks a configuration.
+/// A configuration as it is written, parsed once.
 ///
-/// # Errors
-///
-/// Everything that is wrong with it, at once.
-pub(crate) fn load(
-    path: &Path,
-    text: &str,
-    sources: &Sources,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Config, Errors> {
-    let folder = folder(path);
-    let mut report = Report::new(text);
-    let mut tree = tree::parse(text, &mut report).into_inner();
-    shape::mask(&tree, &mut report);
-    if !report.is_empty() {
-        report.broken();
-        return Err(report.finish(path));
-    }
-    interpolate::tree(
-        &mut tree,
-        &interpolate::Sources {
+/// References are replaced table by table, each once and not before it counts. So a load opens the file of a secret
+/// once, and what needs no secret opens none.
+pub(crate) struct Written<'t> {
+    path: &'t Path,
+    text: &'t str,
+    /// The folder of the file, absolute.
+    folder: PathBuf,
+    environment: &'t dyn Fn(&str) -> Option<String>,
+    tree: Tree<'t>,
+    /// Top-level keys below which references are replaced.
+    interpolated: BTreeSet<String>,
+    is_toml: bool,
+    report: Report<'t>,
+}
+
+impl<'t> Written<'t> {
+    /// Parses the text as far as it is TOML.
+    pub(crate) fn parse(
+        path: &'t Path,
+        text: &'t str,
+        environment: &'t dyn Fn(&str) -> Option<String>,
+    ) -> Self {
+        let mut report = Report::new(text);
+        let tree = tree::parse(text, &mut report).into_inner();
+        shape::mask(&tree, &mut report);
+        Self {
+            path,
+            text,
+            folder: folder(path),
             environment,
-            folder: &folder,
-        },
-        &mut report,
-    );
-    shape::check(&mut tree, &mut report);
-    tree::inherit(&mut tree);
-    let deserializer = toml::Deserializer::from(Spanned::new(0..text.len(), tree.clone()));
-    let file = match File::deserialize(deserializer) {
-        Ok(file) => file,
-        Err(error) => {
-            report.error(error.span(), error.message());
-            return Err(report.finish(path));
+            tree,
+            interpolated: BTreeSet::new(),
+            is_toml: report.is_empty(),
+            report,
         }
-    };
-    let mut scene = Scene {
-        tree: &tree,
-        text,
-        folder: &folder,
-        report,
-    };
-    let config = resolve(path, &file, sources, environment, &mut scene);
-    if scene.report.is_empty() {
-        Ok(config)
-    } else {
-        Err(scene.report.finish(path))
+    }
+
+    /// The folder of handlers, as far as a file that may be wrong elsewhere tells it.
+    pub(crate) fn handlers(&mut self) -> PathBuf {
+        self.folder_at("lua", "handlers")
+            .unwrap_or_else(|| self.folder.join("handlers"))
+    }
+
+    /// `daemon.runtimeDirectory`, as far as a file that may be wrong elsewhere tells it.
+    pub(crate) fn runtime_directory(&mut self) -> Option<PathBuf> {
+        self.folder_at("daemon", "runtimeDirectory")
+    }
+
+    fn folder_at(&mut self, table: &'static str, key: &str) -> Option<PathBuf> {
+        self.interpolate(table);
+        let written = tree::table(&self.tree, &[table])?;
+        let written = written.get(key)?.get_ref().as_str()?;
+        (!written.is_empty()).then(|| self.folder.join(written))
+    }
+
+    fn interpolate(&mut self, key: &str) {
+        if !self.interpolated.insert(key.to_owned()) {
+            return;
+        }
+        let lookup = interpolate::Lookup {
+            environment: self.environment,
+            folder: &self.folder,
+        };
+        // Of a file that is not TOML nothing else is reported.
+        let mut ignored = Report::new(self.text);
+        let report = if self.is_toml {
+            &mut self.report
+        } else {
+            &mut ignored
+        };
+        interpolate::entry(&mut self.tree, key, &lookup, report);
+    }
+
+    /// Checks all of it against the Lua files that there are.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it, at once.
+    pub(crate) fn config(mut self, sources: &Sources) -> Result<Config, Errors> {
+        if !self.is_toml {
+            self.report.broken();
+            return Err(self.report.finish(self.path));
+        }
+        let keys = self.tree.keys().map(|key| key.get_ref().to_string());
+        for key in keys.collect::<Vec<_>>() {
+            self.interpolate(&key);
+        }
+        let Self {
+            path,
+            text,
+            folder,
+            environment,
+            mut tree,
+            mut report,
+            ..
+        } = self;
+        shape::check(&mut tree, &mut report);
+        tree::inherit(&mut tree);
+        let deserializer = toml::Deserializer::from(Spanned::new(0..text.len(), tree.clone()));
+        let file = match File::deserialize(deserializer) {
+            Ok(file) => file,
+            Err(error) => {
+                report.error(error.span(), error.message());
+                return Err(report.finish(path));
+            }
+        };
+        let mut scene = Scene {
+            tree: &tree,
+            text,
+            folder: &folder,
+            report,
+        };
+        let config = resolve(path, &file, sources, environment, &mut scene);
+        if scene.report.is_empty() {
+            Ok(config)
+        } else {
+            Err(scene.report.finish(path))
+        }
     }
 }
 
@@ -93,46 +166,6 @@ fn resolve(
         http,
         warnings: std::mem::take(&mut scene.report.warnings),
     }
-}
-
-/// The folder of handlers, as far as a file that may be wrong elsewhere tells it.
-pub(crate) fn handlers_folder(
-    path: &Path,
-    text: &str,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> PathBuf {
-    written_folder(path, text, ["lua", "handlers"], environment)
-        .unwrap_or_else(|| folder(path).join("handlers"))
-}
-
-/// `daemon.runtimeDirectory`, as far as a file that may be wrong elsewhere tells it.
-pub(crate) fn runtime_directory(
-    path: &Path,
-    text: &str,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> Option<PathBuf> {
-    written_folder(path, text, ["daemon", "runtimeDirectory"], environment)
-}
-
-fn written_folder(
-    path: &Path,
-    text: &str,
-    [table, key]: [&str; 2],
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> Option<PathBuf> {
-    let folder = folder(path);
-    let mut report = Report::new(text);
-    let mut tree = tree::parse(text, &mut report).into_inner();
-    interpolate::tree(
-        &mut tree,
-        &interpolate::Sources {
-            environment,
-            folder: &folder,
-        },
-        &mut report,
-    );
-    let written = tree::table(&tree, &[table])?.get(key)?.get_ref().as_str()?;
-    (!written.is_empty()).then(|| folder.join(written))
 }
 
 fn folder(path: &Path) -> PathBuf {

@@ -1,4 +1,4 @@
-//! What a handler and a topic may be called.
+//! The valid names of handlers and topics.
 
 use regex::Regex;
 
@@ -6,8 +6,8 @@ use super::{Handler, Topic};
 
 /// Kafka's own limit.
 const TOPIC_CHARACTERS_MAX: usize = 249;
-/// What a name is, for sentences.
-pub(super) const TOPIC_FORM: &str = "it has 1 to 249 letters, digits, `.`, `_` and `-`";
+/// The rule for names, for errors.
+pub(super) const TOPIC_FORM: &str = "a name has 1 to 249 letters, digits, `.`, `_` and `-`";
 
 /// The path up to the first dot after the last slash, then the function.
 pub(super) fn parse_handler(text: &str) -> Result<Handler, String> {
@@ -21,22 +21,22 @@ pub(super) fn parse_handler(text: &str) -> Result<Handler, String> {
         .all(|step| !step.is_empty() && !step.contains(['.', '\\', '\0']));
     if !steps_good {
         return Err(format!(
-            "`handler` is `{text}`, not a path below the handlers folder as \"orders.gotData\" or \"billing/orders.gotData\""
+            "`handler` is `{text}`, not a path below the handlers folder such as \"orders.gotData\" or \"billing/orders.gotData\""
         ));
     }
     if function == Some("lua") {
         return Err(format!(
-            "`handler` is `{text}`, which would be the function `lua`; write `{path}`, or `{path}.function`"
+            "`handler` is `{text}`, which names the function `lua`; write `{path}`, or `{path}.function`"
         ));
     }
     if function.is_some_and(|function| function.is_empty() || function.contains('.')) {
         return Err(format!(
-            "`handler` is `{text}`: one dot stands before the function, and a file's name has none of its own"
+            "`handler` is `{text}`; write one dot, between the file and the function"
         ));
     }
     if path.ends_with("_test") {
         return Err(format!(
-            "`handler` is `{text}`, but files named *_test.lua never run here"
+            "`handler` is `{text}`, but Moontide runs no file named *_test.lua"
         ));
     }
     Ok(Handler {
@@ -55,12 +55,12 @@ pub(super) fn parse_topic(name: &str) -> Result<Topic, String> {
                 .last()
                 .unwrap_or_default()
                 .trim_start_matches("error: ");
-            format!("pattern `{name}` is bad: {reason}")
+            format!("pattern `{name}` is not a valid regular expression: {reason}")
         });
     }
     if !is_topic(name) {
         return Err(format!(
-            "topic `{name}` is bad: a name has 1 to {TOPIC_CHARACTERS_MAX} letters, digits, `.`, `_` and `-`; a pattern begins with `^`"
+            "topic `{name}` is not a valid name: a name has 1 to {TOPIC_CHARACTERS_MAX} letters, digits, `.`, `_` and `-`; a pattern begins with `^`"
         ));
     }
     Ok(Topic::Literal(name.to_owned()))

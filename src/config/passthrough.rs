@@ -1,7 +1,7 @@
 //! The `librdkafka` tables: properties that go to librdkafka by their own names.
 //!
-//! Refused is what has a name in the file, so that one thing has one name, and what the promises rest on. Which names
-//! and values there are, librdkafka says itself.
+//! Refused are properties that have a key in the file, so that one setting has one name, and properties that the delivery
+//! guarantees need. librdkafka itself checks names and values.
 
 use super::file::{Consumer, Property};
 use super::kafkajs::Properties;
@@ -11,7 +11,7 @@ use crate::nearest::nearest;
 use super::Scene;
 use crate::kafka::property::{self, Refusal};
 
-/// The `librdkafka` table: what is left of it after everything that has a name or a promise here.
+/// The properties of the `librdkafka` table that are passed on.
 pub(super) fn resolve(
     consumer: &Consumer,
     path: &[&str],
@@ -91,15 +91,17 @@ fn reserved(property: &str) -> Option<String> {
         | "auto.commit.enable"
         | "enable.auto.offset.store"
         | "auto.commit.interval.ms" => {
-            "is this program's own: an offset is committed only after its message's outcome; see `runConfig`"
+            "is set by Moontide, which commits an offset only after the outcome of its message; see `runConfig`"
         }
         "auto.offset.reset" => {
-            "is this program's own: write `subscription.fromBeginning` in a `[[listeners]]`"
+            "is set by Moontide: write `subscription.fromBeginning` in a `[[listeners]]`"
         }
-        "enable.partition.eof" => "is this program's own: it must stay false",
+        "enable.partition.eof" => "is set by Moontide: it must stay false",
         "group.protocol.type" => "would keep this consumer out of every consumer group",
         "rebalance_cb" | "offset_commit_cb" | "consume_cb" | "enabled_events" | "opaque"
-        | "default_topic_conf" => "is for programs: it cannot be written as a text",
+        | "default_topic_conf" => {
+            "takes a callback or a pointer, which a configuration cannot hold"
+        }
         _ => return None,
     };
     Some(reason.to_owned())

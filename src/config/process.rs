@@ -1,4 +1,4 @@
-//! `[lua]`, `[log]`, `[daemon]` and `[http]`: what belongs to the process.
+//! `[lua]`, `[log]`, `[daemon]` and `[http]`: the tables of the process.
 
 use std::path::{Path, PathBuf};
 
@@ -53,7 +53,7 @@ fn templates_are_right(key: &str, text: &str, example: &str, scene: &mut Scene<'
     for bad in entries.filter(|entry| !entry.contains('?') && !entry.ends_with("loadall.so")) {
         let meant = bad.trim_end_matches('/');
         scene.report.warning(format!(
-            "`[lua] {key}` has `{bad}`, in which no `?` stands for the module's name; for a folder write `{meant}/{example}`"
+            "`[lua] {key}` has `{bad}` without a `?` for the name of the module; for a folder write `{meant}/{example}`"
         ));
     }
 }
@@ -78,7 +78,7 @@ pub(super) fn log(
         scene.report.error(
             at,
             format!(
-                "`level` is `{}`, not as \"info\" or \"info,consumer=debug\": {error}",
+                "`level` is `{}`, not a level such as \"info\" or levels by target such as \"info,consumer=debug\": {error}",
                 log.level
             ),
         );
@@ -87,7 +87,7 @@ pub(super) fn log(
         let at = scene.at_keys(&["log"], &["keep"]);
         scene.report.error(
             at,
-            "`keep` is 0; the least is 1, and without `file` no file is written",
+            "`keep` is 0; the minimum is 1; to write no file, remove `file`",
         );
     }
     if log
@@ -129,7 +129,7 @@ pub(super) fn daemon(
         let at = scene.at_keys(&["daemon"], &["drainDeadline"]);
         scene.report.error(
             at,
-            "`drainDeadline` is 0, so that no call could finish; the default is 20 s",
+            "`drainDeadline` is 0, so no call could finish; the default is 20 s",
         );
     }
     if daemon.crashes == 0 || daemon.crashes > CRASHES_MAX {
@@ -157,7 +157,7 @@ pub(super) fn daemon(
         scene.report.error(
             at,
             format!(
-                "`runtimeDirectory` is `{}`, too long for the control socket in it, whose path has {bytes} bytes of at most \
+                "`runtimeDirectory` is `{}`, which is too long: the path of its control socket has {bytes} bytes, more than \
                  {SOCKET_PATH_BYTES_MAX}",
                 runtime_directory.display()
             ),
@@ -178,14 +178,14 @@ pub(super) fn http(file: &File, scene: &mut Scene<'_, '_>) -> Option<Http> {
         let at = scene.at_keys(&["http"], &["stallAfter"]);
         scene.report.error(
             at,
-            "`stallAfter` is 0, so that /ready would fail at every message; the default is 5 min",
+            "`stallAfter` is 0, so /ready would fail with every message; the default is 5 min",
         );
     }
     let Some(listen) = &http.listen else {
         if !scene.report.is_left_out("listen") {
             scene
                 .report
-                .warning("`[http]` has no `listen`: there is no server");
+                .warning("`[http]` has no `listen`: no server is started");
         }
         return None;
     };
@@ -194,7 +194,7 @@ pub(super) fn http(file: &File, scene: &mut Scene<'_, '_>) -> Option<Http> {
         scene.report.error(
             at,
             format!(
-                "`listen` is `{listen}`, not an IP address and a port as \"127.0.0.1:9464\", \"0.0.0.0:9464\" or \"[::1]:9464\""
+                "`listen` is `{listen}`, not an IP address and a port such as \"127.0.0.1:9464\", \"0.0.0.0:9464\" or \"[::1]:9464\""
             ),
         );
         return None;

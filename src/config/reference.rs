@@ -8,7 +8,8 @@ use toml::Spanned;
 
 use super::error::Report;
 use super::file::{BreakerTable, DeadLetter, File, Http, SslTable};
-use super::{shape, tree};
+use super::{listeners, shape, tree};
+use crate::log::TARGETS;
 
 const REFERENCE: &str = include_str!("../../config.toml");
 
@@ -115,6 +116,8 @@ fn the_values_of_the_reference_are_the_defaults() {
     let ssl = serde_json::to_value(SslTable::default()).unwrap();
     equal(&written["kafkaConfig"]["ssl"], &ssl, ".kafkaConfig.ssl");
     let listener = &written["listenerDefaults"];
+    let blocking = serde_json::to_value(listeners::BLOCKING).unwrap();
+    equal(&listener["limits"]["blocking"], &blocking, ".blocking");
     let dead_letter = serde_json::to_value(DeadLetter::default()).unwrap();
     equal(&listener["deadLetter"], &dead_letter, ".deadLetter");
     let breaker = serde_json::to_value(BreakerTable::default()).unwrap();
@@ -139,25 +142,22 @@ fn equal(written: &Json, default: &Json, way: &str) {
 }
 
 #[test]
-fn every_setting_of_the_reference_has_a_class() {
-    let settings = REFERENCE.lines().filter(|line| {
-        !line.is_empty()
-            && !line.starts_with("# ")
-            && *line != "#"
-            && !line.trim_start_matches('#').starts_with('[')
-    });
-    for line in settings {
-        let classed = ["  # live: ", "  # rejoin: ", "  # restart: ", " # rejoin: "]
-            .iter()
-            .any(|class| line.contains(class));
-        assert!(classed, "no class: {line}");
-    }
+fn the_reference_lists_the_log_targets() {
+    let prose: Vec<&str> = REFERENCE
+        .lines()
+        .map(|line| line.trim_start_matches("# "))
+        .collect();
+    let prose = prose.join(" ");
+    let (_, list) = prose.split_once(" Targets: ").expect("a list of targets");
+    let (list, _) = list.split_once('.').expect("an end of the list");
+    assert_eq!(list.split(", ").collect::<Vec<_>>(), TARGETS);
 }
 
 #[test]
 fn the_shipped_file_is_right_as_it_stands() {
     let sources = [("orders.lua".to_owned(), [].into())].into();
-    let config = super::load("config.toml".as_ref(), REFERENCE, &sources, &|_| None).unwrap();
+    let written = super::Written::parse("config.toml".as_ref(), REFERENCE, &|_| None);
+    let config = written.config(&sources).unwrap();
     assert_eq!(
         (
             config.consumers.len(),

@@ -1,14 +1,14 @@
-//! Names that users of kafkajs or of later versions may write, and what to write instead.
+//! Keys and values of kafkajs and of other programs, and their replacement here.
 //!
-//! A name stands here when "unknown key" would be true but no help. The scope is the name of the table's type in `file`.
+//! A name is listed where "unknown key" alone would not help. The scope is the name of the table's type in `file`.
 
 use toml::de::DeValue;
 
-const RETRY_FACTOR: &str = "it means something else in kafkajs; write `multiplier` (growth of the wait) and `jitter` (its spread)";
+const RETRY_FACTOR: &str = "kafkajs gives it another meaning; write `multiplier` (growth of the delay) and `jitter` (its variation)";
 const RETRY_RETRIES: &str =
-    "it means something else in kafkajs (runs after the first); write `attempts` (all runs)";
+    "kafkajs counts the runs after the first; write `attempts`, which counts all runs";
 
-/// What to say of a key that is not taken, or not yet.
+/// The hint for a key that is not supported, or not yet.
 pub(super) fn key(scope: &str, key: &str) -> Option<&'static str> {
     let own = match scope {
         "File" => file(key),
@@ -35,12 +35,12 @@ fn policies_key_in_defaults(scope: &str, key: &str) -> Option<&'static str> {
         .then_some("it belongs to one listener; write it in its `[[listeners]]`")
 }
 
-/// Whether a key that is not taken may stand there all the same, because it says what is so anyway.
+/// Whether an unsupported key is harmless, because it asks for the only behaviour that there is.
 pub(super) fn is_harmless(key: &str, value: &DeValue<'_>) -> bool {
     matches!(key, "enforceRequestTimeout" | "eachBatchAutoResolve") && value.as_bool() == Some(true)
 }
 
-/// What to say of a value that is not taken, or not yet.
+/// The hint for a value that is not supported, or not yet.
 pub(super) fn value(key: &str, value: &str) -> Option<&'static str> {
     match (key, value) {
         (
@@ -48,15 +48,15 @@ pub(super) fn value(key: &str, value: &str) -> Option<&'static str> {
             "dlq" | "dlt" | "dead-letter" | "deadletter" | "deadLetterQueue" | "dead_letter",
         ) => Some("write \"deadLetter\""),
         ("onError", "ignore" | "log" | "continue" | "drop") => {
-            Some("write \"skip\", which logs the failure and goes on")
+            Some("write \"skip\", which logs the failure and continues with the next message")
         }
         ("onError", "block" | "fail" | "halt") => Some(
-            "write \"retry\", which holds up the lane until the message is done, or \"stop\", which ends the daemon",
+            "write \"retry\", which blocks the lane until the message succeeds, or \"stop\", which ends the daemon",
         ),
         ("ordering", "unordered" | "parallel") => Some("write \"none\""),
         ("ordering", "keys" | "byKey" | "perKey") => Some("write \"key\""),
         ("mechanism", "aws") => Some(
-            "librdkafka does not speak the AWS plugin's protocol; use \"scram-sha-512\" or \"oauthbearer\"",
+            "librdkafka does not support the AWS mechanism; use \"scram-sha-512\" or \"oauthbearer\"",
         ),
         ("mechanism", "gssapi") => {
             Some("this program is built without Kerberos; use \"scram-sha-512\" or \"oauthbearer\"")
@@ -79,12 +79,12 @@ fn file(key: &str) -> Option<&'static str> {
 
 fn client(key: &str) -> Option<&'static str> {
     match key {
-        "reauthenticationThreshold" => Some("librdkafka authenticates anew by itself; remove it"),
+        "reauthenticationThreshold" => Some("librdkafka re-authenticates by itself; remove it"),
         "enforceRequestTimeout" => Some("`requestTimeout` is always enforced; remove it"),
         "socketFactory" => Some(
-            "sockets are librdkafka's; set `librdkafka.\"socket.keepalive.enable\"` or `librdkafka.\"socket.nagle.disable\"`",
+            "librdkafka makes the sockets; set `librdkafka.\"socket.keepalive.enable\"` or `librdkafka.\"socket.nagle.disable\"`",
         ),
-        "logCreator" => Some("log lines are set up in `[log]`"),
+        "logCreator" => Some("`[log]` configures the log"),
         _ => None,
     }
 }
@@ -107,10 +107,10 @@ fn consumer(key: &str) -> Option<&'static str> {
 fn ssl(key: &str) -> Option<&'static str> {
     match key {
         "servername" | "host" => Some(
-            "librdkafka checks the name by which it reaches the broker; `checkServerIdentity = false` turns that off",
+            "librdkafka checks the host name that it connects to; `checkServerIdentity = false` turns the check off",
         ),
         "minVersion" | "maxVersion" | "secureProtocol" | "secureOptions" | "secureContext" => {
-            Some("OpenSSL's own configuration decides on versions; remove it")
+            Some("the configuration of OpenSSL sets the TLS versions; remove it")
         }
         _ => None,
     }
@@ -119,7 +119,7 @@ fn ssl(key: &str) -> Option<&'static str> {
 fn sasl(key: &str) -> Option<&'static str> {
     match key {
         "oauthBearerProvider" => Some(
-            "a function has no place here; write `clientId`, `clientSecret` and `tokenEndpointUrl`",
+            "a configuration cannot hold a function; write `clientId`, `clientSecret` and `tokenEndpointUrl`",
         ),
         "authorizationIdentity" | "accessKeyId" | "secretAccessKey" | "sessionToken" => {
             value("mechanism", "aws")
@@ -134,14 +134,14 @@ fn sasl(key: &str) -> Option<&'static str> {
 fn client_retry(key: &str) -> Option<&'static str> {
     match key {
         "factor" | "multiplier" => {
-            Some("librdkafka doubles its waits and varies them by 20 %; remove it")
+            Some("librdkafka doubles its back-off with 20 % jitter; remove it")
         }
         "retries" => Some(
-            "a consumer asks again without end; handlers have `retry.attempts` in `[[listeners]]`",
+            "a consumer retries requests without limit; `retry.attempts` in `[[listeners]]` is for handlers",
         ),
-        "restartOnFailure" => Some(
-            "a consumer that cannot go on ends the daemon, and systemd starts it again; remove it",
-        ),
+        "restartOnFailure" => {
+            Some("a fatal error of a consumer ends the daemon, and systemd restarts it; remove it")
+        }
         _ => None,
     }
 }
@@ -154,9 +154,9 @@ fn listener(key: &str) -> Option<&'static str> {
         "dlqTopic" | "dltTopic" | "deadLetterTopic" | "errorTopic" => {
             Some("write it as `deadLetter.topic`")
         }
-        "maxRetries" | "retries" => Some(
-            "write `retry.attempts`, which counts all runs: one more than the runs after the first",
-        ),
+        "maxRetries" | "retries" => {
+            Some("write `retry.attempts`, which counts all runs: the first one and the retries")
+        }
         "attempts" | "maxAttempts" => Some("write it as `retry.attempts`"),
         "retryTopics" => Some("write it as `retry.topics`"),
         "backoff" | "retryDelay" => {
@@ -186,13 +186,14 @@ fn listener(key: &str) -> Option<&'static str> {
 }
 
 fn subscription(key: &str) -> Option<&'static str> {
-    matches!(key, "topic" | "topics").then_some("write it one level up, as the listener's own")
+    matches!(key, "topic" | "topics")
+        .then_some("write it in the listener itself, not below `subscription`")
 }
 
 fn run_config(key: &str) -> Option<&'static str> {
     match key {
         "eachBatchAutoResolve" | "eachBatch" => Some("this version has no batch handlers yet"),
-        "eachMessage" => Some("the function is named by the listener's `handler`"),
+        "eachMessage" => Some("the listener's `handler` names the function"),
         _ => None,
     }
 }
@@ -202,18 +203,18 @@ fn retry(key: &str) -> Option<&'static str> {
         "factor" => Some(RETRY_FACTOR),
         "retries" => Some(RETRY_RETRIES),
         "maxRetries" => {
-            Some("write `attempts`, which counts all runs: one more than the runs after the first")
+            Some("write `attempts`, which counts all runs: the first one and the retries")
         }
         "maxAttempts" => Some("write `attempts`"),
         "backoff" | "delay" => Some("write `initialDelay`, `maxDelay` and `multiplier`"),
         "delays" => {
             Some("write `topics`; in the lane, waits grow from `initialDelay` to `maxDelay`")
         }
-        "initialRetryTime" => Some(
-            "that is the name for requests to brokers, in `[kafkaConfig]`; write `initialDelay`",
-        ),
+        "initialRetryTime" => {
+            Some("`[kafkaConfig]` has this key, for requests to brokers; write `initialDelay`")
+        }
         "maxRetryTime" => {
-            Some("that is the name for requests to brokers, in `[kafkaConfig]`; write `maxDelay`")
+            Some("`[kafkaConfig]` has this key, for requests to brokers; write `maxDelay`")
         }
         "restartOnFailure" => client_retry(key),
         _ => None,
@@ -249,8 +250,8 @@ fn breaker(key: &str) -> Option<&'static str> {
 
 fn limits(key: &str) -> Option<&'static str> {
     match key {
-        "memory" => Some("memory is a VM's, not a call's; write it in `[lua]`"),
-        "cpu" => Some("write `blocking`: Lua that computes for so long without a pause"),
+        "memory" => Some("memory is limited for a VM, not for a call; write `memory` in `[lua]`"),
+        "cpu" => Some("write `blocking`: the longest computing without a pause"),
         _ => None,
     }
 }

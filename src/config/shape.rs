@@ -1,7 +1,7 @@
 //! Checks names and types against the JSON Schema of `file`, all of them at once.
 //!
-//! What is wrong is reported and then taken out of the tree, so that the rules can go on with what is right. Names come
-//! from the schema alone: a key that is added to a type of `file` is known here.
+//! A wrong value is reported and removed from the tree, so that the rules can check the rest. Names come from the schema
+//! alone: a key that is added to a type of `file` is known here.
 
 use serde_json::Value as Json;
 use toml::Spanned;
@@ -160,8 +160,11 @@ impl<'w> Walk<'w, '_> {
                 self.report.leave_out(nearest);
             }
             let meant = match (nearest, self.home(name)) {
-                (Some(nearest), _) => format!(", did you mean `{nearest}`?"),
-                (None, Some(home)) => format!("; its place is {home}"),
+                (Some(nearest), None) => format!(", did you mean `{nearest}`?"),
+                (Some(nearest), Some(home)) => {
+                    format!(", did you mean `{nearest}`? `{name}` belongs in {home}")
+                }
+                (None, Some(home)) => format!("; it belongs in {home}"),
                 (None, None) => String::new(),
             };
             format!("unknown key `{key}`{table}{meant}")
@@ -214,13 +217,14 @@ impl<'w> Walk<'w, '_> {
                 }
                 self.text(text, &span, schema)
             }
+            DeValue::Float(number) if schema["format"] == "duration-ms" => {
+                let text = number.as_str();
+                let wrong = Millis::of_number(text.parse().unwrap_or(f64::NAN), text).err();
+                self.complain(&span, wrong)
+            }
             DeValue::Integer(number) => {
                 let wrong = out_of_range(number, schema);
-                if let Some(wrong) = &wrong {
-                    self.report
-                        .error(Some(span), format!("{} {wrong}", self.place()));
-                }
-                wrong.is_none()
+                self.complain(&span, wrong)
             }
             _ => true,
         }
@@ -246,11 +250,17 @@ impl<'w> Walk<'w, '_> {
                 }
             }
         };
-        if let Some(wrong) = &wrong {
+        self.complain(span, wrong)
+    }
+
+    /// Reports an error of the current value, and tells whether it has none.
+    fn complain(&mut self, span: &std::ops::Range<usize>, wrong: Option<String>) -> bool {
+        let is_good = wrong.is_none();
+        if let Some(wrong) = wrong {
             self.report
                 .error(Some(span.clone()), format!("{} {wrong}", self.place()));
         }
-        wrong.is_none()
+        is_good
     }
 
     fn wrong_type(&mut self, value: &Spanned<DeValue<'_>>, schema: &Json) -> bool {
@@ -304,8 +314,10 @@ impl<'w> Walk<'w, '_> {
                 .filter(|word| !word.is_empty())
                 .collect(),
             None => match schema["format"].as_str() {
-                Some("duration-ms") => vec!["milliseconds".into(), "a text as \"5s\"".into()],
-                Some("size-bytes") => vec!["bytes".into(), "a text as \"64KiB\"".into()],
+                Some("duration-ms") => {
+                    vec!["milliseconds".into(), "a string such as \"5s\"".into()]
+                }
+                Some("size-bytes") => vec!["bytes".into(), "a string such as \"64KiB\"".into()],
                 _ => types(schema)
                     .map(|name| describe_kind(name).to_owned())
                     .filter(|word| !word.is_empty())
@@ -316,7 +328,7 @@ impl<'w> Walk<'w, '_> {
         words.join(" or ")
     }
 
-    /// The key that is being looked at, as the user sees it.
+    /// The current key, as the user sees it.
     fn place(&self) -> String {
         match place(&self.path) {
             (key, Some(table)) if !key.is_empty() => format!("`{key}` in `{table}`"),
@@ -360,12 +372,12 @@ fn kind(value: &DeValue<'_>) -> &'static str {
 
 fn describe_kind(kind: &str) -> &'static str {
     match kind {
-        "string" => "a text",
+        "string" => "a string",
         "integer" => "a whole number",
         "number" => "a number",
         "boolean" => "true or false",
         "datetime" => "a date",
-        "array" => "a list",
+        "array" => "an array",
         "object" => "a table",
         _ => "",
     }

@@ -1,4 +1,4 @@
-//! What a file means: text in, [`Config`] out.
+//! The meaning of a file: text in, [`Config`] out.
 
 mod any_text;
 mod policies;
@@ -17,12 +17,7 @@ fn try_load(text: &str) -> Result<Config, Errors> {
         "STATE_DIRECTORY" => Some("/var/lib/moontide:/var/lib/other".to_owned()),
         _ => None,
     };
-    load(
-        "/etc/moontide/config.toml".as_ref(),
-        text,
-        &sources,
-        &environment,
-    )
+    Written::parse("/etc/moontide/config.toml".as_ref(), text, &environment).config(&sources)
 }
 
 #[track_caller]
@@ -237,6 +232,35 @@ fn what_fails_runs_once_with_skip_and_stop() {
     assert_eq!(config.listeners[0].retry.attempts, Some(1));
 }
 
+/// The table of the grammar, and numbers, which may have decimals too.
+#[test]
+fn a_duration_is_read_as_a_handlers_is() {
+    let stall = |value: &str| {
+        let http = format!("[http]\nlisten = '127.0.0.1:0'\nstallAfter = {value}\n");
+        let config = try_load(&[BROKERS, GROUP, LISTENER, &http].concat());
+        config.map(|config| config.http.unwrap().stall_after.as_millis() as u64)
+    };
+    let is_rule = |expected: &Option<u64>| *expected == Some(0);
+    for (text, expected) in crate::duration::tests::STRINGS {
+        let found = stall(&format!("{text:?}")).ok();
+        assert_eq!(found, expected.filter(|_| !is_rule(expected)), "{text:?}");
+    }
+    for (number, expected) in [("1500", 1_500), ("1500.25", 1_501), ("1e3", 1_000)] {
+        assert_eq!(stall(number).unwrap(), expected, "{number}");
+    }
+    for (number, expected) in [
+        ("-1", "is -1, less than 0"),
+        ("-0.5", "is `-0.5`, not milliseconds or a string such as"),
+        ("inf", "is `inf`, not milliseconds or a string such as"),
+    ] {
+        let message = stall(number).unwrap_err().list[0].message.clone();
+        assert!(
+            message.starts_with(&format!("`stallAfter` in `[http]` {expected}")),
+            "{message}"
+        );
+    }
+}
+
 #[test]
 fn paths_start_at_the_folder_of_the_file() {
     let lua = "[lua]\nhandlers = 'h'\npath = 'tree/?.lua;/abs/?.lua;;'\n[log]\nfile = 'x.log'\n";
@@ -292,7 +316,7 @@ fn a_template_without_the_modules_name_is_said() {
     assert_eq!(
         loaded(&[BROKERS, GROUP, LISTENER, lua].concat()).warnings,
         [
-            "`[lua] path` has `/opt/rocks/`, in which no `?` stands for the module's name; for a folder write `/opt/rocks/?.lua`"
+            "`[lua] path` has `/opt/rocks/` without a `?` for the name of the module; for a folder write `/opt/rocks/?.lua`"
         ]
     );
 }

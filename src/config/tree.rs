@@ -1,7 +1,7 @@
 //! The file as a tree of values that know their place in the text: parse, inherit, find.
 //!
 //! Inheritance happens here, between trees, so that a value keeps the place where it was written, wherever it counts.
-//! It knows the tables that inherit, and nothing of what their keys mean.
+//! It knows the tables that inherit, and not the meaning of their keys.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -36,8 +36,7 @@ impl From<usize> for Step<'_> {
     }
 }
 
-/// Reads as much as can be read, and reports the first place that cannot: what a parser makes of the text behind it is
-/// guessed.
+/// Parses as far as possible and reports the first error only: the parser guesses the meaning of the text behind it.
 pub(super) fn parse<'i>(text: &'i str, report: &mut Report<'_>) -> Spanned<Tree<'i>> {
     let (tree, errors) = DeTable::parse_recoverable(text);
     let first = errors
@@ -78,7 +77,7 @@ pub(super) fn table<'t, 'i>(tree: &'t Tree<'i>, path: &[&str]) -> Option<&'t Tre
     tree.get(*last)?.get_ref().as_table()
 }
 
-/// Fills every table with what it inherits: kafkaConfig → consumerConfig → consumers.*, listenerDefaults → listeners.
+/// Fills every table with the keys that it inherits: kafkaConfig → consumerConfig → consumers.*, listenerDefaults → listeners.
 pub(super) fn inherit(tree: &mut Tree<'_>) {
     let kafka = table(tree, &["kafkaConfig"]).cloned().unwrap_or_default();
     let consumer = entry(tree, "consumerConfig");
@@ -87,7 +86,7 @@ pub(super) fn inherit(tree: &mut Tree<'_>) {
     if let Some(DeValue::Table(consumers)) = tree.get_mut("consumers").map(Spanned::get_mut) {
         for (_, named) in consumers.iter_mut() {
             if let DeValue::Table(named) = named.get_mut() {
-                // A group is never inherited; and its own word on the protocol ends what it would inherit for the other.
+                // A group is never inherited, nor are classic keys by a consumer that sets the other protocol.
                 let mut without = vec!["groupId"];
                 if named
                     .get("groupProtocol")
@@ -118,8 +117,8 @@ fn inherit_policies<'i>(listener: &mut Tree<'i>, defaults: &Tree<'i>) {
     let writes =
         |key: &str| table(listener, &["retry"]).is_some_and(|retry| retry.contains_key(key));
     if let Some(DeValue::Table(retry)) = defaults.get_mut("retry").map(Spanned::get_mut) {
-        // "retry" has no last attempt, and the number of retry topics is one of attempts: what is inherited is meant
-        // for others.
+        // "retry" has no last attempt, and the number of retry topics sets the attempts: the inherited key is for other
+        // listeners.
         if text("onError") == Some("retry") || writes("topics") {
             retry.remove("attempts");
         }
@@ -147,7 +146,7 @@ fn entry<'t, 'i>(tree: &'t mut Tree<'i>, key: &'static str) -> &'t mut Tree<'i> 
     }
 }
 
-/// Adds what `child` lacks of `parent`, key by key in nested tables too.
+/// Adds the keys of `parent` that `child` lacks, in nested tables too.
 fn fill<'i>(child: &mut Tree<'i>, parent: &Tree<'i>, without: &[&str]) {
     for (key, value) in parent {
         if without.contains(&key.get_ref().as_ref()) {

@@ -1,7 +1,7 @@
 //! Durations and sizes: numbers with a unit.
 //!
-//! A bare number is what kafkajs takes, milliseconds and bytes. The text forms are whole numbers with one unit, so that
-//! every value has an exact meaning.
+//! A bare number is what kafkajs takes, milliseconds and bytes. The grammar of durations is that of [`crate::duration`];
+//! a size is a whole number with one unit.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,13 +11,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-const TIMES: [(&str, u64); 5] = [
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1_000),
-    ("ms", 1),
-];
+use crate::duration::{self, UNITS};
+
 const SIZES: [(&str, u64); 7] = [
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),
@@ -27,8 +22,7 @@ const SIZES: [(&str, u64); 7] = [
     ("kB", 1_000),
     ("B", 1),
 ];
-const TIME_FORM: &str = "milliseconds or a text as \"300ms\", \"5s\", \"1m\", \"1h\"";
-const SIZE_FORM: &str = "bytes or a text as \"64KiB\", \"256MiB\", \"1GiB\"";
+const SIZE_FORM: &str = "bytes or a string such as \"64KiB\", \"256MiB\" or \"1GiB\"";
 
 /// A duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,9 +34,18 @@ pub(super) struct Size(pub(super) u64);
 
 impl Millis {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        parse(text, &TIMES)
-            .map(Self)
-            .ok_or_else(|| format!("is `{text}`, not {TIME_FORM}"))
+        Self::of(duration::parse(text), text)
+    }
+
+    /// From a number with decimals, which `text` is.
+    pub(super) fn of_number(ms: f64, text: &str) -> Result<Self, String> {
+        Self::of(duration::of_ms(ms), text)
+    }
+
+    fn of(duration: Option<Duration>, text: &str) -> Result<Self, String> {
+        duration
+            .map(|duration| Self(duration.as_millis() as u64))
+            .ok_or_else(|| format!("is `{text}`, not {}", duration::FORM))
     }
 
     pub(super) fn duration(self) -> Duration {
@@ -52,17 +55,17 @@ impl Millis {
 
 impl Size {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        parse(text, &SIZES)
+        bytes(text)
             .map(Self)
             .ok_or_else(|| format!("is `{text}`, not {SIZE_FORM}"))
     }
 }
 
-fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+fn bytes(text: &str) -> Option<u64> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
-    let unit = unit.trim_start();
-    let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
+    let unit = unit.trim_start_matches(' ');
+    let (_, factor) = SIZES.iter().find(|(name, _)| *name == unit)?;
     number
         .parse::<u64>()
         .ok()?
@@ -81,7 +84,7 @@ fn show(number: u64, units: &[(&str, u64)], between: &str) -> String {
 
 impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&show(self.0, &TIMES[3..], " "))
+        f.write_str(&show(self.0, &UNITS[3..], " "))
     }
 }
 
@@ -93,7 +96,7 @@ impl fmt::Display for Size {
 
 impl Serialize for Millis {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&show(self.0, &TIMES, ""))
+        serializer.serialize_str(&duration::short(self.duration()))
     }
 }
 
@@ -106,6 +109,7 @@ impl Serialize for Size {
 struct NumberOrText {
     form: &'static str,
     parse: fn(&str) -> Result<u64, String>,
+    of_number: fn(f64) -> Result<u64, String>,
 }
 
 impl Visitor<'_> for NumberOrText {
@@ -123,6 +127,10 @@ impl Visitor<'_> for NumberOrText {
         u64::try_from(value).map_err(|_| E::custom(format!("is {value}, less than 0")))
     }
 
+    fn visit_f64<E: Error>(self, value: f64) -> Result<u64, E> {
+        (self.of_number)(value).map_err(E::custom)
+    }
+
     fn visit_str<E: Error>(self, value: &str) -> Result<u64, E> {
         (self.parse)(value).map_err(E::custom)
     }
@@ -131,8 +139,9 @@ impl Visitor<'_> for NumberOrText {
 impl<'de> Deserialize<'de> for Millis {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let visitor = NumberOrText {
-            form: TIME_FORM,
+            form: duration::FORM,
             parse: |text| Self::parse(text).map(|time| time.0),
+            of_number: |ms| Self::of_number(ms, &ms.to_string()).map(|time| time.0),
         };
         deserializer.deserialize_any(visitor).map(Self)
     }
@@ -143,6 +152,7 @@ impl<'de> Deserialize<'de> for Size {
         let visitor = NumberOrText {
             form: SIZE_FORM,
             parse: |text| Self::parse(text).map(|size| size.0),
+            of_number: |bytes| Err(format!("is {bytes}, not {SIZE_FORM}")),
         };
         deserializer.deserialize_any(visitor).map(Self)
     }
@@ -158,7 +168,8 @@ impl JsonSchema for Millis {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": ["integer", "string"], "format": "duration-ms", "minimum": 0, "pattern": r"^([0-9]+ *(ms|s|m|h|d)|.*\$\{.*)$" })
+        let pattern = format!(r"^({}|.*\$\{{.*)$", duration::PATTERN);
+        json_schema!({ "type": ["number", "string"], "format": "duration-ms", "minimum": 0, "pattern": pattern })
     }
 }
 
@@ -179,24 +190,29 @@ impl JsonSchema for Size {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::duration::tests::STRINGS;
 
     #[test]
-    fn a_duration_is_a_whole_number_with_one_unit() {
-        for (text, expected) in [
-            ("300ms", Some(300)),
-            ("5s", Some(5_000)),
-            ("5 s", Some(5_000)),
-            ("1m", Some(60_000)),
-            ("1h", Some(3_600_000)),
-        ] {
-            assert_eq!(
-                Millis::parse(text).ok().map(|time| time.0),
-                expected,
-                "{text}"
-            );
+    fn a_duration_is_what_the_grammar_of_durations_says() {
+        for (text, expected) in STRINGS {
+            assert_eq!(Millis::parse(text).ok(), expected.map(Millis), "{text:?}");
         }
-        for text in ["", "5", "s", "1.5s", "-1s", "1m30s", "99999999999999999d"] {
-            assert!(Millis::parse(text).is_err(), "{text}");
+        assert_eq!(
+            Millis::parse("soon").unwrap_err(),
+            "is `soon`, not milliseconds or a string such as \"300ms\", \"1.5s\", \"5m\", \"1h\" or \"1d\""
+        );
+    }
+
+    #[test]
+    fn the_schema_takes_the_durations_that_are_read_and_references() {
+        let schema = Millis::json_schema(&mut SchemaGenerator::default());
+        let pattern = schema.get("pattern").unwrap().as_str().unwrap();
+        let pattern = regex::Regex::new(pattern).unwrap();
+        for text in ["1.5s", "1d", "5 ms", "${WAIT:-5s}"] {
+            assert!(pattern.is_match(text), "{text}");
+        }
+        for text in ["5", "1.s", "5s ", "soon"] {
+            assert!(!pattern.is_match(text), "{text}");
         }
     }
 

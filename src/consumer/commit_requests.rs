@@ -10,7 +10,8 @@ use crate::log::log;
 use crate::rules::offsets::Ask;
 use crate::wait::Reply;
 
-use super::{Consumer, Held};
+use super::Consumer;
+use super::held::Held;
 
 /// A handler that waits in `commitOffsets`.
 pub(super) struct Waiter {
@@ -18,20 +19,11 @@ pub(super) struct Waiter {
     pub(super) reply: Reply,
     pub(super) deadline: Instant,
     /// Before this bundle is in force here there is no answer.
-    since: u64,
+    listeners_since_bundle: u64,
 }
 
 /// What was asked for and is not committed, though nobody waits to hear that: where, which offset, and why.
 pub(super) type Unheard = (Arc<Partition>, i64, String);
-
-/// What handlers have asked for since the last commit was sent.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Unsent {
-    /// One waits for it.
-    pub(super) awaited: bool,
-    /// Some have gone on.
-    pub(super) unawaited: bool,
-}
 
 impl Waiter {
     fn give_up(self) {
@@ -45,25 +37,25 @@ impl Waiter {
 
     /// Whether what it waits for is heard when a later bundle than this comes.
     pub(super) fn is_ahead_of(&self, bundle: u64) -> bool {
-        self.since > bundle
+        self.listeners_since_bundle > bundle
     }
 }
 
 impl Held {
     /// Handlers have asked for more than the group has.
-    pub(super) fn owes(&self) -> bool {
-        (self.unsent.unawaited || self.tracker.is_asked()) && self.has_moved()
+    pub(super) fn has_uncommitted_requests(&self) -> bool {
+        (self.epoch.unsent.unawaited || self.epoch.tracker.is_asked()) && self.position_moved()
     }
 
     /// `is_ahead`: of a bundle that is still to come.
     fn ask(&mut self, ask: &Ask, is_ahead: bool) {
         let position = if is_ahead {
-            self.tracker.ask_ahead(ask)
+            self.epoch.tracker.ask_ahead(ask)
         } else {
-            self.tracker.ask(ask)
+            self.epoch.tracker.ask(ask)
         };
-        if self.tracker.is_newly_stuck(&ask.listener) {
-            let partition = &self.partition;
+        if self.epoch.tracker.is_newly_stuck(&ask.listener) {
+            let partition = &self.epoch.partition;
             log!(
                 warn,
                 consumer,
@@ -85,35 +77,35 @@ impl Consumer {
         &mut self,
         partition: &Arc<Partition>,
         ask: &Ask,
-        since: u64,
+        listeners_since_bundle: u64,
         reply: Reply,
         now: Instant,
     ) {
         let deadline = now + self.settings.request_timeout;
-        let is_ahead = since > self.bundle.number;
+        let is_ahead = listeners_since_bundle > self.bundle.number;
         match self.of(partition) {
             None => reply.committed(Err(
                 "the partition was revoked; whoever has it now gets the message again".to_owned(),
             )),
             Some(held) if !is_ahead && !held.plan.has(&ask.listener) => {
                 // Of an older bundle: what it asks for would count as finished by those that are here. It has no say.
-                let target = held.tracker.target().offset;
-                reply.committed(Ok(held.committed.unwrap_or(target)));
+                let target = held.epoch.tracker.target().offset;
+                reply.committed(Ok(held.epoch.committed.unwrap_or(target)));
             }
             Some(held) => {
                 held.ask(ask, is_ahead);
                 // One that is a manual one already has been heard.
-                let since = if held.tracker.is_manual(&ask.listener) {
+                let listeners_since_bundle = if held.epoch.tracker.is_manual(&ask.listener) {
                     0
                 } else {
-                    since
+                    listeners_since_bundle
                 };
-                held.unsent.awaited = true;
+                held.epoch.unsent.awaited = true;
                 self.commits.waiters.push(Waiter {
                     partition: partition.clone(),
                     reply,
                     deadline,
-                    since,
+                    listeners_since_bundle,
                 });
             }
         }
@@ -121,7 +113,7 @@ impl Consumer {
 
     /// `ctx.commitOffsets(offset, { wait = false })`, in the order in which handlers asked.
     pub(super) fn asked(&mut self, asked: &Asked) {
-        let is_ahead = asked.since > self.bundle.number;
+        let is_ahead = asked.listeners_since_bundle > self.bundle.number;
         // As with a commit that is waited for: whoever has the partition now gets the messages again.
         let Some(held) = self.of(&asked.partition) else {
             return;
@@ -129,7 +121,7 @@ impl Consumer {
         for ask in &asked.asks {
             if is_ahead || held.plan.has(&ask.listener) {
                 held.ask(ask, is_ahead);
-                held.unsent.unawaited = true;
+                held.epoch.unsent.unawaited = true;
             }
         }
     }
@@ -157,8 +149,8 @@ impl Consumer {
                     .committed(Err("not committed: the partition was revoked".to_owned()));
                 continue;
             };
-            let target = held.tracker.target().offset;
-            if held.committed == Some(target) && !is_ahead {
+            let target = held.epoch.tracker.target().offset;
+            if held.epoch.committed == Some(target) && !is_ahead {
                 waiter.reply.committed(Ok(target));
             } else if waiter.deadline <= now {
                 waiter.give_up();
@@ -176,7 +168,8 @@ impl Consumer {
             .map(|sent| sent.partition.epoch)
             .collect();
         let is_unheard = |held: &&Held| {
-            held.has_moved() && (held.unsent.unawaited || sent.contains(&held.partition.epoch))
+            held.position_moved()
+                && (held.epoch.unsent.unawaited || sent.contains(&held.epoch.partition.epoch))
         };
         let unheard: Vec<_> = self
             .held
@@ -184,9 +177,9 @@ impl Consumer {
             .filter(|held| goes(held))
             .filter(is_unheard)
             .map(|held| {
-                let target = held.tracker.target().offset;
+                let target = held.epoch.tracker.target().offset;
                 let reason = "the partition was revoked".to_owned();
-                (held.partition.clone(), target, reason)
+                (held.epoch.partition.clone(), target, reason)
             })
             .collect();
         self.say_unheard(&unheard, now);

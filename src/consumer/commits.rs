@@ -16,8 +16,10 @@ use crate::rate_limit::RateLimit;
 use crate::rules::commit_metadata;
 use crate::rules::start_offset;
 
-use super::commit_requests::{Unheard, Unsent, Waiter};
-use super::{Consumer, Held, line_limit};
+use super::commit_requests::{Unheard, Waiter};
+use super::epoch::Unsent;
+use super::held::Held;
+use super::{Consumer, line_limit};
 
 /// Without a configured interval or threshold: at the latest.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -81,90 +83,95 @@ impl Commits {
 
 impl Held {
     /// Whether there is something to commit.
-    pub(super) fn is_dirty(&self) -> bool {
-        self.has_moved() || self.has_gained()
+    pub(super) fn needs_commit(&self) -> bool {
+        self.position_moved() || self.metadata_changed()
     }
 
     /// The target is not what the group has already.
-    pub(super) fn has_moved(&self) -> bool {
+    pub(super) fn position_moved(&self) -> bool {
         if self.plan.listeners.is_empty() {
             // Of a topic that nobody wants, nothing is ours to say.
             return false;
         }
-        let is_asked = self.tracker.is_asked() || self.unsent.awaited;
-        let wanted = self.tracker.is_automatic() || is_asked || self.commit_now;
-        wanted && self.committed != Some(self.tracker.target().offset)
+        let is_asked = self.epoch.tracker.is_asked() || self.epoch.unsent.awaited;
+        let wanted = self.epoch.tracker.is_automatic() || is_asked || self.epoch.commit_now;
+        wanted && self.epoch.committed != Some(self.epoch.tracker.target().offset)
     }
 
     /// More is finished beyond the position than the group's metadata says.
-    fn has_gained(&self) -> bool {
-        self.committed_changes != Some(self.tracker.changes()) && self.tells_gaps()
+    fn metadata_changed(&self) -> bool {
+        self.epoch.committed_changes != Some(self.epoch.tracker.changes()) && self.tells_gaps()
     }
 
     /// Whether a commit says what is finished beyond its offset.
     fn tells_gaps(&self) -> bool {
-        self.committed_changes.is_some()
+        self.epoch.committed_changes.is_some()
             && self.plan.ordering != Ordering::Partition
-            && self.tracker.is_automatic()
-            && self.tracker.target() == self.tracker.finished()
+            && self.epoch.tracker.is_automatic()
+            && self.epoch.tracker.target() == self.epoch.tracker.finished()
     }
 
     fn metadata(&self) -> (String, Option<u64>) {
-        if self.commit_now && self.tracker.is_untouched() && self.committed_changes.is_some() {
+        if self.epoch.commit_now
+            && self.epoch.tracker.is_untouched()
+            && self.epoch.committed_changes.is_some()
+        {
             return (start_offset::mark(now_ms()), None);
         }
         if !self.tells_gaps() {
             return (String::new(), None);
         }
-        let target = self.tracker.target();
+        let target = self.epoch.tracker.target();
         let place = commit_metadata::Place {
             offset: target.offset,
             leader_epoch: target.leader_epoch,
             listeners: self.plan.listeners_hash,
         };
-        let text = commit_metadata::encode(place, &self.tracker.beyond());
-        (text, Some(self.tracker.changes()))
+        let text = commit_metadata::encode(place, &self.epoch.tracker.beyond());
+        (text, Some(self.epoch.tracker.changes()))
     }
 
     /// All that came of it is finished, and its log has no more, as far as that is known: with a backlog it has run out of
     /// messages as often as a fetch has been run, and goes on in a moment.
     fn has_nothing_to_do(&self) -> bool {
-        let has_more = self.tracker.expected() < self.log_end && !self.is_quiet();
-        self.tracker.unfinished() == 0 && !has_more
+        let has_more = self.epoch.tracker.expected() < self.epoch.log_end && !self.pauses.is_any();
+        self.epoch.tracker.unfinished() == 0 && !has_more
     }
 
     /// Looks up where its log ends, where a commit depends on it: that costs librdkafka a lock and a search.
     fn look_for_end(&mut self, client: &Client, now: Instant) {
         if self.plan.commit_interval.is_none()
             && self.has_nothing_to_do()
-            && self.has_moved()
+            && self.position_moved()
             && now >= self.last_commit + GATHER
         {
-            let known = client.known_watermarks(&self.partition.topic, self.partition.number);
-            self.log_end = known.map_or(-1, |(_, end)| end);
+            let known =
+                client.known_watermarks(&self.epoch.partition.topic, self.epoch.partition.number);
+            self.epoch.log_end = known.map_or(-1, |(_, end)| end);
         }
     }
 
-    fn is_due(&self, now: Instant, at: &mut Option<Instant>) -> bool {
-        let has_moved = self.has_moved();
-        if !has_moved && !self.has_gained() {
+    pub(super) fn due_now(&self, now: Instant, at: &mut Option<Instant>) -> bool {
+        let position_moved = self.position_moved();
+        if !position_moved && !self.metadata_changed() {
             return false;
         }
         // A handler waits for it. A start does not wait either, lest a restart skips what comes now.
-        if has_moved && (self.unsent.awaited || self.commit_now) {
+        if position_moved && (self.epoch.unsent.awaited || self.epoch.commit_now) {
             return true;
         }
         if self
             .plan
             .commit_threshold
-            .is_some_and(|threshold| self.finished_since_commit >= threshold)
+            .is_some_and(|threshold| self.epoch.finished_since_commit >= threshold)
         {
             return true;
         }
-        let is_asked =
-            !self.tracker.is_automatic() || self.tracker.is_asked() || self.unsent.unawaited;
+        let is_asked = !self.epoch.tracker.is_automatic()
+            || self.epoch.tracker.is_asked()
+            || self.epoch.unsent.unawaited;
         let is_idle = self.plan.commit_interval.is_none() && self.has_nothing_to_do();
-        let gathers = has_moved && (is_asked || is_idle);
+        let gathers = position_moved && (is_asked || is_idle);
         let wait = match (
             gathers,
             self.plan.commit_interval,
@@ -174,7 +181,7 @@ impl Held {
             (false, Some(interval), _) => interval,
             (false, None, None) => INTERVAL,
             // What its log has more may never come: a transaction's marker, or what was deleted since.
-            (false, None, Some(_)) if self.tracker.unfinished() == 0 => INTERVAL,
+            (false, None, Some(_)) if self.epoch.tracker.unfinished() == 0 => INTERVAL,
             (false, None, Some(_)) => return false,
         };
         let due = self.last_commit + wait;
@@ -196,7 +203,7 @@ impl Consumer {
         {
             return;
         }
-        let everything = self.phase.commits_everything() || self.closing.is_some();
+        let everything = self.phase.commits_everything() || self.phase.is_closing();
         for held in self.held.values_mut() {
             held.look_for_end(&self.client, now);
         }
@@ -205,10 +212,10 @@ impl Consumer {
         let due = self
             .held
             .values_mut()
-            .filter(|held| held.is_due(now, &mut None) || (everything && held.is_dirty()));
+            .filter(|held| held.due_now(now, &mut None) || (everything && held.needs_commit()));
         let (mut sent, mut list) = (Vec::new(), Vec::new());
         for held in due {
-            let (partition, target) = (held.partition.clone(), held.tracker.target());
+            let (partition, target) = (held.epoch.partition.clone(), held.epoch.tracker.target());
             let mut one = TopicPartition::at(
                 &partition.topic,
                 partition.number,
@@ -225,10 +232,10 @@ impl Consumer {
                 partition,
                 offset: target.offset,
                 changes,
-                finished: held.finished_since_commit,
-                unawaited: std::mem::take(&mut held.unsent.unawaited),
+                finished: held.epoch.finished_since_commit,
+                unawaited: std::mem::take(&mut held.epoch.unsent.unawaited),
             });
-            held.unsent.awaited = false;
+            held.epoch.unsent.awaited = false;
         }
         self.commits.waiters = waiters;
         if list.is_empty() {
@@ -259,7 +266,7 @@ impl Consumer {
             .map(|waiter| waiter.deadline)
             .min();
         for held in self.held.values() {
-            if held.is_due(now, &mut at) {
+            if held.due_now(now, &mut at) {
                 // Due already: only a failed commit keeps it waiting.
                 at = Some(self.commits.not_before.unwrap_or(now));
             }
@@ -297,23 +304,26 @@ impl Consumer {
             };
             match result {
                 Ok(()) => {
-                    held.committed = Some(sent.offset);
-                    held.committed_changes = sent.changes.or(held.committed_changes);
-                    held.finished_since_commit =
-                        held.finished_since_commit.saturating_sub(sent.finished);
+                    held.epoch.committed = Some(sent.offset);
+                    held.epoch.committed_changes = sent.changes.or(held.epoch.committed_changes);
+                    held.epoch.finished_since_commit = held
+                        .epoch
+                        .finished_since_commit
+                        .saturating_sub(sent.finished);
                     held.last_commit = now;
-                    held.commit_now &= !held.tracker.is_automatic() && held.has_moved();
-                    if !held.has_moved() {
+                    held.epoch.commit_now &=
+                        !held.epoch.tracker.is_automatic() && held.position_moved();
+                    if !held.position_moved() {
                         // Whatever was asked for since is committed too.
-                        held.unsent = Unsent::default();
+                        held.epoch.unsent = Unsent::default();
                     }
                     for waiter in sent.waiters {
                         waiter.reply.committed(Ok(sent.offset));
                     }
                 }
                 Err(error) => {
-                    held.unsent.unawaited |= sent.unawaited;
-                    held.unsent.awaited |= !sent.waiters.is_empty();
+                    held.epoch.unsent.unawaited |= sent.unawaited;
+                    held.epoch.unsent.awaited |= !sent.waiters.is_empty();
                     if error.class() == Class::Metadata && self.commits.takes_metadata() {
                         refused = true;
                     } else {
@@ -341,7 +351,7 @@ impl Consumer {
     fn do_without_metadata(&mut self) {
         self.commits.refused_metadata = true;
         for held in self.held.values_mut() {
-            held.committed_changes = None;
+            held.epoch.committed_changes = None;
         }
         log!(
             warn,

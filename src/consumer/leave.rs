@@ -7,14 +7,20 @@ use std::time::{Duration, Instant};
 use crate::assignment::ToTopics;
 use crate::bundle::Bundle;
 use crate::failpoint::failpoint;
+use crate::kafka::Closing;
 use crate::log::log;
 use crate::rules::offsets::Position;
 use crate::rules::route;
 use crate::rules::start_offset::{Start, Why};
 
-use super::phase::{LAST_COMMIT, Retiring};
-use super::{Consumer, Held, LEAVE, Stage, is_over};
+use super::drain::{Drain, LAST_COMMIT};
+use super::held::{Held, Stage, apply_pauses};
+use super::pauses::Pauses;
+use super::phase::{Leaving, Retiring};
+use super::{Consumer, TURN};
 
+/// How long the group may take to let us go.
+const LEAVE: Duration = Duration::from_secs(5);
 /// What is still on its way when the group is left: nobody waits for it, its message is handled again.
 const LAST_LETTERS: Duration = Duration::from_millis(500);
 
@@ -24,32 +30,31 @@ impl Consumer {
         let (name, config) = (&self.settings.name, &bundle.config);
         for held in self.held.values_mut() {
             if held.stage == Stage::Active
-                && route::plan(config, name, &held.partition.topic).is_none()
+                && route::plan(config, name, &held.epoch.partition.topic).is_none()
             {
                 held.release();
             }
         }
-        let cancel_at = now + self.drain();
         self.phase.retired = Some(bundle);
-        self.phase.retiring = Some(Retiring { done, cancel_at });
+        self.begin_retiring(done, now);
+    }
+
+    fn begin_retiring(&mut self, done: mpsc::Sender<()>, now: Instant) {
+        let drain = Drain::new(now + self.drain_time())
+            .without_commit()
+            .cancels_again(self.settings.session_timeout);
+        self.phase.retiring = Some(Retiring { done, drain });
     }
 
     pub(super) fn progress_retiring(&mut self, now: Instant) {
-        let Some(retiring) = &mut self.phase.retiring else {
+        let Some(mut retiring) = self.phase.retiring.take() else {
             return;
         };
-        let mut releasing = self
-            .held
-            .values()
-            .filter(|held| held.stage == Stage::Releasing)
-            .peekable();
-        if releasing.peek().is_none() {
+        if self.go_on_draining(&mut retiring.drain, |held| held.stage != Stage::Active, now) {
             // The daemon may have given up on it.
             let _ = retiring.done.send(());
-            self.phase.retiring = None;
-        } else if now >= retiring.cancel_at {
-            releasing.for_each(Held::cancel);
-            retiring.cancel_at = now + self.settings.session_timeout;
+        } else {
+            self.phase.retiring = Some(retiring);
         }
     }
 
@@ -57,18 +62,19 @@ impl Consumer {
     pub(super) fn reload(&mut self, bundle: Arc<Bundle>, now: Instant) {
         self.bundle = bundle;
         for (key, held) in &mut self.held {
-            if let Some(plan) = route::plan(&self.bundle.config, &self.settings.name, &key.0) {
+            if let Some(plan) = route::plan(&self.bundle.config, &self.settings.name, &key.topic) {
                 if plan.orders_otherwise(&held.plan) {
                     // Lanes of two orderings never mix: what runs finishes, then a new epoch goes on.
                     held.release();
                 }
                 // Nobody may ask for it any more.
-                held.commit_now |= held.tracker.is_automatic() && held.has_moved();
-                held.tracker
+                held.epoch.commit_now |= held.epoch.tracker.is_automatic() && held.position_moved();
+                held.epoch
+                    .tracker
                     .set_listeners(plan.manual.clone(), plan.automatic.clone());
                 // Who asked ahead waits for an answer now.
                 let mut waiters = self.commits.waiters.iter();
-                held.unsent.awaited |= waiters.any(|one| one.is_of(&held.partition));
+                held.epoch.unsent.awaited |= waiters.any(|one| one.is_of(&held.epoch.partition));
                 held.plan = Arc::new(plan);
                 held.comes_back = held.stage != Stage::Active;
             }
@@ -87,13 +93,12 @@ impl Consumer {
     fn end_in_time(&mut self, now: Instant) {
         let is_releasing = |held: &Held| held.stage == Stage::Releasing;
         if self.phase.retiring.is_none()
-            && self.closing.is_none()
+            && !self.phase.is_closing()
             && self.held.values().any(is_releasing)
         {
             // Nobody waits for it.
             let (done, _) = mpsc::channel();
-            let cancel_at = now + self.drain();
-            self.phase.retiring = Some(Retiring { done, cancel_at });
+            self.begin_retiring(done, now);
         }
     }
 
@@ -103,7 +108,8 @@ impl Consumer {
         if self.phase.retired.is_some() {
             return;
         }
-        let is_ended = |held: &&mut Held| held.stage == Stage::Active && held.partition.is_over();
+        let is_ended =
+            |held: &&mut Held| held.stage == Stage::Active && held.epoch.partition.is_over();
         let mut any = false;
         for held in self.held.values_mut().filter(is_ended) {
             held.release();
@@ -117,14 +123,16 @@ impl Consumer {
 
     /// Topics that come back before the group took them away: they go on at their position, in a new epoch.
     pub(super) fn bring_back(&mut self, now: Instant) {
-        if self.closing.is_some() || self.phase.is_busy() || self.phase.emptying.is_some() {
+        if self.phase.is_closing() || self.phase.is_busy() || self.phase.emptying.is_some() {
             return;
         }
         self.release_ended(now);
         // The new epoch does not know what the old one was asked for, so one try to commit it comes first.
         let will_commit = self.commits.not_before.is_none();
         let back = |held: &&Held| {
-            held.comes_back && held.stage == Stage::Drained && !(will_commit && held.owes())
+            held.comes_back
+                && held.stage == Stage::Drained
+                && !(will_commit && held.has_uncommitted_requests())
         };
         let keys: Vec<_> = self.held.values().filter(back).map(Held::key).collect();
         if keys.is_empty() {
@@ -137,69 +145,66 @@ impl Consumer {
             let Position {
                 offset,
                 leader_epoch,
-            } = old.tracker.goes_on();
+            } = old.epoch.tracker.goes_on();
             let start = Start {
                 offset,
                 leader_epoch,
                 why: Why::Committed,
             };
-            self.hold(&key.0, key.1, start, now);
+            self.hold(key, start, now);
             if let Some(new) = self.held.get_mut(key) {
-                new.committed = old.committed;
+                new.pauses = Pauses::of_same_assignment();
+                new.epoch.committed = old.epoch.committed;
                 if new.plan.manual.is_empty() {
-                    new.tracker.seed(old.tracker.beyond());
+                    new.epoch.tracker.seed(old.epoch.tracker.beyond());
                 }
             }
         }
-        let these: Vec<_> = keys
-            .iter()
-            .filter_map(|key| self.held.get(key))
-            .map(Held::goes_on_at)
-            .collect();
-        if let Err(error) = self.client.resume(&these) {
+        let applied = apply_pauses(&self.client, self.held.values_mut());
+        if let Some(error) = applied.error {
             self.error(&error, None);
         }
+        let new = keys.iter().filter_map(|key| self.held.get(key));
+        let these: Vec<_> = new.map(Held::goes_on_at).collect();
         self.seek(&these);
     }
 
     pub(super) fn begin_close(&mut self, deadline: Instant, now: Instant) {
-        self.closing = Some(deadline.max(now));
+        let deadline = deadline.max(now);
+        self.phase.leaving = Some(Leaving {
+            drain: Drain::new(deadline)
+                .cancels_again(TURN)
+                .ends_after(LAST_COMMIT),
+            until: deadline + LAST_COMMIT + LEAVE,
+            is_told: false,
+        });
         self.phase.ask_late_at = None;
         self.phase.emptying = None;
         if let Some(retiring) = &mut self.phase.retiring {
             // One deadline for all that runs.
-            retiring.cancel_at = deadline.max(now);
+            retiring.drain.set_cancel_at(deadline);
         }
         self.held.values_mut().for_each(Held::release);
         failpoint!("drain-begun");
     }
 
     /// Whether the consumer has drained, committed and left, or run out of time.
-    pub(super) fn is_closed(&mut self, now: Instant, deadline: Instant) -> bool {
-        if self.phase.close_begun {
-            return is_over(self.client.closing()) || now >= deadline + LAST_COMMIT + LEAVE;
-        }
-        let drained = self.held.values().all(|held| held.stage == Stage::Drained);
-        if !drained && now >= deadline {
-            self.held
-                .values()
-                .filter(|held| held.stage == Stage::Releasing)
-                .for_each(Held::cancel);
-        }
-        let clean = self.commits.is_idle() && !self.held.values().any(Held::is_dirty);
-        // Counted from the drain's end: a broker that is away does not cost the whole deadline.
-        let has_committed = drained && {
-            let until = *self.phase.commit_until.get_or_insert(now + LAST_COMMIT);
-            clean || now >= until
+    pub(super) fn is_closed(&mut self, now: Instant) -> bool {
+        let Some(mut leaving) = self.phase.leaving.take() else {
+            return false;
         };
-        if has_committed || now >= deadline + LAST_COMMIT {
-            self.phase.close_begun = true;
+        let mut is_closed = false;
+        if leaving.is_told {
+            is_closed = self.client.closing() == Closing::Closed || now >= leaving.until;
+        } else if self.go_on_draining(&mut leaving.drain, |_| true, now) {
+            leaving.is_told = true;
             if let Err(error) = self.client.close() {
                 log!(warn, consumer, consumer = &*self.name, %error, "not closed in order");
-                return true;
+                is_closed = true;
             }
         }
-        false
+        self.phase.leaving = Some(leaving);
+        is_closed
     }
 
     /// The end: nothing of ours may be held by a worker now, or the client stays until the process ends.

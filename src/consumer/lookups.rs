@@ -1,22 +1,27 @@
-//! A thread that asks the brokers what takes waiting for, so that the consumer's never does.
+//! A thread for lookups at the brokers: committed offsets, watermarks, topics. The consumer's thread waits for none.
 //!
-//! One question after the other, each with a deadline; an answer that failed goes back as it is, and the consumer asks
-//! again.
+//! One lookup after the other, each of calls with a deadline. A failure is the answer too, and the consumer asks again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::assignment::ToConsumer;
-use crate::assignment::{Answered, Assigned, Found, Starts};
+use crate::assignment::{Answered, Assigned, Found, PartitionKey, Starts, ToConsumer};
 use crate::clock::now_ms;
+use crate::failpoint::failpoint;
 use crate::kafka::{Client, Error, TopicPartition};
 use crate::rules::commit_metadata::{self, Finished};
 use crate::rules::start_offset::{self, Facts, Start, Why};
 use crate::threads::mailbox::Mailbox;
+use crate::threads::progress::Beat;
+use crate::threads::supervisor::{Handle, Kind, Supervisor};
 
-pub(crate) enum Ask {
+/// How often the thread turns at least, so that its hang is seen.
+const TURN: Duration = Duration::from_secs(1);
+/// How long one turn may take beyond the deadline of a call.
+const TURN_GRACE: Duration = Duration::from_secs(10);
+
+pub(crate) enum Lookup {
     /// Where these partitions start.
     Starts {
         id: u64,
@@ -27,83 +32,117 @@ pub(crate) enum Ask {
     Stop,
 }
 
-pub(crate) struct Asker {
-    questions: Arc<Mailbox<Ask>>,
-    thread: Option<JoinHandle<()>>,
+/// The thread of one consumer; dropping this ends it.
+pub(crate) struct Lookups {
+    mailbox: Arc<Mailbox<Lookup>>,
+    thread: Option<Handle>,
+    timeout: Duration,
 }
 
-impl Asker {
+impl Lookups {
+    /// `timeout` bounds each call to the brokers.
     pub(crate) fn start(
+        consumer: &str,
         client: Arc<Client>,
         inbox: Arc<Mailbox<ToConsumer>>,
         timeout: Duration,
-    ) -> std::io::Result<Self> {
-        let questions = Arc::new(Mailbox::default());
-        let thread = std::thread::Builder::new()
-            .name("asker".to_owned())
-            .spawn({
-                let questions = questions.clone();
-                move || serve(&client, &questions, &inbox, timeout)
-            })?;
+        supervisor: &Supervisor,
+    ) -> anyhow::Result<Self> {
+        let mailbox = Arc::new(Mailbox::default());
+        let name = format!("lookups-{consumer}");
+        let thread = supervisor.spawn(&name, Kind::Counted(timeout + TURN_GRACE), {
+            let mailbox = mailbox.clone();
+            move |beat| {
+                let brokers = Brokers {
+                    client,
+                    timeout,
+                    beat,
+                };
+                serve(&brokers, &mailbox, &inbox);
+            }
+        })?;
         Ok(Self {
-            questions,
+            mailbox,
             thread: Some(thread),
+            timeout,
         })
     }
 
-    pub(crate) fn ask(&self, question: Ask) {
-        self.questions.send(question);
+    pub(crate) fn ask(&self, lookup: Lookup) {
+        self.mailbox.send(lookup);
     }
 }
 
-impl Drop for Asker {
-    /// Waits for the question under way: its deadline at most.
+impl Drop for Lookups {
+    /// Waits for the call under way. A lookup of several calls is left to end by itself.
     fn drop(&mut self) {
-        self.questions.send(Ask::Stop);
         if let Some(thread) = self.thread.take() {
-            // A panic in it was reported by the panic hook.
-            let _ = thread.join();
+            thread.may_end();
+            self.mailbox.send(Lookup::Stop);
+            thread.join(Instant::now() + self.timeout);
         }
     }
 }
 
-fn serve(
-    client: &Client,
-    questions: &Mailbox<Ask>,
-    inbox: &Mailbox<ToConsumer>,
+/// The brokers, by calls that block.
+struct Brokers {
+    client: Arc<Client>,
     timeout: Duration,
-) {
+    /// A call is a turn: a lookup may be many calls.
+    beat: Beat,
+}
+
+impl Brokers {
+    fn committed(&self, asked: &[TopicPartition]) -> Result<Vec<TopicPartition>, Error> {
+        self.beat.turn();
+        self.client.committed(asked, self.timeout)
+    }
+
+    fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), Error> {
+        self.beat.turn();
+        self.client.watermarks(topic, partition, self.timeout)
+    }
+
+    fn topics(&self) -> Result<Vec<(String, usize)>, Error> {
+        self.beat.turn();
+        self.client.topics(self.timeout)
+    }
+}
+
+fn serve(brokers: &Brokers, mailbox: &Mailbox<Lookup>, inbox: &Mailbox<ToConsumer>) {
     let mut letters = Vec::new();
     loop {
-        questions.wait(&mut letters, Instant::now() + Duration::from_secs(3600));
+        brokers.beat.turn();
+        failpoint!("lookups-turn");
+        mailbox.wait(&mut letters, Instant::now() + TURN);
         // To stop overtakes what is still asked.
-        if letters.iter().any(|letter| matches!(letter, Ask::Stop)) {
+        if letters.iter().any(|letter| matches!(letter, Lookup::Stop)) {
             return;
         }
-        for question in letters.drain(..) {
-            inbox.send(ToConsumer::Answered(match question {
-                Ask::Starts { id, partitions } => Answered::Starts {
+        for lookup in letters.drain(..) {
+            inbox.send(ToConsumer::Answered(match lookup {
+                Lookup::Starts { id, partitions } => Answered::Starts {
                     id,
-                    starts: starts(client, partitions, timeout),
+                    starts: starts(brokers, partitions),
                 },
-                Ask::Topics => Answered::Topics(client.topics(timeout)),
-                Ask::Stop => return,
+                Lookup::Topics => Answered::Topics(brokers.topics()),
+                Lookup::Stop => return,
             }));
         }
     }
 }
 
-fn starts(client: &Client, assigned: Vec<Assigned>, timeout: Duration) -> Result<Starts, Error> {
+fn starts(brokers: &Brokers, assigned: Vec<Assigned>) -> Result<Starts, Error> {
     let asked: Vec<_> = assigned
         .iter()
         .map(|one| TopicPartition::new(&one.topic, one.partition))
         .collect();
-    let mut known = committed(client, &asked, timeout)?;
-    let added = topics_with_positions(client, &assigned, &mut known, timeout)?;
+    let mut known = committed(brokers, &asked)?;
+    let added = topics_with_positions(brokers, &assigned, &mut known)?;
     let mut starts = Starts::default();
     for one in assigned {
         let is_added = added.contains(&one.topic);
-        match start(client, &one, &known, is_added, timeout) {
+        match start(brokers, &one, &known, is_added) {
             Ok((start, finished)) => starts.found.push(Found {
                 assigned: one,
                 start,
@@ -117,22 +156,18 @@ fn starts(client: &Client, assigned: Vec<Assigned>, timeout: Duration) -> Result
 }
 
 fn start(
-    client: &Client,
+    brokers: &Brokers,
     one: &Assigned,
     known: &Positions,
     is_added: bool,
-    timeout: Duration,
 ) -> Result<(Start, Option<Finished>), Error> {
-    let position = match known.get(&(one.topic.clone(), one.partition)) {
+    let position = match known.get(&one.key()) {
         Some(Ok(position)) => position.as_ref(),
         Some(Err(error)) => return Err(error.clone()),
         None => None,
     };
     let committed = position.map(|position| (position.offset, position.leader_epoch));
-    let watermarks = match (
-        client.watermarks(&one.topic, one.partition, timeout),
-        committed,
-    ) {
+    let watermarks = match (brokers.watermarks(&one.topic, one.partition), committed) {
         (Ok(watermarks), _) => watermarks,
         // Whether it is out of range shows when the leader is back.
         (Err(_), Some((offset, _))) => (offset, offset),
@@ -165,14 +200,10 @@ struct Position {
     metadata: String,
 }
 
-type Positions = BTreeMap<(Arc<str>, i32), Result<Option<Position>, Error>>;
+type Positions = BTreeMap<PartitionKey, Result<Option<Position>, Error>>;
 
-fn committed(
-    client: &Client,
-    asked: &[TopicPartition],
-    timeout: Duration,
-) -> Result<Positions, Error> {
-    let found = client.committed(asked, timeout)?;
+fn committed(brokers: &Brokers, asked: &[TopicPartition]) -> Result<Positions, Error> {
+    let found = brokers.committed(asked)?;
     let now_ms = now_ms();
     let position = |one: TopicPartition| match one.error {
         Some(error) => Err(error),
@@ -186,21 +217,24 @@ fn committed(
     };
     Ok(found
         .into_iter()
-        .map(|one| ((one.topic.clone(), one.partition), position(one)))
+        .map(|one| (key(&one), position(one)))
         .collect())
+}
+
+fn key(one: &TopicPartition) -> PartitionKey {
+    PartitionKey::new(&one.topic, one.partition)
 }
 
 /// Topics of which the group has a position on some partition, looked up where one of ours has none.
 fn topics_with_positions(
-    client: &Client,
+    brokers: &Brokers,
     assigned: &[Assigned],
     known: &mut Positions,
-    timeout: Duration,
 ) -> Result<BTreeSet<Arc<str>>, Error> {
     let open: BTreeSet<Arc<str>> = assigned
         .iter()
         .filter(|one| {
-            let position = known.get(&(one.topic.clone(), one.partition));
+            let position = known.get(&one.key());
             one.policy.automatic && matches!(position, None | Some(Ok(None)))
         })
         .map(|one| one.topic.clone())
@@ -209,20 +243,20 @@ fn topics_with_positions(
         return Ok(open);
     }
     let mut others = Vec::new();
-    for (topic, partitions) in client.topics(timeout)? {
+    for (topic, partitions) in brokers.topics()? {
         if let Some(topic) = open.get(topic.as_str()) {
             others.extend(
                 (0..partitions as i32).map(|partition| TopicPartition::new(topic, partition)),
             );
         }
     }
-    others.retain(|one| !known.contains_key(&(one.topic.clone(), one.partition)));
+    others.retain(|one| !known.contains_key(&key(one)));
     if !others.is_empty() {
-        known.extend(committed(client, &others, timeout)?);
+        known.extend(committed(brokers, &others)?);
     }
     let with = known
         .iter()
         .filter(|(_, position)| matches!(position, Ok(Some(position)) if !position.is_fresh))
-        .map(|((topic, _), _)| topic.clone());
+        .map(|(key, _)| key.topic.clone());
     Ok(with.filter(|topic| open.contains(topic)).collect())
 }

@@ -1,10 +1,12 @@
-//! Messages that were deleted before they came: where the start of the log passes the offset that comes next, librdkafka
-//! goes on at that start, and nothing tells but the jump in the offsets.
+//! Messages that retention deleted before they were fetched. If the start of the log has passed the next offset,
+//! librdkafka continues at that start without an error: only the offsets jump.
 //!
-//! Pure. Most jumps are over what never was a message (markers of transactions) or what compaction took: then the log
-//! still begins at or below them. Of those that lie below its start **what is wider than any of the former is a loss**; the
-//! rest may be either, and so may what waited in librdkafka's queue for so long that the start has passed it since.
-//! Bounded: what is not known yet is kept as one.
+//! Pure. Most jumps are harmless: the offsets belong to transaction markers, or compaction removed the messages. Then the
+//! log still starts at or below the jump. A jump below the start of the log is a loss **if it is wider than every harmless
+//! jump before**. A narrower one is doubtful: it may be a marker that retention deleted along with the messages around
+//! it. So is one that waited in librdkafka's queue while the start of the log passed it.
+//!
+//! Bounded: jumps that can't be judged yet are kept as one.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -13,24 +15,24 @@ use std::time::{Duration, Instant};
 const DOUBTS_APART: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
-pub(super) struct Jumps {
-    /// It came while nobody knew where the log starts.
+pub(super) struct LostOffsets {
+    /// Not judged yet: the start of the log was unknown.
     open: Option<Jump>,
-    /// The widest one that was no loss.
+    /// The widest harmless jump.
     widest: i64,
     found: Option<Lost>,
     doubtful: Option<Lost>,
     doubted: Option<Instant>,
 }
 
-/// Over offsets of which no message came; several may count as one.
+/// A range of offsets without a message; several may be counted as one.
 #[derive(Debug)]
 struct Jump {
     first: i64,
     /// The offset of the message behind it.
     next: i64,
     missing: i64,
-    /// The most that are missing at one place.
+    /// The widest of the ranges.
     width: i64,
 }
 
@@ -46,9 +48,9 @@ pub(super) struct Lost {
     pub(super) is_certain: bool,
 }
 
-impl Jumps {
-    /// A message came behind these offsets, of which none did. `log_start` is where the log began when it was fetched, or
-    /// later.
+impl LostOffsets {
+    /// The message behind these offsets came, and none of them did. `log_start` is the start of the log at the time of the
+    /// fetch, or later.
     pub(super) fn jumped(&mut self, over: &Range<i64>, log_start: Option<i64>) {
         let width = over.end - over.start;
         let jump = Jump {
@@ -68,7 +70,7 @@ impl Jumps {
         }
     }
 
-    /// Whether it wants to know where the log starts.
+    /// Whether a jump waits for the start of the log, to be given by `look`.
     pub(super) fn is_open(&self) -> bool {
         self.open.is_some()
     }
@@ -79,12 +81,14 @@ impl Jumps {
         }
     }
 
+    /// Sorts a jump: harmless, certainly lost, or doubtful. Only offsets below the start of the log can be lost.
     fn judge(&mut self, jump: &Jump, log_start: i64) {
         let gone = log_start.min(jump.next) - jump.first;
         let width = gone.min(jump.width);
         let is_certain = width > self.widest;
         if log_start <= jump.first || log_start > jump.next {
-            // Of those that the log's start has passed only later, the next one like it may be none either.
+            // Harmless, or the start of the log has passed the jump only after the fetch. The next jump of this width may
+            // be harmless too.
             self.widest = self.widest.max(jump.width);
         }
         if gone <= 0 {
@@ -112,7 +116,7 @@ impl Jumps {
         });
     }
 
-    /// What is to be said now.
+    /// The loss to log now: certain ones at once, doubtful ones `DOUBTS_APART`.
     pub(super) fn tell(&mut self, now: Instant) -> Option<Lost> {
         if let Some(lost) = self.found.take() {
             return Some(lost);
@@ -131,7 +135,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(jumps: &mut Jumps, first: i64, last: i64, count: i64, is_certain: bool) {
+    fn check(jumps: &mut LostOffsets, first: i64, last: i64, count: i64, is_certain: bool) {
         let told = jumps.tell(Instant::now()).expect("something to say");
         assert_eq!(
             (told.first, told.last, told.count, told.is_certain),
@@ -141,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_lies_below_the_start_of_the_log_is_lost() {
-        let mut jumps = Jumps::default();
+        let mut jumps = LostOffsets::default();
         jumps.jumped(&(10..100), Some(100));
         check(&mut jumps, 10, 99, 90, true);
         assert_eq!(jumps.tell(Instant::now()), None);
@@ -149,14 +153,14 @@ mod tests {
 
     #[test]
     fn what_the_log_has_jumps_over_is_not() {
-        let mut jumps = Jumps::default();
+        let mut jumps = LostOffsets::default();
         jumps.jumped(&(10..100), Some(40));
         check(&mut jumps, 10, 39, 30, true);
     }
 
     #[test]
     fn a_jump_within_the_log_is_no_loss() {
-        let mut jumps = Jumps::default();
+        let mut jumps = LostOffsets::default();
         for log_start in [0, 9, 10] {
             jumps.jumped(&(10..100), Some(log_start));
         }
@@ -166,7 +170,7 @@ mod tests {
 
     #[test]
     fn what_is_as_narrow_as_a_marker_is_doubtful_once_there_are_markers() {
-        let (mut jumps, now) = (Jumps::default(), Instant::now());
+        let (mut jumps, now) = (LostOffsets::default(), Instant::now());
         jumps.jumped(&(8..9), Some(0));
         jumps.jumped(&(10..11), Some(11));
         check(&mut jumps, 10, 10, 1, false);
@@ -181,7 +185,7 @@ mod tests {
 
     #[test]
     fn markers_that_were_fetched_before_the_log_start_passed_them_are_said_once() {
-        let mut jumps = Jumps::default();
+        let mut jumps = LostOffsets::default();
         jumps.jumped(&(1..2), Some(1000));
         check(&mut jumps, 1, 1, 1, true);
         for offset in 2..50 {
@@ -194,7 +198,7 @@ mod tests {
 
     #[test]
     fn one_loss_does_not_hide_the_next_smaller_one() {
-        let mut jumps = Jumps::default();
+        let mut jumps = LostOffsets::default();
         jumps.jumped(&(0..1000), Some(1000));
         check(&mut jumps, 0, 999, 1000, true);
         jumps.jumped(&(2000..2010), Some(2010));
@@ -203,7 +207,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_yet_waits_as_one() {
-        let mut jumps = Jumps::default();
+        let mut jumps = LostOffsets::default();
         jumps.jumped(&(8..9), Some(0));
         for offset in 5..100 {
             jumps.jumped(&(2 * offset..2 * offset + 1), None);
@@ -222,7 +226,7 @@ mod tests {
 
     #[test]
     fn several_losses_are_said_together() {
-        let mut jumps = Jumps::default();
+        let mut jumps = LostOffsets::default();
         jumps.jumped(&(10..20), Some(20));
         jumps.jumped(&(30..40), Some(40));
         check(&mut jumps, 10, 39, 20, true);

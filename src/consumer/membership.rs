@@ -3,12 +3,10 @@
 //! Revocation: nothing starts any more, running calls finish until a deadline, what still waits is cancelled, the
 //! positions are committed unless the assignment is lost, and only then the partitions go.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::assignment::Assigned;
-use crate::assignment::ToWorker;
-use crate::consumer::lookups::Ask;
+use crate::consumer::lookups::Lookup;
 use crate::failpoint::failpoint;
 use crate::kafka::{Error, Rebalance, TopicPartition};
 use crate::log::log;
@@ -16,13 +14,16 @@ use crate::rules::route;
 use crate::rules::start_offset::Policy;
 use crate::threads::supervisor::Ending;
 
-use super::phase::{Doing, LAST_COMMIT, Revoking};
+use super::Consumer;
+use super::drain::{Drain, State, Step};
+use super::held::{Held, Stage, list};
+use super::phase::{Doing, Goes, Revoking};
 use super::superseded;
-use super::{Consumer, Held, Stage, list};
 
 impl Consumer {
     /// Goes as far as it can without waiting.
     pub(super) fn progress(&mut self, now: Instant) {
+        self.drain_without_worker();
         self.progress_retiring(now);
         self.bring_back(now);
         self.ask_late(now);
@@ -38,6 +39,15 @@ impl Consumer {
             };
             if !moved {
                 return;
+            }
+        }
+    }
+
+    /// Where a worker has ended, nothing runs any more: what it had finished and reported can be committed.
+    fn drain_without_worker(&mut self) {
+        for held in self.held.values_mut() {
+            if held.stage == Stage::Releasing && held.worker.is_closed() {
+                held.stage = Stage::Drained;
             }
         }
     }
@@ -103,14 +113,14 @@ impl Consumer {
             return true;
         }
         let mut ask_at = ask_at;
-        if partitions.is_empty() || self.closing.is_some() {
+        if partitions.is_empty() || self.phase.is_closing() {
             // Nothing new is begun while we leave, and the group has its answer.
             self.assign(Vec::new(), now);
             return true;
         }
         if ask_at.is_some_and(|at| at <= now) {
             ask_at = None;
-            self.asker.ask(Ask::Starts {
+            self.lookups.ask(Lookup::Starts {
                 id,
                 partitions: partitions.clone(),
             });
@@ -139,16 +149,21 @@ impl Consumer {
         } else {
             self.counts.revoked += 1;
         }
-        let everything = failed.is_some() || !self.client.is_cooperative();
-        let cancel_at = if is_lost { now } else { now + self.drain() };
+        let goes = if failed.is_some() || !self.client.is_cooperative() {
+            Goes::Everything
+        } else {
+            Goes::These(partitions)
+        };
+        let drain = if is_lost {
+            Drain::new(now).without_commit()
+        } else {
+            Drain::new(now + self.drain_time())
+        };
         self.revoke(Revoking {
-            partitions,
-            everything,
+            goes,
             is_lost,
             is_replaced: false,
-            cancel_at,
-            is_cancelled: false,
-            commit_until: None,
+            drain: drain.overdue_after(self.overdue_time()),
         });
         failpoint!("revoke-begun");
     }
@@ -159,20 +174,23 @@ impl Consumer {
     /// have it: nothing of it is committed.
     fn begin_replace(&mut self, now: Instant) {
         self.revoke(Revoking {
-            partitions: Vec::new(),
-            everything: true,
+            goes: Goes::Everything,
             is_lost: true,
             is_replaced: true,
-            cancel_at: now,
-            is_cancelled: false,
-            commit_until: None,
+            drain: Drain::new(now)
+                .without_commit()
+                .overdue_after(self.overdue_time()),
         });
     }
 
     fn revoke(&mut self, revoking: Revoking) {
-        let goes = |one: &Assigned| revoking.names(&one.topic, one.partition);
+        let goes = |one: &Assigned| revoking.goes.has(&one.topic, one.partition);
         self.phase.late.retain(|one| !goes(one));
-        for held in self.held.values_mut().filter(|held| revoking.takes(held)) {
+        for held in self
+            .held
+            .values_mut()
+            .filter(|held| revoking.goes.takes(held))
+        {
             held.release();
         }
         self.phase.doing = Doing::Revoking(revoking);
@@ -181,51 +199,32 @@ impl Consumer {
     /// librdkafka pauses every partition during a rebalance.
     fn expect_repeats(&mut self) {
         for held in self.held.values_mut() {
-            held.tracker.pause();
+            held.epoch.tracker.pause();
         }
     }
 
     fn keep_revoking(&mut self, mut revoking: Revoking, now: Instant) -> bool {
-        let going: Vec<&Held> = self
-            .held
-            .values()
-            .filter(|held| revoking.takes(held))
-            .collect();
-        if going.iter().any(|held| held.stage != Stage::Drained) {
-            if now >= revoking.cancel_at && !revoking.is_cancelled {
-                revoking.is_cancelled = true;
-                for held in &going {
-                    held.cancel();
-                }
-            }
-            self.say_overdue(revoking.cancel_at, now);
+        let Revoking { goes, drain, .. } = &mut revoking;
+        if !self.go_on_draining(drain, |held| goes.takes(held), now) {
             self.phase.doing = Doing::Revoking(revoking);
             return false;
         }
-        let commit_until = *revoking.commit_until.get_or_insert(now + LAST_COMMIT);
-        let clean = self.commits.is_idle() && !going.iter().any(|held| held.is_dirty());
-        if !revoking.is_lost && !clean && now < commit_until {
-            self.phase.doing = Doing::Revoking(revoking);
-            return false;
-        }
-        self.say_given_up(|held| revoking.takes(held), now);
+        self.say_given_up(|held| revoking.goes.takes(held), now);
         self.unassign(&revoking);
         true
     }
 
     fn unassign(&mut self, revoking: &Revoking) {
         failpoint!("before-unassign");
-        let gone = list(self.held.values().filter(|held| revoking.takes(held)));
-        self.held.retain(|_, held| !revoking.takes(held));
+        let gone = list(self.held.values().filter(|held| revoking.goes.takes(held)));
+        self.held.retain(|_, held| !revoking.goes.takes(held));
         // Given up as a whole, the group is joined anew; a share of it that goes leaves a member.
-        self.phase.has_joined &= !(revoking.is_lost || revoking.everything);
+        self.phase.has_joined &= !(revoking.is_lost || matches!(revoking.goes, Goes::Everything));
         self.intake.forget_topics();
-        let result = if revoking.is_replaced {
-            Ok(())
-        } else if revoking.everything {
-            self.client.unassign_all()
-        } else {
-            self.client.unassign(&gone)
+        let result = match revoking.goes {
+            _ if revoking.is_replaced => Ok(()),
+            Goes::Everything => self.client.unassign_all(),
+            Goes::These(_) => self.client.unassign(&gone),
         };
         if let Err(error) = result {
             self.error(&error, None);
@@ -239,20 +238,52 @@ impl Consumer {
         );
     }
 
-    /// A call that even the watchdog can't end keeps the partition: the process ends before somebody overtakes it.
-    fn say_overdue(&self, cancel_at: Instant, now: Instant) {
-        if now > cancel_at + self.settings.rebalance_timeout / 4 {
-            let sentence = format!(
-                "consumer `{}`: a handler can't be ended, and its partition is wanted",
-                self.name
-            );
-            // The first ending counts.
-            let _ = self.endings.send(Ending::Failed(sentence));
+    /// Takes every step of a drain that is due now. Whether the partitions that go are drained and committed.
+    pub(super) fn go_on_draining(
+        &self,
+        drain: &mut Drain,
+        goes: impl Fn(&Held) -> bool,
+        now: Instant,
+    ) -> bool {
+        let going = || self.held.values().filter(|held| goes(held));
+        let is_drained = going().all(|held| held.stage == Stage::Drained);
+        let state = State {
+            is_drained,
+            is_committed: is_drained && self.commits.is_idle() && !going().any(Held::needs_commit),
+        };
+        loop {
+            match drain.step(state, now) {
+                Step::Cancel => {
+                    let run = going().filter(|held| held.stage == Stage::Releasing);
+                    run.for_each(Held::cancel);
+                }
+                Step::Overdue => {
+                    self.say_overdue();
+                    return false;
+                }
+                Step::Wait => return false,
+                Step::Done => return true,
+            }
         }
     }
 
+    /// A call that even the watchdog can't end keeps the partition: the process ends before another member overtakes it.
+    fn say_overdue(&self) {
+        let sentence = format!(
+            "consumer `{}`: a handler can't be ended, and its partition is wanted",
+            self.name
+        );
+        // The first ending counts.
+        let _ = self.endings.send(Ending::Failed(sentence));
+    }
+
+    /// How long after its cancel a call may keep a partition that goes.
+    fn overdue_time(&self) -> Duration {
+        self.settings.rebalance_timeout / 4
+    }
+
     /// How long running calls may take to finish: far below what the group allows.
-    pub(super) fn drain(&self) -> Duration {
+    pub(super) fn drain_time(&self) -> Duration {
         let limits = [
             self.settings.session_timeout / 2,
             self.settings.rebalance_timeout / 2,
@@ -260,47 +291,6 @@ impl Consumer {
         limits
             .into_iter()
             .fold(self.bundle.config.daemon.drain_deadline, Duration::min)
-    }
-}
-
-impl Revoking {
-    fn takes(&self, held: &Held) -> bool {
-        self.names(&held.partition.topic, held.partition.number)
-    }
-
-    fn names(&self, topic: &str, number: i32) -> bool {
-        let is = |one: &TopicPartition| one.partition == number && *one.topic == *topic;
-        self.everything || self.partitions.iter().any(is)
-    }
-}
-
-impl Held {
-    /// Nothing starts any more; `Drained` comes when nothing runs either.
-    pub(super) fn release(&mut self) {
-        if self.stage == Stage::Active {
-            self.stage = Stage::Releasing;
-            self.partition.end();
-            self.worker.send(ToWorker::Release(self.partition.clone()));
-        }
-    }
-
-    pub(super) fn key(&self) -> (Arc<str>, i32) {
-        (self.partition.topic.clone(), self.partition.number)
-    }
-
-    pub(super) fn cancel(&self) {
-        self.worker.send(ToWorker::Cancel(self.partition.clone()));
-    }
-
-    /// Nothing comes from it now.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.is_paused || self.asleep_until.is_some()
-    }
-
-    /// Where the next message is expected.
-    pub(super) fn goes_on_at(&self) -> TopicPartition {
-        let (topic, partition) = (&self.partition.topic, self.partition.number);
-        TopicPartition::at(topic, partition, self.tracker.expected(), -1)
     }
 }
 

@@ -10,7 +10,8 @@ use crate::clock::now_ms;
 use crate::kafka::Message;
 use crate::outgoing::retry_topic;
 
-use super::{Consumer, Held, Stage, Trust, list};
+use super::Consumer;
+use super::held::{Held, Stage, Trust, apply_pauses};
 
 /// What sleeps less would be fetched again for a few messages at a time.
 const NAP_MIN: Duration = Duration::from_millis(200);
@@ -23,19 +24,16 @@ impl Consumer {
         if !held.plan.is_retry {
             return false;
         }
-        let origin = retry_topic::origin(&held.partition.topic, message);
+        let origin = retry_topic::origin(&held.epoch.partition.topic, message);
         let early_ms = origin.map_or(0, |origin| origin.due_ms.saturating_sub(now_ms()));
         let Some(early) = u64::try_from(early_ms).ok().filter(|early| *early > 0) else {
             return false;
         };
         let nap = Duration::from_millis(early).clamp(NAP_MIN, NAP_MAX);
-        held.tracker.pause();
-        held.asleep_until = Some(Instant::now() + nap);
-        // One pause for both reasons: waking ends it.
-        held.is_paused = false;
-        held.full_since = None;
-        if let Err(error) = self.client.pause(&list(std::iter::once(&*held))) {
-            let place = (&*held.partition.topic, held.partition.number);
+        held.pauses.set_not_due(Instant::now() + nap);
+        let applied = apply_pauses(&self.client, std::iter::once(&mut *held));
+        if let Some(error) = applied.error {
+            let place = (&*held.epoch.partition.topic, held.epoch.partition.number);
             self.error(&error, Some(place));
         }
         true
@@ -47,22 +45,24 @@ impl Consumer {
             return false;
         }
         let is_over = |held: &&mut Held| {
-            held.stage == Stage::Active && held.asleep_until.is_some_and(|until| until <= now)
+            let until = held.pauses.not_due_until();
+            held.stage == Stage::Active && until.is_some_and(|until| until <= now)
         };
-        let mut awake = Vec::new();
-        for held in self.held.values_mut().filter(is_over) {
-            held.asleep_until = None;
-            // Whatever lies behind the message that it slept for does not come before it.
-            held.trust = Trust::Suspect;
-            awake.push(held.goes_on_at());
-        }
+        let mut awake: Vec<_> = self.held.values_mut().filter(is_over).collect();
         if awake.is_empty() {
             return false;
         }
-        if let Err(error) = self.client.resume(&awake) {
+        for held in &mut awake {
+            held.pauses.remove_not_due();
+            // Whatever lies behind the message that it slept for does not come before it.
+            held.trust = Trust::Suspect;
+        }
+        let these: Vec<_> = awake.iter().map(|held| held.goes_on_at()).collect();
+        let applied = apply_pauses(&self.client, awake.into_iter());
+        if let Some(error) = applied.error {
             self.error(&error, None);
         }
-        self.seek(&awake);
+        self.seek(&these);
         true
     }
 
@@ -74,6 +74,6 @@ impl Consumer {
             .held
             .values()
             .filter(|held| held.stage == Stage::Active);
-        active.filter_map(|held| held.asleep_until).min()
+        active.filter_map(|held| held.pauses.not_due_until()).min()
     }
 }

@@ -2,21 +2,23 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::assignment::Assigned;
 use crate::bundle::Bundle;
 use crate::kafka::{Rebalance, TopicPartition};
 
-/// How long the last commit of a revocation may take.
-pub(super) const LAST_COMMIT: Duration = Duration::from_secs(5);
+use super::drain::Drain;
+use super::held::Held;
 
 #[derive(Default)]
 pub(super) struct Phase {
     pub(super) queue: VecDeque<Rebalance>,
     pub(super) doing: Doing,
     pub(super) retiring: Option<Retiring>,
-    pub(super) emptying: Option<Emptying>,
+    /// All that is held is given up for a new subscription.
+    pub(super) emptying: Option<Drain>,
+    pub(super) leaving: Option<Leaving>,
     /// The bundle that is coming: what it does not have is not begun any more.
     pub(super) retired: Option<Arc<Bundle>>,
     pub(super) asked: u64,
@@ -25,9 +27,6 @@ pub(super) struct Phase {
     pub(super) ask_late_at: Option<Instant>,
     pub(super) asked_late: Option<u64>,
     pub(super) has_joined: bool,
-    /// How long the last commit of a close may take, once everything is drained.
-    pub(super) commit_until: Option<Instant>,
-    pub(super) close_begun: bool,
 }
 
 #[derive(Default)]
@@ -43,17 +42,33 @@ pub(super) enum Doing {
     Revoking(Revoking),
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Revoking {
-    pub(super) partitions: Vec<TopicPartition>,
-    /// Not a revocation but a failure: everything goes.
-    pub(super) everything: bool,
+    pub(super) goes: Goes,
     pub(super) is_lost: bool,
     /// Another assignment has come already: librdkafka is not told.
     pub(super) is_replaced: bool,
-    pub(super) cancel_at: Instant,
-    pub(super) is_cancelled: bool,
-    pub(super) commit_until: Option<Instant>,
+    pub(super) drain: Drain,
+}
+
+/// The partitions that a revocation takes away.
+pub(super) enum Goes {
+    Everything,
+    These(Vec<TopicPartition>),
+}
+
+impl Goes {
+    pub(super) fn has(&self, topic: &str, number: i32) -> bool {
+        let is = |one: &TopicPartition| one.partition == number && *one.topic == *topic;
+        match self {
+            Self::Everything => true,
+            Self::These(partitions) => partitions.iter().any(is),
+        }
+    }
+
+    pub(super) fn takes(&self, held: &Held) -> bool {
+        let partition = &held.epoch.partition;
+        self.has(&partition.topic, partition.number)
+    }
 }
 
 impl Phase {
@@ -65,7 +80,12 @@ impl Phase {
         !matches!(self.doing, Doing::Steady) || !self.queue.is_empty()
     }
 
-    /// The partitions under revocation are somebody else's: no commit.
+    /// `Close` has come.
+    pub(super) fn is_closing(&self) -> bool {
+        self.leaving.is_some()
+    }
+
+    /// The partitions under revocation belong to another member: no commit.
     pub(super) fn is_lost(&self) -> bool {
         matches!(&self.doing, Doing::Revoking(revoking) if revoking.is_lost)
     }
@@ -75,20 +95,16 @@ impl Phase {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let retiring = self.retiring.as_ref().map(|retiring| retiring.cancel_at);
+        let retiring = self.retiring.as_ref();
+        let retiring = retiring.and_then(|retiring| retiring.drain.deadline());
         let doing = match &self.doing {
             Doing::Steady => None,
             Doing::Assigning { ask_at, .. } => *ask_at,
-            Doing::Revoking(revoking) => revoking
-                .commit_until
-                .or((!revoking.is_cancelled).then_some(revoking.cancel_at)),
+            Doing::Revoking(revoking) => revoking.drain.deadline(),
         };
         let late = self.ask_late_at.filter(|_| !self.is_busy());
-        let emptying = self
-            .emptying
-            .as_ref()
-            .filter(|_| !self.is_busy())
-            .map(|emptying| emptying.commit_until.unwrap_or(emptying.cancel_at));
+        let emptying = self.emptying.as_ref().filter(|_| !self.is_busy());
+        let emptying = emptying.and_then(Drain::deadline);
         [retiring, emptying, doing, late]
             .into_iter()
             .flatten()
@@ -96,9 +112,9 @@ impl Phase {
     }
 
     /// For the status.
-    pub(super) fn name(&self, is_closing: bool, has_trouble: bool) -> &'static str {
+    pub(super) fn name(&self, has_trouble: bool) -> &'static str {
         match self.doing {
-            _ if is_closing => "draining",
+            _ if self.is_closing() => "draining",
             Doing::Assigning { .. } | Doing::Revoking(_) => "rebalancing",
             Doing::Steady if self.emptying.is_some() => "rebalancing",
             Doing::Steady if self.has_joined => "assigned",
@@ -111,11 +127,14 @@ impl Phase {
 /// Topics that a reload removes, until nothing of them runs.
 pub(super) struct Retiring {
     pub(super) done: mpsc::Sender<()>,
-    pub(super) cancel_at: Instant,
+    pub(super) drain: Drain,
 }
 
-/// What we hold is given up for a new subscription.
-pub(super) struct Emptying {
-    pub(super) cancel_at: Instant,
-    pub(super) commit_until: Option<Instant>,
+/// The end of the consumer.
+pub(super) struct Leaving {
+    pub(super) drain: Drain,
+    /// The group is given up then, whether or not it has answered.
+    pub(super) until: Instant,
+    /// The client was told to leave the group.
+    pub(super) is_told: bool,
 }

@@ -7,10 +7,11 @@ use crate::kafka::{Client, Error};
 use crate::log::log;
 use crate::rate_limit::RateLimit;
 use crate::telemetry::metrics::{ConsumerCounts, ConsumerSnapshot};
-use crate::telemetry::status::{ConsumerStatus, PartitionStatus, Pause};
+use crate::telemetry::status::{ConsumerStatus, PartitionStatus};
 
+use super::held::{Held, Stage};
 use super::lost_offsets::Lost;
-use super::{Consumer, Held, Stage, line_limit};
+use super::{Consumer, line_limit};
 
 /// The last error of broker or group, until something works again.
 pub(super) struct Trouble {
@@ -60,6 +61,19 @@ impl Trouble {
         }
     }
 
+    /// Tells of lines left out in a window that has ended, or in all.
+    fn tell_left_out(&mut self, consumer: &str, ended: Option<Instant>) {
+        if let Some(left_out) = left_out(&mut self.limit, ended) {
+            log!(
+                warn,
+                consumer,
+                consumer,
+                left_out,
+                "lines of kafka errors left out"
+            );
+        }
+    }
+
     /// What the status tells; the log has it otherwise.
     pub(super) fn keep(&mut self, error: &Error, place: Option<(&str, i32)>) {
         self.count += 1;
@@ -84,15 +98,19 @@ impl Trouble {
     }
 }
 
-impl Held {
-    fn pause(&self) -> Option<Pause> {
-        let budget = self.is_paused.then_some(Pause::Budget);
-        self.asleep_until.map(|_| Pause::NotDue).or(budget)
+/// Of a window that has ended by then, or else of all.
+fn left_out(limit: &mut RateLimit, ended: Option<Instant>) -> Option<u64> {
+    match ended {
+        Some(now) => limit.ended(now),
+        None => limit.rest(),
     }
+}
 
+impl Held {
     /// Where its log starts, as the last fetch told it.
     pub(super) fn log_start(&self, client: &Client) -> Option<i64> {
-        let known = client.known_watermarks(&self.partition.topic, self.partition.number);
+        let known =
+            client.known_watermarks(&self.epoch.partition.topic, self.epoch.partition.number);
         known.map(|(low, _)| low).filter(|low| *low >= 0)
     }
 
@@ -103,16 +121,19 @@ impl Held {
         counts: &mut ConsumerCounts,
         now: Instant,
     ) {
-        if self.jumps.is_open()
+        if self.epoch.lost.is_open()
             && let Some(log_start) = self.log_start(client)
         {
-            self.jumps.look(log_start);
+            self.epoch.lost.look(log_start);
         }
-        let Some(lost) = self.jumps.tell(now) else {
+        let Some(lost) = self.epoch.lost.tell(now) else {
             return;
         };
-        let (consumer, topic) = (&*self.partition.consumer, &*self.partition.topic);
-        let (partition, offset) = (self.partition.number, lost.next);
+        let (consumer, topic) = (
+            &*self.epoch.partition.consumer,
+            &*self.epoch.partition.topic,
+        );
+        let (partition, offset) = (self.epoch.partition.number, lost.next);
         let Lost { first, last, .. } = lost;
         if lost.is_certain {
             counts.messages_lost += lost.count.unsigned_abs();
@@ -149,29 +170,43 @@ impl Held {
 impl Consumer {
     /// Keeps the moments that a status tells.
     pub(super) fn look(&mut self, now: Instant) {
-        let name = self
-            .phase
-            .name(self.closing.is_some(), !self.trouble.is_none());
+        let name = self.phase.name(!self.trouble.is_none());
         if name != self.state.name {
             (self.state.name, self.state.since) = (name, now_ms());
         }
+        self.tell_left_out(Some(now));
         if now.duration_since(self.state.looked) >= LOOK {
             self.look_for_waiting(now);
         }
     }
 
+    /// Tells of log lines left out in windows that have ended; without a moment of all, since the consumer ends.
+    pub(super) fn tell_left_out(&mut self, ended: Option<Instant>) {
+        self.trouble.tell_left_out(&self.name, ended);
+        if let Some(left_out) = left_out(&mut self.commits.limit, ended) {
+            let consumer = &*self.name;
+            log!(
+                warn,
+                consumer,
+                consumer,
+                left_out,
+                "lines of commits that failed left out"
+            );
+        }
+    }
+
     fn look_for_waiting(&mut self, now: Instant) {
         self.state.looked = now;
-        for ((topic, number), held) in &mut self.held {
+        for (key, held) in &mut self.held {
             let is_idle = held.stage == Stage::Active
-                && held.asleep_until.is_none()
-                && held.tracker.unfinished() == 0;
-            let position = held.tracker.finished().offset;
+                && held.pauses.not_due_until().is_none()
+                && held.epoch.tracker.unfinished() == 0;
+            let position = held.epoch.tracker.finished().offset;
             let waits = || {
-                let known = self.client.known_watermarks(topic, *number);
+                let known = self.client.known_watermarks(&key.topic, key.number);
                 known.is_some_and(|(_, high)| high > position)
             };
-            held.ages.look(is_idle && waits(), now);
+            held.epoch.ages.look(is_idle && waits(), now);
             held.look_for_lost(&self.client, &mut self.counts, now);
         }
     }
@@ -180,7 +215,7 @@ impl Consumer {
         self.look(now);
         self.look_for_waiting(now);
         let mut held: Vec<_> = self.held.values().collect();
-        held.sort_by_key(|held| (&held.partition.topic, held.partition.number));
+        held.sort_by_cached_key(|held| held.key());
         let clocks = (now, now_ms());
         let partitions = held
             .iter()
@@ -219,38 +254,40 @@ impl Consumer {
     fn partition_status(&self, held: &Held, clocks: (Instant, i64)) -> PartitionStatus {
         let (now, now_ms) = clocks;
         let since = |at: Instant| now_ms - now.saturating_duration_since(at).as_millis() as i64;
-        let position = held.tracker.finished().offset;
+        let position = held.epoch.tracker.finished().offset;
         let known = self
             .client
-            .known_watermarks(&held.partition.topic, held.partition.number);
+            .known_watermarks(&held.epoch.partition.topic, held.epoch.partition.number);
         let lag = known.map(|(_, high)| (high - position).max(0));
         let age = || {
-            held.tracker
+            held.epoch
+                .tracker
                 .oldest_timestamp()
                 .map(|at| (now_ms - at).max(0))
         };
         PartitionStatus {
-            topic: held.partition.topic.to_string(),
-            partition: held.partition.number,
+            topic: held.epoch.partition.topic.to_string(),
+            partition: held.epoch.partition.number,
             position: Some(position),
-            committed: held.committed,
+            committed: held.epoch.committed,
             lag,
-            in_flight: held.tracker.unfinished(),
-            in_flight_bytes: held.tracker.bytes(),
+            in_flight: held.epoch.tracker.unfinished(),
+            in_flight_bytes: held.epoch.tracker.bytes(),
             lag_ms: match lag {
                 Some(0) => Some(0),
                 Some(_) => age(),
                 None => None,
             },
-            oldest_unfinished_since: held.ages.oldest().map(since),
+            oldest_unfinished_since: held.epoch.ages.oldest().map(since),
             // What is let go stays unfinished, and is nobody's fault.
             stands_still_since: held
+                .epoch
                 .ages
                 .stands_still_since()
                 .filter(|_| held.stage == Stage::Active)
                 .map(since),
-            paused: held.pause(),
-            blocked: held.partition.blocked(),
+            paused: held.pauses.shown(),
+            blocked: held.epoch.partition.blocked(),
         }
     }
 }

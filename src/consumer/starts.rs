@@ -4,23 +4,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::assignment::{Assigned, Found, Starts};
-use crate::config::{Config, Ordering};
-use crate::consumer::lookups::Ask;
+use crate::assignment::{Assigned, Found, PartitionKey, Starts};
+use crate::config::Config;
+use crate::consumer::lookups::Lookup;
 use crate::failpoint::failpoint;
 use crate::kafka::{Error, TopicPartition};
 use crate::log::log;
 use crate::rules::commit_metadata::Finished;
-use crate::rules::offsets::{Position, Tracker};
+use crate::rules::offsets::Position;
 use crate::rules::route;
 use crate::rules::start_offset::{Start, Why};
 
-use super::commit_requests::Unsent;
-use super::lost_offsets::Jumps;
+use super::Consumer;
+use super::epoch::{Begin, EpochState};
+use super::held::{Held, Stage};
 use super::membership::names;
 use super::phase::Doing;
-use super::standstill::Ages;
-use super::{Consumer, Held, Stage, Trust};
 
 /// Between two questions where the first had no answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -32,13 +31,14 @@ impl Consumer {
         if self.phase.asked_late == Some(id) {
             return self.late_starts(starts, now);
         }
+        let is_closing = self.phase.is_closing();
         let Doing::Assigning {
             id: wanted, ask_at, ..
         } = &mut self.phase.doing
         else {
             return;
         };
-        if *wanted != id || self.closing.is_some() {
+        if *wanted != id || is_closing {
             // While we leave, nothing begins: the assignment is answered with that.
             return;
         }
@@ -70,21 +70,21 @@ impl Consumer {
     /// Asks again for the partitions that could not start with the others.
     pub(super) fn ask_late(&mut self, now: Instant) {
         let is_due = self.phase.ask_late_at.is_some_and(|at| at <= now);
-        if is_due && !self.phase.is_busy() && self.closing.is_none() {
+        if is_due && !self.phase.is_busy() && !self.phase.is_closing() {
             self.phase.ask_late_at = None;
             self.phase.asked += 1;
             let id = self.phase.asked;
             self.phase.asked_late = Some(id);
             let partitions = self.phase.late.clone();
-            self.asker.ask(Ask::Starts { id, partitions });
+            self.lookups.ask(Lookup::Starts { id, partitions });
         }
     }
 
     fn late_starts(&mut self, starts: Result<Starts, Error>, now: Instant) {
         self.phase.asked_late = None;
         let mut starts = match starts {
-            Ok(starts) if !self.phase.is_busy() && self.closing.is_none() => starts,
-            _ if self.closing.is_some() => return,
+            Ok(starts) if !self.phase.is_busy() && !self.phase.is_closing() => starts,
+            _ if self.phase.is_closing() => return,
             _ => {
                 self.phase.ask_late_at = Some(now + ASK_AGAIN);
                 return;
@@ -118,8 +118,7 @@ impl Consumer {
         if !self.client.is_cooperative() {
             list.extend(self.held.values().map(Held::goes_on_at));
             for held in self.held.values_mut() {
-                held.is_paused = false;
-                held.asleep_until = None;
+                held.pauses.assigned_again();
             }
         }
         self.intake.forget_topics();
@@ -132,7 +131,7 @@ impl Consumer {
             let (one, start) = (found.assigned, found.start);
             self.say_start(&one, start);
             self.topics.has(&one.topic);
-            self.hold(&one.topic, one.partition, start, now);
+            self.hold(&one.key(), start, now);
             if let Some(finished) = found.finished {
                 self.seed(&one, finished);
             }
@@ -144,27 +143,26 @@ impl Consumer {
 
     /// The group's metadata says what is finished beyond the position.
     fn seed(&mut self, one: &Assigned, finished: Finished) {
-        let key = (one.topic.clone(), one.partition);
-        if let Some(held) = self.held.get_mut(&key) {
+        if let Some(held) = self.held.get_mut(&one.key()) {
             log!(
                 info,
                 consumer,
                 consumer = &*self.name,
                 topic = &*one.topic,
                 partition = one.partition,
-                offset = held.tracker.finished().offset,
+                offset = held.epoch.tracker.finished().offset,
                 ranges = finished.ranges.len(),
                 "messages beyond the committed offset are finished already"
             );
-            held.tracker.seed(finished);
-            let changes = held.tracker.changes();
-            held.committed_changes = held.committed_changes.and(Some(changes));
+            held.epoch.tracker.seed(finished);
+            let changes = held.epoch.tracker.changes();
+            held.epoch.committed_changes = held.epoch.committed_changes.and(Some(changes));
         }
     }
 
-    pub(super) fn hold(&mut self, topic: &Arc<str>, number: i32, start: Start, now: Instant) {
-        let partition = self.new_epoch(topic, number);
-        let plan = route::plan(self.coming(), &self.settings.name, topic).map(Arc::new);
+    pub(super) fn hold(&mut self, key: &PartitionKey, start: Start, now: Instant) {
+        let partition = self.new_epoch(&key.topic, key.number);
+        let plan = route::plan(self.coming(), &self.settings.name, &key.topic).map(Arc::new);
         // Of a topic that no listener wants (a reload under way): assigned, so that the group is at peace, and unused.
         let stage = if plan.is_some() {
             Stage::Active
@@ -172,42 +170,20 @@ impl Consumer {
             Stage::Drained
         };
         let plan = plan.unwrap_or_else(|| Arc::new(route::Plan::nobody()));
-        let position = Position {
-            offset: start.offset,
-            leader_epoch: start.leader_epoch,
+        let is_committed = start.why == Why::Committed;
+        let begin = Begin {
+            position: Position {
+                offset: start.offset,
+                leader_epoch: start.leader_epoch,
+            },
+            committed: is_committed.then_some(start.offset),
+            commit_now: !is_committed && plan.manual.is_empty() && stage == Stage::Active,
+            takes_metadata: self.commits.takes_metadata(),
         };
-        let held = Held {
-            tracker: Tracker::new(
-                position,
-                plan.manual.clone(),
-                plan.automatic.clone(),
-                plan.ordering != Ordering::Partition,
-            ),
-            worker: self.worker_of(topic, number, plan.concurrency()),
-            committed_changes: self.commits.takes_metadata().then_some(0),
-            committed: (start.why == Why::Committed).then_some(start.offset),
-            last_commit: now,
-            finished_since_commit: 0,
-            commit_now: start.why != Why::Committed
-                && plan.manual.is_empty()
-                && stage == Stage::Active,
-            comes_back: false,
-            unsent: Unsent::default(),
-            trust: Trust::Sound,
-            is_paused: false,
-            asleep_until: None,
-            full_since: None,
-            paused_at: None,
-            was_paused_for: Duration::ZERO,
-            received: 0,
-            log_end: -1,
-            ages: Ages::new(start.offset, now),
-            jumps: Jumps::default(),
-            stage,
-            partition,
-            plan,
-        };
-        self.held.insert((topic.clone(), number), held);
+        let epoch = EpochState::new(partition, &plan, &begin, now);
+        let worker = self.worker_of(&key.topic, key.number, plan.concurrency());
+        let held = Held::new(epoch, plan, worker, stage, now);
+        self.held.insert(key.clone(), held);
     }
 
     /// Where a reload is under way, a topic counts only if both bundles have it; the later one is the stricter.

@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 use crate::assignment::ToTopics;
 use crate::clock::now_ms;
 use crate::config::Config;
-use crate::consumer::lookups::Ask;
+use crate::consumer::lookups::Lookup;
 use crate::kafka::{Class, Error};
 use crate::log::log;
 use crate::rules::route::{self, Subscription};
 use crate::telemetry::status::TopicError;
 use crate::threads::supervisor::Ending;
 
-use super::phase::{Emptying, LAST_COMMIT};
-use super::{Consumer, Held, Stage};
+use super::Consumer;
+use super::drain::Drain;
 
 /// After a question that had no answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -131,14 +131,14 @@ impl Topics {
 impl Consumer {
     /// Asks for topics when it is time, and subscribes when the list has changed.
     pub(super) fn subscribe(&mut self, now: Instant) {
-        if self.closing.is_some() {
+        if self.phase.is_closing() {
             return;
         }
         let topics = &mut self.topics;
         if topics.wanted.asks() && !topics.is_asking && topics.ask_at.is_none_or(|at| at <= now) {
             topics.is_asking = true;
             topics.ask_at = Some(now + self.settings.metadata_max_age);
-            self.asker.ask(Ask::Topics);
+            self.lookups.ask(Lookup::Topics);
         }
         let Some(list) = topics.expanded().cloned() else {
             return;
@@ -189,28 +189,16 @@ impl Consumer {
         if self.phase.is_busy() {
             return false;
         }
-        let (drain, session) = (self.drain(), self.settings.session_timeout);
-        let emptying = self.phase.emptying.get_or_insert(Emptying {
-            cancel_at: now + drain,
-            commit_until: None,
+        let drain = self.phase.emptying.take();
+        let mut drain = drain.unwrap_or_else(|| {
+            Drain::new(now + self.drain_time()).cancels_again(self.settings.session_timeout)
         });
         for held in self.held.values_mut() {
             held.release();
         }
-        if self.held.values().any(|held| held.stage != Stage::Drained) {
-            if now >= emptying.cancel_at {
-                self.held.values().for_each(Held::cancel);
-                emptying.cancel_at = now + session;
-            }
-            return false;
-        }
-        let until = *emptying.commit_until.get_or_insert(now + LAST_COMMIT);
-        let is_clean = self.commits.is_idle() && !self.held.values().any(Held::is_dirty);
-        if !is_clean && now < until {
-            return false;
-        }
-        self.phase.emptying = None;
-        true
+        let is_done = self.go_on_draining(&mut drain, |_| true, now);
+        self.phase.emptying = (!is_done).then_some(drain);
+        is_done
     }
 
     pub(super) fn topics_found(

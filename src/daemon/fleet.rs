@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -19,13 +18,11 @@ use crate::log::log;
 use crate::lua::{App, Vm, Watchdog};
 use crate::outgoing::required_topics::Needed;
 use crate::rules::config_changes::Difference;
-use crate::service::systemd::Progress;
 use crate::telemetry::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::telemetry::status::{BundleStatus, ConsumerStatus};
 use crate::threads::mailbox::Mailbox;
 use crate::threads::outside::Snapshot;
-use crate::threads::supervisor::{self, join};
-use crate::threads::supervisor::{Ending, Endings};
+use crate::threads::supervisor::{Ending, Handle, Kind, Supervisor};
 use crate::worker::{self, Worker};
 
 use super::topics::Topics;
@@ -42,8 +39,7 @@ pub(super) struct Fleet {
     bundle: Arc<Bundle>,
     app: Arc<App>,
     watchdog: Arc<Watchdog>,
-    progress: Arc<Progress>,
-    endings: Endings,
+    supervisor: Supervisor,
     epochs: Arc<AtomicU64>,
     workers: Vec<WorkerThread>,
     consumers: BTreeMap<String, ConsumerThread>,
@@ -53,12 +49,12 @@ pub(super) struct Fleet {
 
 struct WorkerThread {
     mailbox: Arc<Mailbox<ToWorker>>,
-    thread: JoinHandle<()>,
+    thread: Handle,
 }
 
 struct ConsumerThread {
     inbox: Arc<Mailbox<ToConsumer>>,
-    thread: JoinHandle<()>,
+    thread: Handle,
 }
 
 /// Who to ask, for the status and for what is done by hand, also while the fleet is busy with a reload.
@@ -157,21 +153,16 @@ impl Roster {
 
 impl Fleet {
     /// Loads the bundle's VMs and starts all threads.
-    pub(super) fn start(
-        bundle: Bundle,
-        endings: Endings,
-        progress: Arc<Progress>,
-    ) -> Result<Self, StartError> {
-        let watchdog = Arc::new(Watchdog::start().context("cannot start the watchdog of Lua")?);
+    pub(super) fn start(bundle: Bundle, supervisor: Supervisor) -> Result<Self, StartError> {
+        let watchdog = Arc::new(Watchdog::start(&supervisor)?);
         let app = Arc::new(App::default());
         let vms = load::vms(&bundle, &app, &watchdog).map_err(StartError::Config)?;
-        let topics = Topics::start(&bundle.config, &endings)?;
+        let topics = Topics::start(&bundle.config, &supervisor)?;
         let mut fleet = Self {
             bundle: Arc::new(bundle),
             app,
             watchdog,
-            progress,
-            endings,
+            supervisor,
             epochs: Arc::default(),
             workers: Vec::new(),
             consumers: BTreeMap::new(),
@@ -238,13 +229,11 @@ impl Fleet {
         solo: Arc<Solo<ToWorker>>,
     ) -> anyhow::Result<()> {
         let name = format!("worker-{index}");
-        let beat = self
-            .progress
-            .register(&name, worker::turn_max(&self.bundle.config));
+        let kind = Kind::Counted(worker::turn_max(&self.bundle.config));
         let (app, bundle, watchdog) =
             (self.app.clone(), self.bundle.clone(), self.watchdog.clone());
-        let (endings, inbox) = (self.endings.clone(), mailbox.clone());
-        let thread = self.spawn(&name, move || {
+        let (endings, inbox) = (self.supervisor.endings(), mailbox.clone());
+        let thread = self.supervisor.spawn(&name, kind, move |beat| {
             let pulse = watchdog.watch_current_thread(&format!("worker-{index}"));
             let start = worker::Start {
                 index,
@@ -258,6 +247,7 @@ impl Fleet {
                 vm,
                 page,
                 solo,
+                chance: fastrand::Rng::new(),
             };
             Worker::new(start).run();
         })?;
@@ -277,13 +267,15 @@ impl Fleet {
                 .iter()
                 .map(|worker| worker.mailbox.clone())
                 .collect(),
-            endings: self.endings.clone(),
-            beat: self.progress.register(&name, CONSUMER_TURN),
+            supervisor: self.supervisor.clone(),
             epochs: self.epochs.clone(),
             topics: self.topics.mailbox(),
         })
         .with_context(|| format!("consumer `{}`", settings.name))?;
-        let thread = self.spawn(&name, move || consumer.run())?;
+        let kind = Kind::Counted(CONSUMER_TURN);
+        let thread = self
+            .supervisor
+            .spawn(&name, kind, move |beat| consumer.run(&beat))?;
         self.consumers.insert(
             settings.name.clone(),
             ConsumerThread {
@@ -294,14 +286,6 @@ impl Fleet {
         let name = settings.name.clone();
         self.roster.lock().consumers.insert(name, inbox);
         Ok(())
-    }
-
-    fn spawn(
-        &self,
-        name: &str,
-        body: impl FnOnce() + Send + 'static,
-    ) -> anyhow::Result<JoinHandle<()>> {
-        supervisor::spawn(&self.endings, name, body)
     }
 
     /// Puts another bundle in force, whose VMs stand already. In this order: what is removed finishes with the routes
@@ -331,7 +315,8 @@ impl Fleet {
                 && let Err(error) = self.start_consumer(settings)
             {
                 // The new bundle is in force: without one of its consumers the daemon would be half alive.
-                let _ = self.endings.send(Ending::Failed(format!("{error:#}")));
+                let ending = Ending::Failed(format!("{error:#}"));
+                let _ = self.supervisor.endings().send(ending);
             }
         }
     }
@@ -376,8 +361,9 @@ impl Fleet {
     fn close_consumer(&mut self, name: &str, deadline: Instant) {
         self.roster.lock().consumers.remove(name);
         if let Some(consumer) = self.consumers.remove(name) {
+            consumer.thread.may_end();
             consumer.inbox.send(ToConsumer::Close(deadline));
-            join(consumer.thread, deadline + AFTER_DRAIN);
+            consumer.thread.join(deadline + AFTER_DRAIN);
         }
     }
 
@@ -388,7 +374,7 @@ impl Fleet {
         }
         let mut in_time = true;
         for (_, consumer) in std::mem::take(&mut self.consumers) {
-            in_time &= join(consumer.thread, deadline + AFTER_DRAIN);
+            in_time &= consumer.thread.join(deadline + AFTER_DRAIN);
         }
         // Not before: what is drained may wait for a topic that is still to be created.
         let topics = self.topics.stop();
@@ -396,9 +382,9 @@ impl Fleet {
             worker.mailbox.send(ToWorker::Stop);
         }
         for worker in std::mem::take(&mut self.workers) {
-            in_time &= join(worker.thread, deadline + AFTER_DRAIN);
+            in_time &= worker.thread.join(deadline + AFTER_DRAIN);
         }
-        in_time &= join(topics, deadline + AFTER_DRAIN);
+        in_time &= topics.join(deadline + AFTER_DRAIN);
         in_time & end_outside(&self.app, deadline + AFTER_DRAIN)
     }
 }

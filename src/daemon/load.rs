@@ -4,22 +4,27 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::bundle::{self, Bundle, Snapshot};
+use crate::config::Errors;
 use crate::lua::{App, Vm, Watchdog};
 
 use super::Adjust;
 
 /// Reads and checks; the error is for people, whole.
 pub(super) fn bundle(path: &Path, number: u64, adjust: Option<&Adjust>) -> Result<Bundle, String> {
-    let snapshot = bundle::read(path).map_err(|errors| errors.to_string())?;
-    check(&snapshot, number, adjust)
+    adjusted(bundle::load(path, number), adjust)
 }
 
+/// Checks what was read; the error is for people, whole.
 pub(super) fn check(
-    snapshot: &Snapshot,
+    snapshot: Snapshot<'_>,
     number: u64,
     adjust: Option<&Adjust>,
 ) -> Result<Bundle, String> {
-    let mut bundle = bundle::check(snapshot, number).map_err(|errors| errors.to_string())?;
+    adjusted(bundle::check(snapshot, number), adjust)
+}
+
+fn adjusted(bundle: Result<Bundle, Errors>, adjust: Option<&Adjust>) -> Result<Bundle, String> {
+    let mut bundle = bundle.map_err(|errors| errors.to_string())?;
     if let Some(adjust) = adjust {
         let mut config = (*bundle.config).clone();
         adjust(&mut config);

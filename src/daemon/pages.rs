@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use crate::clock::now_ms;
 use crate::config::Config;
-use crate::service::systemd::{Progress, Stalled};
 use crate::telemetry::http::{Content, JSON, Page, Source};
 use crate::telemetry::logging::Guard;
 use crate::telemetry::metrics::{self, ConsumerSnapshot, Format, Process, WorkerSnapshot};
 use crate::telemetry::ready::readiness;
 use crate::telemetry::status::{ListenerStatus, Pause, Status};
+use crate::threads::progress::Stalled;
+use crate::threads::supervisor::Supervisor;
 
 use super::fleet::Roster;
 
@@ -25,7 +26,7 @@ const STALL_AFTER: Duration = Duration::from_secs(300);
 pub(super) struct Pages {
     pub(super) roster: Roster,
     pub(super) status: Arc<Mutex<Status>>,
-    pub(super) progress: Arc<Progress>,
+    pub(super) supervisor: Supervisor,
     pub(super) guard: Arc<Guard>,
 }
 
@@ -40,7 +41,7 @@ impl Pages {
     pub(super) fn source(self) -> Source {
         Arc::new(move |page| match page {
             Page::Metrics(format) => self.metrics(format),
-            Page::Live => live(self.progress.stalled(Instant::now())),
+            Page::Live => live(self.supervisor.counted().stalled(Instant::now())),
             Page::Ready => {
                 let readiness = self.gather().status.readiness.unwrap_or_default();
                 json(readiness.ready, &readiness.reasons)

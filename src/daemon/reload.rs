@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::bundle;
 use crate::clock::now_ms;
+use crate::config::Errors;
 use crate::failpoint::failpoint;
 use crate::log::log;
 use crate::rules::config_changes::{self, Difference};
@@ -61,10 +62,6 @@ impl Reloader {
         self.fleet
     }
 
-    pub(super) fn drain_deadline(&self) -> Duration {
-        self.fleet.bundle().config.daemon.drain_deadline
-    }
-
     /// The folder to watch.
     pub(super) fn handlers(&self) -> PathBuf {
         self.handlers.clone()
@@ -97,16 +94,22 @@ impl Reloader {
 
     fn try_reload(&mut self, force: bool) -> Outcome {
         let current = self.fleet.bundle().clone();
-        let snapshot = match bundle::read(&self.path) {
+        let unreadable = |errors: Errors| Outcome::Rejected(None, errors.to_string());
+        let text = match bundle::text(&self.path) {
+            Ok(text) => text,
+            Err(errors) => return unreadable(errors),
+        };
+        let snapshot = match bundle::read(&self.path, &text) {
             Ok(snapshot) => snapshot,
-            Err(errors) => return Outcome::Rejected(None, errors.to_string()),
+            Err(errors) => return unreadable(errors),
         };
         self.handlers.clone_from(&snapshot.handlers);
-        if snapshot.hash == current.hash && !force {
+        let hash = snapshot.hash;
+        if hash == current.hash && !force {
             return Outcome::Unchanged;
         }
-        let rejected = |error| Outcome::Rejected(Some(snapshot.hash), error);
-        let mut new = match load::check(&snapshot, current.number + 1, self.adjust.as_ref()) {
+        let rejected = |error| Outcome::Rejected(Some(hash), error);
+        let mut new = match load::check(snapshot, current.number + 1, self.adjust.as_ref()) {
             Ok(bundle) => bundle,
             Err(error) => return rejected(error),
         };

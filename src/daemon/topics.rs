@@ -6,30 +6,32 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::assignment::ToTopics;
 use crate::config::{Config, Consumer};
+use crate::failpoint::failpoint;
 use crate::kafka::admin::{Admin, Created};
 use crate::kafka::property::Value;
 use crate::log::log;
 use crate::outgoing::required_topics::{self, Needed};
 use crate::threads::mailbox::Mailbox;
-use crate::threads::supervisor;
-use crate::threads::supervisor::{Ending, Endings};
+use crate::threads::progress::Beat;
+use crate::threads::supervisor::{Ending, Endings, Handle, Kind, Supervisor};
 
 /// How long one question may take.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// Between two rounds of questions without an answer.
 const AGAIN: Duration = Duration::from_secs(3);
-/// The next look where nothing is open.
-const NEVER: Duration = Duration::from_secs(3600);
+/// How often the thread turns at least, so that its hang is seen.
+const TURN: Duration = Duration::from_secs(5);
+/// How long one turn may take: as some questions.
+const TURN_MAX: Duration = Duration::from_secs(30);
 const NOT_ASKED: &str = "not asked, as something else is to be done";
 
 pub(super) struct Topics {
     mailbox: Arc<Mailbox<ToTopics>>,
-    thread: JoinHandle<()>,
+    thread: Handle,
 }
 
 /// What asking brought.
@@ -43,16 +45,18 @@ pub(super) struct Found {
 
 impl Topics {
     /// Begins to ask for what the literal topics of `config` need.
-    pub(super) fn start(config: &Arc<Config>, endings: &Endings) -> anyhow::Result<Self> {
+    pub(super) fn start(config: &Arc<Config>, supervisor: &Supervisor) -> anyhow::Result<Self> {
         let mailbox = Arc::new(Mailbox::default());
-        let asker = Asker {
+        let checker = Checker {
             mailbox: mailbox.clone(),
             config: config.clone(),
-            endings: endings.clone(),
+            endings: supervisor.endings(),
             open: Vec::new(),
         };
         let first = required_topics::by_literals(config);
-        let thread = supervisor::spawn(endings, "topics", move || asker.run(first))?;
+        let thread = supervisor.spawn("topics", Kind::Observed(TURN_MAX), move |beat| {
+            checker.run(first, &beat);
+        })?;
         Ok(Self { mailbox, thread })
     }
 
@@ -70,7 +74,8 @@ impl Topics {
     }
 
     /// Ends the thread; a question under way has its own deadline.
-    pub(super) fn stop(self) -> JoinHandle<()> {
+    pub(super) fn stop(self) -> Handle {
+        self.thread.may_end();
         self.mailbox.send(ToTopics::Stop);
         self.thread
     }
@@ -97,7 +102,7 @@ pub(super) fn ask_for_new(old: &Config, new: &Config) -> Found {
     found
 }
 
-struct Asker {
+struct Checker {
     mailbox: Arc<Mailbox<ToTopics>>,
     config: Arc<Config>,
     endings: Endings,
@@ -112,13 +117,15 @@ struct Open {
     is_told: bool,
 }
 
-impl Asker {
-    fn run(mut self, first: Vec<Needed>) {
+impl Checker {
+    fn run(mut self, first: Vec<Needed>, beat: &Beat) {
         self.add(first, true, false);
         let mut letters = Vec::new();
         loop {
-            self.round();
-            let pause = if self.open.is_empty() { NEVER } else { AGAIN };
+            beat.turn();
+            failpoint!("topics-turn");
+            self.round(beat);
+            let pause = if self.open.is_empty() { TURN } else { AGAIN };
             self.mailbox.wait(&mut letters, Instant::now() + pause);
             for letter in letters.drain(..) {
                 match letter {
@@ -154,13 +161,16 @@ impl Asker {
         self.add(open, false, true);
     }
 
-    fn round(&mut self) {
+    fn round(&mut self, beat: &Beat) {
         let asked = std::mem::take(&mut self.open);
         let (first, later): (Vec<_>, Vec<_>) = asked.into_iter().partition(|one| one.since_start);
         for (asked, since_start) in [(first, true), (later, false)] {
             let told: Vec<_> = asked.iter().map(|open| open.is_told).collect();
             let needed: Vec<_> = asked.into_iter().map(|open| open.needed).collect();
-            let found = ask(&self.config, needed.clone(), &|| !self.mailbox.is_empty());
+            let found = ask(&self.config, needed.clone(), &|| {
+                beat.turn();
+                !self.mailbox.is_empty()
+            });
             if since_start && !found.missing.is_empty() {
                 // The daemon may be on its way out already.
                 let _ = self.endings.send(Ending::Config(found.missing.join("\n")));

@@ -1,10 +1,9 @@
 //! librdkafka's own log lines, as lines of ours.
 //!
 //! A broker that is away makes librdkafka say so several times a second, for every broker and client. The first lines
-//! of a kind appear, the rest is counted. The counters are a part of the subscriber, so that there is no static and a
-//! process without a subscriber counts nothing.
+//! of a kind appear, the rest is counted, and the count is a line at the end of its window. The counters are a part of the
+//! subscriber, so that there is no static and a process without a subscriber counts nothing.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,32 +11,72 @@ use tracing::Level;
 use tracing_subscriber::Layer;
 
 use crate::log::{log, target};
-use crate::rate_limit::RateLimit;
+use crate::rate_limit::RateLimits;
 
-/// Lines of one facility that appear in a window.
+/// Lines of one facility and level that appear in a window.
 const BURST: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(10);
 /// librdkafka has some eighty facilities. Beyond this many kinds of lines they share one counter.
 const FACILITIES_MAX: usize = 256;
+/// A line of one level never hides one of another.
+const LEVELS: [Level; 4] = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG];
 
-/// The counters, by facility.
-#[derive(Debug, Default)]
-pub(crate) struct Limits(Mutex<HashMap<String, RateLimit>>);
+/// The counters, by level and facility.
+#[derive(Debug)]
+pub(crate) struct Limits(Mutex<[RateLimits; LEVELS.len()]>);
+
+impl Default for Limits {
+    fn default() -> Self {
+        let limits = RateLimits::new(BURST, WINDOW, FACILITIES_MAX);
+        Self(Mutex::new(std::array::from_fn(|_| limits.clone())))
+    }
+}
 
 impl<S: tracing::Subscriber> Layer<S> for Limits {}
 
+/// Lines that were left out: their level, their facility, and how many.
+type LeftOut = Vec<(Level, String, u64)>;
+
 impl Limits {
-    fn allow(&self, facility: &str, now: Instant) -> Option<u64> {
+    fn allow(&self, level: Level, facility: &str, now: Instant) -> Option<u64> {
         let mut limits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = limits.contains_key(facility) || limits.len() < FACILITIES_MAX;
-        let key = if known { facility } else { "" };
-        if let Some(limit) = limits.get_mut(key) {
-            return limit.allow(now);
+        let index = LEVELS.iter().position(|one| *one == level);
+        limits[index.unwrap_or(LEVELS.len() - 1)].allow(facility, now)
+    }
+
+    fn left_out(&self, of: impl Fn(&mut RateLimits) -> Vec<(String, u64)>) -> LeftOut {
+        let mut limits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let levels = LEVELS.into_iter().zip(limits.iter_mut());
+        let counts = levels.flat_map(|(level, limits)| {
+            let counts = of(limits).into_iter();
+            counts.map(move |(facility, count)| (level, facility, count))
+        });
+        counts.collect()
+    }
+}
+
+/// Tells of lines left out in windows that have ended. Call it every second or so.
+pub(crate) fn tell_ended(now: Instant) {
+    tell(|limits| limits.ended(now));
+}
+
+/// Tells of all lines left out: the log ends.
+pub(crate) fn tell_rest() {
+    tell(RateLimits::rest);
+}
+
+fn tell(of: impl Fn(&mut RateLimits) -> Vec<(String, u64)>) {
+    let left_out = tracing::dispatcher::get_default(|subscriber| {
+        let limits = subscriber.downcast_ref::<Limits>();
+        limits.map_or_else(Vec::new, |limits| limits.left_out(&of))
+    });
+    for (level, facility, left_out) in left_out {
+        let text = "lines of the same facility left out";
+        match level {
+            Level::ERROR | Level::WARN => log!(warn, librdkafka, facility, left_out, "{text}"),
+            Level::INFO => log!(info, librdkafka, facility, left_out, "{text}"),
+            _ => log!(debug, librdkafka, facility, left_out, "{text}"),
         }
-        limits
-            .entry(key.to_owned())
-            .or_insert_with(|| RateLimit::new(BURST, WINDOW))
-            .allow(now)
     }
 }
 
@@ -55,17 +94,17 @@ pub(crate) fn line(level: i32, facility: &str, client: &str, text: &str) {
     }
     let left_out = tracing::dispatcher::get_default(|subscriber| {
         let limits = subscriber.downcast_ref::<Limits>();
-        limits.map_or(Some(0), |limits| limits.allow(facility, Instant::now()))
+        limits.map_or(Some(0), |limits| {
+            limits.allow(level, facility, Instant::now())
+        })
     });
     let Some(left_out) = left_out else { return };
-    write(level, facility, client, text);
-    if left_out > 0 {
-        write(
-            level,
-            facility,
-            client,
-            &format!("{left_out} similar lines left out"),
-        );
+    let left_out = (left_out > 0).then_some(left_out);
+    match level {
+        Level::ERROR => log!(error, librdkafka, facility, client, left_out, "{text}"),
+        Level::WARN => log!(warn, librdkafka, facility, client, left_out, "{text}"),
+        Level::INFO => log!(info, librdkafka, facility, client, left_out, "{text}"),
+        _ => log!(debug, librdkafka, facility, client, left_out, "{text}"),
     }
 }
 
@@ -75,15 +114,6 @@ fn is_enabled(level: Level) -> bool {
         Level::WARN => tracing::enabled!(target: target::librdkafka, Level::WARN),
         Level::INFO => tracing::enabled!(target: target::librdkafka, Level::INFO),
         _ => tracing::enabled!(target: target::librdkafka, Level::DEBUG),
-    }
-}
-
-fn write(level: Level, facility: &str, client: &str, text: &str) {
-    match level {
-        Level::ERROR => log!(error, librdkafka, facility, client, "{text}"),
-        Level::WARN => log!(warn, librdkafka, facility, client, "{text}"),
-        Level::INFO => log!(info, librdkafka, facility, client, "{text}"),
-        _ => log!(debug, librdkafka, facility, client, "{text}"),
     }
 }
 
@@ -102,25 +132,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_facility_has_a_limit_of_its_own() {
+    fn each_facility_and_level_has_a_limit_of_its_own() {
         let limits = Limits::default();
         let now = Instant::now();
+        let allow = |level, facility, at| limits.allow(level, facility, at);
         for _ in 0..BURST {
-            assert_eq!(limits.allow("FAIL", now), Some(0));
+            assert_eq!(allow(Level::WARN, "FAIL", now), Some(0));
         }
-        assert_eq!(limits.allow("FAIL", now), None);
-        assert_eq!(limits.allow("REQTMOUT", now), Some(0));
-        assert_eq!(limits.allow("FAIL", now + WINDOW), Some(1));
-    }
-
-    #[test]
-    fn endless_facilities_take_no_endless_memory() {
-        let limits = Limits::default();
-        let now = Instant::now();
-        for number in 0..2 * FACILITIES_MAX {
-            limits.allow(&number.to_string(), now);
-        }
-        assert!(limits.0.lock().unwrap().len() <= FACILITIES_MAX + 1);
+        assert_eq!(allow(Level::WARN, "FAIL", now), None);
+        assert_eq!(allow(Level::ERROR, "FAIL", now), Some(0));
+        assert_eq!(allow(Level::WARN, "REQTMOUT", now), Some(0));
+        let left_out = limits.left_out(|limits| limits.ended(now + WINDOW));
+        assert_eq!(left_out, [(Level::WARN, "FAIL".to_owned(), 1)]);
     }
 
     #[test]

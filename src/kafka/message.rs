@@ -4,7 +4,7 @@
     reason = "reads librdkafka's message struct without copying it"
 )]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_char, c_void};
 use std::ptr::{self, NonNull};
 
 use rdkafka_sys as sys;
@@ -28,9 +28,18 @@ const BYTES_AHEAD: usize = 512;
 enum Body {
     Native {
         message: NonNull<sys::rd_kafka_message_t>,
-        has_headers: bool,
+        headers: Headers,
     },
     Owned(Box<OwnedRecord>),
+}
+
+/// What librdkafka says of a message's headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Headers {
+    None,
+    Parsed,
+    /// There are some, and librdkafka does not parse them: more than 100,000, or broken ones.
+    Refused,
 }
 
 // SAFETY: librdkafka's messages are not bound to a thread; reference counts inside are atomic.
@@ -44,11 +53,14 @@ impl Message {
     /// `message` came from a consume call, carries no error, and belongs to the caller alone.
     pub(super) unsafe fn from_native(message: NonNull<sys::rd_kafka_message_t>) -> Self {
         // SAFETY: by the contract.
-        let has_headers = unsafe { may_have_headers(message) && headers_of(message).is_some() };
-        Self(Body::Native {
-            message,
-            has_headers,
-        })
+        let headers = unsafe {
+            if may_have_headers(message) {
+                parse_headers(message)
+            } else {
+                Headers::None
+            }
+        };
+        Self(Body::Native { message, headers })
     }
 
     /// Asks the processor for what describes the message: another thread has written it, and it is to be there in a moment.
@@ -66,7 +78,7 @@ impl Message {
     }
 
     /// One that no broker sent.
-    #[cfg(feature = "micro")]
+    #[cfg(any(test, feature = "micro"))]
     pub(crate) fn of(record: OwnedRecord) -> Self {
         Self(Body::Owned(Box::new(record)))
     }
@@ -83,6 +95,14 @@ impl Message {
     pub(crate) fn bytes(&self) -> usize {
         const BOOKKEEPING: usize = 128;
         BOOKKEEPING + self.key().map_or(0, <[u8]>::len) + self.value().map_or(0, <[u8]>::len)
+    }
+
+    /// Whether it has headers that librdkafka does not parse: nobody sees them. Not known of a copy.
+    pub(crate) fn has_refused_headers(&self) -> bool {
+        let Body::Native { headers, .. } = &self.0 else {
+            return false;
+        };
+        *headers == Headers::Refused
     }
 
     pub(crate) fn leader_epoch(&self) -> i32 {
@@ -138,18 +158,19 @@ impl Record for Message {
     fn headers(&self, each: EachHeader<'_>) {
         let message = match &self.0 {
             Body::Native {
-                has_headers: false, ..
-            } => return,
-            Body::Native { message, .. } => *message,
+                message,
+                headers: Headers::Parsed,
+            } => *message,
+            Body::Native { .. } => return,
             Body::Owned(record) => return record.headers(each),
         };
         // SAFETY: alive until drop, and a message has one owner.
-        let Some(headers) = (unsafe { headers_of(message) }) else {
+        let Ok(headers) = (unsafe { headers_of(message) }) else {
             return;
         };
         for index in 0.. {
             let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
-            // SAFETY: out-pointers are ours; the name is NUL-terminated, the value null or `size` bytes long.
+            // SAFETY: out-pointers are ours; the name is one of librdkafka's, the value null or `size` bytes long.
             unsafe {
                 let found = sys::rd_kafka_header_get_all(
                     headers,
@@ -162,7 +183,7 @@ impl Record for Message {
                     return;
                 }
                 // Names need not be UTF-8, which is why the crate's reader, which panics on those, is not used.
-                each(CStr::from_ptr(name).to_bytes(), bytes(value, size));
+                each(name_of(name, value), bytes(value, size));
             }
         }
     }
@@ -220,22 +241,62 @@ unsafe fn may_have_headers(message: NonNull<sys::rd_kafka_message_t>) -> bool {
     unsafe { behind.read_volatile() != 0 }
 }
 
+/// # Safety
+/// `message` is alive, and no other thread uses it.
+unsafe fn parse_headers(message: NonNull<sys::rd_kafka_message_t>) -> Headers {
+    // SAFETY: by the contract.
+    match unsafe { headers_of(message) } {
+        Ok(_) => Headers::Parsed,
+        Err(sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__NOENT) => Headers::None,
+        Err(_) => Headers::Refused,
+    }
+}
+
 /// They belong to the message, and are parsed once.
 ///
 /// # Safety
 /// `message` is alive, and no other thread uses it.
 unsafe fn headers_of(
     message: NonNull<sys::rd_kafka_message_t>,
-) -> Option<*mut sys::rd_kafka_headers_t> {
+) -> Result<*mut sys::rd_kafka_headers_t, sys::rd_kafka_resp_err_t> {
     let mut headers = ptr::null_mut();
     // SAFETY: by the contract; the result's place is ours.
     let error = unsafe { sys::rd_kafka_message_headers(message.as_ptr(), &raw mut headers) };
-    (error as i32 == 0).then_some(headers)
+    if error as i32 == 0 {
+        Ok(headers)
+    } else {
+        Err(error)
+    }
+}
+
+/// The bytes of a header's name, those after a NUL too, though librdkafka gives a string of C. A value is kept behind the
+/// name and its closing NUL, which tells the name's length. Before a name librdkafka keeps its length, which tells that of
+/// a header without a value (`rd_kafka_header_s` in rdkafka_header.h; a test fails where a later version differs).
+///
+/// # Safety
+/// Both come from one header of a live list.
+unsafe fn name_of<'a>(name: *const c_char, value: *const c_void) -> &'a [u8] {
+    // SAFETY: by the contract: the name ends with a NUL, and the length stands two words before it.
+    unsafe {
+        let visible = CStr::from_ptr(name).to_bytes();
+        let kept = name.cast::<[u8; size_of::<usize>()]>().sub(2).read();
+        let kept = usize::from_ne_bytes(kept);
+        let is_whole = if value.is_null() {
+            kept >= visible.len() && i32::try_from(kept).is_ok()
+        } else {
+            value.addr().checked_sub(name.addr() + 1) == Some(kept)
+        };
+        if is_whole {
+            std::slice::from_raw_parts(name.cast(), kept)
+        } else {
+            visible
+        }
+    }
 }
 
 /// # Safety
 /// `start` is null or has `len` bytes that outlive the result.
-unsafe fn bytes<'a>(start: *const std::ffi::c_void, len: usize) -> Option<&'a [u8]> {
+unsafe fn bytes<'a>(start: *const c_void, len: usize) -> Option<&'a [u8]> {
     if start.is_null() {
         None
     } else {

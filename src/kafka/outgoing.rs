@@ -164,6 +164,9 @@ mod tests {
                 (b"a".to_vec(), None),
                 (b"a".to_vec(), Some(Vec::new())),
                 (Vec::new(), Some(b"no name".to_vec())),
+                (b"a\0b".to_vec(), Some(b"1".to_vec())),
+                (b"a\0\0".to_vec(), Some(Vec::new())),
+                (b"\0c".to_vec(), None),
             ],
             timestamp_ms: Some(1_700_000_000_123),
         };

@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -25,9 +24,11 @@ use rdkafka::producer::{
 };
 use rdkafka::util::IntoOpaque as _;
 
+use crate::failpoint::failpoint;
 use crate::kafka::property::Value;
 use crate::log::log;
 pub(crate) use crate::message::Outgoing;
+use crate::threads::supervisor::{Handle, Kind, Supervisor};
 
 /// What a producer takes over of a consumer's properties: how to reach the brokers, and as whom.
 const CONNECTION: &[&str] = &[
@@ -58,6 +59,12 @@ const POLL: Duration = Duration::from_millis(100);
 /// How long after its own time-out librdkafka may take to say so.
 const REPORT_GRACE: Duration = Duration::from_secs(1);
 
+/// How long one turn of the thread may take beyond the deadline of a record.
+const TURN_GRACE: Duration = Duration::from_secs(10);
+
+/// How long the thread may take to end.
+const END: Duration = Duration::from_secs(1);
+
 /// Where the broker put a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Acknowledged {
@@ -81,11 +88,15 @@ pub(crate) struct Producer {
     deadline: Duration,
     is_over: Arc<AtomicBool>,
     /// Serves the delivery reports.
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Handle>,
 }
 
 /// What differs among producers.
 pub(crate) struct Settings<'a> {
+    /// The thread that serves the delivery reports is its.
+    pub(crate) supervisor: &'a Supervisor,
+    /// The name of that thread.
+    pub(crate) name: &'a str,
     /// May be a consumer's: what is not about the connection is left out.
     pub(crate) properties: &'a BTreeMap<String, Value>,
     /// Bounds every call.
@@ -94,10 +105,12 @@ pub(crate) struct Settings<'a> {
 }
 
 impl Producer {
-    /// Connects on first use. `properties` may be a consumer's: what is not about the connection is left out.
-    /// `deadline` bounds every call.
+    /// One outside of a daemon. Connects on first use. `properties` may be a consumer's: what is not about the
+    /// connection is left out. `deadline` bounds every call.
     pub(crate) fn new(properties: &BTreeMap<String, Value>, deadline: Duration) -> Result<Self> {
         Self::with(&Settings {
+            supervisor: &Supervisor::without_daemon(),
+            name: "producer",
             properties,
             deadline,
             extra: &[],
@@ -132,17 +145,17 @@ impl Producer {
         let reports = Reports(brokers.clone());
         let client = BaseProducer::from_config_and_context(&config, reports).context("producer")?;
         let (client, is_over) = (Arc::new(client), Arc::<AtomicBool>::default());
-        let thread = std::thread::Builder::new()
-            .name("producer".to_owned())
-            .spawn({
-                let (client, is_over) = (client.clone(), is_over.clone());
-                move || {
-                    while !is_over.load(Ordering::Relaxed) {
-                        client.poll(POLL);
-                    }
+        let kind = Kind::Counted(settings.deadline + TURN_GRACE);
+        let thread = settings.supervisor.spawn(settings.name, kind, {
+            let (client, is_over) = (client.clone(), is_over.clone());
+            move |beat| {
+                while !is_over.load(Ordering::Relaxed) {
+                    beat.turn();
+                    failpoint!("producer-turn");
+                    client.poll(POLL);
                 }
-            })
-            .context("producer: no thread")?;
+            }
+        })?;
         Ok(Self {
             client,
             brokers,
@@ -246,16 +259,28 @@ impl Producer {
     }
 }
 
+#[cfg(test)]
+impl Producer {
+    /// Ends the client for good, as a fatal error does.
+    pub(crate) fn end_for_good(&self) {
+        let code = rdkafka_sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+        let rk = self.client.client().native_ptr();
+        // SAFETY: the handle is alive, and the text is a static string.
+        unsafe { rdkafka_sys::rd_kafka_test_fatal_error(rk, code, c"on purpose".as_ptr()) };
+    }
+}
+
 impl Drop for Producer {
     /// What has no answer yet is given up: the client's own drop sees to that its answer comes all the same. Whoever is
     /// called with an answer may be the last to hold the producer; its thread then ends after that call.
     fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        thread.may_end();
         self.is_over.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take()
-            && thread.thread().id() != std::thread::current().id()
-        {
-            // A panic in it was reported by the panic hook.
-            let _ = thread.join();
+        if thread.thread().id() != std::thread::current().id() {
+            thread.join(Instant::now() + END);
         }
     }
 }

@@ -1,13 +1,17 @@
-//! The things that all VMs of the process share: attributes, and the runtime of the outside.
+//! The things that all VMs of the process share: attributes, the runtime of the outside, and the clock.
 
 use crate::threads::outside::Outside;
 use crate::wait::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::clock::Clock;
+
 /// Over all workers and bundles.
 #[derive(Debug, Default)]
 pub(crate) struct App {
+    /// The clock of every VM, and of its worker.
+    clock: Clock,
     /// It serves the waits of handlers for work outside.
     pub(crate) outside: Outside,
     /// Plain data by name, for `app.setAttr` and `app.getAttr`.
@@ -15,6 +19,21 @@ pub(crate) struct App {
 }
 
 impl App {
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "tests hand in another clock than the system's")
+    )]
+    pub(crate) fn with_clock(clock: Clock) -> Self {
+        Self {
+            clock,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// `Nil` takes the attribute away.
     pub(super) fn set(&self, key: Box<[u8]>, value: Value) {
         let mut attributes = self

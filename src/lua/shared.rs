@@ -18,6 +18,7 @@ use mlua::ffi::{self, lua_State};
 use super::attributes::App;
 use super::stack::push_bytes;
 use super::{Asked, Call, Verdict};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::Sources;
 use crate::wait::{Answer, Fault, Value, Wait, WaitId, Waits};
@@ -73,6 +74,7 @@ pub(super) struct Frame<'a> {
 /// One a VM, at an address that does not change: every C function of ours has it as its first upvalue.
 pub(super) struct Shared {
     pub(super) app: Arc<App>,
+    pub(super) clock: Clock,
     pub(super) sources: Arc<Sources>,
     /// For `require`, after the bundle.
     pub(super) path: String,
@@ -134,6 +136,7 @@ impl Shared {
     pub(super) fn new(app: Arc<App>, sources: Arc<Sources>, config: &Config) -> Self {
         let folder = config.lua.handlers.file_name();
         Self {
+            clock: app.clock().clone(),
             app,
             sources,
             path: config.lua.path.clone(),

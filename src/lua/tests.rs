@@ -29,6 +29,7 @@ use crate::config::{
     Retry, Rotation, Run, Topic,
 };
 use crate::message::OwnedRecord;
+use crate::threads::supervisor::Supervisor;
 use crate::wait::{Answer, Wait};
 
 /// A VM on the test's own thread.
@@ -87,7 +88,7 @@ impl Setup {
     }
 
     fn build_with(&self, app: &Arc<App>) -> Result<Fixture, Error> {
-        let watchdog = Watchdog::start().unwrap();
+        let watchdog = Watchdog::start(&Supervisor::without_daemon()).unwrap();
         let pulse = watchdog.watch_current_thread("test");
         let vm = Vm::build(&self.bundle(), app, &pulse)?;
         Ok(Fixture {

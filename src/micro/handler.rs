@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{Shape, TOPIC};
 use crate::lua::{Call, Pulse, Step, Vm, Watchdog};
 use crate::message::OwnedRecord;
+use crate::threads::supervisor::Supervisor;
 
 /// Two of them must not be alive at once: a thread has one pulse.
 pub struct Handler {
@@ -20,7 +21,8 @@ pub struct Handler {
 impl Handler {
     /// `file` is the text of the handler's file.
     pub fn new(file: &str, shape: &Shape) -> Self {
-        let watchdog = Watchdog::start().expect("a thread can be started");
+        let watchdog =
+            Watchdog::start(&Supervisor::without_daemon()).expect("a thread can be started");
         let pulse = watchdog.watch_current_thread("micro");
         let vm = Vm::build(&super::bundle(file), &Arc::default(), &pulse);
         Self {

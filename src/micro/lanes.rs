@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use crate::config::{NullKeys, Ordering};
 use crate::kafka::Message;
 use crate::message::OwnedRecord;
-use crate::rules::lanes::{self, Lane, Next, Stage};
+use crate::rules::lanes::{self, Lane, LaneState, Stage};
 
 /// By which messages find their lanes.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +71,7 @@ impl Lanes {
             let key = self.running.pop_front().expect("something runs");
             let mut lane = self.inner.take(key).expect("what runs is open");
             lane.progress[0].stage = Stage::Final;
-            assert_eq!(lane.next(), Next::Finished);
+            assert_eq!(lane.state(), LaneState::Finished);
             if let Some(next) = lane.advance(NAMES.into_iter()) {
                 self.inner.put(key, next);
                 self.inner.wake(key);
@@ -79,7 +79,7 @@ impl Lanes {
             match self.inner.next_ready() {
                 Some(key) => {
                     let lane = self.inner.take(key).expect("what is ready is open");
-                    assert_eq!(lane.next(), Next::Run(0));
+                    assert_eq!(lane.state(), LaneState::Run(0));
                     self.run(key, lane);
                 }
                 None => self.begin(),

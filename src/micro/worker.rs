@@ -17,9 +17,9 @@ use crate::kafka::{Client, Message};
 use crate::lua::{Vm, Watchdog};
 use crate::outgoing::outbox::Outbox;
 use crate::rules::route::{self, Plan};
-use crate::service::systemd::Progress;
 use crate::threads::mailbox::Mailbox;
-use crate::threads::supervisor::Ending;
+use crate::threads::progress::Progress;
+use crate::threads::supervisor::{Ending, Supervisor};
 use crate::worker;
 
 /// Two of them must not be alive at once: a thread has one pulse.
@@ -43,7 +43,8 @@ impl Worker {
     pub fn new(file: &str, shape: Shape, folder: &Path) -> Self {
         let bundle = Arc::new(super::bundle(file));
         let plan = route::plan(&bundle.config, "default", TOPIC).expect("the topic has a listener");
-        let watchdog = Watchdog::start().expect("a thread can be started");
+        let watchdog =
+            Watchdog::start(&Supervisor::without_daemon()).expect("a thread can be started");
         let pulse = watchdog.watch_current_thread("micro");
         let app = Arc::default();
         let vm = Vm::build(&bundle, &app, &pulse).unwrap_or_else(|error| panic!("{error}"));
@@ -62,6 +63,7 @@ impl Worker {
             vm,
             page: pages.pop().expect("a page for each worker"),
             solo: Arc::new(Solo::new(vec![mailbox])),
+            chance: fastrand::Rng::with_seed(1),
         };
         Self {
             inner: worker::Worker::new(start),
@@ -113,9 +115,14 @@ fn partition() -> Partition {
     let of = Shared {
         consumer: "default".into(),
         group: "micro".into(),
-        outbox: Arc::new(Outbox::new(&BTreeMap::new())),
+        outbox: Arc::new(Outbox::new(
+            "default",
+            &BTreeMap::new(),
+            &Supervisor::without_daemon(),
+        )),
         inbox: Arc::new(Mailbox::default()),
         client: Arc::new(client),
+        seed: 1,
     };
     Partition::new(1, &TOPIC.into(), 0, of)
 }

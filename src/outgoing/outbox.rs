@@ -6,16 +6,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::failpoint::failpoint;
 use crate::kafka::producer::{self, Acknowledged, Failure, Outgoing, Producer};
 use crate::kafka::property::Value;
+use crate::threads::supervisor::{Handle, Kind, Supervisor};
 
 /// How long a record may take, tries of its own included.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long it may take to drop a producer that ended for good: nothing waits for that.
+const DROP_MAX: Duration = Duration::from_secs(40);
 
 /// A topic that must exist is never created by a slip; one that was created just now may take so long to be known. What
 /// is sent lies in memory twice, and its originals count against the budget of messages in flight: the queue takes that
@@ -40,6 +44,9 @@ pub(crate) type Then = Box<dyn FnOnce(Result<Acknowledged, Refused>) + Send>;
 
 /// Of one consumer, whose brokers it sends to; shared by the workers.
 pub(crate) struct Outbox {
+    supervisor: Supervisor,
+    /// The consumer's.
+    name: String,
     properties: BTreeMap<String, Value>,
     producers: Mutex<Producers>,
 }
@@ -51,7 +58,7 @@ struct Producers {
     /// One record a request: a broker refuses a whole batch as too large, also for the small ones in it.
     alone: Option<Arc<Producer>>,
     /// Producers that ended for good are dropped on a thread: that waits, and whoever sends must not.
-    buried: Vec<JoinHandle<()>>,
+    buried: Vec<Handle>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,9 +68,15 @@ enum Way {
 }
 
 impl Outbox {
-    /// `properties` are the consumer's.
-    pub(crate) fn new(properties: &BTreeMap<String, Value>) -> Self {
+    /// `name` and `properties` are the consumer's.
+    pub(crate) fn new(
+        name: &str,
+        properties: &BTreeMap<String, Value>,
+        supervisor: &Supervisor,
+    ) -> Self {
         Self {
+            supervisor: supervisor.clone(),
+            name: name.to_owned(),
             properties: properties.clone(),
             producers: Mutex::default(),
         }
@@ -124,15 +137,21 @@ impl Outbox {
             extra.push(("batch.num.messages", "1"));
         }
         let producer = Arc::new(Producer::with(&producer::Settings {
+            supervisor: &self.supervisor,
+            name: &format!("producer-{}", self.name),
             properties: &self.properties,
             deadline: DEADLINE,
             extra: &extra,
         })?);
         if let Some(dead) = slot.replace(producer.clone()) {
-            producers.buried.retain(|thread| !thread.is_finished());
-            let thread = std::thread::Builder::new()
-                .name("outbox".to_owned())
-                .spawn(move || drop(dead))?;
+            producers.buried.retain(|thread| !thread.has_ended());
+            let name = format!("outbox-{}", self.name);
+            let thread = self
+                .supervisor
+                .spawn(&name, Kind::Job(DROP_MAX), move |_| {
+                    failpoint!("outbox-turn");
+                    drop(dead);
+                })?;
             producers.buried.push(thread);
         }
         Ok(producer)
@@ -150,8 +169,7 @@ impl Outbox {
             producer.close(deadline);
         }
         for thread in buried {
-            // A panic in it was reported by the panic hook.
-            let _ = thread.join();
+            thread.join(deadline);
         }
     }
 
@@ -170,6 +188,10 @@ mod tests {
     use crate::kafka::mock::Broker;
 
     fn outbox(brokers: &str, more: &[(&str, &str)]) -> Arc<Outbox> {
+        outbox_of(brokers, more, &Supervisor::without_daemon())
+    }
+
+    fn outbox_of(brokers: &str, more: &[(&str, &str)], supervisor: &Supervisor) -> Arc<Outbox> {
         let value = |text: &str| Value {
             text: text.to_owned(),
             secret: false,
@@ -177,7 +199,7 @@ mod tests {
         let properties = [("bootstrap.servers", brokers), ("group.id", "g")];
         let all = properties.iter().chain(more);
         let properties = all.map(|(name, text)| ((*name).to_owned(), value(text)));
-        Arc::new(Outbox::new(&properties.collect()))
+        Arc::new(Outbox::new("default", &properties.collect(), supervisor))
     }
 
     fn letter(partition: i32, key: &str) -> Outgoing {
@@ -255,6 +277,20 @@ mod tests {
         let expected = "topic `dead`: not sent, as the consumer is closing";
         let late = answer(&outbox, letter(0, "k"));
         assert_eq!(late, Err(Refused::Other(expected.to_owned())));
+    }
+
+    #[test]
+    fn a_producer_that_ended_for_good_is_replaced_and_dropped_on_a_thread() {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("dead", 1).unwrap();
+        let (endings, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let outbox = outbox_of(broker.address(), &[], &Supervisor::new(endings));
+        answer(&outbox, letter(0, "k")).unwrap();
+        outbox.lock().together.as_ref().unwrap().end_for_good();
+        answer(&outbox, letter(0, "k")).unwrap();
+        assert_eq!(outbox.lock().buried.len(), 1);
+        outbox.close(Instant::now() + Duration::from_secs(20));
+        assert!(heard.try_recv().is_err(), "no thread ended unasked");
     }
 
     #[test]

@@ -1,23 +1,24 @@
-//! When a listener stops taking messages because they fail, and when it tries again.
+//! The breaker of a listener: it stops the listener while too many runs fail, and tries again after a pause.
 //!
-//! Pure: the time is given. Two things open it: the share of failed runs in a sliding window, lasting for longer than a
-//! tenth of it, and more dead letters in a minute than allowed. After a pause one probe at a time runs; enough successful ones in a row close it, a failed
-//! one opens it again. **While it is open no dead letter is sent, and while it is half-open one a pause**: what fails
-//! for all messages alike must not carry a topic over into its dead-letter topic, and a listener all of whose lanes
-//! wait for a dead letter still gets on.
+//! Pure: the time is given. The breaker opens for one of two reasons. The window holds enough runs, spread over more than
+//! a tenth of it, and too large a share of them failed; or more dead letters are due in a minute than allowed. After a
+//! pause it is half-open: one probe at a time runs. Enough successful probes in a row close it, a failed one opens it.
+//!
+//! **An open breaker sends no dead letter, a half-open one sends one a pause.** A cause that fails every message must not
+//! move a topic into its dead-letter topic; and a listener whose lanes all wait for a dead letter still gets on.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::config;
 
-/// Sub-windows: what the window says is at most a tenth of it out of date.
+/// Parts of the window that are forgotten one by one: its counts are out of date by a tenth at most.
 const SLOTS: u64 = 10;
 const MINUTE: Duration = Duration::from_secs(60);
-/// Where only dead letters are limited.
+/// The pause where only dead letters are limited, which has no key of its own.
 const PAUSE: Duration = Duration::from_secs(30);
 const PROBES: u32 = 1;
-/// How long `gate` lets somebody wait who asks while a probe runs; its end is the better moment to ask again.
+/// How long a message waits that comes while a probe runs. The end of the probe wakes it earlier.
 const PROBE_LOOK: Duration = Duration::from_secs(1);
 
 /// Of one listener in one worker.
@@ -43,17 +44,17 @@ enum Phase {
         why: Why,
         is_probing: bool,
         succeeded: u32,
-        /// Before it no dead letter is sent.
+        /// No dead letter is sent before.
         next_letter: Instant,
     },
 }
 
-/// This opened it.
+/// The breaker has opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Opened {
     pub(crate) why: Why,
     pub(crate) until: Instant,
-    /// A probe failed: it was open before.
+    /// A probe failed: the breaker was open before.
     pub(crate) is_again: bool,
 }
 
@@ -73,7 +74,7 @@ pub(crate) enum Why {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gate {
     Pass,
-    /// As the only one of the listener, after `probing`.
+    /// It may run as a probe, the only run of the listener: the caller tells by `probing`.
     Probe,
     Wait(Instant),
 }
@@ -82,7 +83,7 @@ pub(crate) enum Gate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Letter {
     Send,
-    /// Ask again then, or when it closes.
+    /// Not now. The caller asks again then, or when the breaker closes.
     Wait {
         until: Instant,
         opened: Option<Opened>,
@@ -101,7 +102,7 @@ pub(crate) enum State {
     HalfOpen {
         since: Instant,
         why: Why,
-        /// Successful probes of those that close it.
+        /// Successful probes in a row, of `probes` that close it.
         succeeded: u32,
         probes: u32,
     },
@@ -140,7 +141,7 @@ impl Breaker {
         matches!(self.phase, Phase::Closed)
     }
 
-    /// So many runs succeeded. Whether that closed it.
+    /// So many runs succeeded. Whether the breaker has closed by that.
     pub(crate) fn done(&mut self, runs: u32, now: Instant) -> bool {
         match &mut self.phase {
             Phase::Closed => {

@@ -1,13 +1,123 @@
-//! What changes between two configurations, and what of it can be applied to a running daemon.
+//! What changes between two configurations, and what of it can be applied to a running daemon. Pure.
 //!
-//! Pure. Every key is of one class: *live* (the next bundle has it), *rejoin* (its consumer needs a new client) or
-//! *restart* (fixed when the process starts). The folder `lua.handlers` is live: a bundle is read from wherever it
-//! points, and the watch follows. Invariant: a configuration made by [`effective`] differs from the running one in no
-//! key of the restart class.
+//! Every key is of one [`Class`], told by its row in one of the tables; config.toml says the same, which a test
+//! compares. The tables name every field of the configuration's types: a field without a row does not compile.
+//! The folder `lua.handlers` is live: a bundle is read from wherever it points, and the watch follows. Invariant: a
+//! configuration made by [`effective`] differs from the running one in no key of the class *restart*.
 
 use std::fmt::Write as _;
 
-use crate::config::{Config, Consumer, Http, Listener};
+use crate::config::{Config, Consumer, Daemon, Http, Listener, Log, Lua};
+
+/// When the new value of a key takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    /// With the next bundle.
+    Live,
+    /// With a new client of its consumer, which joins its group anew.
+    Rejoin,
+    /// With the next start of the process.
+    Restart,
+}
+
+/// A field of `T` and its keys.
+struct Row<T> {
+    /// As in config.toml, those of consumers and listeners below their table; `a.*` is every key below `a`, `*` every
+    /// key that has no other row.
+    keys: &'static [&'static str],
+    class: Class,
+    differs: fn(&T, &T) -> bool,
+    /// Puts the running value in the place of the new one.
+    keep: fn(&mut T, &T),
+}
+
+macro_rules! rows {
+    ($(#[$about:meta])* $table:ident: $type:ident { $($field:ident: $class:ident $($key:literal)|*,)+ }) => {
+        $(#[$about])*
+        const $table: &[Row<$type>] = {
+            // Without `..`: a field that has no row is an error here.
+            const _: fn(&$type) = |$type { $($field: _),+ }| {};
+            &[$(Row {
+                keys: &[$($key),*],
+                class: Class::$class,
+                differs: |old, new| old.$field != new.$field,
+                keep: |new, old| new.$field.clone_from(&old.$field),
+            }),+]
+        };
+    };
+}
+
+rows! {
+    LUA: Lua {
+        handlers: Live "lua.handlers",
+        workers: Restart "lua.workers",
+        memory: Live "lua.memory",
+        path: Live "lua.path",
+        cpath: Live "lua.cpath",
+    }
+}
+
+rows! {
+    LOG: Log {
+        level: Live "log.level",
+        format: Restart "log.format",
+        file: Restart "log.file",
+        rotation: Restart "log.rotation",
+        keep: Restart "log.keep",
+    }
+}
+
+rows! {
+    DAEMON: Daemon {
+        drain_deadline: Live "daemon.drainDeadline",
+        state_directory: Restart "daemon.stateDirectory",
+        runtime_directory: Restart "daemon.runtimeDirectory",
+        crashes_max: Restart "daemon.crashes",
+    }
+}
+
+/// The server's being there goes by [`LISTEN`].
+const LISTEN: &str = "http.listen";
+
+rows! {
+    HTTP: Http {
+        listen: Restart "http.listen",
+        stall_after: Live "http.stallAfter",
+    }
+}
+
+rows! {
+    /// Of `[kafkaConfig]`, `[consumerConfig]` and `[consumers.NAME]`: a client is made with all of it.
+    CONSUMER: Consumer {
+        name: Rejoin,
+        group_id: Rejoin "groupId",
+        properties: Rejoin "*",
+        rebalance_timeout: Rejoin "rebalanceTimeout",
+        session_timeout: Rejoin "sessionTimeout",
+        metadata_max_age: Rejoin "metadataMaxAge",
+        request_timeout: Rejoin "requestTimeout",
+    }
+}
+
+rows! {
+    /// Of `[listenerDefaults]` and `[[listeners]]`: a bundle has listeners of its own.
+    LISTENER: Listener {
+        name: Live "name",
+        consumer: Live "consumer",
+        topics: Live "topic" | "topics",
+        handler: Live "handler",
+        from_beginning: Live "subscription.fromBeginning",
+        run: Live "runConfig.*",
+        max_in_flight: Live "maxInFlight",
+        ordering: Live "ordering",
+        null_keys: Live "nullKeys",
+        on_error: Live "onError",
+        retry: Live "retry.*",
+        dead_letter: Live "deadLetter.*",
+        breaker: Live "breaker.*",
+        limits: Live "limits.*",
+    }
+}
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Difference {
@@ -35,48 +145,81 @@ pub(crate) struct Listeners {
 
 /// What `new` changes in `old`, the configuration that runs.
 pub(crate) fn difference(old: &Config, new: &Config) -> Difference {
-    let consumer_name = |consumer: &Consumer| consumer.name.clone();
-    let consumers = compare(&old.consumers, &new.consumers, consumer_name, Consumer::eq);
+    let consumers = compare(
+        &old.consumers,
+        &new.consumers,
+        |consumer| consumer.name.clone(),
+        |old, new| changed(CONSUMER, Class::Rejoin, old, new).is_empty(),
+    );
     let listeners = compare(
         &old.listeners,
         &new.listeners,
         |listener| listener.name.clone(),
-        Listener::eq,
+        |old, new| changed(LISTENER, Class::Live, old, new).is_empty(),
     );
     Difference {
         added: consumers.added,
         removed: consumers.removed,
         rejoin: consumers.changed,
-        restart: restart_keys(old, new),
+        restart: process_keys(Class::Restart, old, new),
         listeners,
-        live: live_keys(old, new),
+        live: process_keys(Class::Live, old, new),
     }
+}
+
+/// The keys of a class outside consumers and listeners whose values differ.
+fn process_keys(class: Class, old: &Config, new: &Config) -> Vec<String> {
+    // Without `..`: what comes in has a table above, or is no key.
+    let Config {
+        path: _,
+        consumers: _,
+        listeners: _,
+        lua,
+        log,
+        daemon,
+        http,
+        warnings: _,
+    } = old;
+    let http = match (http, &new.http) {
+        (Some(old), Some(new)) => changed(HTTP, class, old, new),
+        (Some(_), None) | (None, Some(_)) if class == Class::Restart => vec![LISTEN.to_owned()],
+        _ => Vec::new(),
+    };
+    [
+        changed(LUA, class, lua, &new.lua),
+        changed(LOG, class, log, &new.log),
+        changed(DAEMON, class, daemon, &new.daemon),
+        http,
+    ]
+    .concat()
 }
 
 /// The configuration to run on after a reload: `new`, but for the keys that only a restart can change.
 pub(crate) fn effective(old: &Config, new: &Config) -> Config {
     let mut config = new.clone();
-    config.lua.workers = old.lua.workers;
-    config.log = old.log.clone();
-    config.log.level.clone_from(&new.log.level);
+    keep_restart(LUA, &mut config.lua, &old.lua);
+    keep_restart(LOG, &mut config.log, &old.log);
+    keep_restart(DAEMON, &mut config.daemon, &old.daemon);
+    match (&mut config.http, &old.http) {
+        (Some(new), Some(old)) => keep_restart(HTTP, new, old),
+        // A server that is there stays, and none appears.
+        (new, old) => new.clone_from(old),
+    }
     config
-        .daemon
-        .state_directory
-        .clone_from(&old.daemon.state_directory);
-    config
-        .daemon
-        .runtime_directory
-        .clone_from(&old.daemon.runtime_directory);
-    config.daemon.crashes_max = old.daemon.crashes_max;
-    // A server that is there stays, and none appears; what it says of stalls follows the file.
-    config.http = match (&old.http, &new.http) {
-        (Some(old), Some(new)) => Some(Http {
-            listen: old.listen,
-            ..new.clone()
-        }),
-        (old, _) => old.clone(),
-    };
-    config
+}
+
+/// The first key of each row of the class whose values differ.
+fn changed<T>(rows: &[Row<T>], class: Class, old: &T, new: &T) -> Vec<String> {
+    rows.iter()
+        .filter(|row| row.class == class && (row.differs)(old, new))
+        .map(|row| row.keys.first().copied().unwrap_or_default().to_owned())
+        .collect()
+}
+
+fn keep_restart<T>(rows: &[Row<T>], new: &mut T, old: &T) {
+    rows.iter()
+        .filter(|row| row.class == Class::Restart)
+        .for_each(|row| (row.keep)(new, old));
 }
 
 impl Difference {
@@ -136,59 +279,7 @@ fn compare<T>(
     result
 }
 
-fn restart_keys(old: &Config, new: &Config) -> Vec<String> {
-    let listen = |config: &Config| config.http.as_ref().map(|http| http.listen);
-    changed(&[
-        ("lua.workers", old.lua.workers != new.lua.workers),
-        ("log.format", old.log.format != new.log.format),
-        ("log.file", old.log.file != new.log.file),
-        ("log.rotation", old.log.rotation != new.log.rotation),
-        ("log.keep", old.log.keep != new.log.keep),
-        (
-            "daemon.stateDirectory",
-            old.daemon.state_directory != new.daemon.state_directory,
-        ),
-        (
-            "daemon.runtimeDirectory",
-            old.daemon.runtime_directory != new.daemon.runtime_directory,
-        ),
-        (
-            "daemon.crashes",
-            old.daemon.crashes_max != new.daemon.crashes_max,
-        ),
-        ("http.listen", listen(old) != listen(new)),
-    ])
-}
-
-fn live_keys(old: &Config, new: &Config) -> Vec<String> {
-    changed(&[
-        ("lua.handlers", old.lua.handlers != new.lua.handlers),
-        ("lua.memory", old.lua.memory != new.lua.memory),
-        ("lua.path", old.lua.path != new.lua.path),
-        ("lua.cpath", old.lua.cpath != new.lua.cpath),
-        ("log.level", old.log.level != new.log.level),
-        (
-            "daemon.drainDeadline",
-            old.daemon.drain_deadline != new.daemon.drain_deadline,
-        ),
-        ("http.stallAfter", stall_differs(old, new)),
-    ])
-}
-
-/// Only where there is a server before and after.
-fn stall_differs(old: &Config, new: &Config) -> bool {
-    old.http
-        .as_ref()
-        .zip(new.http.as_ref())
-        .is_some_and(|(old, new)| old.stall_after != new.stall_after)
-}
-
-fn changed(keys: &[(&str, bool)]) -> Vec<String> {
-    keys.iter()
-        .filter(|(_, changed)| *changed)
-        .map(|(key, _)| (*key).to_owned())
-        .collect()
-}
-
+#[cfg(test)]
+mod classes;
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ mod progress;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use progress::{Lane, Next, Progress, Stage};
+pub(crate) use progress::{Lane, LaneState, Progress, Stage};
 
 /// With nothing incoming, room for so many messages stays.
 const INCOMING_KEPT: usize = 128;

@@ -57,13 +57,14 @@ pub(crate) struct Tracker {
     seeds: Seeds,
     /// Whether the partition has many lanes.
     by_lane: bool,
-    /// Per manual listener: what it asked for last, or where it came in.
+    /// One entry a manual listener, with the position that its requests allow.
     manual: Vec<Manual>,
-    /// The listeners that are not manual: with one at least, the automatic position counts.
+    /// The listeners that commit automatically. With at least one, no commit passes the lowest unfinished message.
     automatic: Vec<Arc<str>>,
-    /// An auto listener's own request, until the automatic position moves.
-    early: Option<i64>,
-    /// What was asked for ahead of a reload.
+    /// The offset that the handler of an automatic listener requested by `ctx.commitOffsets`. It replaces the automatic
+    /// position until that moves.
+    auto_request: Option<i64>,
+    /// Requests by handlers of the coming bundle, until it is in force here.
     kept: Kept,
 }
 
@@ -124,7 +125,7 @@ impl Tracker {
             by_lane,
             manual: Vec::new(),
             automatic: Vec::new(),
-            early: None,
+            auto_request: None,
             kept: Kept::default(),
         };
         tracker.set_listeners(manual, automatic);
@@ -157,7 +158,7 @@ impl Tracker {
         }
         if self.automatic != automatic {
             // It spoke for those that there were.
-            self.early = None;
+            self.auto_request = None;
         }
         self.automatic = automatic;
         for ask in std::mem::take(&mut self.kept).into_asks() {
@@ -201,7 +202,7 @@ impl Tracker {
         };
         if self.seeds.take(offset, leader_epoch) {
             if self.entries.is_empty() {
-                self.early = None;
+                self.auto_request = None;
             }
             return Arrival::Finished;
         }
@@ -264,7 +265,7 @@ impl Tracker {
         while self.entries.front().is_some_and(|entry| entry.finished) {
             self.entries.pop_front();
             self.swept_later -= 1;
-            self.early = None;
+            self.auto_request = None;
         }
         if marked > 0 && self.swept_later > 0 {
             self.changes += 1;
@@ -295,7 +296,8 @@ impl Tracker {
         }
     }
 
-    /// A handler asks. Returns what stands to be committed by it. What its lane finished since does not matter.
+    /// `ctx.commitOffsets`. Returns the offset that is to be committed now. A request is judged as if it came while its
+    /// message ran: what the lane has finished since does not matter.
     pub(crate) fn ask(&mut self, ask: &Ask) -> i64 {
         let &Ask {
             lane, at, offset, ..
@@ -306,26 +308,27 @@ impl Tracker {
             return self.target().offset;
         }
         if at < self.finished().offset {
-            // The automatic position has moved since, and has taken over.
+            // The message is finished, and the automatic position has moved past it: the request is over.
             return self.target().offset;
         }
-        let mut early = offset;
+        let mut request = offset;
         if self.by_lane {
             let others =
                 |entry: &&Entry| !entry.finished && (entry.lane != lane || entry.offset >= offset);
             let held_back = self.entries.iter().find(others).map(|entry| entry.offset);
-            early = early.min(held_back.unwrap_or(self.expected.offset));
+            request = request.min(held_back.unwrap_or(self.expected.offset));
         }
         if self.automatic.len() > 1 {
             // Another automatic listener may not have run yet.
-            early = early.min(self.finished().offset);
+            request = request.min(self.finished().offset);
         }
-        self.early = Some(early);
+        self.auto_request = Some(request);
         self.target().offset
     }
 
-    /// A handler of the coming bundle asks, in which its listener may have become a manual one, or may be new. One that is
-    /// manual here is heard at once, any other when that bundle has come.
+    /// `ctx.commitOffsets` by a handler of the coming bundle, which a worker has before the consumer. Its listener may be
+    /// new in that bundle, or manual only from it on. The request of a listener that is manual here counts at once, any
+    /// other one is kept until the bundle comes.
     pub(crate) fn ask_ahead(&mut self, ask: &Ask) -> i64 {
         if self.is_manual(&ask.listener) {
             return self.ask(ask);
@@ -344,7 +347,8 @@ impl Tracker {
     pub(crate) fn target(&self) -> Position {
         let (finished, expected) = (self.finished(), self.expected.offset);
         let asked = self.manual.iter().map(|one| one.position(expected)).min();
-        let own = (!self.automatic.is_empty()).then(|| self.early.unwrap_or(finished.offset));
+        let own =
+            (!self.automatic.is_empty()).then(|| self.auto_request.unwrap_or(finished.offset));
         let offset = match (asked, own) {
             (Some(asked), Some(own)) => asked.min(own),
             (Some(one), None) | (None, Some(one)) => one,
@@ -399,7 +403,7 @@ impl Tracker {
 
     /// Whether a handler asked for a commit that counts.
     pub(crate) fn is_asked(&self) -> bool {
-        self.early.is_some() || self.manual.iter().any(|one| one.has_asked)
+        self.auto_request.is_some() || self.manual.iter().any(|one| one.has_asked)
     }
 
     /// Whether so much was finished unasked that this listener's position stays where it is; true only once.

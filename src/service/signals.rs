@@ -1,20 +1,32 @@
 //! Signals, as one token with one deadline.
 //!
-//! The first SIGTERM or SIGINT asks for a drain, the second ends the process at once; SIGHUP asks for a reload. What a
-//! signal means is pure. They are heard on a thread of their own, so that the second one works however busy the rest
-//! is. SIGPIPE has no effect: Rust ignores it, and Lua's watchdog puts an empty handler in place of that.
+//! The first SIGTERM, SIGINT or SIGQUIT asks for a drain, the second ends the process at once. SIGHUP opens the log file
+//! again and asks for a reload. SIGUSR1 and SIGUSR2 do nothing, with a line in the log. SIGXFSZ, a log file at the limit of
+//! its size, does nothing either: the write has failed, and its line is counted. What a signal means is pure. They are
+//! heard on a thread of their own, so that the second one works however busy the rest is. SIGPIPE has no effect: Rust
+//! ignores it, and Lua's watchdog puts an empty handler in place of that.
 #![expect(
     unsafe_code,
     reason = "_exit(2) for the second signal: no destructor may hold the process up"
 )]
 
+use crate::failpoint::failpoint;
 use crate::log::log;
-use std::io;
-use std::thread::JoinHandle;
+use crate::threads::progress::Beat;
+use crate::threads::supervisor::{Handle, Kind, Supervisor};
 use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
+
+/// How often the thread turns at least, so that its hang is seen.
+const TURN: Duration = Duration::from_secs(5);
+/// How long one turn may take.
+const TURN_MAX: Duration = Duration::from_secs(15);
+/// How long the thread may take to end.
+const END: Duration = Duration::from_secs(1);
 
 /// Whether a stop was asked for, and until when the drain may last. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -61,17 +73,22 @@ pub(crate) fn channel() -> (Trigger, Shutdown) {
 /// What arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Arrived {
-    /// SIGTERM, SIGINT.
+    /// SIGTERM, SIGINT, SIGQUIT.
     Stop(&'static str),
     /// SIGHUP.
     Hangup,
+    /// SIGUSR1, SIGUSR2: a signal without a meaning here, which would end the process without a drain.
+    Other(&'static str),
+    /// SIGXFSZ.
+    FileTooLarge,
 }
 
 impl Arrived {
     fn name(self) -> &'static str {
         match self {
-            Self::Stop(name) => name,
+            Self::Stop(name) | Self::Other(name) => name,
             Self::Hangup => "SIGHUP",
+            Self::FileTooLarge => "SIGXFSZ",
         }
     }
 }
@@ -82,6 +99,10 @@ enum Action {
     Drain,
     End,
     Reload,
+    /// The log file only.
+    Reopen,
+    /// What signals there are.
+    Explain,
     Nothing,
 }
 
@@ -90,7 +111,9 @@ fn action(is_stopping: bool, arrived: Arrived) -> Action {
         (Arrived::Stop(_), false) => Action::Drain,
         (Arrived::Stop(_), true) => Action::End,
         (Arrived::Hangup, false) => Action::Reload,
-        (Arrived::Hangup, true) => Action::Nothing,
+        (Arrived::Hangup, true) => Action::Reopen,
+        (Arrived::Other(_), _) => Action::Explain,
+        (Arrived::FileTooLarge, _) => Action::Nothing,
     }
 }
 
@@ -99,6 +122,8 @@ pub(crate) struct Reactions {
     pub(crate) trigger: Trigger,
     /// How long the drain may take, asked for when the signal arrives.
     pub(crate) drain: Box<dyn Fn() -> Duration + Send>,
+    /// Opens the log file again; it may have been renamed. Waits for nothing.
+    pub(crate) reopen: Box<dyn Fn() + Send>,
     /// One item a SIGHUP. A full queue drops it: the reload that waits will read the newest files.
     pub(crate) reloads: mpsc::Sender<()>,
     /// Runs before the process ends at the second signal: it writes what the log still holds.
@@ -109,33 +134,30 @@ pub(crate) struct Reactions {
 #[derive(Debug)]
 pub(crate) struct Signals {
     stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Handle>,
 }
 
 impl Signals {
     /// When this returns, the handlers stand: no later signal takes its default action.
-    pub(crate) fn listen(reactions: Reactions) -> io::Result<Self> {
+    pub(crate) fn listen(reactions: Reactions, supervisor: &Supervisor) -> anyhow::Result<Self> {
+        let context = "cannot listen to signals";
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
-            .build()?;
+            .enable_time()
+            .build()
+            .context(context)?;
         let entered = runtime.enter();
-        let mut ears = Ears {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        };
+        let mut ears = Ears::open().context(context)?;
         drop(entered);
         let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new()
-            .name("signals".to_owned())
-            .spawn(move || {
-                runtime.block_on(async {
-                    tokio::select! {
-                        () = hear(&mut ears, &reactions) => {}
-                        _ = stopped => {}
-                    }
-                });
-            })?;
+        let thread = supervisor.spawn("signals", Kind::Observed(TURN_MAX), move |beat| {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = hear(&mut ears, &reactions, &beat) => {}
+                    _ = stopped => {}
+                }
+            });
+        })?;
         Ok(Self {
             stop: Some(stop),
             thread: Some(thread),
@@ -145,11 +167,10 @@ impl Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            log!(error, signals, "the thread that hears signals panicked");
+        if let Some(thread) = self.thread.take() {
+            thread.may_end();
+            drop(self.stop.take());
+            thread.join(Instant::now() + END);
         }
     }
 }
@@ -157,23 +178,47 @@ impl Drop for Signals {
 struct Ears {
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
     hangup: Signal,
+    user1: Signal,
+    user2: Signal,
+    file_too_large: Signal,
 }
 
 impl Ears {
+    fn open() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+            file_too_large: signal(SignalKind::from_raw(libc::SIGXFSZ))?,
+        })
+    }
+
     async fn next(&mut self) -> Arrived {
         tokio::select! {
             _ = self.terminate.recv() => Arrived::Stop("SIGTERM"),
             _ = self.interrupt.recv() => Arrived::Stop("SIGINT"),
+            _ = self.quit.recv() => Arrived::Stop("SIGQUIT"),
             _ = self.hangup.recv() => Arrived::Hangup,
+            _ = self.user1.recv() => Arrived::Other("SIGUSR1"),
+            _ = self.user2.recv() => Arrived::Other("SIGUSR2"),
+            _ = self.file_too_large.recv() => Arrived::FileTooLarge,
         }
     }
 }
 
-async fn hear(ears: &mut Ears, reactions: &Reactions) {
+async fn hear(ears: &mut Ears, reactions: &Reactions, beat: &Beat) {
     let mut is_stopping = false;
     loop {
-        let arrived = ears.next().await;
+        beat.turn();
+        failpoint!("signals-turn");
+        let Ok(arrived) = tokio::time::timeout(TURN, ears.next()).await else {
+            continue;
+        };
         match action(is_stopping, arrived) {
             Action::Drain => {
                 is_stopping = true;
@@ -197,7 +242,19 @@ async fn hear(ears: &mut Ears, reactions: &Reactions) {
                 // SAFETY: it only ends the process. Nothing unfinished was committed, so that nothing is lost.
                 unsafe { libc::_exit(1) }
             }
-            Action::Reload => drop(reactions.reloads.try_send(())),
+            Action::Reload => {
+                // First, so that the lines of the reload are in the new file.
+                (reactions.reopen)();
+                // A full queue has a reload that will read the newest files.
+                let _ = reactions.reloads.try_send(());
+            }
+            Action::Reopen => (reactions.reopen)(),
+            Action::Explain => log!(
+                warn,
+                signals,
+                signal = arrived.name(),
+                "signal ignored: SIGHUP reloads, SIGTERM stops"
+            ),
             Action::Nothing => {}
         }
     }
@@ -211,12 +268,22 @@ mod tests {
     fn the_first_signal_drains_and_the_second_ends() {
         assert_eq!(action(false, Arrived::Stop("SIGTERM")), Action::Drain);
         assert_eq!(action(true, Arrived::Stop("SIGINT")), Action::End);
+        assert_eq!(action(false, Arrived::Stop("SIGQUIT")), Action::Drain);
     }
 
     #[test]
-    fn a_hangup_reloads_but_not_while_stopping() {
+    fn a_signal_without_a_meaning_ends_nothing() {
+        for is_stopping in [false, true] {
+            let action = |arrived| action(is_stopping, arrived);
+            assert_eq!(action(Arrived::Other("SIGUSR1")), Action::Explain);
+            assert_eq!(action(Arrived::FileTooLarge), Action::Nothing);
+        }
+    }
+
+    #[test]
+    fn a_hangup_reloads_and_while_stopping_only_opens_the_log_file_again() {
         assert_eq!(action(false, Arrived::Hangup), Action::Reload);
-        assert_eq!(action(true, Arrived::Hangup), Action::Nothing);
+        assert_eq!(action(true, Arrived::Hangup), Action::Reopen);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! stops no thread and therefore no ping.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
@@ -13,7 +13,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::log::log;
 use crate::rate_limit::RateLimit;
-pub(crate) use crate::threads::progress::{Beat, Progress, Stalled};
+use crate::threads::progress::Progress;
 
 /// How often the threads are looked at. Each turns its loop at least once a second.
 const LOOK: Duration = Duration::from_secs(1);
@@ -73,7 +73,7 @@ impl Notifier {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.send(&[NotifyState::Reloading, now]),
             Err(error) => {
-                log!(warn, systemd, %error, "the service manager was not told of the reload")
+                log!(warn, systemd, %error, "the service manager was not told of the reload");
             }
         }
     }
@@ -99,7 +99,7 @@ impl Notifier {
 
     /// Looks at the threads every second and pings while all of them move. Runs until it is dropped; without a watchdog
     /// it only says which thread stands still.
-    pub(crate) async fn watch(&self, progress: Arc<Progress>) {
+    pub(crate) async fn watch(&self, progress: &Progress) {
         let interval = self.watchdog_interval();
         let mut look = tokio::time::interval(interval.map_or(LOOK, |interval| interval.min(LOOK)));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -7,11 +7,13 @@
 
 mod places;
 
+use crate::failpoint::failpoint;
 use crate::log::log;
+use crate::threads::progress::Beat;
+use crate::threads::supervisor::{Handle, Kind, Supervisor};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use notify::{ErrorKind, RecursiveMode, Watcher};
@@ -22,11 +24,18 @@ use places::{Compare, Places};
 /// Directories that appear while others are being armed are looked for this often; then it is left to the next signal.
 const ARM_ROUNDS_MAX: usize = 4;
 
+/// How often the thread turns at least, so that its hang is seen.
+const TURN: Duration = Duration::from_secs(5);
+/// How long one turn may take: the disk may be slow.
+const TURN_MAX: Duration = Duration::from_secs(30);
+/// How long the thread may take to end.
+const END: Duration = Duration::from_secs(1);
+
 /// A running watch; dropping it ends it.
 pub(crate) struct Watch {
     shared: Arc<Shared>,
     changes: mpsc::Receiver<()>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Handle>,
 }
 
 /// When to signal and when to look.
@@ -55,14 +64,24 @@ type Connect = fn(Arc<Shared>) -> notify::Result<Box<dyn Watcher + Send>>;
 impl Watch {
     /// Watches until dropped. The first signal comes at once, when everything is armed: what changed between the
     /// caller's reading and now is not lost.
-    pub(crate) fn start(config: PathBuf, handlers: PathBuf) -> Self {
-        Self::start_with(config, handlers, PACE, |shared| {
+    pub(crate) fn start(
+        config: PathBuf,
+        handlers: PathBuf,
+        supervisor: &Supervisor,
+    ) -> anyhow::Result<Self> {
+        Self::start_with(config, handlers, PACE, supervisor, |shared| {
             let watcher = notify::recommended_watcher(move |event| shared.note(event))?;
             Ok(Box::new(watcher))
         })
     }
 
-    fn start_with(config: PathBuf, handlers: PathBuf, pace: Pace, connect: Connect) -> Self {
+    fn start_with(
+        config: PathBuf,
+        handlers: PathBuf,
+        pace: Pace,
+        supervisor: &Supervisor,
+        connect: Connect,
+    ) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared::default());
         let (sender, changes) = mpsc::channel(1);
         let eye = Eye {
@@ -78,15 +97,13 @@ impl Watch {
             warned: false,
             seen: (0, 0),
         };
-        // Without a thread (the process is at its limit) there is no watch; `changed` then says so.
-        let thread = std::thread::Builder::new()
-            .name("watch".into())
-            .spawn(move || eye.run());
-        Self {
+        let kind = Kind::Observed(TURN_MAX);
+        let thread = supervisor.spawn("watch", kind, move |beat| eye.run(&beat))?;
+        Ok(Self {
             shared,
             changes,
-            thread: thread.ok(),
-        }
+            thread: Some(thread),
+        })
     }
 
     /// Waits until something may have changed; several changes may be one signal. `None`: the watch has ended, which
@@ -104,11 +121,11 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.shared.lock().stop = true;
-        self.shared.wake.notify_one();
         if let Some(thread) = self.thread.take() {
-            // It can only have failed by a panic, which has been reported where it happened.
-            let _ = thread.join();
+            thread.may_end();
+            self.shared.lock().stop = true;
+            self.shared.wake.notify_one();
+            thread.join(Instant::now() + END);
         }
     }
 }
@@ -139,6 +156,8 @@ struct Unrest {
 enum Wake {
     Settled,
     Look,
+    /// Nothing to do but to show that the thread moves.
+    Turn,
     Handlers(PathBuf),
     Stop,
 }
@@ -161,6 +180,7 @@ impl Shared {
     }
 
     fn wait(&self, pace: Pace, look_at: Instant) -> Wake {
+        let turn_at = Instant::now() + TURN;
         let mut state = self.lock();
         loop {
             if state.stop {
@@ -178,7 +198,12 @@ impl Shared {
             if look_at <= now {
                 return Wake::Look;
             }
-            let until = settled_at.map_or(look_at, |at| at.min(look_at));
+            if turn_at <= now {
+                return Wake::Turn;
+            }
+            let until = settled_at
+                .map_or(look_at, |at| at.min(look_at))
+                .min(turn_at);
             let woken = self.wake.wait_timeout(state, until - now);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -221,11 +246,13 @@ struct Eye {
 }
 
 impl Eye {
-    fn run(mut self) {
+    fn run(mut self, beat: &Beat) {
         self.arm();
         self.signal();
         let mut slow_at = Instant::now() + self.pace.slow;
         loop {
+            beat.turn();
+            failpoint!("watch-turn");
             let poll_at = Instant::now() + self.pace.poll;
             let look_at = if self.refused {
                 slow_at.min(poll_at)
@@ -234,6 +261,7 @@ impl Eye {
             };
             match self.shared.wait(self.pace, look_at) {
                 Wake::Stop => return,
+                Wake::Turn => {}
                 Wake::Settled => {
                     // Before the signal: what its receiver misses while it reads is an event.
                     self.arm();

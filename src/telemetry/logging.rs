@@ -2,22 +2,26 @@
 //!
 //! Lines go to standard error or journald, and to a rolling file when the config names one. It knows nothing of what is
 //! logged. **The guard lives in `main`**: dropped earlier, the file would lose its last lines. Neither a reader that
-//! has gone nor a full disk stops the daemon; what could not be written is counted.
+//! has gone nor a full disk stops the daemon; what could not be written is counted and told, whatever the sink.
 
 mod fields;
 mod file;
+mod fit;
 mod journal;
 mod local_time;
 mod panic;
+mod period;
+mod queue;
 mod sink;
 mod stderr;
+mod whole;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use tracing_appender::non_blocking::{ErrorCounter, WorkerGuard};
-use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -27,15 +31,20 @@ use crate::config::{self, LogFormat};
 use crate::kafka;
 use crate::log::log;
 use crate::rate_limit::RateLimit;
+use crate::threads::unsupervised;
 
-use fields::Readable;
+use fields::Fields;
+use file::LogFile;
 use journal::Journal;
 use local_time::LocalTime;
+use queue::Queue;
 use sink::{Form, Surroundings};
 use stderr::Stderr;
 
 /// Between two warnings of dropped lines.
-const DROPPED_WINDOW: Duration = Duration::from_secs(60);
+const DROPPED_WINDOW: Duration = Duration::from_secs(10);
+/// How long the end of the log may take.
+const END: Duration = Duration::from_secs(1);
 
 /// For whom the lines on standard error are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,71 +59,117 @@ pub(crate) enum Audience {
 type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
 type Boxed = Box<dyn Layer<Filtered> + Send + Sync>;
 
-/// An information is informational: without this, it would be a notice.
-const PRIORITIES: PriorityMappings = PriorityMappings {
-    error: Priority::Error,
-    warn: Priority::Warning,
-    info: Priority::Informational,
-    debug: Priority::Debug,
-    trace: Priority::Debug,
-};
-
 /// Keeps the log going. Dropping it writes what the file still lacks.
 #[must_use]
 pub(crate) struct Guard {
     filter: reload::Handle<EnvFilter, Registry>,
-    stderr: Stderr,
-    file: Option<ErrorCounter>,
+    sinks: Sinks,
     flush: Flush,
     dropped: Mutex<Dropped>,
 }
 
+/// Where lines go.
+#[derive(Clone, Default)]
+struct Sinks {
+    stderr: Stderr,
+    /// In place of standard error.
+    journal: Option<Journal>,
+    file: Option<Queue>,
+}
+
+impl Sinks {
+    /// Lines that did not get there, since the start.
+    fn dropped(&self) -> [u64; 3] {
+        let journal = self.journal.as_ref().map_or(0, Journal::dropped_lines);
+        let file = self.file.as_ref().map_or(0, Queue::dropped_lines);
+        [self.stderr.dropped_lines(), journal, file]
+    }
+}
+
 /// What was said of dropped lines.
 struct Dropped {
-    told: u64,
+    told: [u64; 3],
     limit: RateLimit,
+}
+
+impl Default for Dropped {
+    fn default() -> Self {
+        Self {
+            told: [0; 3],
+            limit: RateLimit::new(1, DROPPED_WINDOW),
+        }
+    }
+}
+
+impl Dropped {
+    /// The lines dropped since the last warning, by sink, where it is time for a warning.
+    fn due(&mut self, total: [u64; 3], now: Option<Instant>) -> Option<[u64; 3]> {
+        let is_due = |limit: &mut RateLimit| now.is_none_or(|now| limit.allow(now).is_some());
+        if total == self.told || !is_due(&mut self.limit) {
+            return None;
+        }
+        let told = std::mem::replace(&mut self.told, total);
+        Some(std::array::from_fn(|sink| total[sink] - told[sink]))
+    }
 }
 
 /// Ends the log file, from wherever the process ends.
 #[derive(Clone, Default)]
-pub(crate) struct Flush(Arc<Mutex<Option<WorkerGuard>>>);
+pub(crate) struct Flush(Arc<Mutex<Option<(Queue, JoinHandle<()>)>>>);
 
 impl Flush {
     /// Writes what waits, within a second; later lines do not reach the file.
     pub(crate) fn now(&self) {
-        let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(guard);
+        let file = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((queue, writer)) = file
+            && queue.close(END)
+        {
+            // A disk that hangs holds its thread, which ends with the process.
+            let _ = writer.join();
+        }
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        kafka::log::tell_rest();
+        self.warn_of_dropped_lines(None);
         self.flush.now();
     }
 }
 
 impl Guard {
-    /// Lines that neither standard error nor the file took, since the start.
+    /// Lines that their sink did not take, since the start.
     pub(crate) fn dropped_lines(&self) -> u64 {
-        let file = self.file.as_ref().map_or(0, ErrorCounter::dropped_lines);
-        self.stderr.dropped_lines() + file as u64
+        self.sinks.dropped().iter().sum()
     }
 
-    /// Warns of lines that were dropped since the last warning, at most once a minute: call it every second or so.
-    pub(crate) fn warn_of_dropped_lines(&self, now: Instant) {
-        let total = self.dropped_lines();
-        let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = total - dropped.told;
-        if new > 0 && dropped.limit.allow(now).is_some() {
-            dropped.told = total;
-            log!(
-                warn,
-                log,
-                dropped = new,
-                total,
-                "log lines were dropped, as nobody took them fast enough"
-            );
-        }
+    /// Tells of lines that are not there: dropped by a sink, or left out by a limit. Call it every second or so.
+    pub(crate) fn look(&self, now: Instant) {
+        kafka::log::tell_ended(now);
+        self.warn_of_dropped_lines(Some(now));
+    }
+
+    /// A warning that is dropped itself counts, and is followed by the next one: so one arrives once the sink takes lines
+    /// again, with the total.
+    fn warn_of_dropped_lines(&self, now: Option<Instant>) {
+        let total = self.sinks.dropped();
+        let due = {
+            let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+            dropped.due(total, now)
+        };
+        let Some(new) = due else { return };
+        let of = |sink: usize| (new[sink] > 0).then_some(new[sink]);
+        log!(
+            warn,
+            log,
+            dropped = new.iter().sum::<u64>(),
+            stderr = of(0),
+            journald = of(1),
+            file = of(2),
+            total = total.iter().sum::<u64>(),
+            "log lines were dropped: not read in time, or no room on the disk"
+        );
     }
 
     /// `[log] level` has changed. A level of the environment stays in force.
@@ -129,13 +184,23 @@ impl Guard {
     pub(crate) fn flush(&self) -> Flush {
         self.flush.clone()
     }
+
+    /// Opens the log file again, which may have been renamed. Waits for nothing.
+    pub(crate) fn reopener(&self) -> impl Fn() + Send + use<> {
+        let file = self.sinks.file.clone();
+        move || {
+            if let Some(file) = &file {
+                file.reopen();
+            }
+        }
+    }
 }
 
 /// Installs the subscriber of the process.
 pub(crate) fn start(log: &config::Log, audience: Audience) -> anyhow::Result<Guard> {
     let surroundings = Surroundings::look();
     let form = sink::form(log.format, surroundings);
-    let stderr = Stderr::default();
+    let mut sinks = Sinks::default();
     // The filter stands before the layers, so that a hidden line costs nothing anywhere.
     let (filter, handle) = reload::Layer::new(filter(&log.level)?);
 
@@ -144,18 +209,18 @@ pub(crate) fn start(log: &config::Log, audience: Audience) -> anyhow::Result<Gua
         audience,
         surroundings,
         log.format,
-        &stderr,
+        &mut sinks,
     )?];
-    let mut flush = None;
-    let mut file = None;
+    let mut flush = Flush::default();
     if let Some(path) = &log.file {
-        let (writer, worker) = file::writer(path, log)?;
-        file = Some(writer.error_counter());
-        flush = Some(worker);
+        let queue = Queue::default();
+        let writer = spawn_writer(queue.clone(), LogFile::open(path, log)?)?;
+        flush = Flush(Arc::new(Mutex::new(Some((queue.clone(), writer)))));
+        sinks.file = Some(queue.clone());
         layers.push(if form == Form::Json {
-            json(writer)
+            json(queue)
         } else {
-            text(writer)
+            text(queue)
         });
     }
     let subscriber = tracing_subscriber::registry()
@@ -164,18 +229,18 @@ pub(crate) fn start(log: &config::Log, audience: Audience) -> anyhow::Result<Gua
         .with(kafka::log::Limits::default());
     subscriber.try_init()?;
     panic::log_panics();
-
-    let dropped = Mutex::new(Dropped {
-        told: 0,
-        limit: RateLimit::new(1, DROPPED_WINDOW),
-    });
     Ok(Guard {
         filter: handle,
-        stderr,
-        file,
-        flush: Flush(Arc::new(Mutex::new(flush))),
-        dropped,
+        sinks,
+        flush,
+        dropped: Mutex::default(),
     })
+}
+
+/// The thread lives from before the daemon's first line until after its last one.
+fn spawn_writer(queue: Queue, mut file: LogFile) -> anyhow::Result<JoinHandle<()>> {
+    unsupervised::spawn("log-file", move || queue.serve(&mut file))
+        .context("cannot start thread `log-file`")
 }
 
 /// The filter of the environment, or else of the config.
@@ -212,8 +277,9 @@ fn main_layer(
     audience: Audience,
     surroundings: Surroundings,
     format: LogFormat,
-    stderr: &Stderr,
+    sinks: &mut Sinks,
 ) -> anyhow::Result<Boxed> {
+    let stderr = sinks.stderr.clone();
     let is_coloured = surroundings.is_terminal
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     Ok(match (form, audience) {
@@ -221,29 +287,26 @@ fn main_layer(
             .compact()
             .with_target(false)
             .with_timer(LocalTime)
-            .fmt_fields(Readable)
+            .fmt_fields(Fields::Readable)
             .with_ansi(is_coloured)
             .log_internal_errors(false)
-            .with_writer(stderr.clone())
+            .with_writer(stderr)
             .boxed(),
         (Form::Text, Audience::Daemon) if surroundings.is_terminal => fmt::layer()
-            .fmt_fields(Readable)
+            .fmt_fields(Fields::Readable)
             .with_ansi(is_coloured)
             .log_internal_errors(false)
-            .with_writer(stderr.clone())
+            .with_writer(stderr)
             .boxed(),
         // What collects lines wants each whole.
-        (Form::Text, Audience::Daemon) => text(stderr.clone()),
-        (Form::Json, _) => json(stderr.clone()),
-        (Form::Journald, _) => match tracing_journald::layer() {
-            Ok(layer) => Journal(
-                layer
-                    .with_field_prefix(Some("MOONTIDE".to_owned()))
-                    .with_priority_mappings(PRIORITIES)
-                    .with_syslog_identifier("moontide".to_owned()),
-            )
-            .boxed(),
-            Err(_) if format == LogFormat::Auto => json(stderr.clone()),
+        (Form::Text, Audience::Daemon) => text(stderr),
+        (Form::Json, _) => json(stderr),
+        (Form::Journald, _) => match Journal::connect(Path::new(journal::SOCKET)) {
+            Ok(journal) => {
+                sinks.journal = Some(journal.clone());
+                journal.boxed()
+            }
+            Err(_) if format == LogFormat::Auto => json(stderr),
             Err(error) => {
                 let message =
                     "log.format: `journald` finds no journal; use `auto`, `json` or `text`";
@@ -253,11 +316,13 @@ fn main_layer(
     })
 }
 
+/// Whole lines.
 fn text<W>(writer: W) -> Boxed
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     fmt::layer()
+        .fmt_fields(Fields::OneLine)
         .with_ansi(false)
         .log_internal_errors(false)
         .with_writer(writer)
@@ -280,148 +345,4 @@ where
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{self, Write};
-
-    use super::*;
-
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Lines {
-        fn text(&self) -> String {
-            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-        }
-    }
-
-    impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl<'a> MakeWriter<'a> for Lines {
-        type Writer = Self;
-
-        fn make_writer(&'a self) -> Self {
-            self.clone()
-        }
-    }
-
-    fn subscriber(
-        layer: Boxed,
-    ) -> (
-        reload::Handle<EnvFilter, Registry>,
-        impl tracing::Subscriber + Send + Sync,
-    ) {
-        let (filter, handle) = reload::Layer::new(EnvFilter::new("info"));
-        let limits = kafka::log::Limits::default();
-        (
-            handle,
-            tracing_subscriber::registry()
-                .with(filter)
-                .with(vec![layer])
-                .with(limits),
-        )
-    }
-
-    #[test]
-    fn json_has_one_object_a_line_with_the_fields_beside_the_message() {
-        let lines = Lines::default();
-        let (_handle, subscriber) = subscriber(json(lines.clone()));
-        tracing::subscriber::with_default(subscriber, || {
-            log!(
-                warn,
-                log,
-                topic = "orders",
-                offset = 42,
-                "a message\nfailed"
-            );
-        });
-        let text = lines.text();
-        let line: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
-        assert_eq!(text.lines().count(), 1);
-        assert_eq!(line["level"], "WARN");
-        assert_eq!(line["target"], "log");
-        assert_eq!(line["message"], "a message\nfailed");
-        assert_eq!(line["topic"], "orders");
-        assert_eq!(line["offset"], 42);
-        assert!(line["timestamp"].as_str().unwrap().ends_with('Z'));
-    }
-
-    #[test]
-    fn somebody_who_reads_finds_values_of_several_lines_below_the_line() {
-        let lines = Lines::default();
-        let layer = fmt::layer()
-            .compact()
-            .without_time()
-            .with_target(false)
-            .with_ansi(false)
-            .fmt_fields(Readable)
-            .with_writer(lines.clone())
-            .boxed();
-        let (_handle, subscriber) = subscriber(layer);
-        tracing::subscriber::with_default(subscriber, || {
-            log!(
-                warn,
-                log,
-                topic = "orders",
-                error = "config.toml:3:1: bad\n3 | x\n  | ^",
-                traceback = "stack traceback:\n\t[C]: in ?",
-                attempt = 2,
-                "handler failed"
-            );
-            log!(info, log, "two\nlines and \x1b[31m");
-        });
-        let expected = concat!(
-            " WARN handler failed topic=\"orders\" attempt=2\n",
-            "    error: config.toml:3:1: bad\n",
-            "    3 | x\n",
-            "      | ^\n",
-            "    stack traceback:\n",
-            "        [C]: in ?\n",
-            " INFO two\n",
-            "    lines and \\u{1b}[31m\n",
-        );
-        assert_eq!(lines.text(), expected);
-    }
-
-    #[test]
-    fn a_level_can_change_while_the_log_is_in_use() {
-        let lines = Lines::default();
-        let (handle, subscriber) = subscriber(text(lines.clone()));
-        tracing::subscriber::with_default(subscriber, || {
-            log!(debug, log, "hidden");
-            handle.reload(EnvFilter::new("debug")).unwrap();
-            log!(debug, log, "shown");
-        });
-        assert!(!lines.text().contains("hidden"));
-        assert!(lines.text().contains("shown"));
-    }
-
-    #[test]
-    fn librdkafka_says_a_thing_ten_times_and_then_counts() {
-        let lines = Lines::default();
-        let (_handle, subscriber) = subscriber(json(lines.clone()));
-        tracing::subscriber::with_default(subscriber, || {
-            for _ in 0..100 {
-                kafka::log::line(3, "REQTMOUT", "rdkafka#consumer-1", "connection refused");
-                kafka::log::line(7, "FETCH", "rdkafka#consumer-1", "hidden by the level");
-            }
-        });
-        let shown = lines
-            .text()
-            .lines()
-            .filter(|line| line.contains("connection refused"))
-            .count();
-        assert_eq!(shown, 10);
-        assert!(lines.text().contains(
-            r#""facility":"REQTMOUT","client":"rdkafka#consumer-1","target":"librdkafka""#
-        ));
-        assert!(!lines.text().contains("hidden"));
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@
 //! only where the owner sleeps. Who sends is bounded elsewhere, by the budget or by asking one question at a time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 pub(crate) struct Mailbox<T> {
@@ -53,6 +53,16 @@ impl<T> Mailbox<T> {
         let unread = std::mem::take(&mut state.letters);
         drop(state);
         drop(unread);
+    }
+
+    /// Closes it when the returned value is dropped, also by a panic: no letter outlives the thread that would read it.
+    pub(crate) fn close_on_drop(self: &Arc<Self>) -> CloseOnDrop<T> {
+        CloseOnDrop(self.clone())
+    }
+
+    /// Whether the thread that reads it has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
     }
 
     /// Ends a sleep, or the next one.
@@ -109,5 +119,39 @@ impl<T> Mailbox<T> {
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Held by the thread that reads a mailbox.
+#[must_use]
+pub(crate) struct CloseOnDrop<T>(Arc<Mailbox<T>>);
+
+impl<T> Drop for CloseOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mailbox_whose_reader_panics_keeps_no_letter() {
+        let mailbox = Arc::new(Mailbox::default());
+        let (unread, late) = (Arc::new(()), Arc::new(()));
+        mailbox.send(unread.clone());
+        let reads = mailbox.close_on_drop();
+        assert!(!mailbox.is_closed());
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _reads = reads;
+            panic!("on purpose");
+        }));
+        assert!(panicked.is_err() && mailbox.is_closed());
+        mailbox.send(late.clone());
+        assert_eq!(
+            (Arc::strong_count(&unread), Arc::strong_count(&late)),
+            (1, 1)
+        );
     }
 }

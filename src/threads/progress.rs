@@ -27,6 +27,7 @@ struct Thread {
     beat: Arc<Shared>,
     seen: u64,
     still_for: Duration,
+    is_told: bool,
 }
 
 #[derive(Debug)]
@@ -94,20 +95,39 @@ impl Progress {
             beat: Arc::clone(&beat),
             seen: 0,
             still_for: Duration::ZERO,
+            is_told: false,
         });
         Beat(beat)
     }
 
-    /// The thread that stands still. Call it every second or so, from wherever.
+    /// The first thread that stands still. Call it every second or so, from any thread.
     pub(crate) fn stalled(&self, now: Instant) -> Option<Stalled> {
         let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = looks.last.replace(now).unwrap_or(now);
-        let passed = now.saturating_duration_since(last).min(LOOK_MAX);
-        looks
-            .threads
-            .retain(|thread| !thread.beat.has_ended.load(Ordering::Relaxed));
-        let mut stalled = None;
+        looks.look(now);
+        looks.threads.iter().find_map(Thread::stalled)
+    }
+
+    /// Every thread that stands still and did not at the last call.
+    pub(crate) fn newly_stalled(&self, now: Instant) -> Vec<Stalled> {
+        let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        looks.look(now);
+        let mut new = Vec::new();
         for thread in &mut looks.threads {
+            let stalled = thread.stalled();
+            let was_told = std::mem::replace(&mut thread.is_told, stalled.is_some());
+            new.extend(stalled.filter(|_| !was_told));
+        }
+        new
+    }
+}
+
+impl Looks {
+    fn look(&mut self, now: Instant) {
+        let last = self.last.replace(now).unwrap_or(now);
+        let passed = now.saturating_duration_since(last).min(LOOK_MAX);
+        self.threads
+            .retain(|thread| !thread.beat.has_ended.load(Ordering::Relaxed));
+        for thread in &mut self.threads {
             let turns = thread.beat.turns.load(Ordering::Relaxed);
             if turns == thread.seen {
                 thread.still_for += passed;
@@ -115,16 +135,18 @@ impl Progress {
                 thread.seen = turns;
                 thread.still_for = Duration::ZERO;
             }
-            let allowance = Duration::from_millis(thread.beat.allowance_ms.load(Ordering::Relaxed));
-            if thread.still_for > allowance && stalled.is_none() {
-                stalled = Some(Stalled {
-                    thread: thread.beat.name.clone(),
-                    still_for: thread.still_for,
-                    allowance,
-                });
-            }
         }
-        stalled
+    }
+}
+
+impl Thread {
+    fn stalled(&self) -> Option<Stalled> {
+        let allowance = Duration::from_millis(self.beat.allowance_ms.load(Ordering::Relaxed));
+        (self.still_for > allowance).then(|| Stalled {
+            thread: self.beat.name.clone(),
+            still_for: self.still_for,
+            allowance,
+        })
     }
 }
 
@@ -176,6 +198,28 @@ mod tests {
         assert!(progress.stalled(start + seconds(3)).is_some());
         beat.turn();
         assert_eq!(progress.stalled(start + seconds(4)), None);
+    }
+
+    #[test]
+    fn a_thread_is_new_once_each_time_it_stands_still() {
+        let progress = Progress::default();
+        let beat = progress.register("watch", seconds(1));
+        let _other = progress.register("signals", seconds(5));
+        let start = Instant::now();
+        let names = |second| {
+            let stalled = progress.newly_stalled(start + seconds(second));
+            stalled
+                .into_iter()
+                .map(|one| one.thread)
+                .collect::<Vec<_>>()
+        };
+        assert!(names(0).is_empty());
+        assert_eq!(names(3), ["watch"]);
+        assert!(names(4).is_empty());
+        assert_eq!(names(7), ["signals"]);
+        beat.turn();
+        assert!(names(8).is_empty());
+        assert_eq!(names(10), ["watch"]);
     }
 
     #[test]

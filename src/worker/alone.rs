@@ -4,75 +4,130 @@
 use std::collections::VecDeque;
 
 use super::Worker;
+use super::ids::LaneId;
 
 #[derive(Default)]
 pub(super) struct Alone {
-    /// The lane that runs alone, or waits for the others to end: epoch and lane.
-    one: Option<(u64, u64)>,
-    next: VecDeque<(u64, u64)>,
+    /// The lane that runs alone, or waits for the others to end.
+    one: Option<LaneId>,
+    next: VecDeque<LaneId>,
     /// Partitions that wait for it, by epoch.
     parked: Vec<u64>,
 }
 
+/// What may go on after the lane that ran alone.
+#[derive(Debug, PartialEq, Eq)]
+enum Freed {
+    /// This lane, alone as well.
+    Lane(LaneId),
+    /// The partitions that waited, by epoch.
+    Partitions(Vec<u64>),
+}
+
+impl Alone {
+    /// Whether it is this lane's turn. If not, it gets in line.
+    fn enter(&mut self, id: LaneId) -> bool {
+        let one = *self.one.get_or_insert(id);
+        if one != id && !self.next.contains(&id) {
+            self.next.push_back(id);
+        }
+        one == id
+    }
+
+    /// Whether a lane runs alone, or is about to: this partition waits then.
+    fn keeps(&mut self, epoch: u64) -> bool {
+        let keeps = self.one.is_some();
+        if keeps && !self.parked.contains(&epoch) {
+            self.parked.push(epoch);
+        }
+        keeps
+    }
+
+    /// These lanes are out of line; `None` unless the one that runs alone is among them.
+    fn leave(&mut self, is_meant: impl Fn(LaneId) -> bool) -> Option<Freed> {
+        self.next.retain(|one| !is_meant(*one));
+        self.one.take_if(|one| is_meant(*one))?;
+        self.one = self.next.pop_front();
+        Some(match self.one {
+            Some(next) => Freed::Lane(next),
+            None => Freed::Partitions(std::mem::take(&mut self.parked)),
+        })
+    }
+}
+
 impl Worker {
     /// Whether this lane may run now: nothing else does. If not, it is woken when it may.
-    pub(super) fn may_be_alone(&mut self, epoch: u64, lane: u64) -> bool {
-        match self.alone.one {
-            None => self.alone.one = Some((epoch, lane)),
-            Some(one) if one == (epoch, lane) => {}
-            Some(_) => {
-                if !self.alone.next.contains(&(epoch, lane)) {
-                    self.alone.next.push_back((epoch, lane));
-                }
-                return false;
-            }
-        }
-        self.calls.is_empty()
+    pub(super) fn may_be_alone(&mut self, id: LaneId) -> bool {
+        self.alone.enter(id) && self.calls.is_empty()
     }
 
     /// Whether a lane runs alone, or is about to: this partition is woken when it has.
     pub(super) fn is_kept_by_one(&mut self, epoch: u64) -> bool {
-        let kept = self.alone.one.is_some();
-        if kept && !self.alone.parked.contains(&epoch) {
-            self.alone.parked.push(epoch);
-        }
-        kept
+        self.alone.keeps(epoch)
     }
 
     /// The lane that is to run alone may do so: no call waits any more.
     pub(super) fn wake_alone(&mut self) {
-        if let Some((epoch, lane)) = self.alone.one {
-            self.wake_lane(epoch, lane);
+        if let Some(id) = self.alone.one {
+            self.wake_lane(id);
         }
     }
 
     /// The lane does not run alone any more, if it did.
-    pub(super) fn end_alone(&mut self, epoch: u64, lane: u64) {
-        self.alone.next.retain(|one| *one != (epoch, lane));
-        if self.alone.one == Some((epoch, lane)) {
-            self.alone.one = None;
-            self.next_alone();
-        }
+    pub(super) fn end_alone(&mut self, id: LaneId) {
+        let freed = self.alone.leave(|one| one == id);
+        self.free(freed);
     }
 
     /// The partition is over.
     pub(super) fn forget_alone(&mut self, epoch: u64) {
-        self.alone.next.retain(|(one, _)| *one != epoch);
-        if self.alone.one.is_some_and(|(one, _)| one == epoch) {
-            self.alone.one = None;
-            self.next_alone();
-        }
+        let freed = self.alone.leave(|one| one.epoch == epoch);
+        self.free(freed);
     }
 
-    fn next_alone(&mut self) {
-        self.gatekeeper.leave();
-        if let Some((epoch, lane)) = self.alone.next.pop_front() {
-            self.alone.one = Some((epoch, lane));
-            self.wake_lane(epoch, lane);
-            return;
+    fn free(&mut self, freed: Option<Freed>) {
+        if freed.is_some() {
+            self.gatekeeper.leave();
         }
-        for epoch in std::mem::take(&mut self.alone.parked) {
-            self.wake(epoch);
+        match freed {
+            None => {}
+            Some(Freed::Lane(id)) => self.wake_lane(id),
+            Some(Freed::Partitions(epochs)) => epochs.into_iter().for_each(|one| self.wake(one)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(epoch: u64, lane: u64) -> LaneId {
+        LaneId { epoch, lane }
+    }
+
+    #[test]
+    fn lanes_run_alone_one_after_the_other_and_then_the_partitions_go_on() {
+        let mut alone = Alone::default();
+        assert!(!alone.keeps(1));
+        assert!(alone.enter(id(1, 1)));
+        assert!(!alone.enter(id(2, 1)));
+        assert!(alone.keeps(3) && alone.keeps(3));
+        assert_eq!(alone.leave(|one| one == id(9, 9)), None);
+        let freed = alone.leave(|one| one == id(1, 1));
+        assert_eq!(freed, Some(Freed::Lane(id(2, 1))));
+        assert!(alone.enter(id(2, 1)));
+        let freed = alone.leave(|one| one == id(2, 1));
+        assert_eq!(freed, Some(Freed::Partitions(vec![3])));
+        assert!(!alone.keeps(1));
+    }
+
+    #[test]
+    fn a_partition_that_is_over_takes_its_lanes_out_of_line() {
+        let mut alone = Alone::default();
+        assert!(alone.enter(id(1, 1)));
+        assert!(!alone.enter(id(1, 2)));
+        assert!(!alone.enter(id(2, 1)));
+        let freed = alone.leave(|one| one.epoch == 1);
+        assert_eq!(freed, Some(Freed::Lane(id(2, 1))));
     }
 }

@@ -10,6 +10,7 @@ use crate::rules::route::Plan;
 use crate::wait::{Cancel, WaitId};
 
 use super::commit_requests::Who;
+use super::ids::LaneId;
 
 /// Calls that wait; a lane has one at most.
 #[derive(Default)]
@@ -32,6 +33,13 @@ pub(super) struct Open {
 }
 
 impl Open {
+    pub(super) fn lane_id(&self) -> LaneId {
+        LaneId {
+            epoch: self.epoch,
+            lane: self.lane,
+        }
+    }
+
     pub(super) fn who(&self) -> Who<'_> {
         Who {
             listener: &self.listener,
@@ -168,12 +176,11 @@ impl Places {
         parked
     }
 
-    /// Every parked partition, after the limits changed.
-    pub(super) fn clear_parked(&mut self) -> Vec<u64> {
-        self.topics
-            .values_mut()
-            .flat_map(|place| std::mem::take(&mut place.parked))
-            .collect()
+    /// The limits have changed: whoever calls wakes every partition.
+    pub(super) fn clear_parked(&mut self) {
+        for place in self.topics.values_mut() {
+            place.parked.clear();
+        }
     }
 }
 

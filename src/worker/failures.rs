@@ -1,19 +1,24 @@
 //! What the log says of failures: the first of a message with its traceback, then attempts 2, 4, 8 …, limited by
 //! listener, so that a handler that always fails does not fill the disk.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::assignment::Partition;
+use crate::clock::Clock;
+use crate::kafka::Message;
 use crate::log::log;
 use crate::lua::{Failure, FailureKind};
-use crate::rate_limit::RateLimit;
+use crate::message::Record as _;
+use crate::rate_limit::RateLimits;
 
 use super::outcomes::Place;
+use super::slot::Stray;
 
 /// Lines of a listener in a window of this length.
 const BURST: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(10);
+/// More of them share a limit.
+const LISTENERS_MAX: usize = 10_000;
 
 /// A line about a message in a listener: where it is, and then the given fields and the message.
 macro_rules! say {
@@ -33,12 +38,30 @@ macro_rules! say {
     };
 }
 
-#[derive(Default)]
 pub(super) struct Log {
-    limits: HashMap<String, RateLimit>,
+    clock: Clock,
+    /// By listener.
+    limits: RateLimits,
 }
 
 impl Log {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            limits: RateLimits::new(BURST, WINDOW, LISTENERS_MAX),
+        }
+    }
+
+    /// Tells of lines left out in windows that have ended.
+    pub(super) fn tell_ended(&mut self, now: Instant) {
+        tell(self.limits.ended(now));
+    }
+
+    /// Tells of all lines left out: the worker ends.
+    pub(super) fn tell_rest(&mut self) {
+        tell(self.limits.rest());
+    }
+
     /// `next` is the wait before the next attempt; without one the daemon stops.
     pub(super) fn failed(&mut self, place: &Place<'_>, failure: &Failure, next: Option<Duration>) {
         if next.is_some() && !place.attempt.is_power_of_two() {
@@ -87,11 +110,21 @@ impl Log {
         self.last_word(place, failure, what);
     }
 
-    /// In a retry topic, for a listener that the configuration has no more.
-    pub(super) fn stray(&mut self, partition: &Partition, offset: i64, listener: &str) {
+    /// In a retry topic, and nobody runs it.
+    pub(super) fn stray(&mut self, partition: &Partition, offset: i64, stray: &Stray) {
         // One limit for all: names out of headers could be any number.
         let Some(left_out) = self.allow("") else {
             return;
+        };
+        let (listener, what) = match stray {
+            Stray::Gone(listener) => (
+                Some(listener.as_str()),
+                "message skipped: its listener is gone",
+            ),
+            Stray::Unreadable => (
+                None,
+                "message skipped: it is in a retry topic, and its headers do not say for which listener",
+            ),
         };
         log!(
             warn,
@@ -101,8 +134,26 @@ impl Log {
             partition = partition.number,
             offset,
             left_out = (left_out > 0).then_some(left_out),
-            "message skipped: its listener is gone"
+            "{what}"
         );
+    }
+
+    /// Of new messages; librdkafka parses 100,000 headers at most.
+    pub(super) fn refused_headers(&mut self, partition: &Partition, messages: &[Message]) {
+        for message in messages.iter().filter(|one| one.has_refused_headers()) {
+            let Some(left_out) = self.allow("") else {
+                continue;
+            };
+            log!(
+                warn,
+                worker,
+                topic = &*partition.topic,
+                partition = partition.number,
+                offset = message.offset(),
+                left_out = (left_out > 0).then_some(left_out),
+                "message runs without its headers: librdkafka reads none of more than 100,000, and no broken ones"
+            );
+        }
     }
 
     /// The broker takes its dead letter in no size.
@@ -162,10 +213,35 @@ impl Log {
     }
 
     fn allow(&mut self, listener: &str) -> Option<u64> {
-        if !self.limits.contains_key(listener) {
-            self.limits
-                .insert(listener.to_owned(), RateLimit::new(BURST, WINDOW));
+        self.limits.allow(listener, self.clock.now())
+    }
+}
+
+fn tell(left_out: Vec<(String, u64)>) {
+    for (listener, left_out) in left_out {
+        // Lines without a listener have a limit of their own.
+        let listener = (!listener.is_empty()).then_some(listener);
+        log!(
+            warn,
+            worker,
+            listener,
+            left_out,
+            "lines about messages left out"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_are_left_out_are_counted_by_listener_until_the_end_of_the_window() {
+        let mut log = Log::new(Clock::System);
+        for _ in 0..100 {
+            log.allow("orders");
         }
-        self.limits.get_mut(listener)?.allow(Instant::now())
+        let end = Instant::now() + WINDOW;
+        assert_eq!(log.limits.ended(end), [("orders".to_owned(), 80)]);
     }
 }

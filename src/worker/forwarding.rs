@@ -5,10 +5,9 @@
 //! its traceback, then its error, and then the listener's policy says what becomes of it.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::assignment::ToWorker;
-use crate::clock::now_ms;
 use crate::config::{Listener, TooLarge};
 use crate::failpoint::failpoint;
 use crate::kafka::Message;
@@ -23,6 +22,7 @@ use crate::telemetry::metrics::Outcome;
 
 use super::Worker;
 use super::head::Head;
+use super::ids::RecordId;
 use super::outcomes::named;
 use super::slot::Slot;
 
@@ -30,11 +30,11 @@ use super::slot::Slot;
 const PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// By epoch, lane and listener.
-pub(super) type Letters = HashMap<(u64, u64, String), Letter>;
+/// The records on their way, and those that are sent again.
+pub(super) type Forwarded = HashMap<RecordId, Forwarding>;
 
 /// Why a message goes to another topic, kept until it is there.
-pub(super) struct Letter {
+pub(super) struct Forwarding {
     failure: Failure,
     attempts: u32,
     first_failure_ms: i64,
@@ -73,7 +73,7 @@ impl Worker {
         failure: &Failure,
     ) -> Stage {
         self.log.buried(&self.place(head, listener), failure);
-        self.begin_letter(head, listener, failure, Way::DeadLetter)
+        self.begin_forwarding(head, listener, failure, Way::DeadLetter)
     }
 
     /// The message waits for its next run in the retry topic of this delay.
@@ -87,19 +87,19 @@ impl Worker {
         let place = self.place(head, listener);
         self.log.failed(&place, failure, Some(delay));
         let way = Way::Retry(delay);
-        self.begin_letter(head, listener, failure, way)
+        self.begin_forwarding(head, listener, failure, way)
     }
 
-    fn begin_letter(
+    fn begin_forwarding(
         &mut self,
         head: &mut Head<'_>,
         listener: &Listener,
         failure: &Failure,
         way: Way,
     ) -> Stage {
-        let now = now_ms();
+        let now = self.clock.wall_ms();
         let progress = &head.lane.progress[head.index];
-        let letter = Letter {
+        let forwarding = Forwarding {
             failure: failure.clone(),
             attempts: progress.attempt,
             first_failure_ms: progress.failing_since.unwrap_or(now),
@@ -112,28 +112,22 @@ impl Worker {
             size: Size::Full,
             way,
         };
-        let name = progress.listener.clone();
-        self.letters
-            .insert((head.slot.partition.epoch, head.key, name), letter);
+        self.forwarded.insert(head.record_id(), forwarding);
         self.post(head, listener)
     }
 
     /// Sends the record of a lane's head again.
     pub(super) fn send(&mut self, head: &mut Head<'_>) {
-        let place = (
-            head.slot.partition.epoch,
-            head.key,
-            head.listener().to_owned(),
-        );
+        let id = head.record_id();
         let bundle = self.engine.bundle().number;
         head.progress().stage = match named(head.config, head.listener()) {
             Some(_)
                 if self
-                    .letters
-                    .get(&place)
+                    .forwarded
+                    .get(&id)
                     .is_some_and(|one| one.is_moot(bundle)) =>
             {
-                self.letters.remove(&place);
+                self.forwarded.remove(&id);
                 Stage::Due
             }
             Some(listener) => self.post(head, listener),
@@ -142,29 +136,25 @@ impl Worker {
     }
 
     fn post(&mut self, head: &mut Head<'_>, listener: &Listener) -> Stage {
-        let (epoch, name) = (head.slot.partition.epoch, head.listener().to_owned());
-        let key = head.key;
-        let mut place = (epoch, key, name);
-        let is_allowed = self
-            .letters
-            .get(&place)
-            .is_some_and(|letter| letter.is_allowed);
+        let mut id = head.record_id();
+        let forwarding = self.forwarded.get(&id);
+        let is_allowed = forwarding.is_some_and(|one| one.is_allowed);
         if let Some(number) = head.number()
             && !is_allowed
-            && let Err(until) = self.may_bury(number)
+            && let Err(until) = self.gates.may_bury(number)
         {
-            let delay = until.saturating_duration_since(Instant::now());
+            let delay = until.saturating_duration_since(self.clock.now());
             let error = "its dead letter waits: the breaker is open";
-            head.block(error, Some(delay));
+            head.block(self.clock.wall_ms(), error, Some(delay));
             return Stage::Unsent(until);
         }
-        let Some(letter) = self.letters.get_mut(&place) else {
+        let Some(forwarding) = self.forwarded.get_mut(&id) else {
             return Stage::Due;
         };
-        letter.is_allowed = true;
-        let Some(record) = letter.record(head.slot, listener, &head.lane.message) else {
+        forwarding.is_allowed = true;
+        let Some(record) = forwarding.record(head.slot, listener, &head.lane.message) else {
             // A reload took the topic away: the message is the handler's again.
-            self.letters.remove(&place);
+            self.forwarded.remove(&id);
             return Stage::Due;
         };
         let (mailbox, number) = (self.mailbox.clone(), head.lane.number);
@@ -173,10 +163,10 @@ impl Worker {
             record,
             Box::new(move |result| {
                 mailbox.send(ToWorker::Delivered {
-                    epoch,
-                    lane: key,
+                    epoch: id.lane.epoch,
+                    lane: id.lane.lane,
                     number,
-                    listener: std::mem::take(&mut place.2),
+                    listener: std::mem::take(&mut id.listener),
                     result: result.map(drop),
                 });
             }),
@@ -186,27 +176,20 @@ impl Worker {
     }
 
     /// The broker's answer to a record.
-    pub(super) fn delivered(
-        &mut self,
-        epoch: u64,
-        key: u64,
-        number: u64,
-        name: &str,
-        result: Result<(), Refused>,
-    ) {
+    pub(super) fn delivered(&mut self, id: &RecordId, number: u64, result: Result<(), Refused>) {
         failpoint!("letter-acknowledged");
-        let Some(mut slot) = self.slots.remove(&epoch) else {
+        let Some(mut slot) = self.slots.remove(&id.lane.epoch) else {
             return;
         };
         slot.under_way -= 1;
+        let key = id.lane.lane;
         if let Some(mut lane) = slot.lanes.take(key) {
-            let index = lane.index_of(name).filter(|&index| {
+            let index = lane.index_of(&id.listener).filter(|&index| {
                 lane.number == number && lane.progress[index].stage == Stage::Sending
             });
             if let Some(index) = index {
                 let config = self.engine.bundle().config.clone();
-                let place = (epoch, key, name.to_owned());
-                let outcome = match self.letters.get(&place).map(|letter| letter.way) {
+                let outcome = match self.forwarded.get(id).map(|one| one.way) {
                     Some(Way::Retry(_)) => Outcome::RetriedLater,
                     _ => Outcome::DeadLettered,
                 };
@@ -222,7 +205,7 @@ impl Worker {
                     Err(refused) => self.refused(&mut head, refused),
                 };
                 if !matches!(stage, Stage::SendDue | Stage::Unsent(_)) {
-                    self.letters.remove(&place);
+                    self.forwarded.remove(id);
                 }
                 head.come_to(stage);
             }
@@ -234,26 +217,25 @@ impl Worker {
 
     /// A record that was not taken: smaller, later, or what the policy says.
     fn refused(&mut self, head: &mut Head<'_>, refused: Refused) -> Stage {
-        let name = head.listener().to_owned();
-        let place = (head.slot.partition.epoch, head.key, name);
-        let listener = named(head.config, &place.2);
-        let letter = self.letters.get_mut(&place);
-        let (Some(letter), Some(listener)) = (letter, listener) else {
+        let id = head.record_id();
+        let listener = named(head.config, &id.listener);
+        let forwarding = self.forwarded.get_mut(&id);
+        let (Some(forwarding), Some(listener)) = (forwarding, listener) else {
             return Stage::Final;
         };
         let policy = listener.dead_letter.as_ref().map(|policy| policy.too_large);
         match refused {
-            Refused::TooLarge(reason) if let Way::Retry(delay) = letter.way => {
+            Refused::TooLarge(reason) if let Way::Retry(delay) = forwarding.way => {
                 // Nothing in it can be left out: it waits here instead.
                 let place = self.place(head, listener);
                 self.log.unsent(&place, &reason, 1, delay);
-                head.block(&reason, Some(delay));
-                Stage::BackOff(Instant::now() + delay)
+                head.block(self.clock.wall_ms(), &reason, Some(delay));
+                Stage::BackOff(self.clock.now() + delay)
             }
             Refused::TooLarge(reason) => {
-                match letter.size.next(policy.unwrap_or(TooLarge::Block)) {
+                match forwarding.size.next(policy.unwrap_or(TooLarge::Block)) {
                     Ok(size) => {
-                        letter.size = size;
+                        forwarding.size = size;
                         Stage::SendDue
                     }
                     Err(skips) => {
@@ -263,32 +245,32 @@ impl Worker {
                             return self.ended(head, Outcome::Skipped);
                         }
                         let error = format!("its dead letter is too large: {reason}");
-                        head.block(&error, None);
+                        head.block(self.clock.wall_ms(), &error, None);
                         Stage::Halted
                     }
                 }
             }
             Refused::Other(reason) => {
-                letter.tries += 1;
-                letter.trouble = Some(reason.clone());
-                let doublings = letter.tries.min(10) - 1;
+                forwarding.tries += 1;
+                forwarding.trouble = Some(reason.clone());
+                let doublings = forwarding.tries.min(10) - 1;
                 let delay = (PAUSE * 2_u32.pow(doublings)).min(PAUSE_MAX);
-                let tries = letter.tries;
-                let what = match letter.way {
+                let tries = forwarding.tries;
+                let what = match forwarding.way {
                     Way::DeadLetter => "its dead letter",
                     Way::Retry(_) => "its record for the retry topic",
                 };
                 let place = self.place(head, listener);
                 self.log.unsent(&place, &reason, tries, delay);
                 let error = format!("{what} is not sent: {reason}");
-                head.block(&error, Some(delay));
-                Stage::Unsent(Instant::now() + delay)
+                head.block(self.clock.wall_ms(), &error, Some(delay));
+                Stage::Unsent(self.clock.now() + delay)
             }
         }
     }
 }
 
-impl Letter {
+impl Forwarding {
     /// The breaker has kept it, and meanwhile there is a new handler, which may take the message. What somebody asked for
     /// is not tried again.
     fn is_moot(&self, bundle: u64) -> bool {

@@ -6,11 +6,13 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::log::log;
 use crate::rules::breaker::{self, Breaker, Letter, Opened};
 
 use super::Worker;
+use super::ids::LaneId;
 
 /// How long a probe is left to messages that have not failed before.
 const FRESH_FIRST: Duration = Duration::from_millis(500);
@@ -22,8 +24,8 @@ pub(super) enum Gate {
     Wait,
 }
 
-#[derive(Default)]
 pub(super) struct Gates {
+    clock: Clock,
     /// By the listener's index in the config.
     listeners: Vec<One>,
     /// Not all of them pass.
@@ -32,6 +34,8 @@ pub(super) struct Gates {
     paused: BTreeSet<String>,
     /// Something may pass now that did not before.
     opened: bool,
+    /// A breaker may let a probe pass then, or a dead letter.
+    next_try: Option<Instant>,
 }
 
 struct One {
@@ -40,13 +44,24 @@ struct One {
     is_paused: bool,
     /// Successful runs that the breaker has not been told yet.
     done: u32,
-    /// Epoch and lane of the probe under way.
-    probe: Option<(u64, u64)>,
+    /// The lane of the probe under way.
+    probe: Option<LaneId>,
     /// Since when a probe has been wanted.
     wanted: Option<Instant>,
 }
 
 impl Gates {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            listeners: Vec::new(),
+            any_shut: false,
+            paused: BTreeSet::new(),
+            opened: false,
+            next_try: None,
+        }
+    }
+
     /// The listeners of a bundle: who stays keeps what it counted, but a breaker that is open is closed: a new bundle
     /// may have mended what failed.
     pub(super) fn set_listeners(&mut self, config: &Config, index: usize, count: usize) {
@@ -94,15 +109,15 @@ impl Gates {
     }
 
     /// A run of this lane was done. While the breaker is not closed only its probe counts: what else ends began before.
-    pub(super) fn done_in(&mut self, listener: usize, epoch: u64, lane: u64) {
+    pub(super) fn done_in(&mut self, listener: usize, id: LaneId) {
         let Some(one) = self.listeners.get_mut(listener) else {
             return;
         };
         if one.breaker.is_closed() {
             one.done += 1;
-        } else if one.probe == Some((epoch, lane)) {
+        } else if one.probe == Some(id) {
             one.done = 1;
-            self.flush(Instant::now());
+            self.flush(self.clock.now());
         }
     }
 
@@ -135,9 +150,21 @@ impl Gates {
             .any(|one| one.is_paused || !one.breaker.is_closed());
     }
 
-    /// A breaker's pause is over: what is held tries again.
-    pub(super) fn look_again(&mut self) {
-        self.opened = true;
+    /// What is held tries again then.
+    fn try_again_at(&mut self, at: Instant) {
+        self.next_try = Some(self.next_try.map_or(at, |next| next.min(at)));
+    }
+
+    /// When what is held tries again.
+    pub(super) fn next_try(&self) -> Option<Instant> {
+        self.next_try
+    }
+
+    /// A breaker's pause may be over: what is held tries again.
+    pub(super) fn tick(&mut self, now: Instant) {
+        if self.next_try.take_if(|at| *at <= now).is_some() {
+            self.opened = true;
+        }
     }
 
     /// Whether something may pass since the last time that did not before.
@@ -158,97 +185,94 @@ impl Gates {
         self.look();
     }
 
-    /// By listener, the breaker's state and whether somebody has paused it, for the status and the metrics.
-    pub(super) fn states(&self) -> impl Iterator<Item = (&str, breaker::State, bool)> {
-        self.listeners
-            .iter()
-            .map(|one| (one.name.as_str(), one.breaker.state(), one.is_paused))
-    }
-}
-
-impl Worker {
     /// Whether this listener may run a message of that lane now. A probe begins by it: rather with a message that has not
     /// failed before, since it asks whether the listener works, and not whether that message does.
-    pub(super) fn gate(&mut self, listener: usize, epoch: u64, lane: u64, failed: bool) -> Gate {
-        if self.gates.all_pass() {
+    pub(super) fn gate(&mut self, listener: usize, id: LaneId, failed: bool) -> Gate {
+        if self.all_pass() {
             return Gate::Pass;
         }
-        let gate = self.look_at_gate(listener);
-        if let Some(one) = self.gates.listeners.get_mut(listener)
+        let gate = self.look_at(listener);
+        if let Some(one) = self.listeners.get_mut(listener)
             && gate == Gate::Pass
             && !one.breaker.is_closed()
         {
-            let now = Instant::now();
+            let now = self.clock.now();
             let until = *one.wanted.get_or_insert(now) + FRESH_FIRST;
             if failed && now < until {
-                self.timers.set_gates(until);
+                self.try_again_at(until);
                 return Gate::Wait;
             }
             one.wanted = None;
             one.breaker.probing();
-            one.probe = Some((epoch, lane));
+            one.probe = Some(id);
         }
         gate
     }
 
     /// Whether this listener takes messages now.
-    pub(super) fn look_at_gate(&mut self, listener: usize) -> Gate {
-        let Some(one) = self.gates.listeners.get_mut(listener) else {
+    pub(super) fn look_at(&mut self, listener: usize) -> Gate {
+        let Some(one) = self.listeners.get_mut(listener) else {
             return Gate::Pass;
         };
         if one.is_paused {
             return Gate::Wait;
         }
-        match one.breaker.gate(Instant::now()) {
+        let now = self.clock.now();
+        match one.breaker.gate(now) {
             breaker::Gate::Pass | breaker::Gate::Probe => Gate::Pass,
             breaker::Gate::Wait(until) => {
-                self.timers.set_gates(until);
+                self.try_again_at(until);
                 Gate::Wait
             }
         }
     }
 
     /// A run of this listener failed.
-    pub(super) fn gate_failed(&mut self, listener: usize, epoch: u64, lane: u64) {
-        let now = Instant::now();
-        self.gates.flush(now);
-        let Some(one) = self.gates.listeners.get_mut(listener) else {
+    pub(super) fn failed(&mut self, listener: usize, id: LaneId) {
+        let now = self.clock.now();
+        self.flush(now);
+        let Some(one) = self.listeners.get_mut(listener) else {
             return;
         };
-        if !one.breaker.is_closed() && one.probe != Some((epoch, lane)) {
+        if !one.breaker.is_closed() && one.probe != Some(id) {
             // It began before.
             return;
         }
         one.probe = None;
         if let Some(opened) = one.breaker.failed(now) {
-            self.gate_opened(listener, opened);
+            self.say_opened(listener, opened);
         }
     }
 
     /// Whether a dead letter of this listener may be sent now; else when to ask again.
     pub(super) fn may_bury(&mut self, listener: usize) -> Result<(), Instant> {
-        let Some(one) = self.gates.listeners.get_mut(listener) else {
+        let now = self.clock.now();
+        let Some(one) = self.listeners.get_mut(listener) else {
             return Ok(());
         };
-        match one.breaker.dead_letter(Instant::now()) {
+        match one.breaker.dead_letter(now) {
             Letter::Send => Ok(()),
             Letter::Wait { until, opened } => {
                 if let Some(opened) = opened {
-                    self.gate_opened(listener, opened);
+                    self.say_opened(listener, opened);
                 }
                 Err(until)
             }
         }
     }
 
-    fn gate_opened(&mut self, listener: usize, opened: Opened) {
-        self.gates.look();
-        self.timers.set_gates(opened.until);
-        let Some(one) = self.gates.listeners.get_mut(listener) else {
+    fn say_opened(&mut self, listener: usize, opened: Opened) {
+        self.look();
+        self.try_again_at(opened.until);
+        let now = self.clock.now();
+        let Some(one) = self.listeners.get_mut(listener) else {
             return;
         };
         one.wanted = None;
-        let (why, pause) = (opened.why.to_string(), opened.until - Instant::now());
+        let (why, pause) = (
+            opened.why.to_string(),
+            opened.until.saturating_duration_since(now),
+        );
         if opened.is_again {
             log!(
                 warn,
@@ -271,18 +295,28 @@ impl Worker {
     }
 
     /// The call of this lane ended without an outcome: if it was a probe, another may take its place.
-    pub(super) fn forget_probe(&mut self, epoch: u64, lane: Option<u64>) {
-        for one in &mut self.gates.listeners {
-            let is_it =
-                |probe: &(u64, u64)| probe.0 == epoch && lane.is_none_or(|lane| probe.1 == lane);
-            if one.probe.is_some_and(|probe| is_it(&probe)) {
-                one.probe = None;
+    pub(super) fn forget_probe(&mut self, id: LaneId) {
+        self.forget_probes(|one| one == id);
+    }
+
+    pub(super) fn forget_probes(&mut self, is_meant: impl Fn(LaneId) -> bool) {
+        for one in &mut self.listeners {
+            if one.probe.take_if(|probe| is_meant(*probe)).is_some() {
                 one.breaker.cancelled();
-                self.gates.opened = true;
+                self.opened = true;
             }
         }
     }
 
+    /// By listener, the breaker's state and whether somebody has paused it, for the status and the metrics.
+    pub(super) fn states(&self) -> impl Iterator<Item = (&str, breaker::State, bool)> {
+        self.listeners
+            .iter()
+            .map(|one| (one.name.as_str(), one.breaker.state(), one.is_paused))
+    }
+}
+
+impl Worker {
     /// What was held tries again, if a gate has opened.
     pub(super) fn release_held(&mut self) {
         if !self.gates.take_opened() {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::clock::now_ms;
 use crate::config::Config;
 use crate::kafka::Message;
 use crate::message::Record as _;
@@ -10,6 +9,7 @@ use crate::rules::lanes::{Lane, Progress, Stage};
 use crate::telemetry::status::Blocked;
 
 use super::commit_requests::Who;
+use super::ids::{LaneId, RecordId};
 use super::slot::Slot;
 
 /// The lane is out of its slot meanwhile.
@@ -33,12 +33,27 @@ impl Head<'_> {
     pub(super) fn come_to(&mut self, stage: Stage) {
         let progress = &mut self.lane.progress[self.index];
         progress.stage = stage;
-        if progress.outlives_automatic && stage == Stage::Final {
+        if progress.finishes_after_switch_to_manual && stage == Stage::Final {
             self.slot.ask_behind(Who {
                 listener: &progress.listener,
                 lane: self.key,
                 at: self.lane.message.offset(),
             });
+        }
+    }
+
+    pub(super) fn id(&self) -> LaneId {
+        LaneId {
+            epoch: self.slot.partition.epoch,
+            lane: self.key,
+        }
+    }
+
+    /// Of the record by which the listener's message leaves for another topic.
+    pub(super) fn record_id(&self) -> RecordId {
+        RecordId {
+            lane: self.id(),
+            listener: self.listener().to_owned(),
         }
     }
 
@@ -52,9 +67,8 @@ impl Head<'_> {
     }
 
     /// The status shows what keeps a lane waiting, and until when.
-    pub(super) fn block(&mut self, error: &str, delay: Option<Duration>) {
+    pub(super) fn block(&mut self, now: i64, error: &str, delay: Option<Duration>) {
         let progress = &self.lane.progress[self.index];
-        let now = now_ms();
         let wait = i64::try_from(delay.unwrap_or_default().as_millis()).unwrap_or(i64::MAX);
         let blocked = Blocked {
             offset: self.lane.message.offset(),

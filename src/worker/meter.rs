@@ -39,12 +39,12 @@ struct One {
 }
 
 impl Meter {
-    pub(super) fn new<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+    pub(super) fn new<'a>(names: impl Iterator<Item = &'a str>, now: Instant) -> Self {
         let mut meter = Self {
             listeners: Vec::new(),
             touched: Vec::new(),
             runs: 0,
-            began: Instant::now(),
+            began: now,
             every: 1,
             slow: None,
         };
@@ -243,7 +243,8 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn meter() -> (Meter, Instant) {
-        let (mut meter, start) = (Meter::new(["a", "b"].into_iter()), Instant::now());
+        let start = Instant::now();
+        let mut meter = Meter::new(["a", "b"].into_iter(), start);
         meter.begin(start);
         (meter, start)
     }

@@ -139,19 +139,19 @@ impl Worker {
             self.calls.remove(vm, call);
             self.engine.cancel(vm, call);
             head.slot.under_way -= 1;
-            self.running.end(epoch, head.key);
+            self.running.end(head.id());
             self.leave(&head.slot.partition);
         }
         let mut progress = head.lane.progress.iter().enumerate();
         let others_run =
             progress.any(|(index, one)| index != head.index && one.stage == Stage::Running);
         if !others_run {
-            self.end_alone(epoch, head.key);
-            self.forget_probe(epoch, Some(head.key));
+            self.end_alone(head.id());
+            self.gates.forget_probe(head.id());
         }
         let name = head.listener().to_owned();
         // A record of it that is under way is passed over when its answer comes.
-        self.letters.remove(&(epoch, head.key, name.clone()));
+        self.forwarded.remove(&head.record_id());
         let stage = match named(head.config, &name) {
             Some(listener) if skip.dead_letter => {
                 let failure = Failure {

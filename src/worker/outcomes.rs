@@ -1,10 +1,9 @@
 //! What a run has come to, and what follows from it: done, wait, back-off, dead letter, skip, stop.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::assignment::Partition;
-use crate::clock::now_ms;
 use crate::config::{Config, Listener, OnError};
 use crate::failpoint::failpoint;
 use crate::lua::{Failure, FailureKind, Step, Verdict};
@@ -31,27 +30,27 @@ pub(super) struct Place<'a> {
 impl Worker {
     /// What a call has come to.
     pub(super) fn advance(&mut self, head: &mut Head<'_>, vm: u64, step: Step) {
-        let epoch = head.slot.partition.epoch;
+        let id = head.id();
         let listener = head.number();
         if !matches!(step, Step::Waits(..)) {
-            self.running.end(epoch, head.key);
+            self.running.end(id);
         }
         let stage = match step {
             Step::Waits(call, waits) => {
                 let limit = listener.map_or(Duration::ZERO, |one| {
                     head.config.listeners[one].limits.timeout
                 });
-                let now = Instant::now();
+                let now = self.clock.now();
                 let open = Open {
-                    epoch,
-                    lane: head.key,
+                    epoch: id.epoch,
+                    lane: id.lane,
                     offset: head.lane.message.offset(),
                     listener: head.listener().to_owned(),
                     began: self.meter.suspended(now),
                     deadline: now + limit,
                     waits: Vec::new(),
                 };
-                self.running.park(epoch, head.key);
+                self.running.park(id);
                 failpoint!("handler-waits");
                 self.suspend(head.slot, vm, call, waits, open, true);
                 head.progress().stage = Stage::Running;
@@ -59,7 +58,7 @@ impl Worker {
             }
             Step::Done => {
                 if let Some(listener) = listener {
-                    self.gates.done_in(listener, epoch, head.key);
+                    self.gates.done_in(listener, id);
                     self.meter.outcome(listener, Outcome::Done);
                 }
                 Stage::Final
@@ -68,7 +67,7 @@ impl Worker {
             Step::Asked(verdict) => self.asked(head, &verdict),
         };
         head.come_to(stage);
-        self.end_alone(epoch, head.key);
+        self.end_alone(id);
     }
 
     /// What a handler asked for.
@@ -84,8 +83,7 @@ impl Worker {
         };
         if let Some(number) = head.number().filter(|_| can_be_done) {
             // The handler works: it knows what it does not want.
-            self.gates
-                .done_in(number, head.slot.partition.epoch, head.key);
+            self.gates.done_in(number, head.id());
         }
         match verdict {
             Verdict::Retry { after, .. } => self.failed(head, &failure, *after),
@@ -127,29 +125,29 @@ impl Worker {
             // What could not be allocated may be another message's fault: no attempt of this one, and again alone.
             head.lane.alone = true;
             head.progress().attempt = head.progress().attempt.saturating_sub(1);
-            self.forget_probe(head.slot.partition.epoch, Some(head.key));
+            self.gates.forget_probe(head.id());
             self.log.suspected(&self.place(head, listener), failure);
             return Stage::Due;
         }
         if let Some(number) = head.number() {
-            self.gate_failed(number, head.slot.partition.epoch, head.key);
+            self.gates.failed(number, head.id());
         }
-        let now = now_ms();
+        let now = self.clock.wall_ms();
         let attempt = head.progress().attempt;
         head.progress().failing_since.get_or_insert(now);
         if let Some(delay) = retry_topic::delay(&listener.retry, attempt) {
             return self.retry_later(head, listener, failure, delay);
         }
-        let delay = retry::delay(&listener.retry, attempt, fastrand::f64());
+        let delay = retry::delay(&listener.retry, attempt, self.chance.f64());
         let delay = delay.map(|delay| after.unwrap_or(delay));
         match (delay, listener.on_error) {
             // It has no end of attempts; were there one by mistake, nothing would be lost.
-            (None, OnError::Retry) => Stage::BackOff(Instant::now() + listener.retry.max_delay),
+            (None, OnError::Retry) => Stage::BackOff(self.clock.now() + listener.retry.max_delay),
             (Some(delay), _) => {
                 let place = self.place(head, listener);
                 self.log.failed(&place, failure, Some(delay));
-                head.block(&failure.message, Some(delay));
-                Stage::BackOff(Instant::now() + delay)
+                head.block(self.clock.wall_ms(), &failure.message, Some(delay));
+                Stage::BackOff(self.clock.now() + delay)
             }
             (None, OnError::Stop) => {
                 let place = self.place(head, listener);
@@ -164,7 +162,7 @@ impl Worker {
                 );
                 // The daemon may be stopping for another reason already.
                 let _ = self.endings.send(Ending::Message(sentence));
-                head.block(&failure.message, None);
+                head.block(self.clock.wall_ms(), &failure.message, None);
                 Stage::Halted
             }
             (None, OnError::DeadLetter) => {

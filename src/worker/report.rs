@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use crate::clock::now_ms;
 use crate::config::Config;
 use crate::rules::breaker;
 use crate::rules::lanes::Stage;
@@ -14,14 +13,14 @@ use super::slot::Slot;
 
 impl Worker {
     pub(super) fn snapshot(&self) -> WorkerSnapshot {
-        let clocks = (Instant::now(), now_ms());
+        let clocks = (self.clock.now(), self.clock.wall_ms());
         let gates = self.gates.states();
         // Both are in the order of the config.
         let listeners = self.meter.counts().zip(gates).map(|((_, counts), gate)| {
             let (name, state, paused) = gate;
             let mut status = listener_status(name, state, clocks);
             status.paused = paused;
-            self.add_letters(&mut status);
+            self.add_forwarded(&mut status);
             ListenerSnapshot {
                 counts: counts.clone(),
                 status,
@@ -48,12 +47,12 @@ impl Worker {
         }
     }
 
-    fn add_letters(&self, status: &mut ListenerStatus) {
-        let letters = self.letters.iter();
-        for (_, letter) in letters.filter(|((.., name), _)| *name == status.name) {
+    fn add_forwarded(&self, status: &mut ListenerStatus) {
+        let forwarded = self.forwarded.iter();
+        for (_, one) in forwarded.filter(|(id, _)| id.listener == status.name) {
             status.unacknowledged += 1;
             if status.send_error.is_none() {
-                status.send_error.clone_from(&letter.trouble);
+                status.send_error.clone_from(&one.trouble);
             }
         }
     }

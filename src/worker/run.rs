@@ -1,14 +1,15 @@
-//! Running a partition's lanes: call by call, until there is nothing to run, something waits, or they have had their turn.
+//! Runs the lanes of one partition, call by call, until nothing can run, or other partitions are to have their turn.
 
 use std::time::Instant;
 
-use crate::assignment::{self, Asked};
+use crate::assignment;
 use crate::config::{Config, Ordering};
 use crate::failpoint::failpoint;
 use crate::kafka::Message;
-use crate::lua::{Call, Step};
+use crate::lua::{Asked, Call, Step};
 use crate::message::Record as _;
-use crate::rules::lanes::{Lane, Lanes, Next, Stage};
+use crate::rules::lanes::{Lane, LaneState, Lanes, Stage};
+use crate::telemetry::metrics::Outcome;
 
 use super::calls::Limits;
 use super::commit_requests::Who;
@@ -20,11 +21,11 @@ use super::timers::Wake;
 use super::waits::warn_of_slow;
 use super::{QUANTUM, QUANTUM_TIME, Worker};
 
-/// So many messages ahead of its call what describes a message is asked for, and its bytes when that has come.
+/// How many messages ahead of its call the description of a message is prefetched, and its bytes later.
 const DESCRIBED_AHEAD: usize = 4;
 const BYTES_AHEAD: usize = 2;
 
-/// The messages were written by librdkafka's thread, on another core: without this each call waits for them.
+/// librdkafka's thread wrote the messages on another core: without a prefetch each call waits for the memory.
 fn prefetch(lanes: &Lanes<Message>) {
     if let Some(message) = lanes.fresh_behind(DESCRIBED_AHEAD) {
         message.prefetch();
@@ -34,40 +35,37 @@ fn prefetch(lanes: &Lanes<Message>) {
     }
 }
 
-/// One turn of a partition.
-struct Turn {
+/// The turn of one partition.
+struct Quantum {
     started: Instant,
     ran: usize,
     /// `ran` at the last look at the clock.
     looked: usize,
     limits: Limits,
-    /// Lanes that may not start a call now. What the others have to do besides is done nevertheless: one of them may be
-    /// what these wait for.
+    /// Lanes that may not start a call in this turn. Other lanes still finish and send records: these may wait for one of
+    /// them. They get in line again when the turn ends.
     kept: Vec<u64>,
 }
 
-/// What the try to run a lane's head has come to.
-enum Tried {
-    /// Its stage has changed.
-    Changed,
-    /// Whoever changes what keeps it wakes its lane.
-    Later,
-    /// Whoever changes what keeps it wakes the partition.
-    Kept,
-    /// It is still in line.
-    Not(Went),
+/// What follows a step of a partition's turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// There may be more to do.
+    Continue,
+    /// The lane can't go on now, and others may have more. Whatever it waits for wakes the lane or its partition.
+    LaneBlocked,
+    /// The partition can start nothing now. Whatever it waits for wakes the partition.
+    PartitionIdle,
+    /// Other partitions have their turn.
+    YieldTurn,
 }
 
-/// What a step of a turn has come to.
-enum Went {
-    /// There may be more.
-    On,
-    /// The lane stays in line, and others may have more.
-    Kept,
-    /// Nothing can run now; whoever changes that wakes the partition.
-    Idle,
-    /// The others should have their turn.
-    Enough,
+/// What a call has come to.
+struct Called {
+    step: Step,
+    /// What it requested to commit without waiting.
+    asked: Option<Asked>,
+    next: Next,
 }
 
 impl Worker {
@@ -78,9 +76,9 @@ impl Worker {
         slot.queued = false;
         let again = self.run_slot(&mut slot);
         if self.meter.is_open() {
-            self.meter.look(Instant::now());
+            self.meter.look(self.clock.now());
         }
-        self.note_finished(&mut slot);
+        self.unreported.add(&mut slot);
         if self.slots.len() * self.count > assignment::MANY {
             slot.lanes.give_room_back();
         }
@@ -90,27 +88,11 @@ impl Worker {
         }
     }
 
-    /// What has finished since the last time is to be reported, and what was asked for meanwhile.
-    pub(super) fn note_finished(&mut self, slot: &mut Slot) {
-        let partition = slot.partition.clone();
-        for numbers in slot.take_finished() {
-            self.finished.push((partition.clone(), numbers));
-        }
-        let asks = slot.asks.take();
-        if !asks.is_empty() {
-            self.asked.push(Asked {
-                partition,
-                since: slot.since,
-                asks,
-            });
-        }
-    }
-
     /// Whether there is more to run.
     fn run_slot(&mut self, slot: &mut Slot) -> bool {
         let config = self.engine.bundle().config.clone();
-        let mut turn = Turn {
-            started: Instant::now(),
+        let mut turn = Quantum {
+            started: self.clock.now(),
             ran: 0,
             looked: 0,
             limits: Limits::of(&slot.plan, self.index, self.count),
@@ -124,7 +106,7 @@ impl Worker {
         again
     }
 
-    fn run_lanes(&mut self, slot: &mut Slot, config: &Config, turn: &mut Turn) -> bool {
+    fn run_lanes(&mut self, slot: &mut Slot, config: &Config, turn: &mut Quantum) -> bool {
         while turn.ran < QUANTUM {
             if slot.released || slot.partition.is_over() {
                 return false;
@@ -133,24 +115,24 @@ impl Worker {
                 // Not one more call in this VM.
                 return true;
             }
-            let went = match slot.lanes.next_ready() {
+            let next = match slot.lanes.next_ready() {
                 Some(key) => match slot.lanes.take(key) {
                     Some(lane) => self.go_on(slot, config, key, lane, turn),
-                    None => Went::On,
+                    None => Next::Continue,
                 },
-                // What has not begun may start as little.
-                None if !turn.kept.is_empty() => Went::Idle,
+                // A lane that has not begun may start as little as one that is kept.
+                None if !turn.kept.is_empty() => Next::PartitionIdle,
                 None => self.run_fresh(slot, config, turn),
             };
-            match went {
-                Went::On => {}
-                Went::Kept => continue,
-                Went::Idle => return false,
-                Went::Enough => return true,
+            match next {
+                Next::Continue => {}
+                Next::LaneBlocked => continue,
+                Next::PartitionIdle => return false,
+                Next::YieldTurn => return true,
             }
             turn.ran += 1;
             if turn.ran - turn.looked >= self.meter.every() {
-                let now = Instant::now();
+                let now = self.clock.now();
                 turn.looked = turn.ran;
                 self.meter.look(now);
                 if now.duration_since(turn.started) >= QUANTUM_TIME {
@@ -162,26 +144,26 @@ impl Worker {
     }
 
     /// The next message that has not begun.
-    fn run_fresh(&mut self, slot: &mut Slot, config: &Config, turn: &mut Turn) -> Went {
+    fn run_fresh(&mut self, slot: &mut Slot, config: &Config, turn: &mut Quantum) -> Next {
         if slot.lanes.has_open() {
             if slot.plan.ordering == Ordering::Partition {
-                return Went::Idle;
+                return Next::PartitionIdle;
             }
             let Some((number, message)) = slot.lanes.fresh() else {
-                return Went::Idle;
+                return Next::PartitionIdle;
             };
             let key = slot.lane_of(number, message);
             if slot.lanes.is_open(key) {
                 slot.lanes.defer_fresh(key);
-                return Went::On;
+                return Next::Continue;
             }
         }
         if !self.may_start(slot, turn.limits) {
-            return Went::Idle;
+            return Next::PartitionIdle;
         }
         prefetch(&slot.lanes);
         let Some((number, message)) = slot.lanes.fresh() else {
-            return Went::Idle;
+            return Next::PartitionIdle;
         };
         if let [listener] = slot.plan.listeners[..]
             && self.gates.all_pass()
@@ -198,11 +180,8 @@ impl Worker {
                 record: message,
                 attempt: 1,
             };
-            self.running.begin(&slot.place, offset, false);
-            failpoint!("before-handler");
-            let step = self.engine.call(&call);
-            failpoint!("after-handler");
-            if let Some(asked) = self.engine.take_asked(self.engine.generation()) {
+            let Called { step, asked, next } = self.call(slot, offset, config, &call, None);
+            if let Some(asked) = asked {
                 let who = Who {
                     listener: &config.listeners[listener].name,
                     lane: slot.lane_of(number, message),
@@ -210,7 +189,6 @@ impl Worker {
                 };
                 slot.ask(who, asked);
             }
-            let went = self.look_after(slot, offset, config, listener);
             let taken = slot.taken.at(number);
             if matches!(step, Step::Done) {
                 self.running.end_now();
@@ -219,15 +197,15 @@ impl Worker {
                 slot.place.finished(offset);
                 slot.lanes.take_fresh();
                 slot.finish(number);
-                return went;
+                return next;
             }
             self.meter.first(listener, taken);
             return self.open_lane(slot, config, Some(step), turn);
         }
         if let [listener] = slot.plan.listeners[..]
-            && let Gate::Wait = self.look_at_gate(listener)
+            && let Gate::Wait = self.gates.look_at(listener)
         {
-            return Went::Idle;
+            return Next::PartitionIdle;
         }
         self.open_lane(slot, config, None, turn)
     }
@@ -239,16 +217,17 @@ impl Worker {
         slot: &mut Slot,
         config: &Config,
         step: Option<Step>,
-        turn: &mut Turn,
-    ) -> Went {
+        turn: &mut Quantum,
+    ) -> Next {
         let Some((number, message)) = slot.lanes.take_fresh() else {
-            return Went::Idle;
+            return Next::PartitionIdle;
         };
         let key = slot.lane_of(number, &message);
         let mut lane = slot.new_lane(config, number, message);
-        if let Some(listener) = slot.stray(&lane) {
+        if let Some(stray) = slot.stray(&lane) {
+            slot.note(number, Outcome::Skipped);
             self.log
-                .stray(&slot.partition, lane.message.offset(), &listener);
+                .stray(&slot.partition, lane.message.offset(), &stray);
         }
         if let Some(step) = step {
             lane.progress[0].attempt = 1;
@@ -273,24 +252,24 @@ impl Worker {
         config: &Config,
         key: u64,
         mut lane: Lane<Message>,
-        turn: &mut Turn,
-    ) -> Went {
+        turn: &mut Quantum,
+    ) -> Next {
         loop {
-            let index = match lane.next() {
-                Next::Run(index) | Next::Send(index) => index,
-                Next::Wait(until) => {
-                    self.timers
-                        .set(until, Wake::Lane(slot.partition.epoch, key));
+            let index = match lane.state() {
+                LaneState::Run(index) | LaneState::Send(index) => index,
+                LaneState::Wait(until) => {
+                    let id = slot.lane_id(key);
+                    self.timers.set(until, Wake::Lane(id));
                     slot.lanes.put(key, lane);
-                    return Went::On;
+                    return Next::Continue;
                 }
-                Next::Busy | Next::Stuck => {
+                LaneState::Busy | LaneState::Stuck => {
                     slot.lanes.put(key, lane);
-                    return Went::On;
+                    return Next::Continue;
                 }
-                Next::Finished => {
+                LaneState::Finished => {
                     self.close_lane(slot, config, key, lane);
-                    return Went::On;
+                    return Next::Continue;
                 }
             };
             let mut head = Head {
@@ -304,24 +283,15 @@ impl Worker {
                 self.send(&mut head);
                 continue;
             }
-            let tried = self.try_run(&mut head, turn);
-            match tried {
-                Tried::Changed => {}
-                Tried::Later => {
-                    slot.lanes.put(key, lane);
-                    return Went::On;
-                }
-                Tried::Kept => {
-                    slot.lanes.put(key, lane);
-                    turn.kept.push(key);
-                    return Went::Kept;
-                }
-                Tried::Not(went) => {
-                    slot.lanes.put(key, lane);
-                    slot.lanes.wake(key);
-                    return went;
-                }
+            let next = self.try_run(&mut head, turn);
+            if next == Next::Continue {
+                continue;
             }
+            slot.lanes.put(key, lane);
+            if next == Next::YieldTurn {
+                slot.lanes.wake(key);
+            }
+            return next;
         }
     }
 
@@ -331,7 +301,7 @@ impl Worker {
         slot.place.finished(lane.message.offset());
         if lane.alone {
             // What was to run may be nobody's any more.
-            self.end_alone(slot.partition.epoch, key);
+            self.end_alone(slot.lane_id(key));
         }
         if let Some(next) = lane.advance(slot.names(config)) {
             slot.lanes.put(key, next);
@@ -339,49 +309,47 @@ impl Worker {
         }
     }
 
-    /// Runs the head for its listener, if it may run now.
-    fn try_run(&mut self, head: &mut Head<'_>, turn: &mut Turn) -> Tried {
-        let (epoch, key) = (head.slot.partition.epoch, head.key);
+    /// Runs the head for its listener, if it may run now. `Continue` where its stage has changed.
+    fn try_run(&mut self, head: &mut Head<'_>, turn: &mut Quantum) -> Next {
+        let (id, key) = (head.id(), head.key);
         let Some(listener) = head.number() else {
             // Its listener is gone: nothing is left to run.
             head.progress().stage = Stage::Final;
-            return Tried::Changed;
+            return Next::Continue;
         };
         if self.engine.is_spoiled() {
             // Not one more call in this VM.
-            return Tried::Not(Went::On);
+            return Next::YieldTurn;
         }
         match self.suspect(head) {
             Suspicion::Run => {}
-            Suspicion::Other => return Tried::Changed,
-            Suspicion::Wait => return Tried::Later,
+            Suspicion::Other => return Next::Continue,
+            Suspicion::Wait => return Next::LaneBlocked,
         }
-        if head.lane.alone && !self.may_be_alone(epoch, key) {
-            return Tried::Later;
+        if head.lane.alone && !self.may_be_alone(id) {
+            return Next::LaneBlocked;
         }
         let may_start =
             head.lane.alone || turn.kept.is_empty() && self.may_start(head.slot, turn.limits);
         if !may_start {
-            return Tried::Kept;
+            turn.kept.push(key);
+            return Next::LaneBlocked;
         }
         let failed = head.progress().failing_since.is_some();
-        if let Gate::Wait = self.gate(listener, epoch, key, failed) {
-            self.end_alone(epoch, key);
+        if let Gate::Wait = self.gates.gate(listener, id, failed) {
+            self.end_alone(id);
             head.progress().stage = Stage::Held;
-            return Tried::Changed;
+            return Next::Continue;
         }
         turn.ran += 1;
-        match self.run_head(head, listener) {
-            Went::Enough => Tried::Not(Went::Enough),
-            Went::On | Went::Kept | Went::Idle => Tried::Changed,
-        }
+        self.run_head(head, listener)
     }
 
     /// Calls one listener for the head of a lane.
-    fn run_head(&mut self, head: &mut Head<'_>, listener: usize) -> Went {
+    fn run_head(&mut self, head: &mut Head<'_>, listener: usize) -> Next {
         let progress = head.progress();
         progress.attempt += 1;
-        progress.outlives_automatic = false;
+        progress.finishes_after_switch_to_manual = false;
         let taken = head.slot.taken.at(head.lane.number);
         let (slot, message) = (&*head.slot, &head.lane.message);
         let attempt = head.lane.progress[head.index].attempt;
@@ -403,13 +371,10 @@ impl Worker {
             (call.topic, call.partition, call.record) = (topic, origin.partition, record);
         }
         let alone = head.lane.alone && self.gatekeeper.is_alone();
-        self.running.begin(&slot.place, offset, alone);
-        failpoint!("before-lane");
-        let step = self.engine.call(&call);
-        failpoint!("after-lane");
+        let called = self.call(slot, offset, head.config, &call, Some(alone));
+        let Called { step, asked, next } = called;
         let vm = self.engine.generation();
-        let went = self.look_after(slot, offset, head.config, listener);
-        if let Some(asked) = self.engine.take_asked(vm) {
+        if let Some(asked) = asked {
             let who = Who {
                 listener: &head.config.listeners[listener].name,
                 lane: head.key,
@@ -419,7 +384,36 @@ impl Worker {
         }
         self.count_run(listener, &step);
         self.advance(head, vm, step);
-        went
+        next
+    }
+
+    /// Calls a handler. `alone` is `None` for a message without a lane, else whether nothing else runs in the process.
+    #[inline]
+    fn call(
+        &mut self,
+        slot: &Slot,
+        offset: i64,
+        config: &Config,
+        call: &Call<'_>,
+        alone: Option<bool>,
+    ) -> Called {
+        let has_lane = alone.is_some();
+        self.running
+            .begin(&slot.place, offset, alone.unwrap_or_default());
+        if has_lane {
+            failpoint!("before-lane");
+        } else {
+            failpoint!("before-handler");
+        }
+        let step = self.engine.call(call);
+        if has_lane {
+            failpoint!("after-lane");
+        } else {
+            failpoint!("after-handler");
+        }
+        let asked = self.engine.take_asked(self.engine.generation());
+        let next = self.look_after(slot, offset, config, call.listener);
+        Called { step, asked, next }
     }
 
     /// A call that waits is timed when it ends.
@@ -435,12 +429,12 @@ impl Worker {
     }
 
     /// Warns of a call that held the VM for long: the others should have their turn then.
-    fn look_after(&mut self, slot: &Slot, offset: i64, config: &Config, listener: usize) -> Went {
+    fn look_after(&mut self, slot: &Slot, offset: i64, config: &Config, listener: usize) -> Next {
         let Some(held) = self.engine.take_slow() else {
-            return Went::On;
+            return Next::Continue;
         };
         self.meter.held(held);
         warn_of_slow(slot, offset, &config.listeners[listener].name, held);
-        Went::Enough
+        Next::YieldTurn
     }
 }

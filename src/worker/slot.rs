@@ -8,7 +8,6 @@ use crate::assignment::Partition;
 use crate::config::{Config, Ordering};
 use crate::crash::journal::Place;
 use crate::kafka::Message;
-use crate::log::log;
 use crate::lua::Asked;
 use crate::message::Record as _;
 use crate::outgoing::retry_topic::{self, Original};
@@ -19,14 +18,15 @@ use crate::telemetry::status::Blocked;
 use crate::topic_name;
 
 use super::commit_requests::{Asks, Who};
+use super::ids::LaneId;
 use super::taken::Taken;
 
 /// The messages are declared, hence dropped, before the partition that holds their client.
 pub(super) struct Slot {
     pub(super) lanes: Lanes<Message>,
     pub(super) plan: Arc<Plan>,
-    /// The bundle since which its listeners are as they are; 0 where it began with them.
-    pub(super) since: u64,
+    /// The bundle since which the listeners of the topic are as they are; 0 where the epoch began with them.
+    pub(super) listeners_since_bundle: u64,
     pub(super) partition: Arc<Partition>,
     /// Of a retry topic: the topic whose messages wait in it.
     source: Option<Arc<str>>,
@@ -49,6 +49,14 @@ pub(super) struct Slot {
     pub(super) asks: Asks,
 }
 
+/// A message of a retry topic that runs for no listener.
+pub(super) enum Stray {
+    /// Its headers do not say for which listener of this group it waits.
+    Unreadable,
+    /// The listener is gone.
+    Gone(String),
+}
+
 impl Slot {
     pub(super) fn new(plan: Arc<Plan>, partition: Arc<Partition>, place: Place) -> Self {
         let source = if plan.is_retry {
@@ -59,7 +67,7 @@ impl Slot {
         Self {
             lanes: Lanes::new(),
             plan,
-            since: 0,
+            listeners_since_bundle: 0,
             partition,
             source,
             place,
@@ -135,17 +143,7 @@ impl Slot {
     pub(super) fn new_lane(&self, config: &Config, number: u64, message: Message) -> Lane<Message> {
         let mut lane = Lane::new(number, message, self.names(config));
         if self.plan.is_retry {
-            let is_ours = pass_over(&self.partition, &mut lane);
-            if !is_ours {
-                log!(
-                    debug,
-                    worker,
-                    topic = &*self.partition.topic,
-                    partition = self.partition.number,
-                    offset = lane.message.offset(),
-                    "message passed over: nobody of this group put it into the retry topic"
-                );
-            }
+            pass_over(&self.partition, &mut lane);
         }
         lane
     }
@@ -161,8 +159,9 @@ impl Slot {
         }
     }
 
-    /// After a reload from this plan: a listener that has become a manual one asks for what it has done with as an automatic
-    /// one, where others have not. Its own handler never will.
+    /// After a reload, with the plan before it. For a listener that the reload switched to manual commits, this requests
+    /// commits for the messages that it has finished and other listeners have not: its handler will not see them again.
+    /// Calls and records still under way do the same when they end.
     pub(super) fn ask_as_automatic(&mut self, before: &Plan) {
         let is_among =
             |names: &[Arc<str>], listener: &str| names.iter().any(|one| **one == *listener);
@@ -171,12 +170,12 @@ impl Slot {
             let at = lane.message.offset();
             for progress in &mut lane.progress {
                 if !is_among(&self.plan.manual, &progress.listener) {
-                    progress.outlives_automatic = false;
+                    progress.finishes_after_switch_to_manual = false;
                 } else if is_among(&before.automatic, &progress.listener) {
                     match progress.stage {
                         Stage::Final => done.push((key, at, progress.listener.clone())),
                         Stage::Running | Stage::Sending | Stage::Unsent(_) | Stage::SendDue => {
-                            progress.outlives_automatic = true;
+                            progress.finishes_after_switch_to_manual = true;
                         }
                         // It runs again, as a manual one.
                         Stage::Due | Stage::BackOff(_) | Stage::Held | Stage::Halted => {}
@@ -193,7 +192,7 @@ impl Slot {
         }
     }
 
-    /// A listener is done with a message, and its handler does not say so.
+    /// Requests a commit for a message that a listener has finished, in place of its handler.
     pub(super) fn ask_behind(&mut self, who: Who<'_>) {
         let behind = who.at + 1;
         let asked = Asked {
@@ -203,14 +202,17 @@ impl Slot {
         self.ask(who, asked);
     }
 
-    /// The listener that a message of a retry topic is meant for, where it is gone.
-    pub(super) fn stray(&self, lane: &Lane<Message>) -> Option<String> {
+    /// Why a message of a retry topic runs for no listener.
+    pub(super) fn stray(&self, lane: &Lane<Message>) -> Option<Stray> {
         if !self.plan.is_retry {
             return None;
         }
-        let origin = retry_topic::origin(&self.partition.topic, &lane.message)?;
-        let is_ours = *origin.group == *self.partition.group;
-        (is_ours && lane.index_of(&origin.listener).is_none()).then_some(origin.listener)
+        let origin = retry_topic::origin(&self.partition.topic, &lane.message);
+        let Some(origin) = origin.filter(|origin| *origin.group == *self.partition.group) else {
+            return Some(Stray::Unreadable);
+        };
+        let is_gone = lane.index_of(&origin.listener).is_none();
+        is_gone.then_some(Stray::Gone(origin.listener))
     }
 
     /// A message of a retry topic as its handler sees it: as it was in its own topic.
@@ -222,6 +224,14 @@ impl Slot {
         let origin = retry_topic::origin(&self.partition.topic, message)?;
         let original = Original::new(message, &origin);
         Some((source, origin, original))
+    }
+
+    /// The lane with this key.
+    pub(super) fn lane_id(&self, key: u64) -> LaneId {
+        LaneId {
+            epoch: self.partition.epoch,
+            lane: key,
+        }
     }
 
     /// The lane of a message.
@@ -253,7 +263,7 @@ impl Slot {
 
 /// Of a message of a retry topic: the listener that it names goes on with its attempts, and for any other that has not
 /// begun with it, it is done. Whether somebody of this group put it there.
-fn pass_over(partition: &Partition, lane: &mut Lane<Message>) -> bool {
+fn pass_over(partition: &Partition, lane: &mut Lane<Message>) {
     let origin = retry_topic::origin(&partition.topic, &lane.message)
         .filter(|origin| *origin.group == *partition.group);
     for progress in &mut lane.progress {
@@ -266,5 +276,4 @@ fn pass_over(partition: &Partition, lane: &mut Lane<Message>) -> bool {
             _ => progress.stage = Stage::Final,
         }
     }
-    origin.is_some()
 }

@@ -17,6 +17,7 @@ use crate::rules::lanes::Stage;
 use super::Worker;
 use super::gates::Gate;
 use super::head::Head;
+use super::ids::LaneId;
 use super::outcomes::named;
 use super::slot::Slot;
 
@@ -25,8 +26,8 @@ pub(super) struct Running {
     page: Page,
     /// Of the call that has Lua now.
     now: Option<journal::Slot>,
-    /// Of calls that wait, by epoch and lane.
-    waiting: HashMap<(u64, u64), journal::Slot>,
+    /// Of calls that wait.
+    waiting: HashMap<LaneId, journal::Slot>,
 }
 
 impl Running {
@@ -56,33 +57,33 @@ impl Running {
     }
 
     /// It waits, as a call of this lane.
-    pub(super) fn park(&mut self, epoch: u64, lane: u64) {
+    pub(super) fn park(&mut self, id: LaneId) {
         if let Some(slot) = self.now.take() {
-            self.waiting.insert((epoch, lane), slot);
+            self.waiting.insert(id, slot);
         }
     }
 
     /// The lane's call, whether it waited or not, has ended.
-    pub(super) fn end(&mut self, epoch: u64, lane: u64) {
+    pub(super) fn end(&mut self, id: LaneId) {
         self.end_now();
-        if let Some(slot) = self.waiting.remove(&(epoch, lane)) {
+        if let Some(slot) = self.waiting.remove(&id) {
             self.page.end(slot);
         }
     }
 
     /// All of a partition's.
     pub(super) fn end_all(&mut self, epoch: u64) {
-        for (_, slot) in self.waiting.extract_if(|(one, _), _| *one == epoch) {
+        for (_, slot) in self.waiting.extract_if(|one, _| one.epoch == epoch) {
             self.page.end(slot);
         }
     }
 }
 
-/// The gate that all workers share, and what this one wants of it.
+/// One worker's side of the gate that lets a single message run alone in the process.
 pub(super) struct Gatekeeper {
     solo: Arc<Solo<ToWorker>>,
     index: usize,
-    /// The lane that runs alone in this worker waits until it is alone in the process.
+    /// A lane already runs alone in this worker, and waits for the other workers to become quiet.
     waits: bool,
 }
 
@@ -95,7 +96,8 @@ impl Gatekeeper {
         }
     }
 
-    /// Whether another worker is to be alone: then nothing starts here. Says so when nothing runs.
+    /// Whether the gate is another worker's: then nothing starts here. If no call runs here either, the gate is told that
+    /// this worker is quiet.
     pub(super) fn is_held(&self, runs_nothing: bool) -> bool {
         let is_held = self.solo.turn(self.index) == Turn::Other;
         if is_held && runs_nothing {
@@ -104,19 +106,19 @@ impl Gatekeeper {
         is_held
     }
 
-    /// Whether nothing of the other workers runs; if not, `may_go_on` tells when.
+    /// Asks for the gate. Whether all other workers are quiet; if not, `may_go_on` asks again.
     fn enter(&mut self) -> bool {
         let is_alone = self.solo.try_enter(self.index);
         self.waits = !is_alone;
         is_alone
     }
 
-    /// Whether what waited for the others may go on now.
+    /// Whether a lane that waited for the other workers may run now.
     pub(super) fn may_go_on(&mut self) -> bool {
         self.waits && self.enter()
     }
 
-    /// Whether the call that begins is to have the process for itself.
+    /// Whether the gate is this worker's: the call that begins is alone in the process.
     pub(super) fn is_alone(&self) -> bool {
         self.solo.turn(self.index) == Turn::Mine
     }
@@ -129,6 +131,13 @@ impl Gatekeeper {
     /// The worker ends.
     pub(super) fn gone(&self) {
         self.solo.gone(self.index);
+    }
+}
+
+impl Drop for Gatekeeper {
+    /// Also where the worker panics: the others do not wait for it.
+    fn drop(&mut self) {
+        self.gone();
     }
 }
 
@@ -150,15 +159,15 @@ impl Worker {
             return Suspicion::Run;
         };
         if suspect.crashed_alone {
-            self.end_alone(head.slot.partition.epoch, head.key);
+            self.end_alone(head.id());
             self.proven(head, suspect.crashes);
             return Suspicion::Other;
         }
         if let Some(number) = head.number()
-            && let Gate::Wait = self.look_at_gate(number)
+            && let Gate::Wait = self.gates.look_at(number)
         {
             // The others need not stop for what would not run.
-            self.end_alone(head.slot.partition.epoch, head.key);
+            self.end_alone(head.id());
             head.progress().stage = Stage::Held;
             return Suspicion::Other;
         }
@@ -168,9 +177,9 @@ impl Worker {
                 "was running in {} crashes: it runs when nothing else does, and all wait for it",
                 suspect.crashes
             );
-            head.block(&error, None);
+            head.block(self.clock.wall_ms(), &error, None);
         }
-        if self.may_be_alone(head.slot.partition.epoch, head.key) && self.gatekeeper.enter() {
+        if self.may_be_alone(head.id()) && self.gatekeeper.enter() {
             Suspicion::Run
         } else {
             Suspicion::Wait
@@ -214,7 +223,7 @@ impl Worker {
                 "{}; `moontide retry {}` runs it once more",
                 failure.message, listener.name
             );
-            head.block(&error, None);
+            head.block(self.clock.wall_ms(), &error, None);
             Stage::Halted
         };
     }

@@ -7,14 +7,14 @@ use std::time::Instant;
 use crate::lua::CallId;
 use crate::wait::WaitId;
 
+use super::ids::LaneId;
+
 /// Fewer entries than this are never looked through.
 const FEW: usize = 1024;
 
 #[derive(Default)]
 pub(super) struct Timers {
     heap: BinaryHeap<Reverse<Entry>>,
-    /// The earliest `Wake::Gates` that is set.
-    next_gates: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +23,8 @@ pub(super) enum Wake {
     Call(u64, CallId, WaitId),
     /// `limits.timeout` of a call.
     Timeout(u64, CallId),
-    /// The lane of this epoch, after a back-off.
-    Lane(u64, u64),
-    /// A breaker may let a probe pass.
-    Gates,
+    /// A lane, after a back-off.
+    Lane(LaneId),
 }
 
 struct Entry {
@@ -39,14 +37,6 @@ impl Timers {
         self.heap.push(Reverse(Entry { at, wake }));
     }
 
-    /// One timer for all gates is enough.
-    pub(super) fn set_gates(&mut self, at: Instant) {
-        if self.next_gates.is_none_or(|next| at < next) {
-            self.next_gates = Some(at);
-            self.set(at, Wake::Gates);
-        }
-    }
-
     pub(super) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|entry| entry.0.at)
     }
@@ -55,11 +45,7 @@ impl Timers {
         if self.next()? > now {
             return None;
         }
-        let wake = self.heap.pop()?.0.wake;
-        if wake == Wake::Gates {
-            self.next_gates = None;
-        }
-        Some(wake)
+        Some(self.heap.pop()?.0.wake)
     }
 
     /// Forgets what is no longer wanted, where that may be most of it: calls end long before their time-out.

@@ -1,6 +1,6 @@
 //! Calls that wait: put aside, answered, timed out, given up.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::assignment::{Partition, ToConsumer, ToWorker};
 use crate::config::Config;
@@ -8,7 +8,7 @@ use crate::kafka::Message;
 use crate::log::log;
 use crate::lua::{CallId, Failure, Step};
 use crate::message::Record as _;
-use crate::rules::lanes::{Lane, Next, Stage};
+use crate::rules::lanes::{Lane, LaneState, Stage};
 use crate::rules::offsets::Ask;
 use crate::wait::{Answer, Cancel, Reply, Wait, WaitId, Waits};
 
@@ -60,7 +60,7 @@ impl Worker {
     ) -> Option<Cancel> {
         match wait {
             Wait::Sleep(duration) => {
-                let at = Instant::now() + duration.min(SLEEP_MAX);
+                let at = self.clock.now() + duration.min(SLEEP_MAX);
                 self.timers.set(at, Wake::Call(vm, call, id));
                 None
             }
@@ -96,10 +96,10 @@ impl Worker {
         }
         slot.asks.covered(open.who(), offset);
         // What is finished counts for the position, so it has to be there first.
-        self.note_finished(slot);
+        self.unreported.add(slot);
         self.report();
         slot.partition.inbox.send(ToConsumer::Commit {
-            since: slot.since,
+            listeners_since_bundle: slot.listeners_since_bundle,
             partition: slot.partition.clone(),
             ask: Ask {
                 listener: open.listener.as_str().into(),
@@ -125,7 +125,7 @@ impl Worker {
     pub(super) fn resume(&mut self, vm: u64, call: CallId, wait: WaitId, answer: Answer) {
         self.report();
         if self.engine.is_spoiled() {
-            self.mend(Instant::now());
+            self.mend(self.clock.now());
         }
         if !self.calls.waits(vm, call, wait) {
             return;
@@ -157,10 +157,10 @@ impl Worker {
         if matches!(&step, Some(step) if !matches!(step, Step::Waits(..)))
             && let Some(listener) = self.meter.index_of(&open.listener)
         {
-            self.meter.waited(listener, open.began.elapsed());
+            self.meter.waited(listener, self.clock.since(open.began));
         }
         if !matches!(step, Some(Step::Waits(..))) {
-            self.running.end(open.epoch, open.lane);
+            self.running.end(open.lane_id());
         }
         let Some(mut slot) = self.slots.remove(&open.epoch) else {
             return;
@@ -212,7 +212,7 @@ impl Worker {
             }
             None if is_wanted => {
                 lane.progress[index].stage = Stage::Due;
-                self.forget_probe(open.epoch, Some(open.lane));
+                self.gates.forget_probe(open.lane_id());
             }
             // It ended in a bundle that had this listener; the present one has not.
             _ => lane.progress[index].stage = Stage::Final,
@@ -224,7 +224,7 @@ impl Worker {
         for (call, open) in self.calls.take_vm(vm) {
             self.beat.turn();
             self.engine.cancel(vm, call);
-            self.running.end(open.epoch, open.lane);
+            self.running.end(open.lane_id());
             let Some(mut slot) = self.slots.remove(&open.epoch) else {
                 continue;
             };
@@ -240,8 +240,8 @@ impl Worker {
                 progress.stage = if is_wanted { Stage::Due } else { Stage::Final };
                 slot.lanes.wake(open.lane);
             }
-            self.end_alone(open.epoch, open.lane);
-            self.forget_probe(open.epoch, Some(open.lane));
+            self.end_alone(open.lane_id());
+            self.gates.forget_probe(open.lane_id());
             self.put_back(slot);
         }
     }
@@ -258,7 +258,7 @@ impl Worker {
     /// Messages that have ended count, although their lanes have had no turn since.
     pub(super) fn settle(&mut self, slot: &mut Slot) {
         let open = slot.lanes.open();
-        let ended = open.filter(|(_, lane)| lane.next() == Next::Finished);
+        let ended = open.filter(|(_, lane)| lane.state() == LaneState::Finished);
         let ended: Vec<_> = ended
             .map(|(_, lane)| (lane.number, lane.message.offset()))
             .collect();
@@ -266,7 +266,7 @@ impl Worker {
             slot.finish(number);
             slot.place.finished(offset);
         }
-        self.note_finished(slot);
+        self.unreported.add(slot);
     }
 
     /// After a call of a released partition ended, it may be drained; any other goes on.

@@ -18,7 +18,11 @@ pub(crate) fn is_hopeless(offset: i64) -> bool {
     offset % 503 == 17
 }
 
-/// The same in Lua: fails the first attempts of some messages, waits in others, and records what it has done.
+/// The time-out of a call: that of one that waits for longer, on purpose, and of no other.
+pub(crate) const TIMEOUT: &str = "2s";
+
+/// The same in Lua: fails the first attempts of some messages, waits in others, here and outside, and records what it has
+/// done. The first attempt of a few waits until its time-out.
 pub(crate) const HANDLER: &str = r#"
 local tide = require "tide"
 local file = assert(io.open("@RECORD@", "ab"))
@@ -33,6 +37,20 @@ return function(message, ctx)
   if offset % 503 == 17 then error("hopeless") end
   if offset % 101 == 5 and ctx.attempt <= 1 + offset % 3 then error("not yet") end
   if offset % 53 == 9 then tide.sleep(offset % 20) end
+  if offset % 6007 == 3000 and ctx.attempt == 1 then
+    tide.parallel{ function() tide.echo.later(nil, 3600000) end, function() tide.sleep("1h") end }
+  end
+  if offset % 71 == 11 then
+    local results = tide.parallel{
+      function() return tide.echo.later(offset, math.random(0, 8)) end,
+      function() tide.sleep(math.random(0, 8)) return number end,
+      function() return tide.echo.later({ message.value }, math.random(0, 8)) end,
+    }
+    if results[1] ~= offset or results[2] ~= number or results[3][1] ~= message.value then
+      file:write("? " .. message.partition .. " " .. offset .. " was answered otherwise\n")
+      file:flush()
+    end
+  end
   -- One line, one system call: a daemon that is killed leaves no half of it.
   file:write(message.partition .. " " .. offset .. " " .. number .. " " .. ctx.attempt .. " " .. instance .. " " .. version .. "\n")
   file:flush()

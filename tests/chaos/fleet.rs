@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::fate::{HANDLER, SIDE};
+use crate::fate::{HANDLER, SIDE, TIMEOUT};
 use crate::oracle::Order;
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{Daemon, Jobs};
 use crate::support::kafka::unique;
 use crate::support::project::{Project, from_beginning};
 
@@ -150,6 +150,7 @@ impl Fleet {
         let listener = from_beginning("numbers", &self.topic, "numbers")
             + &format!("ordering = \"{ordering}\"\n")
             + "runConfig = { autoCommitInterval = \"500ms\" }\n"
+            + &format!("limits = {{ timeout = \"{TIMEOUT}\", blocking = \"{TIMEOUT}\" }}\n")
             + "retry = { attempts = 5, initialDelay = 20, maxDelay = \"200ms\" }\n"
             + "deadLetter = { topic = \"{topic}.dead\", maxPerMinute = 60000 }\n";
         let side = self
@@ -298,14 +299,14 @@ impl Member {
         ended
     }
 
-    /// In order, within the usual deadline. Returns the exit code.
-    pub(crate) fn stop(&mut self) -> i32 {
+    /// In order, within the usual deadline. Returns the exit code and the counts of its jobs outside.
+    pub(crate) fn stop(&mut self) -> (i32, Option<Jobs>) {
         let mut daemon = self.daemon.take().expect("the daemon runs");
         daemon.term();
         let code = daemon.exit_code(Duration::from_secs(60));
         // One that was told before it had begun to listen for signals just ends.
         let had_begun = code != 128 + libc::SIGTERM || !daemon.log_text().is_empty();
-        if had_begun { code } else { 0 }
+        (if had_begun { code } else { 0 }, daemon.jobs())
     }
 
     /// The first sample counts once the member has warmed up.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::driver::{Load, PARTITIONS_MAX};
 use crate::fate::{KEYS, is_hopeless, key_number};
 use crate::letters::Letter;
+use crate::support::daemon::Jobs;
 
 /// A run of a message that was committed longer ago than this is no race any more.
 const LATE: Duration = Duration::from_secs(5);
@@ -32,6 +33,9 @@ pub(crate) struct Oracle {
     /// Letters of messages that the process seemed to die of.
     pub(crate) suspects: u64,
     pub(crate) looks: u64,
+    /// Waits outside of daemons that stopped in order, and those of them that were given up.
+    pub(crate) jobs_begun: u64,
+    pub(crate) jobs_told: u64,
     /// By instance of a daemon: the newest version of the handler that it ran, and how many messages it has run.
     instances: BTreeMap<String, (u64, u64)>,
     pub(crate) violations: Vec<String>,
@@ -95,6 +99,8 @@ impl Oracle {
             repeated_letters: 0,
             suspects: 0,
             looks: 0,
+            jobs_begun: 0,
+            jobs_told: 0,
             instances: BTreeMap::new(),
             violations: Vec::new(),
         }
@@ -235,6 +241,15 @@ impl Oracle {
         }
         for sentence in broken {
             self.violate(sentence);
+        }
+    }
+
+    /// The last words of a daemon that stopped in order: no job is left, dropped or lost.
+    pub(crate) fn jobs(&mut self, instance: &str, jobs: Jobs) {
+        self.jobs_begun += jobs.begun;
+        self.jobs_told += jobs.told;
+        if !jobs.ended_in_order() {
+            self.violate(format!("the jobs of {instance} did not all end: {jobs:?}"));
         }
     }
 
@@ -395,6 +410,31 @@ mod tests {
         oracle.committed(&BTreeMap::from([(0, 1)]), false);
         oracle.committed(&BTreeMap::from([(0, 0)]), false);
         assert!(oracle.violations[0].contains("went back from 1 to 0"));
+    }
+
+    #[test]
+    fn a_job_that_is_left_is_seen() {
+        let mut oracle = oracle();
+        let jobs = Jobs {
+            begun: 3,
+            answered: 2,
+            told: 1,
+            dropped: 0,
+            lost: 0,
+            open: 0,
+        };
+        oracle.jobs("a", jobs);
+        assert!(oracle.violations.is_empty());
+        oracle.jobs(
+            "a",
+            Jobs {
+                told: 0,
+                open: 1,
+                ..jobs
+            },
+        );
+        assert!(oracle.violations[0].starts_with("the jobs of a did not all end"));
+        assert_eq!((oracle.jobs_begun, oracle.jobs_told), (6, 1));
     }
 
     #[test]

@@ -137,6 +137,11 @@ impl Report {
                 oracle.suspects.to_string(),
             ),
             ("looks at the commits", oracle.looks.to_string()),
+            (
+                "jobs outside, of daemons that stopped in order",
+                oracle.jobs_begun.to_string(),
+            ),
+            ("… given up, and told so", oracle.jobs_told.to_string()),
             ("**lost**", (acked - oracle.finished()).to_string()),
             (
                 "**out of order, committed too early, stalled, gone back**",
@@ -155,9 +160,10 @@ impl Report {
         writeln!(text, "    {command}\n").unwrap();
         writeln!(
             text,
-            "moontide {}, Apache Kafka 4.1.0 (three brokers, replication 3, min.insync.replicas 2), librdkafka {}; \
+            "moontide {}, Apache Kafka {} (three brokers, replication 3, min.insync.replicas 2), librdkafka {}; \
              seed {}, {} messages a second asked for; {}.\n",
             env!("CARGO_PKG_VERSION"),
+            crate::support::kafka::version(),
             rdkafka::util::get_rdkafka_version().1,
             self.seed,
             self.rate,

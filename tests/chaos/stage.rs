@@ -223,6 +223,19 @@ impl Stage {
         );
     }
 
+    /// A member stops in order, and none of its jobs outside is left.
+    pub(crate) fn stop(&mut self, index: usize) {
+        let (code, jobs) = self.fleet.members[index].stop();
+        if code != 0 {
+            self.fail(&format!("SIGTERM ended a daemon with exit code {code}"));
+        }
+        if let Some(jobs) = jobs {
+            let instance = self.fleet.members[index].instance.clone();
+            self.oracle().jobs(&instance, jobs);
+        }
+        self.check();
+    }
+
     /// The end: everything that was acknowledged has its outcome and is committed, and the daemons stop in order.
     pub(crate) fn finish(mut self) -> Report {
         self.driver.stop();
@@ -237,10 +250,7 @@ impl Stage {
         });
         for index in 0..self.fleet.members.len() {
             if self.fleet.members[index].is_running() {
-                let code = self.fleet.members[index].stop();
-                if code != 0 {
-                    self.fail(&format!("SIGTERM ended a daemon with exit code {code}"));
-                }
+                self.stop(index);
             }
         }
         self.watch.stop.store(true, Ordering::SeqCst);

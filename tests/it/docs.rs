@@ -339,3 +339,28 @@ fn the_page_on_dead_letters_has_every_header() {
 fn the_page_on_tests_has_every_fault() {
     page_has("docs/internals/testing.md", "tests/chaos/faults.rs", &[""]);
 }
+
+#[test]
+fn the_page_on_the_command_line_has_every_command() {
+    let page = fs::read_to_string(root().join("docs/reference/commands.md")).unwrap();
+    let help = text(&run(&root(), &["--help"]));
+    let commands: Vec<&str> = help
+        .lines()
+        .skip_while(|line| !line.starts_with("Commands:"))
+        .skip(1)
+        .take_while(|line| line.starts_with("  "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|command| *command != "help")
+        .collect();
+    assert!(commands.len() > 8, "{help}");
+    let table = page.lines().filter(|line| line.starts_with("| `"));
+    let named: Vec<&str> = table
+        .filter_map(|line| line.split('|').nth(1))
+        .flat_map(|cell| cell.split(|c: char| !c.is_ascii_lowercase()))
+        .collect();
+    let missing: Vec<_> = commands.iter().filter(|one| !named.contains(one)).collect();
+    assert!(
+        missing.is_empty(),
+        "docs/reference/commands.md lacks {missing:?}"
+    );
+}

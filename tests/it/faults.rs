@@ -36,7 +36,7 @@ fn heavy() -> MutexGuard<'static, ()> {
 }
 
 /// Threads that run until they are told to end, also when the test panics.
-struct SetOnDrop<'a>(&'a AtomicBool);
+pub(crate) struct SetOnDrop<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {

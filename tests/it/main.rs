@@ -24,19 +24,24 @@ mod letters; // what becomes of messages that are given up
 mod lifecycle; // start and stop
 mod limits; // handlers that never return or eat all memory
 mod listeners; // which handler gets which message
+mod log; // the log file, lines that are left out or dropped, and signals
 mod membership; // static ids, what waits when a partition goes, the last commit of a stop
 mod metrics; // the numbers of listeners
 mod modules; // what handlers may require: LuaRocks trees, C modules
+mod newest; // a short list of tests against the newest Kafka
 mod notify; // what the service manager is told: ready, status, reloads, watchdog, the end
 mod operators; // what an operator meets: exit codes, log lines, status, a second daemon
 mod outcomes; // what a handler says of a message, and what a whole call may take
+mod outside; // waits outside: time-outs, rebalances, reloads, panics, a stop, many at once
 mod poison; // messages that kill the process
 mod poisonous; // what a message that never ends costs the others
 mod positions; // where a partition starts
 mod protocols; // how a group shares its partitions: assignors, KIP-848, a drain before each revocation
 mod reload; // files that change while the daemon runs
 mod retries; // messages that wait in retry topics
+mod secrets; // how often the file of a secret is opened
 mod secure; // TLS and SASL against a real broker, and that no secret is shown
 mod systemd; // the shipped units under a real systemd
+mod threads; // our own threads: panics end the daemon, hangs are seen, outages are neither
 mod tidy; // rules of ARCHITECTURE.md that a look at the files can hold
 mod topics; // topics that must exist before a message fails

@@ -353,6 +353,28 @@ fn a_message_of_a_retry_topic_is_its_own_listeners_alone_through_a_reload() {
     daemon.stop();
 }
 
+/// A foreign record in a retry topic: it is no listener's, and not passed over in silence.
+#[test]
+fn a_record_of_a_retry_topic_without_its_headers_is_skipped_with_a_warning() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (topic, project) = retrying(kafka, "foreign");
+    let retries = kafka.topic_named(format!("{}.{}.retry.5s", topic.name, project.group), 1);
+    retries.produce([Message::value("foreign").partition(0)]);
+
+    let mut daemon = Daemon::join(&project);
+
+    let line = daemon.wait_line("it is told", |line| {
+        line.mentions("its headers do not say for which listener")
+    });
+    assert_eq!(line.field("level"), "WARN");
+    assert_eq!(line.field("topic"), retries.name);
+    daemon.wait_for("it is committed", |_| {
+        kafka.committed(&project.group, &retries.name, 0) == Some(1)
+    });
+    assert!(project.entries().is_empty());
+    daemon.stop();
+}
+
 fn retrying<'a>(kafka: &'a Kafka, name: &str) -> (Topic<'a>, Project) {
     let topic = kafka.topic(name, 1);
     let project = Project::new(kafka);

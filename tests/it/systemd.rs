@@ -173,7 +173,7 @@ fn the_journal_has_priorities_and_fields() {
     let journal = machine.journal();
     let ours = journal
         .iter()
-        .filter(|line| field(line, "TARGET").starts_with("moontide"));
+        .filter(|line| field(line, "TARGET") == "daemon");
     let priorities: Vec<String> = ours.map(|line| field(line, "PRIORITY")).collect();
     assert!(priorities.contains(&"6".to_owned()), "{priorities:?}");
 }

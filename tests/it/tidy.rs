@@ -4,15 +4,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 mod circles; // circles in a graph
+mod documents; // documents have short lines and sentences
 mod functions; // no function is longer than a screen
 mod imports; // no circle of imports, and storeys import only downward
 mod log_macros; // log lines are written by one macro
 mod paths; // the paths that stand in a file
 mod purity; // what calls itself pure is
 mod resolve; // from a path to the file that defines its item
+mod roads; // the places that ARCHITECTURE.md names exist
 mod spawns; // threads are spawned in one place
 mod storeys; // the storeys of src/, and their table in ARCHITECTURE.md
 mod tree; // the files as modules
+mod words; // one word, one meaning
 
 /// Every Rust file under src, by its path from the root, with its text.
 fn sources() -> Vec<(String, String)> {

@@ -4,6 +4,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::{self, Log, Rotation};
@@ -47,7 +48,19 @@ fn probe(path: &Path, rotation: Rotation) -> Result<(), (PathBuf, io::Error)> {
     if path.is_dir() {
         return Err((path.to_owned(), ErrorKind::IsADirectory.into()));
     }
-    if rotation == Rotation::Never && path.exists() {
+    let found = fs::metadata(path);
+    if let Ok(found) = &found
+        && rotation == Rotation::Never
+        && !found.is_file()
+        && !found.file_type().is_char_device()
+    {
+        let words = "neither a regular file nor a device";
+        return Err((
+            path.to_owned(),
+            io::Error::new(ErrorKind::InvalidInput, words),
+        ));
+    }
+    if rotation == Rotation::Never && found.is_ok() {
         return OpenOptions::new()
             .append(true)
             .open(path)
@@ -137,6 +150,17 @@ mod tests {
         fs::write(&path, "one\n").unwrap();
         assert_eq!(found(&path, Rotation::Never), Found::Writable);
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\n");
+    }
+
+    #[test]
+    fn a_pipe_is_an_error_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("moontide.log");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        let words = "cannot be written: neither a regular file nor a device";
+        let expected = format!("`[log] file`: `{}` {words}", path.display());
+        assert_eq!(found(&path, Rotation::Never), Found::Impossible(expected));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde_json::{Value as Json, json};
 use crate::config::{
     DeadLetter, HeaderStyle, Listener, NullKeys, OnError, Ordering, TooLarge, Topic,
 };
+use crate::duration::short;
 use crate::topic_name;
 
 /// One line a policy.
@@ -31,8 +32,8 @@ pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
         ),
         format!(
             "at most {} of Lua without a pause, {} of a whole call",
-            shown(limits.blocking),
-            shown(limits.timeout)
+            short(limits.blocking),
+            short(limits.timeout)
         ),
         failure(listener, group),
     ];
@@ -44,8 +45,8 @@ pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
             "the breaker opens when {} % of at least {} runs in {} fail, pauses for {}, and closes after {}",
             breaker.ratio * 100.0,
             breaker.runs_min,
-            shown(breaker.window),
-            shown(breaker.pause),
+            short(breaker.window),
+            short(breaker.pause),
             super::counted(breaker.probes as usize, "probe"),
         ));
     }
@@ -68,7 +69,7 @@ fn order(listener: &Listener) -> &'static str {
 fn failure(listener: &Listener, group: &str) -> String {
     let retry = &listener.retry;
     let waits = if retry.topics.is_empty() {
-        let (initial, most) = (shown(retry.initial_delay), shown(retry.max_delay));
+        let (initial, most) = (short(retry.initial_delay), short(retry.max_delay));
         format!("after waits of {initial} to {most}")
     } else {
         let names: Vec<String> = listener
@@ -136,19 +137,6 @@ fn name(topic: &Topic) -> String {
 
 fn made(create: bool) -> &'static str {
     if create { " (made where missing)" } else { "" }
-}
-
-/// As the configuration has it: `30s`, `5m`.
-fn shown(time: Duration) -> String {
-    let ms = time.as_millis();
-    let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s")];
-    let unit = units
-        .iter()
-        .find(|(length, _)| ms > 0 && ms.is_multiple_of(*length));
-    unit.map_or_else(
-        || format!("{ms}ms"),
-        |(length, unit)| format!("{}{unit}", ms / length),
-    )
 }
 
 fn millis(time: Duration) -> u64 {

@@ -1,4 +1,4 @@
-//! What a listener does with messages that fail: `onError`, `retry`, `deadLetter` and `breaker`.
+//! The policies for failed messages: `onError`, `retry`, `deadLetter` and `breaker`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,19 +19,19 @@ pub(in crate::config) enum OnError {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub(in crate::config) struct Retry {
-    /// Runs, the first included; absent: 5 with onError deadLetter, 1 with skip and stop.
+    /// The number of runs, the first included; absent: 5 with onError deadLetter, 1 with skip and stop.
     pub(in crate::config) attempts: Option<u32>,
-    /// The first wait.
+    /// The first delay.
     pub(in crate::config) initial_delay: Millis,
-    /// The longest wait.
+    /// The longest delay.
     pub(in crate::config) max_delay: Millis,
-    /// By how much a wait is longer than the one before.
+    /// The factor from one delay to the next.
     pub(in crate::config) multiplier: f64,
-    /// The share of a wait, 0 to 1, by which it varies either way.
+    /// The share of a delay, 0 to 1, by which it varies up or down.
     pub(in crate::config) jitter: f64,
-    /// Delays of retries that wait in topics of their own instead of the lane; order is given up.
+    /// The delays of retry topics, in which messages wait instead of in their lane; messages lose their order.
     pub(in crate::config) topics: Vec<Millis>,
-    /// Whether retry topics that are missing are created.
+    /// Whether Moontide creates missing retry topics.
     pub(in crate::config) allow_auto_topic_creation: bool,
 }
 
@@ -49,20 +49,20 @@ impl Default for Retry {
     }
 }
 
-/// The topic of messages that are given up.
+/// The dead-letter topic.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub(in crate::config) struct DeadLetter {
-    /// Its name; `{topic}`, `{group}` and `{listener}` stand for the message's own.
+    /// The name of the topic; the placeholders are `{topic}`, `{group}` and `{listener}`.
     pub(in crate::config) topic: String,
-    /// By whose names the headers tell where a dead letter comes from.
+    /// The naming scheme of the headers that describe the origin of a dead letter.
     pub(in crate::config) header_style: HeaderStyle,
-    /// Whether the topic is created when it is missing.
+    /// Whether Moontide creates the topic when it is missing.
     pub(in crate::config) allow_auto_topic_creation: bool,
-    /// What becomes of a message that is too large even without traceback and error.
+    /// The policy for a message that is too large even without traceback and error.
     pub(in crate::config) too_large: TooLarge,
-    /// More dead letters than that stop the listener for a while, as its breaker does.
+    /// The most dead letters a minute; more of them open the breaker.
     pub(in crate::config) max_per_minute: u32,
 }
 
@@ -103,20 +103,20 @@ pub(in crate::config) enum Breaker {
     Table(BreakerTable),
 }
 
-/// When failures stop a listener from taking messages for a while.
+/// The circuit breaker of a listener.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub(in crate::config) struct BreakerTable {
-    /// The share of failed runs in the window that opens it, above 0 to 1.
+    /// The share of failed runs in the window that opens the breaker, above 0 and up to 1.
     pub(in crate::config) failure_ratio: f64,
     /// The time over which runs are counted.
     pub(in crate::config) window: Millis,
-    /// With fewer runs in the window it never opens.
+    /// The fewest runs in the window with which the breaker opens.
     pub(in crate::config) minimum_runs: u32,
-    /// How long nothing is taken before a first message tries again.
+    /// The time from the opening of the breaker to the first probe.
     pub(in crate::config) pause: Millis,
-    /// Successes in a row that close it.
+    /// The number of successful probes in a row that closes the breaker.
     pub(in crate::config) probes: u32,
 }
 

@@ -13,27 +13,27 @@ use super::super::unit::{Millis, Size};
 #[schemars(deny_unknown_fields)]
 #[expect(clippy::struct_field_names, reason = "the names are kafkajs'")]
 pub(in crate::config) struct Client {
-    /// Brokers to ask for the cluster's others, as host:port.
+    /// The addresses of some brokers of the cluster, as host:port.
     pub(in crate::config) brokers: Vec<String>,
-    /// What the brokers' logs, metrics and quotas call this client.
+    /// The name of this client in the logs, metrics and quotas of the brokers.
     pub(in crate::config) client_id: String,
     /// TLS: true, or a table.
     pub(in crate::config) ssl: Option<Ssl>,
     /// Authentication.
     pub(in crate::config) sasl: Option<Sasl>,
-    /// How long to wait for a connection; TLS and authentication have authenticationTimeout on top of it.
+    /// The time for a TCP connection, without TLS and authentication.
     pub(in crate::config) connection_timeout: Millis,
-    /// How long TLS and authentication may take.
+    /// The time for TLS and authentication.
     pub(in crate::config) authentication_timeout: Millis,
-    /// How long to wait for the answer to a request.
+    /// The time for the response to a request.
     pub(in crate::config) request_timeout: Millis,
-    /// Back-off of requests to brokers and of reconnecting; a listener's retry is its own.
+    /// The back-off of requests and reconnects; failed messages have `retry` in their listener.
     pub(in crate::config) retry: ClientRetry,
-    /// What librdkafka logs; `[log] level` filters it further.
+    /// The lowest level at which librdkafka logs; `[log] level` filters its lines further.
     pub(in crate::config) log_level: LogLevel,
-    /// Requests under way on one connection; absent: no limit.
+    /// The most requests in flight on one connection; absent: no limit.
     pub(in crate::config) max_in_flight_requests: Option<u32>,
-    /// Any librdkafka property that has no name of its own here.
+    /// Any property of librdkafka that has no key here.
     pub(in crate::config) librdkafka: BTreeMap<String, Property>,
 }
 
@@ -77,17 +77,17 @@ pub(in crate::config) enum Ssl {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub(in crate::config) struct SslTable {
-    /// Certificates of the authorities to trust, as PEM text or a path; absent: the system's.
+    /// The trusted CA certificates, as PEM or a path; absent: those of the system.
     pub(in crate::config) ca: Option<OneOrMany>,
-    /// The client's certificate, as PEM text or a path.
+    /// The certificate of the client, as PEM or a path.
     pub(in crate::config) cert: Option<String>,
-    /// The key of the client's certificate, as PEM text or a path.
+    /// The key of that certificate, as PEM or a path.
     pub(in crate::config) key: Option<String>,
     /// The password of the key, or of the pfx file.
     pub(in crate::config) passphrase: Option<String>,
-    /// Path of a PKCS#12 file, instead of cert and key.
+    /// The path of a PKCS#12 file, instead of cert and key.
     pub(in crate::config) pfx: Option<String>,
-    /// OpenSSL's list of ciphers.
+    /// The cipher list of OpenSSL.
     pub(in crate::config) ciphers: Option<String>,
     /// Whether the broker's certificate must be valid.
     pub(in crate::config) reject_unauthorized: bool,
@@ -122,21 +122,21 @@ pub(in crate::config) enum OneOrMany {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub(in crate::config) struct Sasl {
-    /// How to authenticate.
+    /// The SASL mechanism.
     pub(in crate::config) mechanism: Option<Mechanism>,
-    /// For plain and scram.
+    /// For plain and scram: the user.
     pub(in crate::config) username: Option<String>,
-    /// For plain and scram.
+    /// For plain and scram: the password.
     pub(in crate::config) password: Option<String>,
-    /// For oauthbearer: who asks for a token.
+    /// For oauthbearer: the client ID at the token endpoint.
     pub(in crate::config) client_id: Option<String>,
-    /// For oauthbearer: the secret of clientId.
+    /// For oauthbearer: the client secret.
     pub(in crate::config) client_secret: Option<String>,
-    /// For oauthbearer: where to ask for a token.
+    /// For oauthbearer: the URL of the token endpoint.
     pub(in crate::config) token_endpoint_url: Option<String>,
-    /// For oauthbearer: the scope to ask for.
+    /// For oauthbearer: the scope of the token.
     pub(in crate::config) scope: Option<String>,
-    /// For oauthbearer: what to tell the broker besides the token.
+    /// For oauthbearer: SASL extensions for the broker.
     pub(in crate::config) extensions: BTreeMap<String, String>,
 }
 
@@ -151,14 +151,14 @@ pub(in crate::config) enum Mechanism {
     Oauthbearer,
 }
 
-/// Back-off of requests to brokers and of reconnecting.
+/// The back-off of requests and reconnects.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub(in crate::config) struct ClientRetry {
-    /// The first wait; absent: librdkafka's 100 ms.
+    /// The first delay; absent: 100 ms, the default of librdkafka.
     pub(in crate::config) initial_retry_time: Option<Millis>,
-    /// The longest wait; absent: librdkafka's 1 s of a request, 10 s of a connection.
+    /// The longest delay; absent: the defaults of librdkafka, 1 s for a request and 10 s for a connection.
     pub(in crate::config) max_retry_time: Option<Millis>,
 }
 
@@ -182,31 +182,31 @@ pub(in crate::config) struct Consumer {
     pub(in crate::config) client: Client,
     /// The consumer group.
     pub(in crate::config) group_id: Option<String>,
-    /// classic, or consumer for KIP-848 (brokers of 4.0 and later).
+    /// The group protocol: classic, or consumer for KIP-848 (brokers of 4.0 and later).
     pub(in crate::config) group_protocol: GroupProtocol,
-    /// How partitions are shared out, in the order of preference.
+    /// The partition assignors, in the order of preference.
     pub(in crate::config) partition_assigners: Vec<Assigner>,
-    /// A member that sends no heartbeat for so long has left.
+    /// The time without a heartbeat after which the broker removes a member.
     pub(in crate::config) session_timeout: Millis,
-    /// How long a rebalance waits for this member to finish what it is doing.
+    /// The longest time that a rebalance waits for this member.
     pub(in crate::config) rebalance_timeout: Millis,
-    /// Time between heartbeats.
+    /// The time between heartbeats.
     pub(in crate::config) heartbeat_interval: Millis,
-    /// How often topics and partitions are looked up anew, and patterns matched again.
+    /// The time after which the metadata of topics is refreshed and patterns are matched again.
     pub(in crate::config) metadata_max_age: Millis,
-    /// Whether to subscribe to a topic makes it.
+    /// Whether a subscription creates a missing topic.
     pub(in crate::config) allow_auto_topic_creation: bool,
-    /// Bytes to fetch of one partition at once; a larger message is fetched all the same.
+    /// The most bytes of a partition in one fetch; a larger message is fetched alone.
     pub(in crate::config) max_bytes_per_partition: Size,
-    /// Bytes that the broker waits for, up to maxWaitTimeInMs.
+    /// The bytes for which the broker delays a fetch, up to maxWaitTimeInMs.
     pub(in crate::config) min_bytes: Size,
-    /// Bytes to fetch at once.
+    /// The most bytes of one fetch.
     pub(in crate::config) max_bytes: Size,
-    /// How long the broker may wait for minBytes.
+    /// The longest time that the broker waits for minBytes.
     pub(in crate::config) max_wait_time_in_ms: Millis,
-    /// Whether messages of open and aborted transactions are delivered.
+    /// Whether messages of open and aborted transactions are consumed.
     pub(in crate::config) read_uncommitted: bool,
-    /// Where this client is, to fetch from the nearest replica.
+    /// The rack of this client, for fetches from the nearest replica.
     pub(in crate::config) rack_id: String,
 }
 

@@ -1,6 +1,6 @@
-//! `onError`, `retry`, `deadLetter` and `breaker` of a listener: what becomes of a message that fails.
+//! `onError`, `retry`, `deadLetter` and `breaker` of a listener: the policies for failed messages.
 //!
-//! Names of topics are checked as far as the file tells them; whether they exist is known at the start alone.
+//! Names of topics are checked as far as the file has them; whether the topics exist is checked at the start.
 
 use super::super::file;
 use super::super::names::{self, TOPIC_FORM};
@@ -11,7 +11,7 @@ use super::super::{
 use super::One;
 use crate::topic_name;
 
-/// Runs with `onError` "deadLetter", where the file doesn't say.
+/// The default of `retry.attempts` with `onError` "deadLetter".
 const DEAD_LETTER_ATTEMPTS: u32 = 5;
 const SECOND: u64 = 1_000;
 const HOUR: u64 = 3_600 * SECOND;
@@ -31,7 +31,7 @@ pub(super) fn group<'f>(file: &'f file::File, policies: &file::Policies) -> Opti
     consumer.group_id.as_deref()
 }
 
-/// A table of that name says enough.
+/// A `deadLetter` table alone sets `onError`.
 pub(super) fn on_error(policies: &file::Policies) -> OnError {
     match policies.on_error {
         Some(file::OnError::DeadLetter) => OnError::DeadLetter,
@@ -59,7 +59,7 @@ impl One<'_, '_, '_> {
         if initial.0 == 0 {
             self.error(
                 &["retry", "initialDelay"],
-                "`retry.initialDelay` is 0, so that a failing message would never pause",
+                "`retry.initialDelay` is 0, so a failed message would run again without a pause",
             );
         } else if most < initial {
             self.error(
@@ -98,7 +98,7 @@ impl One<'_, '_, '_> {
             (_, Some(0)) => {
                 self.error(
                     &["retry", "attempts"],
-                    "`retry.attempts` is 0; it counts all runs, so the least is 1",
+                    "`retry.attempts` is 0; it counts all runs, so the minimum is 1",
                 );
                 None
             }
@@ -107,7 +107,7 @@ impl One<'_, '_, '_> {
                 self.error(
                     &["retry", "attempts"],
                     format!(
-                        "`retry.attempts` is {attempts}, but with `onError` \"retry\" a message runs until it is done; \
+                        "`retry.attempts` is {attempts}, but with `onError` \"retry\" a message runs until it succeeds; \
                          remove it, or set `onError` to \"deadLetter\", \"skip\" or \"stop\""
                     ),
                 );
@@ -119,7 +119,7 @@ impl One<'_, '_, '_> {
         }
     }
 
-    /// Checks `retry.topics`; their number says how many attempts there are.
+    /// Checks `retry.topics`; their number sets the attempts.
     fn retry_topics(
         &mut self,
         policies: &file::Policies,
@@ -138,14 +138,14 @@ impl One<'_, '_, '_> {
             let (before, delay) = (pair[0], pair[1]);
             self.error(
                 &key,
-                format!("`retry.topics` has {delay} after {before}; each delay is longer than the one before"),
+                format!("`retry.topics` has {delay} after {before}; each delay must be longer than the previous one"),
             );
         }
         if let Some(attempts) = policies.retry.attempts {
             self.error(
                 &["retry", "attempts"],
                 format!(
-                    "`retry.attempts` is {attempts}, but the number of `retry.topics` says how often a message runs; \
+                    "`retry.attempts` is {attempts}, but the number of `retry.topics` sets how often a message runs; \
                      remove one of them"
                 ),
             );
@@ -153,16 +153,16 @@ impl One<'_, '_, '_> {
         if !policies.run_config.auto_commit {
             self.error(
                 &key,
-                "`retry.topics` needs `runConfig.autoCommit`: a message that waits there is done with in its own topic, \
-                 and here ctx.commitOffsets alone says what is; remove one of them",
+                "`retry.topics` needs `runConfig.autoCommit`: a message that moves to a retry topic is finished in its own \
+                 topic, and with manual commits only ctx.commitOffsets finishes it; remove one of them",
             );
         }
         self.retry_topic_names(delays, topics, group);
         if policies.ordering != file::Ordering::None {
             let name = &self.name;
             self.scene.report.warning(format!(
-                "listener `{name}`: `retry.topics` gives up the order of messages: one that failed runs again after those \
-                 that came later"
+                "listener `{name}`: with `retry.topics` messages lose their order: a failed message runs again after later \
+                 ones"
             ));
         }
         let attempts = u32::try_from(delays.len()).unwrap_or(u32::MAX);
@@ -182,10 +182,12 @@ impl One<'_, '_, '_> {
                 )
             };
             let message = if let Some(bad) = names.iter().find(|name| !names::is_topic(name)) {
-                format!("`retry.topics` makes `{bad}`, no name of a topic: {TOPIC_FORM}")
+                format!(
+                    "`retry.topics` gives the topic `{bad}`, which is not a valid name: {TOPIC_FORM}"
+                )
             } else if let Some(own) = names.iter().find(is_own) {
                 format!(
-                    "`retry.topics` makes `{own}`, which is consumed by itself; remove it from the listener's own topics"
+                    "`retry.topics` gives the topic `{own}`, which Moontide consumes by itself; remove it from the topics of the listener"
                 )
             } else {
                 continue;
@@ -210,7 +212,7 @@ impl One<'_, '_, '_> {
         if table.max_per_minute == 0 {
             self.error(
                 &["deadLetter", "maxPerMinute"],
-                "`deadLetter.maxPerMinute` is 0, so that no message could be given up; the least is 1",
+                "`deadLetter.maxPerMinute` is 0, so no message could become a dead letter; the minimum is 1",
             );
         }
         let dead_letter = DeadLetter {
@@ -238,7 +240,7 @@ impl One<'_, '_, '_> {
             self.error(
                 &key,
                 format!(
-                    "`deadLetter.topic` is `{written}`; what may stand in braces is `{{topic}}`, `{{group}}` and `{{listener}}`"
+                    "`deadLetter.topic` is `{written}`; the placeholders are `{{topic}}`, `{{group}}` and `{{listener}}`"
                 ),
             );
             return;
@@ -248,7 +250,7 @@ impl One<'_, '_, '_> {
             if !names::is_topic(&name) {
                 self.error(
                     &key,
-                    format!("`deadLetter.topic` makes `{name}`, no name of a topic: {TOPIC_FORM}"),
+                    format!("`deadLetter.topic` gives the topic `{name}`, which is not a valid name: {TOPIC_FORM}"),
                 );
                 return;
             }
@@ -263,8 +265,8 @@ impl One<'_, '_, '_> {
                 Some(Topic::Literal(other)) => self.error(
                     &key,
                     format!(
-                        "`deadLetter.topic` is `{other}`, which this listener consumes, so that a dead letter would come \
-                         back to it; name another topic"
+                        "`deadLetter.topic` is `{other}`, which this listener consumes, so it would get its own dead \
+                         letters; use another topic"
                     ),
                 ),
                 // Each would be consumed, and need one of its own.
@@ -274,17 +276,17 @@ impl One<'_, '_, '_> {
                     self.error(
                         &key,
                         format!(
-                            "`deadLetter.topic` is `{written}`, which the pattern `{pattern}` matches too, so that with \
-                             `deadLetter.allowAutoTopicCreation` topics would be made without end; name another topic, \
-                             as `dead.{{topic}}`, or make the pattern narrower"
+                            "`deadLetter.topic` is `{written}`, which the pattern `{pattern}` matches too, so \
+                             `deadLetter.allowAutoTopicCreation` would create topics without end; use another topic, \
+                             such as `dead.{{topic}}`, or a narrower pattern"
                         ),
                     );
                 }
                 Some(Topic::Pattern(pattern)) => {
                     let listener = &self.name;
                     self.scene.report.warning(format!(
-                        "listener `{listener}`: its pattern `{pattern}` matches its dead-letter topic `{written}` too, so \
-                         that a dead letter would come back to it; make the pattern narrower, or name another topic"
+                        "listener `{listener}`: its pattern `{pattern}` matches its dead-letter topic `{written}` too, so it \
+                         would get its own dead letters; use a narrower pattern, or another topic"
                     ));
                 }
                 None => continue,
@@ -339,7 +341,7 @@ impl One<'_, '_, '_> {
     }
 }
 
-/// The topic, or something that stands for what a pattern matches.
+/// The topic, or a sample of the topics that a pattern matches.
 fn a_name(topic: &Topic) -> &str {
     match topic {
         Topic::Literal(name) => name,
@@ -347,7 +349,7 @@ fn a_name(topic: &Topic) -> &str {
     }
 }
 
-/// Whether a pattern takes what it takes with something behind it too, as far as that is told at a glance.
+/// Whether a pattern matches its own dead-letter topics, as far as its text shows.
 fn takes(pattern: &str, written: &str) -> bool {
     let open = !pattern.ends_with('$') || pattern.ends_with(".*$") || pattern.ends_with(".+$");
     open && written.starts_with("{topic}")

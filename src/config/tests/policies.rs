@@ -23,6 +23,28 @@ fn without_a_word_a_message_keeps_its_partitions_order_and_is_never_given_up() {
 }
 
 #[test]
+fn a_timeout_below_the_default_of_blocking_shortens_it() {
+    let limits = |more: &str| {
+        let found = listener(more).limits;
+        (found.blocking.as_millis(), found.timeout.as_millis())
+    };
+    assert_eq!(limits(""), (5_000, 300_000));
+    assert_eq!(limits("limits = { timeout = '2s' }\n"), (2_000, 2_000));
+    assert_eq!(limits("limits = { timeout = '1m' }\n"), (5_000, 60_000));
+    assert_eq!(
+        limits("limits = { blocking = '1s', timeout = '2s' }\n"),
+        (1_000, 2_000)
+    );
+    let both = [
+        BROKERS,
+        GROUP,
+        LISTENER,
+        "limits = { blocking = '3s', timeout = '2s' }\n",
+    ];
+    assert!(try_load(&both.concat()).is_err());
+}
+
+#[test]
 fn a_dead_letter_table_says_what_becomes_of_what_fails() {
     let expected = DeadLetter {
         topic: "{topic}.dead".into(),
@@ -110,8 +132,8 @@ fn what_gives_order_up_is_said() {
     assert_eq!(
         warnings("retry = { topics = ['5s'] }\n"),
         [
-            "listener `orders.f`: `retry.topics` gives up the order of messages: one that failed runs again after those \
-             that came later"
+            "listener `orders.f`: with `retry.topics` messages lose their order: a failed message runs again after later \
+             ones"
         ]
     );
     assert_eq!(
@@ -132,8 +154,8 @@ fn a_pattern_that_takes_its_own_dead_letters_is_said() {
         );
         loaded(&[BROKERS, GROUP, &listener].concat()).warnings
     };
-    let said = "listener `orders.f`: its pattern `^t` matches its dead-letter topic `{topic}.dead` too, so that a dead \
-                letter would come back to it; make the pattern narrower, or name another topic";
+    let said = "listener `orders.f`: its pattern `^t` matches its dead-letter topic `{topic}.dead` too, so it \
+                would get its own dead letters; use a narrower pattern, or another topic";
     assert_eq!(warnings("['^t']", "{topic}.dead"), [said]);
     assert_eq!(warnings("['t', '^t']", "{topic}.dead"), [said]);
     assert!(warnings("['^t']", "dead.{topic}").is_empty());
@@ -164,7 +186,7 @@ fn a_server_is_there_only_where_it_listens() {
         http("[http]\n"),
         (
             None,
-            vec!["`[http]` has no `listen`: there is no server".to_owned()]
+            vec!["`[http]` has no `listen`: no server is started".to_owned()]
         )
     );
     let expected = Http {

@@ -60,6 +60,7 @@ pub(in crate::lua) unsafe fn push_metatable(state: *mut lua_State, shared: &Shar
 /// Pushes the ctx of a call; its message lies on top of the stack.
 pub(in crate::lua) unsafe fn push(
     state: *mut lua_State,
+    shared: &Shared,
     frame: &Frame<'_>,
     metatable: c_int,
     topic: c_int,
@@ -75,24 +76,13 @@ pub(in crate::lua) unsafe fn push(
             partition: call.partition,
             topic,
             attempt: call.attempt,
-            start_ms: coarse_now_ms(),
+            start_ms: shared.clock.coarse_wall_ms(),
         });
         ffi::lua_pushvalue(state, -2);
         ffi::lua_setiuservalue(state, -2, MESSAGE);
         ffi::lua_pushvalue(state, metatable);
         ffi::lua_setmetatable(state, -2);
     }
-}
-
-/// The time of day at the cost of a read: a few milliseconds coarse, as fine as a handler's start needs.
-fn coarse_now_ms() -> i64 {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the structure is ours; a clock that this system lacks leaves it as it is.
-    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &raw mut now) };
-    now.tv_sec * 1_000 + now.tv_nsec / 1_000_000
 }
 
 unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {

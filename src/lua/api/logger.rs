@@ -9,7 +9,7 @@ use mlua::ffi::{self, lua_State};
 use super::call::{Ctx, block_at, push_topic};
 use super::fields::unknown;
 use super::tide::json;
-use crate::log::log;
+use crate::log::{LINE_BYTES_MAX, cut, log};
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, push_bytes};
 
@@ -92,7 +92,7 @@ unsafe extern "C-unwind" fn log(state: *mut lua_State) -> c_int {
             ffi::LUA_TNIL => None,
             _ => json::encode(state, 2, json::Strictness::Log).ok(),
         };
-        let fields = fields.as_deref().map(String::from_utf8_lossy);
+        let fields = fields.as_deref().map(|fields| cut(fields, LINE_BYTES_MAX));
         let line = Line {
             listener: shared.listener_name(coordinates.listener),
             topic: &text(state, 5),
@@ -108,7 +108,9 @@ unsafe extern "C-unwind" fn log(state: *mut lua_State) -> c_int {
 
 unsafe fn text<'a>(state: *mut lua_State, index: c_int) -> std::borrow::Cow<'a, str> {
     // SAFETY: the string stays on the stack while the line is written.
-    String::from_utf8_lossy(unsafe { bytes_at(state, index) }.unwrap_or_default())
+    let text = unsafe { bytes_at(state, index) }.unwrap_or_default();
+    // Not even on its way does a line take more.
+    cut(text, LINE_BYTES_MAX)
 }
 
 struct Line<'a> {

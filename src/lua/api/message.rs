@@ -63,7 +63,13 @@ unsafe extern "C-unwind" fn entry(state: *mut lua_State) -> c_int {
         let topic = topic_of(state, shared, call.topic);
         push_message(state, shared, call, topic);
         if handler.sees_ctx {
-            ctx::push(state, frame, ffi::lua_upvalueindex(METATABLE), topic);
+            ctx::push(
+                state,
+                shared,
+                frame,
+                ffi::lua_upvalueindex(METATABLE),
+                topic,
+            );
         }
         let arguments = 1 + c_int::from(handler.sees_ctx);
         ffi::lua_callk(state, arguments, 2, 0, Some(returned));

@@ -23,7 +23,7 @@ pub(in crate::lua) struct Entry {
     pub(in crate::lua) name: &'static str,
     /// As handlers write it: `tide.json.encode`.
     pub(in crate::lua) path: &'static str,
-    /// Annotations of LuaLS, a line each without `---`: a sentence, `@param name type`, `@return type`.
+    /// Annotations of `LuaLS`, a line each without `---`: a sentence, `@param name type`, `@return type`.
     pub(in crate::lua) types: &'static [&'static str],
     pub(in crate::lua) body: Body,
 }
@@ -64,7 +64,7 @@ impl Entry {
     }
 }
 
-/// Type definitions of these modules for LuaLS.
+/// Type definitions of these modules for `LuaLS`.
 pub(in crate::lua) fn definitions<'m>(modules: impl Iterator<Item = &'m Module>) -> String {
     let mut text = String::new();
     for module in modules {

@@ -15,7 +15,6 @@ use mlua::ffi::{self, lua_KContext, lua_State};
 
 use super::module::{self, Body, Entry, Module};
 use super::{app, duration, fields};
-use crate::clock::now_ms;
 use crate::lua::shared::Shared;
 use crate::lua::stack::push_bytes;
 use crate::lua::suspend;
@@ -64,7 +63,7 @@ pub(in crate::lua) const MODULES: &[Module] = &[
     json::MODULE,
 ];
 
-/// The type definitions of `tide` for LuaLS.
+/// The type definitions of `tide` for `LuaLS`.
 pub(in crate::lua) fn definitions() -> String {
     // `echo` is no part of what users have.
     let modules = MODULES.iter().filter(|module| module.path != "tide.echo");
@@ -127,7 +126,7 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
 
 unsafe extern "C-unwind" fn now(state: *mut lua_State) -> c_int {
     // SAFETY: pushes one value.
-    unsafe { ffi::lua_pushinteger(state, now_ms()) };
+    unsafe { ffi::lua_pushinteger(state, Shared::of(state).clock.wall_ms()) };
     1
 }
 
@@ -135,15 +134,15 @@ unsafe extern "C-unwind" fn sleep(state: *mut lua_State) -> c_int {
     // SAFETY: the duration is read into plain data before anything is pending.
     unsafe {
         let shared = Shared::of(state);
-        let mut duration = Duration::ZERO;
+        let mut wait = Duration::ZERO;
         shared.attempt(state, || {
-            duration = duration::at(state, 1).map_err(|found| {
-                format!("`tide.sleep` takes milliseconds or a duration such as \"5s\", \"250ms\" or \"1m\", not {found}")
+            wait = duration::at(state, 1).map_err(|found| {
+                format!("`tide.sleep` takes {}, not {found}", crate::duration::FORM)
             })?;
             Ok(0)
         });
         ffi::lua_settop(state, 0);
-        suspend::begin(state, shared, Wait::Sleep(duration), "tide.sleep", slept)
+        suspend::begin(state, shared, Wait::Sleep(wait), "tide.sleep", slept)
     }
 }
 

@@ -112,7 +112,7 @@ unsafe fn retry_at(state: *mut lua_State) -> Result<Verdict, String> {
             ffi::LUA_TSTRING => {
                 let reason = reason_at(state, 1, "ctx.retry")?;
                 if let Some(text) = reason.as_deref()
-                    && duration::parse(text).is_some()
+                    && crate::duration::parse(text).is_some()
                 {
                     return Err(format!(
                         "`ctx.retry` takes a reason; a delay is told by its name: `ctx.retry{{ after = {text:?} }}`"
@@ -174,7 +174,8 @@ unsafe fn after_at(state: *mut lua_State, index: c_int) -> Result<Duration, Stri
     });
     found.map_err(|found| {
         format!(
-            "`after` of `ctx.retry` is milliseconds or a duration such as \"250ms\", \"5s\" or \"1m\", from 0 to 24 h, not {found}"
+            "`after` of `ctx.retry` is {}, from 0 to 24 h, not {found}",
+            crate::duration::FORM
         )
     })
 }

@@ -342,7 +342,7 @@ fn what_a_handler_left_open_is_closed_when_it_fails() {
 
 #[test]
 fn a_vm_may_be_built_by_one_thread_and_run_by_another() {
-    let watchdog = Watchdog::start().unwrap();
+    let watchdog = Watchdog::start(&Supervisor::without_daemon()).unwrap();
     let mut setup = handler("if message.key then while true do end end");
     setup.blocking = Duration::from_millis(150);
     let bundle = setup.bundle();

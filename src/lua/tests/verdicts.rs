@@ -97,15 +97,15 @@ fn arguments_are_checked_and_a_bad_one_is_a_failure() {
         ),
         (
             "ctx.retry{ after = '25h' }",
-            "`after` of `ctx.retry` is milliseconds or a duration such as \"250ms\", \"5s\" or \"1m\", from 0 to 24 h, not 90000 s",
+            "`after` of `ctx.retry` is milliseconds or a string such as \"300ms\", \"1.5s\", \"5m\", \"1h\" or \"1d\", from 0 to 24 h, not 90000 s",
         ),
         (
             "ctx.retry{ after = -1 }",
-            "`after` of `ctx.retry` is milliseconds or a duration such as \"250ms\", \"5s\" or \"1m\", from 0 to 24 h, not -1",
+            "`after` of `ctx.retry` is milliseconds or a string such as \"300ms\", \"1.5s\", \"5m\", \"1h\" or \"1d\", from 0 to 24 h, not -1",
         ),
         (
             "ctx.retry{ after = '5 years' }",
-            "`after` of `ctx.retry` is milliseconds or a duration such as \"250ms\", \"5s\" or \"1m\", from 0 to 24 h, not \"5 years\"",
+            "`after` of `ctx.retry` is milliseconds or a string such as \"300ms\", \"1.5s\", \"5m\", \"1h\" or \"1d\", from 0 to 24 h, not \"5 years\"",
         ),
         (
             "ctx.retry{ reason = {} }",

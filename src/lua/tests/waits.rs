@@ -266,9 +266,25 @@ fn durations_are_milliseconds_or_have_a_unit() {
         assert_eq!(
             message,
             format!(
-                "handlers/h.lua:2: `tide.sleep` takes milliseconds or a duration such as \"5s\", \"250ms\" or \"1m\", not {found}"
+                "handlers/h.lua:2: `tide.sleep` takes milliseconds or a string such as \"300ms\", \"1.5s\", \"5m\", \"1h\" or \"1d\", not {found}"
             )
         );
+    }
+}
+
+/// The same strings as in the configuration.
+#[test]
+fn a_string_of_a_duration_is_one_of_the_common_grammar() {
+    for (text, expected) in crate::duration::tests::STRINGS {
+        let step = handler(&format!("tide.sleep({text:?})")).build().run();
+        let Some(ms) = expected else {
+            assert!(matches!(step, Step::Failed(_)), "{text:?}: {step:?}");
+            continue;
+        };
+        let (_, Wait::Sleep(wait)) = waits(step) else {
+            panic!("{text:?}");
+        };
+        assert_eq!(wait, Duration::from_millis(*ms), "{text:?}");
     }
 }
 

@@ -11,12 +11,16 @@ use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
 
 use super::beat::{Beat, Pulse, Registry, Seen};
 use super::hook;
+use crate::failpoint::failpoint;
 use crate::log::log;
+use crate::threads::progress;
+use crate::threads::supervisor::{Handle, Kind, Supervisor};
 
 /// How exact limits are: a slice ends at most two ticks late.
 const TICK: Duration = Duration::from_millis(5);
@@ -26,20 +30,24 @@ const LOOK_MAX: Duration = Duration::from_millis(50);
 const IDLE_TICKS: u32 = 20;
 /// A slice longer than this deserves a word in the log.
 const SLOW: Duration = Duration::from_millis(100);
+/// How long one turn of the watchdog's own loop may take; an idle one takes a second.
+const TURN_MAX: Duration = Duration::from_secs(10);
+/// How long its thread may take to end.
+const END: Duration = Duration::from_secs(1);
 /// What code that nothing can interrupt gets beyond its limit, at least, before the process ends.
 const LAST_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The thread that watches; it ends with this.
 pub(crate) struct Watchdog {
     registry: Arc<Registry>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Handle>,
 }
 
 impl Watchdog {
     /// Starts the thread and installs the signal's handler.
-    pub(crate) fn start() -> io::Result<Self> {
-        install_handler()?;
-        hear_broken_pipes()?;
+    pub(crate) fn start(supervisor: &Supervisor) -> anyhow::Result<Self> {
+        install_handler().context("cannot install the signal handler of Lua's watchdog")?;
+        hear_broken_pipes().context("cannot handle SIGPIPE")?;
         let registry = Arc::new(Registry {
             beats: Mutex::new(Vec::new()),
             asleep: AtomicBool::new(false),
@@ -47,9 +55,8 @@ impl Watchdog {
             thread: Mutex::new(None),
         });
         let watched = Arc::clone(&registry);
-        let thread = std::thread::Builder::new()
-            .name("lua-watchdog".into())
-            .spawn(move || watch(&watched))?;
+        let kind = Kind::Observed(TURN_MAX);
+        let thread = supervisor.spawn("lua-watchdog", kind, move |beat| watch(&watched, &beat))?;
         *registry
             .thread
             .lock()
@@ -68,18 +75,20 @@ impl Watchdog {
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        self.registry.stop.store(true, Ordering::SeqCst);
         if let Some(thread) = self.thread.take() {
+            thread.may_end();
+            self.registry.stop.store(true, Ordering::SeqCst);
             thread.thread().unpark();
-            // A panic in there was reported by its hook; there is nothing to add while dropping.
-            drop(thread.join());
+            thread.join(Instant::now() + END);
         }
     }
 }
 
-fn watch(registry: &Registry) {
+fn watch(registry: &Registry, moves: &progress::Beat) {
     let mut idle = 0;
     while !registry.stop.load(Ordering::SeqCst) {
+        moves.turn();
+        failpoint!("lua-watchdog-turn");
         if look(registry) {
             idle = 0;
         } else {

@@ -5,103 +5,52 @@ use std::time::Duration;
 use regex::Regex;
 
 use crate::config::{
-    Breaker, Daemon, DeadLetter, Handler, HeaderStyle, Limits, Log, LogFormat, Lua, NullKeys,
-    OnError, Ordering, Retry, Rotation, Run, TooLarge, Topic,
+    Breaker, DeadLetter, HeaderStyle, LogFormat, NullKeys, OnError, Ordering, Rotation, TooLarge,
+    Topic, Written,
 };
 use crate::kafka::property::Value;
 use crate::rules::config_changes::*;
 
-fn consumer(name: &str) -> Consumer {
-    Consumer {
-        name: name.into(),
-        group_id: format!("{name}-group"),
-        properties: [(
-            "bootstrap.servers".to_owned(),
-            Value {
-                text: "a:9092".into(),
-                secret: false,
-            },
-        )]
-        .into(),
-        rebalance_timeout: Duration::from_secs(60),
-        session_timeout: Duration::from_secs(30),
-        metadata_max_age: Duration::from_secs(300),
-        request_timeout: Duration::from_secs(30),
-    }
+const TEXT: &str = "
+[kafkaConfig]
+brokers = ['a:9092']
+[consumerConfig]
+groupId = 'default-group'
+[consumers.audit]
+groupId = 'audit-group'
+[[listeners]]
+name = 'a'
+topics = ['topic', '^orders']
+handler = 'orders'
+[[listeners]]
+name = 'b'
+topic = 'topic'
+handler = 'orders'
+[[listeners]]
+name = 'c'
+topic = 'topic'
+handler = 'orders'
+consumer = 'audit'
+[daemon]
+stateDirectory = '/var/lib/moontide'
+runtimeDirectory = '/run/moontide'
+[http]
+listen = '127.0.0.1:9464'
+";
+
+/// Consumers `default` and `audit`, listeners `a`, `b` and `c`.
+fn config() -> Config {
+    let sources = [("orders.lua".to_owned(), [].into())].into();
+    let written = Written::parse("/etc/moontide/config.toml".as_ref(), TEXT, &|_| None);
+    written
+        .config(&sources)
+        .unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 fn listener(name: &str) -> Listener {
     Listener {
         name: name.into(),
-        consumer: "default".into(),
-        topics: vec![
-            Topic::Literal("topic".into()),
-            Topic::Pattern(Regex::new("^orders").unwrap()),
-        ],
-        handler: Handler {
-            text: "orders".into(),
-            path: "orders".into(),
-            function: None,
-        },
-        from_beginning: false,
-        run: Run {
-            auto_commit: true,
-            auto_commit_interval: None,
-            auto_commit_threshold: None,
-            partitions_consumed_concurrently: None,
-        },
-        max_in_flight: 1000,
-        ordering: Ordering::Partition,
-        null_keys: NullKeys::Parallel,
-        dead_letter: None,
-        breaker: None,
-        on_error: OnError::Retry,
-        retry: Retry {
-            attempts: None,
-            initial_delay: Duration::from_millis(300),
-            max_delay: Duration::from_secs(30),
-            multiplier: 2.0,
-            jitter: 0.2,
-            topics: Vec::new(),
-            create_topics: false,
-        },
-        limits: Limits {
-            blocking: Duration::from_secs(5),
-            timeout: Duration::from_secs(300),
-        },
-    }
-}
-
-fn config() -> Config {
-    Config {
-        path: "/etc/moontide/config.toml".into(),
-        consumers: vec![consumer("default"), consumer("audit")],
-        listeners: vec![listener("a"), listener("b"), listener("c")],
-        lua: Lua {
-            handlers: "/etc/moontide/handlers".into(),
-            workers: 1,
-            memory: 1 << 28,
-            path: String::new(),
-            cpath: String::new(),
-        },
-        log: Log {
-            level: "info".into(),
-            format: LogFormat::Auto,
-            file: None,
-            rotation: Rotation::Daily,
-            keep: 14,
-        },
-        daemon: Daemon {
-            drain_deadline: Duration::from_secs(20),
-            state_directory: "/var/lib/moontide".into(),
-            crashes_max: 3,
-            runtime_directory: "/run/moontide".into(),
-        },
-        http: Some(Http {
-            listen: ([127, 0, 0, 1], 9464).into(),
-            stall_after: Duration::from_secs(300),
-        }),
-        warnings: Vec::new(),
+        ..config().listeners.remove(0)
     }
 }
 

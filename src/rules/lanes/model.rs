@@ -112,17 +112,17 @@ impl Worker {
 
     fn go_on(&mut self, key: u64, mut lane: Lane<u64>, outcome: Outcome) {
         loop {
-            match lane.next() {
-                Next::Run(index) => self.run(key, &mut lane, index, outcome),
-                Next::Finished => {
+            match lane.state() {
+                LaneState::Run(index) => self.run(key, &mut lane, index, outcome),
+                LaneState::Finished => {
                     assert!(self.finished.insert(lane.number), "it finished before");
                     match lane.advance(self.names()) {
                         Some(next) => lane = next,
                         None => return,
                     }
                 }
-                Next::Busy | Next::Wait(_) | Next::Stuck => break,
-                Next::Send(_) => panic!("nothing is sent here"),
+                LaneState::Busy | LaneState::Wait(_) | LaneState::Stuck => break,
+                LaneState::Send(_) => panic!("nothing is sent here"),
             }
         }
         self.lanes.put(key, lane);

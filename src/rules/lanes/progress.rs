@@ -26,7 +26,7 @@ pub(crate) struct Progress {
     pub(crate) failing_since: Option<i64>,
     /// What is under way began while its listener committed automatically, and the listener is a manual one now: that it
     /// ends is all it takes.
-    pub(crate) outlives_automatic: bool,
+    pub(crate) finishes_after_switch_to_manual: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +47,9 @@ pub(crate) enum Stage {
     Final,
 }
 
-/// What is to be done with a lane.
+/// What a lane needs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum LaneState {
     /// Run this listener (index in the names given).
     Run(usize),
     /// Send this listener's record again.
@@ -77,7 +77,7 @@ impl<M> Lane<M> {
         }
     }
 
-    pub(crate) fn next(&self) -> Next {
+    pub(crate) fn state(&self) -> LaneState {
         // A lane has one call at a time, whoever else became due while it waits; a record can be sent beside it.
         let is_running = |one: &Progress| one.stage == Stage::Running;
         let mut busy = self.progress.iter().any(is_running);
@@ -87,8 +87,8 @@ impl<M> Lane<M> {
         let mut stuck = false;
         for (index, progress) in self.progress.iter().enumerate() {
             match progress.stage {
-                Stage::Due if may_run => return Next::Run(index),
-                Stage::SendDue => return Next::Send(index),
+                Stage::Due if may_run => return LaneState::Run(index),
+                Stage::SendDue => return LaneState::Send(index),
                 Stage::BackOff(until) | Stage::Unsent(until) => {
                     wait = Some(wait.map_or(until, |other| other.min(until)));
                 }
@@ -98,10 +98,10 @@ impl<M> Lane<M> {
             }
         }
         match (wait, busy, stuck) {
-            (Some(until), ..) => Next::Wait(until),
-            (None, true, _) => Next::Busy,
-            (None, false, true) => Next::Stuck,
-            (None, false, false) => Next::Finished,
+            (Some(until), ..) => LaneState::Wait(until),
+            (None, true, _) => LaneState::Busy,
+            (None, false, true) => LaneState::Stuck,
+            (None, false, false) => LaneState::Finished,
         }
     }
 
@@ -211,7 +211,7 @@ impl Progress {
             attempt: 0,
             stage: Stage::Due,
             failing_since: None,
-            outlives_automatic: false,
+            finishes_after_switch_to_manual: false,
         }
     }
 }

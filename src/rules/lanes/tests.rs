@@ -24,42 +24,48 @@ fn open(lanes: &mut Lanes<u64>, key: u64) {
 }
 
 #[track_caller]
-fn check(stages: [Stage; 2], expected: Next) {
+fn check(stages: [Stage; 2], expected: LaneState) {
     let mut lane = lane();
     for (progress, stage) in lane.progress.iter_mut().zip(stages) {
         progress.stage = stage;
     }
-    assert_eq!(lane.next(), expected);
+    assert_eq!(lane.state(), expected);
 }
 
 #[test]
 fn listeners_run_in_the_order_of_declaration() {
-    check([Stage::Due, Stage::Due], Next::Run(0));
-    check([Stage::Running, Stage::Due], Next::Busy);
-    check([Stage::Due, Stage::Running], Next::Busy);
-    check([Stage::Final, Stage::Due], Next::Run(1));
-    check([Stage::Final, Stage::Final], Next::Finished);
+    check([Stage::Due, Stage::Due], LaneState::Run(0));
+    check([Stage::Running, Stage::Due], LaneState::Busy);
+    check([Stage::Due, Stage::Running], LaneState::Busy);
+    check([Stage::Final, Stage::Due], LaneState::Run(1));
+    check([Stage::Final, Stage::Final], LaneState::Finished);
 }
 
 #[test]
 fn a_failing_first_listener_does_not_keep_the_second_from_running() {
     let until = Instant::now() + Duration::from_secs(1);
     let later = until + Duration::from_secs(1);
-    check([Stage::BackOff(until), Stage::Due], Next::Run(1));
-    check([Stage::Sending, Stage::Due], Next::Run(1));
-    check([Stage::Held, Stage::Due], Next::Run(1));
-    check([Stage::BackOff(until), Stage::Final], Next::Wait(until));
+    check([Stage::BackOff(until), Stage::Due], LaneState::Run(1));
+    check([Stage::Sending, Stage::Due], LaneState::Run(1));
+    check([Stage::Held, Stage::Due], LaneState::Run(1));
+    check(
+        [Stage::BackOff(until), Stage::Final],
+        LaneState::Wait(until),
+    );
     check(
         [Stage::BackOff(later), Stage::Unsent(until)],
-        Next::Wait(until),
+        LaneState::Wait(until),
     );
-    check([Stage::SendDue, Stage::Final], Next::Send(0));
-    check([Stage::Due, Stage::SendDue], Next::Run(0));
-    check([Stage::Running, Stage::SendDue], Next::Send(1));
-    check([Stage::SendDue, Stage::Running], Next::Send(0));
-    check([Stage::Halted, Stage::Final], Next::Stuck);
-    check([Stage::Halted, Stage::BackOff(until)], Next::Wait(until));
-    check([Stage::Halted, Stage::Sending], Next::Busy);
+    check([Stage::SendDue, Stage::Final], LaneState::Send(0));
+    check([Stage::Due, Stage::SendDue], LaneState::Run(0));
+    check([Stage::Running, Stage::SendDue], LaneState::Send(1));
+    check([Stage::SendDue, Stage::Running], LaneState::Send(0));
+    check([Stage::Halted, Stage::Final], LaneState::Stuck);
+    check(
+        [Stage::Halted, Stage::BackOff(until)],
+        LaneState::Wait(until),
+    );
+    check([Stage::Halted, Stage::Sending], LaneState::Busy);
 }
 
 #[test]
@@ -69,7 +75,7 @@ fn a_retry_runs_only_the_listener_that_failed() {
     lane.progress[0].stage = Stage::BackOff(now);
     lane.progress[1].stage = Stage::Final;
     lane.tick(now);
-    assert_eq!(lane.next(), Next::Run(0));
+    assert_eq!(lane.state(), LaneState::Run(0));
 }
 
 #[test]
@@ -81,8 +87,8 @@ fn what_comes_for_an_open_lane_waits_behind_its_head() {
     assert_eq!(lanes.fresh(), Some((2, &2)));
     let next = lanes.take(7).unwrap().advance(["a"].into_iter()).unwrap();
     assert_eq!(
-        (next.number, next.message, next.next()),
-        (1, 1, Next::Run(0))
+        (next.number, next.message, next.state()),
+        (1, 1, LaneState::Run(0))
     );
     assert!(next.advance(["a"].into_iter()).is_none());
     assert!(!lanes.has_open());
@@ -112,12 +118,12 @@ fn a_reload_keeps_outcomes_and_ends_back_offs() {
     lanes.set_listeners(&["c", "a"].into_iter(), |listener, _| {
         gone.push(listener.to_owned());
     });
-    assert_eq!(lanes.get(0).unwrap().next(), Next::Run(0));
+    assert_eq!(lanes.get(0).unwrap().state(), LaneState::Run(0));
     assert_eq!(lanes.end_back_offs(None), 0);
     lanes.set_listeners(&std::iter::empty(), |listener, _| {
         gone.push(listener.to_owned());
     });
-    assert_eq!(lanes.get(0).unwrap().next(), Next::Finished);
+    assert_eq!(lanes.get(0).unwrap().state(), LaneState::Finished);
     assert_eq!(gone, ["b", "c"]);
 }
 
@@ -128,7 +134,7 @@ fn what_is_under_way_keeps_the_lane_though_its_listener_is_gone() {
         lane.progress[0].stage = stage;
         lane.progress[1].stage = Stage::Final;
         assert!(lane.set_listeners(["b"].into_iter()).is_empty());
-        assert_eq!(lane.next(), Next::Busy);
+        assert_eq!(lane.state(), LaneState::Busy);
     }
 }
 
@@ -143,9 +149,9 @@ fn back_offs_end_for_one_listener_or_all() {
     lanes.put(0, lane);
     assert_eq!(lanes.end_back_offs(Some("b")), 1);
     assert_eq!(lanes.next_ready(), Some(0));
-    assert_eq!(lanes.get(0).unwrap().next(), Next::Send(1));
+    assert_eq!(lanes.get(0).unwrap().state(), LaneState::Send(1));
     assert_eq!(lanes.end_back_offs(None), 1);
-    assert_eq!(lanes.get(0).unwrap().next(), Next::Run(0));
+    assert_eq!(lanes.get(0).unwrap().state(), LaneState::Run(0));
 }
 
 #[test]

@@ -43,8 +43,10 @@ impl Case {
             root.join("config.toml"),
             root.join("handlers"),
             pace,
+            &Supervisor::without_daemon(),
             connect,
-        );
+        )
+        .unwrap();
         let mut case = Self { temp, watch };
         case.signal("the first one").await;
         case
@@ -320,7 +322,9 @@ fn dropping_it_ends_its_thread() {
     let watch = Watch::start(
         temp.path().join("config.toml"),
         temp.path().join("handlers"),
-    );
+        &Supervisor::without_daemon(),
+    )
+    .unwrap();
     let shared = Arc::downgrade(&watch.shared);
     drop(watch);
     // The source of events ends soon after on its own thread, and holds the last reference until then.

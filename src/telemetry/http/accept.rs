@@ -2,7 +2,7 @@
 
 use crate::telemetry::metrics::Format;
 
-/// By the header `Accept`; OpenMetrics where it says nothing, or nothing that there is.
+/// By the header `Accept`; `OpenMetrics` where it says nothing, or nothing that there is.
 pub(super) fn format(accept: &str) -> Format {
     let quality = |names: [&str; 3]| {
         let ranges = accept.split(',').filter_map(|range| {

@@ -1,8 +1,9 @@
-//! The fields of a line that somebody reads while it is written.
+//! The fields of a line of text. **No value can begin a line of its own at the left margin, or show as what it is not.**
 //!
-//! As tracing's own form, but for values of several lines (a traceback, a mistake in the config with its excerpt): they
-//! stand below the line, indented, instead of within it with `\n` for each line end. No value can begin a line of its own
-//! at the left margin, or send a control character to the terminal.
+//! As tracing's own form, but line ends, control characters and those that change the direction of text appear as their
+//! escapes: a message or an error may have come out of Kafka, and must not look like a line of the log. For somebody who
+//! reads while it is written, values of several lines (a traceback, a mistake in the config with its excerpt) stand below
+//! the line, indented.
 
 use std::fmt::{self, Debug};
 
@@ -13,12 +14,19 @@ use tracing_subscriber::fmt::format::Writer;
 
 const INDENT: &str = "    ";
 
-#[derive(Debug)]
-pub(super) struct Readable;
+/// How values of several lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fields {
+    /// Whole lines, for what collects them.
+    OneLine,
+    /// Below the line, indented.
+    Readable,
+}
 
-impl<'w> FormatFields<'w> for Readable {
+impl<'w> FormatFields<'w> for Fields {
     fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
         let mut line = Line {
+            form: *self,
             writer,
             is_empty: true,
             below: String::new(),
@@ -31,6 +39,7 @@ impl<'w> FormatFields<'w> for Readable {
 }
 
 struct Line<'w> {
+    form: Fields,
     writer: Writer<'w>,
     is_empty: bool,
     /// What follows the line.
@@ -39,18 +48,29 @@ struct Line<'w> {
 }
 
 impl Line<'_> {
-    fn put(&mut self, field: &Field, value: fmt::Arguments<'_>) {
-        if self.result.is_ok() {
+    fn put(&mut self, field: &Field, value: &str) {
+        // Lines of the `log` crate bring their origin as `log.*`; it is the target already.
+        if self.result.is_ok() && !field.name().starts_with("log.") {
             self.result = self.try_put(field.name(), value);
         }
     }
 
-    fn try_put(&mut self, name: &str, value: fmt::Arguments<'_>) -> fmt::Result {
+    fn try_put(&mut self, name: &str, value: &str) -> fmt::Result {
+        let is_below = self.form == Fields::Readable && value.contains('\n');
+        if is_below && name != "message" {
+            self.put_below(name, value);
+            return Ok(());
+        }
         if !std::mem::take(&mut self.is_empty) {
             self.writer.write_char(' ')?;
         }
+        let value = if is_below {
+            indented(value)
+        } else {
+            escaped(value)
+        };
         if name == "message" {
-            return self.writer.write_str(&indented(&value.to_string()));
+            return self.writer.write_str(&value);
         }
         let (italic, dim, plain) = if self.writer.has_ansi_escapes() {
             ("\x1b[3m", "\x1b[2m", "\x1b[0m")
@@ -74,33 +94,87 @@ impl Line<'_> {
 
 impl Visit for Line<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "message" {
-            self.put(field, format_args!("{value}"));
-        } else if value.contains('\n') {
-            self.put_below(field.name(), value);
+        let is_plain =
+            field.name() == "message" || (self.form == Fields::Readable && value.contains('\n'));
+        if is_plain {
+            self.put(field, value);
         } else {
-            self.put(field, format_args!("{value:?}"));
+            self.put(field, &format!("{value:?}"));
         }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.put(field, format_args!("{value:?}"));
+        self.put(field, &format!("{value:?}"));
     }
 }
 
-/// Every line but the first behind a margin, and control characters as their escapes.
+/// Every line but the first behind a margin.
 fn indented(text: &str) -> String {
+    let lines: Vec<String> = text
+        .trim_end()
+        .split('\n')
+        .map(|line| escaped(&line.replace('\t', INDENT)))
+        .collect();
+    lines.join(&format!("\n{INDENT}"))
+}
+
+/// Characters that act on the place where a text is shown, as their escapes. A tab stays.
+pub(super) fn escaped(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
-    for character in text.trim_end().chars() {
-        match character {
-            '\n' => {
-                shown.push('\n');
-                shown.push_str(INDENT);
-            }
-            '\t' => shown.push_str(INDENT),
-            control if control.is_control() => shown.extend(control.escape_default()),
-            other => shown.push(other),
+    for character in text.chars() {
+        if acts(character) {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
         }
     }
     shown
+}
+
+/// Control characters, ends of lines and paragraphs, and marks of the direction of text.
+fn acts(character: char) -> bool {
+    match character {
+        '\t' => false,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' => true,
+        '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        other => other.is_control(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_acts_on_a_terminal_is_shown_as_its_escape() {
+        for (text, expected) in [
+            ("plain \"text\" \\n, caf\u{e9} \u{1f30a}\tand tab", None),
+            (
+                "a\r\n2026-01-01 ERROR forged",
+                Some("a\\r\\n2026-01-01 ERROR forged"),
+            ),
+            (
+                "\x1b[2J\x07\x7f\u{9b}1m",
+                Some("\\u{1b}[2J\\u{7}\\u{7f}\\u{9b}1m"),
+            ),
+            (
+                "\u{202e}exe.\u{2066}x\u{2069}",
+                Some("\\u{202e}exe.\\u{2066}x\\u{2069}"),
+            ),
+            (
+                "\u{200f}\u{61c}\u{2028}\u{0}",
+                Some("\\u{200f}\\u{61c}\\u{2028}\\u{0}"),
+            ),
+        ] {
+            assert_eq!(escaped(text), expected.unwrap_or(text));
+        }
+    }
+
+    #[test]
+    fn every_line_of_a_text_but_the_first_stands_behind_a_margin() {
+        assert_eq!(
+            indented("a\n\tb\r\n\u{202e}c\n"),
+            "a\n        b\\r\n    \\u{202e}c"
+        );
+    }
 }

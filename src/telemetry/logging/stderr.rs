@@ -2,7 +2,7 @@
 //!
 //! `eprintln!` panics when the reader of a pipe has gone, and blocks when the reader has stopped reading; a daemon that
 //! stands still because nobody reads its log would lose its group membership. Here a line whose reader does not take it
-//! within a second is dropped and counted, and so are the next ones until the pipe can be written again.
+//! within a second is dropped and counted, and so are the next ones until the pipe can be written again. Lines are whole.
 #![expect(
     unsafe_code,
     reason = "poll(2) tells whether a write would block, without making the shared pipe non-blocking"
@@ -11,11 +11,15 @@
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::fit::fit;
+use super::whole::Whole;
+
 /// How long one line may wait for its reader.
-const WAIT_MS_MAX: i32 = 1_000;
+const WAIT_MAX: Duration = Duration::from_secs(1);
 /// A pipe that is ready for writing has room for this much (`PIPE_BUF`), so that a write of it does not block.
 const PIECE_BYTES: usize = 4096;
 
@@ -24,9 +28,16 @@ pub(super) struct Stderr(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Whether the reader has stopped reading. The lock keeps lines of several threads apart.
-    stuck: Mutex<bool>,
+    /// The lock keeps lines of several threads apart.
+    state: Mutex<State>,
     dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    whole: Whole,
+    /// The reader has stopped reading.
+    is_stuck: bool,
 }
 
 impl Stderr {
@@ -35,52 +46,45 @@ impl Stderr {
     }
 
     fn line(&self, line: &[u8], fd: libc::c_int) {
-        let mut stuck = self.0.stuck.lock().unwrap_or_else(PoisonError::into_inner);
-        let wait_ms = if *stuck { 0 } else { WAIT_MS_MAX };
-        *stuck = false;
-        for piece in line.chunks(PIECE_BYTES) {
-            match write_piece(fd, piece, wait_ms) {
-                Ok(()) => {}
-                Err(error) => {
-                    *stuck = error.kind() == io::ErrorKind::WouldBlock;
-                    self.0.dropped.fetch_add(1, Ordering::Relaxed);
-                    return;
-                }
-            }
+        let line = fit(line);
+        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = if state.is_stuck {
+            Duration::ZERO
+        } else {
+            WAIT_MAX
+        };
+        let deadline = Instant::now() + wait;
+        let result = state
+            .whole
+            .entry(&line, &mut |bytes| write_piece(fd, bytes, deadline));
+        state.is_stuck = false;
+        if let Err(error) = result {
+            state.is_stuck = error.kind() == io::ErrorKind::WouldBlock;
+            self.0.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-fn write_piece(fd: libc::c_int, mut piece: &[u8], wait_ms: i32) -> io::Result<()> {
-    while !piece.is_empty() {
-        let mut ready = libc::pollfd {
-            fd,
-            events: libc::POLLOUT,
-            revents: 0,
-        };
-        // SAFETY: one initialised pollfd, and its count.
-        let found = unsafe { libc::poll(&raw mut ready, 1, wait_ms) };
-        if found == 0 {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        let written = if found < 0 {
-            found as isize
-        } else {
-            // SAFETY: the pointer and the length are those of a live slice.
-            unsafe { libc::write(fd, piece.as_ptr().cast(), piece.len()) }
-        };
-        match written {
-            ..0 => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
-            0 => return Err(io::ErrorKind::WriteZero.into()),
-            written => piece = &piece[written as usize..],
-        }
+fn write_piece(fd: libc::c_int, bytes: &[u8], deadline: Instant) -> io::Result<usize> {
+    let mut ready = libc::pollfd {
+        fd,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    let wait = deadline.saturating_duration_since(Instant::now());
+    // SAFETY: one initialised pollfd, and its count.
+    let found = unsafe { libc::poll(&raw mut ready, 1, wait.as_millis() as i32) };
+    if found == 0 {
+        return Err(io::ErrorKind::WouldBlock.into());
     }
-    Ok(())
+    let piece = &bytes[..bytes.len().min(PIECE_BYTES)];
+    let written = if found < 0 {
+        found as isize
+    } else {
+        // SAFETY: the pointer and the length are those of a live slice.
+        unsafe { libc::write(fd, piece.as_ptr().cast(), piece.len()) }
+    };
+    usize::try_from(written).map_err(|_| io::Error::last_os_error())
 }
 
 impl Write for &Stderr {
@@ -141,5 +145,23 @@ mod tests {
         assert_eq!(stderr.dropped_lines(), dropped);
         let read = theirs.read(&mut buffer).unwrap();
         assert_eq!(&buffer[..read], b"read again\n");
+    }
+
+    #[test]
+    fn a_line_of_which_a_part_was_read_never_shares_its_line_with_the_next() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let stderr = Stderr::default();
+        let line = "x".repeat(10 * PIECE_BYTES) + "\n";
+        while stderr.dropped_lines() == 0 {
+            stderr.line(line.as_bytes(), ours.as_raw_fd());
+        }
+        theirs.set_nonblocking(true).unwrap();
+        let mut text = Vec::new();
+        let _ = theirs.read_to_end(&mut text);
+        stderr.line(b"read again\n", ours.as_raw_fd());
+        let _ = theirs.read_to_end(&mut text);
+        assert_eq!(stderr.dropped_lines(), 1);
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.ends_with("\nread again\n"));
     }
 }

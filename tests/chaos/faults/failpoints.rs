@@ -100,7 +100,7 @@ fn is_revoked(stage: &mut Stage, index: usize, recruits: &[usize]) -> bool {
         return false;
     };
     for _ in 0..REBALANCES {
-        stage.fleet.members[other].stop();
+        stage.stop(other);
         stage.pass(Duration::from_secs(3));
         stage.fleet.members[other].start(&[]);
         for _ in 0..10 {

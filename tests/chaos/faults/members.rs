@@ -48,7 +48,7 @@ fn come_and_go(stage: &mut Stage, dice: &mut Dice, times: usize) {
         } else if dice.below(3) == 0 {
             member.kill();
         } else {
-            stop(stage, index);
+            stage.stop(index);
         }
         stage.pass(dice.time(300..2000));
     }
@@ -59,18 +59,9 @@ fn come_and_go(stage: &mut Stage, dice: &mut Dice, times: usize) {
     }
 }
 
-fn stop(stage: &mut Stage, index: usize) {
-    let code = stage.fleet.members[index].stop();
-    if code != 0 {
-        stage.fail(&format!(
-            "a daemon was told to stop and ended with exit code {code}"
-        ));
-    }
-}
-
 pub(crate) fn stop_all(stage: &mut Stage) {
     for index in 0..stage.fleet.members.len() {
-        stop(stage, index);
+        stage.stop(index);
     }
 }
 

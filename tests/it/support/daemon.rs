@@ -4,7 +4,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "a child must be told, between fork and exec, to die with its parent"
+    reason = "a child must be told, between fork and exec, to die with its parent; prlimit(2) fills its disk"
 )]
 
 use std::fs::{self, File};
@@ -54,6 +54,24 @@ impl Line {
     /// Anywhere in the line, whatever the field.
     pub(crate) fn mentions(&self, text: &str) -> bool {
         self.0.to_string().contains(text)
+    }
+}
+
+/// The counts of the line that a daemon writes when its jobs outside have ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Jobs {
+    pub(crate) begun: u64,
+    pub(crate) answered: u64,
+    pub(crate) told: u64,
+    pub(crate) dropped: u64,
+    pub(crate) lost: u64,
+    pub(crate) open: u64,
+}
+
+impl Jobs {
+    /// Each job was answered, or told and ended by itself.
+    pub(crate) fn ended_in_order(&self) -> bool {
+        self.begun == self.answered + self.told && (self.dropped, self.lost, self.open) == (0, 0, 0)
     }
 }
 
@@ -208,6 +226,25 @@ impl Daemon {
         send_signal(self.pid(), libc::SIGHUP);
     }
 
+    /// Files that it writes end at that length, as on a full disk; `None`: nowhere.
+    #[track_caller]
+    pub(crate) fn limit_files(&self, bytes: Option<u64>) {
+        let limit = libc::rlimit {
+            rlim_cur: bytes.unwrap_or(libc::RLIM_INFINITY),
+            rlim_max: libc::RLIM_INFINITY,
+        };
+        // SAFETY: the limit is ours; nothing is written to the null pointer.
+        let result = unsafe {
+            libc::prlimit(
+                self.pid(),
+                libc::RLIMIT_FSIZE,
+                &raw const limit,
+                std::ptr::null_mut(),
+            )
+        };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    }
+
     /// SIGKILL, and its effect.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -236,6 +273,32 @@ impl Daemon {
     pub(crate) fn stop(mut self) {
         self.term();
         assert_eq!(self.exit_code(DEADLINE), 0, "SIGTERM ends in success");
+    }
+
+    /// The counts of its jobs outside, from its log; none where no job began.
+    pub(crate) fn jobs(&self) -> Option<Jobs> {
+        let lines = self.lines();
+        let line = lines
+            .iter()
+            .rev()
+            .find(|line| line.is("jobs outside have ended"))?;
+        let count = |name: &str| line.field(name).parse().unwrap();
+        Some(Jobs {
+            begun: count("begun"),
+            answered: count("answered"),
+            told: count("told"),
+            dropped: count("dropped"),
+            lost: count("lost"),
+            open: count("open"),
+        })
+    }
+
+    /// SIGTERM, an orderly end, and the counts of its jobs outside.
+    #[track_caller]
+    pub(crate) fn stop_counted(mut self) -> Jobs {
+        self.term();
+        assert_eq!(self.exit_code(DEADLINE), 0, "SIGTERM ends in success");
+        self.jobs().expect("the daemon counts its jobs outside")
     }
 
     pub(crate) fn status(&self) -> Value {

@@ -20,6 +20,20 @@ use super::wait::{DEADLINE, wait_for, wait_some};
 
 const POM: &str = include_str!("kafka/pom.xml");
 
+/// The newest version, on which a short list of tests runs too.
+#[allow(dead_code, reason = "of the binaries that share this, one uses it")]
+pub(crate) const NEWEST: &str = "4.4.0";
+/// The environment variable that chooses the version of a run.
+pub(crate) const VERSION: &str = "MOONTIDE_TEST_KAFKA";
+
+/// The version of this run: of the environment, else of the pom.
+pub(crate) fn version() -> String {
+    std::env::var(VERSION).unwrap_or_else(|_| {
+        let (_, rest) = POM.split_once("<kafka.version>").expect("the pom has it");
+        rest.split('<').next().unwrap_or_default().to_owned()
+    })
+}
+
 /// Runs the broker, tells its process id, and ends it (and its data, if told to) once the pipe is closed.
 const GUARD: &str = r#"
 trap '' INT HUP
@@ -319,7 +333,8 @@ fn libraries() -> &'static Path {
         let sum = POM.bytes().fold(0_u32, |sum, byte| {
             sum.wrapping_mul(31).wrapping_add(byte.into())
         });
-        let libraries = temporary.join(format!("../kafka-libs-{sum:08x}"));
+        let version = version();
+        let libraries = temporary.join(format!("../kafka-libs-{version}-{sum:08x}"));
         if libraries.is_dir() {
             return libraries;
         }
@@ -329,6 +344,7 @@ fn libraries() -> &'static Path {
             .args(["-q", "-B", "-f"])
             .arg(pom)
             .arg("dependency:copy-dependencies")
+            .arg(format!("-Dkafka.version={version}"))
             .arg(format!(
                 "-DoutputDirectory={}",
                 fetched.path().join("libs").display()

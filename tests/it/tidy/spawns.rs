@@ -5,31 +5,7 @@ use super::tree::Tree;
 /// The only folder that spawns threads.
 const PLACE: &str = "src/threads/";
 
-/// Files that may spawn as well, with the reason of each. An exception without a spawn is reported.
-const EXCEPTIONS: [(&str, &str); 6] = [
-    (
-        "src/consumer/lookups.rs",
-        "questions to the brokers: not yet supervised",
-    ),
-    (
-        "src/kafka/producer.rs",
-        "polls a producer: not yet supervised",
-    ),
-    (
-        "src/lua/vm/watchdog.rs",
-        "samples the calls: not yet supervised",
-    ),
-    (
-        "src/outgoing/outbox.rs",
-        "makes the producers: not yet supervised",
-    ),
-    (
-        "src/service/signals.rs",
-        "hears signals: not yet supervised",
-    ),
-    ("src/service/watch.rs", "watches files: not yet supervised"),
-];
-
+/// `exceptions` may spawn as well, with the reason of each. An exception without a spawn is reported.
 fn check(sources: &[(&str, &str)], exceptions: &[(&str, &str)]) -> Vec<String> {
     let tree = Tree::read(sources);
     let mut spawns = tree.outside_paths();
@@ -61,7 +37,7 @@ fn check(sources: &[(&str, &str)], exceptions: &[(&str, &str)]) -> Vec<String> {
 
 #[test]
 fn threads_are_spawned_in_one_place() {
-    super::assert_kept(&check(&super::borrowed(&super::sources()), &EXCEPTIONS));
+    super::assert_kept(&check(&super::borrowed(&super::sources()), &[]));
 }
 
 #[test]

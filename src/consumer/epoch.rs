@@ -1,0 +1,79 @@
+//! The state of one epoch of a partition: it begins with an assignment, or when the log goes back, and ends with the epoch.
+//!
+//! **A new epoch takes nothing over from the one before but what its `Begin` names**: a field that is missed there would
+//! make the new epoch commit by the counts of the old one.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::assignment::Partition;
+use crate::config::Ordering;
+use crate::rules::offsets::{Position, Tracker};
+use crate::rules::route::Plan;
+
+use super::lost_offsets::LostOffsets;
+use super::standstill::Ages;
+
+pub(super) struct EpochState {
+    pub(super) partition: Arc<Partition>,
+    pub(super) tracker: Tracker,
+    /// The group's offset, as far as it is known here.
+    pub(super) committed: Option<i64>,
+    /// `Tracker::changes` at the last commit with metadata; `None` where the brokers take none.
+    pub(super) committed_changes: Option<u64>,
+    pub(super) finished_since_commit: u64,
+    /// The position is due for a commit at once. Either the listener's option chose the start, or a reload switched
+    /// listeners to manual commits while some of their finished messages were not committed.
+    pub(super) commit_now: bool,
+    pub(super) unsent: Unsent,
+    /// The end of the log when a commit last depended on it; -1 before.
+    pub(super) log_end: i64,
+    pub(super) ages: Ages,
+    pub(super) lost: LostOffsets,
+}
+
+/// What handlers have requested since the last commit was sent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Unsent {
+    /// A handler waits for the answer.
+    pub(super) awaited: bool,
+    /// A handler has gone on without waiting.
+    pub(super) unawaited: bool,
+}
+
+/// How an epoch begins.
+pub(super) struct Begin {
+    pub(super) position: Position,
+    /// The group's offset, as far as it is known here.
+    pub(super) committed: Option<i64>,
+    pub(super) commit_now: bool,
+    /// The brokers take metadata with a commit.
+    pub(super) takes_metadata: bool,
+}
+
+impl EpochState {
+    pub(super) fn new(partition: Arc<Partition>, plan: &Plan, begin: &Begin, now: Instant) -> Self {
+        Self {
+            partition,
+            tracker: Tracker::new(
+                begin.position,
+                plan.manual.clone(),
+                plan.automatic.clone(),
+                plan.ordering != Ordering::Partition,
+            ),
+            committed: begin.committed,
+            committed_changes: begin.takes_metadata.then_some(0),
+            finished_since_commit: 0,
+            commit_now: begin.commit_now,
+            unsent: Unsent::default(),
+            log_end: -1,
+            ages: Ages::new(begin.position.offset, now),
+            lost: LostOffsets::default(),
+        }
+    }
+
+    /// Messages and bytes.
+    pub(super) fn in_flight(&self) -> (usize, usize) {
+        (self.tracker.unfinished(), self.tracker.bytes())
+    }
+}

@@ -1,0 +1,70 @@
+//! The last resort of a stop: the process ends when the stop takes too long, whatever still holds it up.
+//!
+//! A thread that does not end may hold messages; librdkafka's client waits for these without a deadline, and so does the
+//! end of the process. Nothing unfinished was committed by then: the messages come again.
+#![expect(
+    unsafe_code,
+    reason = "_exit(2): no destructor may hold the process up"
+)]
+
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use crate::log::log;
+use crate::telemetry::logging::Flush;
+use crate::threads::supervisor::{Handle, Kind, Supervisor};
+
+/// How long the thread may take to end.
+const END: Duration = Duration::from_secs(1);
+
+/// Armed until it is dropped.
+pub(super) struct LastResort {
+    disarm: Option<mpsc::Sender<()>>,
+    thread: Option<Handle>,
+    is_kept: bool,
+}
+
+impl LastResort {
+    /// At that moment the process ends with `code`, whose log is flushed before.
+    pub(super) fn arm(at: Instant, code: u8, flush: Flush, supervisor: &Supervisor) -> Self {
+        let (disarm, disarmed) = mpsc::channel::<()>();
+        let left = at.saturating_duration_since(Instant::now());
+        let thread = supervisor.spawn("last-resort", Kind::Job(left), move |_| {
+            let left = at.saturating_duration_since(Instant::now());
+            if disarmed.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
+                log!(
+                    error,
+                    daemon,
+                    "the stop does not end: ending at once; what was not committed will be delivered again"
+                );
+                flush.now();
+                // SAFETY: it only ends the process. Nothing unfinished was committed, so that nothing is lost.
+                unsafe { libc::_exit(code.into()) }
+            }
+        });
+        if let Err(error) = &thread {
+            log!(warn, daemon, %error, "the stop has no last resort");
+        }
+        Self {
+            disarm: Some(disarm),
+            thread: thread.ok(),
+            is_kept: false,
+        }
+    }
+
+    /// Stays armed until the process has ended, also when this is dropped.
+    pub(super) fn keep(&mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for LastResort {
+    fn drop(&mut self) {
+        if self.is_kept {
+            std::mem::forget(self.disarm.take());
+        } else if let Some(thread) = self.thread.take() {
+            drop(self.disarm.take());
+            thread.join(Instant::now() + END);
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! A worker without its thread: turn by turn, by a virtual clock that moves on wherever the worker would wait.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+
+use super::*;
+use crate::bundle::{self, Snapshot};
+use crate::clock::Virtual;
+use crate::config::Written;
+use crate::crash::journal::Journal;
+use crate::lua::Watchdog;
+use crate::message::OwnedRecord;
+use crate::threads::progress::Progress;
+use crate::threads::supervisor::Ending;
+use crate::threads::supervisor::Supervisor;
+
+const NOON_MS: i64 = 1_700_000_000_000;
+
+/// The topic `orders` in one partition, for one listener.
+struct Fixture {
+    worker: Worker,
+    clock: Arc<Virtual>,
+    began: Instant,
+    letters: Vec<ToWorker>,
+    partition: Arc<Partition>,
+    plan: Arc<Plan>,
+    sent: u64,
+    /// Numbers that were reported as finished, in that order.
+    finished: Vec<u64>,
+    _endings: UnboundedReceiver<Ending>,
+    _journal: Option<Journal>,
+    _folder: tempfile::TempDir,
+    _watchdog: Watchdog,
+}
+
+fn bundle(listener: &str, handler: &str) -> Bundle {
+    let text = format!(
+        "[kafkaConfig]\nbrokers = [\"127.0.0.1:1\"]\n\n[consumerConfig]\ngroupId = \"test\"\n\n\
+         [[listeners]]\ntopic = \"orders\"\nhandler = \"orders\"\n{listener}\n"
+    );
+    let sources = BTreeMap::from([("orders.lua".to_owned(), handler.as_bytes().into())]);
+    let snapshot = Snapshot {
+        written: Written::parse("/test/config.toml".as_ref(), &text, &|_| None),
+        handlers: PathBuf::from("/test/handlers"),
+        sources: Arc::new(sources),
+        hash: 0,
+    };
+    bundle::check(snapshot, 1).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+impl Fixture {
+    /// `listener` has further keys of the listener's table.
+    fn new(listener: &str, handler: &str) -> Self {
+        let bundle = Arc::new(bundle(listener, handler));
+        let plan = route::plan(&bundle.config, "default", "orders").unwrap();
+        let watchdog = Watchdog::start(&Supervisor::without_daemon()).unwrap();
+        let pulse = watchdog.watch_current_thread("test");
+        let clock = Virtual::at_ms(NOON_MS);
+        let app = Arc::new(App::with_clock(Clock::Virtual(clock.clone())));
+        let began = app.clock().now();
+        let vm = Vm::build(&bundle, &app, &pulse).unwrap_or_else(|error| panic!("{error}"));
+        let folder = tempfile::tempdir().unwrap();
+        let (journal, mut pages) = Journal::start(folder.path(), 1, 3);
+        let mailbox = Arc::new(Mailbox::default());
+        let (endings, told) = mpsc::unbounded_channel();
+        let worker = Worker::new(Start {
+            index: 0,
+            count: 1,
+            mailbox: mailbox.clone(),
+            endings,
+            beat: Progress::default().register("test", Duration::from_secs(10)),
+            app,
+            pulse,
+            bundle,
+            vm,
+            page: pages.pop().unwrap(),
+            solo: Arc::new(Solo::new(vec![mailbox])),
+            chance: fastrand::Rng::with_seed(7),
+        });
+        Self {
+            worker,
+            clock,
+            began,
+            letters: Vec::new(),
+            partition: Arc::new(Partition::without_brokers(1, "orders")),
+            plan: Arc::new(plan),
+            sent: 0,
+            finished: Vec::new(),
+            _endings: told,
+            _journal: journal,
+            _folder: folder,
+            _watchdog: watchdog,
+        }
+    }
+
+    /// The next messages of the partition, one for each value.
+    fn send(&mut self, values: &[&str]) {
+        let first = self.sent;
+        let message = |(value, offset): (&&str, u64)| {
+            Message::of(OwnedRecord {
+                offset: offset as i64,
+                timestamp_ms: NOON_MS,
+                key: None,
+                value: Some(value.as_bytes().into()),
+                headers: Vec::new(),
+            })
+        };
+        let messages: Vec<_> = values.iter().zip(first..).map(message).collect();
+        self.sent += messages.len() as u64;
+        self.letters.push(ToWorker::Batch {
+            messages,
+            first,
+            taken: self.worker.clock.now(),
+            plan: self.plan.clone(),
+            partition: self.partition.clone(),
+        });
+    }
+
+    fn turn(&mut self) -> Turn {
+        self.worker.mailbox.take(&mut self.letters);
+        let turn = self.worker.turn(&mut self.letters);
+        let mut letters = Vec::new();
+        self.partition.inbox.take(&mut letters);
+        for letter in letters {
+            if let ToConsumer::Finished { finished, .. } = letter {
+                let numbers = finished.into_iter().map(|(_, numbers)| numbers);
+                self.finished.extend(numbers.flatten());
+            }
+        }
+        turn
+    }
+
+    /// Takes turns until every message is finished, and moves the clock on where the worker would wait. How long that
+    /// took, by the clock.
+    #[track_caller]
+    fn finish(&mut self) -> Duration {
+        for _ in 0..100_000 {
+            match self.turn() {
+                _ if self.finished.len() as u64 == self.sent => {
+                    return self.worker.clock.since(self.began);
+                }
+                Turn::Busy => {}
+                Turn::Until(at) => self.clock.advance_to(at),
+                Turn::Stopped => panic!("the worker has stopped"),
+            }
+        }
+        panic!("{} of {} are finished", self.finished.len(), self.sent);
+    }
+}
+
+#[test]
+fn an_hour_of_sleep_takes_no_time() {
+    let mut fixture = Fixture::new(
+        "limits = { timeout = \"2h\" }",
+        r#"
+        local tide = require("tide")
+        return function(message, ctx)
+          local before = tide.now()
+          assert(before == ctx.startTime)
+          tide.sleep("1h")
+          assert(tide.now() == before + 3600000, tide.now() - before)
+        end
+        "#,
+    );
+    let began = Instant::now();
+    fixture.send(&["a"]);
+    assert_eq!(fixture.finish(), Duration::from_secs(3600));
+    assert!(began.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
+fn a_back_off_passes_by_the_clock_that_is_handed_in() {
+    let mut fixture = Fixture::new(
+        "retry = { initialDelay = \"30s\", maxDelay = \"1m\", jitter = 0.0 }",
+        r#"
+        local tide = require("tide")
+        local runs = {}
+        return function(message)
+          runs[#runs + 1] = tide.now()
+          if #runs < 3 then error("not yet") end
+          assert(runs[2] - runs[1] == 30000 and runs[3] - runs[2] == 60000)
+        end
+        "#,
+    );
+    fixture.send(&["a", "b"]);
+    assert_eq!(fixture.finish(), Duration::from_secs(90));
+    assert_eq!(fixture.finished, [0, 1]);
+}
+
+#[test]
+fn a_call_is_given_up_after_its_timeout() {
+    let mut fixture = Fixture::new(
+        "limits = { timeout = \"10m\" }\nretry = { attempts = 2, initialDelay = \"20m\", maxDelay = \"20m\", jitter = 0.0 }\nonError = \"skip\"",
+        r#"
+        local tide = require("tide")
+        return function() tide.sleep("1h") end
+        "#,
+    );
+    fixture.send(&["a"]);
+    assert_eq!(fixture.finish(), Duration::from_secs((10 + 20 + 10) * 60));
+}
+
+/// Runs fail at 0, 1, 2 and 3 s, which opens the breaker. After its pause a probe with a message that has failed before
+/// waits for a fresh one first.
+#[test]
+fn an_open_breaker_lets_a_probe_pass_after_its_pause() {
+    let mut fixture = Fixture::new(
+        "retry = { initialDelay = \"1s\", multiplier = 1.0, jitter = 0.0 }\n\
+         breaker = { failureRatio = 0.5, minimumRuns = 4, window = \"10s\", pause = \"1m\", probes = 1 }",
+        r#"
+        local runs = 0
+        return function()
+          runs = runs + 1
+          if runs < 5 then error("not yet") end
+        end
+        "#,
+    );
+    fixture.send(&["a"]);
+    assert_eq!(fixture.finish(), Duration::from_millis(63_500));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let run = || {
+        let mut fixture = Fixture::new(
+            "retry = { initialDelay = \"1s\", jitter = 0.5 }",
+            r#"
+            local runs = 0
+            return function()
+              runs = runs + 1
+              if runs < 8 then error("not yet") end
+            end
+            "#,
+        );
+        fixture.send(&["a"]);
+        fixture.finish()
+    };
+    let first = run();
+    assert!(first > Duration::from_secs(1));
+    assert_eq!(run(), first);
+}
+
+#[test]
+fn a_worker_that_has_nothing_to_do_waits_for_its_next_look() {
+    let mut fixture = Fixture::new("", "return function() end");
+    let now = fixture.worker.clock.now();
+    assert_eq!(fixture.turn(), Turn::Until(now + TURN));
+    fixture.letters.push(ToWorker::Stop);
+    assert_eq!(fixture.turn(), Turn::Stopped);
+}
+
+#[test]
+fn the_shares_of_all_workers_are_the_limit() {
+    for (limit, count) in [(1, 1), (1, 4), (7, 3), (1000, 2)] {
+        assert_eq!(
+            (0..count)
+                .map(|index| share(limit, index, count))
+                .sum::<usize>(),
+            limit
+        );
+    }
+}
