@@ -1,5 +1,6 @@
 //! `moontide check` and `moontide schema`: what is wrong is said word for word, and no secret is shown.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -155,7 +156,7 @@ fn a_file_full_of_errors_is_refused_in_time() {
     let folder = installation(GOOD);
     let mut config = GOOD.replace("${file:password}", "hunter2");
     for number in 0..100_000 {
-        config.push_str(&format!("unknown{number} = 1\n"));
+        writeln!(config, "unknown{number} = 1").unwrap();
     }
     fs::write(folder.path().join("config.toml"), config).unwrap();
     let config = folder.path().join("config.toml");
