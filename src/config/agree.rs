@@ -3,6 +3,8 @@
 //! Only topics and patterns of the file are compared. Two patterns may match a topic that does not exist yet; then the
 //! first listener decides.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::tree::Step;
 use super::{Listener, Scene, Topic};
 use crate::topic_name::Made;
@@ -17,6 +19,44 @@ pub(super) fn check(listeners: &[(usize, Listener)], made: &Made, scene: &mut Sc
                 pair(*index, earlier, later, &topic, scene);
             }
         }
+        earlier.add(later);
+    }
+}
+
+/// The listeners of one consumer that stand before another, in their order. Most have topics of their own, and are not
+/// looked at.
+#[derive(Default)]
+struct Earlier<'l> {
+    all: Vec<&'l Listener>,
+    by_literal: BTreeMap<&'l str, BTreeSet<usize>>,
+    with_pattern: BTreeSet<usize>,
+}
+
+impl<'l> Earlier<'l> {
+    fn that_may_share(&self, later: &Listener) -> Vec<&'l Listener> {
+        let mut places = self.with_pattern.clone();
+        for topic in &later.topics {
+            match topic {
+                Topic::Literal(name) => {
+                    places.extend(self.by_literal.get(&**name).into_iter().flatten());
+                }
+                Topic::Pattern(_) => return self.all.clone(),
+            }
+        }
+        places.into_iter().map(|place| self.all[place]).collect()
+    }
+
+    fn add(&mut self, listener: &'l Listener) {
+        let place = self.all.len();
+        for topic in &listener.topics {
+            match topic {
+                Topic::Literal(name) => {
+                    self.by_literal.entry(name).or_default().insert(place);
+                }
+                Topic::Pattern(_) => _ = self.with_pattern.insert(place),
+            }
+        }
+        self.all.push(listener);
     }
 }
 

@@ -37,6 +37,10 @@ impl Scene<'_, '_> {
 
     /// The line on which something stands, from 1.
     pub(super) fn line(&self, path: &[Step<'_>]) -> Option<usize> {
+        if self.report.is_full() {
+            // Nobody sees it, and to count takes its time.
+            return None;
+        }
         self.at(path)
             .map(|range| self.text[..range.start].matches('\n').count() + 1)
     }

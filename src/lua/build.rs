@@ -242,7 +242,7 @@ impl Vm {
 
 /// An error whose text has no place of its own, as that of a table, gets its file's.
 fn placed(message: String, file: &str) -> String {
-    if failure::has_place(&message) {
+    if failure::has_position(&message) {
         message
     } else {
         format!("{file}: {message}")

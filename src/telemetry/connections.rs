@@ -23,6 +23,8 @@ pub(crate) fn lengthen_backlog<'s>(listener: impl Into<SockRef<'s>>) -> io::Resu
 pub(crate) struct Connections {
     max: usize,
     tasks: JoinSet<()>,
+    /// Connections that were added since the last turn of the others.
+    fresh: usize,
     /// The oldest first.
     open: VecDeque<(AbortHandle, Seat)>,
 }
@@ -54,6 +56,7 @@ impl Connections {
         Self {
             max,
             tasks: JoinSet::new(),
+            fresh: 0,
             open: VecDeque::new(),
         }
     }
@@ -63,8 +66,8 @@ impl Connections {
         self.open.len() < self.max || self.open.iter().any(|(_, seat)| seat.is_idle())
     }
 
-    /// Starts a connection, and ends the oldest idle one where no place is free. Returns after every connection has
-    /// had its turn, so that one whose request has arrived is not taken for idle.
+    /// Starts a connection, and ends the oldest idle one where no place is free. Now and then every connection has its
+    /// turn, so that one whose request has arrived is not taken for idle.
     pub(crate) async fn add<F>(&mut self, connection: impl FnOnce(Seat) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -79,7 +82,11 @@ impl Connections {
         let seat = Seat::default();
         let task = self.tasks.spawn(connection(seat.clone()));
         self.open.push_back((task, seat));
-        tokio::task::yield_now().await;
+        self.fresh += 1;
+        if self.fresh > self.max / 4 {
+            self.fresh = 0;
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Waits until a connection ends; for ever where there is none.

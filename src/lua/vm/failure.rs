@@ -153,7 +153,7 @@ pub(in crate::lua) fn out_of_memory(memory: usize) -> Words {
 }
 
 /// Whether an error names a file: it begins with `handlers/orders.lua:12:`, or `[string "…"]:1:`.
-pub(in crate::lua) fn has_place(message: &str) -> bool {
+pub(in crate::lua) fn has_position(message: &str) -> bool {
     let line = message.lines().next().unwrap_or_default();
     line.contains(".lua:") || line.contains("\"]:")
 }

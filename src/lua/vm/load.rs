@@ -190,7 +190,7 @@ impl Shared {
 
     /// The error of a module's chunk with the module's file, where it has no place of its own (`error("boom", 0)`).
     fn placed(&self, module: Option<String>, text: &[u8]) -> Option<Vec<u8>> {
-        if failure::has_place(&String::from_utf8_lossy(text)) {
+        if failure::has_position(&String::from_utf8_lossy(text)) {
             return None;
         }
         let path = module?.replace('.', "/");
