@@ -245,7 +245,7 @@ impl Worker {
         };
         let policy = listener.dead_letter.as_ref();
         let (why, reason, skips) = match (refused, letter.way) {
-            (Refused::Other(reason), _) => return self.unsent(head, listener, reason),
+            (Refused::Other(reason), _) => return self.unsent(head, listener, &reason),
             (Refused::TooLarge(reason) | Refused::ForGood(reason), Way::Retry(delay)) => {
                 return self.waits_here(head, listener, &reason, delay);
             }
@@ -292,7 +292,7 @@ impl Worker {
     }
 
     /// Nothing is wrong with the record: it is sent again later.
-    fn unsent(&mut self, head: &mut Head<'_>, listener: &Listener, reason: String) -> Stage {
+    fn unsent(&mut self, head: &mut Head<'_>, listener: &Listener, reason: &str) -> Stage {
         let name = head.listener().to_owned();
         let place = (head.slot.partition.epoch, head.key, name);
         let Some(letter) = self.letters.get_mut(&place) else {
@@ -307,9 +307,9 @@ impl Worker {
         };
         let error = format!("{what} is not sent: {reason}");
         let tries = letter.tries;
-        letter.trouble = Some(reason.clone());
+        letter.trouble = Some(reason.to_owned());
         let place = self.place(head, listener);
-        self.log.unsent(&place, &reason, tries, delay);
+        self.log.unsent(&place, reason, tries, delay);
         head.block(&error, Some(delay));
         Stage::Unsent(Instant::now() + delay)
     }
