@@ -1,8 +1,9 @@
 //! The consumer: one group membership, on a thread of its own.
 //!
 //! The loop never blocks inside librdkafka: one mailbox wakes it, rung by librdkafka's queues, by workers and by the
-//! daemon. Each turn serves events and letters, takes what the budget allows, commits what is due and looks at the
-//! clock. **Back-pressure is not taking**: what is not taken stays in librdkafka's bounded queue.
+//! daemon. Each turn serves events and messages from other threads, takes records within the budget, commits the
+//! positions that are due and checks the deadlines. **Back-pressure is not taking**: messages beyond the budget stay
+//! in librdkafka's bounded queue.
 
 mod budget;
 mod commit_requests;
@@ -52,9 +53,9 @@ use phase::Phase;
 use report::{State, Trouble};
 use subscription::Topics;
 
-/// How often the loop turns at least: polls count towards the poll limit, and the daemon looks for progress.
+/// The longest time between two turns: polls count towards the poll limit, and the daemon watches for progress.
 const TURN: Duration = Duration::from_secs(1);
-/// How long one query may take: it is asked again, and a stop waits for it.
+/// How long one query may take. A query is repeated after a failure, and a stop waits for it.
 const QUERY: Duration = Duration::from_secs(3);
 
 pub(crate) struct Consumer {
@@ -76,12 +77,12 @@ pub(crate) struct Consumer {
     trouble: Trouble,
     state: State,
     counts: ConsumerCounts,
-    /// When all partitions are to be looked at again, though nothing but messages and outcomes comes.
+    /// When all partitions are checked again, even if only messages and outcomes arrive.
     look_at: Instant,
     client: Arc<Client>,
 }
 
-/// What a consumer starts with.
+/// The inputs of a new consumer.
 pub(crate) struct Start {
     pub(crate) settings: config::Consumer,
     pub(crate) bundle: Arc<Bundle>,
@@ -90,7 +91,7 @@ pub(crate) struct Start {
     pub(crate) supervisor: Supervisor,
     /// Numbers the epochs of partitions, for the whole process.
     pub(crate) epochs: Arc<AtomicU64>,
-    /// Hears of topics that patterns match.
+    /// Receives the topics that patterns match.
     pub(crate) topics: Arc<Mailbox<ToTopics>>,
 }
 
@@ -151,7 +152,7 @@ impl Consumer {
 
     /// Runs until `Close` is done.
     pub(crate) fn run(mut self, beat: &Beat) {
-        // Also where this panics: a letter holds messages, which keep the client.
+        // Closes also on a panic: a queued batch holds messages, which keep the client.
         let _closes = self.inbox.close_on_drop();
         let mut letters = Vec::new();
         self.subscribe(Instant::now());
@@ -194,8 +195,8 @@ impl Consumer {
         }
     }
 
-    /// What may have become due in any partition. **Each part looks at all of them**, hence not after every batch where
-    /// there are many: as many microseconds apart as there are partitions, which is about what it takes.
+    /// Work that may be due in any partition. **Each part looks at all partitions**, hence it does not run after
+    /// every batch. The pause is as many microseconds as there are partitions, which is about the cost of a look.
     fn look_around(&mut self, now: Instant) {
         let held = self.held.len();
         let was_moved = self.keep_fair(now) | self.wake(now);
@@ -209,7 +210,7 @@ impl Consumer {
         self.look_at = now + Duration::from_micros(self.held.len() as u64);
     }
 
-    /// When the loop has something to do though nobody calls.
+    /// When the loop has work without an event.
     fn deadline(&self, now: Instant) -> Instant {
         let mut deadline = now + TURN;
         for at in [
@@ -277,19 +278,19 @@ impl Consumer {
             ToConsumer::Answered(Answered::Topics(topics)) => self.topics_found(topics, now),
             ToConsumer::Reload(bundle) => self.reload(bundle, now),
             ToConsumer::Retire { bundle, done } => self.retire(bundle, done, now),
-            // Nobody waits for it any more where the send fails.
+            // The receiver is gone if the send fails.
             ToConsumer::Status(reply) => drop(reply.send(self.snapshot(now))),
             ToConsumer::Close(deadline) => self.begin_close(deadline, now),
         }
     }
 
-    /// The partition as long as its epoch is the present one.
+    /// The partition, if its epoch is the present one.
     fn of(&mut self, partition: &Arc<Partition>) -> Option<&mut Held> {
         let held = self.held.get_mut(&partition.key());
         held.filter(|held| held.is_in(partition))
     }
 
-    /// The worker that runs a partition: by its name, among those that have a share of the topic's concurrency.
+    /// The worker of a partition: chosen by its name among the workers with a share of the topic's concurrency.
     fn worker_of(&self, topic: &str, partition: i32, concurrency: usize) -> Arc<Mailbox<ToWorker>> {
         let candidates = self.workers.len().min(concurrency.max(1));
         let mut hasher = DefaultHasher::new();
@@ -298,14 +299,14 @@ impl Consumer {
         self.workers[(first + partition.unsigned_abs() as usize) % candidates].clone()
     }
 
-    /// An error of the group (no partition) or of a partition: remembered for the status, said, and fatal or not.
+    /// Handles an error of the group (no partition) or of a partition: kept for the status, logged, and fatal or not.
     fn error(&mut self, error: &Error, place: Option<(&str, i32)>) {
         if error.is_partition_end() {
             return;
         }
         if error.class() == Class::Fatal {
             let error = self.client.fatal_error().unwrap_or_else(|| error.clone());
-            // The first ending counts; the daemon may be on its way out already.
+            // The first ending counts; the daemon may be ending already.
             let _ = self
                 .endings
                 .send(Ending::Failed(format!("consumer `{}`: {error}", self.name)));
@@ -314,7 +315,7 @@ impl Consumer {
     }
 }
 
-/// One line in ten seconds a place is enough: librdkafka repeats itself.
+/// Limits repeated errors of the same topic and partition, because librdkafka repeats itself.
 fn line_limit() -> RateLimit {
     RateLimit::new(3, Duration::from_secs(10))
 }

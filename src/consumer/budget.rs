@@ -1,36 +1,37 @@
-//! How much a consumer may have in flight, in messages and in bytes, and what of it is one partition's. Pure.
+//! The budget of a consumer: messages and bytes in flight, and the share of each partition. Pure.
 //!
-//! **Partitions that are held up leave room for the others.**
+//! **Partitions that have used up their share leave room for the others.**
 
 use crate::rules::offsets::Tracker;
 
-/// Messages of one batch.
+/// The most messages of one batch.
 pub(super) const BATCH_MAX: usize = 1024;
-/// Messages in flight (taken and unfinished) of a partition that is alone.
+/// The most messages in flight (taken and unfinished) of a partition that is alone.
 const ALONE_MAX: usize = 8192;
-/// Messages in flight that several partitions share, beyond the least share that each of them has for itself. A fetch
-/// brings some thousand small messages of one partition after the other: so many that those of one worker don't keep
-/// the others waiting. **A partition may have half as many of them as it leaves free**: with a quarter, most of what one
-/// fetch brings of it has to be run before what came behind it can be taken, and another worker runs out meanwhile; with all,
-/// so much is in flight that the next one is held up for longer than it is waited for, and paused.
+/// Messages in flight that several partitions share, beyond the least share of each. A fetch brings some thousand
+/// small messages of one partition in a row. The pool is large enough that the messages of one worker do not keep the
+/// other workers waiting. **A partition may have half as many of them as it leaves free.** With a quarter, most
+/// messages of a fetch must run before the messages behind them can be taken, and another worker runs out meanwhile.
+/// With all of them, so much is in flight that the next partition is held up beyond the patience for it, and paused.
 const POOL: usize = 16_384;
-/// The least share of a partition, whatever their number. The batch that uses it up may bring as much again.
+/// The least share of a partition, however many partitions there are. The batch that uses it up may bring as much
+/// again.
 const SHARE_MIN: usize = 64;
-/// Bytes in flight of one consumer. One message passes, however large.
+/// The most bytes in flight of one consumer. A single message passes, however large it is.
 const BYTES_MAX: usize = 32 << 20;
-/// The least share of a partition in them.
+/// The least share of a partition in these bytes.
 const SHARE_BYTES_MIN: usize = 64 << 10;
 
-/// What one partition may have in flight: all of the budget where it is alone, else a part of what is free, so that those
-/// that are held up leave something to the others, however many they are.
+/// The most that one partition may have in flight: the whole budget if it is alone, else a part of the free budget.
+/// So partitions that are held up leave room for the others, however many they are.
 pub(super) struct Share {
-    /// Those that have one.
+    /// The number of partitions with a share.
     pub(super) partitions: usize,
     pub(super) messages: usize,
     pub(super) bytes: usize,
-    /// Of the pool.
+    /// The free part of the pool.
     free: usize,
-    /// So much of the bytes is in use that it matters who has them.
+    /// So many bytes are in use that each partition's part of them matters.
     are_bytes_scarce: bool,
 }
 
@@ -65,7 +66,7 @@ impl Share {
             || (self.are_bytes_scarce && tracker.bytes() >= self.bytes)
     }
 
-    /// So little is in flight of a partition that it may soon have nothing to run.
+    /// Whether a partition has so few messages in flight that it may soon have nothing to run.
     pub(super) fn is_low(&self, tracker: &Tracker) -> bool {
         tracker.unfinished() < (self.messages / 2).min(SHARE_MIN)
     }
@@ -75,12 +76,12 @@ impl Share {
     }
 }
 
-/// What of a partition's messages in flight it has from the pool.
+/// The messages in flight of a partition that count against the pool.
 fn pooled(messages: usize) -> usize {
     messages.saturating_sub(2 * SHARE_MIN)
 }
 
-/// What is in flight of all partitions that take part.
+/// The messages and bytes in flight of all partitions that have a share.
 #[derive(Default)]
 pub(super) struct InFlight {
     pub(super) partitions: usize,
@@ -90,7 +91,7 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// So much of one more partition.
+    /// Adds one more partition with its messages and bytes.
     pub(super) fn add(&mut self, messages: usize, bytes: usize) {
         self.partitions += 1;
         self.messages += messages;
@@ -99,22 +100,22 @@ impl InFlight {
     }
 }
 
-/// What may be taken. Found by a look at every partition, hence once for many batches.
+/// The room for further messages. It takes a look at every partition, hence one look serves many batches.
 pub(super) struct Room {
     pub(super) share: Share,
     /// The bytes in flight leave room for more.
     is_open: bool,
     messages: usize,
     bytes: usize,
-    /// Of a message, on average.
+    /// The average size of a message.
     size: usize,
-    /// The epochs of partitions that have used up their share. They hold the others up until they drain or are paused:
-    /// taking can't choose among partitions.
+    /// The epochs of partitions that have used up their share. They hold up the others until they drain or are
+    /// paused, because taking messages cannot choose among partitions.
     used_up: Vec<u64>,
 }
 
 impl Room {
-    /// `bytes` are those in flight as far as they count against the budget.
+    /// `bytes` are the bytes in flight that count against the budget.
     pub(super) fn new(share: Share, in_flight: &InFlight, bytes: usize, used_up: Vec<u64>) -> Self {
         let is_open = share.partitions > 0 && in_flight.bytes < 2 * BYTES_MAX;
         let budget = match share.partitions {
@@ -132,7 +133,8 @@ impl Room {
         }
     }
 
-    /// The messages of the next batch: few large ones, so that it does not take many times the budget.
+    /// The size of the next batch. Large messages make small batches, so that one batch does not exceed the budget
+    /// many times.
     pub(super) fn batch(&self) -> usize {
         if !self.is_open || !self.used_up.is_empty() {
             return 0;
@@ -143,17 +145,17 @@ impl Room {
             .min(self.bytes.min(self.share.bytes).div_ceil(self.size))
     }
 
-    /// Nothing of it is left: another look may find more.
+    /// Whether the room is used up; another look may find more.
     pub(super) fn is_used_up(&self) -> bool {
         self.used_up.is_empty() && self.batch() == 0
     }
 
-    /// A batch of so many messages was taken.
+    /// A batch of this many messages was taken.
     pub(super) fn took(&mut self, messages: usize) {
         self.messages = self.messages.saturating_sub(messages);
     }
 
-    /// A partition has more messages in flight than before, and so many more bytes.
+    /// A partition has more messages in flight than before, and `bytes` more bytes.
     pub(super) fn came(&mut self, before: usize, now: usize, bytes: usize) {
         let from_pool = pooled(now).saturating_sub(pooled(before));
         self.share.free = self.share.free.saturating_sub(from_pool);
@@ -168,12 +170,12 @@ impl Room {
         self.share.divide();
     }
 
-    /// This partition has used up its share.
+    /// The partition has used up its share.
     pub(super) fn hold_up(&mut self, epoch: u64) {
         self.used_up.push(epoch);
     }
 
-    /// It has not, or no more.
+    /// The partition has not used up its share, or no longer.
     pub(super) fn let_go(&mut self, epoch: u64) {
         self.used_up.retain(|one| *one != epoch);
     }

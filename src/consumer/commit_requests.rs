@@ -1,6 +1,6 @@
-//! What handlers ask to have committed: who waits for the answer and gets it, and what is said where nobody waits.
+//! Commit requests of handlers: the waiters and their answers, and the log lines for requests without a waiter.
 //!
-//! **What was asked for of a partition that is not ours any more is refused**, whether or not somebody waits.
+//! **A request for a partition that this consumer no longer owns is refused**, with or without a waiter.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,11 +18,11 @@ pub(super) struct Waiter {
     partition: Arc<Partition>,
     pub(super) reply: Reply,
     pub(super) deadline: Instant,
-    /// Before this bundle is in force here there is no answer.
+    /// The waiter gets no answer before this bundle is in force here.
     listeners_since_bundle: u64,
 }
 
-/// What was asked for and is not committed, though nobody waits to hear that: where, which offset, and why.
+/// A request without a waiter that was not committed: partition, offset and reason.
 pub(super) type Unheard = (Arc<Partition>, i64, String);
 
 impl Waiter {
@@ -35,19 +35,19 @@ impl Waiter {
         self.partition.epoch == partition.epoch
     }
 
-    /// Whether what it waits for is heard when a later bundle than this comes.
+    /// Whether the request depends on a bundle later than this one.
     pub(super) fn is_ahead_of(&self, bundle: u64) -> bool {
         self.listeners_since_bundle > bundle
     }
 }
 
 impl Held {
-    /// Handlers have asked for more than the group has.
+    /// Whether handlers have requested more than the group has committed.
     pub(super) fn has_uncommitted_requests(&self) -> bool {
         (self.epoch.unsent.unawaited || self.epoch.tracker.is_requested()) && self.position_moved()
     }
 
-    /// `is_ahead`: of a bundle that is still to come.
+    /// `is_ahead`: the request belongs to a bundle that is not in force here yet.
     fn ask(&mut self, ask: &Ask, is_ahead: bool) {
         let position = if is_ahead {
             self.epoch.tracker.ask_ahead(ask)
@@ -88,13 +88,14 @@ impl Consumer {
                 "the partition was revoked; whoever has it now gets the message again".to_owned(),
             )),
             Some(held) if !is_ahead && !held.plan.has(&ask.listener) => {
-                // Of an older bundle: what it asks for would count as finished by those that are here. It has no say.
+                // The request is of an older bundle, and would count as finished for the present listeners. It is
+                // ignored.
                 let target = held.epoch.tracker.target().offset;
                 reply.committed(Ok(held.epoch.committed.unwrap_or(target)));
             }
             Some(held) => {
                 held.ask(ask, is_ahead);
-                // One that is a manual one already has been heard.
+                // The request of a listener that is manual already counts at once.
                 let listeners_since_bundle = if held.epoch.tracker.is_manual(&ask.listener) {
                     0
                 } else {
@@ -111,10 +112,10 @@ impl Consumer {
         }
     }
 
-    /// `ctx.commitOffsets(offset, { wait = false })`, in the order in which handlers asked.
+    /// `ctx.commitOffsets(offset, { wait = false })`, in the order of the handlers' requests.
     pub(super) fn requested(&mut self, asked: &Requests) {
         let is_ahead = asked.listeners_since_bundle > self.bundle.number;
-        // As with a commit that is waited for: whoever has the partition now gets the messages again.
+        // As with an awaited commit: the partition's next owner receives the messages again.
         let Some(held) = self.of(&asked.partition) else {
             return;
         };
@@ -126,7 +127,7 @@ impl Consumer {
         }
     }
 
-    /// Nobody waits longer than the deadline, also while the answer to a commit is out.
+    /// Answers waiters at their deadline, also while a commit is in flight.
     pub(super) fn answer_overdue(&mut self, now: Instant) {
         for sent in self.commits.in_flight.iter_mut().flatten() {
             for waiter in sent.waiters.extract_if(.., |waiter| waiter.deadline <= now) {
@@ -135,7 +136,7 @@ impl Consumer {
         }
     }
 
-    /// Answers handlers whose position is committed, whose partition is gone, or who have waited for too long.
+    /// Answers handlers whose position is committed, whose partition is gone, or whose deadline has passed.
     pub(super) fn answer_waiters(&mut self, now: Instant) {
         if self.commits.waiters.is_empty() {
             return;
@@ -160,7 +161,7 @@ impl Consumer {
         }
     }
 
-    /// Partitions go, and what was asked of some of them has not been committed.
+    /// Logs the uncommitted requests of partitions that leave.
     pub(super) fn say_given_up(&mut self, goes: impl Fn(&Held) -> bool, now: Instant) {
         let in_flight = self.commits.in_flight.iter().flatten();
         let sent: Vec<u64> = in_flight
@@ -185,7 +186,7 @@ impl Consumer {
         self.say_unheard(&unheard, now);
     }
 
-    /// The handlers have gone on: the log hears of it in their place.
+    /// The handlers have continued, so the log has the error in their place.
     pub(super) fn say_unheard(&mut self, unheard: &[Unheard], now: Instant) {
         for (partition, offset, error) in unheard {
             let Some(left_out) = self.commits.limit.allow(now) else {

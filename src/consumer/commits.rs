@@ -1,7 +1,7 @@
-//! Committing: which partitions are due, one commit in flight, and what follows from its answer.
+//! Commits positions: the choice of partitions that are due, one commit in flight, and the handling of its answer.
 //!
-//! A commit that failed leaves the position dirty, and it is tried again while the epoch is ours. **After the assignment
-//! is gone nothing is committed.**
+//! After a failed commit the position still needs a commit, which is tried again while this consumer owns the epoch.
+//! **After the end of the assignment nothing is committed.**
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,21 +21,21 @@ use super::epoch::Unsent;
 use super::held::Held;
 use super::{Consumer, line_limit};
 
-/// Without a configured interval or threshold: at the latest.
+/// The longest time between commits without a configured interval or threshold.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Partitions with nothing left to do are committed together, not one by one, and so is what handlers ask for and do not
-/// wait for.
+/// The time in which commits are gathered into one. This applies to partitions without further work, and to requests
+/// of handlers that do not wait.
 const GATHER: Duration = Duration::from_millis(10);
-/// After a commit that failed.
+/// The pause after a failed commit.
 const PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) struct Commits {
     pub(super) in_flight: Option<Vec<Sent>>,
     pub(super) not_before: Option<Instant>,
     pub(super) waiters: Vec<Waiter>,
-    /// The brokers found some metadata too large.
+    /// The brokers refused some metadata as too large.
     refused_metadata: bool,
-    /// Lines about what was asked for and not waited for.
+    /// Limits the log lines about requests that no handler waits for.
     pub(super) limit: RateLimit,
 }
 
@@ -54,13 +54,13 @@ impl Default for Commits {
 pub(super) struct Sent {
     pub(super) partition: Arc<Partition>,
     pub(super) offset: i64,
-    /// `Tracker::changes`, where the metadata said what is finished beyond the offset.
+    /// `Tracker::changes`, if the metadata lists the messages finished beyond the offset.
     changes: Option<u64>,
-    /// What had finished when it was sent does not count towards the next threshold.
+    /// Messages that had finished when the commit was sent; they do not count towards the next threshold.
     finished: u64,
-    /// Those whom its answer answers: they asked before it was sent.
+    /// The waiters that requested a commit before this one was sent; its answer is theirs.
     pub(super) waiters: Vec<Waiter>,
-    /// Handlers asked for it and went on.
+    /// Handlers requested it and did not wait.
     pub(super) unawaited: bool,
 }
 
@@ -87,10 +87,10 @@ impl Held {
         self.position_moved() || self.metadata_changed()
     }
 
-    /// The target is not what the group has already.
+    /// Whether the target differs from the group's committed offset.
     pub(super) fn position_moved(&self) -> bool {
         if self.plan.listeners.is_empty() {
-            // Of a topic that nobody wants, nothing is ours to say.
+            // No listener takes the topic, so this consumer commits nothing for it.
             return false;
         }
         let is_requested = self.epoch.tracker.is_requested() || self.epoch.unsent.awaited;
@@ -98,12 +98,12 @@ impl Held {
         wanted && self.epoch.committed != Some(self.epoch.tracker.target().offset)
     }
 
-    /// More is finished beyond the position than the group's metadata says.
+    /// Whether messages beyond the position have finished that the group's metadata does not list.
     fn metadata_changed(&self) -> bool {
         self.epoch.committed_changes != Some(self.epoch.tracker.changes()) && self.tells_finished()
     }
 
-    /// Whether a commit says what is finished beyond its offset.
+    /// Whether a commit lists the messages finished beyond its offset.
     fn tells_finished(&self) -> bool {
         self.epoch.committed_changes.is_some()
             && self.plan.ordering != Ordering::Partition
@@ -131,14 +131,14 @@ impl Held {
         (text, Some(self.epoch.tracker.changes()))
     }
 
-    /// All that came of it is finished, and its log has no more, as far as that is known: with a backlog it has run out of
-    /// messages as often as a fetch has been run, and goes on in a moment.
+    /// Every message received from the partition is finished, and its log is not known to have more. With a backlog,
+    /// a partition runs out of messages after every fetch and continues in a moment.
     fn has_nothing_to_do(&self) -> bool {
         let has_more = self.epoch.tracker.expected() < self.epoch.log_end && !self.pauses.is_any();
         self.epoch.tracker.unfinished() == 0 && !has_more
     }
 
-    /// Looks up where its log ends, where a commit depends on it: that costs librdkafka a lock and a search.
+    /// Looks up the end of the log where a commit depends on it. The lookup costs librdkafka a lock and a search.
     fn look_for_end(&mut self, client: &Client, now: Instant) {
         if self.plan.commit_interval.is_none()
             && self.has_nothing_to_do()
@@ -156,7 +156,8 @@ impl Held {
         if !position_moved && !self.metadata_changed() {
             return false;
         }
-        // A handler waits for it. A start does not wait either, lest a restart skips what comes now.
+        // A handler waits for the commit. A resolved start is committed at once too, so that a restart skips no later
+        // message.
         if position_moved && (self.epoch.unsent.awaited || self.epoch.commit_now) {
             return true;
         }
@@ -180,7 +181,8 @@ impl Held {
             (true, ..) => GATHER,
             (false, Some(interval), _) => interval,
             (false, None, None) => INTERVAL,
-            // What its log has more may never come: a transaction's marker, or what was deleted since.
+            // The rest of the log may never arrive: it can be a transaction marker, or messages that were deleted
+            // since.
             (false, None, Some(_)) if self.epoch.tracker.unfinished() == 0 => INTERVAL,
             (false, None, Some(_)) => return false,
         };
@@ -193,7 +195,7 @@ impl Held {
 }
 
 impl Consumer {
-    /// Sends one commit of all that is due, unless one is in flight.
+    /// Sends one commit for all partitions that are due, unless one is in flight.
     pub(super) fn commit(&mut self, now: Instant) {
         self.answer_overdue(now);
         self.answer_waiters(now);
@@ -267,14 +269,14 @@ impl Consumer {
             .min();
         for held in self.held.values() {
             if held.due_now(now, &mut at) {
-                // Due already: only a failed commit keeps it waiting.
+                // Due already; only the pause after a failed commit delays it.
                 at = Some(self.commits.not_before.unwrap_or(now));
             }
         }
         at
     }
 
-    /// Reads the answers that have come. Whether there was any.
+    /// Reads the answers that have arrived. Returns whether there was any.
     pub(super) fn settle_replies(&mut self, now: Instant) -> bool {
         let replies = self.client.replies();
         for reply in &replies {
@@ -298,7 +300,7 @@ impl Consumer {
                 unheard.push((sent.partition.clone(), sent.offset, error.to_string()));
             }
             let Some(held) = self.of(&sent.partition) else {
-                // The waiters hear below that the partition is gone.
+                // The waiters are answered below with the loss of the partition.
                 self.commits.waiters.extend(sent.waiters);
                 continue;
             };
@@ -314,7 +316,7 @@ impl Consumer {
                     held.epoch.commit_now &=
                         !held.epoch.tracker.is_automatic() && held.position_moved();
                     if !held.position_moved() {
-                        // Whatever was asked for since is committed too.
+                        // The commit covers the requests made since, too.
                         held.epoch.unsent = Unsent::default();
                     }
                     for waiter in sent.waiters {
@@ -347,7 +349,7 @@ impl Consumer {
         self.answer_waiters(now);
     }
 
-    /// What does not fit is left out from now on: the offsets themselves must not wait for it.
+    /// Leaves out the metadata from now on where it does not fit: the offsets must not wait for it.
     fn do_without_metadata(&mut self) {
         self.commits.refused_metadata = true;
         for held in self.held.values_mut() {

@@ -1,7 +1,8 @@
-//! The drain of partitions that go: running calls finish until a deadline, the rest is cancelled, positions are committed.
+//! The drain of partitions that leave: running calls finish until a deadline, the rest is cancelled, positions are
+//! committed.
 //!
-//! Pure: the moment and the state of the partitions come in, the next step goes out. A rebalance, a new subscription, a
-//! reload that removes topics and the end of the consumer all drain by this.
+//! Pure: the moment and the state of the partitions come in, the next step goes out. A rebalance, a new subscription,
+//! a reload that removes topics and the end of the consumer all use this drain.
 
 use std::time::{Duration, Instant};
 
@@ -10,20 +11,20 @@ pub(super) const LAST_COMMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Drain {
-    /// Running calls are cancelled then; `None` after the last cancel.
+    /// The moment at which running calls are cancelled; `None` after the last cancel.
     cancel_at: Option<Instant>,
     cancel_again_after: Option<Duration>,
     overdue_at: Option<Instant>,
-    /// The drain ends then, whatever still runs.
+    /// The drain ends at this moment, even if calls still run.
     ends_at: Option<Instant>,
     commits: bool,
     commit_until: Option<Instant>,
 }
 
-/// The state of the partitions that are drained.
+/// The state of the partitions in the drain.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct State {
-    /// No call of them runs.
+    /// None of their calls runs.
     pub(super) is_drained: bool,
     /// Their positions are committed, and no commit is in flight.
     pub(super) is_committed: bool,
@@ -32,9 +33,9 @@ pub(super) struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Wait,
-    /// Cancel what still runs, and ask for the next step.
+    /// Cancel the calls that still run, and call for the next step.
     Cancel,
-    /// A cancelled call still runs although its partition is wanted by another member.
+    /// A cancelled call still runs although another member is to get its partition.
     Overdue,
     Done,
 }
@@ -52,7 +53,7 @@ impl Drain {
         }
     }
 
-    /// Done as soon as nothing runs.
+    /// Done as soon as no call runs.
     pub(super) fn without_commit(self) -> Self {
         Self {
             commits: false,
@@ -60,7 +61,7 @@ impl Drain {
         }
     }
 
-    /// Cancels again and again, so long apart.
+    /// Cancels repeatedly, with this time in between.
     pub(super) fn cancels_again(self, after: Duration) -> Self {
         Self {
             cancel_again_after: Some(after),
@@ -68,7 +69,7 @@ impl Drain {
         }
     }
 
-    /// Overdue so long after the cancel.
+    /// Overdue this long after the cancel.
     pub(super) fn overdue_after(self, after: Duration) -> Self {
         Self {
             overdue_at: self.cancel_at.map(|at| at + after),
@@ -76,7 +77,7 @@ impl Drain {
         }
     }
 
-    /// Done so long after the cancel, whatever still runs.
+    /// Done this long after the cancel, even if calls still run.
     pub(super) fn ends_after(self, after: Duration) -> Self {
         Self {
             ends_at: self.cancel_at.map(|at| at + after),
@@ -112,7 +113,7 @@ impl Drain {
         if now >= until { Step::Done } else { Step::Wait }
     }
 
-    /// When the next step is due by itself.
+    /// When the next step is due without an event.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.commit_until.or(self.cancel_at)
     }

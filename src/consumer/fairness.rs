@@ -1,5 +1,6 @@
-//! Fairness: a partition that has used up its share of the budget holds up the others, since taking messages can't choose
-//! among partitions. It is paused when that has lasted for too long, and resumed with half of its share.
+//! Fairness between partitions. A partition that has used up its share of the budget holds up the others, because
+//! taking messages cannot choose among partitions. After some time it is paused; it is resumed with half of its
+//! share.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ const WANTED_FOR: Duration = Duration::from_millis(20);
 #[derive(Default)]
 pub(super) struct Wanted(Option<(Instant, bool)>);
 
-/// How long a partition with a full share is waited for.
+/// How long the consumer waits for a partition with a full share.
 fn patience(is_slow: bool, is_wanted: bool) -> Duration {
     match (is_wanted, is_slow) {
         (false, _) => LONG_PATIENCE,
@@ -63,8 +64,9 @@ impl Held {
 }
 
 impl Consumer {
-    /// Pauses partitions that hold the others up, and resumes them with half of their share. Never during a rebalance:
-    /// librdkafka pauses everything itself then, and has lost resumes given in between. Whether there was any.
+    /// Pauses partitions that hold up the others, and resumes them with half of their share. Returns whether there
+    /// was any. Never during a rebalance: librdkafka then pauses every partition itself, and has lost resumes given
+    /// in between.
     pub(super) fn keep_fair(&mut self, now: Instant) -> bool {
         if self.phase.is_busy() {
             return false;
@@ -99,7 +101,7 @@ impl Consumer {
             .collect()
     }
 
-    /// Whether other partitions wait for one with a full share. It is asked only where the answer may matter.
+    /// Whether other partitions wait for one with a full share. The lookup is done only where its answer may matter.
     fn is_wanted(&mut self, share: &Share, now: Instant) -> bool {
         let mut full = self.held.values().filter_map(|held| held.pauses.full_since);
         if !full.any(|since| now.duration_since(since) >= SHORT_PATIENCE) {
@@ -108,7 +110,7 @@ impl Consumer {
         match self.intake.wanted {
             Wanted(Some((until, is_wanted))) if now < until => is_wanted,
             _ => {
-                // To ask librdkafka about each partition costs it a lock and a search.
+                // This lookup costs librdkafka a lock and a search for each partition.
                 let is_wanted = self.held.values().any(|held| self.wants(held, share));
                 self.intake.wanted = Wanted(Some((now + WANTED_FOR, is_wanted)));
                 is_wanted
@@ -116,7 +118,7 @@ impl Consumer {
         }
     }
 
-    /// Whether a partition may soon have nothing to run although there is more of it, as far as the last fetch told.
+    /// Whether a partition may soon have nothing to run although its log has more, as of the last fetch.
     fn wants(&self, held: &Held, share: &Share) -> bool {
         let tracker = &held.epoch.tracker;
         if !held.takes_part() || held.pauses.is_any() || !share.is_low(tracker) {

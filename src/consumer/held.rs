@@ -12,7 +12,7 @@ use crate::threads::mailbox::Mailbox;
 use super::epoch::{Begin, EpochState};
 use super::pauses::Pauses;
 
-/// A partition of the assignment. What a new epoch of it begins anew lies in `epoch`; the rest lasts as long as the
+/// A partition of the assignment. `epoch` has the state that each new epoch resets; the rest lasts as long as the
 /// membership.
 pub(super) struct Held {
     pub(super) epoch: EpochState,
@@ -28,7 +28,7 @@ pub(super) struct Held {
     pub(super) received: u64,
 }
 
-/// Whether the next message of a partition continues where the one before ended.
+/// Whether the next message of a partition continues at the expected offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trust {
     Sound,
@@ -42,14 +42,14 @@ pub(super) enum Trust {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     Active,
-    /// Nothing starts any more; running calls finish.
+    /// No new call starts; running calls finish.
     Releasing,
-    /// Nothing runs any more.
+    /// No call runs any more.
     Drained,
 }
 
 impl Drop for Held {
-    /// Also where the consumer panics: its messages come again, here or at another member.
+    /// Runs also when the consumer panics: the messages are delivered again, here or to another member.
     fn drop(&mut self) {
         self.epoch.partition.end();
     }
@@ -76,8 +76,8 @@ impl Held {
         }
     }
 
-    /// Ends the present epoch and begins another one at this position. A commit that the old one owed at once is owed by
-    /// the new one only if its listeners commit automatically: a manual one has not asked for it.
+    /// Ends the present epoch and begins another one at this position. A commit that was due at once stays due only
+    /// if the listeners commit automatically: a manual listener has not requested it.
     pub(super) fn begin_epoch(
         &mut self,
         partition: Arc<Partition>,
@@ -94,7 +94,7 @@ impl Held {
         self.epoch = EpochState::new(partition, &self.plan, &begin, now);
     }
 
-    /// Whether the partition has a share of the budget: one that is drained only waits for the group.
+    /// Whether the partition has a share of the budget. A drained partition only waits for the group and has none.
     pub(super) fn takes_part(&self) -> bool {
         self.stage != Stage::Drained
     }
@@ -108,7 +108,7 @@ impl Held {
         self.epoch.partition.key()
     }
 
-    /// Nothing starts any more; `Drained` comes when nothing runs either.
+    /// Starts no further call; `Drained` arrives when no call runs either.
     pub(super) fn release(&mut self) {
         if self.stage == Stage::Active {
             self.stage = Stage::Releasing;
@@ -123,7 +123,7 @@ impl Held {
         self.worker.send(ToWorker::Cancel(partition));
     }
 
-    /// Where the next message is expected.
+    /// The position of the next expected message.
     pub(super) fn goes_on_at(&self) -> TopicPartition {
         let (partition, tracker) = (&self.epoch.partition, &self.epoch.tracker);
         TopicPartition::at(&partition.topic, partition.number, tracker.expected(), -1)

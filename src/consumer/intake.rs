@@ -1,7 +1,7 @@
 //! Takes messages from librdkafka within the budget, tracks them, and hands them to the workers by partition.
 //!
-//! One batch has messages of several partitions, one `Run` after the other. While a run is filled its partition is out of
-//! `Consumer::held`, and comes back with `hand_over`.
+//! One batch has messages of several partitions, one `Run` after the other. While a run is filled, its partition is
+//! out of `Consumer::held`; `hand_over` puts it back.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,19 +22,20 @@ use super::fairness::Wanted;
 use super::held::{Held, Stage, Trust};
 
 pub(super) struct Intake {
-    /// Address of librdkafka's topic → its name. Cleared with every assignment, as addresses come back.
+    /// Address of librdkafka's topic → its name. Every assignment clears this map, because librdkafka reuses
+    /// addresses.
     names: HashMap<usize, Arc<str>>,
     epochs: Arc<AtomicU64>,
-    /// A partition is `Trust::Void`: its messages in the rest of the batch are passed over.
+    /// A partition is `Trust::Void`: its messages in the rest of the batch are dropped.
     has_void: bool,
-    /// The room of the last look at all partitions, less what was taken since.
+    /// The room found by the last look at all partitions, less the messages taken since.
     room: Option<Room>,
     /// A new epoch began within a batch, so the room still counts the messages of the old epoch.
     is_outdated: bool,
     pub(super) wanted: Wanted,
 }
 
-/// Whether the partition keeps the consumer from taking messages of others.
+/// Whether the partition keeps the consumer from taking messages of other partitions.
 fn holds_up(held: &Held, share: &Share) -> bool {
     held.takes_part() && !held.pauses.is_any() && share.is_used_up(&held.epoch.tracker)
 }
@@ -44,7 +45,7 @@ fn holds_up(held: &Held, share: &Share) -> bool {
 struct Run {
     /// librdkafka's address of the topic, and the partition.
     place: (usize, i32),
-    /// `None` for a partition that is not assigned any more.
+    /// `None` for a partition that is no longer assigned.
     held: Option<Held>,
     /// Messages and bytes that the partition had in flight before the run.
     before: (usize, usize),
@@ -86,17 +87,17 @@ impl Intake {
         self.names.clear();
     }
 
-    /// Partitions have come, gone, been paused or resumed, or it has been a while.
+    /// Discards the room: partitions were assigned, removed, paused or resumed, or the last look is too old.
     pub(super) fn look_anew(&mut self) {
         self.room = None;
     }
 
-    /// Nothing is known of what may be taken.
+    /// Whether the room is unknown.
     pub(super) fn is_to_look(&self) -> bool {
         self.room.is_none()
     }
 
-    /// Messages of this partition have finished; it had so many in flight.
+    /// Messages of this partition have finished; it had `before` messages in flight.
     pub(super) fn finished(&mut self, held: &Held, before: usize) {
         if let Some(room) = self.room.as_mut().filter(|_| held.takes_part()) {
             room.went(before, held.epoch.tracker.unfinished());
@@ -122,7 +123,7 @@ impl Held {
 }
 
 impl Consumer {
-    /// Takes what there is room for, a batch or a few. Whether there may be more.
+    /// Takes one or more batches, as far as there is room. Returns whether there may be more messages.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         let known = self.intake.room.take();
         let is_known = known.filter(|room| !room.is_used_up());
@@ -187,7 +188,7 @@ impl Consumer {
     }
 
     fn arrive(&mut self, run: &mut Run, message: Message) {
-        // A partition that is going, or gone: whoever gets it next gets the message again.
+        // The partition is being revoked or is no longer assigned: its next owner receives the message again.
         let Some(held) = run.held.as_mut().filter(|held| held.stage == Stage::Active) else {
             return;
         };
@@ -198,7 +199,7 @@ impl Consumer {
             Trust::Suspect if message.offset() <= held.epoch.tracker.expected() => {
                 held.trust = Trust::Sound;
             }
-            // Either the message in between was passed over or it does not exist: the seek tells.
+            // librdkafka skipped the message in between, or that message does not exist. The seek shows which.
             Trust::Suspect => {
                 held.trust = Trust::Void;
                 self.intake.has_void = true;
@@ -218,7 +219,7 @@ impl Consumer {
         }
         let number = match held.arrive(&message) {
             Arrival::New(number) => number,
-            // A finished one has no number, so that those of a batch are consecutive all the same.
+            // A finished message gets no number, so the numbers within a batch stay consecutive.
             Arrival::Repeated | Arrival::Finished => return,
             Arrival::WentBack => {
                 run.send(Instant::now());
@@ -245,7 +246,8 @@ impl Consumer {
         run.messages.push(message);
     }
 
-    /// The client went back: the log was truncated, or is another one. What runs is let go; its outcome counts no more.
+    /// The client went back: the log was truncated or replaced. Running calls continue, but their outcomes no longer
+    /// count.
     fn begin_epoch(&mut self, held: &mut Held, offset: i64, leader_epoch: i32) {
         let old = held.epoch.partition.clone();
         log!(
@@ -283,7 +285,7 @@ impl Consumer {
         Arc::new(Partition::new(epoch, topic, number, shared))
     }
 
-    /// Ends a run: its messages go to the worker, the partition back where it belongs.
+    /// Ends a run: its messages go to the worker, and the partition returns to `Consumer::held`.
     fn hand_over(&mut self, run: &mut Run, room: &mut Room, now: Instant) {
         let took = !run.messages.is_empty();
         run.send(now);
@@ -297,7 +299,7 @@ impl Consumer {
             if took {
                 held.epoch.ages.took(held.epoch.tracker.expected(), now);
             }
-            // What was finished before it came moves the position too.
+            // Messages that an earlier epoch finished move the position too.
             held.epoch
                 .ages
                 .finished(held.epoch.tracker.finished().offset, now);
@@ -312,7 +314,8 @@ impl Consumer {
         let (mut bytes, mut used_up) = (0, Vec::new());
         for held in self.held.values().filter(|held| held.takes_part()) {
             let own = held.epoch.tracker.bytes();
-            // What a quiet one has beyond its share came in one batch, and is not taken from the others.
+            // The bytes of a paused partition beyond its share came in one batch. They are not taken from the other
+            // partitions.
             bytes += if held.pauses.is_any() {
                 own.min(share.bytes)
             } else {

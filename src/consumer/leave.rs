@@ -1,5 +1,5 @@
-//! How partitions end other than by a rebalance: a topic that a reload removes (and may bring back), and the end of the
-//! consumer. The way is the same: nothing starts any more, what runs finishes, positions are committed.
+//! The end of partitions without a rebalance: a topic that a reload removes (and may bring back), and the end of the
+//! consumer. The steps are the same: no new call starts, running calls finish, positions are committed.
 
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -19,13 +19,14 @@ use super::pauses::Pauses;
 use super::phase::{Leaving, Retiring};
 use super::{Consumer, TURN};
 
-/// How long the group may take to let us go.
+/// How long leaving the group may take.
 const LEAVE: Duration = Duration::from_secs(5);
-/// What is still on its way when the group is left: nobody waits for it, its message is handled again.
+/// How long messages from workers are still read after the consumer left the group. No handler waits for them, and
+/// their Kafka messages are handled again.
 const LAST_LETTERS: Duration = Duration::from_millis(500);
 
 impl Consumer {
-    /// A reload removes topics: what runs of them finishes with the routes that it began with.
+    /// A reload removes topics: their running calls finish with the routes that they began with.
     pub(super) fn retire(&mut self, bundle: Arc<Bundle>, done: mpsc::Sender<()>, now: Instant) {
         let (name, config) = (&self.settings.name, &bundle.config);
         for held in self.held.values_mut() {
@@ -51,7 +52,7 @@ impl Consumer {
             return;
         };
         if self.go_on_draining(&mut retiring.drain, |held| held.stage != Stage::Active, now) {
-            // The daemon may have given up on it.
+            // The daemon may have stopped waiting.
             let _ = retiring.done.send(());
         } else {
             self.phase.retiring = Some(retiring);
@@ -64,15 +65,15 @@ impl Consumer {
         for (key, held) in &mut self.held {
             if let Some(plan) = route::plan(&self.bundle.config, &self.settings.name, &key.topic) {
                 if plan.orders_otherwise(&held.plan) {
-                    // Lanes of two orderings never mix: what runs finishes, then a new epoch goes on.
+                    // Lanes of two orderings never mix: running calls finish, then a new epoch continues.
                     held.release();
                 }
-                // Nobody may ask for it any more.
+                // After the reload no handler may request this commit any more.
                 held.epoch.commit_now |= held.epoch.tracker.is_automatic() && held.position_moved();
                 held.epoch
                     .tracker
                     .set_listeners(plan.manual.clone(), plan.automatic.clone());
-                // Who asked ahead waits for an answer now.
+                // Waiters whose request came before the bundle wait for an answer now.
                 let mut waiters = self.commits.waiters.iter();
                 held.epoch.unsent.awaited |= waiters.any(|one| one.is_of(&held.epoch.partition));
                 held.plan = Arc::new(plan);
@@ -81,7 +82,7 @@ impl Consumer {
         }
         self.phase.retired = None;
         self.topics.reload(&self.bundle.config, &self.settings.name);
-        // What patterns match already may need other topics now.
+        // Topics that patterns match already may need other topics now.
         self.needed.send(ToTopics::Matched {
             consumer: self.name.clone(),
             topics: self.topics.subscribed().to_vec(),
@@ -89,21 +90,22 @@ impl Consumer {
         self.end_in_time(now);
     }
 
-    /// What was released finishes until a deadline, as if its topic had gone.
+    /// Released partitions finish until a deadline, as if their topic had been removed.
     fn end_in_time(&mut self, now: Instant) {
         let is_releasing = |held: &Held| held.stage == Stage::Releasing;
         if self.phase.retiring.is_none()
             && !self.phase.is_closing()
             && self.held.values().any(is_releasing)
         {
-            // Nobody waits for it.
+            // The receiver is not used.
             let (done, _) = mpsc::channel();
             self.begin_retiring(done, now);
         }
     }
 
-    /// Partitions that their worker has ended by itself go on in a new epoch. It does so where its bundle has other lanes
-    /// for the topic than ours, or does not have it. Not while a reload is under way: the worker would end them again.
+    /// Partitions that their worker ended by itself continue in a new epoch. A worker does so if its bundle has other
+    /// lanes for the topic than this consumer, or lacks the topic. Not during a reload: the worker would end them
+    /// again.
     fn release_ended(&mut self, now: Instant) {
         if self.phase.retired.is_some() {
             return;
@@ -121,13 +123,14 @@ impl Consumer {
         }
     }
 
-    /// Topics that come back before the group took them away: they go on at their position, in a new epoch.
+    /// Topics that a reload adds again before the group took them away: they continue at their position, in a new
+    /// epoch.
     pub(super) fn bring_back(&mut self, now: Instant) {
         if self.phase.is_closing() || self.phase.is_busy() || self.phase.emptying.is_some() {
             return;
         }
         self.release_ended(now);
-        // The new epoch does not know what the old one was asked for, so one try to commit it comes first.
+        // The new epoch does not know the requests of the old one, so one attempt to commit them comes first.
         let will_commit = self.commits.not_before.is_none();
         let back = |held: &&Held| {
             held.comes_back
@@ -181,14 +184,14 @@ impl Consumer {
         self.phase.ask_late_at = None;
         self.phase.emptying = None;
         if let Some(retiring) = &mut self.phase.retiring {
-            // One deadline for all that runs.
+            // One deadline for all running calls.
             retiring.drain.set_cancel_at(deadline);
         }
         self.held.values_mut().for_each(Held::release);
         failpoint!("drain-begun");
     }
 
-    /// Whether the consumer has drained, committed and left, or run out of time.
+    /// Whether the consumer has drained, committed and left the group, or its time is over.
     pub(super) fn is_closed(&mut self, now: Instant) -> bool {
         let Some(mut leaving) = self.phase.leaving.take() else {
             return false;
@@ -207,7 +210,7 @@ impl Consumer {
         is_closed
     }
 
-    /// The end: nothing of ours may be held by a worker now, or the client stays until the process ends.
+    /// The end: no worker may hold a partition of this consumer now, or the client stays until the process ends.
     pub(super) fn leave(mut self) {
         self.say_given_up(|_| true, Instant::now());
         self.inbox.close();

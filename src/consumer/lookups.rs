@@ -1,6 +1,8 @@
-//! A thread for lookups at the brokers: committed offsets, watermarks, topics. The consumer's thread waits for none.
+//! A thread for lookups at the brokers: committed offsets, watermarks, topics. The consumer's thread waits for none
+//! of them.
 //!
-//! One lookup after the other, each of calls with a deadline. A failure is the answer too, and the consumer asks again.
+//! Lookups run one after the other, and each of their calls has a deadline. A failure is an answer too, after which
+//! the consumer repeats the lookup.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,18 +18,18 @@ use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
 use crate::threads::supervisor::{Handle, Kind, Supervisor};
 
-/// How often the thread turns at least, so that its hang is seen.
+/// How often the thread turns at least, so that a hang is detected.
 const TURN: Duration = Duration::from_secs(1);
 /// How long one turn may take beyond the deadline of a call.
 const TURN_GRACE: Duration = Duration::from_secs(10);
 
 pub(crate) enum Lookup {
-    /// Where these partitions start.
+    /// The starts of these partitions.
     Starts {
         id: u64,
         partitions: Vec<Assigned>,
     },
-    /// Which topics there are.
+    /// The existing topics.
     Topics,
     Stop,
 }
@@ -74,7 +76,7 @@ impl Lookups {
 }
 
 impl Drop for Lookups {
-    /// Waits for the call under way. A lookup of several calls is left to end by itself.
+    /// Waits for the call under way. A lookup of several calls ends by itself.
     fn drop(&mut self) {
         if let Some(thread) = self.thread.take() {
             thread.may_end();
@@ -84,11 +86,11 @@ impl Drop for Lookups {
     }
 }
 
-/// The brokers, by calls that block.
+/// The brokers, reached by blocking calls.
 struct Brokers {
     client: Arc<Client>,
     timeout: Duration,
-    /// A call is a turn: a lookup may be many calls.
+    /// Each call is a turn, because a lookup may have many calls.
     beat: Beat,
 }
 
@@ -115,7 +117,7 @@ fn serve(brokers: &Brokers, mailbox: &Mailbox<Lookup>, inbox: &Mailbox<ToConsume
         brokers.beat.turn();
         failpoint!("lookups-turn");
         mailbox.wait(&mut letters, Instant::now() + TURN);
-        // To stop overtakes what is still asked.
+        // `Stop` goes before the lookups that are still queued.
         if letters.iter().any(|letter| matches!(letter, Lookup::Stop)) {
             return;
         }
@@ -148,7 +150,7 @@ fn starts(brokers: &Brokers, assigned: Vec<Assigned>) -> Result<Starts, Error> {
                 start,
                 finished,
             }),
-            // One partition without a leader does not keep the others waiting.
+            // A partition without a leader does not keep the others waiting.
             Err(error) => starts.open.push((one, error)),
         }
     }
@@ -169,7 +171,7 @@ fn start(
     let committed = position.map(|position| (position.offset, position.leader_epoch));
     let watermarks = match (brokers.watermarks(&one.topic, one.partition), committed) {
         (Ok(watermarks), _) => watermarks,
-        // Whether it is out of range shows when the leader is back.
+        // Whether the offset is out of range shows when the leader is back.
         (Err(_), Some((offset, _))) => (offset, offset),
         (Err(error), None) => return Err(error),
     };
@@ -191,7 +193,7 @@ fn start(
     Ok((start, finished))
 }
 
-/// What the group has committed.
+/// A committed position of the group.
 struct Position {
     offset: i64,
     leader_epoch: i32,
@@ -225,7 +227,7 @@ fn key(one: &TopicPartition) -> PartitionKey {
     PartitionKey::new(&one.topic, one.partition)
 }
 
-/// Topics of which the group has a position on some partition, looked up where one of ours has none.
+/// Topics in which the group has a position on some partition; looked up where an assigned partition has none.
 fn topics_with_positions(
     brokers: &Brokers,
     assigned: &[Assigned],

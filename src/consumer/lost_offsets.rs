@@ -1,22 +1,23 @@
-//! Messages that retention deleted before they were fetched. If the start of the log has passed the next offset,
-//! librdkafka continues at that start without an error: only the offsets jump.
+//! Detects messages that retention deleted before they were fetched. When the start of the log has passed the next
+//! offset, librdkafka continues at that start without an error. Only a jump in the offsets shows it.
 //!
-//! Pure. Most jumps are harmless: the offsets belong to transaction markers, or compaction removed the messages. Then the
-//! log still starts at or below the jump. A jump below the start of the log is a loss **if it is wider than every harmless
-//! jump before**. A narrower one is doubtful: it may be a marker that retention deleted along with the messages around
-//! it. So is one that waited in librdkafka's queue while the start of the log passed it.
+//! Pure. Most jumps are harmless: transaction markers use offsets too, and compaction removes messages. After a
+//! harmless jump the log still starts at or below the first missing offset. A jump below the start of the log is a
+//! loss **if it is wider than every harmless jump before**. A narrower jump is doubtful: the offset may be a marker
+//! that retention deleted together with the messages around it. A jump is doubtful, too, if it waited in librdkafka's
+//! queue while the start of the log passed it.
 //!
-//! Bounded: jumps that can't be judged yet are kept as one.
+//! Bounded: the jumps that cannot be judged yet are merged into one.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// Between two lines about what may be a loss or not.
+/// The time between two log lines about a doubtful loss.
 const DOUBTS_APART: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 pub(super) struct LostOffsets {
-    /// Not judged yet: the start of the log was unknown.
+    /// A jump that is not judged yet, because the start of the log was unknown.
     open: Option<Skipped>,
     /// The widest harmless jump.
     widest: i64,
@@ -25,32 +26,32 @@ pub(super) struct LostOffsets {
     doubted: Option<Instant>,
 }
 
-/// A range of offsets without a message; several may be counted as one.
+/// A range of missing offsets; several jumps may be merged into one.
 #[derive(Debug)]
 struct Skipped {
     first: i64,
-    /// The offset of the message behind it.
+    /// The offset of the message after the range.
     next: i64,
     missing: i64,
-    /// The widest of the ranges.
+    /// The width of the widest merged range.
     width: i64,
 }
 
-/// Messages that the log does not have any more.
+/// Messages that the log no longer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lost {
     pub(super) first: i64,
     pub(super) last: i64,
-    /// At most: of what compaction took before, offsets are left.
+    /// An upper bound: the count includes offsets whose messages compaction removed earlier.
     pub(super) count: i64,
-    /// Where it went on.
+    /// The offset at which consumption continued.
     pub(super) next: i64,
     pub(super) is_certain: bool,
 }
 
 impl LostOffsets {
-    /// The message behind these offsets came, and none of them did. `log_start` is the start of the log at the time of the
-    /// fetch, or later.
+    /// A message arrived, and none of the offsets in `over`, just before it, did. `log_start` is the start of the log
+    /// at the time of the fetch, or later.
     pub(super) fn jumped(&mut self, over: &Range<i64>, log_start: Option<i64>) {
         let width = over.end - over.start;
         let jump = Skipped {
@@ -70,7 +71,7 @@ impl LostOffsets {
         }
     }
 
-    /// Whether a jump waits for the start of the log, to be given by `look`.
+    /// Whether a jump waits for the start of the log, which `look` supplies.
     pub(super) fn is_open(&self) -> bool {
         self.open.is_some()
     }
@@ -81,14 +82,15 @@ impl LostOffsets {
         }
     }
 
-    /// Sorts a jump: harmless, certainly lost, or doubtful. Only offsets below the start of the log can be lost.
+    /// Classifies a jump as harmless, certainly lost or doubtful. Only offsets below the start of the log can be
+    /// lost.
     fn judge(&mut self, jump: &Skipped, log_start: i64) {
         let gone = log_start.min(jump.next) - jump.first;
         let width = gone.min(jump.width);
         let is_certain = width > self.widest;
         if log_start <= jump.first || log_start > jump.next {
-            // Harmless, or the start of the log has passed the jump only after the fetch. The next jump of this width may
-            // be harmless too.
+            // The jump is harmless, or the start of the log passed it only after the fetch. The next jump of this
+            // width may be harmless too.
             self.widest = self.widest.max(jump.width);
         }
         if gone <= 0 {
@@ -116,7 +118,7 @@ impl LostOffsets {
         });
     }
 
-    /// The loss to log now: certain ones at once, doubtful ones `DOUBTS_APART`.
+    /// The loss to log now: a certain one at once, doubtful ones `DOUBTS_APART`.
     pub(super) fn tell(&mut self, now: Instant) -> Option<Lost> {
         if let Some(lost) = self.found.take() {
             return Some(lost);

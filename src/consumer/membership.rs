@@ -1,7 +1,8 @@
-//! Rebalances, as a state machine in the loop: the callback only recorded them.
+//! Rebalances, as a state machine in the loop; the callback only records them.
 //!
-//! Revocation: nothing starts any more, running calls finish until a deadline, what still waits is cancelled, the
-//! positions are committed unless the assignment is lost, and only then the partitions go.
+//! The steps of a revocation: 1. no new call starts; 2. running calls finish until a deadline; 3. calls that still
+//! wait are cancelled; 4. the positions are committed, unless the assignment is lost; 5. the partitions are
+//! unassigned.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use super::phase::{Doing, Goes, Revoking};
 use super::superseded;
 
 impl Consumer {
-    /// Goes as far as it can without waiting.
+    /// Takes every step that is possible without waiting.
     pub(super) fn progress(&mut self, now: Instant) {
         self.drain_without_worker();
         self.progress_retiring(now);
@@ -43,7 +44,8 @@ impl Consumer {
         }
     }
 
-    /// Where a worker has ended, nothing runs any more: what it had finished and reported can be committed.
+    /// If a worker has ended, no call of its partitions runs: the messages that it reported as finished can be
+    /// committed.
     fn drain_without_worker(&mut self) {
         for held in self.held.values_mut() {
             if held.stage == Stage::Releasing && held.worker.is_closed() {
@@ -98,7 +100,7 @@ impl Consumer {
         };
     }
 
-    /// Asks, or asks again; a later rebalance makes the question another one.
+    /// Looks up the starts, or repeats the lookup; a later rebalance changes the partitions to look up.
     fn keep_asking(
         &mut self,
         id: u64,
@@ -114,7 +116,7 @@ impl Consumer {
         }
         let mut ask_at = ask_at;
         if partitions.is_empty() || self.phase.is_closing() {
-            // Nothing new is begun while we leave, and the group has its answer.
+            // A closing consumer begins nothing new; the empty assignment is the answer to the group.
             self.assign(Vec::new(), now);
             return true;
         }
@@ -168,10 +170,10 @@ impl Consumer {
         failpoint!("revoke-begun");
     }
 
-    /// An eager group revokes before it assigns, except in one case: 1. an assignment comes, and we ask for its starts;
-    /// 2. meanwhile the group rebalances, and librdkafka rejoins without revoking what was not begun yet; 3. we begin
-    /// it; 4. the next assignment comes. What we hold then was assigned by a generation that is over, and others may
-    /// have it: nothing of it is committed.
+    /// An eager group revokes before it assigns, except in one case: 1. an assignment arrives, and the consumer looks
+    /// up its starts; 2. meanwhile the group rebalances, and librdkafka rejoins without revoking the assignment that
+    /// has not begun; 3. the consumer begins it; 4. the next assignment arrives. The present partitions then belong
+    /// to an ended generation, and other members may own them: nothing of them is committed.
     fn begin_replace(&mut self, now: Instant) {
         self.revoke(Revoking {
             goes: Goes::Everything,
@@ -218,7 +220,8 @@ impl Consumer {
         failpoint!("before-unassign");
         let gone = list(self.held.values().filter(|held| revoking.goes.takes(held)));
         self.held.retain(|_, held| !revoking.goes.takes(held));
-        // Given up as a whole, the group is joined anew; a share of it that goes leaves a member.
+        // After the loss of everything, the consumer joins the group anew; after a partial revocation it stays a
+        // member.
         self.phase.has_joined &= !(revoking.is_lost || matches!(revoking.goes, Goes::Everything));
         self.intake.forget_topics();
         let result = match revoking.goes {
@@ -238,7 +241,8 @@ impl Consumer {
         );
     }
 
-    /// Takes every step of a drain that is due now. Whether the partitions that go are drained and committed.
+    /// Takes every step of a drain that is due now. Returns whether the partitions that leave are drained and
+    /// committed.
     pub(super) fn go_on_draining(
         &self,
         drain: &mut Drain,
@@ -267,7 +271,8 @@ impl Consumer {
         }
     }
 
-    /// A call that even the watchdog can't end keeps the partition: the process ends before another member overtakes it.
+    /// A call that even the watchdog cannot end keeps the partition. The process ends before another member runs its
+    /// messages.
     fn say_overdue(&self) {
         let sentence = format!(
             "consumer `{}`: a handler can't be ended, and its partition is wanted",
@@ -277,12 +282,12 @@ impl Consumer {
         let _ = self.endings.send(Ending::Failed(sentence));
     }
 
-    /// How long after its cancel a call may keep a partition that goes.
+    /// How long after its cancel a call may keep a revoked partition.
     fn overdue_time(&self) -> Duration {
         self.settings.rebalance_timeout / 4
     }
 
-    /// How long running calls may take to finish: far below what the group allows.
+    /// How long running calls may take to finish: far below the group's limit.
     pub(super) fn drain_time(&self) -> Duration {
         let limits = [
             self.settings.session_timeout / 2,

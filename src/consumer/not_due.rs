@@ -1,8 +1,8 @@
-//! Retry topics: a partition whose next message is not due sleeps until it is.
+//! Retry topics: a partition whose next message is not due is paused until it is.
 //!
-//! Pausing gives up what is prefetched, and waking goes back to the message that came too early, so that nothing of a
-//! sleeping partition lies in memory. Never during a rebalance; an assignment forgets who slept, and the message comes
-//! again.
+//! A pause discards the prefetched messages, and its end seeks back to the message that came too early. So no message
+//! of a paused partition stays in memory. Never during a rebalance: an assignment forgets the pauses, and the message
+//! is delivered again.
 
 use std::time::{Duration, Instant};
 
@@ -13,13 +13,14 @@ use crate::outgoing::retry_topic;
 use super::Consumer;
 use super::held::{Held, Stage, Trust, apply_pauses};
 
-/// What sleeps less would be fetched again for a few messages at a time.
+/// The shortest pause: a shorter one would repeat the fetch for a few messages at a time.
 const NAP_MIN: Duration = Duration::from_millis(200);
-/// The clock may be set meanwhile.
+/// The longest pause, because the system clock may be set meanwhile.
 const NAP_MAX: Duration = Duration::from_secs(60);
 
 impl Consumer {
-    /// Whether the message came too early. Its partition sleeps then, and the rest of the batch in hand is passed over.
+    /// Whether the message came too early. Its partition is then paused, and its messages in the rest of the batch
+    /// are dropped.
     pub(super) fn is_early(&mut self, held: &mut Held, message: &Message) -> bool {
         if !held.plan.is_retry {
             return false;
@@ -39,7 +40,7 @@ impl Consumer {
         true
     }
 
-    /// Whether there was a partition to wake.
+    /// Resumes partitions whose message is due. Returns whether there was one.
     pub(super) fn wake(&mut self, now: Instant) -> bool {
         if self.phase.is_busy() {
             return false;
@@ -54,7 +55,7 @@ impl Consumer {
         }
         for held in &mut awake {
             held.pauses.remove_not_due();
-            // Whatever lies behind the message that it slept for does not come before it.
+            // Messages behind the one that was not due do not come before it.
             held.trust = Trust::Suspect;
         }
         let these: Vec<_> = awake.iter().map(|held| held.goes_on_at()).collect();

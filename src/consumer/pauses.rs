@@ -1,7 +1,7 @@
 //! The reasons to pause a partition in the client. Pure: `held::apply_pauses` tells the client.
 //!
-//! A pause throws away what librdkafka has prefetched. A partition is paused for as long as there is a reason; each
-//! reason is added and removed by the part of the consumer that knows it.
+//! A pause discards the messages that librdkafka has prefetched. A partition is paused for as long as it has a
+//! reason. Each reason is added and removed by the part of the consumer that knows it.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ impl Reasons {
     }
 }
 
-/// What the client does with the partition, as far as it was told.
+/// The state of the partition in the client, as far as this consumer set it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Told {
     /// An assignment resumes a partition.
@@ -48,7 +48,7 @@ enum Told {
 pub(super) struct Pauses {
     reasons: Reasons,
     told: Told,
-    /// Of a retry topic: its next message is not due before.
+    /// For a retry topic: the next message is not due before this moment.
     not_due_until: Option<Instant>,
     /// Since when the partition has used up its share of the budget without a pause.
     pub(super) full_since: Option<Instant>,
@@ -85,14 +85,14 @@ impl Pauses {
         self.budget_took = since.map_or(Duration::ZERO, |at| now.duration_since(at));
     }
 
-    /// The next message is not due before `until`. This replaces a pause for the budget: its end seeks back, and nothing of
-    /// the partition is in hand until then.
+    /// The next message is not due before `until`. This replaces a pause for the budget: its end seeks back, and no
+    /// message of the partition is in flight until then.
     pub(super) fn set_not_due(&mut self, until: Instant) {
         self.reasons = Reasons::default();
         self.reasons.add(Pause::NotDue);
         self.not_due_until = Some(until);
         self.full_since = None;
-        // Messages still came, so whatever the client was told before does not hold.
+        // Messages still arrived, so the partition's state in the client is unknown.
         self.told = Told::Unknown;
     }
 
@@ -120,7 +120,7 @@ impl Pauses {
         reasons.into_iter().find(|reason| self.has(*reason))
     }
 
-    /// Whether the client has to be told to pause (`true`) or to resume (`false`); from then on it counts as told.
+    /// Whether the client has to pause (`true`) or resume (`false`) the partition; from then on it counts as told.
     pub(super) fn change(&mut self) -> Option<bool> {
         let (is_any, told) = (self.is_any(), self.told);
         let wanted = if is_any { Told::Pause } else { Told::Fetch };

@@ -1,4 +1,4 @@
-//! The phase of a membership: what a consumer is busy with beside its messages.
+//! The phase of a membership: rebalances, drains and the end of the consumer.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, mpsc};
@@ -16,13 +16,13 @@ pub(super) struct Phase {
     pub(super) queue: VecDeque<Rebalance>,
     pub(super) doing: Doing,
     pub(super) retiring: Option<Retiring>,
-    /// All that is held is given up for a new subscription.
+    /// Every partition is drained before a new subscription.
     pub(super) emptying: Option<Drain>,
     pub(super) leaving: Option<Leaving>,
-    /// The bundle that is coming: what it does not have is not begun any more.
+    /// The coming bundle: topics that it does not have are no longer begun.
     pub(super) retired: Option<Arc<Bundle>>,
     pub(super) asked: u64,
-    /// Partitions that are ours, whose start could not be found out with the others'.
+    /// Assigned partitions whose start could not be found together with the others.
     pub(super) late: Vec<Assigned>,
     pub(super) ask_late_at: Option<Instant>,
     pub(super) asked_late: Option<u64>,
@@ -33,7 +33,7 @@ pub(super) struct Phase {
 pub(super) enum Doing {
     #[default]
     Steady,
-    /// The starts of these partitions are being asked for.
+    /// The starts of these partitions are being looked up.
     Assigning {
         id: u64,
         partitions: Vec<Assigned>,
@@ -45,7 +45,7 @@ pub(super) enum Doing {
 pub(super) struct Revoking {
     pub(super) goes: Goes,
     pub(super) is_lost: bool,
-    /// Another assignment has come already: librdkafka is not told.
+    /// A later assignment has arrived already, so librdkafka is not told.
     pub(super) is_replaced: bool,
     pub(super) drain: Drain,
 }
@@ -124,7 +124,7 @@ impl Phase {
     }
 }
 
-/// Topics that a reload removes, until nothing of them runs.
+/// Topics that a reload removes, until no call of them runs.
 pub(super) struct Retiring {
     pub(super) done: mpsc::Sender<()>,
     pub(super) drain: Drain,
@@ -133,7 +133,7 @@ pub(super) struct Retiring {
 /// The end of the consumer.
 pub(super) struct Leaving {
     pub(super) drain: Drain,
-    /// The group is given up then, whether or not it has answered.
+    /// The consumer stops waiting for the group at this moment, whether or not the group has answered.
     pub(super) until: Instant,
     /// The client was told to leave the group.
     pub(super) is_told: bool,

@@ -1,4 +1,4 @@
-//! What the consumer says of itself: its status, and the last thing that went wrong.
+//! The consumer's own report: its status, and its last error.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ pub(super) struct Trouble {
     count: u64,
 }
 
-/// What the consumer is at, since when, and when the ends of its partitions were looked at.
+/// The present phase of the consumer, its begin, and the last lookup of the partitions' ends.
 pub(super) struct State {
     name: &'static str,
     since: i64,
@@ -38,7 +38,7 @@ impl State {
     }
 }
 
-/// Between two looks at whether messages wait of which none is received.
+/// The time between two checks for messages that wait while none is received.
 const LOOK: Duration = Duration::from_secs(5);
 
 impl Default for Trouble {
@@ -61,7 +61,7 @@ impl Trouble {
         }
     }
 
-    /// Tells of lines left out in a window that has ended, or in all.
+    /// Logs the number of suppressed lines: of windows that ended by then, or of all.
     fn tell_left_out(&mut self, consumer: &str, ended: Option<Instant>) {
         if let Some(left_out) = left_out(&mut self.limit, ended) {
             log!(
@@ -74,21 +74,21 @@ impl Trouble {
         }
     }
 
-    /// What the status tells; the log has it otherwise.
+    /// Keeps the error for the status; the log has it separately.
     pub(super) fn keep(&mut self, error: &Error, place: Option<(&str, i32)>) {
         self.count += 1;
         let text = match place {
             Some((topic, partition)) => format!("{topic}[{partition}]: {error}"),
             None => error.to_string(),
         };
-        // That all brokers are down only sums up: why is what went before.
+        // "All brokers are down" is only a summary: the error before it has the reason.
         if self.error.is_none() || !error.is_summary() {
             let since = self.error.take().map_or_else(now_ms, |(_, since)| since);
             self.error = Some((text, since));
         }
     }
 
-    /// Something worked.
+    /// An operation succeeded.
     pub(super) fn over(&mut self) {
         self.error = None;
     }
@@ -98,7 +98,7 @@ impl Trouble {
     }
 }
 
-/// Of a window that has ended by then, or else of all.
+/// The suppressed lines of a window that has ended by then, or else of all.
 fn left_out(limit: &mut RateLimit, ended: Option<Instant>) -> Option<u64> {
     match ended {
         Some(now) => limit.ended(now),
@@ -107,14 +107,14 @@ fn left_out(limit: &mut RateLimit, ended: Option<Instant>) -> Option<u64> {
 }
 
 impl Held {
-    /// Where its log starts, as the last fetch told it.
+    /// The start of the partition's log, as of the last fetch.
     pub(super) fn log_start(&self, client: &Client) -> Option<i64> {
         let known =
             client.known_watermarks(&self.epoch.partition.topic, self.epoch.partition.number);
         known.map(|(low, _)| low).filter(|low| *low >= 0)
     }
 
-    /// Says what was deleted before it came.
+    /// Logs the messages that were deleted before they were fetched.
     pub(super) fn look_for_lost(
         &mut self,
         client: &Client,
@@ -168,7 +168,7 @@ impl Held {
 }
 
 impl Consumer {
-    /// Keeps the moments that a status tells.
+    /// Updates the moments that a status shows.
     pub(super) fn look(&mut self, now: Instant) {
         let name = self.phase.name(!self.trouble.is_none());
         if name != self.state.name {
@@ -180,7 +180,7 @@ impl Consumer {
         }
     }
 
-    /// Tells of log lines left out in windows that have ended; without a moment of all, since the consumer ends.
+    /// Logs the number of suppressed lines in windows that have ended; with `None` in all, because the consumer ends.
     pub(super) fn tell_left_out(&mut self, ended: Option<Instant>) {
         self.trouble.tell_left_out(&self.name, ended);
         if let Some(left_out) = left_out(&mut self.commits.limit, ended) {
@@ -250,7 +250,7 @@ impl Consumer {
         }
     }
 
-    /// `clocks` is the present moment by both clocks.
+    /// `clocks` is the present moment on both clocks.
     fn partition_status(&self, held: &Held, clocks: (Instant, i64)) -> PartitionStatus {
         let (now, now_ms) = clocks;
         let since = |at: Instant| now_ms - now.saturating_duration_since(at).as_millis() as i64;
@@ -279,7 +279,7 @@ impl Consumer {
                 None => None,
             },
             oldest_unfinished_since: held.epoch.ages.oldest().map(since),
-            // What is let go stays unfinished, and is nobody's fault.
+            // Messages of a released partition stay unfinished, which is no fault.
             stands_still_since: held
                 .epoch
                 .ages

@@ -1,23 +1,24 @@
-//! How old what a partition has in hand is, and how long its position stands still.
+//! The age of the oldest message in flight of a partition, and the time for which its position has not moved.
 //!
-//! Pure: moments come in. One entry a batch, since all of a batch was taken at the same moment; so nothing is done a
-//! message. Bounded: where one message keeps the position while others finish, batches behind it are told together.
+//! Pure: moments come in. There is one entry per batch, because all messages of a batch were taken at the same
+//! moment; so no work is done per message. Bounded: if one message keeps the position while others finish, the
+//! batches behind it are merged.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Batches that are told apart.
+/// The most batches that have an entry of their own.
 const BATCHES_MAX: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Standstill {
     /// Messages below this offset were taken at this moment; both only grow.
     taken: VecDeque<(i64, Instant)>,
-    /// Batches within this time are one.
+    /// Batches within this time are merged into one.
     apart: Duration,
     position: i64,
     moved_at: Instant,
-    /// Since when messages wait in the partition and none is in hand.
+    /// Since when messages wait in the partition while none is in flight.
     waits_since: Option<Instant>,
 }
 
@@ -32,7 +33,7 @@ impl Standstill {
         }
     }
 
-    /// A batch was taken, the last of it just below this offset.
+    /// A batch was taken; its last message is just below this offset.
     pub(super) fn took(&mut self, below: i64, now: Instant) {
         self.waits_since = None;
         let last_but_one = self.taken.len().checked_sub(2);
@@ -40,7 +41,7 @@ impl Standstill {
             .and_then(|index| self.taken.get(index))
             .is_some_and(|(_, at)| now.saturating_duration_since(*at) < self.apart);
         if is_near {
-            // The last one, which is not the oldest, counts as taken with this one.
+            // The newest entry, if it is not the oldest one, counts as taken with this batch.
             self.taken.pop_back();
         }
         self.taken.push_back((below, now));
@@ -49,7 +50,7 @@ impl Standstill {
         }
     }
 
-    /// Half of the batches behind the oldest count as taken with the next one, evenly over the time.
+    /// Merges half of the batches behind the oldest into their next one, evenly over the time.
     fn thin(&mut self) {
         if let (Some((_, first)), Some((_, last))) = (self.taken.front(), self.taken.back()) {
             self.apart = last.saturating_duration_since(*first) / (BATCHES_MAX / 2) as u32;
@@ -61,7 +62,7 @@ impl Standstill {
         });
     }
 
-    /// Messages have finished; below this position all of them.
+    /// Messages have finished; all messages below this position have.
     pub(super) fn finished(&mut self, position: i64, now: Instant) {
         if position != self.position {
             self.position = position;
@@ -79,7 +80,7 @@ impl Standstill {
         }
     }
 
-    /// A look at whether messages wait in the partition though none is in hand.
+    /// Notes whether messages wait in the partition while none is in flight.
     pub(super) fn look(&mut self, waits: bool, now: Instant) {
         if waits {
             self.waits_since.get_or_insert(now);
@@ -88,12 +89,12 @@ impl Standstill {
         }
     }
 
-    /// When the oldest message in hand was taken.
+    /// When the oldest message in flight was taken.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.taken.front().map(|(_, at)| *at)
     }
 
-    /// Since when the position has not moved although there is something to do.
+    /// Since when the position has not moved although the partition has messages.
     pub(super) fn stands_still_since(&self) -> Option<Instant> {
         self.oldest()
             .map(|at| at.max(self.moved_at))

@@ -1,5 +1,5 @@
-//! Where partitions start: asked for first, then begun; **a group whose position is unknown is never taken for one
-//! without**. A partition that can't be asked about (it has no leader) does not keep the others waiting.
+//! Starts of partitions: looked up first, then begun. **A group whose position is unknown is never taken for a group
+//! without a position.** A partition whose lookup fails (it has no leader) does not keep the others waiting.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,12 +21,12 @@ use super::held::{Held, Stage};
 use super::membership::names;
 use super::phase::Doing;
 
-/// Between two questions where the first had no answer.
+/// The pause before the lookup is repeated.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Consumer {
-    /// The answer of the asking thread. While it can't be had, the partitions stay unassigned: a group whose position is
-    /// unknown is never taken for one without.
+    /// The answer of the lookup thread. Without it the partitions stay unassigned: a group whose position is unknown
+    /// is never taken for a group without a position.
     pub(super) fn starts(&mut self, id: u64, starts: Result<Starts, Error>, now: Instant) {
         if self.phase.asked_late == Some(id) {
             return self.late_starts(starts, now);
@@ -39,7 +39,7 @@ impl Consumer {
             return;
         };
         if *wanted != id || is_closing {
-            // While we leave, nothing begins: the assignment is answered with that.
+            // A closing consumer begins nothing, and answers the assignment with an empty one.
             return;
         }
         match starts {
@@ -67,7 +67,7 @@ impl Consumer {
         self.phase.ask_late_at = (!self.phase.late.is_empty()).then_some(now + ASK_AGAIN);
     }
 
-    /// Asks again for the partitions that could not start with the others.
+    /// Repeats the lookup for the partitions that could not start with the others.
     pub(super) fn ask_late(&mut self, now: Instant) {
         let is_due = self.phase.ask_late_at.is_some_and(|at| at <= now);
         if is_due && !self.phase.is_busy() && !self.phase.is_closing() {
@@ -90,7 +90,7 @@ impl Consumer {
                 return;
             }
         };
-        // A rebalance meanwhile may have taken some of them away.
+        // A rebalance meanwhile may have revoked some of them.
         let late = std::mem::take(&mut self.phase.late);
         let is_ours = |one: &Assigned| {
             let same =
@@ -105,7 +105,8 @@ impl Consumer {
         self.wait_for(starts.open, now);
     }
 
-    /// Begins these partitions. Under a protocol that assigns as a whole, those that run go on where they are.
+    /// Begins these partitions. Under an eager protocol, which assigns the whole set, running partitions keep their
+    /// position.
     pub(super) fn assign(&mut self, starts: Vec<Found>, now: Instant) {
         let begun: Vec<_> = starts
             .iter()
@@ -123,7 +124,7 @@ impl Consumer {
         }
         self.intake.forget_topics();
         if let Err(error) = self.client.assign(&list) {
-            // The group is told by the next rebalance; until then nothing of it is consumed here.
+            // The next rebalance tells the group; until then this consumer takes nothing of the partition.
             self.error(&error, None);
             return;
         }
@@ -141,7 +142,7 @@ impl Consumer {
         failpoint!("assigned");
     }
 
-    /// The group's metadata says what is finished beyond the position.
+    /// Seeds the tracker with the messages that the group's metadata lists as finished beyond the position.
     fn seed(&mut self, one: &Assigned, finished: Finished) {
         if let Some(held) = self.held.get_mut(&one.key()) {
             log!(
@@ -163,7 +164,7 @@ impl Consumer {
     pub(super) fn hold(&mut self, key: &PartitionKey, start: Start, now: Instant) {
         let partition = self.new_epoch(&key.topic, key.number);
         let plan = route::plan(self.coming(), &self.settings.name, &key.topic).map(Arc::new);
-        // Of a topic that no listener wants (a reload under way): assigned, so that the group is at peace, and unused.
+        // No listener takes the topic (during a reload): the partition is assigned to satisfy the group, and unused.
         let stage = if plan.is_some() {
             Stage::Active
         } else {
@@ -186,7 +187,7 @@ impl Consumer {
         self.held.insert(key.clone(), held);
     }
 
-    /// Where a reload is under way, a topic counts only if both bundles have it; the later one is the stricter.
+    /// During a reload a topic counts only if both bundles have it; the later bundle is the stricter one.
     fn coming(&self) -> &Config {
         let coming = self.phase.retired.as_ref().unwrap_or(&self.bundle);
         &coming.config

@@ -1,7 +1,7 @@
-//! What the consumer subscribes to: literal topics, and those that exist and match a pattern.
+//! The subscription of the consumer: literal topics, and existing topics that match a pattern.
 //!
-//! Patterns are matched by us, since librdkafka, the brokers and Rust read three dialects. A topic that appears while a
-//! pattern waits for it starts at its beginning: what was written before we saw it is not lost.
+//! Moontide matches patterns itself, because librdkafka, the brokers and Rust have three regex dialects. A topic that
+//! appears while a pattern waits for it starts at its beginning: messages written before its discovery are not lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,23 +20,23 @@ use crate::threads::supervisor::Ending;
 use super::Consumer;
 use super::drain::Drain;
 
-/// After a question that had no answer.
+/// The pause after a lookup without an answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) struct Topics {
     wanted: Subscription,
-    /// The topics that exist, once they were asked for.
+    /// The existing topics, after the first lookup.
     existing: Option<Vec<(String, usize)>>,
-    /// Topics that were there when a pattern began to wait: what is not among them is new.
+    /// The topics that existed when a pattern began to wait; every other topic is new.
     known: Option<BTreeSet<String>>,
     ask_at: Option<Instant>,
-    /// Until the next question where a retry topic is not there yet.
+    /// The pause before the next lookup while a retry topic does not exist yet.
     pause: Duration,
-    /// What to subscribe to, until something of it changes.
+    /// The topics to subscribe to, until an input changes.
     expanded: Option<Vec<Arc<str>>>,
     is_asking: bool,
     subscribed: Vec<Arc<str>>,
-    /// Subscribed ones that can't be had, until a partition of them is.
+    /// Subscribed topics with an error, until one of their partitions is assigned.
     troubled: BTreeMap<Arc<str>, TopicError>,
 }
 
@@ -57,7 +57,7 @@ impl Topics {
 
     pub(super) fn reload(&mut self, config: &Config, consumer: &str) {
         self.wanted = route::subscription(config, consumer);
-        // Patterns may be new, and topics too.
+        // The reload may have new patterns and new topics.
         self.ask_at = None;
         self.pause = ASK_AGAIN;
         self.expanded = None;
@@ -67,7 +67,7 @@ impl Topics {
         let is_first = self.known.is_none();
         let known = self.known.get_or_insert_default();
         for (name, _) in &existing {
-            // No pattern waits for it: it is not new to one that a reload brings.
+            // No pattern waits for the topic, so it is not new to a pattern that a reload brings.
             if is_first || !self.wanted.waits_for(name) {
                 known.insert(name.clone());
             }
@@ -76,11 +76,11 @@ impl Topics {
         self.expanded = None;
     }
 
-    /// What to subscribe to; `None` before it is known.
+    /// The topics to subscribe to; `None` before they are known.
     fn expanded(&mut self) -> Option<&Vec<Arc<str>>> {
         if self.expanded.is_none() {
             let existing = match &self.existing {
-                // One subscription instead of two, each with its rebalance.
+                // This gives one subscription instead of two, each with its own rebalance.
                 None if self.wanted.needs_topics() => return None,
                 None => &[],
                 Some(existing) => existing.as_slice(),
@@ -113,7 +113,7 @@ impl Topics {
         self.troubled.insert(topic.clone(), topic_error);
     }
 
-    /// A partition of it is there.
+    /// A partition of the topic is assigned.
     pub(super) fn has(&mut self, topic: &str) {
         self.troubled.remove(topic);
     }
@@ -128,7 +128,7 @@ impl Topics {
 }
 
 impl Consumer {
-    /// Asks for topics when it is time, and subscribes when the list has changed.
+    /// Looks up the topics when that is due, and subscribes when the list has changed.
     pub(super) fn subscribe(&mut self, now: Instant) {
         if self.phase.is_closing() {
             return;
@@ -180,9 +180,10 @@ impl Consumer {
         }
     }
 
-    /// With an eager assignor a new subscription takes everything away. librdkafka means to wait for us, but rejoins at
-    /// once when metadata arrives meanwhile, and then another member gets what still runs here. So everything is
-    /// drained and committed before librdkafka hears of the new subscription.
+    /// With an eager assignor a new subscription revokes every partition. The race: librdkafka should wait for the
+    /// drain, but rejoins at once when metadata arrives meanwhile; another member then gets partitions whose calls
+    /// still run here. So the consumer drains and commits everything before it passes the new subscription to
+    /// librdkafka.
     fn is_emptied(&mut self, now: Instant) -> bool {
         if self.held.is_empty() || self.client.is_cooperative() {
             self.phase.emptying = None;

@@ -1,14 +1,16 @@
-//! An assignment that another rebalance overtakes before it has begun.
+//! An assignment that a later rebalance supersedes before it has begun.
 //!
-//! **What the group has given us is begun or taken away, never forgotten**: with differences nobody tells it again.
+//! **Every assigned partition is begun or revoked, never forgotten**: an incremental rebalance does not name it
+//! again.
 
 use std::collections::VecDeque;
 
 use crate::assignment::Assigned;
 use crate::kafka::{Rebalance, TopicPartition};
 
-/// What a rebalance overtakes before it has begun is begun after it, unless that takes it away. librdkafka counts it as
-/// ours since it told us, rejoins without waiting for our answer where the topics have changed, and tells differences.
+/// An assignment that a rebalance supersedes before it has begun is begun after that rebalance, unless the rebalance
+/// revokes it. librdkafka counts the partitions as owned since it reported them. When the topics have changed it
+/// rejoins without waiting for the answer, and reports only differences.
 pub(super) fn carry_over(open: &[Assigned], queue: &mut VecDeque<Rebalance>) {
     let rest = |told: &[TopicPartition]| -> Vec<TopicPartition> {
         let is_told = |one: &Assigned| {
