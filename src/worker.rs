@@ -1,9 +1,9 @@
-//! The worker: an OS thread with one Lua VM, that runs the messages of its lanes.
+//! The worker: an OS thread with one Lua VM that runs the messages of its lanes.
 //!
-//! Batches and answers come in by its mailbox, finished numbers and requests to commit go out to the consumers'. It never
-//! waits but in its mailbox: a handler that waits is a coroutine put aside, a message in back-off a timer, a dead letter
-//! on its way a letter that will come. There is nothing asynchronous in it but these, so a heap of timers is all the
-//! runtime that it needs.
+//! Batches and answers arrive in its mailbox; finished numbers and commit requests go to the mailboxes of the
+//! consumers. The worker waits only in its mailbox. A handler that waits is a suspended coroutine, a message in
+//! back-off is a timer, and the answer to a dead letter arrives in the mailbox. Nothing else in it is asynchronous,
+//! so a heap of timers is the whole runtime that it needs.
 
 mod alone;
 mod calls;
@@ -60,33 +60,33 @@ use timers::{Timers, Wake};
 use unreported::Unreported;
 use vms::Vms;
 
-/// Messages of one partition in a row, before letters are read and other partitions get their turn.
+/// The most messages of one partition in a row, before the mailbox is read and other partitions get their turn.
 const QUANTUM: usize = 256;
-/// And how long such a row may take, by looks at the clock every few messages: until it ends nothing of it is reported,
+/// The longest time of such a row, measured every few messages. Until the row ends, none of its messages is reported,
 /// hence committed, and no timer fires.
 const QUANTUM_TIME: Duration = Duration::from_millis(50);
 const LOOK_EVERY: usize = 8;
-/// Short turns may follow each other for so long before what they finished is reported.
+/// How long short turns may follow each other before their finished messages are reported.
 const REPORT_EVERY: Duration = Duration::from_millis(1);
-/// How often the loop turns at least: it shows the daemon that it lives, and finds what has waited for long.
+/// The longest time between two turns: a turn shows the daemon that the worker lives, and detects long waits.
 const TURN: Duration = Duration::from_secs(1);
 
 pub(crate) struct Worker {
-    /// Which of how many.
+    /// The worker's index, and the number of workers.
     index: usize,
     count: usize,
     mailbox: Arc<Mailbox<ToWorker>>,
     endings: Endings,
     beat: Beat,
     app: Arc<App>,
-    /// Answers to waits that no turn had time for yet: many may come at once.
+    /// Answers to waits that no turn had time for yet; many may arrive at once.
     answers: VecDeque<(u64, CallId, WaitId, Answer)>,
     engine: Vms,
     /// By epoch.
     slots: HashMap<u64, Slot>,
     /// Partitions with something to run.
     ready: VecDeque<u64>,
-    /// Partitions and lanes that were woken while they were being looked at.
+    /// Partitions and lanes that were woken while a turn had them out of their maps.
     woken: Vec<Woken>,
     calls: Calls,
     places: WaitingCalls,
@@ -99,9 +99,9 @@ pub(crate) struct Worker {
     timers: Timers,
     unreported: Unreported,
     log: failures::Log,
-    /// When what waits for long was last looked for.
+    /// When messages that wait for long were last looked for.
     looked: Instant,
-    /// Nothing starts in the next turn: another worker is to be alone, or there is no VM.
+    /// Nothing starts in the next turn: another worker is to run alone, or there is no VM.
     is_held: bool,
     clock: Clock,
     /// For the jitter of retries.
@@ -114,20 +114,20 @@ enum Woken {
     Lane(LaneId),
 }
 
-/// What follows a turn of the loop.
+/// The next step after a turn of the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
-    /// Another turn at once.
+    /// Another turn follows at once.
     Busy,
-    /// Another turn when a letter comes, and at this moment at the latest.
+    /// Another turn follows when a message arrives, and at this moment at the latest.
     Until(Instant),
-    /// `ToWorker::Stop` has come: no further turn.
+    /// `ToWorker::Stop` has arrived: no further turn.
     Stopped,
 }
 
-/// What a worker starts with.
+/// The inputs of a new worker.
 ///
-/// Its clock is that of `app`, which its VMs have too.
+/// Its clock is that of `app`, which its VMs share.
 pub(crate) struct Start {
     pub(crate) index: usize,
     pub(crate) count: usize,
@@ -138,19 +138,19 @@ pub(crate) struct Start {
     pub(crate) pulse: Pulse,
     pub(crate) bundle: Arc<Bundle>,
     pub(crate) vm: Vm,
-    /// Its own one of the journal.
+    /// The worker's own page of the journal.
     pub(crate) page: Page,
     pub(crate) solo: Arc<Exclusive<ToWorker>>,
     pub(crate) chance: fastrand::Rng,
 }
 
-/// How long a turn of the loop may take: the longest call, and what is around it.
+/// How long a turn of the loop may take: the longest call, and the work around it.
 pub(crate) fn turn_max(config: &Config) -> Duration {
     let blocking = config.listeners.iter().map(|one| one.limits.blocking).max();
     blocking.unwrap_or_default() + Duration::from_secs(10)
 }
 
-/// What of a limit is one worker's.
+/// One worker's share of a limit.
 pub(crate) fn share(limit: usize, index: usize, count: usize) -> usize {
     limit / count + usize::from(index < limit % count)
 }
@@ -198,7 +198,7 @@ impl Worker {
 
     /// Runs until `ToWorker::Stop`.
     pub(crate) fn run(mut self) {
-        // Also where this panics: a letter holds messages, which keep their client.
+        // Closes also on a panic: a queued batch holds messages, which keep their client.
         let _closes = self.mailbox.close_on_drop();
         let mut letters = Vec::new();
         loop {
@@ -210,8 +210,8 @@ impl Worker {
         }
     }
 
-    /// One turn of the loop: opens the letters, and does everything that is due without waiting for anything. At most one
-    /// partition has its turn in it.
+    /// One turn of the loop: reads the mailbox and does all work that is due, without waiting. At most one partition
+    /// has its turn in it.
     pub(crate) fn turn(&mut self, letters: &mut Vec<ToWorker>) -> Turn {
         failpoint!("worker-turn");
         for letter in letters.drain(..) {
@@ -226,7 +226,7 @@ impl Worker {
         let mut now = self.clock.now();
         if !self.answers.is_empty() {
             self.take_answers(now);
-            // Timers have a share of their own: there may be more answers than any turn has time for.
+            // Timers have their own share of the time: there may be more answers than any turn has time for.
             now = self.clock.now();
         }
         self.fire(now);
@@ -246,7 +246,7 @@ impl Worker {
         self.end_turn()
     }
 
-    /// Whether the next turn has something to do at once. If not, everything is reported before the worker waits.
+    /// Whether the next turn has work at once. If not, everything is reported before the worker waits.
     fn end_turn(&mut self) -> Turn {
         self.beat.turn();
         let down_until = self.engine.down_until();
@@ -288,7 +288,7 @@ impl Worker {
                 self.delivered(&RecordId { lane, listener }, number, result);
             }
             ToWorker::Swap { bundle, vm, done } => self.engine.queue(bundle, vm, done),
-            // Nobody waits for it any more where the send fails.
+            // The receiver is gone if the send fails.
             ToWorker::Status(reply) => drop(reply.send(self.snapshot())),
             ToWorker::Order(order) => self.obey(order),
             ToWorker::Stop => {}
@@ -308,13 +308,13 @@ impl Worker {
         }
         let epoch = partition.epoch;
         if !self.slots.contains_key(&epoch) {
-            // A plan of another bundle may be on its way while this one is swapped.
+            // A plan of another bundle may arrive while this one is swapped in.
             let config = &self.engine.bundle().config;
             let own = route::plan(config, &partition.consumer, &partition.topic);
             let is_alike = |own: &Plan| !own.orders_otherwise(plan) && own.commits_alike(plan);
             let Some(own) = own.filter(is_alike) else {
-                // The bundle in force does not have the topic, or not the lanes and listeners that the consumer's positions
-                // are of: a new epoch follows when all have the same bundle.
+                // The bundle in force lacks the topic, or has other lanes or listeners than the consumer's positions.
+                // A new epoch follows when all threads have the same bundle.
                 return partition.end();
             };
             let place = self.running.in_partition(&partition);
@@ -331,7 +331,7 @@ impl Worker {
         self.wake(epoch);
     }
 
-    /// Puts a partition in line, once.
+    /// Queues a partition for a turn, once.
     fn wake(&mut self, epoch: u64) {
         match self.slots.get_mut(&epoch) {
             Some(slot) if slot.queued => {}
@@ -339,7 +339,7 @@ impl Worker {
                 slot.queued = true;
                 self.ready.push_back(epoch);
             }
-            // It is being looked at, or gone.
+            // A turn has the partition out of the map, or it is gone.
             None => self.woken.push(Woken::Partition(epoch)),
         }
     }
@@ -354,13 +354,13 @@ impl Worker {
         }
     }
 
-    /// What was woken while it was being looked at gets its turn.
+    /// Partitions and lanes that were woken while a turn had them out of their maps get their turn.
     fn wake_woken(&mut self) {
         for woken in std::mem::take(&mut self.woken) {
             match woken {
                 Woken::Lane(id) if self.slots.contains_key(&id.epoch) => self.wake_lane(id),
                 Woken::Partition(epoch) if self.slots.contains_key(&epoch) => self.wake(epoch),
-                // It is gone.
+                // The lane or partition is gone.
                 Woken::Lane(_) | Woken::Partition(_) => {}
             }
         }
@@ -369,7 +369,7 @@ impl Worker {
     fn release(&mut self, partition: &Arc<Partition>) {
         match self.slots.get_mut(&partition.epoch) {
             Some(slot) if slot.under_way > 0 => slot.released = true,
-            // No slot at all is drained too: nothing of it came here.
+            // A partition without a slot is drained too: none of its messages came here.
             _ => self.drop_slot(partition),
         }
     }
@@ -379,7 +379,8 @@ impl Worker {
         self.drop_slot(partition);
     }
 
-    /// The partition is over. What was not finished stays uncommitted, and comes again to whoever gets it.
+    /// The partition's epoch is over. Its unfinished messages stay uncommitted, and are delivered again to the next
+    /// owner.
     fn drop_slot(&mut self, partition: &Arc<Partition>) {
         let epoch = partition.epoch;
         if let Some(mut slot) = self.slots.remove(&epoch) {
@@ -394,7 +395,7 @@ impl Worker {
         partition.inbox.send(ToConsumer::Drained(partition.clone()));
     }
 
-    /// The answers that came, for as long as a turn may take.
+    /// Takes the answers that arrived, for as long as a turn may take.
     fn take_answers(&mut self, now: Instant) {
         while self.clock.since(now) < QUANTUM_TIME
             && let Some((vm, call, wait, answer)) = self.answers.pop_front()
@@ -403,7 +404,8 @@ impl Worker {
         }
     }
 
-    /// What is due, for so long as a turn may take: many calls may have slept until the same moment.
+    /// Fires the timers that are due, for as long as a turn may take: many calls may have slept until the same
+    /// moment.
     fn fire(&mut self, now: Instant) {
         self.gates.tick(now);
         while self.clock.since(now) < QUANTUM_TIME
@@ -424,7 +426,7 @@ impl Worker {
         }
     }
 
-    /// Once a second: what has waited for longer than that is copied, so that it pins no fetch buffer.
+    /// Once a second, copies messages that have waited for longer than that, so that they pin no fetch buffer.
     fn look(&mut self, now: Instant) {
         if now.duration_since(self.looked) < TURN {
             return;
@@ -444,9 +446,10 @@ impl Worker {
             });
     }
 
-    /// Reports after a turn of this partition that began then. Not yet where it was short and the next one will be: a report
-    /// wakes the consumer, which takes what the turn has made room for and sleeps again. **Before anything but another turn
-    /// the worker reports**: before it sleeps, goes on with a call that waited, or changes its VM.
+    /// Reports after a turn of this partition, which began at `began`. A report wakes the consumer, which takes
+    /// messages for the new room and sleeps again. So a short turn is not reported yet if the next turn will be short
+    /// too. **The worker reports before anything but another turn**: before it sleeps, resumes a call that waited, or
+    /// changes its VM.
     fn report_in_time(&mut self, epoch: u64, began: Instant) {
         let listeners = |epoch: &u64| Some(&self.slots.get(epoch)?.plan.listeners);
         let next = self.ready.front().and_then(listeners);
@@ -457,7 +460,7 @@ impl Worker {
         }
     }
 
-    /// Tells the consumers of finished messages and of requests to commit.
+    /// Reports finished messages and commit requests to the consumers.
     fn report(&mut self) {
         self.unreported.report();
     }
@@ -465,7 +468,7 @@ impl Worker {
 
 #[cfg(feature = "micro")]
 impl Worker {
-    /// Takes turns until nothing is left to do.
+    /// Takes turns until no work is left.
     pub(crate) fn take(&mut self, letter: ToWorker) {
         let mut letters = vec![letter];
         while self.turn(&mut letters) == Turn::Busy {}

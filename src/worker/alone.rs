@@ -1,5 +1,5 @@
-//! Running alone: a message that may have taken all the memory runs again with no other call in its worker, so that
-//! what happens then is its own doing.
+//! Runs a message alone: a message that may have used up the memory runs again with no other call in its worker. A
+//! failure then is its own.
 
 use std::collections::VecDeque;
 
@@ -8,24 +8,24 @@ use super::ids::LaneId;
 
 #[derive(Default)]
 pub(super) struct Alone {
-    /// The lane that runs alone, or waits for the others to end.
+    /// The lane that runs alone, or waits for the other calls to end.
     one: Option<LaneId>,
     next: VecDeque<LaneId>,
-    /// Partitions that wait for it, by epoch.
+    /// Partitions that wait for that lane, by epoch.
     parked: Vec<u64>,
 }
 
-/// What may go on after the lane that ran alone.
+/// The lane or partitions that may continue after the lane that ran alone.
 #[derive(Debug, PartialEq, Eq)]
 enum Freed {
-    /// This lane, alone as well.
+    /// This lane, which runs alone as well.
     Lane(LaneId),
     /// The partitions that waited, by epoch.
     Partitions(Vec<u64>),
 }
 
 impl Alone {
-    /// Whether it is this lane's turn. If not, it gets in line.
+    /// Whether it is this lane's turn. If not, the lane is queued.
     fn enter(&mut self, id: LaneId) -> bool {
         let one = *self.one.get_or_insert(id);
         if one != id && !self.next.contains(&id) {
@@ -34,7 +34,7 @@ impl Alone {
         one == id
     }
 
-    /// Whether a lane runs alone, or is about to: this partition waits then.
+    /// Whether a lane runs alone, or is about to: then this partition waits.
     fn keeps(&mut self, epoch: u64) -> bool {
         let keeps = self.one.is_some();
         if keeps && !self.parked.contains(&epoch) {
@@ -43,7 +43,7 @@ impl Alone {
         keeps
     }
 
-    /// These lanes are out of line; `None` unless the one that runs alone is among them.
+    /// Removes these lanes from the queue; `None` unless the lane that runs alone is among them.
     fn leave(&mut self, is_meant: impl Fn(LaneId) -> bool) -> Option<Freed> {
         self.next.retain(|one| !is_meant(*one));
         self.one.take_if(|one| is_meant(*one))?;
@@ -56,12 +56,12 @@ impl Alone {
 }
 
 impl Worker {
-    /// Whether this lane may run now: nothing else does. If not, it is woken when it may.
+    /// Whether this lane may run now because no other call does. If not, it is woken later.
     pub(super) fn may_be_alone(&mut self, id: LaneId) -> bool {
         self.alone.enter(id) && self.calls.is_empty()
     }
 
-    /// Whether a lane runs alone, or is about to: this partition is woken when it has.
+    /// Whether a lane runs alone, or is about to: this partition is woken after it.
     pub(super) fn is_kept_by_one(&mut self, epoch: u64) -> bool {
         self.alone.keeps(epoch)
     }
@@ -73,13 +73,13 @@ impl Worker {
         }
     }
 
-    /// The lane does not run alone any more, if it did.
+    /// The lane no longer runs alone, if it did.
     pub(super) fn end_alone(&mut self, id: LaneId) {
         let freed = self.alone.leave(|one| one == id);
         self.free(freed);
     }
 
-    /// The partition is over.
+    /// The partition's epoch is over.
     pub(super) fn forget_alone(&mut self, epoch: u64) {
         let freed = self.alone.leave(|one| one.epoch == epoch);
         self.free(freed);

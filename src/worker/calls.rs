@@ -1,4 +1,4 @@
-//! Which calls wait, of which lane, and how many of a topic may.
+//! The calls that wait, with their lanes, and the limits of waiting calls per topic.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,13 +22,14 @@ pub(super) struct Calls {
 pub(super) struct Open {
     pub(super) epoch: u64,
     pub(super) lane: u64,
-    /// Of its message.
+    /// The offset of its message.
     pub(super) offset: i64,
     pub(super) listener: String,
     pub(super) began: Instant,
     /// `limits.timeout` after it began.
     pub(super) deadline: Instant,
-    /// Its open waits. **The only owner of a `Cancel`**: whatever ends the call, or the wait, tells the work.
+    /// Its open waits. **The only owner of a `Cancel`**: every end of the call, or of the wait, tells the work
+    /// outside.
     pub(super) waits: Vec<(WaitId, Option<Cancel>)>,
 }
 
@@ -58,7 +59,7 @@ impl Calls {
         self.open.remove(&(vm, call))
     }
 
-    /// Whether this call still waits for that.
+    /// Whether this call still has that open wait.
     pub(super) fn waits(&self, vm: u64, call: CallId, wait: WaitId) -> bool {
         let open = self.open.get(&(vm, call));
         open.is_some_and(|open| open.waits.iter().any(|(one, _)| *one == wait))
@@ -76,7 +77,7 @@ impl Calls {
         self.open.len()
     }
 
-    /// All of one VM.
+    /// Takes all calls of one VM.
     pub(super) fn take_vm(&mut self, vm: u64) -> Vec<(CallId, Open)> {
         self.open
             .extract_if(|(one, _), _| *one == vm)
@@ -176,7 +177,7 @@ impl WaitingCalls {
         parked
     }
 
-    /// The limits have changed: whoever calls wakes every partition.
+    /// The limits have changed: the caller wakes every partition.
     pub(super) fn clear_parked(&mut self) {
         for place in self.topics.values_mut() {
             place.parked.clear();

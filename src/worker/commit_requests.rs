@@ -1,7 +1,8 @@
-//! What handlers of a partition asked to have committed and do not wait for, until it is reported with what is finished.
+//! Commit requests of a partition's handlers that do not wait, until they are reported with the finished messages.
 //!
-//! Pure. **Told to the tracker in this order, it comes to the same as if each had been told at once**; what a later one
-//! makes needless is left out, so that a partition that is one lane has one of each listener.
+//! Pure. **Passed to the tracker in this order, they have the same effect as if each had been passed at once.** A
+//! request that a later one makes redundant is left out. So a partition that is one lane has one request of each
+//! listener.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::wait::Requested;
 #[derive(Debug, Default)]
 pub(super) struct CommitRequests(Vec<Ask>);
 
-/// Whose handler asks, for which message.
+/// The listener, and the message whose handler requests.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Who<'a> {
     pub(super) listener: &'a str,
@@ -26,7 +27,7 @@ impl Who<'_> {
 }
 
 impl CommitRequests {
-    /// `names` has the listener's name as it is shared, in most cases.
+    /// `names` usually has the listener's name as a shared string.
     pub(super) fn add(
         &mut self,
         who: Who<'_>,
@@ -63,7 +64,7 @@ impl CommitRequests {
         });
     }
 
-    /// The same handler waits for a commit of `offset`: its answer is that to whatever this covers.
+    /// The same handler waits for a commit of `offset`; that answer serves every request that it covers.
     pub(super) fn covered(&mut self, who: Who<'_>, offset: i64) {
         self.0.retain(|ask| !who.is_of(ask) || ask.offset > offset);
     }

@@ -1,4 +1,4 @@
-//! The exchange of VMs: after a call that spoiled one, and at a reload, which also gives every partition other listeners.
+//! Exchanges VMs: after a call that spoiled one, and at a reload, which also gives every partition other listeners.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,14 +11,15 @@ use crate::rules::route::{self, Plan};
 use super::{Worker, names, turn_max};
 
 impl Worker {
-    /// Replaces a spoiled VM, lets an old one go, and swaps in a bundle that waits.
+    /// Replaces a spoiled VM, drops a drained one, and swaps in a queued bundle.
     pub(super) fn mend(&mut self, now: Instant) {
         if self.engine.is_to_change() {
-            // To build a VM may take long; and a consumer hears of a bundle as soon as it is in force here: what has
-            // finished before is none of a listener's that becomes a manual one with it.
+            // To build a VM may take long, so the worker reports first. A consumer hears of a bundle as soon as it is
+            // in force here. Messages finished before do not belong to a listener that the bundle switches to manual
+            // commits.
             self.report();
         }
-        // Twice: what spoils the new VM while an old one drains has to wait for that one to go.
+        // Twice: if the new VM is spoiled while an old one drains, the old one has to go first.
         for _ in 0..2 {
             self.engine.let_go();
             self.engine.mend(now);
@@ -35,7 +36,7 @@ impl Worker {
         }
     }
 
-    /// A new bundle is in force: every partition gets its listeners, and no back-off is waited for any more.
+    /// A new bundle is in force: every partition gets its listeners, and all back-offs end.
     fn reroute(&mut self) {
         let bundle: Arc<Bundle> = self.engine.bundle().clone();
         let config = &bundle.config;
@@ -45,13 +46,13 @@ impl Worker {
         for slot in self.slots.values_mut() {
             let Some(plan) = route::plan(config, &slot.partition.consumer, &slot.partition.topic)
             else {
-                // The consumer retires the topic: until its letter comes nothing of it may start.
+                // The consumer retires the topic: until its message arrives nothing of the topic may start.
                 slot.partition.end();
                 slot.plan = Arc::new(Plan::nobody());
                 continue;
             };
             if plan.orders_otherwise(&slot.plan) {
-                // Lanes of two orderings never mix: the consumer's letter comes, and then a new epoch.
+                // Lanes of two orderings never mix: the consumer releases the partition, and then a new epoch begins.
                 slot.partition.end();
             }
             if !plan.commits_alike(&slot.plan) {

@@ -1,5 +1,5 @@
-//! What the log says of failures: the first of a message with its traceback, then attempts 2, 4, 8 …, limited by
-//! listener, so that a handler that always fails does not fill the disk.
+//! The log lines about failures: the first of a message with its traceback, then attempts 2, 4, 8 …. Lines are
+//! limited per listener, so that a handler that always fails does not fill the disk.
 
 use std::time::{Duration, Instant};
 
@@ -15,13 +15,13 @@ use crate::telemetry::shell;
 use super::outcomes::Coordinates;
 use super::slot::Stray;
 
-/// Lines of a listener in a window of this length.
+/// The most lines of a listener in a window.
 const BURST: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(10);
-/// More of them share a limit.
+/// Further listeners share a limit.
 const LISTENERS_MAX: usize = 10_000;
 
-/// A line about a message in a listener: where it is, and then the given fields and the message.
+/// A line about a message in a listener: its coordinates, then the given fields and the message.
 macro_rules! say {
     ($level:ident, $place:expr, $left_out:expr, $($rest:tt)*) => {
         log!(
@@ -39,14 +39,14 @@ macro_rules! say {
     };
 }
 
-/// Why a dead letter is never taken.
+/// The reason why a dead letter is never accepted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lasting {
     TooLarge,
     Refused,
 }
 
-/// The command that gives a message up which blocks its lane.
+/// The command that gives up a message that blocks its lane.
 fn skip(place: &Coordinates<'_>) -> String {
     let (topic, partition) = (&place.partition.topic, place.partition.number);
     shell::skip(topic, partition, place.offset, &place.listener.name)
@@ -66,12 +66,12 @@ impl Log {
         }
     }
 
-    /// Tells of lines left out in windows that have ended.
+    /// Logs the number of suppressed lines, of windows that have ended.
     pub(super) fn tell_ended(&mut self, now: Instant) {
         tell(self.limits.ended(now));
     }
 
-    /// Tells of all lines left out: the worker ends.
+    /// Logs the number of all suppressed lines: the worker ends.
     pub(super) fn tell_rest(&mut self) {
         tell(self.limits.rest());
     }
@@ -114,7 +114,7 @@ impl Log {
         );
     }
 
-    /// `onError` "skip", after the last attempt.
+    /// `onError` is "skip", and the attempts are used up.
     pub(super) fn skipped(&mut self, place: &Coordinates<'_>, failure: &Failure) {
         let what = "message skipped: its handler failed and `onError` is \"skip\"";
         self.last_word(place, failure, what);
@@ -129,7 +129,7 @@ impl Log {
         say!(info, place, left_out, reason, "{what}");
     }
 
-    /// It goes to the dead-letter topic.
+    /// The message goes to the dead-letter topic.
     pub(super) fn buried(&mut self, place: &Coordinates<'_>, failure: &Failure) {
         let what = match failure.kind {
             FailureKind::Asked => {
@@ -140,9 +140,9 @@ impl Log {
         self.last_word(place, failure, what);
     }
 
-    /// In a retry topic, and nobody runs it.
+    /// The message is in a retry topic, and no listener runs it.
     pub(super) fn stray(&mut self, partition: &Partition, offset: i64, stray: &Stray) {
-        // One limit for all: names out of headers could be any number.
+        // One limit for all: headers could name any number of listeners.
         let Some(left_out) = self.allow("") else {
             return;
         };
@@ -168,7 +168,7 @@ impl Log {
         );
     }
 
-    /// Of new messages; librdkafka parses 100,000 headers at most.
+    /// Checks new messages; librdkafka parses at most 100,000 headers.
     pub(super) fn refused_headers(&mut self, partition: &Partition, messages: &[Message]) {
         for message in messages.iter().filter(|one| one.has_refused_headers()) {
             let Some(left_out) = self.allow("") else {
@@ -186,7 +186,7 @@ impl Log {
         }
     }
 
-    /// The broker never takes its dead letter.
+    /// The broker never accepts its dead letter.
     pub(super) fn refused(
         &mut self,
         place: &Coordinates<'_>,
@@ -215,7 +215,7 @@ impl Log {
         say!(error, place, left_out, error = reason, skip, "{what}");
     }
 
-    /// The retry topic never takes its record.
+    /// The retry topic never accepts its record.
     pub(super) fn waits_here(&mut self, place: &Coordinates<'_>, reason: &str, delay: Duration) {
         let Some(left_out) = self.allow(&place.listener.name) else {
             return;
@@ -231,7 +231,7 @@ impl Log {
         );
     }
 
-    /// Its record is sent again then.
+    /// Its record is sent again after `delay`.
     pub(super) fn unsent(
         &mut self,
         place: &Coordinates<'_>,
@@ -259,7 +259,7 @@ impl Log {
         );
     }
 
-    /// It ran out of memory beside others, and runs again alone.
+    /// The message ran out of memory beside other calls, and runs again alone.
     pub(super) fn suspected(&mut self, place: &Coordinates<'_>, failure: &Failure) {
         let Some(left_out) = self.allow(&place.listener.name) else {
             return;

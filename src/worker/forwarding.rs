@@ -1,9 +1,10 @@
-//! Records on their way to another topic, a retry topic or the one of dead letters: **a message is final only when the
-//! broker has acknowledged them.**
+//! Records on their way to another topic, a retry topic or a dead-letter topic. **A message is final only when the
+//! broker has acknowledged its record.**
 //!
-//! Until then it keeps its lane. What can't be sent is sent again with a back-off; a dead letter that is too large loses
-//! its traceback, then its error, and then the listener's policy says what becomes of it, as it does of one that the
-//! topic never takes. A retry record that is never taken waits in its lane instead.
+//! Until then the message keeps its lane. A record that cannot be sent is sent again with a back-off. A dead letter
+//! that is too large loses its traceback, then its error. After that the listener's policy decides, as it does for a
+//! dead letter that the topic never accepts. A message whose retry record is never accepted waits in its lane
+//! instead.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -28,24 +29,24 @@ use super::ids::RecordId;
 use super::outcomes::named;
 use super::slot::Slot;
 
-/// Between two attempts to send.
+/// The pauses between two attempts to send, at first and at most.
 const PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// The records on their way, and those that are sent again.
+/// The records on their way, and the records that wait to be sent again.
 pub(super) type Forwarded = HashMap<RecordId, Forwarding>;
 
-/// Why a message goes to another topic, kept until it is there.
+/// The reason why a message goes to another topic, kept until its record is acknowledged.
 pub(super) struct Forwarding {
     failure: Failure,
     attempts: u32,
     first_failure_ms: i64,
     last_failure_ms: i64,
     bundle: u64,
-    /// Sent so often in vain, and why the last time.
+    /// The number of failed attempts to send.
     tries: u32,
     pub(super) trouble: Option<String>,
-    /// The breaker has let it pass.
+    /// The breaker has admitted it.
     is_allowed: bool,
     size: Size,
     way: Way,
@@ -67,7 +68,7 @@ enum Size {
 }
 
 impl Worker {
-    /// The message has failed for good: it goes to the listener's dead-letter topic.
+    /// The message has finally failed: it goes to the listener's dead-letter topic.
     pub(super) fn dead_letter(
         &mut self,
         head: &mut Head<'_>,
@@ -109,7 +110,7 @@ impl Worker {
             bundle: self.engine.bundle().number,
             tries: 0,
             trouble: None,
-            // The breaker counts dead letters alone.
+            // The breaker counts only dead letters.
             is_allowed: way != Way::DeadLetter,
             size: Size::Full,
             way,
@@ -118,7 +119,7 @@ impl Worker {
         self.post(head, listener)
     }
 
-    /// Sends the record of a lane's head again.
+    /// Sends the record of a lane's head, possibly again.
     pub(super) fn send(&mut self, head: &mut Head<'_>) {
         let id = head.record_id();
         let bundle = self.engine.bundle().number;
@@ -155,7 +156,7 @@ impl Worker {
         };
         forwarding.is_allowed = true;
         let Some(record) = forwarding.record(head.slot, listener, &head.lane.message) else {
-            // A reload took the topic away: the message is the handler's again.
+            // A reload removed the topic: the message runs in its handler again.
             self.forwarded.remove(&id);
             return Stage::Due;
         };
@@ -217,7 +218,7 @@ impl Worker {
         self.put_back(slot);
     }
 
-    /// A record that was not taken: smaller, later, or what the policy says.
+    /// The broker refused a record: it is sent smaller, or later, or the policy decides.
     fn refused(&mut self, head: &mut Head<'_>, refused: Refused) -> Stage {
         let id = head.record_id();
         let listener = named(head.config, &id.listener);
@@ -259,7 +260,7 @@ impl Worker {
         Stage::Halted
     }
 
-    /// The retry topic never takes the record: its message waits in its lane instead, for the same time.
+    /// The retry topic never accepts the record: its message waits in its lane instead, for the same time.
     fn waits_here(
         &mut self,
         head: &mut Head<'_>,
@@ -273,7 +274,7 @@ impl Worker {
         Stage::BackOff(self.clock.now() + delay)
     }
 
-    /// Nothing is wrong with the record: it is sent again later.
+    /// The record itself is valid: it is sent again later.
     fn unsent(&mut self, head: &mut Head<'_>, listener: &Listener, reason: &str) -> Stage {
         let id = head.record_id();
         let Some(forwarding) = self.forwarded.get_mut(&id) else {
@@ -297,8 +298,8 @@ impl Worker {
 }
 
 impl Forwarding {
-    /// The breaker has kept it, and meanwhile there is a new handler, which may take the message. What somebody asked for
-    /// is not tried again.
+    /// The breaker has kept the dead letter, and meanwhile a reload brought a new handler, which may succeed. A
+    /// verdict of a handler is not tried again.
     fn is_moot(&self, bundle: u64) -> bool {
         !self.is_allowed && self.bundle != bundle && self.failure.kind != FailureKind::Asked
     }
@@ -337,7 +338,7 @@ impl Forwarding {
 }
 
 impl Size {
-    /// The next smaller one, or whether the policy skips what is too large.
+    /// The next smaller size, or else whether the policy skips records that are too large.
     fn next(self, policy: TooLarge) -> Result<Self, bool> {
         match (self, policy) {
             (Self::Full, _) => Ok(Self::WithoutTraceback),

@@ -1,7 +1,7 @@
-//! Which listeners take messages: those whose breaker is closed and that nobody has paused.
+//! The gate of each listener: a listener takes messages if its breaker lets them run and no operator has paused it.
 //!
-//! A message whose listener takes none is held in its lane, without an attempt. When a gate opens, everything that is
-//! held tries again.
+//! A message whose listener takes none is held in its lane, without an attempt. When a gate opens, all held messages
+//! try again.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::rules::breaker::{self, Breaker, DeadLetterPermit, Opened};
 use super::Worker;
 use super::ids::LaneId;
 
-/// How long a probe is left to messages that have not failed before.
+/// How long a probe is reserved for messages that have not failed before.
 const FRESH_FIRST: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +28,13 @@ pub(super) struct Gates {
     clock: Clock,
     /// By the listener's index in the config.
     listeners: Vec<One>,
-    /// Not all of them pass.
+    /// At least one listener does not take messages.
     any_shut: bool,
-    /// By name, for the listeners of a later bundle too.
+    /// By name, also for listeners of a later bundle.
     paused: BTreeSet<String>,
-    /// Something may pass now that did not before.
+    /// Messages may pass now that could not before.
     opened: bool,
-    /// A breaker may let a probe pass then, or a dead letter.
+    /// When a breaker may admit a probe or a dead letter.
     next_try: Option<Instant>,
 }
 
@@ -42,11 +42,11 @@ struct One {
     name: String,
     breaker: Breaker,
     is_paused: bool,
-    /// Successful runs that the breaker has not been told yet.
+    /// Successful runs that are not yet reported to the breaker.
     done: u32,
     /// The lane of the probe under way.
     probe: Option<LaneId>,
-    /// Since when a probe has been wanted.
+    /// Since when the breaker has wanted a probe.
     wanted: Option<Instant>,
 }
 
@@ -62,8 +62,8 @@ impl Gates {
         }
     }
 
-    /// The listeners of a bundle: who stays keeps what it counted, but a breaker that is open is closed: a new bundle
-    /// may have mended what failed.
+    /// Sets the listeners of a bundle. A listener in both bundles keeps its dead-letter count, but an open breaker is
+    /// closed: the new bundle may have fixed the failures.
     pub(super) fn set_listeners(&mut self, config: &Config, index: usize, count: usize) {
         let mut old = std::mem::take(&mut self.listeners);
         self.listeners = config
@@ -96,19 +96,20 @@ impl Gates {
         self.look();
     }
 
-    /// Whether every listener takes messages, breakers and pauses aside.
+    /// Whether every gate is open, by breakers and by pauses.
     pub(super) fn all_pass(&self) -> bool {
         !self.any_shut
     }
 
-    /// A run was done.
+    /// A run succeeded.
     pub(super) fn done(&mut self, listener: usize) {
         if let Some(one) = self.listeners.get_mut(listener) {
             one.done += 1;
         }
     }
 
-    /// A run of this lane was done. While the breaker is not closed only its probe counts: what else ends began before.
+    /// A run of this lane succeeded. While the breaker is not closed only its probe counts: every other run began
+    /// before.
     pub(super) fn done_in(&mut self, listener: usize, id: LaneId) {
         let Some(one) = self.listeners.get_mut(listener) else {
             return;
@@ -121,7 +122,7 @@ impl Gates {
         }
     }
 
-    /// Tells the breakers of the runs that were done.
+    /// Reports the successful runs to the breakers.
     pub(super) fn flush(&mut self, now: Instant) {
         let mut changed = false;
         for one in self.listeners.iter_mut().filter(|one| one.done > 0) {
@@ -150,24 +151,24 @@ impl Gates {
             .any(|one| one.is_paused || !one.breaker.is_closed());
     }
 
-    /// What is held tries again then.
+    /// Held messages try again at this moment.
     fn try_again_at(&mut self, at: Instant) {
         self.next_try = Some(self.next_try.map_or(at, |next| next.min(at)));
     }
 
-    /// When what is held tries again.
+    /// When held messages try again.
     pub(super) fn next_try(&self) -> Option<Instant> {
         self.next_try
     }
 
-    /// A breaker's pause may be over: what is held tries again.
+    /// The pause of a breaker may be over: held messages try again.
     pub(super) fn tick(&mut self, now: Instant) {
         if self.next_try.take_if(|at| *at <= now).is_some() {
             self.opened = true;
         }
     }
 
-    /// Whether something may pass since the last time that did not before.
+    /// Whether messages may pass that could not at the last call.
     pub(super) fn take_opened(&mut self) -> bool {
         std::mem::take(&mut self.opened)
     }
@@ -185,8 +186,8 @@ impl Gates {
         self.look();
     }
 
-    /// Whether this listener may run a message of that lane now. A probe begins by it: rather with a message that has not
-    /// failed before, since it asks whether the listener works, and not whether that message does.
+    /// Whether this listener may run a message of that lane now. This begins a probe, preferably with a message that
+    /// has not failed before: a probe tests the listener, not one message.
     pub(super) fn gate(&mut self, listener: usize, id: LaneId, failed: bool) -> Gate {
         if self.all_pass() {
             return Gate::Pass;
@@ -235,7 +236,7 @@ impl Gates {
             return;
         };
         if !one.breaker.is_closed() && one.probe != Some(id) {
-            // It began before.
+            // The run began before the probe.
             return;
         }
         one.probe = None;
@@ -294,7 +295,7 @@ impl Gates {
         }
     }
 
-    /// The call of this lane ended without an outcome: if it was a probe, another may take its place.
+    /// The call of this lane ended without an outcome: if it was a probe, another probe may run.
     pub(super) fn forget_probe(&mut self, id: LaneId) {
         self.forget_probes(|one| one == id);
     }
@@ -308,7 +309,7 @@ impl Gates {
         }
     }
 
-    /// By listener, the breaker's state and whether somebody has paused it, for the status and the metrics.
+    /// For each listener, the breaker's state and whether an operator has paused it, for the status and the metrics.
     pub(super) fn states(&self) -> impl Iterator<Item = (&str, breaker::State, bool)> {
         self.listeners
             .iter()
@@ -317,7 +318,7 @@ impl Gates {
 }
 
 impl Worker {
-    /// What was held tries again, if a gate has opened.
+    /// Held messages try again, if a gate has opened.
     pub(super) fn release_held(&mut self) {
         if !self.gates.take_opened() {
             return;

@@ -1,4 +1,4 @@
-//! The head of a lane while it is looked at, for one of its listeners.
+//! The head of a lane in its turn, for one of its listeners.
 
 use std::time::Duration;
 
@@ -12,15 +12,15 @@ use super::commit_requests::Who;
 use super::ids::{LaneId, RecordId};
 use super::slot::Slot;
 
-/// The lane is out of its slot meanwhile.
+/// The lane is out of its slot during this.
 pub(super) struct Head<'a> {
     pub(super) slot: &'a mut Slot,
-    /// In force.
+    /// The config in force.
     pub(super) config: &'a Config,
-    /// Of the lane.
+    /// The key of the lane.
     pub(super) key: u64,
     pub(super) lane: &'a mut Lane<Message>,
-    /// Of the listener, in the lane's progress.
+    /// The index of the listener in the lane's progress.
     pub(super) index: usize,
 }
 
@@ -29,7 +29,7 @@ impl Head<'_> {
         &mut self.lane.progress[self.index]
     }
 
-    /// What the listener has come to with the message: its run has ended, or nobody runs it any more.
+    /// Sets the listener's stage: its run has ended, or no listener runs the message any more.
     pub(super) fn come_to(&mut self, stage: Stage) {
         let progress = &mut self.lane.progress[self.index];
         progress.stage = stage;
@@ -49,7 +49,7 @@ impl Head<'_> {
         }
     }
 
-    /// Of the record by which the listener's message leaves for another topic.
+    /// The id of the record with which the listener's message goes to another topic.
     pub(super) fn record_id(&self) -> RecordId {
         RecordId {
             lane: self.id(),
@@ -66,7 +66,7 @@ impl Head<'_> {
         self.slot.plan.listeners.get(self.index).copied()
     }
 
-    /// The status shows what keeps a lane waiting, and until when.
+    /// The status shows the reason why a lane waits, and until when.
     pub(super) fn block(&mut self, now: i64, error: &str, delay: Option<Duration>) {
         let progress = &self.lane.progress[self.index];
         let wait = i64::try_from(delay.unwrap_or_default().as_millis()).unwrap_or(i64::MAX);

@@ -1,4 +1,4 @@
-//! What a worker finds its state by.
+//! The keys of a worker's state.
 
 /// A lane of one epoch of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,8 +1,9 @@
-//! What a worker counts of its listeners, and how long their calls take.
+//! The counts of a worker's listeners, and the times of their calls.
 //!
-//! A look at the clock costs as much as a trivial call, so calls are timed in groups: those between two looks count with
-//! their mean. **A group is one call as soon as calls are slow**, and a call that holds the VM for long or waits is timed by
-//! itself; so what is worth knowing is exact. Plain numbers of one thread, and no allocation a call.
+//! A look at the clock costs as much as a trivial call, so calls are timed in groups: each call between two looks
+//! counts with the mean. **A group is one call as soon as calls are slow.** A call that holds the VM for long, or
+//! waits, is timed by itself; so the times that matter are exact. The counts are plain numbers of one thread, without
+//! an allocation per call.
 
 use std::time::{Duration, Instant};
 
@@ -11,20 +12,20 @@ use crate::telemetry::metrics::{ListenerCounts, Outcome};
 
 use super::LOOK_EVERY;
 
-/// Calls of this length pay for a look at the clock each.
+/// Calls of this length are worth a look at the clock each.
 const WORTH_A_LOOK: Duration = Duration::from_micros(20);
 
 pub(super) struct Meter {
     /// By the listener's index in the config.
     listeners: Vec<One>,
-    /// Those with something in the present group.
+    /// The listeners with a run in the present group.
     touched: Vec<usize>,
-    /// Runs of the present group that have ended.
+    /// The ended runs of the present group.
     runs: u32,
     began: Instant,
-    /// Runs until the next look.
+    /// The number of runs until the next look.
     every: usize,
-    /// How long the run that is about to end has held the VM, where that was long.
+    /// How long the run that is about to end has held the VM, if that was long.
     slow: Option<Duration>,
 }
 
@@ -32,7 +33,7 @@ struct One {
     name: String,
     counts: ListenerCounts,
     is_touched: bool,
-    /// Of the present group: runs that have ended, and first runs of messages that were taken then.
+    /// In the present group: ended runs, and first runs of messages that were taken at `taken`.
     runs: u64,
     first: u64,
     taken: Option<Instant>,
@@ -52,7 +53,8 @@ impl Meter {
         meter
     }
 
-    /// The listeners of a bundle, in the order of its config: who stays keeps its counts. Not within a group.
+    /// Sets the listeners of a bundle, in the order of its config. A listener in both bundles keeps its counts. Not
+    /// within a group.
     pub(super) fn set_listeners<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
         let mut old = std::mem::take(&mut self.listeners);
         self.touched.clear();
@@ -68,7 +70,7 @@ impl Meter {
         self.began = now;
     }
 
-    /// Runs until the next look is wanted.
+    /// The number of runs until the next look.
     pub(super) fn every(&self) -> usize {
         self.every
     }
@@ -78,12 +80,12 @@ impl Meter {
         self.every == 1
     }
 
-    /// Whether there is anything that waits for a look.
+    /// Whether runs wait for a look.
     pub(super) fn is_open(&self) -> bool {
         !self.touched.is_empty()
     }
 
-    /// A message has its first run, or is about to.
+    /// A message has its first run, or is about to have it.
     pub(super) fn first(&mut self, listener: usize, taken: Option<Instant>) {
         let began = self.began;
         if let Some(one) = self.touch(listener) {
@@ -91,7 +93,7 @@ impl Meter {
         }
     }
 
-    /// A message is done at its first run: that it began, ran, and has its outcome.
+    /// A message is done at its first run: counts its begin, its run and its outcome.
     pub(super) fn done(&mut self, listener: usize, taken: Option<Instant>) {
         if self.slow.is_some() {
             self.first(listener, taken);
@@ -108,10 +110,10 @@ impl Meter {
         }
     }
 
-    /// A run has ended that did not wait.
+    /// A run without a wait has ended.
     pub(super) fn ran(&mut self, listener: usize) {
         if let Some(held) = self.slow.take() {
-            // By itself, and out of the group's time.
+            // Timed by itself, and left out of the group's time.
             self.waited(listener, held);
             self.began += held;
             return;
@@ -122,12 +124,12 @@ impl Meter {
         }
     }
 
-    /// The run that is about to end has held the VM for so long.
+    /// The run that is about to end has held the VM for this long.
     pub(super) fn held(&mut self, held: Duration) {
         self.slow = Some(held);
     }
 
-    /// A run begins to wait. When it began, as far as that is known.
+    /// A run begins to wait. Returns when it began, as far as that is known.
     pub(super) fn suspended(&mut self, now: Instant) -> Instant {
         self.slow = None;
         let mean = now.saturating_duration_since(self.began) / (self.runs + 1);
@@ -135,7 +137,7 @@ impl Meter {
         now.checked_sub(mean).unwrap_or(now)
     }
 
-    /// A run has ended that did wait.
+    /// A run with a wait has ended.
     pub(super) fn waited(&mut self, listener: usize, took: Duration) {
         if let Some(one) = self.listeners.get_mut(listener) {
             one.counts.run.record(took);
@@ -217,7 +219,7 @@ impl One {
         }
     }
 
-    /// The first run of a message that was taken then.
+    /// The first run of a message that was taken at `taken`.
     fn begin(&mut self, taken: Option<Instant>, began: Instant) {
         if self.taken != taken {
             self.flush_first(began);
@@ -226,7 +228,7 @@ impl One {
         self.first += 1;
     }
 
-    /// First runs of a group began when it did, as far as their waiting goes.
+    /// For the waiting time, first runs of a group count as begun when the group did.
     fn flush_first(&mut self, began: Instant) {
         if let (Some(taken), true) = (self.taken, self.first > 0) {
             let waited = began.saturating_duration_since(taken);

@@ -1,6 +1,7 @@
-//! What somebody orders by hand: messages given up, back-offs ended, listeners paused.
+//! Operator commands: messages given up, back-offs ended, listeners paused.
 //!
-//! Who and why is logged where the order comes from. An order that does not concern this worker is dropped with its reply.
+//! The control socket logs the operator and the reason. A command that does not concern this worker is dropped with
+//! its reply.
 
 use crate::assignment::{Handle, Order};
 use crate::config::Config;
@@ -14,14 +15,14 @@ use super::head::Head;
 use super::outcomes::named;
 use super::slot::Slot;
 
-/// What is wanted of a message.
+/// The message that the operator skips, and how.
 struct Skip<'a> {
     listener: Option<&'a str>,
     dead_letter: bool,
     reason: &'a str,
 }
 
-/// Done, or why not.
+/// The result, or the reason why it is not possible.
 type Outcome = Result<String, String>;
 
 impl Worker {
@@ -41,7 +42,7 @@ impl Worker {
                 };
                 for epoch in self.epochs_of(&message) {
                     if let Some(outcome) = self.skip(epoch, &message, &skip) {
-                        // Whoever asked may have gone.
+                        // The receiver may be gone.
                         let _ = reply.send(outcome);
                     }
                 }
@@ -80,7 +81,7 @@ impl Worker {
         outcome
     }
 
-    /// All or nothing: what can't be done to one listener is done to none.
+    /// All or nothing: if one listener cannot skip the message, none does.
     fn skip_head(
         &mut self,
         slot: &mut Slot,
@@ -150,7 +151,7 @@ impl Worker {
             self.gates.forget_probe(head.id());
         }
         let name = head.listener().to_owned();
-        // A record of it that is under way is passed over when its answer comes.
+        // If a record of it is under way, its answer is ignored later.
         self.forwarded.remove(&head.record_id());
         let stage = match named(head.config, &name) {
             Some(listener) if skip.dead_letter => {
@@ -166,7 +167,7 @@ impl Worker {
         head.come_to(stage);
     }
 
-    /// How many waits it ended.
+    /// Returns the number of waits ended.
     fn retry(&mut self, listener: Option<&str>) -> usize {
         let mut ended = 0;
         let mut awake = Vec::new();
@@ -185,7 +186,7 @@ impl Worker {
     }
 }
 
-/// The listeners, by their index, that are to give it up.
+/// The indices of the listeners that are to give up the message.
 fn meant(lane: &Lane<Message>, listener: Option<&str>) -> Result<Vec<usize>, String> {
     let all = lane.progress.iter().enumerate();
     let meant: Vec<_> = all
@@ -205,7 +206,8 @@ fn meant(lane: &Lane<Message>, listener: Option<&str>) -> Result<Vec<usize>, Str
     Ok(open)
 }
 
-/// The lane whose head has this offset; one that has not begun, since its listener takes nothing now, begins by it.
+/// The lane whose head has this offset. A message that has not begun, because its listener takes none now, begins
+/// here.
 fn lane_with(slot: &mut Slot, config: &Config, offset: i64) -> Option<u64> {
     let mut open = slot.lanes.open();
     if let Some((key, _)) = open.find(|(_, lane)| lane.message.offset() == offset) {

@@ -1,4 +1,4 @@
-//! What a run has come to, and what follows from it: done, wait, back-off, dead letter, skip, stop.
+//! The result of a run, and the next step: done, wait, back-off, dead letter, skip, stop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub(super) struct Coordinates<'a> {
 }
 
 impl Worker {
-    /// What a call has come to.
+    /// Handles the result of a call.
     pub(super) fn advance(&mut self, head: &mut Head<'_>, vm: u64, step: Step) {
         let id = head.id();
         let listener = head.number();
@@ -70,7 +70,7 @@ impl Worker {
         self.end_alone(id);
     }
 
-    /// What a handler asked for.
+    /// Carries out the verdict of a handler.
     fn by_verdict(&mut self, head: &mut Head<'_>, verdict: &Verdict) -> Stage {
         let failure = Failure::of_verdict(verdict);
         let Some(listener) = named(head.config, head.listener()) else {
@@ -82,7 +82,7 @@ impl Worker {
             Verdict::DeadLetter { .. } => listener.dead_letter.is_some(),
         };
         if let Some(number) = head.number().filter(|_| can_be_done) {
-            // The handler works: it knows what it does not want.
+            // The handler works: to refuse a message is its decision.
             self.gates.done_in(number, head.id());
         }
         match verdict {
@@ -107,7 +107,7 @@ impl Worker {
         }
     }
 
-    /// Decides what follows a failed run, and says it. `after` is the wait that the handler asked for.
+    /// Decides the next step after a failed run, and logs it. `after` is the wait that the handler requested.
     pub(super) fn failed(
         &mut self,
         head: &mut Head<'_>,
@@ -121,7 +121,8 @@ impl Worker {
             self.meter.failed(number, failure.kind);
         }
         if failure.kind == FailureKind::Memory && !head.lane.alone {
-            // What could not be allocated may be another message's fault: no attempt of this one, and again alone.
+            // Another message may have used up the memory: the run counts as no attempt, and the message runs again
+            // alone.
             head.lane.alone = true;
             head.progress().attempt = head.progress().attempt.saturating_sub(1);
             self.gates.forget_probe(head.id());
@@ -141,7 +142,7 @@ impl Worker {
         let delay = retry::delay(&listener.retry, attempt, self.chance.f64());
         let delay = delay.map(|delay| after.unwrap_or(delay));
         match (delay, listener.on_error) {
-            // It has no end of attempts; were there one by mistake, nothing would be lost.
+            // With this policy attempts have no limit; if there were one by mistake, no message would be lost.
             (None, OnError::Retry) => Stage::BackOff(self.clock.now() + listener.retry.max_delay),
             (Some(delay), _) => {
                 let place = self.coordinates(head, listener);
@@ -166,7 +167,7 @@ impl Worker {
                 Stage::Halted
             }
             (None, OnError::DeadLetter) => {
-                // Its attempts are used up, whoever asked for the last one.
+                // The attempts are used up, even if the handler requested the last one.
                 let failure = Failure {
                     kind: FailureKind::Raised,
                     ..failure.clone()
@@ -181,7 +182,7 @@ impl Worker {
         }
     }
 
-    /// A message has ended in one listener, otherwise than done.
+    /// A message has ended in one listener with another outcome than done.
     pub(super) fn ended(&mut self, head: &mut Head<'_>, outcome: Outcome) -> Stage {
         if let Some(listener) = self.meter.index_of(head.listener()) {
             self.meter.outcome(listener, outcome);

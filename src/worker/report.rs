@@ -1,4 +1,4 @@
-//! What the worker says of itself when it is asked: its counts, its listeners' gates, its partitions.
+//! The worker's status: its counts, its listeners' gates, its partitions.
 
 use std::time::Instant;
 
@@ -59,7 +59,7 @@ impl Worker {
 }
 
 impl Slot {
-    /// Whether the message that the position waits for waits itself for a listener of this kind.
+    /// Whether the message that the position waits for waits for a listener of this kind.
     fn waits_for(&self, config: &Config, is_such: impl Fn(&str) -> bool) -> bool {
         let lowest = self.lanes.lowest();
         let lane = self.lanes.open().find(|(_, lane)| lane.number == lowest);
@@ -68,13 +68,13 @@ impl Slot {
                 let mut progress = lane.progress.iter();
                 progress.any(|one| one.stage == Stage::Held && is_such(&one.listener))
             }
-            // What has not begun is held without a lane where it has a single listener.
+            // A message that has not begun is held without a lane if its topic has a single listener.
             None => self.lanes.fresh().is_some() && self.names(config).any(is_such),
         }
     }
 }
 
-/// `clocks` is the present moment by both clocks.
+/// `clocks` is the present moment on both clocks.
 fn listener_status(name: &str, state: breaker::State, clocks: (Instant, i64)) -> ListenerStatus {
     let (now, now_ms) = clocks;
     let (breaker, since, why) = match state {

@@ -1,4 +1,4 @@
-//! Runs the lanes of one partition, call by call, until nothing can run, or other partitions are to have their turn.
+//! Runs the lanes of one partition, call by call, until nothing can run or other partitions are due a turn.
 
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ use super::timers::Wake;
 use super::waits::warn_of_slow;
 use super::{QUANTUM, QUANTUM_TIME, Worker};
 
-/// How many messages ahead of its call the description of a message is prefetched, and its bytes later.
+/// How many messages ahead of its call a message's description is prefetched; its bytes follow later.
 const DESCRIBED_AHEAD: usize = 4;
 const BYTES_AHEAD: usize = 2;
 
@@ -43,28 +43,29 @@ struct Quantum {
     /// `ran` at the last look at the clock.
     looked: usize,
     limits: Limits,
-    /// Lanes that may not start a call in this turn. Other lanes still finish and send records: these may wait for one of
-    /// them. They get in line again when the turn ends.
+    /// Lanes that may not start a call in this turn; they are queued again when the turn ends. Other lanes still
+    /// finish and send records, because a kept lane may wait for one of them.
     kept: Vec<u64>,
 }
 
-/// What follows a step of a partition's turn.
+/// The next step of a partition's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
-    /// There may be more to do.
+    /// There may be more to run.
     Continue,
-    /// The lane can't go on now, and others may have more. Whatever it waits for wakes the lane or its partition.
+    /// The lane is blocked, and other lanes may have more to run. The end of its wait wakes the lane or its
+    /// partition.
     LaneBlocked,
-    /// The partition can start nothing now. Whatever it waits for wakes the partition.
+    /// The partition can start nothing now. The end of its wait wakes the partition.
     PartitionIdle,
-    /// Other partitions have their turn.
+    /// Other partitions have their turn first.
     YieldTurn,
 }
 
-/// What a call has come to.
+/// The result of a call.
 struct Called {
     step: Step,
-    /// What it requested to commit without waiting.
+    /// The commit request that the handler does not wait for.
     asked: Option<Requested>,
     next: Next,
 }
@@ -113,7 +114,7 @@ impl Worker {
                 return false;
             }
             if self.engine.is_spoiled() {
-                // Not one more call in this VM.
+                // No further call may run in this VM.
                 return true;
             }
             let next = match slot.lanes.next_ready() {
@@ -121,7 +122,7 @@ impl Worker {
                     Some(lane) => self.go_on(slot, config, key, lane, turn),
                     None => Next::Continue,
                 },
-                // A lane that has not begun may start as little as one that is kept.
+                // As for the kept lanes, no call of a new lane may start.
                 None if !turn.kept.is_empty() => Next::PartitionIdle,
                 None => self.run_fresh(slot, config, turn),
             };
@@ -211,8 +212,8 @@ impl Worker {
         self.open_lane(slot, config, None, turn)
     }
 
-    /// The next message that has not begun gets a lane: it runs for longer than one call. `step` is what its first call
-    /// has come to.
+    /// Opens a lane for the next message that has not begun: it needs more than one call. `step` is the result of its
+    /// first call.
     fn open_lane(
         &mut self,
         slot: &mut Slot,
@@ -246,7 +247,7 @@ impl Worker {
         self.go_on(slot, config, key, lane, turn)
     }
 
-    /// Runs the head of a lane as far as it goes, and puts the lane back unless it is over.
+    /// Runs the head of a lane as far as possible, and puts the lane back unless it is over.
     fn go_on(
         &mut self,
         slot: &mut Slot,
@@ -296,12 +297,12 @@ impl Worker {
         }
     }
 
-    /// The head has all its outcomes: what is next in line gets its turn.
+    /// The head has all its outcomes: the next message of the lane gets its turn.
     fn close_lane(&mut self, slot: &mut Slot, config: &Config, key: u64, lane: Lane<Message>) {
         slot.finish(lane.number);
         slot.place.finished(lane.message.offset());
         if lane.alone {
-            // What was to run may be nobody's any more.
+            // The message that was to run alone may have no listener any more.
             self.end_alone(slot.lane_id(key));
         }
         if let Some(next) = lane.advance(slot.names(config)) {
@@ -314,12 +315,12 @@ impl Worker {
     fn try_run(&mut self, head: &mut Head<'_>, turn: &mut Quantum) -> Next {
         let (id, key) = (head.id(), head.key);
         let Some(listener) = head.number() else {
-            // Its listener is gone: nothing is left to run.
+            // Its listener is removed: nothing is left to run.
             head.progress().stage = Stage::Final;
             return Next::Continue;
         };
         if self.engine.is_spoiled() {
-            // Not one more call in this VM.
+            // No further call may run in this VM.
             return Next::YieldTurn;
         }
         match self.suspect(head) {
@@ -388,7 +389,8 @@ impl Worker {
         next
     }
 
-    /// Calls a handler. `alone` is `None` for a message without a lane, else whether nothing else runs in the process.
+    /// Calls a handler. `alone` is `None` for a message without a lane, else whether the call is alone in the
+    /// process.
     #[inline]
     fn call(
         &mut self,
@@ -424,12 +426,12 @@ impl Worker {
         }
     }
 
-    /// Whether a call of this partition may start now; if not, whoever changes that wakes the partition.
+    /// Whether a call of this partition may start now. If not, the end of the obstacle wakes the partition.
     fn may_start(&mut self, slot: &Slot, limits: Limits) -> bool {
         !self.is_kept_by_one(slot.partition.epoch) && self.places.may_start(&slot.partition, limits)
     }
 
-    /// Warns of a call that held the VM for long: the others should have their turn then.
+    /// Warns of a call that held the VM for long: other partitions then have their turn.
     fn look_after(&mut self, slot: &Slot, offset: i64, config: &Config, listener: usize) -> Next {
         let Some(held) = self.engine.take_slow() else {
             return Next::Continue;

@@ -1,4 +1,4 @@
-//! What a worker keeps of one partition in one epoch.
+//! The state of one partition in one epoch, in a worker.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -25,12 +25,12 @@ use super::taken::Taken;
 pub(super) struct Slot {
     pub(super) lanes: Lanes<Message>,
     pub(super) plan: Arc<Plan>,
-    /// The bundle since which the listeners of the topic are as they are; 0 where the epoch began with them.
+    /// The bundle since which the listeners of the topic are unchanged; 0 if the epoch began with them.
     pub(super) listeners_since_bundle: u64,
     pub(super) partition: Arc<Partition>,
-    /// Of a retry topic: the topic whose messages wait in it.
+    /// For a retry topic: the topic whose messages wait in it.
     source: Option<Arc<str>>,
-    /// In the journal.
+    /// The partition's slot in the journal.
     pub(super) place: InPartition,
     /// Calls that wait, and records on their way to another topic.
     pub(super) under_way: usize,
@@ -38,22 +38,22 @@ pub(super) struct Slot {
     pub(super) released: bool,
     pub(super) taken: Taken,
     pub(super) outcomes: Outcomes,
-    /// Messages that are not simply done, and have not ended yet, by number.
+    /// Outcomes other than done, of messages that have not ended yet, by number.
     unusual: BTreeMap<u64, Outcome>,
-    /// Messages that keep their lanes waiting, by number: the first is what the status shows.
+    /// Messages that block their lanes, by number; the status shows the first.
     blocked: BTreeMap<u64, Blocked>,
-    /// Finished since the last report; the last range is still growing.
+    /// The messages finished since the last report; the last range is still growing.
     finished: Vec<Range<u64>>,
     growing: Range<u64>,
-    /// What handlers asked to have committed since the last report, and do not wait for.
+    /// Commit requests of handlers that do not wait, since the last report.
     pub(super) asks: CommitRequests,
 }
 
 /// A message of a retry topic that runs for no listener.
 pub(super) enum Stray {
-    /// Its headers do not say for which listener of this group it waits.
+    /// Its headers do not name a listener of this group.
     Unreadable,
-    /// The listener is gone.
+    /// The listener is removed.
     Gone(String),
 }
 
@@ -84,13 +84,13 @@ impl Slot {
         }
     }
 
-    /// What became of a message in one listener, where it is not simply done.
+    /// Notes an outcome of a message in one listener, if it is not done.
     pub(super) fn note(&mut self, number: u64, outcome: Outcome) {
         let noted = self.unusual.entry(number).or_insert(outcome);
         *noted = outcome.max(*noted);
     }
 
-    /// This message has its outcome in every listener.
+    /// The message has its outcome in every listener.
     pub(super) fn finish(&mut self, number: u64) {
         let outcome = if self.unusual.is_empty() {
             None
@@ -111,7 +111,7 @@ impl Slot {
         }
     }
 
-    /// What has finished since the last time.
+    /// The messages finished since the last call of this function.
     pub(super) fn take_finished(&mut self) -> impl Iterator<Item = Range<u64>> {
         let end = self.growing.end;
         let growing = std::mem::replace(&mut self.growing, end..end);
@@ -119,9 +119,9 @@ impl Slot {
         std::mem::take(&mut self.finished).into_iter().chain(last)
     }
 
-    /// A handler has asked for commits, and does not wait for them.
+    /// A handler has requested commits and does not wait for them.
     pub(super) fn ask(&mut self, who: Who<'_>, asked: Requested) {
-        // In its own topic what waits in a retry topic is behind the position since it was put there.
+        // In its own topic, the position has passed a message of a retry topic when it was put there.
         if !self.plan.is_retry {
             let by_lane = self.plan.ordering != Ordering::Partition;
             self.asks.add(who, asked, by_lane, &self.plan.manual);
@@ -138,8 +138,8 @@ impl Slot {
             .set_blocked(self.blocked.values().next().cloned());
     }
 
-    /// A lane that begins with this message. One of a retry topic runs for the listener that it names, and goes on with
-    /// its attempts; for the others, and for whom it is not meant, it is done.
+    /// A lane that begins with this message. A message of a retry topic runs for the listener that its headers name,
+    /// and continues its attempts. For other listeners it is done, as is a message that is not meant for this group.
     pub(super) fn new_lane(&self, config: &Config, number: u64, message: Message) -> Lane<Message> {
         let mut lane = Lane::new(number, message, self.names(config));
         if self.plan.is_retry {
@@ -148,7 +148,8 @@ impl Slot {
         lane
     }
 
-    /// After a reload: the listeners of the plan. Calls `gone` for each that is gone without an outcome, with its message.
+    /// After a reload: sets the listeners of the plan. Calls `gone` for each listener removed without an outcome,
+    /// with its message.
     pub(super) fn set_listeners(&mut self, config: &Config, gone: impl FnMut(&str, &Message)) {
         let names = self.names(config);
         self.lanes.set_listeners(&names, gone);
@@ -159,9 +160,9 @@ impl Slot {
         }
     }
 
-    /// After a reload, with the plan before it. For a listener that the reload switched to manual commits, this requests
-    /// commits for the messages that it has finished and other listeners have not: its handler will not see them again.
-    /// Calls and records still under way do the same when they end.
+    /// After a reload, `before` is the plan before it. A reload can switch a listener to manual commits. Then this
+    /// requests commits for the messages that the listener has finished and other listeners have not: its handler
+    /// will not see them again. Calls and records still under way do the same when they end.
     pub(super) fn ask_as_automatic(&mut self, before: &Plan) {
         let is_among =
             |names: &[Arc<str>], listener: &str| names.iter().any(|one| **one == *listener);
@@ -177,7 +178,7 @@ impl Slot {
                         Stage::Running | Stage::Sending | Stage::Unsent(_) | Stage::SendDue => {
                             progress.finishes_after_switch_to_manual = true;
                         }
-                        // It runs again, as a manual one.
+                        // The message runs again, under manual commits.
                         Stage::Due | Stage::BackOff(_) | Stage::Held | Stage::Halted => {}
                     }
                 }
@@ -192,7 +193,7 @@ impl Slot {
         }
     }
 
-    /// Requests a commit for a message that a listener has finished, in place of its handler.
+    /// Requests a commit for a message that a listener has finished, on behalf of its handler.
     pub(super) fn ask_behind(&mut self, who: Who<'_>) {
         let behind = who.at + 1;
         let asked = Requested {
@@ -202,7 +203,7 @@ impl Slot {
         self.ask(who, asked);
     }
 
-    /// Why a message of a retry topic runs for no listener.
+    /// The reason why a message of a retry topic runs for no listener.
     pub(super) fn stray(&self, lane: &Lane<Message>) -> Option<Stray> {
         if !self.plan.is_retry {
             return None;
@@ -215,7 +216,7 @@ impl Slot {
         is_gone.then_some(Stray::Gone(origin.listener))
     }
 
-    /// A message of a retry topic as its handler sees it: as it was in its own topic.
+    /// A message of a retry topic as its handler sees it: with the coordinates of its own topic.
     pub(super) fn original<'a>(
         &self,
         message: &'a Message,
@@ -246,7 +247,7 @@ impl Slot {
         )
     }
 
-    /// The names of the topic's listeners in the bundle in force, in their order.
+    /// The names of the topic's listeners in the bundle in force, in order of declaration.
     pub(super) fn names<'a>(
         &self,
         config: &'a Config,
@@ -255,14 +256,14 @@ impl Slot {
         (0..listeners.len()).map(move |index| config.listeners[listeners[index]].name.as_str())
     }
 
-    /// Whether this listener is one of the topic's in the bundle in force.
+    /// Whether the topic has this listener in the bundle in force.
     pub(super) fn wants(&self, listener: &str) -> bool {
         self.plan.has(listener)
     }
 }
 
-/// Of a message of a retry topic: the listener that it names goes on with its attempts, and for any other that has not
-/// begun with it, it is done. Whether somebody of this group put it there.
+/// For a message of a retry topic. The listener that its headers name continues its attempts. The message is done for
+/// every other listener that has not begun it.
 fn pass_over(partition: &Partition, lane: &mut Lane<Message>) {
     let origin = retry_topic::origin(&partition.topic, &lane.message)
         .filter(|origin| *origin.group == *partition.group);

@@ -1,7 +1,8 @@
-//! What this worker runs, in the journal; and the messages that were running when processes died.
+//! The worker's page of the journal, and suspects: messages that were running when a process died.
 //!
-//! A suspect runs alone in the process: first in its worker (`alone`), then by the gate that all workers share. One that
-//! the process died of while it was alone is proven: it is not run, but dead-lettered, or blocks its lane.
+//! A suspect runs alone in the process: first alone in its worker (`alone`), then under the exclusive turn that all
+//! workers share. A suspect that was alone when the process died is proven. It does not run; it is dead-lettered, or
+//! it blocks its lane.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,12 +23,12 @@ use super::ids::LaneId;
 use super::outcomes::named;
 use super::slot::Slot;
 
-/// The journal's lines of the calls that run and of those that wait.
+/// The journal's entries of the calls that run and of the calls that wait.
 pub(super) struct Running {
     page: Page,
-    /// Of the call that has Lua now.
+    /// The entry of the call that Lua runs now.
     now: Option<journal::Slot>,
-    /// Of calls that wait.
+    /// The entries of calls that wait.
     waiting: HashMap<LaneId, journal::Slot>,
 }
 
@@ -50,14 +51,14 @@ impl Running {
         self.now = Some(self.page.begin(place, offset, alone));
     }
 
-    /// It ended without a wait.
+    /// The call ended without a wait.
     pub(super) fn end_now(&mut self) {
         if let Some(slot) = self.now.take() {
             self.page.end(slot);
         }
     }
 
-    /// It waits, as a call of this lane.
+    /// The call waits, as a call of this lane.
     pub(super) fn park(&mut self, id: LaneId) {
         if let Some(slot) = self.now.take() {
             self.waiting.insert(id, slot);
@@ -72,7 +73,7 @@ impl Running {
         }
     }
 
-    /// All of a partition's.
+    /// All calls of a partition have ended.
     pub(super) fn end_all(&mut self, epoch: u64) {
         for (_, slot) in self.waiting.extract_if(|one, _| one.epoch == epoch) {
             self.page.end(slot);
@@ -80,11 +81,11 @@ impl Running {
     }
 }
 
-/// One worker's side of the gate that lets a single message run alone in the process.
+/// One worker's side of the exclusive turn, in which a single message runs alone in the process.
 pub(super) struct Gatekeeper {
     solo: Arc<Exclusive<ToWorker>>,
     index: usize,
-    /// A lane already runs alone in this worker, and waits for the other workers to become quiet.
+    /// A lane already runs alone in this worker, and waits for the other workers to become idle.
     waits: bool,
 }
 
@@ -97,8 +98,8 @@ impl Gatekeeper {
         }
     }
 
-    /// Whether the gate is another worker's: then nothing starts here. If no call runs here either, the gate is told that
-    /// this worker is quiet.
+    /// Whether another worker has the exclusive turn: then nothing starts here. If no call runs here either, this
+    /// reports the worker as idle.
     pub(super) fn is_held(&self, runs_nothing: bool) -> bool {
         let is_held = self.solo.turn(self.index) == Turn::Other;
         if is_held && runs_nothing {
@@ -107,7 +108,7 @@ impl Gatekeeper {
         is_held
     }
 
-    /// Asks for the gate. Whether all other workers are quiet; if not, `may_go_on` asks again.
+    /// Requests the exclusive turn. Returns whether all other workers are idle; if not, `may_go_on` asks again.
     fn enter(&mut self) -> bool {
         let is_alone = self.solo.try_enter(self.index);
         self.waits = !is_alone;
@@ -119,7 +120,7 @@ impl Gatekeeper {
         self.waits && self.enter()
     }
 
-    /// Whether the gate is this worker's: the call that begins is alone in the process.
+    /// Whether this worker has the exclusive turn: the call that begins is alone in the process.
     pub(super) fn is_alone(&self) -> bool {
         self.solo.turn(self.index) == Turn::Mine
     }
@@ -136,25 +137,25 @@ impl Gatekeeper {
 }
 
 impl Drop for Gatekeeper {
-    /// Also where the worker panics: the others do not wait for it.
+    /// Runs also when the worker panics, so that the others do not wait for it.
     fn drop(&mut self) {
         self.gone();
     }
 }
 
-/// What the journal says of a message that is to run.
+/// The journal's verdict on a message that is due to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Suspicion {
-    /// None, or it may run: alone, as its lane says now.
+    /// Not suspect, or it may run: alone, if its lane says so.
     Run,
-    /// The lane waits until nothing else runs in the process.
+    /// The lane waits until no other call runs in the process.
     Wait,
-    /// It is not run now: its stage has changed.
+    /// The message does not run now: its stage has changed.
     Other,
 }
 
 impl Worker {
-    /// Before a call of a lane whose partition has had crashes.
+    /// The check before a call of a lane whose partition has had crashes.
     pub(super) fn suspect(&mut self, head: &mut Head<'_>) -> Suspicion {
         let Some(suspect) = head.slot.place.suspect(head.lane.message.offset()) else {
             return Suspicion::Run;
@@ -167,7 +168,7 @@ impl Worker {
         if let Some(number) = head.number()
             && let Gate::Wait = self.gates.look_at(number)
         {
-            // The others need not stop for what would not run.
+            // The other workers need not stop for a message that would not run.
             self.end_alone(head.id());
             head.progress().stage = Stage::Held;
             return Suspicion::Other;
@@ -236,7 +237,7 @@ impl Worker {
 }
 
 impl Slot {
-    /// Halted messages of a listener may run again, alone, although the process died of them.
+    /// Lets halted messages of a listener run again, alone, although the process died of them.
     pub(super) fn pardon(&self, listener: Option<&str>) {
         if !self.place.has_crashed() {
             return;

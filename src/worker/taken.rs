@@ -1,25 +1,25 @@
-//! When the messages of a partition were taken: one entry a batch, so that a message costs nothing.
+//! When the messages of a partition were taken: one entry per batch, so that a message costs nothing.
 //!
-//! Pure. Bounded: with a message that never ends in front of many that do, the oldest batches are forgotten, and what is
-//! left of them counts as taken with the next one.
+//! Pure. Bounded: if a message never ends in front of many that do, the oldest batches are forgotten. Their remaining
+//! messages count as taken with the next batch.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Instant;
 
-/// Batches that are remembered.
+/// The most batches that are remembered.
 const BATCHES_MAX: usize = 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     /// Messages below this number were taken at this moment, unless an earlier entry has them; numbers only grow.
     batches: VecDeque<(u64, Instant)>,
-    /// What was found last: most messages run in the order in which they came.
+    /// The last result: most messages run in the order of arrival.
     found: Option<(Range<u64>, Instant)>,
 }
 
 impl Taken {
-    /// A batch that ends below this number. `lowest` is the lowest number that may still be asked for.
+    /// Adds a batch that ends below this number. `lowest` is the lowest number that may still be looked up.
     pub(super) fn push(&mut self, below: u64, at: Instant, lowest: u64) {
         while self.batches.len() >= BATCHES_MAX
             || self.batches.front().is_some_and(|one| one.0 <= lowest)

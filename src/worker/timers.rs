@@ -1,4 +1,4 @@
-//! Deadlines in their order. What is due but no longer wanted is told apart by the one who set it.
+//! Deadlines in order. The part that set a timer knows whether it still matters.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,7 +9,7 @@ use crate::wait::WaitId;
 
 use super::ids::LaneId;
 
-/// Fewer entries than this are never looked through.
+/// The heap is never pruned below this size.
 const FEW: usize = 1024;
 
 #[derive(Default)]
@@ -19,7 +19,7 @@ pub(super) struct Timers {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wake {
-    /// A sleep of a call, of this VM.
+    /// The sleep of a call, in this VM.
     Call(u64, CallId, WaitId),
     /// `limits.timeout` of a call.
     Timeout(u64, CallId),
@@ -48,7 +48,7 @@ impl Timers {
         Some(self.heap.pop()?.0.wake)
     }
 
-    /// Forgets what is no longer wanted, where that may be most of it: calls end long before their time-out.
+    /// Removes obsolete timers, if they may be the majority: calls end long before their timeout.
     pub(super) fn prune(&mut self, wanted: usize, is_wanted: impl Fn(Wake) -> bool) {
         if self.heap.len() > FEW + 2 * wanted {
             self.heap.retain(|entry| is_wanted(entry.0.wake));

@@ -1,6 +1,6 @@
-//! Finished messages, and commits that handlers requested without waiting, until the consumers are told.
+//! Finished messages, and commit requests without a wait, until they are reported to the consumers.
 //!
-//! A report wakes the consumer's thread, so short turns that follow each other are reported together.
+//! A report wakes the consumer's thread, so several short turns share a report.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,7 +20,8 @@ pub(super) struct Unreported {
 }
 
 impl Unreported {
-    /// What has finished in a partition since the last time, and what its handlers requested meanwhile.
+    /// Adds the messages of a partition finished since the last call, and the commit requests of its handlers since
+    /// then.
     pub(super) fn add(&mut self, slot: &mut Slot) {
         let partition = slot.partition.clone();
         for numbers in slot.take_finished() {
@@ -36,12 +37,12 @@ impl Unreported {
         }
     }
 
-    /// When the first turn began that is not reported yet: the one that began at `turn`, or an earlier one.
+    /// When the first unreported turn began: the one that began at `turn`, or an earlier one.
     pub(super) fn since(&mut self, turn: Instant) -> Instant {
         *self.since.get_or_insert(turn)
     }
 
-    /// Tells the consumers.
+    /// Reports to the consumers.
     pub(super) fn report(&mut self) {
         self.since = None;
         while let Some(inbox) = self.any_inbox() {

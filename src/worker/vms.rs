@@ -1,7 +1,7 @@
 //! The VMs of a worker: the one that new calls go to, and at most one old one that drains.
 //!
-//! A reload, a call that the watchdog ended and a VM without memory all end in the same exchange: a new VM with a new
-//! generation takes over, and the old one lives until its waiting calls have ended or its deadline has come.
+//! A reload, a call that the watchdog ended and a VM without memory all lead to the same exchange. A new VM with a
+//! new generation takes over. The old one lives until its waiting calls have ended or its deadline has passed.
 
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::log::log;
 use crate::lua::{App, Call, CallId, FailureKind, Pulse, Step, Vm};
 use crate::wait::{Answer, Requested, WaitId};
 
-/// Between two attempts to build a VM in place of one without memory, at first and at most.
+/// The pause between two attempts to replace a VM without memory, at first and at most.
 const BUILD_AGAIN: Duration = Duration::from_secs(1);
 const BUILD_AGAIN_MAX: Duration = Duration::from_secs(30);
 /// How long waiting calls of an old VM may take before they are given up and run again in the new one.
@@ -26,9 +26,9 @@ pub(super) struct Vms {
     old: Option<Old>,
     queued: Option<Queued>,
     spoiled: Option<FailureKind>,
-    /// VMs replaced because of what happened in them.
+    /// The number of VMs replaced because of a failure in them.
     replaced: u64,
-    /// There is no VM to run anything in: when to build one again, and the wait after that.
+    /// No VM can run a call: when to build one again, and the pause after that.
     down: Option<(Instant, Duration)>,
 }
 
@@ -36,7 +36,7 @@ struct Old {
     vm: Box<Vm>,
     generation: u64,
     deadline: Instant,
-    /// The calls that wait in it are ended by the worker now.
+    /// The worker ends the calls that wait in it now.
     is_overdue: bool,
 }
 
@@ -76,7 +76,7 @@ impl Vms {
         step
     }
 
-    /// `None` where that VM is gone.
+    /// `None` if that VM is gone.
     pub(super) fn resume(
         &mut self,
         generation: u64,
@@ -94,7 +94,7 @@ impl Vms {
         Some(step)
     }
 
-    /// What the last slice in that VM asked to have committed, and does not wait for.
+    /// The commit request of the last slice in that VM that its handler does not wait for.
     pub(super) fn take_requested(&self, generation: u64) -> Option<Requested> {
         if generation == self.generation {
             return self.vm.take_requested();
@@ -123,7 +123,7 @@ impl Vms {
         self.down.map(|(until, _)| until)
     }
 
-    /// How long the last call held the VM, where that was worth a warning.
+    /// How long the last call held the VM, if that deserves a warning.
     pub(super) fn take_slow(&self) -> Option<Duration> {
         self.pulse.take_slow()
     }
@@ -136,12 +136,12 @@ impl Vms {
         if generation == self.generation {
             self.spoiled = Some(failure.kind);
         } else if let (FailureKind::Memory, Some(old)) = (failure.kind, &mut self.old) {
-            // What else waits there would fail for the same reason, and it would count as an attempt of theirs.
+            // Other calls that wait there would fail for the same reason, and that would count as their attempts.
             old.is_overdue = true;
         }
     }
 
-    /// A bundle that takes over as soon as no older VM drains; a newer one takes its place in the line.
+    /// Queues a bundle, which takes over as soon as no older VM drains; a newer one replaces it.
     pub(super) fn queue(&mut self, bundle: Arc<Bundle>, vm: Box<Vm>, done: mpsc::Sender<()>) {
         self.queued = Some(Queued { bundle, vm, done });
     }
@@ -151,7 +151,7 @@ impl Vms {
         self.queued.is_some() || self.spoiled.is_some() || self.old.is_some()
     }
 
-    /// Swaps in what is queued. Whether it did.
+    /// Swaps in the queued bundle. Returns whether there was one.
     pub(super) fn swap(&mut self, now: Instant) -> bool {
         if self.old.is_some() {
             return false;
@@ -163,7 +163,7 @@ impl Vms {
         self.down = None;
         self.bundle = bundle;
         self.replace(vm, now);
-        // Nobody listens any more where the daemon is stopping.
+        // The receiver is gone if the daemon is stopping.
         let _ = done.send(());
         true
     }
@@ -179,15 +179,15 @@ impl Vms {
         self.generation += 1;
     }
 
-    /// After a killed call or one without memory: a fresh VM of the same bundle. The calls that wait in the old one go
-    /// on there, but where its memory is gone: then they are given up and run again.
+    /// After a killed call or one without memory: builds a fresh VM of the same bundle. The calls that wait in the
+    /// old one continue there, unless its memory is used up: then they are given up and run again.
     pub(super) fn mend(&mut self, now: Instant) {
         let Some(kind) = self.spoiled else { return };
         if self.down.is_some_and(|(until, _)| now < until) {
             return;
         }
         if let Some(old) = &mut self.old {
-            // At most one drains: what still waits there has to go first.
+            // At most one VM drains: the calls that wait there have to end first.
             old.is_overdue = true;
             return;
         }
@@ -224,7 +224,7 @@ impl Vms {
                     "vm without memory, and a fresh one does not load: nothing runs in this worker"
                 );
             }
-            // What a killed call left behind may be half-changed, but it has run so far.
+            // A killed call may have left half-changed state behind, but the VM has run so far.
             Err(error) => {
                 log!(error, worker, bundle = self.bundle.number, %error, "vm not replaced: a fresh one does not load");
             }
@@ -241,20 +241,20 @@ impl Vms {
         self.vm.memory_used() + old
     }
 
-    /// The old VM whose waiting calls are to be given up now.
+    /// The old VM whose waiting calls are due to be given up.
     pub(super) fn overdue(&self, now: Instant) -> Option<u64> {
         let old = self.old.as_ref()?;
         (old.is_overdue || old.deadline <= now).then_some(old.generation)
     }
 
-    /// Lets the old VM go when nothing waits in it.
+    /// Drops the old VM when no call waits in it.
     pub(super) fn let_go(&mut self) {
         if let Some(mut old) = self.old.take_if(|old| old.vm.waiting() == 0) {
             shut_down(&mut old.vm, &self.pulse);
         }
     }
 
-    /// The end of the worker: nothing runs any more.
+    /// The end of the worker: no call runs any more.
     pub(super) fn stop(mut self) {
         if let Some(mut old) = self.old.take() {
             shut_down(&mut old.vm, &self.pulse);

@@ -1,4 +1,4 @@
-//! Calls that wait: put aside, answered, timed out, given up.
+//! Calls that wait: suspended, answered, timed out, given up.
 
 use std::time::Duration;
 
@@ -19,11 +19,11 @@ use super::outcomes::named;
 use super::slot::Slot;
 use super::timers::Wake;
 
-/// What a sleep is cut to: a clock ends somewhere.
+/// The longest sleep, because the clock's range is finite.
 const SLEEP_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Worker {
-    /// Puts a call aside until an answer comes.
+    /// Suspends a call until an answer arrives.
     pub(super) fn suspend(
         &mut self,
         slot: &mut Slot,
@@ -38,7 +38,7 @@ impl Worker {
         }
         let Waits { begun, given_up } = waits;
         if !given_up.is_empty() {
-            // To drop the others is to tell their work.
+            // Dropping the other waits cancels their work.
             open.waits.retain(|(one, _)| !given_up.contains(one));
         }
         for (id, wait) in begun {
@@ -50,7 +50,8 @@ impl Worker {
         self.calls.insert(vm, call, open);
     }
 
-    /// **The one place that serves waits**: timers and commits by the worker itself, all else outside.
+    /// **The one function that serves waits**: the worker serves timers and commits itself, the outside runtime
+    /// serves the rest.
     fn serve(
         &mut self,
         slot: &mut Slot,
@@ -76,7 +77,7 @@ impl Worker {
         }
     }
 
-    /// The way of an answer back to this worker.
+    /// The reply that brings an answer back to this worker.
     fn reply(&self, vm: u64, call: CallId, wait: WaitId) -> Reply {
         let mailbox = self.mailbox.clone();
         Reply::new(move |answer| {
@@ -91,11 +92,11 @@ impl Worker {
 
     fn commit(&mut self, slot: &mut Slot, offset: i64, open: &Open, reply: Reply) {
         if slot.plan.is_retry {
-            // In its own topic it is behind the position since it was put into the retry topic.
+            // In its own topic, the position has passed the message since it was put into the retry topic.
             return reply.committed(Ok(offset));
         }
         slot.asks.covered(open.who(), offset);
-        // What is finished counts for the position, so it has to be there first.
+        // The position depends on finished messages, so they are reported first.
         self.unreported.add(slot);
         self.report();
         slot.partition.inbox.send(ToConsumer::Commit {
@@ -111,7 +112,7 @@ impl Worker {
         });
     }
 
-    /// A call does not wait any more: what waited for its place goes on.
+    /// A call no longer waits: partitions parked for it continue.
     pub(super) fn leave(&mut self, partition: &Partition) {
         for parked in self.places.leave(partition) {
             self.wake(parked);
@@ -121,7 +122,7 @@ impl Worker {
         }
     }
 
-    /// The answer to a wait. One whose call is gone (its VM or its lane), or that was given up, is passed over.
+    /// The answer to a wait. It is ignored if its call is gone (with its VM or its lane), or the wait was given up.
     pub(super) fn resume(&mut self, vm: u64, call: CallId, wait: WaitId, answer: Answer) {
         self.report();
         if self.engine.is_spoiled() {
@@ -134,13 +135,13 @@ impl Worker {
             return;
         };
         open.waits.retain(|(one, _)| *one != wait);
-        // A commit may answer many calls at once: each may take what a turn may.
+        // A commit may answer many calls at once: each may take as long as a turn may.
         self.beat.turn();
         let step = self.engine.resume(vm, call, wait, answer);
         self.end_wait(vm, open, step);
     }
 
-    /// The call has waited for longer than its listener allows.
+    /// The call has waited beyond its listener's `limits.timeout`.
     pub(super) fn time_out(&mut self, vm: u64, call: CallId) {
         let Some(open) = self.calls.remove(vm, call) else {
             return;
@@ -152,7 +153,7 @@ impl Worker {
         self.end_wait(vm, open, Some(Step::Failed(failure)));
     }
 
-    /// What a call that waited has come to; `None` where its VM is gone.
+    /// The result of a call that waited; `None` if its VM is gone.
     fn end_wait(&mut self, vm: u64, open: Open, step: Option<Step>) {
         if matches!(&step, Some(step) if !matches!(step, Step::Waits(..)))
             && let Some(listener) = self.meter.index_of(&open.listener)
@@ -214,12 +215,12 @@ impl Worker {
                 lane.progress[index].stage = Stage::Due;
                 self.gates.forget_probe(open.lane_id());
             }
-            // It ended in a bundle that had this listener; the present one has not.
+            // The call ended in a bundle that had this listener; the present one does not have it.
             _ => lane.progress[index].stage = Stage::Final,
         }
     }
 
-    /// Gives up the calls that wait in this VM: they run again, and it is no attempt.
+    /// Gives up the calls that wait in this VM: they run again, and it counts as no attempt.
     pub(super) fn abandon(&mut self, vm: u64) {
         for (call, open) in self.calls.take_vm(vm) {
             self.beat.turn();
@@ -236,7 +237,7 @@ impl Worker {
             {
                 let progress = &mut lane.progress[index];
                 progress.attempt = progress.attempt.saturating_sub(1);
-                // A listener that is gone has nothing to run again.
+                // A removed listener has nothing to run again.
                 progress.stage = if is_wanted { Stage::Due } else { Stage::Final };
                 slot.lanes.wake(open.lane);
             }
@@ -246,7 +247,7 @@ impl Worker {
         }
     }
 
-    /// Ends every call of a partition: the drain's deadline has come.
+    /// Ends every call of a partition: the drain's deadline has passed.
     pub(super) fn cancel_calls(&mut self, partition: &Partition) {
         for (vm, call) in self.calls.take_of(partition.epoch) {
             self.beat.turn();
@@ -255,7 +256,7 @@ impl Worker {
         }
     }
 
-    /// Messages that have ended count, although their lanes have had no turn since.
+    /// Counts messages that have ended, although their lanes have had no turn since.
     pub(super) fn settle(&mut self, slot: &mut Slot) {
         let open = slot.lanes.open();
         let ended = open.filter(|(_, lane)| lane.state() == LaneState::Finished);
@@ -269,7 +270,7 @@ impl Worker {
         self.unreported.add(slot);
     }
 
-    /// After a call of a released partition ended, it may be drained; any other goes on.
+    /// After the end of a call, a released partition may be drained; any other continues.
     pub(super) fn put_back(&mut self, mut slot: Slot) {
         let epoch = slot.partition.epoch;
         let partition = slot.partition.clone();
@@ -287,7 +288,7 @@ impl Worker {
     }
 }
 
-/// Others of its VM waited for this call.
+/// Other calls of the VM waited for this call.
 pub(super) fn warn_of_slow(slot: &Slot, offset: i64, listener: &str, held: Duration) {
     log!(
         warn,
