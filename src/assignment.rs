@@ -1,5 +1,5 @@
-//! One partition in one epoch of its assignment, as the consumer's thread and its worker share it; and the letters
-//! that these two exchange.
+//! One partition in one epoch of its assignment, as shared by the consumer's thread and its worker; and the messages
+//! between these two threads.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,11 +21,11 @@ use crate::telemetry::status::Blocked;
 use crate::threads::mailbox::Mailbox;
 use crate::wait::{Answer, Reply, WaitId};
 
-/// With more partitions than so many, one that has nothing in flight gives back the room for what it had.
+/// With more partitions than this, a partition without messages in flight frees the memory that it had for them.
 pub(crate) const MANY: usize = 64;
 
-/// An epoch of a partition: a new assignment, seek or reset makes a new one, and what comes in for an old one is
-/// refused. It holds the client, since no message may outlive that.
+/// An epoch of a partition. Each assignment, seek or reset makes a new one, and requests for an old one are refused.
+/// It holds the client, because no message may outlive the client.
 pub(crate) struct Partition {
     /// Unique in the process.
     pub(crate) epoch: u64,
@@ -34,18 +34,18 @@ pub(crate) struct Partition {
     pub(crate) number: i32,
     /// The consumer's `groupId`.
     pub(crate) group: Arc<str>,
-    /// Where dead letters and durable retries go.
+    /// The outbox of dead letters and durable retries.
     pub(crate) outbox: Arc<Outbox>,
-    /// Of the hashes by which messages find their lanes.
+    /// The seed of the hashes that map messages to lanes.
     pub(crate) seed: u64,
-    /// Where completions and requests go.
+    /// The mailbox for finished messages and requests.
     pub(crate) inbox: Arc<Mailbox<ToConsumer>>,
     over: AtomicBool,
     blocked: Mutex<Option<Blocked>>,
     _client: Arc<kafka::Client>,
 }
 
-/// What all partitions of a consumer share.
+/// The data that all partitions of a consumer share.
 pub(crate) struct Shared {
     pub(crate) consumer: Arc<str>,
     pub(crate) group: Arc<str>,
@@ -56,7 +56,7 @@ pub(crate) struct Shared {
     pub(crate) seed: u64,
 }
 
-/// A partition that was assigned, with what its topic's listeners want.
+/// A partition that was assigned, with the policy of its topic's listeners.
 #[derive(Clone, Debug)]
 pub(crate) struct Assigned {
     pub(crate) topic: Arc<str>,
@@ -72,14 +72,14 @@ impl Assigned {
     }
 }
 
-/// Where a partition starts, and what is finished beyond it.
+/// The start of a partition, and the messages finished beyond it.
 pub(crate) struct Found {
     pub(crate) assigned: Assigned,
     pub(crate) start: Start,
     pub(crate) finished: Option<Finished>,
 }
 
-/// Where partitions start; those that could not be found out yet are asked for again.
+/// The starts of partitions; a partition whose start could not be found is looked up again.
 #[derive(Default)]
 pub(crate) struct Starts {
     pub(crate) found: Vec<Found>,
@@ -94,52 +94,52 @@ pub(crate) enum Answered {
     Topics(Result<Vec<(String, usize)>, kafka::Error>),
 }
 
-/// What a consumer's thread is told.
+/// The messages to a consumer's thread.
 pub(crate) enum ToConsumer {
-    /// These messages have their outcome, and this was asked for by `ctx.commitOffsets` and is not waited for.
+    /// These messages have their outcome, and these `ctx.commitOffsets` requests have no waiter.
     Finished {
         finished: Vec<(Arc<Partition>, Range<u64>)>,
         asked: Vec<Requests>,
     },
     /// After `ToWorker::Release`: no call of this partition runs any more.
     Drained(Arc<Partition>),
-    /// `ctx.commitOffsets`, and the handler waits. `listeners_since_bundle` as in `Requests`.
+    /// `ctx.commitOffsets` with a handler that waits. `listeners_since_bundle` as in `Requests`.
     Commit {
         listeners_since_bundle: u64,
         partition: Arc<Partition>,
         ask: Ask,
         reply: Reply,
     },
-    /// What the asking thread found.
+    /// The result of the lookup thread.
     Answered(Answered),
     /// Another bundle is in force in every worker.
     Reload(Arc<Bundle>),
-    /// Before such a bundle: finish what runs of topics that it does not have.
+    /// Before such a bundle: finish the running calls of topics that it does not have.
     Retire {
         bundle: Arc<Bundle>,
         done: mpsc::Sender<()>,
     },
     Status(mpsc::Sender<ConsumerSnapshot>),
-    /// Drain, commit and leave the group until then.
+    /// Drain, commit and leave the group until this moment.
     Close(Instant),
 }
 
-/// What handlers of a partition asked for.
+/// The requests of a partition's handlers.
 pub(crate) struct Requests {
     pub(crate) partition: Arc<Partition>,
-    /// The bundle since which the partition's listeners are as they are.
+    /// The bundle since which the partition's listeners are unchanged.
     pub(crate) listeners_since_bundle: u64,
     pub(crate) asks: Vec<Ask>,
 }
 
-/// What the thread that looks after topics is told.
+/// The messages to the thread for topics.
 pub(crate) enum ToTopics {
-    /// A pattern of this consumer's matches these.
+    /// A pattern of this consumer matches these topics.
     Matched {
         consumer: Arc<str>,
         topics: Vec<Arc<str>>,
     },
-    /// Another configuration is in force; these of its topics were not answered yet.
+    /// Another configuration is in force; these of its topics have no answer yet.
     Reload {
         config: Arc<Config>,
         open: Vec<RequiredTopic>,
@@ -147,9 +147,9 @@ pub(crate) enum ToTopics {
     Stop,
 }
 
-/// What a worker is told.
+/// The messages to a worker.
 pub(crate) enum ToWorker {
-    /// Messages of consecutive numbers; declared, hence dropped, before the partition that holds their client.
+    /// Messages with consecutive numbers; declared, hence dropped, before the partition that holds their client.
     Batch {
         messages: Vec<kafka::Message>,
         first: u64,
@@ -159,7 +159,7 @@ pub(crate) enum ToWorker {
     },
     /// The partition's epoch is over: start nothing, let running calls finish, then report.
     Release(Arc<Partition>),
-    /// The drain's deadline: end what still runs.
+    /// The drain's deadline: end the calls that still run.
     Cancel(Arc<Partition>),
     Answer {
         vm: u64,
@@ -182,23 +182,24 @@ pub(crate) enum ToWorker {
         done: mpsc::Sender<()>,
     },
     Status(mpsc::Sender<WorkerSnapshot>),
-    /// What somebody wants by hand.
+    /// An operator command.
     Order(Order),
     Stop,
 }
 
-/// What is done by hand to what runs. A worker that it does not concern drops it, and with it the reply.
+/// The commands of an operator. A worker that a command does not concern drops it, and with it the reply.
 pub(crate) enum Order {
-    /// Ends a message without its handlers, or those that are named; the reply says what was done or why not.
+    /// Ends a message without its handlers, all or the named one; the reply has the result or the reason for a
+    /// refusal.
     Skip {
         message: Handle,
         listener: Option<String>,
         dead_letter: bool,
-        /// Who and why, for the log and the dead letter.
+        /// The operator and the reason, for the log and the dead letter.
         reason: String,
         reply: mpsc::Sender<Result<String, String>>,
     },
-    /// Ends back-offs; the reply says how many.
+    /// Ends back-offs; the reply has their number.
     Retry {
         listener: Option<String>,
         reply: mpsc::Sender<usize>,
@@ -215,7 +216,7 @@ pub(crate) struct Handle {
     pub(crate) offset: i64,
 }
 
-/// A partition by its topic and number, whatever its epoch.
+/// A partition by its topic and number, in any epoch.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PartitionKey {
     pub(crate) topic: Arc<str>,
@@ -250,7 +251,7 @@ impl Partition {
         PartitionKey::new(&self.topic, self.number)
     }
 
-    /// The epoch ends: no further call may start, even before the worker reads its letter.
+    /// The epoch ends: no further call may start, even before the worker reads `Release`.
     pub(crate) fn end(&self) {
         self.over.store(true, Ordering::Release);
     }

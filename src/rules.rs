@@ -1,4 +1,4 @@
-//! Decisions: pure, data in and data out. Nothing in here knows a clock, a thread, a Kafka client or a Lua VM.
+//! Decisions: pure, data in and data out. No clock, thread, Kafka client or Lua VM is used here.
 
 pub(crate) mod breaker;
 pub(crate) mod commit_metadata;

@@ -1,27 +1,30 @@
 //! The breaker of a listener: it stops the listener while too many runs fail, and tries again after a pause.
 //!
-//! Pure: the time is given. The breaker opens for one of two reasons. The window holds enough runs, spread over more than
-//! a tenth of it, and too large a share of them failed; or more dead letters are due in a minute than allowed. After a
-//! pause it is half-open: one probe at a time runs. Enough successful probes in a row close it, a failed one opens it.
+//! Pure: the time is given. The breaker opens for one of two reasons. Either the window holds enough runs, spread
+//! over more than a tenth of it, and too large a share of them failed. Or more dead letters are due in a minute than
+//! allowed. After a pause the breaker is half-open: one probe at a time runs. Enough successful probes in a row close
+//! it; a failed one opens it again.
 //!
-//! **An open breaker sends no dead letter, a half-open one sends one a pause.** A cause that fails every message must not
-//! move a topic into its dead-letter topic; and a listener whose lanes all wait for a dead letter still gets on.
+//! **An open breaker sends no dead letter, a half-open one sends one per pause.** So a cause that fails every message
+//! does not move a whole topic into its dead-letter topic. And a listener whose lanes all wait for a dead letter
+//! still makes progress.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::config;
 
-/// Parts of the window that are forgotten one by one: its counts are out of date by a tenth at most.
+/// The number of sub-windows, which are forgotten one by one: the counts are out of date by at most a tenth of the
+/// window.
 const SLOTS: u64 = 10;
 const MINUTE: Duration = Duration::from_secs(60);
-/// The pause where only dead letters are limited, which has no key of its own.
+/// The pause if only dead letters are limited; it has no key of its own.
 const PAUSE: Duration = Duration::from_secs(30);
 const PROBES: u32 = 1;
-/// How long a message waits that comes while a probe runs. The end of the probe wakes it earlier.
+/// How long a message waits that arrives while a probe runs. The end of the probe wakes it earlier.
 const PROBE_LOOK: Duration = Duration::from_secs(1);
 
-/// Of one listener in one worker.
+/// The breaker of one listener in one worker.
 #[derive(Debug)]
 pub(crate) struct Breaker {
     policy: Option<config::Breaker>,
@@ -44,7 +47,7 @@ enum Phase {
         why: Why,
         is_probing: bool,
         succeeded: u32,
-        /// No dead letter is sent before.
+        /// No dead letter is sent before this moment.
         next_letter: Instant,
     },
 }
@@ -74,7 +77,7 @@ pub(crate) enum Why {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gate {
     Pass,
-    /// It may run as a probe, the only run of the listener: the caller tells by `probing`.
+    /// It may run as a probe, the only run of the listener: the caller confirms this with `probing`.
     Probe,
     Wait(Instant),
 }
@@ -83,7 +86,7 @@ pub(crate) enum Gate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DeadLetterPermit {
     Send,
-    /// Not now. The caller asks again then, or when the breaker closes.
+    /// Not now. The caller asks again at `until`, or when the breaker closes.
     Wait {
         until: Instant,
         opened: Option<Opened>,
@@ -109,7 +112,7 @@ pub(crate) enum State {
 }
 
 impl Breaker {
-    /// Without a policy failures never open it, without a number dead letters never do.
+    /// Without a policy, failures never open the breaker; without a limit, dead letters never do.
     pub(crate) fn new(policy: Option<config::Breaker>, per_minute_max: Option<u32>) -> Self {
         Self {
             runs: Window::new(policy.map_or(MINUTE, |policy| policy.window)),
@@ -120,7 +123,7 @@ impl Breaker {
         }
     }
 
-    /// After a reload: the handlers that come get their chance at once.
+    /// After a reload: the new handlers may run at once.
     pub(crate) fn set_policy(
         &mut self,
         policy: Option<config::Breaker>,
@@ -131,7 +134,7 @@ impl Breaker {
         self.reset();
     }
 
-    /// Closes it and forgets the runs. What was sent in this minute stays sent.
+    /// Closes the breaker and forgets the runs. Dead letters sent in this minute still count.
     pub(crate) fn reset(&mut self) {
         self.phase = Phase::Closed;
         self.runs = Window::new(self.policy.map_or(MINUTE, |policy| policy.window));
@@ -141,7 +144,7 @@ impl Breaker {
         matches!(self.phase, Phase::Closed)
     }
 
-    /// So many runs succeeded. Whether the breaker has closed by that.
+    /// This many runs succeeded. Returns whether the breaker has closed because of them.
     pub(crate) fn done(&mut self, runs: u32, now: Instant) -> bool {
         match &mut self.phase {
             Phase::Closed => {
@@ -150,7 +153,7 @@ impl Breaker {
                 }
                 false
             }
-            // It began before the breaker opened.
+            // The run began before the breaker opened.
             Phase::Open { .. } => false,
             Phase::HalfOpen {
                 is_probing,
@@ -182,7 +185,7 @@ impl Breaker {
                     runs,
                     window,
                 };
-                // A burst is no trend: after a restart all that is left may be what has failed before.
+                // A burst is no trend: after a restart, the only messages left may be those that failed before.
                 let lasts = self.runs.is_spread();
                 (is_much && lasts && runs >= policy.runs_min).then(|| self.open(why, now, now))
             }
@@ -217,7 +220,7 @@ impl Breaker {
         }
     }
 
-    /// One more dead letter is about to be sent. It counts when the answer is `Send`.
+    /// A dead letter is about to be sent. It counts if the answer is `Send`.
     pub(crate) fn dead_letter(&mut self, now: Instant) -> DeadLetterPermit {
         self.half_open(now);
         let until = match self.phase {
@@ -286,7 +289,7 @@ impl Breaker {
         }
     }
 
-    /// The pause may be over.
+    /// Makes an open breaker half-open if its pause is over.
     fn half_open(&mut self, now: Instant) {
         if let Phase::Open { since, until, why } = self.phase
             && now >= until
@@ -342,7 +345,7 @@ impl Window {
         }
     }
 
-    /// Forgets what is too old. A time before the present sub-window counts as in it.
+    /// Forgets old sub-windows. A moment before the present sub-window counts as in it.
     fn turn(&mut self, now: Instant) {
         let begin = *self.begin.get_or_insert(now);
         let passed = now.saturating_duration_since(begin).as_nanos() / self.width.as_nanos();
@@ -357,7 +360,7 @@ impl Window {
 
     fn add(&mut self, runs: u32, failed: u32, now: Instant) {
         self.turn(now);
-        // What would not fit into the sum is not counted, so that subtracting stays right.
+        // Runs that would overflow the sum are not counted, so that later subtractions stay correct.
         let runs = runs.min(u32::MAX - self.runs);
         let failed = failed.min(runs);
         let slot = &mut self.slots[(self.slot % SLOTS) as usize];
@@ -367,12 +370,12 @@ impl Window {
         self.failed += failed;
     }
 
-    /// Whether there were runs before the present sub-window too. After `turn`.
+    /// Whether earlier sub-windows have runs too. Call it after `turn`.
     fn is_spread(&self) -> bool {
         self.slots[(self.slot % SLOTS) as usize].0 < self.runs
     }
 
-    /// When fewer than `most` will be left, if nothing more comes. After `turn`.
+    /// When fewer than `most` runs will be left, if no more arrive. Call it after `turn`.
     fn room_at(&self, most: u32, now: Instant) -> Instant {
         let Some(begin) = self.begin else {
             return now;

@@ -1,44 +1,45 @@
-//! What was finished beyond the position of a partition, as the metadata of its commit, so that a restart does not run
-//! it again.
+//! The messages finished beyond the position of a partition, as the metadata of its commit, so that a restart does
+//! not run them again.
 //!
-//! Pure. The metadata is text: a prefix, then base64 of numbers and a checksum. Whatever is not exactly what `encode`
-//! writes for the same position and listeners is ignored: somebody else's metadata, another version, a bit that fell
-//! over. **A message is never taken for finished that was not**: nothing below the position counts, nothing at or
-//! beyond the end of the log, and nothing that was written after a later change of leader.
+//! Pure. The metadata is a string: a prefix, then base64 of numbers and a checksum. Anything that `encode` would not
+//! write for the same position and listeners is ignored: metadata of other programs, another version, a flipped bit.
+//! **An unfinished message is never taken for finished.** Nothing counts below the position, at or beyond the end of
+//! the log, or after a later change of leader.
 
 use std::ops::Range;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
-/// With the version of what follows.
+/// Includes the version of the rest.
 const PREFIX: &str = "moontide finished 1 ";
 /// The brokers' own default limit.
 const TEXT_BYTES_MAX: usize = 4096;
 const CRC_BYTES: usize = 4;
 const BYTES_MAX: usize = (TEXT_BYTES_MAX - PREFIX.len()) / 4 * 3 - CRC_BYTES;
 
-/// What a group's metadata must agree with.
+/// The properties that a group's metadata must match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Agreement {
     /// The committed position.
     pub(crate) offset: i64,
-    /// Of the message before it; -1: unknown.
+    /// The leader epoch of the message before the offset; -1: unknown.
     pub(crate) leader_epoch: i32,
-    /// `listeners_hash` of those that the messages are finished for.
+    /// `listeners_hash` of the listeners for which the messages are finished.
     pub(crate) listeners: u32,
 }
 
-/// Offsets that are finished though the position has not come to them.
+/// Offsets that are finished beyond the position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Finished {
-    /// In their order, apart from each other.
+    /// In order, without overlap or contact.
     pub(crate) ranges: Vec<Range<i64>>,
-    /// No message in them was written under a later one (-1: unknown): one that was is another message.
+    /// No message in them was written under a later leader epoch (-1: unknown); a message of a later one is another
+    /// message.
     pub(crate) leader_epoch: i32,
 }
 
-/// Of the names of a topic's listeners, in whatever order; the same in every process.
+/// A hash of the names of a topic's listeners, independent of their order; the same in every process.
 pub(crate) fn listeners_hash<'a>(names: impl Iterator<Item = &'a str>) -> u32 {
     let mut names: Vec<&str> = names.collect();
     names.sort_unstable();
@@ -50,7 +51,7 @@ pub(crate) fn listeners_hash<'a>(names: impl Iterator<Item = &'a str>) -> u32 {
     hasher.finalize()
 }
 
-/// Empty where nothing is finished beyond the position. What does not fit is left out from the far end.
+/// Empty if nothing is finished beyond the position. Ranges that do not fit are left out, the farthest first.
 pub(crate) fn encode(place: Agreement, finished: &Finished) -> String {
     let mut bytes = Vec::new();
     put(&mut bytes, place.offset as u64);
@@ -80,7 +81,7 @@ pub(crate) fn encode(place: Agreement, finished: &Finished) -> String {
     format!("{PREFIX}{}", STANDARD_NO_PAD.encode(bytes))
 }
 
-/// What is finished according to a commit's metadata, in a log that ends before `log_end`.
+/// The finished messages according to a commit's metadata, in a log that ends before `log_end`.
 pub(crate) fn decode(text: &str, place: Agreement, log_end: i64) -> Option<Finished> {
     if text.len() > TEXT_BYTES_MAX {
         return None;
@@ -125,7 +126,7 @@ fn checksum(bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Seven bits a byte, the low ones first; all but the last with the high bit.
+/// Seven bits per byte, the low ones first; all bytes but the last have the high bit set.
 fn put(bytes: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         bytes.push(value as u8 | 0x80);

@@ -1,8 +1,8 @@
-//! What changes between two configurations, and what of it can be applied to a running daemon. Pure.
+//! The changes between two configurations, and which of them apply to a running daemon. Pure.
 //!
-//! Every key is of one [`Class`], told by its row in one of the tables; config.toml says the same, which a test
-//! compares. The tables name every field of the configuration's types: a field without a row does not compile.
-//! The folder `lua.handlers` is live: a bundle is read from wherever it points, and the watch follows. Invariant: a
+//! Every key has one [`Class`], in its row of one of the tables; config.toml states the same, which a test compares.
+//! The tables name every field of the configuration's types: a field without a row does not compile. The folder
+//! `lua.handlers` is live: a bundle is read from its present target, and the watch follows. Invariant: a
 //! configuration made by [`effective`] differs from the running one in no key of the class *restart*.
 
 use std::fmt::Write as _;
@@ -22,12 +22,12 @@ enum Class {
 
 /// A field of `T` and its keys.
 struct Row<T> {
-    /// As in config.toml, those of consumers and listeners below their table; `a.*` is every key below `a`, `*` every
-    /// key that has no other row.
+    /// As in config.toml; the keys of consumers and listeners without their table. `a.*` is every key below `a`, `*`
+    /// every key that has no other row.
     keys: &'static [&'static str],
     class: Class,
     differs: fn(&T, &T) -> bool,
-    /// Puts the running value in the place of the new one.
+    /// Replaces the new value by the running one.
     keep: fn(&mut T, &T),
 }
 
@@ -76,7 +76,7 @@ rows! {
     }
 }
 
-/// The server's being there goes by [`LISTEN`].
+/// This key decides whether the server exists.
 const LISTEN: &str = "http.listen";
 
 rows! {
@@ -87,7 +87,7 @@ rows! {
 }
 
 rows! {
-    /// Of `[kafkaConfig]`, `[consumerConfig]` and `[consumers.NAME]`: a client is made with all of it.
+    /// Keys of `[kafkaConfig]`, `[consumerConfig]` and `[consumers.NAME]`: all of them are inputs of the client.
     CONSUMER: Consumer {
         name: Rejoin,
         group_id: Rejoin "groupId",
@@ -100,7 +100,7 @@ rows! {
 }
 
 rows! {
-    /// Of `[listenerDefaults]` and `[[listeners]]`: a bundle has listeners of its own.
+    /// Keys of `[listenerDefaults]` and `[[listeners]]`: each bundle has its own listeners.
     LISTENER: Listener {
         name: Live "name",
         consumer: Live "consumer",
@@ -121,11 +121,11 @@ rows! {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Difference {
-    /// Consumers that did not exist.
+    /// Consumers that are new.
     pub(crate) added: Vec<String>,
     /// Consumers to drain and close.
     pub(crate) removed: Vec<String>,
-    /// Consumers to drain, close and start anew: what their client was made with has changed.
+    /// Consumers to drain, close and start anew: an input of their client has changed.
     pub(crate) rejoin: Vec<String>,
     /// Keys (`lua.workers`) whose new value waits for a restart.
     pub(crate) restart: Vec<String>,
@@ -139,11 +139,11 @@ pub(crate) struct Listeners {
     pub(crate) added: Vec<String>,
     pub(crate) removed: Vec<String>,
     pub(crate) changed: Vec<String>,
-    /// Those that stay stand in another order, in which they run for a topic that they share.
+    /// The listeners that stay have another order, in which they run for a topic that they share.
     pub(crate) reordered: bool,
 }
 
-/// What `new` changes in `old`, the configuration that runs.
+/// The changes from `old`, the running configuration, to `new`.
 pub(crate) fn difference(old: &Config, new: &Config) -> Difference {
     let consumers = compare(
         &old.consumers,
@@ -169,7 +169,7 @@ pub(crate) fn difference(old: &Config, new: &Config) -> Difference {
 
 /// The keys of a class outside consumers and listeners whose values differ.
 fn process_keys(class: Class, old: &Config, new: &Config) -> Vec<String> {
-    // Without `..`: what comes in has a table above, or is no key.
+    // Without `..`: every field has a table above, or is no key.
     let Config {
         path: _,
         consumers: _,
@@ -194,7 +194,7 @@ fn process_keys(class: Class, old: &Config, new: &Config) -> Vec<String> {
     .concat()
 }
 
-/// The configuration to run on after a reload: `new`, but for the keys that only a restart can change.
+/// The configuration to run after a reload: `new`, except for the keys that only a restart can change.
 pub(crate) fn effective(old: &Config, new: &Config) -> Config {
     let mut config = new.clone();
     keep_restart(LUA, &mut config.lua, &old.lua);
@@ -202,7 +202,7 @@ pub(crate) fn effective(old: &Config, new: &Config) -> Config {
     keep_restart(DAEMON, &mut config.daemon, &old.daemon);
     match (&mut config.http, &old.http) {
         (Some(new), Some(old)) => keep_restart(HTTP, new, old),
-        // A server that is there stays, and none appears.
+        // A server that exists stays, and none is added.
         (new, old) => new.clone_from(old),
     }
     config
@@ -223,7 +223,7 @@ fn keep_restart<T>(rows: &[Row<T>], new: &mut T, old: &T) {
 }
 
 impl Difference {
-    /// What is applied, for people: `listeners added: orders; changed: log.level`.
+    /// The applied changes, for operators: `listeners added: orders; changed: log.level`.
     pub(crate) fn sentence(&self) -> String {
         let mut sentence = String::new();
         let mut part = |what: &str, names: &[String]| {

@@ -1,11 +1,12 @@
-//! Which messages of a partition may run next, and how far each has come.
+//! Which messages of a partition may run next, and the progress of each.
 //!
-//! Pure: no clock, no Lua, no Kafka. A lane is a partition, a key of it, or a single message, as the topic's `ordering`
-//! says: its messages run one after the other, each by all of its listeners in the order of declaration; **a lane moves
-//! on when every listener of its head has its outcome**, and a retry runs only those that failed.
+//! Pure: no clock, no Lua, no Kafka. A lane is a partition, a key of it, or a single message, depending on the
+//! topic's `ordering`. Its messages run one after the other, each by all of its listeners in the order of
+//! declaration. **A lane moves on when every listener of its head has its outcome**, and a retry runs only the
+//! listeners that failed.
 //!
-//! A lane exists only while its head has begun and is not done. What comes in and is done at once never makes one: so an
-//! idle key costs nothing, and a handler that never waits pays nothing for the order by key.
+//! A lane exists only while its head has begun and is not done. A message that is done at once never makes a lane. So
+//! an idle key costs nothing, and a handler that never waits pays nothing for the order by key.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hasher as _;
@@ -21,23 +22,23 @@ mod tests;
 
 pub(crate) use progress::{Lane, LaneState, Progress, Stage};
 
-/// With nothing incoming, room for so many messages stays.
+/// With nothing incoming, capacity for this many messages stays.
 const INCOMING_KEPT: usize = 128;
 
 /// The lanes of one partition, in one epoch of its assignment.
 pub(crate) struct Lanes<M> {
-    /// What has not begun, with its numbers, in the order of arrival.
+    /// Messages that have not begun, with their numbers, in the order of arrival.
     incoming: VecDeque<(u64, M)>,
-    /// Above every number that has come.
+    /// Above every number that has arrived.
     end: u64,
     open: HashMap<u64, Lane<M>>,
     /// Open lanes that may have something to run, each once.
     ready: VecDeque<u64>,
-    /// Messages below this number were there at the last look of `take_old`.
+    /// Messages below this number had arrived at the last `take_old`.
     looked: u64,
 }
 
-/// The lane of a message. Two keys may share one, which costs them time but never their order.
+/// The lane of a message. Two keys may share a lane, which costs them time but never their order.
 pub(crate) fn lane_of(
     ordering: Ordering,
     null_keys: NullKeys,
@@ -48,7 +49,8 @@ pub(crate) fn lane_of(
     match (ordering, record.key()) {
         (Ordering::Partition, _) => 0,
         (Ordering::Key, Some(key)) => {
-            // Of this process alone, and none of the hashes by which producers choose partitions.
+            // This hash belongs to this process alone, and differs from the hashes by which producers choose
+            // partitions.
             let mut hasher = std::hash::DefaultHasher::new();
             hasher.write_u64(seed);
             hasher.write(key);
@@ -70,7 +72,7 @@ impl<M> Lanes<M> {
         }
     }
 
-    /// Messages with the numbers from `first` on, which is above all that came before.
+    /// Adds messages with the numbers from `first` on, which is above every earlier number.
     pub(crate) fn push(&mut self, first: u64, messages: impl IntoIterator<Item = M>) {
         self.incoming.extend((first..).zip(messages));
         self.end = self.incoming.back().map_or(self.end, |last| last.0 + 1);
@@ -83,31 +85,31 @@ impl<M> Lanes<M> {
             .map(|(number, message)| (*number, message))
     }
 
-    /// The one so many behind it.
+    /// The message `count` places behind it.
     pub(crate) fn fresh_behind(&self, count: usize) -> Option<&M> {
         self.incoming.get(count).map(|(_, message)| message)
     }
 
-    /// Takes it.
+    /// Takes the next message that has not begun.
     pub(crate) fn take_fresh(&mut self) -> Option<(u64, M)> {
         self.incoming.pop_front()
     }
 
-    /// Of one of many partitions, each of which has had many messages once: with none it keeps little.
+    /// Shrinks an empty queue: with many partitions, each of which once had many messages, memory would grow.
     pub(crate) fn give_room_back(&mut self) {
         if self.incoming.is_empty() && self.incoming.capacity() > INCOMING_KEPT {
             self.incoming = VecDeque::new();
         }
     }
 
-    /// The next message that has not begun goes in line behind what is under way in its lane.
+    /// Queues the next message that has not begun behind the earlier messages of its lane.
     pub(crate) fn defer_fresh(&mut self, lane: u64) {
         if let (Some(open), Some(message)) = (self.open.get_mut(&lane), self.incoming.pop_front()) {
             open.waiting.push_back(message);
         }
     }
 
-    /// No message below this number has still to begin, or has begun without an end.
+    /// Every message below this number has begun and ended.
     pub(crate) fn lowest(&self) -> u64 {
         let incoming = self.incoming.front().map_or(self.end, |first| first.0);
         let open = self.open.values().map(|lane| lane.number);

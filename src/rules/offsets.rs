@@ -1,9 +1,10 @@
-//! Which offset may be committed for one partition, in one epoch of its assignment.
+//! The offset that may be committed for one partition, in one epoch of its assignment.
 //!
-//! Pure. Offsets that were really received are tracked, in order of arrival, since compacted topics and transactions
-//! leave gaps. **Auto: never beyond the lowest unfinished message. Manual: as far as asked, and never beyond another
-//! listener's position; where a partition has many lanes, a request speaks for its own lane only.** What is kept is
-//! what is unfinished: the rest follows from it. A new epoch (assignment, reset) is a new `Tracker`.
+//! Pure. The tracker holds the offsets of received messages, in order of arrival, because compacted topics and
+//! transactions leave gaps. **Automatic commits never pass the lowest unfinished message. Manual commits go as far as
+//! requested, and never beyond another listener's position. In a partition of many lanes, a request covers its own
+//! lane only.** Only unfinished messages are kept; the rest follows from them. A new epoch (assignment, reset) is a
+//! new `Tracker`.
 
 mod commit_requests;
 mod kept;
@@ -20,12 +21,12 @@ use commit_requests::Manual;
 use kept::Kept;
 use seeds::Seeds;
 
-/// With nothing in flight, room for so many entries stays.
+/// With nothing in flight, capacity for this many entries stays.
 const ENTRIES_KEPT: usize = 128;
-/// Finished entries that may stay among the unfinished ones before they are swept out, at least.
+/// The least number of finished entries that may stay among the unfinished ones before they are swept out.
 const SWEEP_MIN: usize = 1024;
 
-/// A place in a partition: the next offset, and the leader epoch of the message before it (-1: unknown).
+/// A position in a partition: the next offset, and the leader epoch of the message before it (-1: unknown).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
     pub(crate) offset: i64,
@@ -35,36 +36,37 @@ pub(crate) struct Position {
 #[derive(Debug)]
 pub(crate) struct Tracker {
     start: Position,
-    /// Behind the last received message: what lies below was received in this epoch already.
+    /// Just after the last received message: lower offsets were received in this epoch already.
     expected: Position,
-    /// Where the last pause found the lowest unfinished message: what lies above may come twice because of it.
+    /// The lowest unfinished offset at the last pause: messages from there on may be delivered twice because of it.
     paused_at: i64,
     newest_leader_epoch: i32,
-    /// The timestamp of the message that came last, or -1.
+    /// The timestamp of the last received message, or -1.
     newest_ms: i64,
     /// The number of the next message.
     next: u64,
-    /// Unfinished ones, and finished ones behind an unfinished one until they are swept out. The first is unfinished.
+    /// Unfinished entries, and finished ones after an unfinished one until they are swept out. The first is
+    /// unfinished.
     entries: VecDeque<Entry>,
-    /// Finished ones in `entries`.
+    /// The number of finished entries in `entries`.
     swept_later: usize,
-    /// Messages that are neither finished nor given up.
+    /// The number of messages that are neither finished nor given up.
     unfinished: usize,
     bytes: usize,
-    /// How often what is finished beyond the position has changed.
+    /// How often the set of messages finished beyond the position has changed.
     changes: u64,
-    /// What an earlier epoch finished beyond its position.
+    /// Messages that an earlier epoch finished beyond its position.
     seeds: Seeds,
     /// Whether the partition has many lanes.
     by_lane: bool,
-    /// One entry a manual listener, with the position that its requests allow.
+    /// One entry for each manual listener, with the position that its requests allow.
     manual: Vec<Manual>,
     /// The listeners that commit automatically. With at least one, no commit passes the lowest unfinished message.
     automatic: Vec<Arc<str>>,
     /// The offset that the handler of an automatic listener requested by `ctx.commitOffsets`. It replaces the automatic
     /// position until that moves.
     auto_request: Option<i64>,
-    /// Requests by handlers of the coming bundle, until it is in force here.
+    /// Requests by handlers of the coming bundle, kept until that bundle is in force here.
     kept: Kept,
 }
 
@@ -73,36 +75,36 @@ struct Entry {
     number: u64,
     lane: u64,
     offset: i64,
-    /// Behind the message that was received before it.
+    /// The position after the message that was received before this one.
     before: Position,
     bytes: u32,
     finished: bool,
     timestamp_ms: i64,
 }
 
-/// Whether a message at this offset is among the entries and not finished.
+/// Whether a message at this offset is among the entries and unfinished.
 fn is_unfinished(entries: &VecDeque<Entry>, offset: i64) -> bool {
     let index = entries.partition_point(|entry| entry.offset < offset);
     let entry = entries.get(index);
     entry.is_some_and(|entry| entry.offset == offset && !entry.finished)
 }
 
-/// What an arriving message is to this epoch.
+/// The meaning of an arriving message for this epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arrival {
     /// Its number: consecutive, from 0.
     New(u64),
     /// An earlier epoch finished it.
     Finished,
-    /// It is in flight or was received a moment ago: a pause can deliver twice.
+    /// It is in flight or was received a moment ago: a pause can cause a second delivery.
     Repeated,
-    /// It lies below everything unfinished: the client went back (a truncated log, a reset). Begin a new epoch.
+    /// It lies below every unfinished message: the client went back (a truncated log, a reset). Begin a new epoch.
     WentBack,
 }
 
 impl Tracker {
-    /// `manual` names the listeners that commit by themselves; `automatic` the others. `by_lane`: the partition has many
-    /// lanes, and requests speak for one of them.
+    /// `manual` names the listeners with manual commits, `automatic` the others. `by_lane`: the partition has many
+    /// lanes, and a request covers one of them.
     pub(crate) fn new(
         start: Position,
         manual: Vec<Arc<str>>,
@@ -132,14 +134,14 @@ impl Tracker {
         tracker
     }
 
-    /// What an earlier epoch finished beyond the start: it counts as finished when it arrives.
+    /// Adds the messages that an earlier epoch finished beyond the start: each counts as finished when it arrives.
     pub(crate) fn seed(&mut self, finished: Finished) {
         self.seeds = Seeds::new(finished);
         self.changes += 1;
     }
 
-    /// After a reload: other listeners, the same messages. What a listener asked for stays asked for; a new one comes in
-    /// where everything is finished.
+    /// After a reload: other listeners, the same messages. A listener's requests stay valid; a new listener starts at
+    /// the position below which every message is finished.
     pub(crate) fn set_listeners(&mut self, manual: Vec<Arc<str>>, automatic: Vec<Arc<str>>) {
         let mut old = std::mem::take(&mut self.manual);
         for listener in manual {
@@ -157,7 +159,7 @@ impl Tracker {
             self.manual.push(one);
         }
         if self.automatic != automatic {
-            // It spoke for those that there were.
+            // The request covered only the listeners before the reload.
             self.auto_request = None;
         }
         self.automatic = automatic;
@@ -169,7 +171,7 @@ impl Tracker {
         }
     }
 
-    /// A message was received. `lane` tells its lane by its number (0 where lanes are partitions).
+    /// A message was received. `lane` maps its number to its lane (0 if lanes are partitions).
     pub(crate) fn arrive(
         &mut self,
         offset: i64,
@@ -183,7 +185,7 @@ impl Tracker {
                 .front()
                 .map_or(self.expected.offset, |entry| entry.offset)
                 .min(self.paused_at);
-            // A newer leader epoch at an older offset is another message: the log was truncated below it.
+            // A newer leader epoch at an older offset means another message: the log was truncated below it.
             let rewritten =
                 leader_epoch > self.newest_leader_epoch && self.newest_leader_epoch >= 0;
             return if offset < known || rewritten {
@@ -193,7 +195,7 @@ impl Tracker {
             };
         }
         self.newest_leader_epoch = self.newest_leader_epoch.max(leader_epoch);
-        // What a pause repeats comes before what is new.
+        // Repeated messages after a pause come before new ones.
         self.paused_at = i64::MAX;
         let before = self.expected;
         self.expected = Position {
@@ -235,7 +237,7 @@ impl Tracker {
         }
     }
 
-    /// The timestamp of the oldest unfinished message, or where nothing is in hand of the one that came last.
+    /// The timestamp of the oldest unfinished message, or of the last received one if none is in flight.
     pub(crate) fn oldest_timestamp(&self) -> Option<i64> {
         let oldest = self.entries.front().map(|entry| entry.timestamp_ms);
         Some(oldest.unwrap_or(self.newest_ms)).filter(|ms| *ms >= 0)
@@ -246,7 +248,7 @@ impl Tracker {
         self.paused_at = self.finished().offset;
     }
 
-    /// The messages of these numbers have their outcome. Numbers that are finished already are passed over.
+    /// The messages of these numbers have their outcome. Numbers that are finished already are ignored.
     pub(crate) fn finish(&mut self, numbers: Range<u64>) {
         let first = self.index_of(numbers.start);
         let mut marked = 0;
@@ -276,7 +278,8 @@ impl Tracker {
         }
     }
 
-    /// One of many partitions, each of which has had much in flight once: with nothing in flight it keeps little.
+    /// Shrinks the tracker if nothing is in flight: with many partitions, each of which once had much in flight,
+    /// memory would grow.
     pub(crate) fn give_room_back(&mut self) {
         if self.entries.is_empty() && self.entries.capacity() > ENTRIES_KEPT {
             self.entries = VecDeque::new();
@@ -288,7 +291,7 @@ impl Tracker {
         let Some(front) = self.entries.front() else {
             return 0;
         };
-        // Nothing was swept out before it: the usual case.
+        // No entry before it was swept out: the usual case.
         let index = number.saturating_sub(front.number) as usize;
         match self.entries.get(index) {
             Some(entry) if entry.number == number => index,
@@ -296,8 +299,8 @@ impl Tracker {
         }
     }
 
-    /// `ctx.commitOffsets`. Returns the offset that is to be committed now. A request is judged as if it came while its
-    /// message ran: what the lane has finished since does not matter.
+    /// `ctx.commitOffsets`. Returns the offset to commit now. A request is judged as if it came while its message
+    /// ran: messages that the lane has finished since do not matter.
     pub(crate) fn ask(&mut self, ask: &Ask) -> i64 {
         let &Ask {
             lane, at, offset, ..
@@ -308,7 +311,7 @@ impl Tracker {
             return self.target().offset;
         }
         if at < self.finished().offset {
-            // The message is finished, and the automatic position has moved past it: the request is over.
+            // The message is finished, and the automatic position has passed it: the request is obsolete.
             return self.target().offset;
         }
         let mut request = offset;
@@ -326,9 +329,9 @@ impl Tracker {
         self.target().offset
     }
 
-    /// `ctx.commitOffsets` by a handler of the coming bundle, which a worker has before the consumer. Its listener may be
-    /// new in that bundle, or manual only from it on. The request of a listener that is manual here counts at once, any
-    /// other one is kept until the bundle comes.
+    /// `ctx.commitOffsets` by a handler of the coming bundle, which a worker has before the consumer. Its listener
+    /// may be new in that bundle, or may switch to manual commits with it. The request of a listener that is already
+    /// manual here counts at once. Any other request is kept until the bundle arrives.
     pub(crate) fn ask_ahead(&mut self, ask: &Ask) -> i64 {
         if self.is_manual(&ask.listener) {
             return self.ask(ask);
@@ -343,7 +346,7 @@ impl Tracker {
         self.manual.iter().any(|one| *one.listener == *listener)
     }
 
-    /// What to commit now, whether or not it is committed already.
+    /// The position to commit now, even if it is committed already.
     pub(crate) fn target(&self) -> Position {
         let (finished, expected) = (self.finished(), self.expected.offset);
         let asked = self.manual.iter().map(|one| one.position(expected)).min();
@@ -354,7 +357,8 @@ impl Tracker {
             (Some(one), None) | (None, Some(one)) => one,
             (None, None) => finished.offset,
         };
-        // The epoch vouches for the message before the offset; another offset than the finished one has none to show.
+        // The leader epoch belongs to the message before the offset; an offset other than the finished one has no
+        // known epoch.
         let leader_epoch = if offset == finished.offset {
             finished.leader_epoch
         } else {
@@ -366,7 +370,7 @@ impl Tracker {
         }
     }
 
-    /// What is finished beyond the position. A range may span offsets that do not exist.
+    /// The ranges that are finished beyond the position. A range may span offsets without a message.
     pub(crate) fn beyond(&self) -> Finished {
         let mut ranges: Vec<Range<i64>> = Vec::new();
         let mut push = |range: Range<i64>| match ranges.last_mut() {
@@ -391,48 +395,48 @@ impl Tracker {
         }
     }
 
-    /// How often `beyond` has changed otherwise than by the position.
+    /// How often `beyond` has changed, apart from changes of the position.
     pub(crate) fn changes(&self) -> u64 {
         self.changes
     }
 
-    /// Whether commits happen by themselves: no listener is manual.
+    /// Whether commits are automatic: no listener is manual.
     pub(crate) fn is_automatic(&self) -> bool {
         self.manual.is_empty()
     }
 
-    /// Whether a handler asked for a commit that counts.
+    /// Whether a handler requested a commit that counts.
     pub(crate) fn is_requested(&self) -> bool {
         self.auto_request.is_some() || self.manual.iter().any(|one| one.has_asked)
     }
 
-    /// Whether so much was finished unasked that this listener's position stays where it is; true only once.
+    /// Whether this listener finished so many messages without a request that its position stays; true only once.
     pub(crate) fn is_newly_stuck(&mut self, listener: &str) -> bool {
         let mut manual = self.manual.iter_mut();
         manual.any(|one| *one.listener == *listener && one.is_newly_stuck())
     }
 
-    /// The next offset that may come.
+    /// The next expected offset.
     pub(crate) fn expected(&self) -> i64 {
         self.expected.offset
     }
 
-    /// Below it everything is finished.
+    /// The position below which every message is finished.
     pub(crate) fn finished(&self) -> Position {
         self.entries
             .front()
             .map_or(self.expected, |entry| entry.before)
     }
 
-    /// Where the next epoch of the same assignment goes on. Where requests speak for lanes, that knows nothing of what this
-    /// one was not asked for, and would commit over it: it comes again.
+    /// The start of the next epoch of the same assignment. If requests cover lanes, the next epoch does not know the
+    /// messages without a request in this one, and would commit past them. So they are delivered again.
     pub(crate) fn goes_on(&self) -> Position {
         let (finished, target) = (self.finished(), self.target());
         let is_behind = !self.is_automatic() && self.by_lane && target.offset < finished.offset;
         if is_behind { target } else { finished }
     }
 
-    /// Whether nothing was finished in this epoch yet.
+    /// Whether no message was finished in this epoch yet.
     pub(crate) fn is_untouched(&self) -> bool {
         self.finished() == self.start
     }

@@ -1,4 +1,4 @@
-//! Topic → listeners: which handlers run for a message, and what belongs to the topic as a whole.
+//! Topic → listeners: the handlers that run for a message, and the settings of the topic as a whole.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use crate::config::{Config, Listener, NullKeys, Ordering, Topic};
 use crate::rules::commit_metadata;
 use crate::topic_name::{self, Made};
 
-/// What one consumer does with one topic.
+/// How one consumer handles one topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     /// Indices in the config's listeners, in the order of declaration.
     pub(crate) listeners: Vec<usize>,
-    /// The names of those that commit by themselves.
+    /// The names of the listeners with manual commits.
     pub(crate) manual: Vec<Arc<str>>,
-    /// And of those that do not.
+    /// The names of the listeners with automatic commits.
     pub(crate) automatic: Vec<Arc<str>>,
     pub(crate) from_beginning: bool,
     pub(crate) commit_interval: Option<Duration>,
@@ -26,17 +26,17 @@ pub(crate) struct Plan {
     pub(crate) calls_max: usize,
     /// `partitionsConsumedConcurrently`: partitions in which calls wait at once.
     pub(crate) partitions_max: Option<usize>,
-    /// The listeners of a topic agree on it; where they don't, the first one's counts.
+    /// The listeners of a topic agree on it; if they do not, the first listener's value counts.
     pub(crate) ordering: Ordering,
     pub(crate) null_keys: NullKeys,
-    /// Of the listeners' names.
+    /// The hash of the listeners' names.
     pub(crate) listeners_hash: u32,
     /// A retry topic: each message names its listener, and the time before which it is not taken.
     pub(crate) is_retry: bool,
 }
 
 impl Plan {
-    /// Of a topic that no listener wants.
+    /// The plan of a topic without a listener.
     pub(crate) fn nobody() -> Self {
         Self {
             listeners: Vec::new(),
@@ -54,42 +54,42 @@ impl Plan {
         }
     }
 
-    /// How many partitions can be at work at once: no more workers than these have a share of the topic.
+    /// The most partitions that can run at once; no more workers than these have a share of the topic.
     pub(crate) fn concurrency(&self) -> usize {
         self.calls_max
             .min(self.partitions_max.unwrap_or(usize::MAX))
     }
 
-    /// Whether this listener is one of the topic's.
+    /// Whether the topic has this listener.
     pub(crate) fn has(&self, listener: &str) -> bool {
         let mut names = self.manual.iter().chain(&self.automatic);
         names.any(|name| **name == *listener)
     }
 
-    /// Whether the same listeners commit in the same way.
+    /// Whether both plans have the same listeners with the same kind of commits.
     pub(crate) fn commits_alike(&self, other: &Self) -> bool {
         (&self.manual, &self.automatic) == (&other.manual, &other.automatic)
     }
 
-    /// Whether messages find other lanes than by the other plan.
+    /// Whether the two plans assign messages to lanes differently.
     pub(crate) fn orders_otherwise(&self, other: &Self) -> bool {
         (self.ordering, self.null_keys) != (other.ordering, other.null_keys)
     }
 }
 
-/// What one consumer subscribes to.
+/// The subscription of one consumer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Subscription {
     pub(crate) topics: Vec<Arc<str>>,
     patterns: Vec<Regex>,
-    /// What patterns do not take by chance.
+    /// Topics that patterns must not match by accident.
     made: Made,
-    /// Of listeners with retry topics, with the delays of these.
+    /// The topics of listeners with retry topics, and the delays of these.
     retried: Vec<(Topic, Vec<Duration>)>,
     group: String,
 }
 
-/// `None` when no listener of that consumer wants the topic.
+/// `None` if no listener of that consumer takes the topic.
 pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan> {
     let made = made(config);
     let of = |index: &usize| &config.listeners[*index];
@@ -114,7 +114,7 @@ pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan>
     Some(Plan {
         automatic,
         manual,
-        // What waits in a retry topic was this group's already.
+        // Messages that wait in a retry topic already belonged to this group.
         from_beginning: is_retry || listeners.iter().map(of).any(|one| one.from_beginning),
         commit_interval: first.run.auto_commit_interval,
         commit_threshold: first.run.auto_commit_threshold,
@@ -166,12 +166,12 @@ pub(crate) fn subscription(config: &Config, consumer: &str) -> Subscription {
 }
 
 impl Subscription {
-    /// Whether the topics that exist say what to subscribe to.
+    /// Whether the subscription depends on the existing topics.
     pub(crate) fn needs_topics(&self) -> bool {
         !self.patterns.is_empty() || !self.retried.is_empty()
     }
 
-    /// Whether a topic whose messages are retried in topics lacks one of them, or it is not known yet.
+    /// Whether a topic with retry topics lacks one of them, or this is not known yet.
     pub(crate) fn lacks_retries(&self, existing: &[(String, usize)]) -> bool {
         let existing: BTreeSet<&str> = existing.iter().map(|(name, _)| name.as_str()).collect();
         let lacks = |source: &str, delays: &[Duration]| {
@@ -190,14 +190,15 @@ impl Subscription {
         })
     }
 
-    /// Whether a pattern takes the topic.
+    /// Whether a pattern matches the topic.
     pub(crate) fn waits_for(&self, topic: &str) -> bool {
         let mut patterns = self.patterns.iter();
         patterns.any(|pattern| self.made.is_taken(pattern, topic))
     }
 
-    /// The literal topics and those of `existing` that a pattern matches or in which messages of a retry wait, also of
-    /// delays that are configured no more; sorted. Kafka's internal ones never match, and what Moontide makes only by name.
+    /// The literal topics, and those of `existing` that a pattern matches or that hold retry messages; sorted. The
+    /// latter include retry topics whose delays are no longer configured. Kafka's internal topics never match, and
+    /// topics made by Moontide match only by name.
     pub(crate) fn expand(&self, existing: &[(String, usize)]) -> Vec<Arc<str>> {
         let mut topics = self.topics.clone();
         for (name, _) in existing {
@@ -216,13 +217,13 @@ impl Subscription {
     }
 }
 
-/// Whether a topic is the listener's by a pattern, not by its name.
+/// Whether a listener takes a topic by a pattern, not by its name.
 pub(crate) fn matches_pattern(made: &Made, listener: &Listener, topic: &str) -> bool {
     let is_literal = |wanted: &Topic| matches!(wanted, Topic::Literal(name) if name == topic);
     !listener.topics.iter().any(is_literal) && takes(made, listener, topic)
 }
 
-/// Whether a topic is the listener's, by its name or by a pattern.
+/// Whether a listener takes a topic, by its name or by a pattern.
 pub(crate) fn takes(made: &Made, listener: &Listener, topic: &str) -> bool {
     let mut topics = listener.topics.iter();
     topics.any(|wanted| is_match(made, wanted, topic))
@@ -239,7 +240,7 @@ fn is_match(made: &Made, wanted: &Topic, topic: &str) -> bool {
     }
 }
 
-/// What patterns do not take by chance; without a pattern nobody asks.
+/// The topics that patterns must not match by accident; empty without a pattern.
 fn made(config: &Config) -> Made {
     let mut topics = config.listeners.iter().flat_map(|one| &one.topics);
     if topics.any(|topic| matches!(topic, Topic::Pattern(_))) {

@@ -1,19 +1,19 @@
-//! Where a partition starts: at the group's committed offset, else by the listener's option; **never over a retained
-//! message**. Pure.
+//! The start of a partition: the group's committed offset, else the listener's option; **never beyond a retained
+//! message that was not handled**. Pure.
 
-/// What the topic's listeners want where the group has no offset.
+/// The policy of the topic's listeners if the group has no offset.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Policy {
     pub(crate) from_beginning: bool,
-    /// Whether the topic's commits happen by themselves.
+    /// Whether the topic's commits are automatic.
     pub(crate) automatic: bool,
     /// The topic appeared while a pattern was waiting for it.
     pub(crate) is_new_topic: bool,
 }
 
-/// What a commit of a resolved start carries as its metadata, before the time of it.
+/// The metadata of the commit of a resolved start, followed by its time.
 const MARK: &str = "moontide start ";
-/// How long such a commit says no more than that the group is new.
+/// How long such a commit means only that the group is new.
 const FRESH_MS: i64 = 10_000;
 
 /// Marks the commit of a start that was resolved by a listener's option.
@@ -22,7 +22,7 @@ pub(crate) fn mark(now_ms: i64) -> String {
 }
 
 /// Whether a position with this metadata was only just begun. Two members of a new group that start together each
-/// commit their starts; the later one must not take the earlier one's for a group that has been here, and its own
+/// commit their starts. The later member must not take the earlier one's commit for an established group, and its own
 /// partitions for added ones.
 pub(crate) fn is_fresh(metadata: &str, now_ms: i64) -> bool {
     let at = metadata
@@ -31,15 +31,15 @@ pub(crate) fn is_fresh(metadata: &str, now_ms: i64) -> bool {
     at.is_some_and(|at| (now_ms - at).abs() < FRESH_MS)
 }
 
-/// What is known of a partition that was just assigned.
+/// The known facts about a newly assigned partition.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known {
     /// The group's committed offset and its leader epoch (-1: none).
     pub(crate) committed: Option<(i64, i32)>,
-    /// First retained and next offset.
+    /// The first retained offset and the next offset.
     pub(crate) watermarks: (i64, i64),
     pub(crate) policy: Policy,
-    /// Whether the group has a position on another partition of the topic: then this one was added since.
+    /// Whether the group has a position on another partition of the topic: then this partition was added later.
     pub(crate) is_added: bool,
 }
 
@@ -55,7 +55,7 @@ pub(crate) enum Why {
     Committed,
     /// `fromBeginning`.
     Beginning,
-    /// Not `fromBeginning`: this many earlier messages are left out.
+    /// Not `fromBeginning`: this many earlier messages are skipped.
     End {
         left_out: i64,
     },
@@ -65,7 +65,7 @@ pub(crate) enum Why {
     BelowLogStart {
         lost: i64,
     },
-    /// The log is shorter than what was committed.
+    /// The log ends before the committed offset.
     BeyondLogEnd,
 }
 
@@ -78,8 +78,8 @@ pub(crate) fn resolve(facts: &Known) -> Start {
     };
     match facts.committed {
         Some((offset, _)) if offset < low => at(low, Why::BelowLogStart { lost: low - offset }),
-        // With a leader epoch the broker can tell where the log diverged, and librdkafka asks it; without one the log
-        // start repeats rather than skips.
+        // With a leader epoch the broker can tell where the log diverged, and librdkafka requests that. Without one,
+        // the start of the log repeats messages rather than skips them.
         Some((offset, leader_epoch)) if offset > high && leader_epoch >= 0 => Start {
             offset,
             leader_epoch,

@@ -37,7 +37,7 @@ impl CommitRequests {
     ) {
         let Requested { highest, last } = asked;
         if highest > last && by_lane {
-            // What it covered stays covered, but for what it takes back.
+            // The highest request stays in effect, except for the part that the last one takes back.
             self.push(who, highest, by_lane, names);
         }
         self.push(who, last, by_lane, names);
@@ -45,7 +45,7 @@ impl CommitRequests {
 
     fn push(&mut self, who: Who<'_>, offset: i64, by_lane: bool, names: &[Arc<str>]) {
         let before = if by_lane {
-            // A lane's further back may have others of it behind; and there may be many.
+            // Only the last entry: an earlier one of the lane may have others after it, and the list may be long.
             let last = self.0.last_mut();
             last.filter(|ask| who.is_of(ask) && ask.offset <= offset)
         } else {

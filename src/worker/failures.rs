@@ -231,7 +231,7 @@ impl Log {
         );
     }
 
-    /// Its record is sent again after `delay`.
+    /// Its record is sent again after `next`.
     pub(super) fn unsent(
         &mut self,
         place: &Coordinates<'_>,

@@ -298,8 +298,8 @@ impl Worker {
 }
 
 impl Forwarding {
-    /// The breaker has kept the dead letter, and meanwhile a reload brought a new handler, which may succeed. A
-    /// verdict of a handler is not tried again.
+    /// The breaker has kept the dead letter, and meanwhile a reload brought a new handler, which may succeed. A dead
+    /// letter that a handler or an operator requested is not tried again.
     fn is_moot(&self, bundle: u64) -> bool {
         !self.is_allowed && self.bundle != bundle && self.failure.kind != FailureKind::Asked
     }

@@ -236,7 +236,7 @@ impl Gates {
             return;
         };
         if !one.breaker.is_closed() && one.probe != Some(id) {
-            // The run began before the probe.
+            // The run began before the breaker opened.
             return;
         }
         one.probe = None;

@@ -1,7 +1,7 @@
 //! Operator commands: messages given up, back-offs ended, listeners paused.
 //!
-//! The control socket logs the operator and the reason. A command that does not concern this worker is dropped with
-//! its reply.
+//! The operator and the reason are logged where the command arrives. A command that does not concern this worker is
+//! dropped with its reply.
 
 use crate::assignment::{Handle, Order};
 use crate::config::Config;

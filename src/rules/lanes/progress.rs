@@ -1,31 +1,32 @@
-//! One lane whose head has begun: how far each listener has come with it, and what waits behind.
+//! One lane whose head has begun: the progress of each listener with it, and the messages that wait behind it.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 pub(crate) struct Lane<M> {
-    /// Of the head.
+    /// The number of the head.
     pub(crate) number: u64,
     pub(crate) message: M,
     pub(crate) progress: Vec<Progress>,
-    /// The head runs with no other call in its VM: it may have been what took all the memory, or ended the process.
+    /// The head runs with no other call in its VM: it is suspected to have used up the memory, or to have ended the
+    /// process.
     pub(crate) alone: bool,
-    /// What comes after the head, with numbers.
+    /// The messages behind the head, with their numbers.
     pub(super) waiting: VecDeque<(u64, M)>,
     pub(super) is_ready: bool,
 }
 
-/// How far one listener has come with the head.
+/// The progress of one listener with the head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Progress {
     pub(crate) listener: String,
     /// Runs so far, the present one included.
     pub(crate) attempt: u32,
     pub(crate) stage: Stage,
-    /// Milliseconds since the epoch of the first failure.
+    /// The first failure, in milliseconds since the Unix epoch.
     pub(crate) failing_since: Option<i64>,
-    /// What is under way began while its listener committed automatically, and the listener is a manual one now: that it
-    /// ends is all it takes.
+    /// The present call or record began while its listener committed automatically, and the listener is manual now:
+    /// its end alone finishes it.
     pub(crate) finishes_after_switch_to_manual: bool,
 }
 
@@ -33,21 +34,21 @@ pub(crate) struct Progress {
 pub(crate) enum Stage {
     Due,
     Running,
-    /// Failed; due again then.
+    /// Failed; due again at this moment.
     BackOff(Instant),
-    /// Would be due, but its listener takes nothing now: a breaker, a pause.
+    /// Otherwise due, but its listener takes no messages now: a breaker, a pause.
     Held,
     /// On its way to another topic; final when the broker has acknowledged it.
     Sending,
-    /// Could not be sent; due to be sent again then.
+    /// Could not be sent; due to be sent again at this moment.
     Unsent(Instant),
     SendDue,
-    /// It stays until a reload or an operator lets it go on.
+    /// It stays until a reload or an operator releases it.
     Halted,
     Final,
 }
 
-/// What a lane needs next.
+/// The next need of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LaneState {
     /// Run this listener (index in the names given).
@@ -56,9 +57,9 @@ pub(crate) enum LaneState {
     Send(usize),
     /// A call or a record is under way.
     Busy,
-    /// Nothing before then.
+    /// Nothing before this moment.
     Wait(Instant),
-    /// Nothing until something outside changes.
+    /// Nothing until an outside change.
     Stuck,
     /// Every listener has its outcome: call `advance`.
     Finished,
@@ -78,11 +79,12 @@ impl<M> Lane<M> {
     }
 
     pub(crate) fn state(&self) -> LaneState {
-        // A lane has one call at a time, whoever else became due while it waits; a record can be sent beside it.
+        // A lane has one call at a time, even if other listeners become due while it waits; a record can be sent
+        // beside it.
         let is_running = |one: &Progress| one.stage == Stage::Running;
         let mut busy = self.progress.iter().any(is_running);
         let may_run = !busy;
-        // In the order of declaration: what is due runs before a back-off further on is waited for.
+        // In the order of declaration: a due listener runs even if a later one is in back-off.
         let mut wait: Option<Instant> = None;
         let mut stuck = false;
         for (index, progress) in self.progress.iter().enumerate() {
@@ -105,7 +107,7 @@ impl<M> Lane<M> {
         }
     }
 
-    /// What waited until now is due.
+    /// Back-offs that have ended are due.
     pub(crate) fn tick(&mut self, now: Instant) {
         for progress in &mut self.progress {
             match progress.stage {
@@ -121,7 +123,8 @@ impl<M> Lane<M> {
         progress.position(|progress| progress.listener == listener)
     }
 
-    /// The head has all its outcomes. What is next in line, fresh, with its number; the lane is over without one.
+    /// The head has all its outcomes. Returns the lane with its next message as a new head; `None` if there is no
+    /// message.
     pub(crate) fn advance<'a>(self, names: impl Iterator<Item = &'a str>) -> Option<Self> {
         let Self {
             mut waiting,
@@ -151,7 +154,7 @@ impl<M> Lane<M> {
             self.progress
                 .push(found.map_or_else(|| Progress::new(name), |index| old.remove(index)));
         }
-        // A call or a record under way keeps the lane until it ends, whoever is still interested.
+        // A call or a record under way keeps the lane until it ends, even if its listener is removed.
         self.progress.extend(old.extract_if(.., |progress| {
             matches!(progress.stage, Stage::Running | Stage::Sending)
         }));
@@ -161,7 +164,7 @@ impl<M> Lane<M> {
             .collect()
     }
 
-    /// Whether and how many back-offs it ended. A halted message gets its chance too.
+    /// Returns how many back-offs it ended. A halted message may run again too.
     pub(super) fn end_back_offs(&mut self, listener: Option<&str>) -> usize {
         let mut ended = 0;
         for progress in &mut self.progress {

@@ -1,22 +1,24 @@
-//! What a listener that commits by itself asked for, and the position that follows from it.
+//! The requests of a listener with manual commits, and the position that follows from them.
 //!
-//! Where lanes are partitions that is the offset as it stands. Where a partition has many lanes, a request speaks for
-//! one of them, and **the position is that of the first message that no request of its lane covers**. The memory of
-//! such messages is bounded: a listener that never asks costs little, and one that asks for too few keeps its position.
+//! If lanes are partitions, the position is the requested offset itself. In a partition of many lanes, a request
+//! covers one of them, and **the position is that of the first message that no request of its lane covers**. The
+//! memory for such messages is bounded. A listener without any request costs little, and one with too few requests
+//! keeps its position.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Messages nobody asked for that are remembered; with one more the position stays for good.
+/// The most messages without a request that are remembered; with one more the position never moves again.
 pub(super) const UNASKED_MAX: usize = 65_536;
 
 /// A handler's `commitOffsets(offset)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ask {
     pub(crate) listener: Arc<str>,
-    /// Of the message whose handler asks.
+    /// The lane of the message whose handler requests.
     pub(crate) lane: u64,
-    /// That message's own offset. It may be finished by now: what is not waited for is told together with that.
+    /// The offset of that message. It may be finished by now: a request without a wait is reported together with its
+    /// finish.
     pub(crate) at: i64,
     pub(crate) offset: i64,
 }
@@ -31,18 +33,18 @@ pub(super) struct Manual {
 
 #[derive(Clone, Debug)]
 enum Requested {
-    /// Where lanes are partitions: the last offset, as it stands, or where the listener came in.
+    /// If lanes are partitions: the last requested offset, or the position at which the listener started.
     Offset(i64),
     Unasked(Unasked),
 }
 
-/// Where a partition has many lanes: the messages that no request of their lane covers.
+/// For a partition of many lanes: the messages that no request of their lane covers.
 #[derive(Clone, Debug, Default)]
 struct Unasked {
     by_offset: BTreeSet<(i64, u64)>,
-    /// The same by lane, since the first request: a listener that never asks should cost little.
+    /// The same by lane, kept from the first request on, so that a listener without requests costs little.
     by_lane: Option<BTreeSet<(u64, i64)>>,
-    /// There were too many: here the position stays.
+    /// The position that stays, after there were too many such messages.
     stuck: Option<i64>,
 }
 
@@ -56,7 +58,7 @@ impl Manual {
         }
     }
 
-    /// These messages are unfinished; all that came before does not concern the listener.
+    /// These messages are unfinished; all earlier ones do not concern the listener.
     pub(super) fn of_lanes(
         listener: Arc<str>,
         unfinished: impl Iterator<Item = (i64, u64)>,
@@ -79,7 +81,7 @@ impl Manual {
         }
     }
 
-    /// `at`: the message whose handler asks.
+    /// `at`: the offset of the message whose handler requests.
     pub(super) fn ask(&mut self, offset: i64, lane: u64, at: i64) {
         self.has_asked = true;
         match &mut self.asked {
@@ -88,7 +90,7 @@ impl Manual {
         }
     }
 
-    /// `expected`: the next offset that may come.
+    /// `expected`: the next expected offset.
     pub(super) fn position(&self, expected: i64) -> i64 {
         match &self.asked {
             Requested::Offset(position) => *position,
@@ -117,7 +119,7 @@ impl Unasked {
         }
     }
 
-    /// The lane is done up to `offset`. One at or before the message that asks takes back what was asked before.
+    /// The lane is done up to `offset`. An offset at or before the requesting message takes back earlier requests.
     fn ask(&mut self, offset: i64, lane: u64, at: i64) {
         if self.stuck.is_some() {
             return;

@@ -1,24 +1,25 @@
-//! What handlers asked for under listeners that are still to come: a worker has a bundle before its consumer hears of it.
+//! Requests of handlers whose listeners belong to a coming bundle: a worker has a bundle before its consumer hears of
+//! it.
 //!
-//! One request a lane is kept, and those of finished messages are thrown away whenever the others may be as many: idle lanes
-//! cost nothing.
+//! One request per lane is kept. Requests of finished messages are dropped whenever they may be as many as the
+//! others: so idle lanes cost nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Ask;
 
-/// So many are kept before any is thrown away.
+/// This many are kept before any is dropped.
 const KEPT_MIN: usize = 16;
 
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     by_lane: HashMap<(Arc<str>, u64), Request>,
-    /// How many there may be before the next look.
+    /// The number of requests at which finished ones are next dropped.
     room: usize,
 }
 
-/// What the handler of one message has asked for so far.
+/// The requests so far of the handler of one message.
 #[derive(Clone, Copy, Debug)]
 struct Request {
     at: i64,
@@ -52,7 +53,7 @@ impl Kept {
         }
     }
 
-    /// What comes to the same as all that was asked.
+    /// Requests with the same effect as all that were made.
     pub(super) fn into_requests(self) -> impl Iterator<Item = Ask> {
         self.by_lane
             .into_iter()

@@ -1,7 +1,7 @@
-//! What an earlier epoch finished beyond its position, until it has arrived.
+//! The messages that an earlier epoch finished beyond its position, until they arrive.
 //!
-//! It knows offsets only. **A message that a later leader wrote is none of these**, whatever its offset: then the log
-//! was truncated, and what was finished there is gone.
+//! Only their offsets are known. **A message written by a later leader is none of them**, even at one of these
+//! offsets: the log was truncated there, and the finished messages are lost.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use crate::rules::commit_metadata::Finished;
 
 #[derive(Debug)]
 pub(super) struct Seeds {
-    /// In order, and not below what has arrived.
+    /// In order; none lies below the offsets that have arrived.
     ranges: VecDeque<Range<i64>>,
     leader_epoch: i32,
 }
@@ -32,19 +32,20 @@ impl Seeds {
         }
     }
 
-    /// Whether the arriving message was finished. They arrive in order.
+    /// Whether the arriving message was finished. Messages arrive in order.
     pub(super) fn take(&mut self, offset: i64, leader_epoch: i32) -> bool {
         while self.ranges.front().is_some_and(|one| one.end <= offset) {
             self.ranges.pop_front();
         }
         if leader_epoch > self.leader_epoch && self.leader_epoch >= 0 {
-            // A leader that came later wrote it: the log was truncated here, and what followed was another message.
+            // A later leader wrote this message: the log was truncated here, and the offsets behind it hold other
+            // messages.
             self.ranges.clear();
         }
         self.ranges.front().is_some_and(|one| one.start <= offset)
     }
 
-    /// What has not arrived, of a partition where `expected` comes next.
+    /// The ranges that have not arrived, in a partition where `expected` is the next offset.
     pub(super) fn rest(&self, expected: i64) -> impl Iterator<Item = Range<i64>> {
         self.ranges
             .iter()
