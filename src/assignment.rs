@@ -189,8 +189,8 @@ pub(crate) enum ToWorker {
 
 /// The commands of an operator. A worker that a command does not concern drops it, and with it the reply.
 pub(crate) enum Order {
-    /// Ends a message without its handlers, all or the named one; the reply has the result or the reason for a
-    /// refusal.
+    /// Ends a message without its handlers, in every listener or the named one. The reply has the result or the
+    /// reason for a refusal.
     Skip {
         message: Handle,
         listener: Option<String>,

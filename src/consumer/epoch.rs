@@ -1,7 +1,8 @@
-//! The state of one epoch of a partition: it begins with an assignment, or when the log goes back, and ends with the epoch.
+//! The state of one epoch of a partition: it begins with an assignment, or when the log goes back, and ends with the
+//! epoch.
 //!
-//! **A new epoch takes nothing over from the one before but what its `Begin` names**: a field that is missed there would
-//! make the new epoch commit by the counts of the old one.
+//! **A new epoch takes over from the previous one only the fields of its `Begin`.** A field that was missed there
+//! would let the new epoch commit by the counts of the old one.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,7 +33,7 @@ pub(super) struct EpochState {
     pub(super) lost: LostOffsets,
 }
 
-/// What handlers have requested since the last commit was sent.
+/// The requests of handlers since the last commit was sent.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Unsent {
     /// A handler waits for the answer.

@@ -13,15 +13,15 @@ use super::Consumer;
 use super::budget::Share;
 use super::held::{Held, apply_pauses};
 
-/// A partition with a full share is paused after this time if other partitions wait for it. A pause throws away what is
-/// prefetched, so the time is long enough to run the messages of one fetch, some thousand.
+/// A partition with a full share is paused after this time if other partitions wait for it. A pause discards the
+/// prefetched messages, so the time is long enough to run the messages of one fetch, some thousand.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// The same for a slow partition: it took `SLOW` or more to run half of its share in its last pause, or another partition
-/// of its topic, which has the same handlers, has been paused for `SLOW` now. It will be paused again anyway.
+/// The same for a slow partition, which will be paused again anyway. It took `SLOW` or more to run half of its share
+/// in its last pause. Or another partition of its topic, which has the same handlers, has been paused for `SLOW` now.
 const SHORT_PATIENCE: Duration = Duration::from_millis(20);
 const SLOW: Duration = Duration::from_millis(250);
-/// The same if no other partition is known to wait. Others may wait all the same: while librdkafka's queue is full, no
-/// fetch shows that they have new messages.
+/// The same if no other partition is known to wait. Others may wait all the same: while librdkafka's queue is full,
+/// no fetch shows their new messages.
 const LONG_PATIENCE: Duration = Duration::from_millis(500);
 /// How long the answer holds whether other partitions wait.
 const WANTED_FOR: Duration = Duration::from_millis(20);

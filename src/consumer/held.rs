@@ -145,8 +145,8 @@ pub(super) struct Applied {
     pub(super) error: Option<Error>,
 }
 
-/// Pauses and resumes these partitions in the client where their reasons have changed. A partition that is to be paused
-/// may deliver its messages twice afterwards, which its tracker has to know.
+/// Pauses and resumes these partitions in the client if their reasons have changed. A partition that is about to be
+/// paused may deliver its messages twice afterwards, which its tracker has to know.
 pub(super) fn apply_pauses<'a>(
     client: &Client,
     held: impl Iterator<Item = &'a mut Held>,

@@ -34,7 +34,7 @@ pub(crate) struct Lanes<M> {
     open: HashMap<u64, Lane<M>>,
     /// Open lanes that may have something to run, each once.
     ready: VecDeque<u64>,
-    /// Messages below this number had arrived at the last `take_old`.
+    /// Messages below this number had arrived at the last `each_old`.
     looked: u64,
 }
 
@@ -150,7 +150,7 @@ impl<M> Lanes<M> {
         self.open.insert(key, lane);
     }
 
-    /// An open lane that may have something to run. It is out of the line then.
+    /// Takes an open lane that may have something to run from the queue.
     pub(crate) fn next_ready(&mut self) -> Option<u64> {
         while let Some(key) = self.ready.pop_front() {
             if let Some(lane) = self.open.get_mut(&key) {
@@ -161,7 +161,7 @@ impl<M> Lanes<M> {
         None
     }
 
-    /// Puts an open lane in line, once.
+    /// Queues an open lane, once.
     pub(crate) fn wake(&mut self, key: u64) {
         if let Some(lane) = self.open.get_mut(&key).filter(|lane| !lane.is_ready) {
             lane.is_ready = true;
@@ -169,8 +169,8 @@ impl<M> Lanes<M> {
         }
     }
 
-    /// Other listeners (a reload): who was there keeps its outcome and attempts, who is new is due. Calls `gone` for each
-    /// that is gone without an outcome, with its message.
+    /// After a reload: sets the listeners. A listener that stays keeps its outcome and attempts; a new listener is
+    /// due. Calls `gone` for each listener removed without an outcome, with its message.
     pub(crate) fn set_listeners<'a>(
         &mut self,
         names: &(impl Iterator<Item = &'a str> + Clone),
@@ -183,7 +183,7 @@ impl<M> Lanes<M> {
         }
     }
 
-    /// Ends back-offs, of all listeners or of one, and returns how many there were.
+    /// Ends the back-offs of all listeners or of one, and returns their number.
     pub(crate) fn end_back_offs(&mut self, listener: Option<&str>) -> usize {
         let mut ended = 0;
         for (key, lane) in &mut self.open {
@@ -197,7 +197,7 @@ impl<M> Lanes<M> {
         ended
     }
 
-    /// Everything that was held back may try again.
+    /// Every held message may try again.
     pub(crate) fn release_held(&mut self) {
         for (key, lane) in &mut self.open {
             if lane.release_held() && !lane.is_ready {
@@ -207,7 +207,7 @@ impl<M> Lanes<M> {
         }
     }
 
-    /// Puts every open lane in line.
+    /// Queues every open lane.
     pub(crate) fn wake_all(&mut self) {
         for (key, lane) in &mut self.open {
             if !lane.is_ready {
@@ -217,7 +217,8 @@ impl<M> Lanes<M> {
         }
     }
 
-    /// The messages that were here at the last call: called once a second, it finds what has waited for longer.
+    /// Visits the messages that were here at the last call: called once a second, it finds messages that have waited
+    /// longer.
     pub(crate) fn each_old(&mut self, mut each: impl FnMut(&mut M)) {
         let looked = self.looked;
         let mut incoming = self.incoming.iter_mut();

@@ -1,5 +1,5 @@
-//! The start of a partition: the group's committed offset, else the listener's option; **never beyond a retained
-//! message that was not handled**. Pure.
+//! The start of a partition: the group's committed offset, else the start by the listener's option; **never past a
+//! retained message**. Pure.
 
 /// The policy of the topic's listeners if the group has no offset.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +55,7 @@ pub(crate) enum Why {
     Committed,
     /// `fromBeginning`.
     Beginning,
-    /// Not `fromBeginning`: this many earlier messages are skipped.
+    /// Not `fromBeginning`: this many earlier messages are left out.
     End {
         left_out: i64,
     },
@@ -78,7 +78,7 @@ pub(crate) fn resolve(facts: &Known) -> Start {
     };
     match facts.committed {
         Some((offset, _)) if offset < low => at(low, Why::BelowLogStart { lost: low - offset }),
-        // With a leader epoch the broker can tell where the log diverged, and librdkafka requests that. Without one,
+        // With a leader epoch the broker can tell where the log diverged, and librdkafka queries it. Without one,
         // the start of the log repeats messages rather than skips them.
         Some((offset, leader_epoch)) if offset > high && leader_epoch >= 0 => Start {
             offset,
