@@ -221,7 +221,7 @@ impl Vm {
                     let words = failure::out_of_memory(self.config.lua.memory);
                     format!("{file}: {}", words.message)
                 }
-                // C code that was told to end, and ended by itself.
+                // C code was told to end, and ended by itself.
                 ffi::LUA_OK => format!("{file}: {}", failure::too_long(limit)),
                 _ => {
                     let words = self.protected(|| failure::describe_top(self.main));
@@ -233,7 +233,7 @@ impl Vm {
             Err(Refused {
                 error: Error { message },
                 is_whole_file: true,
-                // What is left of the VM's memory, or of the user's patience, is no ground for further errors.
+                // After a memory error or a kill, the errors of further handlers would prove nothing.
                 is_last: status == ffi::LUA_ERRMEM || slice.killed(),
             })
         }

@@ -41,7 +41,7 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     }
 }
 
-/// Records which state runs; the caller restores the returned one afterwards.
+/// Records which state runs, until the next such record.
 pub(in crate::lua) fn running(state: *mut lua_State) {
     if let Some(beat) = Beat::current() {
         beat.running.store(state, Ordering::Relaxed);
