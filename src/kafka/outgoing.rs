@@ -33,8 +33,8 @@ impl Outgoing {
         let (value, value_size) = raw(self.value.as_deref());
         let (key, key_size) = raw(self.key.as_deref());
         let headers = native_headers(&self.headers)?;
-        // SAFETY: by the contract; each tag is followed by the arguments that librdkafka reads for it, the bytes are
-        // copied, and the headers are librdkafka's own where it succeeds, else still ours.
+        // SAFETY: by the contract; each tag is followed by the arguments that librdkafka reads for it. The bytes are
+        // copied. On success librdkafka owns the headers, otherwise this function still does.
         unsafe {
             use sys::rd_kafka_vtype_t as tag;
             let result = sys::rd_kafka_producev(
