@@ -1,7 +1,7 @@
-//! The clock that is handed in: the system's, or a virtual one that stands still until it is set.
+//! The clock that is passed in: the system's, or a virtual one that stands still until it is set.
 //!
-//! Kafka and the status have the time of day as milliseconds since the epoch. Mailboxes and the watchdog keep the
-//! system's clock whatever is handed in, since they wait for other threads; so do the functions of init.lua.
+//! Kafka and the status use the time of day as milliseconds since the epoch. Mailboxes and the watchdog always use
+//! the system's clock, since they wait for other threads. So do the functions of init.lua.
 
 #![expect(
     unsafe_code,
@@ -24,7 +24,7 @@ pub(crate) enum Clock {
     Virtual(Arc<Virtual>),
 }
 
-/// A clock that moves only when it is told to.
+/// A clock that moves only when it is set.
 #[derive(Debug)]
 pub(crate) struct Virtual {
     began: Instant,
@@ -41,7 +41,7 @@ impl Clock {
         }
     }
 
-    /// Since an earlier moment of this clock.
+    /// The time since an earlier moment of this clock.
     #[inline]
     pub(crate) fn since(&self, earlier: Instant) -> Duration {
         self.now().saturating_duration_since(earlier)
@@ -56,7 +56,7 @@ impl Clock {
         }
     }
 
-    /// The time of day at the cost of a read of memory, and a few milliseconds coarse.
+    /// The time of day, for the cost of a read of memory, and coarse by a few milliseconds.
     #[inline]
     pub(crate) fn coarse_wall_ms(&self) -> i64 {
         match self {
@@ -87,7 +87,7 @@ impl Virtual {
         })
     }
 
-    /// Moves on to this moment, never back.
+    /// Moves forward to this moment, never back.
     pub(crate) fn advance_to(&self, at: Instant) {
         let elapsed = at.saturating_duration_since(self.began);
         let ns = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
@@ -107,7 +107,7 @@ fn coarse_now_ms() -> i64 {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: the structure is ours; a clock that this system lacks leaves it as it is.
+    // SAFETY: the structure is a local variable; a system that lacks this clock leaves it as it is.
     unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &raw mut now) };
     now.tv_sec * 1_000 + now.tv_nsec / 1_000_000
 }

@@ -1,4 +1,4 @@
-//! Messages that kill the process: the journal of running messages, and the run of a suspect alone.
+//! Messages that kill the process: the journal of running messages, and the exclusive run of a suspect.
 
 pub(crate) mod exclusive;
 pub(crate) mod journal;

@@ -1,8 +1,8 @@
-//! Places at which a test may have something go wrong. `MOONTIDE_FAILPOINT="name=N"` kills the process, as by a power
-//! cut, when the place is passed for the Nth time; with `name=N:panic` the thread panics, with `name=N:hang` it hangs.
+//! Places at which a test can inject a fault. `MOONTIDE_FAILPOINT="name=N"` kills the process, as by a power cut, at
+//! the Nth pass of the place. With `name=N:panic` the thread panics, with `name=N:hang` it hangs.
 //!
-//! Only with the feature `failpoints`, which nothing but the tests' own binary has; without it a place is no code at
-//! all. It must not know what the places mean.
+//! Fail points exist only with the feature `failpoints`, which only the tests' own binary has; without it a place is
+//! no code at all. This module must not know the meaning of the places.
 #![cfg_attr(
     feature = "failpoints",
     expect(unsafe_code, reason = "a process kills itself by a call of libc")
@@ -18,7 +18,7 @@ macro_rules! failpoint {
 
 pub(crate) use failpoint;
 
-/// What happens at the place.
+/// The fault at the place.
 #[cfg(feature = "failpoints")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
@@ -27,7 +27,7 @@ enum Fault {
     Hang,
 }
 
-/// The location of the place is the location of its panic.
+/// The panic reports the location of the place.
 #[cfg(feature = "failpoints")]
 #[track_caller]
 pub(crate) fn pass(name: &str) {
@@ -58,7 +58,7 @@ pub(crate) fn pass(name: &str) {
         return;
     }
     match armed.fault {
-        // SAFETY: nothing of ours runs after it.
+        // SAFETY: no code of the process runs after it.
         Fault::Kill => _ = unsafe { libc::kill(libc::getpid(), libc::SIGKILL) },
         Fault::Panic => panic!("the fail point `{name}`"),
         Fault::Hang => loop {
@@ -67,7 +67,7 @@ pub(crate) fn pass(name: &str) {
     }
 }
 
-/// The name, at which pass, and what happens; `None` where the text is none of these.
+/// The name, the number of the pass, and the fault; `None` if the string is not valid.
 #[cfg(feature = "failpoints")]
 fn parse(text: &str) -> Option<(&str, u64, Fault)> {
     let (name, rest) = text.split_once('=')?;

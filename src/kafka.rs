@@ -1,7 +1,7 @@
-//! Kafka, as the rest of the program needs it. **Alone names rdkafka**, and knows nothing of Lua.
+//! Kafka, as the rest of the program needs it. **Only this module names rdkafka**, and it knows nothing of Lua.
 //!
-//! The consumer has a handle of its own (`client`), since the crate's consumers hand out one message a call; `queries` are
-//! its questions to the brokers, `list` and `message` are what goes in and comes out of it, `error` sorts what can go wrong.
+//! The consumer has a handle of its own (`client`), since the crate's consumers return one message a call. `queries`
+//! has its requests to the brokers, `list` and `message` are its data, and `error` classifies errors.
 
 pub(crate) mod admin;
 mod callbacks;
@@ -24,7 +24,7 @@ pub(crate) use list::TopicPartition;
 pub(crate) use message::Message;
 pub(crate) use refusal::Refusal;
 
-/// Version of librdkafka and what it was built with, for the first line of the log.
+/// The version of librdkafka and its build features, for the first line of the log.
 pub(crate) fn version() -> String {
     rdkafka::util::get_rdkafka_version().1
 }

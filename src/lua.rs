@@ -1,7 +1,7 @@
 //! Lua: one VM with the handlers of a bundle, and the calls that run in it.
 //!
-//! **Alone names mlua**, and knows nothing of Kafka: a message comes in as a [`Record`], and what a handler wants of the
-//! world (to sleep, to commit) goes out as [`Waits`], which the worker answers by [`Vm::resume`].
+//! **Only this module names mlua**, and it knows nothing of Kafka. A message comes in as a [`Record`]. The requests
+//! of a handler (to sleep, to commit) go out as [`Waits`], which the worker answers by [`Vm::resume`].
 
 mod api;
 mod attributes;
@@ -38,21 +38,21 @@ pub(crate) struct Call<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct CallId(pub(crate) u64);
 
-/// How far a call has come.
+/// The progress of a call.
 #[derive(Debug)]
 pub(crate) enum Step {
     Done,
     Failed(Failure),
-    /// The handler said what is to become of the message.
+    /// The handler gave its verdict on the message.
     Asked(Verdict),
     /// Answer each wait by `Vm::resume`, or give the call up by `Vm::cancel`.
     Waits(CallId, Waits),
 }
 
-/// What `ctx.retry`, `ctx.deadLetter` and `ctx.skip` ask for. Whatever the handler did after it does not count.
+/// The request of `ctx.retry`, `ctx.deadLetter` or `ctx.skip`. Later actions of the handler do not count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Counts as an attempt; without `after` the policy's own back-off.
+    /// A retry counts as an attempt; without `after` it uses the policy's own back-off.
     Retry {
         after: Option<Duration>,
         reason: Option<String>,
@@ -66,7 +66,7 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    /// In the handler's words.
+    /// The reason that the handler gave.
     pub(crate) fn reason(&self) -> Option<&str> {
         let (Self::Retry { reason, .. } | Self::DeadLetter { reason } | Self::Skip { reason }) =
             self;

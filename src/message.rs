@@ -1,14 +1,14 @@
-//! What crosses modules: a record as Lua sees it, and one that is to be sent.
+//! The records that cross modules: a record as Lua sees it, and a record to send.
 //!
-//! It knows neither Kafka's client nor Lua, so that each side can be tested without the other.
+//! This module knows neither Kafka's client nor Lua, so that each side can be tested without the other.
 
-/// Gets a header's name and value.
+/// A callback that gets a header's name and value.
 pub(crate) type EachHeader<'a> = &'a mut dyn FnMut(&[u8], Option<&[u8]>);
 
-/// One Kafka message, wherever its bytes lie.
+/// One Kafka message, wherever its bytes are.
 pub(crate) trait Record {
     fn offset(&self) -> i64;
-    /// Milliseconds since the epoch, or -1 where the broker keeps none.
+    /// Milliseconds since the epoch, or -1 if the broker keeps none.
     fn timestamp_ms(&self) -> i64;
     /// `None` for a null key, `Some(b"")` for an empty one.
     fn key(&self) -> Option<&[u8]>;
@@ -21,7 +21,8 @@ pub(crate) trait Record {
 /// A header's name and value.
 type OwnedHeader = (Box<[u8]>, Option<Box<[u8]>>);
 
-/// A record of its own bytes: what waits long is copied into one, so that it does not pin a fetch buffer.
+/// A record that owns its bytes. A message that waits long is copied into one, so that it does not pin a fetch
+/// buffer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OwnedRecord {
     pub(crate) offset: i64,
@@ -72,7 +73,7 @@ impl Record for OwnedRecord {
 /// A header's name and value.
 pub(crate) type Header = (Vec<u8>, Option<Vec<u8>>);
 
-/// A record to be sent; without a partition, the key's hash or chance decides.
+/// A record to send. Without a partition, the key's hash decides, or chance without a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outgoing {
     pub(crate) topic: String,
@@ -80,14 +81,14 @@ pub(crate) struct Outgoing {
     pub(crate) key: Option<Vec<u8>>,
     /// `None` is a tombstone.
     pub(crate) value: Option<Vec<u8>>,
-    /// In their order; names may repeat and need not be UTF-8.
+    /// Headers in their order; names may repeat and need not be UTF-8.
     pub(crate) headers: Vec<Header>,
-    /// Milliseconds since the epoch; absent: now.
+    /// Milliseconds since the epoch; `None` means now.
     pub(crate) timestamp_ms: Option<i64>,
 }
 
 impl Outgoing {
-    /// About its bytes in a log: each record has some hundred bytes beside its own when it is sent alone.
+    /// About its bytes in a log: a record that is sent alone has some hundred bytes beside its own.
     pub(crate) fn size(&self) -> usize {
         let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
         let headers: usize = self

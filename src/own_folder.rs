@@ -1,15 +1,15 @@
-//! The folders in which the daemon keeps what is its own: state and sockets, for its user alone.
+//! The daemon's own folders: state and sockets, for its user alone.
 
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
-/// The folder beside the configuration, where neither the file nor systemd names another.
+/// The folder beside the configuration, if neither the file nor systemd names another.
 pub(crate) const BESIDE: &str = ".moontide";
 
-/// Makes it where it is missing. The one beside a configuration lies in a project, whose version control is told to leave
-/// it alone.
+/// Makes the folder if it is missing. The folder beside a configuration is in a project, so its version control is
+/// told to ignore it.
 pub(crate) fn make(directory: &Path) -> io::Result<()> {
     let is_new = !directory.exists();
     DirBuilder::new()

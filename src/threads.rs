@@ -1,4 +1,4 @@
-//! Threads: how they talk, how their progress is seen, and the one place that starts, supervises and joins them.
+//! Threads: their mailboxes, their progress, and the one place that starts, supervises and joins them.
 
 pub(crate) mod mailbox;
 pub(crate) mod outside;

@@ -1,38 +1,38 @@
-//! Running alone in the process: a gate between the workers, for a message that may be the one that kills it.
+//! The exclusive run: a gate between the workers for a message that may kill the process.
 //!
-//! One worker asks; the others start nothing more, and say so once their calls have ended; then it runs, and gives the
-//! gate back. It knows nothing of messages. While nobody asks, it costs a worker one load of an atomic. Invariant:
-//! whoever has said that it is quiet about an ask starts nothing until that very ask is over, so that no answer to an
-//! older one counts.
+//! One worker asks for the gate. The other workers start no further calls, and report quiet when their calls have
+//! ended. Then the asking worker runs its message and gives the gate back. The gate knows nothing of messages. While
+//! no worker asks, it costs a worker one load of an atomic. Invariant: a worker that is quiet about an ask starts
+//! nothing until that very ask is over. So an answer to an older ask never counts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::threads::mailbox::Mailbox;
 
-/// Shared by the workers; `T` is what their mailboxes hold.
+/// The workers share the gate; `T` is the letter of their mailboxes.
 pub(crate) struct Exclusive<T> {
-    /// The number of the ask, and below it the asking worker plus one, or zero.
+    /// The number of the ask; the bits below it have the asking worker plus one, or zero.
     state: AtomicU64,
-    /// The ask about which each worker was quiet last.
+    /// For each worker, the last ask about which it was quiet.
     quiet: Vec<AtomicU64>,
     mailboxes: Vec<Arc<Mailbox<T>>>,
 }
 
-/// Whose turn it is.
+/// The state of the gate, as one worker sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
-    /// Everybody's.
+    /// No worker asks: every worker may start calls.
     Free,
-    /// This worker has asked: it starts nothing but what it asked for.
+    /// This worker has asked: it starts only the call that it asked for.
     Mine,
-    /// It starts nothing, and says when nothing runs any more.
+    /// Another worker has asked: this one starts nothing, and reports when all its calls have ended.
     Other,
 }
 
 const WORKER_BITS: u32 = 16;
 const WORKER_MASK: u64 = (1 << WORKER_BITS) - 1;
-/// Of a worker that has ended: quiet about whatever is asked.
+/// The mark of a worker that has ended: it is quiet about every ask.
 const GONE: u64 = u64::MAX;
 
 impl<T> Exclusive<T> {
@@ -52,8 +52,8 @@ impl<T> Exclusive<T> {
         }
     }
 
-    /// Asks, where nobody else does. Whether every other worker is quiet; that this one is, it knows itself. What has
-    /// changed rings its mailbox, so it asks again.
+    /// Asks for the gate, unless another worker does. Returns whether all other workers are quiet; the caller knows
+    /// its own state. Each change rings the caller's mailbox, so it asks again.
     pub(crate) fn try_enter(&self, worker: usize) -> bool {
         let state = self.state.load(Ordering::Acquire);
         let asked = match owner(state) {
@@ -65,7 +65,7 @@ impl<T> Exclusive<T> {
                     self.state
                         .compare_exchange(state, ask, Ordering::AcqRel, Ordering::Relaxed);
                 if swapped.is_err() {
-                    // Another was faster: it rings when it leaves.
+                    // Another worker asked first; it rings when it leaves.
                     return false;
                 }
                 self.ring_others(worker);
@@ -78,7 +78,8 @@ impl<T> Exclusive<T> {
         })
     }
 
-    /// This worker runs nothing, and starts nothing until the present ask is over. Nothing where none is.
+    /// Reports that this worker runs nothing, and starts nothing until the present ask is over. Without an ask, does
+    /// nothing.
     pub(crate) fn quiet(&self, worker: usize) {
         let state = self.state.load(Ordering::Acquire);
         let Some(owner) = owner(state).filter(|owner| *owner != worker) else {
@@ -89,7 +90,7 @@ impl<T> Exclusive<T> {
         }
     }
 
-    /// Gives the gate back, or takes the ask back; nothing where it is not this worker's.
+    /// Gives the gate back, or withdraws the ask; does nothing if another worker has it.
     pub(crate) fn leave(&self, worker: usize) {
         let state = self.state.load(Ordering::Acquire);
         if owner(state) == Some(worker) {
@@ -98,7 +99,7 @@ impl<T> Exclusive<T> {
         }
     }
 
-    /// The worker ends: nobody waits for it.
+    /// The worker ends: no ask waits for it any more.
     pub(crate) fn gone(&self, worker: usize) {
         self.leave(worker);
         self.quiet[worker].store(GONE, Ordering::Release);

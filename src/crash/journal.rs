@@ -1,9 +1,9 @@
-//! The journal of running messages: which ones a process was at when it died, read by the next one.
+//! The journal of running messages. After a crash, the next process reads from it which messages were running.
 //!
-//! A file in the state directory, mapped into memory and never synced: it survives whatever ends the process, and not
-//! what ends the machine, which is no crash of ours. A message costs it a few plain stores, no call of the system. It
-//! knows nothing of lanes and outcomes. Invariants: what lies on disk is never trusted, and at worst forgotten; without
-//! a journal everything runs as well, so nothing in here ends the daemon.
+//! The journal is a file in the state directory, mapped into memory and never synced. It survives every end of the
+//! process, but not the end of the machine, which is no crash of Moontide. A message costs a few plain stores and no
+//! system call. The journal knows nothing of lanes and outcomes. Invariants: bytes on disk are never trusted, and at
+//! worst forgotten. Without a journal everything runs as well, so nothing in here ends the daemon.
 
 mod layout;
 mod memory;
@@ -27,21 +27,23 @@ use memory::Memory;
 pub(crate) use page::{InPartition, Page, Slot};
 
 const FILE: &str = "running";
-/// Written whole and renamed: a process that dies at its start leaves the old one.
+/// The file is written whole and renamed: a process that dies at its start leaves the old one.
 const NEW: &str = "running.new";
 const LOCK: &str = "running.lock";
 
-/// What tells the next process apart from one after a reboot; empty where the system has no such thing.
+/// The id of the boot, by which the next process recognises a reboot; empty if the system has none.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 pub(crate) struct Journal {
     memory: Arc<Memory>,
-    /// Held as long as this lives. The file stays: removing it would let two processes lock two files of one name.
+    /// The lock is held as long as this lives. Its file stays: after a removal two processes could lock two files of
+    /// one name.
     _lock: File,
 }
 
 impl Journal {
-    /// Opens the journal, or says once why this process goes without. One page a worker.
+    /// Opens the journal, with one page a worker. If that fails, logs the reason once, and the process runs without a
+    /// journal.
     pub(crate) fn start(
         directory: &Path,
         workers: usize,
@@ -88,7 +90,7 @@ impl Journal {
         Ok((journal, pages))
     }
 
-    /// The process stops in its own time: whatever ends it from here on is no crash, unless a worker has panicked.
+    /// Marks the process as stopping: its end from now on is no crash, unless a worker has panicked.
     pub(crate) fn stopping(&self) {
         self.memory.stopping();
     }
@@ -108,7 +110,7 @@ fn lock(directory: &Path) -> Result<File> {
     }
 }
 
-/// What the last process left; a file beyond what any writes is none of ours.
+/// The bytes that the last process left. A file larger than any journal is not one.
 fn read(directory: &Path) -> Result<Option<Vec<u8>>> {
     let path = directory.join(FILE);
     let place = || format!("cannot read `{}`", path.display());
@@ -124,7 +126,7 @@ fn read(directory: &Path) -> Result<Option<Vec<u8>>> {
     Ok((bytes.len() as u64 <= FILE_BYTES_MAX).then_some(bytes))
 }
 
-/// Written in full, so that a full disk is an error here and not a signal when a page is touched.
+/// The file is written in full, so that a full disk is an error here and not a signal when a page is touched.
 fn write(directory: &Path, image: &[u8]) -> Result<File> {
     let (path, new) = (directory.join(FILE), directory.join(NEW));
     let write = || {
@@ -134,7 +136,7 @@ fn write(directory: &Path, image: &[u8]) -> Result<File> {
         Ok(file)
     };
     write().map_err(|error: std::io::Error| {
-        // What could not be written is of no use to anybody.
+        // A file that was not written completely has no use.
         let _ = std::fs::remove_file(&new);
         anyhow::Error::new(error).context(format!("cannot write `{}`", path.display()))
     })
@@ -151,7 +153,7 @@ fn boot() -> u64 {
     u64::from(crc32fast::hash(&id)) << 32 | id.len() as u64
 }
 
-/// How many crashed messages are named at a start; a crash leaves as many as ran.
+/// The most crashed messages that a start names; a crash leaves as many as were running.
 const TOLD: usize = 10;
 
 fn tell(crashed: &[Crashed], crashes_max: u32) {

@@ -1,6 +1,6 @@
-//! Asking brokers which topics there are, and creating some. **Blocks** up to its deadline.
+//! Queries the topics of the brokers, and creates topics. **Blocks** up to its deadline.
 //!
-//! No question creates a topic, whatever the brokers allow. It must not know what the topics are for.
+//! No query creates a topic, whatever the brokers allow. This module must not know the purpose of the topics.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use super::producer::connection;
 use crate::kafka::property::Value;
 
-/// The brokers' own default, which they know since Kafka 2.4.
+/// The brokers' own default, which brokers know since Kafka 2.4.
 const DEFAULT: i32 = -1;
-/// What replaces it for older ones, where there are as many brokers.
+/// The replacement for older brokers, if there are as many brokers.
 const REPLICATION: usize = 3;
 
 pub(crate) struct Admin {
@@ -24,33 +24,33 @@ pub(crate) struct Admin {
     deadline: Duration,
 }
 
-/// What a new topic has, beside the brokers' own defaults.
+/// The settings of a new topic, beside the brokers' own defaults.
 #[derive(Clone, Copy)]
 pub(crate) struct NewSettings<'a> {
     pub(crate) needed: &'a [(&'a str, &'a str)],
-    /// Left out where the brokers do not know them.
+    /// Left out if the brokers do not know them.
     pub(crate) wanted: &'a [(&'a str, &'a str)],
 }
 
 /// The topics of a cluster.
 pub(crate) struct Topics {
-    /// With the number of their partitions.
+    /// Topics, each with the number of its partitions.
     existing: BTreeMap<String, usize>,
     brokers: usize,
 }
 
-/// What came of creating a topic.
+/// The result of creating a topic.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Created {
     Now,
-    /// Somebody else was faster.
+    /// Another client created it first.
     Before,
-    /// The broker said no, and would again.
+    /// The broker refused, and would refuse again.
     Refused(String),
 }
 
 impl Admin {
-    /// Connects on first use; what of the properties is not about the connection is left out.
+    /// Connects on first use; properties that do not concern the connection are left out.
     pub(crate) fn new(properties: &BTreeMap<String, Value>, deadline: Duration) -> Result<Self> {
         let mut config = ClientConfig::new();
         for (name, value) in connection(properties) {
@@ -76,7 +76,8 @@ impl Admin {
         })
     }
 
-    /// Whether a topic that is not among [`Topics`] does not exist; it may also be hidden from us, which is an error.
+    /// Whether a topic that is not among [`Topics`] does not exist. It may also be hidden from this client, which is
+    /// an error.
     pub(crate) fn is_missing(&self, topic: &str) -> Result<bool> {
         let metadata = self
             .client
@@ -91,7 +92,7 @@ impl Admin {
         }
     }
 
-    /// Creates a topic, with the brokers' own defaults where nothing is said. An error may go away by itself.
+    /// Creates a topic, with the brokers' own defaults for everything else. An error may end by itself.
     pub(crate) fn create(
         &self,
         topics: &Topics,
@@ -106,7 +107,7 @@ impl Admin {
         for (partitions, replication, settings) in [
             (partitions, DEFAULT, all.as_slice()),
             (partitions, DEFAULT, needed),
-            // Before 2.4 brokers want to be told everything.
+            // Brokers before 2.4 need every setting.
             (partitions.max(1), replication, needed),
         ] {
             match self.create_with(topic, partitions, replication, settings)? {
@@ -156,13 +157,13 @@ impl Admin {
 }
 
 impl Topics {
-    /// How many partitions a topic has; `None` where it is not there.
+    /// The number of partitions of a topic; `None` for a missing topic.
     pub(crate) fn partitions(&self, topic: &str) -> Option<usize> {
         self.existing.get(topic).copied()
     }
 }
 
-/// The code's own words, without the name of the call.
+/// The description of the code, without the name of the call.
 fn plain(error: KafkaError) -> anyhow::Error {
     match error.rdkafka_error_code() {
         Some(code) => anyhow!("{code}"),
@@ -170,7 +171,7 @@ fn plain(error: KafkaError) -> anyhow::Error {
     }
 }
 
-/// What goes wrong is said by whoever asked.
+/// Logs nothing: the caller reports the error.
 struct Quiet;
 
 impl ClientContext for Quiet {

@@ -1,4 +1,5 @@
-//! What librdkafka calls: rebalances and errors are only recorded, queues ring the bell, log lines become ours.
+//! The callbacks of librdkafka: rebalances and errors are only recorded, queues ring the bell, log lines go to
+//! Moontide's log.
 #![expect(unsafe_code, reason = "callbacks of the C API of librdkafka")]
 
 use std::collections::VecDeque;
@@ -10,30 +11,30 @@ use rdkafka_sys as sys;
 use super::list;
 use super::{Error, TopicPartition};
 
-/// Rung when a queue becomes non-empty.
+/// Rings when a queue becomes non-empty.
 pub(crate) type Bell = Arc<dyn Fn() + Send + Sync>;
 
-/// What the callbacks write. librdkafka holds its address, so it outlives the handle.
+/// State that the callbacks write. librdkafka holds its address, so it outlives the handle.
 pub(super) struct Shared {
     bell: Bell,
     events: Mutex<VecDeque<Event>>,
 }
 
-/// What came over the consumer queue.
+/// An event of the consumer queue.
 #[derive(Debug)]
 pub(crate) enum Event {
     Rebalance(Rebalance),
     Error(Error),
-    /// Of a topic that is subscribed to and can't be had.
+    /// The error of a subscribed topic that is not available.
     TopicError(Arc<str>, Error),
 }
 
-/// Each must be answered, by assign or unassign.
+/// Each rebalance must be answered, by assign or unassign.
 #[derive(Debug)]
 pub(crate) enum Rebalance {
     Assign(Vec<TopicPartition>),
     Revoke(Vec<TopicPartition>),
-    /// Neither: the answer is to give up everything.
+    /// Neither of the two: the answer is to give up every partition.
     Failed(Error),
 }
 
@@ -61,7 +62,7 @@ impl Shared {
 /// # Safety
 /// Called by librdkafka alone.
 pub(super) unsafe extern "C" fn on_queue(_: *mut sys::rd_kafka_t, opaque: *mut c_void) {
-    // SAFETY: the address given at `queue_cb_event_enable`, alive until the callback is taken off in drop.
+    // SAFETY: the address was given at `queue_cb_event_enable`, and lives until `drop` removes the callback.
     let shared = unsafe { &*opaque.cast::<Shared>() };
     (shared.bell)();
 }
@@ -74,7 +75,8 @@ pub(super) unsafe extern "C" fn on_rebalance(
     partitions: *mut sys::rd_kafka_topic_partition_list_t,
     opaque: *mut c_void,
 ) {
-    // SAFETY: called by our own poll, with the opaque of the conf and a list that lives as long as the call.
+    // SAFETY: this client's own poll makes the call, with the opaque of the conf and a list that lives as long as the
+    // call.
     let (shared, partitions) = unsafe { (&*opaque.cast::<Shared>(), list::read(partitions)) };
     shared.push(Event::Rebalance(match code {
         sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
@@ -95,14 +97,14 @@ pub(super) unsafe extern "C" fn on_error(
     reason: *const c_char,
     opaque: *mut c_void,
 ) {
-    // SAFETY: called by our own poll, with the opaque of the conf and a NUL-terminated reason.
+    // SAFETY: this client's own poll makes the call, with the opaque of the conf and a NUL-terminated reason.
     let (shared, reason) = unsafe {
         (
             &*opaque.cast::<Shared>(),
             CStr::from_ptr(reason).to_string_lossy(),
         )
     };
-    // SAFETY: librdkafka's own code, which is one of the enum's values.
+    // SAFETY: librdkafka's own code is one of the enum's values.
     let code = unsafe { std::mem::transmute::<c_int, sys::rd_kafka_resp_err_t>(code) };
     shared.push(Event::Error(Error::new(code, reason)));
 }
@@ -115,7 +117,8 @@ pub(super) unsafe extern "C" fn on_log(
     facility: *const c_char,
     text: *const c_char,
 ) {
-    // SAFETY: all are NUL-terminated and live as long as the call; the handle may be null while it is being made.
+    // SAFETY: all strings are NUL-terminated and live as long as the call; the handle may be null during its
+    // creation.
     unsafe {
         let client = if rk.is_null() {
             "".into()

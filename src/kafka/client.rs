@@ -1,11 +1,12 @@
-//! The consumer's own handle on librdkafka: everything that its thread calls is here, and none of it blocks.
+//! The consumer's own handle on librdkafka: every call of the consumer's thread is here, and none of them blocks.
 //!
-//! Three queues: *events* (the consumer queue: rebalances, errors), *messages* (every assigned partition's queue is
-//! forwarded to it) and *replies* (commits). All three ring one bell when they become non-empty; whoever is woken drains
-//! them until they are empty, since the bell is edge-triggered.
+//! The client has three queues. *Events* is the consumer queue, with rebalances and errors. *Messages* gets the
+//! messages of every assigned partition, whose queue is forwarded to it. *Replies* gets the answers to commits. All
+//! three ring one bell when they become non-empty. The bell is edge-triggered, so the woken thread drains them until
+//! they are empty.
 //!
-//! The rebalance callback only records. What follows is the consumer's state machine: to drain inside of it would block
-//! the very thread that handlers wait for.
+//! The rebalance callback only records the rebalance; the consumer's state machine does the rest. A drain inside the
+//! callback would block the thread that the handlers wait for.
 #![expect(unsafe_code, reason = "the C API of librdkafka")]
 
 use std::collections::VecDeque;
@@ -25,7 +26,7 @@ pub(crate) struct Client {
     events: NonNull<sys::rd_kafka_queue_t>,
     messages: NonNull<sys::rd_kafka_queue_t>,
     replies: NonNull<sys::rd_kafka_queue_t>,
-    /// What the callbacks write; librdkafka holds its address, so it must outlive the handle.
+    /// State that the callbacks write. librdkafka holds its address, so it must outlive the handle.
     shared: Box<Shared>,
 }
 
@@ -33,11 +34,11 @@ pub(crate) struct Client {
 #[derive(Debug)]
 pub(crate) struct Committed {
     pub(crate) result: Result<(), Error>,
-    /// Each with an error of its own, if it has one.
+    /// Each partition has an error of its own, if any.
     pub(crate) partitions: Vec<TopicPartition>,
 }
 
-/// How far a close has come.
+/// The progress of a close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closing {
     Waits,
@@ -45,13 +46,13 @@ pub(crate) enum Closing {
 }
 
 // SAFETY: librdkafka's handle and queues may be used from any thread; `Shared` is behind mutexes. The calls that must
-// not overlap (consume, poll, assign, pause) are made by the consumer's thread alone, which is their only caller.
+// not overlap (consume, poll, assign, pause) have one caller, the consumer's thread.
 unsafe impl Send for Client {}
 // SAFETY: as above.
 unsafe impl Sync for Client {}
 
 impl Client {
-    /// Starts librdkafka's threads; connects in the background.
+    /// Starts librdkafka's threads, which connect in the background.
     pub(crate) fn new<'a>(
         properties: impl Iterator<Item = (&'a str, &'a str)>,
         bell: Bell,
@@ -68,8 +69,8 @@ impl Client {
         let shared = Box::new(Shared::new(bell));
         let opaque = ptr::from_ref::<Shared>(&shared).cast_mut().cast::<c_void>();
         let mut text = [0; 512];
-        // SAFETY: rd_kafka_new takes the conf over where it succeeds, and so we hand out a copy, which is freed where it
-        // fails; the opaque outlives the handle, as it is dropped after it.
+        // SAFETY: `rd_kafka_new` takes ownership of the conf only when it succeeds. So it gets a copy, which is freed
+        // when it fails. The opaque is dropped after the handle, so it outlives it.
         let rk = unsafe {
             let conf = sys::rd_kafka_conf_dup(native.ptr());
             sys::rd_kafka_conf_set_opaque(conf, opaque);
@@ -84,16 +85,16 @@ impl Client {
             rk
         };
         let Some(rk) = NonNull::new(rk) else {
-            // SAFETY: librdkafka wrote a NUL-terminated text into the buffer.
+            // SAFETY: librdkafka wrote a NUL-terminated string into the buffer.
             return Err(Error::fatal(
                 unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy(),
             ));
         };
-        // SAFETY: the handle is alive; its queues are ours until we destroy our references in drop.
+        // SAFETY: the handle is alive; this client owns its references to the queues until `drop` destroys them.
         unsafe {
             if oauth {
-                // Tokens are then refreshed by a thread of librdkafka's, whatever ours is doing. An error says that
-                // no such callback is needed, which is fine.
+                // A thread of librdkafka then refreshes the tokens, independently of the consumer's thread. An error
+                // means that no such callback is needed, which is fine.
                 let error = sys::rd_kafka_sasl_background_callbacks_enable(rk.as_ptr());
                 sys::rd_kafka_error_destroy(error);
             }
@@ -116,7 +117,7 @@ impl Client {
         }
     }
 
-    /// Joins the group with these topics, or changes them; none leaves it.
+    /// Joins the group with these topics, or changes the subscription; an empty list leaves the group.
     pub(crate) fn subscribe(&self, topics: &[Arc<str>]) -> Result<(), Error> {
         // SAFETY: the handle and the list are alive.
         Error::check(unsafe {
@@ -128,15 +129,16 @@ impl Client {
         })
     }
 
-    /// Serves the callbacks and takes what they recorded, and the group's errors.
+    /// Serves the callbacks. Returns the events that they recorded, and the errors of the group.
     pub(crate) fn events(&self) -> VecDeque<Event> {
         loop {
-            // SAFETY: the handle is alive. A message that belongs to a partition can't be here: all are forwarded.
+            // SAFETY: the handle is alive. No message of a partition can arrive here, since every partition queue is
+            // forwarded.
             let message = unsafe { sys::rd_kafka_consumer_poll(self.rk.as_ptr(), 0) };
             let Some(message) = NonNull::new(message) else {
                 break;
             };
-            // SAFETY: ours to read and destroy.
+            // SAFETY: this client owns the message and may read and destroy it.
             unsafe {
                 let error = message_error(message).unwrap_or_else(|| {
                     Error::fatal("a message came outside of its partition's queue")
@@ -153,16 +155,16 @@ impl Client {
         self.shared.take()
     }
 
-    /// Takes up to `most` messages that are there already, and returns how many. Those of one partition come in order.
-    /// `each` gets the topic's address as a cheap key, valid while the partition is assigned, its partition, the
-    /// message and a way to the topic's name.
+    /// Takes up to `most` messages that have already arrived, and returns their number. Messages of one partition
+    /// come in order. `each` gets the topic's address as a cheap key, valid while the partition is assigned. It also
+    /// gets the partition, the message and a function for the topic's name.
     pub(crate) fn take(
         &self,
         most: usize,
         mut each: impl FnMut(usize, i32, Result<Message, Error>, &dyn Fn() -> Arc<str>),
     ) -> usize {
         let mut buffer: Vec<*mut sys::rd_kafka_message_t> = Vec::with_capacity(most);
-        // SAFETY: room for `most` pointers; a time-out of 0 returns what is there.
+        // SAFETY: the buffer has room for `most` pointers; a time-out of 0 returns the messages that have arrived.
         let count = unsafe {
             sys::rd_kafka_consume_batch_queue(self.messages.as_ptr(), 0, buffer.as_mut_ptr(), most)
         };
@@ -171,7 +173,7 @@ impl Client {
         unsafe { buffer.set_len(count) };
         for (index, &message) in buffer.iter().enumerate() {
             prefetch(&buffer[index..]);
-            // SAFETY: batch messages are never null, ours, and alive until destroyed.
+            // SAFETY: batch messages are never null, belong to this client, and live until destroyed.
             unsafe {
                 let message = NonNull::new_unchecked(message);
                 let topic = message.as_ref().rkt;
@@ -194,11 +196,11 @@ impl Client {
         count
     }
 
-    /// The answers to commits that have come.
+    /// The answers to commits that have arrived.
     pub(crate) fn replies(&self) -> Vec<Committed> {
         let mut replies = Vec::new();
         loop {
-            // SAFETY: the queue is alive; the event is ours until destroyed.
+            // SAFETY: the queue is alive; this client owns the event until it is destroyed.
             unsafe {
                 let event = sys::rd_kafka_queue_poll(self.replies.as_ptr(), 0);
                 if event.is_null() {
@@ -216,10 +218,10 @@ impl Client {
         }
     }
 
-    /// Sends one commit of these offsets as they stand; the answer comes by `replies`.
+    /// Sends one commit of exactly these offsets; the answer comes by `replies`.
     pub(crate) fn commit(&self, partitions: &[TopicPartition]) -> Result<(), Error> {
         let list = List::of(partitions);
-        // SAFETY: the list is copied by the call; without a callback the answer is an event.
+        // SAFETY: the call copies the list; without a callback the answer is an event.
         Error::check(unsafe {
             sys::rd_kafka_commit_queue(
                 self.rk.as_ptr(),
@@ -231,7 +233,7 @@ impl Client {
         })
     }
 
-    /// Answers an assignment: these partitions start at their offsets, their messages come to `take`.
+    /// Answers an assignment: these partitions start at their offsets, and `take` returns their messages.
     pub(crate) fn assign(&self, partitions: &[TopicPartition]) -> Result<(), Error> {
         self.forward(partitions);
         let list = List::of(partitions);
@@ -252,8 +254,9 @@ impl Client {
             ))?;
         }
         if !self.is_cooperative() {
-            // A partition that was assigned before is stopped and started, and its forwarding ends with the stop. That
-            // has happened by now: to resume waits until librdkafka has come to it, and the stop stood before it.
+            // A partition that was assigned before is stopped and started, and its forwarding ends with the stop. The
+            // stop has happened by now: the resume waits until librdkafka has served it, and the stop was queued
+            // before it.
             self.forward(partitions);
         }
         Ok(())
@@ -264,7 +267,7 @@ impl Client {
             let Ok(topic) = CString::new(&*one.topic) else {
                 continue;
             };
-            // SAFETY: both queues are alive; forwarding persists, so our reference can go.
+            // SAFETY: both queues are alive; the forwarding persists after this reference is destroyed.
             unsafe {
                 let queue = sys::rd_kafka_queue_get_partition(
                     self.rk.as_ptr(),
@@ -279,8 +282,8 @@ impl Client {
         }
     }
 
-    /// Lets assigned partitions go on at other offsets. What was fetched before is not handed out any more, but for the
-    /// batch that may be in hand.
+    /// Moves assigned partitions to other offsets. Messages fetched before are no longer handed out, except for a
+    /// batch that the caller already holds.
     pub(crate) fn seek(&self, partitions: &[TopicPartition]) -> Result<(), Error> {
         let list = List::of(partitions);
         let do_not_wait = 0;
@@ -311,11 +314,11 @@ impl Client {
     }
 
     pub(crate) fn unassign_all(&self) -> Result<(), Error> {
-        // SAFETY: the handle is alive; null is "nothing".
+        // SAFETY: the handle is alive; null means an empty assignment.
         Error::check(unsafe { sys::rd_kafka_assign(self.rk.as_ptr(), ptr::null()) })
     }
 
-    /// Whether rebalances come as differences (cooperative-sticky, KIP-848) or as a whole.
+    /// Whether rebalances come as differences (cooperative-sticky, KIP-848) or as whole assignments.
     pub(crate) fn is_cooperative(&self) -> bool {
         // SAFETY: a static string, or null before the first join.
         let name = unsafe { sys::rd_kafka_rebalance_protocol(self.rk.as_ptr()) };
@@ -323,13 +326,14 @@ impl Client {
         !name.is_null() && unsafe { CStr::from_ptr(name) }.to_bytes() == b"COOPERATIVE"
     }
 
-    /// Whether the partitions under revocation went to somebody else already: then nothing may be committed.
+    /// Whether another member already owns the partitions under revocation; then nothing may be committed.
     pub(crate) fn is_assignment_lost(&self) -> bool {
         // SAFETY: the handle is alive.
         unsafe { sys::rd_kafka_assignment_lost(self.rk.as_ptr()) != 0 }
     }
 
-    /// Purges what is prefetched of the partition; it goes on later where `take` has come to.
+    /// Pauses the partitions and purges their prefetched messages. They later continue after the last message of
+    /// `take`.
     pub(crate) fn pause(&self, partitions: &[TopicPartition]) -> Result<(), Error> {
         let list = List::of(partitions);
         // SAFETY: handle and list are alive.
@@ -342,11 +346,11 @@ impl Client {
         Error::check(unsafe { sys::rd_kafka_resume_partitions(self.rk.as_ptr(), list.as_ptr()) })
     }
 
-    /// First and next offset of a partition as the last fetch told them; `None` before one did.
+    /// First and next offset of a partition as of the last fetch; `None` before the first fetch.
     pub(crate) fn known_watermarks(&self, topic: &str, partition: i32) -> Option<(i64, i64)> {
         let topic = CString::new(topic).ok()?;
         let (mut low, mut high) = (-1, -1);
-        // SAFETY: out-pointers are ours.
+        // SAFETY: the out-pointers are local variables.
         let result = unsafe {
             sys::rd_kafka_get_watermark_offsets(
                 self.rk.as_ptr(),
@@ -359,20 +363,20 @@ impl Client {
         (Error::check(result).is_ok() && high >= 0).then_some((low, high))
     }
 
-    /// The error that ended this client for good, if one did.
+    /// The error that ended this client for good, if any.
     pub(crate) fn fatal_error(&self) -> Option<Error> {
         let mut text = [0; 512];
-        // SAFETY: the buffer is ours.
+        // SAFETY: the buffer is a local variable.
         let code =
             unsafe { sys::rd_kafka_fatal_error(self.rk.as_ptr(), text.as_mut_ptr(), text.len()) };
         Error::check(code).err()?;
-        // SAFETY: librdkafka wrote a NUL-terminated text.
+        // SAFETY: librdkafka wrote a NUL-terminated string.
         Some(Error::fatal(
             unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy(),
         ))
     }
 
-    /// Begins to leave the group: a last revocation comes by `events`, and `closing` tells when it is over.
+    /// Begins to leave the group: a last revocation comes by `events`, and `closing` reports the end.
     pub(crate) fn close(&self) -> Result<(), Error> {
         // SAFETY: the handle and its consumer queue are alive.
         unsafe {
@@ -394,10 +398,10 @@ impl Client {
 }
 
 impl Drop for Client {
-    /// Every message is gone by now, as each is held together with an `Arc` of the client.
+    /// Every message has been dropped by now, since each is held together with an `Arc` of the client.
     fn drop(&mut self) {
-        // SAFETY: the queues are destroyed before the handle, each once. The close was done before, or is not wanted:
-        // the flag keeps librdkafka from waiting for one.
+        // SAFETY: each queue is destroyed once, before the handle. The close is done or not wanted: the flag keeps
+        // librdkafka from waiting for one.
         unsafe {
             for queue in [self.events, self.messages, self.replies] {
                 sys::rd_kafka_queue_cb_event_enable(queue.as_ptr(), None, ptr::null_mut());
@@ -411,31 +415,31 @@ impl Drop for Client {
     }
 }
 
-/// So many messages ahead what describes a message is asked for, and when that has come what lies behind its value: its
-/// headers.
+/// The prefetch asks for the description of a message this many messages ahead. When the description has arrived, it
+/// asks for the bytes behind the value: the headers.
 const DESCRIBED_AHEAD: usize = 8;
 const HEADERS_AHEAD: usize = 4;
 
-/// They were written by librdkafka's thread: without this each one is waited for.
+/// librdkafka's thread wrote these bytes: without a prefetch, each message costs a wait for memory.
 fn prefetch(messages: &[*mut sys::rd_kafka_message_t]) {
     let at = |ahead| messages.get(ahead).copied().and_then(NonNull::new);
     if let Some(message) = at(DESCRIBED_AHEAD) {
         message::prefetch_message(message);
     }
     if let Some(message) = at(HEADERS_AHEAD) {
-        // SAFETY: a message of the batch that has not been handed out is alive; what is asked for is not read.
+        // SAFETY: a message of the batch that has not been handed out is alive; the prefetched bytes are not read.
         let (value, len) = unsafe { (message.as_ref().payload, message.as_ref().len) };
         message::prefetch(value.cast::<u8>().wrapping_add(len), 1);
     }
 }
 
 /// # Safety
-/// `error` is null or an error that is ours.
+/// `error` is null or an error that the caller owns.
 unsafe fn check_error(error: *mut sys::rd_kafka_error_t) -> Result<(), Error> {
     if error.is_null() {
         return Ok(());
     }
-    // SAFETY: by the contract; destroyed once, after its text was copied.
+    // SAFETY: by the contract; destroyed once, after its string was copied.
     unsafe {
         let text = CStr::from_ptr(sys::rd_kafka_error_string(error))
             .to_string_lossy()
@@ -454,7 +458,7 @@ unsafe fn message_error(message: NonNull<sys::rd_kafka_message_t>) -> Option<Err
     if code as i32 == 0 {
         return None;
     }
-    // SAFETY: by the contract; the text, where there is one, belongs to the message.
+    // SAFETY: by the contract; the string, if any, belongs to the message.
     let text = unsafe {
         let text = sys::rd_kafka_message_errstr(message.as_ptr());
         if text.is_null() {
@@ -472,7 +476,7 @@ unsafe fn topic_name(topic: *mut sys::rd_kafka_topic_t) -> Arc<str> {
     if topic.is_null() {
         return "".into();
     }
-    // SAFETY: by the contract; the name is a NUL-terminated string of the topic's.
+    // SAFETY: by the contract; the name is a NUL-terminated string of the topic.
     unsafe { CStr::from_ptr(sys::rd_kafka_topic_name(topic)) }
         .to_string_lossy()
         .into()

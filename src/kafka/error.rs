@@ -1,4 +1,4 @@
-//! What can go wrong with Kafka, and the one place that decides what follows.
+//! Errors of Kafka, and the one place that decides their consequence.
 
 use std::fmt;
 
@@ -11,16 +11,16 @@ pub(crate) struct Error {
     text: String,
 }
 
-/// What an error means for the one who gets it.
+/// The consequence of an error for its receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// Goes away by itself or by trying again: broker, coordinator, network, a rebalance under way.
+    /// Ends by itself or by a retry: broker, coordinator, network, a rebalance under way.
     Transient,
-    /// This member no longer owns what it asked about: nothing may be committed for it any more.
+    /// This member no longer owns the partitions: nothing may be committed for them any more.
     NotOwner,
-    /// The commit's metadata does not fit: commit again without.
+    /// The commit's metadata does not fit: commit again without it.
     Metadata,
-    /// Somebody has to change something (authorization, an unknown topic); trying again is right meanwhile.
+    /// The operator must change something (authorization, an unknown topic); retries continue meanwhile.
     Lasting,
     /// The client is dead.
     Fatal,
@@ -48,7 +48,7 @@ impl Error {
         }
     }
 
-    /// For what librdkafka reports without a code.
+    /// An error that librdkafka reports without a code.
     pub(crate) fn fatal(text: impl Into<String>) -> Self {
         Self {
             code: Code::Fatal,
@@ -58,16 +58,16 @@ impl Error {
 
     pub(crate) fn class(&self) -> Class {
         match self.code {
-            // The client itself says that it can't go on.
+            // The client itself reports that it cannot continue.
             Code::Fatal => Class::Fatal,
-            // Another member with our static id took over: librdkafka makes it fatal for the classic protocol, and a
-            // member that commits anyway would be the zombie that fencing is for.
+            // Another member with the same static id took over. For the classic protocol librdkafka makes this fatal.
+            // A member that commits anyway would be the zombie that fencing excludes.
             Code::FencedInstanceId
-            // The group went on without us: the partitions are somebody else's.
+            // The group continued without this member: the partitions belong to other members.
             | Code::IllegalGeneration
             | Code::UnknownMemberId
             | Code::AssignmentLost
-            // The partition was taken from this client before the request got out.
+            // The partition was revoked from this client before the request was sent.
             | Code::UnknownPartition
             | Code::State => Class::NotOwner,
             Code::OffsetMetadataTooLarge => Class::Metadata,
@@ -79,17 +79,18 @@ impl Error {
             | Code::UnknownTopicOrPartition
             | Code::UnknownTopic
             | Code::InvalidTopic => Class::Lasting,
-            // A new epoch under KIP-848 (`StaleMemberEpoch`) too: the next heartbeat brings it, while we own the partition.
+            // So is a new epoch under KIP-848 (`StaleMemberEpoch`): the next heartbeat brings it, while this member
+            // owns the partition.
             _ => Class::Transient,
         }
     }
 
-    /// Follows the errors of each broker, without their reasons.
+    /// Whether the error follows the errors of each broker, without their reasons.
     pub(crate) fn is_summary(&self) -> bool {
         self.code == Code::AllBrokersDown
     }
 
-    /// Not an error: the end of a partition, of no use to anyone here.
+    /// Whether this is the end of a partition, which is not an error and has no use here.
     pub(crate) fn is_partition_end(&self) -> bool {
         self.code == Code::PartitionEOF
     }

@@ -1,7 +1,7 @@
-//! librdkafka's list of topic partitions, to and from plain Rust values.
+//! Conversion of librdkafka's list of topic partitions to and from plain Rust values.
 //!
-//! The crate's own list does not carry leader epochs, without which a truncated log could not be told from one that
-//! retention shortened.
+//! The crate's own list does not carry leader epochs. Without them a truncated log looks like one that retention
+//! shortened.
 #![expect(
     unsafe_code,
     reason = "librdkafka's lists are C structs that we fill and read"
@@ -15,21 +15,21 @@ use rdkafka_sys as sys;
 
 use super::Error;
 
-/// One partition with what stands beside it; which of it counts depends on the call.
+/// One partition with its data; the call decides which fields count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TopicPartition {
     pub(crate) topic: Arc<str>,
     pub(crate) partition: i32,
-    /// The next offset; negative where there is none.
+    /// The next offset; negative for none.
     pub(crate) offset: i64,
-    /// -1 where it is unknown.
+    /// -1 when unknown.
     pub(crate) leader_epoch: i32,
-    /// Of a commit; empty is none.
+    /// The metadata of a commit; empty for none.
     pub(crate) metadata: String,
     pub(crate) error: Option<Error>,
 }
 
-/// No offset: what a query is asked with.
+/// No offset: the value that a query passes in.
 pub(crate) const NO_OFFSET: i64 = -1001;
 
 impl TopicPartition {
@@ -54,7 +54,7 @@ pub(super) struct List(ptr::NonNull<sys::rd_kafka_topic_partition_list_t>);
 
 impl List {
     pub(super) fn of(partitions: &[TopicPartition]) -> Self {
-        // SAFETY: librdkafka allocates the list and aborts where it can't, so that it is never null.
+        // SAFETY: librdkafka allocates the list and aborts when it cannot, so it is never null.
         let list = unsafe {
             ptr::NonNull::new_unchecked(sys::rd_kafka_topic_partition_list_new(
                 partitions.len() as i32
@@ -64,7 +64,7 @@ impl List {
             let Ok(topic) = CString::new(&*one.topic) else {
                 continue;
             };
-            // SAFETY: the list is ours; `add` returns an element of it, valid until the next `add`.
+            // SAFETY: this value owns the list; `add` returns an element of it, valid until the next `add`.
             unsafe {
                 let element = sys::rd_kafka_topic_partition_list_add(
                     list.as_ptr(),
@@ -109,7 +109,7 @@ impl List {
     }
 
     pub(super) fn read(&self) -> Vec<TopicPartition> {
-        // SAFETY: the list is ours and alive.
+        // SAFETY: this value owns the list, which is alive.
         unsafe { read(self.as_ptr()) }
     }
 }
@@ -131,7 +131,7 @@ pub(super) unsafe fn read(
     if list.is_null() {
         return Vec::new();
     }
-    // SAFETY: by the contract; `cnt` elements stand at `elems`.
+    // SAFETY: by the contract; `cnt` elements are at `elems`.
     let elements = unsafe { (*list).elems };
     // SAFETY: likewise.
     let count = unsafe { (*list).cnt };

@@ -1,8 +1,8 @@
-//! librdkafka's own log lines, as lines of ours.
+//! librdkafka's own log lines, as log lines of Moontide.
 //!
-//! A broker that is away makes librdkafka say so several times a second, for every broker and client. The first lines
-//! of a kind appear, the rest is counted, and the count is a line at the end of its window. The counters are a part of
-//! the subscriber, so that there is no static and a process without a subscriber counts nothing.
+//! While a broker is away, librdkafka logs it several times a second, for every broker and client. The first lines of
+//! a kind appear. The rest is counted, and the count becomes a line at the end of its window. The counters are a part
+//! of the subscriber, so nothing is static, and a process without a subscriber counts nothing.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::rate_limit::RateLimits;
 /// Lines of one facility and level that appear in a window.
 const BURST: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(10);
-/// librdkafka has some eighty facilities. Beyond this many kinds of lines they share one counter.
+/// librdkafka has some eighty facilities. Beyond this limit, further kinds of lines share one counter.
 const FACILITIES_MAX: usize = 256;
 /// A line of one level never hides one of another.
 const LEVELS: [Level; 4] = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG];
@@ -55,12 +55,12 @@ impl Limits {
     }
 }
 
-/// Tells of lines left out in windows that have ended. Call it every second or so.
+/// Logs the counts of windows that have ended. Call it every second or so.
 pub(crate) fn tell_ended(now: Instant) {
     tell(|limits| limits.ended(now));
 }
 
-/// Tells of all lines left out: the log ends.
+/// Logs all remaining counts, at the end of the log.
 pub(crate) fn tell_rest() {
     tell(RateLimits::rest);
 }
@@ -80,15 +80,16 @@ fn tell(of: impl Fn(&mut RateLimits) -> Vec<(String, u64)>) {
     }
 }
 
-/// One line of librdkafka: its syslog level, facility (`FAIL`, `REQTMOUT`, …), client name and text.
+/// Logs one line of librdkafka: its syslog level, facility (`FAIL`, `REQTMOUT`, …), client name and text.
 pub(crate) fn line(level: i32, facility: &str, client: &str, text: &str) {
-    // What a client reports as an error too is said by whoever gets that error, with the consumer's name.
+    // A client also reports this as an error, and the receiver of that error logs it with the consumer's name.
     let level = if facility == "FAIL" {
         Level::DEBUG
     } else {
         level_of(level)
     };
-    // Lines that the level hides are neither shown nor counted. Outside of `get_default`, in which nothing is enabled.
+    // Lines below the log level are neither shown nor counted. This check is outside of `get_default`, in which
+    // nothing is enabled.
     if !is_enabled(level) {
         return;
     }

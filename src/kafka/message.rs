@@ -1,4 +1,4 @@
-//! One message: librdkafka's own, whose bytes lie in a fetch buffer, or a copy.
+//! One message: librdkafka's own, whose bytes are in a fetch buffer, or a copy.
 #![expect(
     unsafe_code,
     reason = "reads librdkafka's message struct without copying it"
@@ -11,18 +11,18 @@ use rdkafka_sys as sys;
 
 use crate::message::{EachHeader, OwnedRecord, Record};
 
-/// A message taken from a partition. It must be dropped before its client is: whoever holds messages holds the client
-/// (through their partition) too.
+/// A message taken from a partition. It must be dropped before its client is: an owner of messages also owns the
+/// client, through their partition.
 pub(crate) struct Message(Body);
 
-/// Bytes of a line of the processor's caches.
+/// Bytes of a cache line of the processor.
 const LINE: usize = 64;
 /// Bytes before a message, and from its start on, that are read sooner or later.
 const BEFORE: usize = 128;
 const FROM: usize = 256;
-/// No page of a Linux is smaller.
+/// The smallest page size of any Linux.
 const PAGE: usize = 4096;
-/// Of a long value the processor soon sees by itself what comes next.
+/// In a long value, the processor soon predicts the next bytes by itself.
 const BYTES_AHEAD: usize = 512;
 
 enum Body {
@@ -33,21 +33,21 @@ enum Body {
     Owned(Box<OwnedRecord>),
 }
 
-/// What librdkafka says of a message's headers.
+/// The headers of a message, as librdkafka reports them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Headers {
     None,
     Parsed,
-    /// There are some, and librdkafka does not parse them: more than 100,000, or broken ones.
+    /// The message has headers that librdkafka does not parse: more than 100,000, or broken ones.
     Refused,
 }
 
-// SAFETY: librdkafka's messages are not bound to a thread; reference counts inside are atomic.
+// SAFETY: librdkafka's messages are not bound to a thread; the reference counts inside are atomic.
 unsafe impl Send for Message {}
 
 impl Message {
-    /// Parses its headers, if it has some: here and not where they are first read, since the thread that takes messages has
-    /// more time than the one that runs Lua.
+    /// Parses the headers, if any. It parses here and not at their first use, since the thread that takes messages
+    /// has more time than the thread that runs Lua.
     ///
     /// # Safety
     /// `message` came from a consume call, carries no error, and belongs to the caller alone.
@@ -63,27 +63,27 @@ impl Message {
         Self(Body::Native { message, headers })
     }
 
-    /// Asks the processor for what describes the message: another thread has written it, and it is to be there in a moment.
+    /// Prefetches the description of the message: another thread wrote it, and it is needed in a moment.
     pub(crate) fn prefetch(&self) {
         if let Body::Native { message, .. } = &self.0 {
             prefetch_message(*message);
         }
     }
 
-    /// Asks for its bytes. What describes it should be there.
+    /// Prefetches the bytes of the message. Its description should have arrived.
     pub(crate) fn prefetch_bytes(&self) {
         if let Some(value) = self.value() {
             prefetch(value.as_ptr(), value.len().min(BYTES_AHEAD));
         }
     }
 
-    /// One that no broker sent.
+    /// A message that no broker sent.
     #[cfg(any(test, feature = "micro"))]
     pub(crate) fn of(record: OwnedRecord) -> Self {
         Self(Body::Owned(Box::new(record)))
     }
 
-    /// Copies the bytes, so that the fetch buffer is free to go.
+    /// Copies the bytes, so that librdkafka can free the fetch buffer.
     pub(crate) fn detach(&mut self) {
         if matches!(self.0, Body::Native { .. }) {
             let copy = OwnedRecord::copy_of(self);
@@ -91,13 +91,14 @@ impl Message {
         }
     }
 
-    /// What it takes of the budget: its bytes and the bookkeeping around them.
+    /// The message's share of the budget: its bytes and the bookkeeping around them.
     pub(crate) fn bytes(&self) -> usize {
         const BOOKKEEPING: usize = 128;
         BOOKKEEPING + self.key().map_or(0, <[u8]>::len) + self.value().map_or(0, <[u8]>::len)
     }
 
-    /// Whether it has headers that librdkafka does not parse: nobody sees them. Not known of a copy.
+    /// Whether the message has headers that librdkafka does not parse, so that no handler sees them. Unknown for a
+    /// copy.
     pub(crate) fn has_refused_headers(&self) -> bool {
         let Body::Native { headers, .. } = &self.0 else {
             return false;
@@ -170,7 +171,8 @@ impl Record for Message {
         };
         for index in 0.. {
             let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
-            // SAFETY: out-pointers are ours; the name is one of librdkafka's, the value null or `size` bytes long.
+            // SAFETY: the out-pointers are local variables; the name is a string of librdkafka, the value null or
+            // `size` bytes long.
             unsafe {
                 let found = sys::rd_kafka_header_get_all(
                     headers,
@@ -182,7 +184,7 @@ impl Record for Message {
                 if found as i32 != 0 {
                     return;
                 }
-                // Names need not be UTF-8, which is why the crate's reader, which panics on those, is not used.
+                // Names need not be UTF-8, and the crate's reader panics on such names, so it is not used.
                 each(name_of(name, value), bytes(value, size));
             }
         }
@@ -192,20 +194,20 @@ impl Record for Message {
 impl Drop for Message {
     fn drop(&mut self) {
         if let Body::Native { message, .. } = self.0 {
-            // SAFETY: ours alone, destroyed once.
+            // SAFETY: this message has one owner and is destroyed once.
             unsafe { sys::rd_kafka_message_destroy(message.as_ptr()) }
         }
     }
 }
 
-/// Asks for the message and what lies around it: librdkafka keeps it amid the operation that brought it, which is read when
-/// both are let go.
+/// Prefetches the message and the bytes around it. librdkafka keeps the message inside the operation that brought it,
+/// and reads that operation when both are freed.
 pub(super) fn prefetch_message(message: NonNull<sys::rd_kafka_message_t>) {
     let start = message.as_ptr().cast::<u8>();
     prefetch(start.wrapping_sub(BEFORE), BEFORE + FROM);
 }
 
-/// A hint, not an access: any address will do.
+/// Gives the processor a hint, not an access: any address is allowed.
 pub(super) fn prefetch(start: *const u8, len: usize) {
     #[cfg(target_arch = "x86_64")]
     for at in (0..len).step_by(LINE) {
@@ -217,11 +219,11 @@ pub(super) fn prefetch(start: *const u8, len: usize) {
     let _ = (start, len);
 }
 
-/// False where it is certain that there are none: librdkafka makes a buffer to find that out, which takes longer than all
-/// else that the thread does for the message.
+/// False when the message certainly has no headers. librdkafka makes a buffer to find that out, which takes longer
+/// than all other work of the thread for the message.
 ///
-/// In a record the number of its headers follows the value (<https://kafka.apache.org/documentation/#record>), and where
-/// there are none that is a byte of 0. In the formats before, which have no headers, the next message follows, or nothing.
+/// In a record the number of its headers follows the value (<https://kafka.apache.org/documentation/#record>); for
+/// none it is a byte of 0. Older formats have no headers: the next message follows, or nothing.
 ///
 /// # Safety
 /// `message` is alive.
@@ -229,15 +231,15 @@ unsafe fn may_have_headers(message: NonNull<sys::rd_kafka_message_t>) -> bool {
     // SAFETY: by the contract.
     let (value, len) = unsafe { (message.as_ref().payload, message.as_ref().len) };
     if value.is_null() || len == 0 {
-        // It lies somewhere else.
+        // The value is in another place.
         return true;
     }
     let behind = value.cast::<u8>().wrapping_add(len);
     if behind.addr().is_multiple_of(PAGE) {
         return true;
     }
-    // SAFETY: it is the record's, or at least in the page of the value's last byte, so that it can be read. Volatile, since
-    // it may be a stranger's where nothing follows.
+    // SAFETY: the byte belongs to the record, or at least to the page of the value's last byte, so it can be read.
+    // The read is volatile, since another owner may have the byte when nothing follows.
     unsafe { behind.read_volatile() != 0 }
 }
 
@@ -252,7 +254,7 @@ unsafe fn parse_headers(message: NonNull<sys::rd_kafka_message_t>) -> Headers {
     }
 }
 
-/// They belong to the message, and are parsed once.
+/// The headers belong to the message, and are parsed once.
 ///
 /// # Safety
 /// `message` is alive, and no other thread uses it.
@@ -260,7 +262,7 @@ unsafe fn headers_of(
     message: NonNull<sys::rd_kafka_message_t>,
 ) -> Result<*mut sys::rd_kafka_headers_t, sys::rd_kafka_resp_err_t> {
     let mut headers = ptr::null_mut();
-    // SAFETY: by the contract; the result's place is ours.
+    // SAFETY: by the contract; the place of the result is a local variable.
     let error = unsafe { sys::rd_kafka_message_headers(message.as_ptr(), &raw mut headers) };
     if error as i32 == 0 {
         Ok(headers)
@@ -269,14 +271,15 @@ unsafe fn headers_of(
     }
 }
 
-/// The bytes of a header's name, those after a NUL too, though librdkafka gives a string of C. A value is kept behind the
-/// name and its closing NUL, which tells the name's length. Before a name librdkafka keeps its length, which tells that of
-/// a header without a value (`rd_kafka_header_s` in `rdkafka_header.h`; a test fails where a later version differs).
+/// The bytes of a header's name, including those after a NUL, although librdkafka returns a C string. librdkafka
+/// keeps a value behind the name and its closing NUL, which gives the name's length. Before a name it keeps its
+/// length, which serves a header without a value (`rd_kafka_header_s` in `rdkafka_header.h`). A test fails if a later
+/// version differs.
 ///
 /// # Safety
 /// Both come from one header of a live list.
 unsafe fn name_of<'a>(name: *const c_char, value: *const c_void) -> &'a [u8] {
-    // SAFETY: by the contract: the name ends with a NUL, and the length stands two words before it.
+    // SAFETY: by the contract, the name ends with a NUL, and the length is two words before it.
     unsafe {
         let visible = CStr::from_ptr(name).to_bytes();
         let kept = name.cast::<[u8; size_of::<usize>()]>().sub(2).read();

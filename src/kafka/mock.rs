@@ -1,8 +1,8 @@
 //! An embedded broker: librdkafka's mock cluster, on a loopback port of its own.
 //!
-//! It lives in this process's memory and is gone with it. It keeps 5 MiB a partition and deletes older messages without
-//! a word, so it is for tests and for trying handlers, never for data. It must not know who talks to it: a client is
-//! given [`Broker::address`] like any other broker's.
+//! The cluster lives in this process's memory and ends with it. It keeps 5 MiB a partition and deletes older messages
+//! silently. So it is for tests and for trying handlers, never for data. It must not know its clients: they get
+//! [`Broker::address`] like any other broker's.
 #![expect(
     unsafe_code,
     reason = "the delay of a group's first join is set by a call that rdkafka does not wrap"
@@ -18,7 +18,7 @@ use rdkafka::types::RDKafkaType;
 #[cfg(test)]
 pub(crate) use rdkafka_sys::RDKafkaErrorCode as Code;
 
-/// Of keys, values and headers: what a partition keeps for sure, with the overhead of records left out of 5 MiB.
+/// Bytes of keys, values and headers that a partition certainly keeps: 5 MiB without the overhead of records.
 pub(crate) const PARTITION_BYTES_MAX: usize = 4 << 20;
 
 pub(crate) struct Broker {
@@ -29,7 +29,7 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    /// One broker, at once ready for clients.
+    /// Starts one broker, which is ready for clients at once.
     pub(crate) fn start() -> Result<Self> {
         let mut config = ClientConfig::new();
         config.set("test.mock.num.brokers", "1");
@@ -46,7 +46,7 @@ impl Broker {
         };
         let address = cluster.bootstrap_servers();
         drop(cluster);
-        // A real group waits for further members before its first assignment, the mock's for 3 s. Whoever tries a
+        // A real group waits for further members before its first assignment, the mock cluster for 3 s. A trial of a
         // handler has one member.
         // SAFETY: the handle is the client's own and alive, and so is the cluster, which it owns; the call takes the
         // cluster's lock and sets one integer.
@@ -61,7 +61,7 @@ impl Broker {
         })
     }
 
-    /// For `bootstrap.servers`.
+    /// The value of `bootstrap.servers`.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
@@ -85,7 +85,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Answers the next requests to produce with these codes, one each.
+    /// Answers the next produce requests with these codes, one each.
     #[cfg(test)]
     pub(crate) fn refuse(&self, codes: &[Code]) {
         let native = |code: &Code| (*code as i32).try_into().unwrap();

@@ -1,7 +1,7 @@
-//! A record on its way out, handed to librdkafka byte for byte.
+//! A record to send, handed to librdkafka byte for byte.
 //!
-//! Not by the crate's own records: their header names are UTF-8, and what came in with other names must go out with
-//! them. It must not know who waits for the answer.
+//! The crate's own records are not used: their header names are UTF-8, and a record received with other names must be
+//! sent with them. This module must not know the receiver of the answer.
 #![expect(
     unsafe_code,
     reason = "headers with names of any bytes are made by the C API of librdkafka"
@@ -16,14 +16,14 @@ use rdkafka_sys::RDKafkaErrorCode as Code;
 use crate::log::log;
 use crate::message::{Header, Outgoing};
 
-/// librdkafka's "no partition given".
+/// librdkafka's value for "no partition given".
 const BY_KEY: i32 = -1;
 
 impl Outgoing {
-    /// Puts a copy into the producer's queue; never blocks. The delivery report brings `opaque` back, unless this fails.
+    /// Puts a copy into the producer's queue; never blocks. The delivery report returns `opaque`, unless this fails.
     ///
     /// # Safety
-    /// `rk` is a producer that is alive, and `opaque` is what its delivery callback expects.
+    /// `rk` is a producer that is alive, and `opaque` has the type that its delivery callback expects.
     pub(super) unsafe fn enqueue(
         &self,
         rk: *mut sys::rd_kafka_t,
@@ -33,8 +33,8 @@ impl Outgoing {
         let (value, value_size) = raw(self.value.as_deref());
         let (key, key_size) = raw(self.key.as_deref());
         let headers = native_headers(&self.headers)?;
-        // SAFETY: by the contract; each tag is followed by the arguments that librdkafka reads for it, the bytes are
-        // copied, and the headers are librdkafka's own where it succeeds, else still ours.
+        // SAFETY: by the contract; each tag is followed by the arguments that librdkafka reads for it. The bytes are
+        // copied. On success librdkafka owns the headers, otherwise this function still does.
         unsafe {
             use sys::rd_kafka_vtype_t as tag;
             let result = sys::rd_kafka_producev(
@@ -72,12 +72,12 @@ impl Outgoing {
     }
 }
 
-/// Null where there are none: a record without headers stays one.
+/// Null for an empty list: a record without headers stays one.
 fn native_headers(headers: &[Header]) -> Result<*mut sys::rd_kafka_headers_t, Code> {
     if headers.is_empty() {
         return Ok(ptr::null_mut());
     }
-    // SAFETY: librdkafka copies the names and values, whose lengths are given, and aborts where it can't allocate.
+    // SAFETY: librdkafka copies the names and values, whose lengths are given, and aborts when it cannot allocate.
     unsafe {
         let list = sys::rd_kafka_headers_new(headers.len());
         for (name, value) in headers {
@@ -99,7 +99,7 @@ fn native_headers(headers: &[Header]) -> Result<*mut sys::rd_kafka_headers_t, Co
     }
 }
 
-/// Null for nothing, and never null for empty bytes.
+/// Null for `None`, and never null for empty bytes.
 fn raw(bytes: Option<&[u8]>) -> (*const c_void, usize) {
     bytes.map_or((ptr::null(), 0), |bytes| {
         (bytes.as_ptr().cast(), bytes.len())

@@ -1,8 +1,8 @@
-//! A producer whose caller waits for the broker's acknowledgement, or is called with it.
+//! A producer whose caller waits for the broker's acknowledgement, or gets it by a callback.
 //!
-//! Idempotent, all replicas acknowledge, nothing lingers, and keys find their partitions as with Java's clients. Every
-//! wait has a deadline; a record without an acknowledgement is an error, never silence, and each is answered exactly
-//! once. It must not know what the records are for.
+//! The producer is idempotent, waits for all replicas, does not linger, and maps keys to partitions as Java's clients
+//! do. Every wait has a deadline. A record without an acknowledgement is an error, never silence. Each record is
+//! answered exactly once. This module must not know the purpose of the records.
 #![expect(
     unsafe_code,
     reason = "who waits for a record's answer passes through librdkafka as an address"
@@ -31,7 +31,7 @@ use crate::log::log;
 pub(crate) use crate::message::Outgoing;
 use crate::threads::supervisor::{Handle, Kind, Supervisor};
 
-/// What a producer takes over of a consumer's properties: how to reach the brokers, and as whom.
+/// The properties that a producer takes over from a consumer: the address of the brokers, and the identity.
 const CONNECTION: &[&str] = &[
     "api.version.",
     "bootstrap.",
@@ -51,22 +51,22 @@ const CONNECTION: &[&str] = &[
     "ssl.",
 ];
 
-/// So many records of a batch are on their way at once.
+/// The most records of a batch that are in flight at once.
 const IN_FLIGHT_MAX: usize = 1000;
 
-/// How long a poll for answers waits; a producer ends between two.
+/// How long a poll for answers waits; a producer ends between two polls.
 const POLL: Duration = Duration::from_millis(100);
 
-/// How long after its own time-out librdkafka may take to say so.
+/// The time that librdkafka may take to report its own time-out.
 const REPORT_GRACE: Duration = Duration::from_secs(1);
 
-/// How long one turn of the thread may take beyond the deadline of a record.
+/// The allowance of one turn of the thread beyond the deadline of a record.
 const TURN_GRACE: Duration = Duration::from_secs(10);
 
-/// How long the thread may take to end.
+/// The time that the thread has to end.
 const END: Duration = Duration::from_secs(1);
 
-/// Where the broker put a record.
+/// The place of a record on the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Acknowledged {
     pub(crate) partition: i32,
@@ -88,26 +88,26 @@ pub(crate) struct Producer {
     brokers: Arc<Brokers>,
     deadline: Duration,
     is_over: Arc<AtomicBool>,
-    /// Serves the delivery reports.
+    /// The thread that serves the delivery reports.
     thread: Option<Handle>,
 }
 
-/// What differs among producers.
+/// The settings that differ among producers.
 pub(crate) struct Settings<'a> {
-    /// The thread that serves the delivery reports is its.
+    /// The supervisor of the thread that serves the delivery reports.
     pub(crate) supervisor: &'a Supervisor,
     /// The name of that thread.
     pub(crate) name: &'a str,
-    /// May be a consumer's: what is not about the connection is left out.
+    /// A consumer's properties are accepted: those that do not concern the connection are left out.
     pub(crate) properties: &'a BTreeMap<String, Value>,
-    /// Bounds every call.
+    /// The bound of every call.
     pub(crate) deadline: Duration,
     pub(crate) extra: &'a [(&'a str, &'a str)],
 }
 
 impl Producer {
-    /// One outside of a daemon. Connects on first use. `properties` may be a consumer's: what is not about the
-    /// connection is left out. `deadline` bounds every call.
+    /// Makes a producer outside of a daemon, which connects on first use. `properties` may be a consumer's: those
+    /// that do not concern the connection are left out. `deadline` bounds every call.
     pub(crate) fn new(properties: &BTreeMap<String, Value>, deadline: Duration) -> Result<Self> {
         Self::with(&Settings {
             supervisor: &Supervisor::without_daemon(),
@@ -186,8 +186,8 @@ impl Producer {
         acknowledged.pop().context("a record without an answer")
     }
 
-    /// Sends records in their order and waits for all answers, which come in the same order; the first failure is
-    /// returned in their place.
+    /// Sends records in their order and waits for all answers, which come in the same order. If a record fails, the
+    /// result is the first failure instead.
     pub(crate) fn send_all(&self, records: &[Outgoing]) -> Result<Vec<Acknowledged>> {
         let mut all = Vec::with_capacity(records.len());
         for records in records.chunks(IN_FLIGHT_MAX) {
@@ -201,7 +201,7 @@ impl Producer {
         for (index, record) in records.iter().enumerate() {
             let sender = sender.clone();
             let then = move |answer| {
-                // Whoever waits may have given up by then.
+                // The receiver may have given up by then.
                 let _ = sender.send((index, answer));
             };
             self.send_then(record, Box::new(then));
@@ -226,8 +226,8 @@ impl Producer {
         })
     }
 
-    /// Sends one record without waiting. `then` is called exactly once, by a thread of the producer's, which it must not
-    /// block; or before this returns, where the record was not even taken.
+    /// Sends one record without waiting. `then` is called exactly once, by a thread of the producer, which it must
+    /// not block. If librdkafka does not take the record, `then` is called before this returns.
     pub(crate) fn send_then(&self, record: &Outgoing, then: Then) {
         let waiting = Box::new(Waiting {
             topic: record.topic.clone(),
@@ -235,21 +235,22 @@ impl Producer {
         });
         let rk = self.client.client().native_ptr();
         let opaque = waiting.into_ptr();
-        // SAFETY: the handle is this producer's, whose delivery callback takes a `Box<Waiting>`.
+        // SAFETY: the handle belongs to this producer, whose delivery callback takes a `Box<Waiting>`.
         if let Err(error) = unsafe { record.enqueue(rk, opaque) } {
-            // SAFETY: made by `into_ptr` above, and no delivery report has it where it was refused.
+            // SAFETY: `into_ptr` above made the pointer, and no delivery report has it when the record was refused.
             let waiting = unsafe { Box::<Waiting>::from_ptr(opaque) };
             let error = KafkaError::MessageProduction(error);
             waiting.answer(Err(self.brokers.failure(&record.topic, &error)));
         }
     }
 
-    /// Whether the client has ended for good: every further record would be refused.
+    /// Whether the client has ended for good; it would refuse every further record.
     pub(crate) fn is_dead(&self) -> bool {
         self.client.client().fatal_error().is_some()
     }
 
-    /// Waits until everything has its answer; what has none by then is given up, and answered with that.
+    /// Waits until every record has its answer. Records without an answer at the deadline are given up, and their
+    /// answer says so.
     pub(crate) fn close(&self, deadline: Instant) {
         let left = || deadline.saturating_duration_since(Instant::now());
         if self.client.flush(left()).is_err() {
@@ -273,8 +274,8 @@ impl Producer {
 }
 
 impl Drop for Producer {
-    /// What has no answer yet is given up: the client's own drop sees to that its answer comes all the same. Whoever is
-    /// called with an answer may be the last to hold the producer; its thread then ends after that call.
+    /// Gives up every record without an answer; the client's own drop still delivers their answers. A callback of an
+    /// answer may be the last owner of the producer; its thread then ends after that callback.
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else {
             return;
@@ -287,7 +288,7 @@ impl Drop for Producer {
     }
 }
 
-/// Of a consumer's properties those that say how to reach the brokers, and as whom.
+/// The properties of a consumer that name the address of the brokers and the identity.
 pub(super) fn connection(
     properties: &BTreeMap<String, Value>,
 ) -> impl Iterator<Item = (&str, &str)> {
@@ -298,16 +299,16 @@ pub(super) fn connection(
 }
 
 impl Failure {
-    /// What it calls for.
+    /// The refusal that the code stands for.
     pub(crate) fn refusal(&self) -> Refusal {
         self.code.map_or(Refusal::Transient, Refusal::of)
     }
 }
 
-/// Who waits for a record's answer.
+/// The receiver of a record's answer.
 struct Waiting {
     topic: String,
-    /// Taken once; the lock is never contended, it makes the box `Sync` as the crate asks for.
+    /// Taken once. The lock is never contended; it makes the box `Sync`, which the crate requires.
     then: Mutex<Option<Then>>,
 }
 
@@ -320,11 +321,11 @@ impl Waiting {
     }
 }
 
-/// Why a broker could not be reached, for when the wait is over: its own code only says that it was.
+/// The reason why a broker was not reachable. The code of a time-out says only that the wait is over.
 struct Brokers {
     addresses: String,
     deadline: Duration,
-    /// The first since the last acknowledgement.
+    /// The first error since the last acknowledgement.
     last_error: Mutex<Option<String>>,
 }
 
@@ -363,7 +364,7 @@ impl Brokers {
     }
 }
 
-/// Carries each delivery report to whoever waits for it.
+/// Passes each delivery report to its receiver.
 struct Reports(Arc<Brokers>);
 
 impl ClientContext for Reports {
@@ -390,7 +391,7 @@ impl ProducerContext<NoCustomPartitioner> for Reports {
                     offset: message.offset(),
                 }));
             }
-            // The broker's own words are not to be had: librdkafka 2.12.1 frees them before it calls this, and
+            // The broker's own error message is not available: librdkafka 2.12.1 frees it before it calls this.
             // `rd_kafka_message_produce_errstr` then reads freed memory.
             Err((error, _)) => {
                 let failure = self.0.failure(&waiting.topic, error);

@@ -1,6 +1,6 @@
-//! Asks librdkafka itself whether it knows a property and takes its value.
+//! Asks librdkafka itself whether it knows a property and accepts its value.
 //!
-//! No list of names is kept here that could fall behind the library. Nothing in here opens a connection.
+//! This module keeps no list of names that could fall behind the library. Nothing in it opens a connection.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +10,7 @@ use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 
-/// A librdkafka property's value; a secret one never shows.
+/// The value of a librdkafka property; a secret value is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Value {
     pub(crate) text: String,
@@ -27,11 +27,11 @@ impl fmt::Debug for Value {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Unknown,
-    /// librdkafka's own sentence.
+    /// librdkafka's own error message.
     Invalid(String),
 }
 
-/// Whether librdkafka takes `value` for `name`.
+/// Whether librdkafka accepts `value` for `name`.
 pub(crate) fn check(name: &str, value: &str) -> Result<(), Refusal> {
     if name.contains('\0') || value.contains('\0') {
         return Err(Refusal::Invalid("a NUL byte is not allowed".into()));
@@ -48,7 +48,7 @@ pub(crate) fn check(name: &str, value: &str) -> Result<(), Refusal> {
     }
 }
 
-/// What acts outside of a client, or keeps one waiting.
+/// Properties that act outside of a client, or make a client wait.
 const ELSEWHERE: [&str; 8] = [
     "bootstrap.servers",
     "group.id",
@@ -60,17 +60,17 @@ const ELSEWHERE: [&str; 8] = [
     "test.mock.num.brokers",
 ];
 
-/// Whether librdkafka takes all of them together, certificates included; its own sentence when it does not.
+/// Whether librdkafka accepts all properties together, certificates included; its own error message when it does not.
 ///
-/// A client is made and dropped: without brokers it opens no connection, and without a group dropping it takes no time.
+/// A client is made and dropped. Without brokers it opens no connection, and without a group its drop takes no time.
 pub(crate) fn check_together<'p>(
     properties: impl Iterator<Item = (&'p str, &'p str)>,
 ) -> Result<(), String> {
     let properties: BTreeMap<&str, &str> = properties.collect();
-    // Such a client would ask for a token at once.
+    // Such a client would request a token at once.
     let oauth = properties.get("sasl.mechanisms") == Some(&"OAUTHBEARER");
     let mut client = ClientConfig::new();
-    // It has nothing to say but its error.
+    // The client reports only its error.
     client
         .set_log_level(RDKafkaLogLevel::Emerg)
         .set("log_level", "0");

@@ -1,5 +1,5 @@
-//! What the consumer's handle is asked and answers only after it has asked the brokers. **Each blocks**, up to its time-out:
-//! never called by the consumer's thread.
+//! Queries of the consumer's handle that need an answer of the brokers. **Each blocks**, up to its time-out, so the
+//! consumer's thread never calls them.
 #![expect(unsafe_code, reason = "the C API of librdkafka")]
 
 use std::ffi::{CStr, CString, c_int};
@@ -12,8 +12,8 @@ use super::list::List;
 use super::{Class, Client, Error, TopicPartition};
 
 impl Client {
-    /// The group's committed offsets, with their leader epochs, each with an error of its own if it has one. **Blocks** up
-    /// to the time-out.
+    /// The group's committed offsets with their leader epochs; each has an error of its own, if any. **Blocks** up to
+    /// the time-out.
     pub(crate) fn committed(
         &self,
         partitions: &[TopicPartition],
@@ -27,7 +27,7 @@ impl Client {
         Ok(list.read())
     }
 
-    /// First and next offset of a partition, asked of its leader. **Blocks** up to the time-out.
+    /// First and next offset of a partition, from its leader. **Blocks** up to the time-out.
     pub(crate) fn watermarks(
         &self,
         topic: &str,
@@ -37,7 +37,7 @@ impl Client {
         let topic =
             CString::new(topic).map_err(|_| Error::fatal("a topic name with a NUL byte"))?;
         let (mut low, mut high) = (-1, -1);
-        // SAFETY: out-pointers are ours.
+        // SAFETY: the out-pointers are local variables.
         Error::check(unsafe {
             sys::rd_kafka_query_watermark_offsets(
                 self.rk.as_ptr(),
@@ -51,11 +51,11 @@ impl Client {
         Ok((low, high))
     }
 
-    /// All topics that exist, with the number of their partitions. **Blocks** up to the time-out.
+    /// All existing topics, with the number of their partitions. **Blocks** up to the time-out.
     pub(crate) fn topics(&self, timeout: Duration) -> Result<Vec<(String, usize)>, Error> {
         let mut metadata: *const sys::rd_kafka_metadata = ptr::null();
         let all = 1;
-        // SAFETY: the out-pointer is ours; the result is freed below.
+        // SAFETY: the out-pointer is a local variable; the result is freed below.
         Error::check(unsafe {
             sys::rd_kafka_metadata(
                 self.rk.as_ptr(),
@@ -66,11 +66,11 @@ impl Client {
             )
         })?;
         let mut topics = Vec::new();
-        // SAFETY: `topic_cnt` topics stand at `topics`, each with a NUL-terminated name.
+        // SAFETY: `topic_cnt` topics are at `topics`, each with a NUL-terminated name.
         unsafe {
             for index in 0..(*metadata).topic_cnt as usize {
                 let topic = (*metadata).topics.add(index);
-                // A topic between two leaders is there all the same.
+                // A topic between two leaders exists all the same.
                 let error = Error::check((*topic).err).err();
                 if error.is_none_or(|error| error.class() == Class::Transient) {
                     let name = CStr::from_ptr((*topic).topic)

@@ -1,24 +1,24 @@
-//! A record that the client or a broker refused: the one table that decides what follows from the error code.
+//! Refusals of a record by the client or a broker: the one table from the error code to its consequence.
 //!
-//! Pure. A broker answers a request as a whole, so that a code may be the fault of a neighbour: only the answer to a
-//! request of one record says something about that record.
+//! The module is pure. A broker answers a request as a whole, so a code may be the fault of another record in it.
+//! Only the answer to a request of one record describes that record.
 
 use rdkafka_sys::RDKafkaErrorCode as Code;
 
-/// What the refusal of a record calls for.
+/// The consequence of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The same record may be taken later: a broker, the network, a missing topic or a missing right.
+    /// The same record may be accepted later. The cause is a broker, the network, a missing topic or a missing right.
     Transient,
-    /// A neighbour in the request is at fault, or the bytes changed on their way.
+    /// Another record in the request is at fault, or the bytes changed on their way.
     Neighbour,
     /// The topic has no such partition.
     NoPartition,
-    /// More bytes than the topic takes, or than the client sends at all.
+    /// The record has more bytes than the topic accepts, or than the client sends at all.
     TooLarge,
-    /// The topic does not take a timestamp that far from the time of day.
+    /// The topic does not accept a timestamp that far from the time of day.
     Timestamp,
-    /// The topic never takes this record.
+    /// The topic never accepts this record.
     ForGood,
 }
 
@@ -30,9 +30,9 @@ const TABLE: &[(Code, Refusal)] = &[
     (Code::MessageSizeTooLarge, Refusal::TooLarge),
     (Code::MessageBatchTooLarge, Refusal::TooLarge),
     (Code::InvalidTimestamp, Refusal::Timestamp),
-    // A compacted topic and no key, or the validation of a schema.
+    // The topic is compacted and the record has no key, or the validation of a schema failed.
     (Code::InvalidRecord, Refusal::ForGood),
-    // The name is none, or that of an internal topic.
+    // The name is invalid, or belongs to an internal topic.
     (Code::InvalidTopic, Refusal::ForGood),
     (Code::PolicyViolation, Refusal::ForGood),
     (Code::UnsupportedForMessageFormat, Refusal::ForGood),

@@ -1,4 +1,4 @@
-//! The things that all VMs of the process share: attributes, the runtime of the outside, and the clock.
+//! The parts that all VMs of the process share: attributes, the runtime of the outside, and the clock.
 
 use crate::threads::outside::Outside;
 use crate::wait::Value;
@@ -7,12 +7,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::clock::Clock;
 
-/// Over all workers and bundles.
+/// Shared by all workers and bundles.
 #[derive(Debug, Default)]
 pub(crate) struct App {
     /// The clock of every VM, and of its worker.
     clock: Clock,
-    /// It serves the waits of handlers for work outside.
+    /// The runtime that serves the handlers' waits for work outside.
     pub(crate) outside: Outside,
     /// Plain data by name, for `app.setAttr` and `app.getAttr`.
     attributes: RwLock<HashMap<Box<[u8]>, Arc<Value>>>,
@@ -34,7 +34,7 @@ impl App {
         &self.clock
     }
 
-    /// `Nil` takes the attribute away.
+    /// `Nil` removes the attribute.
     pub(super) fn set(&self, key: Box<[u8]>, value: Value) {
         let mut attributes = self
             .attributes

@@ -1,6 +1,6 @@
-//! From a bundle to a VM: libraries, init.lua, and the function of every listener.
+//! Builds a VM from a bundle: libraries, init.lua, and the function of every listener.
 //!
-//! The code of files runs on the main state, where nothing can wait, under the same limits as a call.
+//! Code of files runs on the main state, which cannot wait, under the same limits as a call.
 
 #![expect(unsafe_code, reason = "sets a VM up through the C API")]
 
@@ -29,12 +29,12 @@ use crate::nearest::suggestion;
 
 /// Between two collections the heap may grow by this many per cent: handlers make short-lived garbage.
 const GC_PAUSE: c_int = 400;
-/// Those of a VM with some handlers and coroutines.
+/// References of a VM with some handlers and coroutines.
 const REFERENCES: usize = 64;
-/// For init.lua, which no listener's `limits.blocking` speaks of.
+/// The limit of init.lua, which no listener's `limits.blocking` covers.
 const BLOCKING: Duration = Duration::from_secs(5);
 
-/// Why there is no VM, or why init.lua failed: one sentence a line, with the place first.
+/// The reason why a VM was not built or init.lua failed: one sentence a line, with the place first.
 #[derive(Debug)]
 pub(crate) struct Error {
     message: String,
@@ -49,7 +49,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Vm {
-    /// A fresh VM: runs init.lua's chunk, but not its functions, and every file that a listener's handler names.
+    /// Builds a new VM. Runs init.lua's chunk, but not its functions, and every file that a listener's handler names.
     pub(crate) fn build(bundle: &Bundle, app: &Arc<App>, pulse: &Pulse) -> Result<Self, Error> {
         let config = Arc::clone(&bundle.config);
         let shared = Box::new(Shared::new(
@@ -90,7 +90,7 @@ impl Vm {
         };
         self.run_hook(pulse, function, BLOCKING).map_err(|failure| {
             let (folder, message) = (&self.shared.folder, failure.message);
-            // What was returned, or raised as a table, has no place of its own.
+            // A returned value, or a table that was raised, has no place of its own.
             let message = if message.starts_with(&**folder) {
                 message
             } else {
@@ -135,7 +135,7 @@ impl Vm {
         Ok(())
     }
 
-    /// Goes on behind a handler that does not load, so that all of them are told at once.
+    /// Continues after a handler that does not load, so that all such handlers are reported at once.
     fn load_handlers(&mut self, pulse: &Pulse) -> Result<(), Error> {
         let config = Arc::clone(&self.config);
         let mut errors: Vec<String> = Vec::new();
@@ -148,7 +148,7 @@ impl Vm {
             // SAFETY: reads the height of the stack.
             let top = unsafe { ffi::lua_gettop(self.main) };
             if let Err(refused) = self.load_handler(pulse, listener) {
-                // SAFETY: back to that height; an error may have left values above it.
+                // SAFETY: restores that height; an error may have left values above it.
                 unsafe { ffi::lua_settop(self.main, top) };
                 errors.push(refused.error.message);
                 if refused.is_last {
@@ -221,7 +221,7 @@ impl Vm {
                     let words = failure::out_of_memory(self.config.lua.memory);
                     format!("{file}: {}", words.message)
                 }
-                // C code that was told to end, and ended by itself.
+                // C code was told to end, and ended by itself.
                 ffi::LUA_OK => format!("{file}: {}", failure::too_long(limit)),
                 _ => {
                     let words = self.protected(|| failure::describe_top(self.main));
@@ -233,14 +233,14 @@ impl Vm {
             Err(Refused {
                 error: Error { message },
                 is_whole_file: true,
-                // What is left of the VM's memory, or of the user's patience, is no ground for further errors.
+                // After a memory error or a kill, the errors of further handlers would prove nothing.
                 is_last: status == ffi::LUA_ERRMEM || slice.killed(),
             })
         }
     }
 }
 
-/// An error whose text has no place of its own, as that of a table, gets its file's.
+/// Adds the file to an error whose text has no place of its own, such as that of a table.
 fn placed(message: String, file: &str) -> String {
     if failure::has_position(&message) {
         message
@@ -249,12 +249,12 @@ fn placed(message: String, file: &str) -> String {
     }
 }
 
-/// Why a handler does not load, and how far that reaches.
+/// Why a handler does not load, and which other listeners that affects.
 struct Refused {
     error: Error,
     /// The file fails for every listener that names it.
     is_whole_file: bool,
-    /// Others cannot be tried.
+    /// No other handler can be tried.
     is_last: bool,
 }
 
@@ -268,14 +268,14 @@ impl From<Error> for Refused {
     }
 }
 
-/// Everything that a VM has before the bundle's own code: one argument, `Shared`; two results, the references of `entry`
-/// and of `require_module`.
+/// Sets up everything that a VM has before the bundle's own code. The one argument is `Shared`; the two results are
+/// the references of `entry` and of `require_module`.
 unsafe extern "C-unwind" fn setup(state: *mut lua_State) -> c_int {
     // SAFETY: runs protected; the pointer outlives the VM.
     unsafe {
         let shared = &*ffi::lua_touserdata(state, 1).cast::<Shared>();
         ffi::lua_settop(state, 0);
-        // Those too that can break a VM: handlers are the user's own code.
+        // All libraries are opened, even those that can break a VM: handlers are the user's own code.
         ffi::luaL_openlibs(state);
         ffi::lua_gc(state, ffi::LUA_GCINC, GC_PAUSE, 0, 0);
         line_up_references(state);
@@ -295,8 +295,8 @@ unsafe extern "C-unwind" fn setup(state: *mut lua_State) -> c_int {
     }
 }
 
-/// Gives the registry an array for references: each call looks two of them up, and what comes one by one lands in its
-/// hash part.
+/// Gives the registry an array part for references, since each call looks up two of them. References that are added
+/// one by one would land in its hash part.
 unsafe fn line_up_references(state: *mut lua_State) {
     // SAFETY: runs protected; a free reference stays a place in the array.
     unsafe {
@@ -322,13 +322,13 @@ unsafe extern "C-unwind" fn require_module(state: *mut lua_State) -> c_int {
     }
 }
 
-/// Takes the value on top into the registry. Only within `protected`, which leaves memory for it.
+/// Moves the value on top into the registry. Only for use within `protected`, which leaves memory for it.
 unsafe fn reference(state: *mut lua_State) -> c_int {
     // SAFETY: as above.
     unsafe { ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX) }
 }
 
-/// What init.lua returned, the value on top, which is popped.
+/// Reads init.lua's return value from the top and pops it.
 unsafe fn hooks_of(main: *mut lua_State, place: &str) -> Result<Hooks, Error> {
     // SAFETY: the value lies on top.
     unsafe {
@@ -350,7 +350,7 @@ unsafe fn hooks_of(main: *mut lua_State, place: &str) -> Result<Hooks, Error> {
                     return Err(Error { message });
                 }
             }
-            // What `require` makes of a file that returns nothing.
+            // The value that `require` gives for a file that returns nothing.
             ffi::LUA_TBOOLEAN => {}
             _ => {
                 let found = type_name(main, -1);
@@ -365,13 +365,13 @@ unsafe fn hooks_of(main: *mut lua_State, place: &str) -> Result<Hooks, Error> {
     }
 }
 
-/// The function at `name` of the table on top, where there is one.
+/// The function at `name` of the table on top, if there is one.
 unsafe fn function_of(
     main: *mut lua_State,
     name: &str,
     place: &str,
 ) -> Result<Option<c_int>, Error> {
-    // SAFETY: raw access, so that nothing of the user's runs.
+    // SAFETY: raw access runs no code of the user.
     unsafe {
         push_bytes(main, name.as_bytes());
         match ffi::lua_rawget(main, -2) {
@@ -391,7 +391,7 @@ unsafe fn function_of(
     }
 }
 
-/// The handler in the module's value on top, which is popped.
+/// Reads the handler from the module's value on top, and pops it.
 unsafe fn handler_of(
     main: *mut lua_State,
     function: Option<&str>,
@@ -400,7 +400,7 @@ unsafe fn handler_of(
     // SAFETY: the value lies on top.
     unsafe {
         let found = match ffi::lua_type(main, -1) {
-            // What `require` makes of a file that returns nothing.
+            // The value that `require` gives for a file that returns nothing.
             ffi::LUA_TBOOLEAN if ffi::lua_toboolean(main, -1) != 0 => "nothing",
             _ => type_name(main, -1),
         };
@@ -433,7 +433,7 @@ unsafe fn handler_of(
     }
 }
 
-/// Which functions there are in the table on top, the one nearest to `name` first of all.
+/// The functions of the table on top, the name nearest to `name` first.
 unsafe fn functions_hint(main: *mut lua_State, name: &str) -> String {
     // SAFETY: as in `functions_of`.
     let names = unsafe { functions_of(main) };
@@ -445,9 +445,9 @@ unsafe fn functions_hint(main: *mut lua_State, name: &str) -> String {
     }
 }
 
-/// What to do where the table on top would have the function by `__index`.
+/// A hint for a table on top that would find the function by `__index`.
 unsafe fn inherited_hint(main: *mut lua_State, name: &str) -> String {
-    // SAFETY: raw access, so that nothing of the user's runs.
+    // SAFETY: raw access runs no code of the user.
     unsafe {
         let top = ffi::lua_gettop(main);
         let mut inherits = false;

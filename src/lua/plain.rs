@@ -1,4 +1,4 @@
-//! Plain data: what can be copied out of one VM and into another.
+//! Plain data: values that can be copied from one VM into another.
 
 #![expect(unsafe_code, reason = "reads and pushes Lua values")]
 
@@ -13,10 +13,10 @@ use crate::wait::Value;
 /// Deeper tables are refused: they are most likely cycles.
 const DEPTH_MAX: usize = 100;
 
-/// More values are refused: a table that is reached on many ways is copied on each.
+/// More values are refused: a table that is reached by several paths is copied on each.
 const VALUES_MAX: usize = 1_000_000;
 
-/// Values between two looks at the watchdog.
+/// Values between two checks of the watchdog.
 const STEPS: usize = 256;
 
 /// Copies the value at `index`. Raises nothing.
@@ -38,7 +38,7 @@ unsafe fn read_within(
     if values.is_multiple_of(STEPS) && hook::ends() {
         return Err("the call has ended".to_owned());
     }
-    // SAFETY: nothing here converts in place, and `lua_next` gets keys that it gave.
+    // SAFETY: nothing here converts in place, and `lua_next` gets only keys that it returned.
     unsafe {
         Ok(match ffi::lua_type(state, index) {
             ffi::LUA_TNIL => Value::Nil,
@@ -72,7 +72,7 @@ unsafe fn read_within(
     }
 }
 
-/// Pushes a copy of `value`; may raise, and has nothing pending.
+/// Pushes a copy of `value`. May raise; no Rust value is pending then.
 pub(super) unsafe fn push(state: *mut lua_State, value: &Value) {
     // SAFETY: the caller keeps `value` alive, and the stack is checked at each level.
     unsafe {

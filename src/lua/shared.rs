@@ -1,8 +1,8 @@
-//! What the C functions of one VM share, and how they raise.
+//! State that the C functions of one VM share, and how they raise errors.
 //!
-//! Lua raises by `longjmp`, which runs no destructor. So a C function of ours does its Rust work in a closure that
-//! returns before anything can raise, keeps what must outlive that here, and calls the raising part of Lua's API only
-//! with plain data pending.
+//! Lua raises by `longjmp`, which runs no destructor. So a C function of Moontide does its Rust work in a closure,
+//! which returns before anything can raise. Values that must outlive the closure are kept here. The raising part of
+//! Lua's API is called only with plain data pending.
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
@@ -23,24 +23,25 @@ use crate::config::Config;
 use crate::config::Sources;
 use crate::wait::{Answer, Fault, Requested, Value, Wait, WaitId, Waits};
 
-/// What a coroutine of the host yields when it waits; nothing that Lua code can make.
+/// The token that a coroutine of the host yields when it waits; Lua code cannot make it.
 pub(super) static TOKEN: u8 = 0;
 
 /// The Lua function of a listener.
 #[derive(Clone, Copy)]
 pub(super) struct Function {
-    /// In the registry.
+    /// Its reference in the registry.
     pub(super) reference: c_int,
-    /// Whether it can look at a second argument: one that names no ctx needs none to be made.
+    /// Whether the function can read a second argument; if not, no `ctx` is made for it.
     pub(super) sees_ctx: bool,
-    /// Whether it is a method: it takes the message for `self`.
+    /// Whether the function is a method: it takes the message as `self`.
     pub(super) is_method: bool,
 }
 
 impl Function {
-    /// Of the one that `reference` is to.
+    /// Describes the function that `reference` refers to.
     pub(super) unsafe fn of(state: *mut lua_State, reference: c_int) -> Self {
-        // SAFETY: the caller has room for it. Nothing here allocates, and all that is told may be 0 before.
+        // SAFETY: the caller has stack room for the function. Nothing here allocates, and every field of `about` may
+        // be 0 before the call.
         let (about, is_method) = unsafe {
             let mut about: ffi::lua_Debug = mem::zeroed();
             ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, reference.into());
@@ -51,84 +52,86 @@ impl Function {
         };
         Self {
             reference,
-            // One in C says that it takes any number.
+            // A C function reports that it takes any number of arguments.
             sees_ctx: about.nparams > 1 || about.isvararg != 0,
             is_method,
         }
     }
 }
 
-/// A coroutine that waits for the host.
+/// A coroutine of Lua code that waits for the host.
 pub(super) struct Held {
     call: u64,
-    /// The one that is resumed by another is held before it.
+    /// Coroutines are held from the innermost outwards: the resumed one before the one that resumed it.
     order: u64,
 }
 
-/// A call on its way to `api::message::entry`; read before the handler starts, never after.
+/// A call on its way to `api::message::entry`; it is read before the handler starts, never after.
 pub(super) struct Frame<'a> {
     pub(super) call: &'a Call<'a>,
     pub(super) id: u64,
 }
 
-/// One a VM, at an address that does not change: every C function of ours has it as its first upvalue.
+/// Each VM has one, at a fixed address: it is the first upvalue of every C function of Moontide.
 pub(super) struct Shared {
     pub(super) app: Arc<App>,
     pub(super) clock: Clock,
     pub(super) sources: Arc<Sources>,
-    /// For `require`, after the bundle.
+    /// The search paths of `require`, after the bundle.
     pub(super) path: String,
     pub(super) cpath: String,
-    /// The last part of the handlers folder's path: what chunk names start with.
+    /// The last part of the handlers folder's path; chunk names start with it.
     pub(super) folder: String,
-    /// Bytes that Lua may hold; what is built outside it on its behalf is held to the same.
+    /// Bytes that Lua may hold; data built outside the VM on its behalf has the same limit.
     pub(super) memory: usize,
-    /// Names, by index.
+    /// Names of the listeners, by index.
     pub(super) listeners: Vec<String>,
-    /// By listener.
+    /// Handlers, by index of the listener.
     pub(super) handlers: RefCell<Vec<Function>>,
-    /// The call that `entry` is to start, until it has.
+    /// The call that `entry` starts next; null after `entry` has taken it.
     frame: Cell<*const Frame<'static>>,
-    /// The module that `build` requires next, until `load` takes it.
+    /// The module that `build` requires next; `load` takes it.
     pub(super) required: RefCell<Option<String>>,
-    /// The call that runs, or 0.
+    /// The id of the running call, or 0.
     pub(super) call: Cell<u64>,
-    /// The coroutine of that call.
+    /// The coroutine of the running call.
     pub(super) coroutine: Cell<*mut lua_State>,
-    /// Every state that belongs to the host, the main one included: Lua code may neither resume nor close it.
+    /// Every state that belongs to the host, the main state included. Lua code may neither resume nor close it.
     pub(super) hosts: RefCell<HashSet<*mut lua_State>>,
-    /// A coroutine was resumed from a function that cannot yield: its waits cannot be passed on.
+    /// Whether a coroutine was resumed from a function that cannot yield, so that its waits cannot be passed on.
     pub(super) cannot_yield_through: Cell<bool>,
-    /// The waits that the slice that runs has begun and given up.
+    /// The waits that the running slice has begun and given up.
     pub(super) waits: RefCell<Waits>,
     last_wait: Cell<u64>,
-    /// The wait whose answer the slice that runs was resumed with.
+    /// The wait whose answer resumed the running slice.
     pub(super) answered: Cell<WaitId>,
-    /// What a function of a module came to, between the C function around it and the raise.
+    /// The fault of a module's function, between the C function around it and the raise.
     pub(super) fault: RefCell<Option<Fault>>,
-    /// What the slice that runs, or ran last, asked to have committed.
+    /// The commit request of the slice that runs, or that ran last.
     pub(super) asked: Cell<Option<Requested>>,
-    /// What the call that runs has asked for; its first word counts.
+    /// The verdict of the running call; its first one counts.
     pub(super) verdict: RefCell<Option<Verdict>>,
     /// The answer to a wait, between the host's resume and the function that waits for it.
     pub(super) answer: RefCell<Option<Answer>>,
-    /// Coroutines of Lua code that wait for the host, and the call whose wait it is: for all other code they run.
+    /// Coroutines of Lua code that wait for the host, each with the call that owns the wait. All other code sees them
+    /// as running.
     pub(super) held: RefCell<HashMap<*mut lua_State, Held>>,
-    /// How many were ever held.
+    /// The number of coroutines held so far.
     held_count: Cell<u64>,
     /// The message of the error being raised.
     message: RefCell<String>,
-    /// Bytes on their way into Lua. Good for one push: a finalizer that runs later may change them.
+    /// Bytes on their way into Lua, valid for one push: a finalizer that runs later may change them.
     scratch: RefCell<Vec<u8>>,
-    /// The headers of the message that is being pushed; `entry` alone uses it.
+    /// The headers of the message that is being pushed; only `entry` uses them.
     pub(super) headers: RefCell<Vec<u8>>,
-    /// The modules whose chunks run, the innermost last.
+    /// The modules whose chunks are running, the innermost last.
     pub(super) loading: RefCell<Vec<String>>,
     /// Plain data on its way into Lua, the innermost last.
     plain: RefCell<Vec<Arc<Value>>>,
-    /// Registry references to the names of topics.
+    /// Registry references to topic names.
     pub(super) topics: RefCell<HashMap<Arc<str>, c_int>>,
-    /// The one of the message before: compared by address, kept alive by this.
+    /// The topic of the previous message and its reference. Topics are compared by address, and this `Arc` keeps the
+    /// address valid.
     pub(super) topic: RefCell<Option<(Arc<str>, c_int)>>,
 }
 
@@ -177,14 +180,14 @@ impl Shared {
         }
     }
 
-    /// The coroutine that runs is about to wait for this.
+    /// Registers a wait of the running coroutine, which is about to suspend.
     pub(super) fn begin(&self, wait: Wait) {
         let id = WaitId(self.last_wait.get() + 1);
         self.last_wait.set(id.0);
         self.waits.borrow_mut().begun.push((id, wait));
     }
 
-    /// The number of waits so far: later ones have a higher id.
+    /// The id of the last wait; later waits have a higher id.
     pub(super) fn last_wait(&self) -> WaitId {
         WaitId(self.last_wait.get())
     }
@@ -193,7 +196,7 @@ impl Shared {
         self.listeners.get(index).map_or("", String::as_str)
     }
 
-    /// Nobody waits for this any more.
+    /// Gives up a wait: its answer is no longer needed.
     pub(super) fn give_up(&self, wait: WaitId) {
         let mut waits = self.waits.borrow_mut();
         match waits.begun.iter().position(|(id, _)| *id == wait) {
@@ -202,14 +205,14 @@ impl Shared {
         }
     }
 
-    /// From here on `state` waits for the host, on behalf of the call that runs.
+    /// From now on `state` waits for the host, on behalf of the running call.
     pub(super) fn hold(&self, state: *mut lua_State) {
         let (call, order) = (self.call.get(), self.held_count.get());
         self.held_count.set(order + 1);
         self.held.borrow_mut().insert(state, Held { call, order });
     }
 
-    /// Whatever waits on behalf of `call` does so no more: the coroutines, the innermost first.
+    /// Ends all waits on behalf of `call`; returns their coroutines, the innermost first.
     pub(super) fn let_go(&self, call: u64) -> Vec<*mut lua_State> {
         let mut held = self.held.borrow_mut();
         let mut of_call: Vec<_> = held
@@ -220,36 +223,36 @@ impl Shared {
         of_call.into_iter().map(|(_, state)| state).collect()
     }
 
-    /// Hands a call to `entry`. It lives until it is handed back, or until null is handed over in its place.
+    /// Hands a call to `entry`. The frame lives until it is handed back, or until null is handed over in its place.
     pub(super) fn hand_over(&self, frame: *const Frame<'_>) {
         self.frame.set(frame.cast());
     }
 
-    /// The call that was handed over, once.
+    /// Takes the call that was handed over; a second take gets null.
     pub(super) fn take_frame(&self) -> *const Frame<'static> {
         self.frame.replace(ptr::null())
     }
 
-    /// The name of the module that is required; none for a call that the host did not make.
+    /// Takes the name of the required module; it is empty for a call that the host did not make.
     pub(super) fn take_required(&self) -> Vec<u8> {
         self.required.take().unwrap_or_default().into_bytes()
     }
 
-    /// Of the C function that runs: its first upvalue.
+    /// The `Shared` of the running C function, from its first upvalue.
     pub(super) unsafe fn of<'a>(state: *mut lua_State) -> &'a Self {
-        // SAFETY: `push_function` put it there, and it outlives the VM. No Lua code gets at upvalues of C functions, see
-        // `vm::introspection`.
+        // SAFETY: `push_function` put the pointer there, and `Shared` outlives the VM. Lua code cannot reach upvalues
+        // of C functions, see `vm::introspection`.
         unsafe { &*ffi::lua_touserdata(state, ffi::lua_upvalueindex(1)).cast::<Self>() }
     }
 
-    /// Pushes `function` with this as its first upvalue, before the `further` ones on the stack.
+    /// Pushes `function` with `self` as its first upvalue, before the `further` upvalues on the stack.
     pub(super) unsafe fn push_function(
         &self,
         state: *mut lua_State,
         function: ffi::lua_CFunction,
         further: c_int,
     ) {
-        // SAFETY: room for one value is the caller's duty, as everywhere in Lua's API.
+        // SAFETY: the caller provides room for one value, as everywhere in Lua's API.
         unsafe {
             ffi::lua_pushlightuserdata(state, ptr::from_ref(self).cast_mut().cast::<c_void>());
             ffi::lua_insert(state, -1 - further);
@@ -257,8 +260,8 @@ impl Shared {
         }
     }
 
-    /// Runs `work` and, when it fails, raises its message with the position of Lua's caller. In `work` nothing may
-    /// raise while something with a destructor is pending.
+    /// Runs `work`. If it fails, raises its message with the position of Lua's caller. Inside `work` nothing may
+    /// raise while a value with a destructor is pending.
     pub(super) unsafe fn attempt(
         &self,
         state: *mut lua_State,
@@ -268,18 +271,18 @@ impl Shared {
             Ok(results) => return results,
             Err(message) => self.message.replace(message),
         };
-        // SAFETY: nothing of Rust's is pending in this frame any more.
+        // SAFETY: this frame has no pending Rust value any more.
         unsafe { self.raise_kept(state) }
     }
 
     /// Raises `message` with the position of Lua's caller.
     pub(super) unsafe fn raise(&self, state: *mut lua_State, message: String) -> ! {
         self.message.replace(message);
-        // SAFETY: the message was moved away; nothing is pending.
+        // SAFETY: the message has moved into `self`; nothing is pending.
         unsafe { self.raise_kept(state) }
     }
 
-    /// Pushes bytes that Rust owns; they are gone from the caller's frame before Lua may raise.
+    /// Pushes bytes that Rust owns. They leave the caller's frame before Lua may raise.
     pub(super) unsafe fn push_owned(&self, state: *mut lua_State, bytes: Vec<u8>) {
         self.scratch.replace(bytes);
         // SAFETY: Lua copies the bytes before its collector may run.
@@ -288,7 +291,7 @@ impl Shared {
         }
     }
 
-    /// Keeps a value alive while it is pushed.
+    /// Keeps a value alive during its push.
     pub(super) fn keep_plain(&self, value: Option<Arc<Value>>) -> Option<*const Value> {
         let value = value?;
         let address = Arc::as_ptr(&value);
@@ -300,14 +303,14 @@ impl Shared {
         self.plain.borrow_mut().pop();
     }
 
-    /// Values whose push ended in an error are kept by nobody else.
+    /// Drops values whose push ended in an error; only this list still keeps them.
     pub(super) fn forget_plain(&self) {
         self.plain.borrow_mut().clear();
     }
 
     unsafe fn raise_kept(&self, state: *mut lua_State) -> ! {
-        // SAFETY: Lua copies the message before its collector may run a finalizer, which could raise another; `lua_error`
-        // leaves only plain frames behind.
+        // SAFETY: Lua copies the message before its collector may run a finalizer, which could raise another message.
+        // `lua_error` leaves only plain frames behind.
         unsafe {
             push_bytes(state, (*self.message.as_ptr()).as_bytes());
             ffi::luaL_where(state, 1);

@@ -8,7 +8,7 @@ use std::slice;
 
 use mlua::ffi::{self, lua_State};
 
-/// JSON's null is its address: a light userdata, since Lua's tables keep no nil.
+/// JSON's null is the address of this byte: a light userdata, since Lua's tables keep no nil.
 static NULL: u8 = 0;
 
 /// Pushes JSON's null.
@@ -33,18 +33,18 @@ pub(in crate::lua) unsafe fn push_bytes(state: *mut lua_State, bytes: &[u8]) {
     unsafe { ffi::lua_pushlstring(state, bytes.as_ptr().cast(), bytes.len()) };
 }
 
-/// The bytes of the string at `index`, as long as it stays on the stack.
+/// The bytes of the string at `index`, valid while the string is on the stack.
 pub(in crate::lua) unsafe fn bytes_at<'a>(state: *mut lua_State, index: c_int) -> Option<&'a [u8]> {
-    // SAFETY: so many bytes are there.
+    // SAFETY: the string has this many bytes.
     unsafe { string_at(state, index).map(|(start, length)| slice::from_raw_parts(start, length)) }
 }
 
-/// Where the string at `index` begins, and its length; a zero follows it.
+/// The start of the string at `index`, and its length; a zero byte follows the string.
 pub(in crate::lua) unsafe fn string_at(
     state: *mut lua_State,
     index: c_int,
 ) -> Option<(*const u8, usize)> {
-    // SAFETY: only asked of strings, so that nothing is converted in place.
+    // SAFETY: called only for strings, so that nothing is converted in place.
     unsafe {
         if ffi::lua_type(state, index) != ffi::LUA_TSTRING {
             return None;
@@ -55,7 +55,7 @@ pub(in crate::lua) unsafe fn string_at(
     }
 }
 
-/// The name of the type at `index`, for messages.
+/// The name of the type at `index`, for error messages.
 pub(in crate::lua) unsafe fn type_name(state: *mut lua_State, index: c_int) -> &'static str {
     // SAFETY: reads a tag.
     match unsafe { ffi::lua_type(state, index) } {

@@ -1,8 +1,8 @@
-//! Waiting: a call asks the host for something, and its coroutine is suspended until the host answers.
+//! Waits: a call requests something from the host, and its coroutine is suspended until the host answers.
 //!
-//! **The one file that yields to the host and lands its answers.** A function of a module is plain data in, plain data
-//! out: `enter` is the C function around it, which reads the arguments, calls it, and suspends the coroutine with nothing
-//! of Rust's pending. `land` turns the answer into a Lua value, or raises the fault.
+//! **Only this file yields to the host and delivers its answers.** A function of a module takes plain data and
+//! returns plain data. `enter` is the C function around it: it reads the arguments, calls the function, and suspends
+//! the coroutine with no Rust value pending. `land` turns the answer into a Lua value, or raises the fault.
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
@@ -21,7 +21,7 @@ use crate::wait::{Answer, Fault, Job, Value, Wait};
 
 /// The metatable of faults.
 const FAULT: &CStr = c"moontide.fault";
-/// The upvalue of `enter` that has its entry.
+/// The upvalue of `enter` with its entry.
 const ENTRY: c_int = ffi::lua_upvalueindex(2);
 
 /// Makes the metatable of faults.
@@ -46,7 +46,7 @@ pub(super) unsafe fn push_entry(state: *mut lua_State, shared: &Shared, entry: &
     }
 }
 
-/// Suspends the coroutine that runs, up to the host. `then` takes the answer from `shared`.
+/// Suspends the running coroutine, up to the host. `then` takes the answer from `shared`.
 pub(super) unsafe fn begin(
     state: *mut lua_State,
     shared: &Shared,
@@ -54,8 +54,8 @@ pub(super) unsafe fn begin(
     name: &str,
     then: lua_KFunction,
 ) -> c_int {
-    // SAFETY: nothing with a destructor is pending when it yields or raises: the check comes first, and `shared` then has
-    // the wait.
+    // SAFETY: no value with a destructor is pending when it yields or raises: the check comes first, and then
+    // `shared` owns the wait.
     unsafe {
         may_wait(state, shared, name);
         shared.begin(wait);
@@ -64,7 +64,7 @@ pub(super) unsafe fn begin(
     }
 }
 
-/// Raises where nothing can wait.
+/// Raises if the running state cannot wait.
 pub(super) unsafe fn may_wait(state: *mut lua_State, shared: &Shared, name: &str) {
     // SAFETY: `raise` takes the message away before it raises.
     unsafe {
@@ -93,18 +93,19 @@ pub(super) unsafe fn push_token(state: *mut lua_State) {
     unsafe { ffi::lua_pushlightuserdata(state, ptr::from_ref(&TOKEN).cast_mut().cast()) };
 }
 
-/// Whether the one value that a suspended coroutine yielded is the host's.
+/// Whether the one value that a suspended coroutine yielded is the host's token.
 pub(super) unsafe fn is_token(state: *mut lua_State, results: c_int) -> bool {
     // SAFETY: as above.
     unsafe { results == 1 && ptr::eq(ffi::lua_touserdata(state, -1).cast(), ptr::from_ref(&TOKEN)) }
 }
 
 unsafe extern "C-unwind" fn enter(state: *mut lua_State) -> c_int {
-    // SAFETY: `push_entry` alone makes this closure. All of Rust's is over, or with `shared`, before anything raises.
+    // SAFETY: only `push_entry` makes this closure. Every Rust value is dropped, or in `shared`, before anything
+    // raises.
     unsafe {
         let shared = Shared::of(state);
         let entry = &*ffi::lua_touserdata(state, ENTRY).cast::<Entry>();
-        // Before the module does anything.
+        // The check comes before the module does anything.
         may_wait(state, shared, entry.path);
         if start(state, shared, entry) {
             ffi::lua_settop(state, 0);
@@ -115,7 +116,7 @@ unsafe extern "C-unwind" fn enter(state: *mut lua_State) -> c_int {
     }
 }
 
-/// Calls the module's function. Leaves its wait or its fault with `shared`; whether it waits.
+/// Calls the module's function and leaves its wait or its fault in `shared`. Returns whether the call waits.
 fn start(state: *mut lua_State, shared: &Shared, entry: &Entry) -> bool {
     let Body::Outside(start) = entry.body else {
         return false;
@@ -147,19 +148,19 @@ fn arguments(state: *mut lua_State, path: &str) -> Result<Vec<Value>, Fault> {
     }
 }
 
-/// A panic in a module is an error of that call.
+/// A panic in a module becomes an error of that call.
 fn guarded(work: impl FnOnce() -> Result<Job, Fault>) -> Result<Job, Fault> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(lost()))
 }
 
-/// The panic itself stands in the log.
+/// The log has the panic itself.
 fn lost() -> Fault {
     let message = "a defect of Moontide ended this; the log has a line of the target `panic`";
     Fault::new("internal", message)
 }
 
 unsafe extern "C-unwind" fn land(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
-    // SAFETY: the value is kept by `shared` while it is pushed, and the fault while it is raised.
+    // SAFETY: `shared` keeps the value during its push, and the fault during its raise.
     unsafe {
         let shared = Shared::of(state);
         let fault = match shared.answer.take() {
@@ -172,7 +173,7 @@ unsafe extern "C-unwind" fn land(state: *mut lua_State, _: c_int, _: lua_KContex
             }
             Some(Answer::Outside(Err(fault))) => fault,
             Some(Answer::Lost) => lost(),
-            // The coroutine is resumed by Lua code, after the call that asked had ended.
+            // Lua code resumed the coroutine after the end of the call that waited.
             _ => Fault::new("closed", "the call that waited for this was given up"),
         };
         shared.fault.replace(Some(fault));
@@ -180,10 +181,10 @@ unsafe extern "C-unwind" fn land(state: *mut lua_State, _: c_int, _: lua_KContex
     }
 }
 
-/// Raises the fault that `shared` has: a table with `kind` and `message`.
+/// Raises the fault in `shared`: a table with `kind` and `message`.
 unsafe fn raise(state: *mut lua_State, shared: &Shared) -> ! {
-    // SAFETY: the fault stays with `shared` until the next one. A finalizer that runs meanwhile cannot wait, hence leaves
-    // no fault.
+    // SAFETY: the fault stays in `shared` until the next one. A finalizer that runs meanwhile cannot wait, so it
+    // leaves no fault.
     unsafe {
         ffi::lua_settop(state, 0);
         ffi::lua_createtable(state, 0, 2);

@@ -1,8 +1,8 @@
-//! One VM: its calls, and how far each has come.
+//! One VM: its calls, and the progress of each.
 //!
-//! A call starts, waits, goes on and is given up here; each slice of it is `run`'s. Invariant: a call that waits is in
-//! `waiting`, and its coroutine belongs to nobody else. Nothing here touches Lua unprotected but what can neither
-//! allocate nor raise.
+//! A call starts, waits, continues and is given up here; each slice of it runs in `run`. Invariant: a call that waits
+//! is in `waiting`, and nothing else uses its coroutine. Unprotected code here calls only functions of Lua that can
+//! neither allocate nor raise.
 
 #![expect(unsafe_code, reason = "the hot path is Lua's C API")]
 
@@ -48,9 +48,9 @@ pub(super) struct Hooks {
     pub(super) shutdown: Option<c_int>,
 }
 
-/// For finalizers that run outside of any call, before the last deadline begins.
+/// The limit of finalizers that run outside of any call, before the last deadline begins.
 pub(super) const FINALIZERS: Duration = Duration::from_secs(1);
-/// For the `__close` methods of a call that is given up.
+/// The limit of the `__close` methods of a call that is given up.
 const CLOSING: Duration = Duration::from_secs(1);
 
 /// A call that waits.
@@ -65,7 +65,7 @@ struct Waiting {
 /// One Lua VM with the handlers of a bundle. Calls in it take turns.
 pub(crate) struct Vm {
     pub(super) main: *mut lua_State,
-    /// Both outlive the state, by `drop`: finalizers may still call our functions.
+    /// Both outlive the state, by `drop`: finalizers may still call functions of Moontide.
     pub(super) shared: Box<Shared>,
     pub(super) heap: Box<Heap>,
     pub(super) config: Arc<Config>,
@@ -77,13 +77,13 @@ pub(crate) struct Vm {
     pub(super) last_call: u64,
     pub(super) free: RefCell<Vec<Coroutine>>,
     waiting: HashMap<CallId, Waiting>,
-    /// The `__close` methods of a call that was given up had to be ended.
+    /// The `__close` methods of a call that was given up had to be ended, so no further ones run.
     closes_no_more: bool,
 }
 
-// SAFETY: a VM is built by one thread and then moved as a whole, with every pointer and reference count into it; nothing
-// of it stays behind, and only the owner of the value touches it. What is bound to a thread (the beat) is looked up anew
-// at each slice.
+// SAFETY: one thread builds a VM, which then moves as a whole, with every pointer and reference count into it. No
+// part of it stays behind, and only the owner of the value touches it. The beat is bound to a thread, so each slice
+// looks it up anew.
 unsafe impl Send for Vm {}
 
 impl Drop for Vm {
@@ -96,7 +96,7 @@ impl Drop for Vm {
             offset: -1,
         };
         let slice = beat::begin_uninterruptible(FINALIZERS, &about);
-        // SAFETY: nothing uses it any more.
+        // SAFETY: no code uses the state any more.
         unsafe { ffi::lua_close(self.main) };
         drop(slice);
     }
@@ -161,7 +161,7 @@ impl Vm {
         }
     }
 
-    /// Goes on with a call that waits, by the answer to one of its waits.
+    /// Continues a call that waits, with the answer to one of its waits.
     pub(crate) fn resume(
         &mut self,
         pulse: &Pulse,
@@ -199,7 +199,7 @@ impl Vm {
         Step::Failed(words.of(kind))
     }
 
-    /// Gives up a call that waits: what it left open is closed, and its coroutine dropped where it stands.
+    /// Gives up a call that waits: runs its open `__close` methods, and drops its coroutine where it is suspended.
     pub(crate) fn cancel(&mut self, id: CallId) {
         if let Some(waiting) = self.waiting.remove(&id) {
             self.close(&waiting, id);
@@ -227,16 +227,16 @@ impl Vm {
         self.shared.coroutine.set(own);
         for state in states {
             coroutine::running(state);
-            // SAFETY: each is suspended, and alive: the call's own is anchored, and what resumed the others has them on
-            // its stack.
+            // SAFETY: each state is suspended and alive: the call's own is anchored, and the others are on the stack
+            // of the state that resumed each.
             unsafe { ffi::lua_closethread(state, self.main) };
         }
         self.shared.coroutine.set(ptr::null_mut());
-        // One call that takes its time is enough for a VM that may have many to give up.
+        // One slow call is enough, since a VM may have many calls to give up.
         self.closes_no_more = slice.killed();
     }
 
-    /// What the slice that ran last asked to have committed. It stands, whatever the slice came to.
+    /// The commit request of the last slice. It stands, however the slice ended.
     pub(crate) fn take_requested(&self) -> Option<Requested> {
         self.shared.asked.take()
     }
@@ -259,7 +259,7 @@ impl Vm {
         self.config.listeners[listener].limits.blocking
     }
 
-    /// Leaves the answer for the function that waits.
+    /// Leaves the answer for the function that waits for it.
     pub(super) fn answer(&self, wait: WaitId, answer: Answer) {
         self.shared.answered.set(wait);
         self.shared.answer.replace(Some(answer));

@@ -1,7 +1,8 @@
-//! A mailbox of one thread: letters come in from any thread, and a bell that carries nothing.
+//! The mailbox of one thread: it takes letters from any thread, and has a bell that carries no data.
 //!
-//! The owner takes everything at once and sleeps until a letter, a ring or its deadline. A sender pays for a wake-up
-//! only where the owner sleeps. Who sends is bounded elsewhere, by the budget or by asking one question at a time.
+//! The owner takes all letters at once, then sleeps until a letter, a ring or its deadline. A sender pays for a
+//! wake-up only while the owner sleeps. The number of letters is bounded elsewhere: by the budget, or because a
+//! sender asks one question at a time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,7 +11,7 @@ use std::time::Instant;
 pub(crate) struct Mailbox<T> {
     state: Mutex<State<T>>,
     bell: Condvar,
-    /// Whether there is anything, readable without the lock: a busy owner looks often.
+    /// Whether the mailbox has letters or a ring, readable without the lock: a busy owner checks often.
     full: AtomicBool,
 }
 
@@ -46,7 +47,7 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// The owner goes: what is unread is dropped, and so is whatever comes later.
+    /// Closes the mailbox: unread letters are dropped, and so are all later ones.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -55,17 +56,17 @@ impl<T> Mailbox<T> {
         drop(unread);
     }
 
-    /// Closes it when the returned value is dropped, also by a panic: no letter outlives the thread that would read it.
+    /// Closes the mailbox when the returned value is dropped, also by a panic: no letter outlives its reader.
     pub(crate) fn close_on_drop(self: &Arc<Self>) -> CloseOnDrop<T> {
         CloseOnDrop(self.clone())
     }
 
-    /// Whether the thread that reads it has ended.
+    /// Whether the thread that reads the mailbox has ended.
     pub(crate) fn is_closed(&self) -> bool {
         self.lock().closed
     }
 
-    /// Ends a sleep, or the next one.
+    /// Ends the owner's sleep, or its next one.
     pub(crate) fn ring(&self) {
         let mut state = self.lock();
         state.rung = true;
@@ -76,14 +77,14 @@ impl<T> Mailbox<T> {
         !self.full.load(Ordering::Acquire)
     }
 
-    /// Appends what there is, without waiting.
+    /// Appends the letters that have arrived, without waiting.
     pub(crate) fn take(&self, into: &mut Vec<T>) {
         if !self.is_empty() {
             self.empty(&mut self.lock(), into);
         }
     }
 
-    /// Waits for a letter, a ring or the deadline, and appends what there is.
+    /// Waits for a letter, a ring or the deadline, and appends the letters that have arrived.
     pub(crate) fn wait(&self, into: &mut Vec<T>, deadline: Instant) {
         let mut state = self.lock();
         while state.letters.is_empty() && !state.rung {

@@ -1,7 +1,7 @@
-//! The outside: a runtime of its own for work that handlers wait for and that goes on beside them.
+//! The outside: a runtime of its own for work that handlers wait for.
 //!
-//! Its threads start with the first job, so that a daemon whose handlers never wait outside has none. A job that is given
-//! up is told, and ends by itself; only after a grace period it is dropped, which is logged and counted.
+//! Its threads start with the first job, so a daemon whose handlers never wait outside has none. A job that is given
+//! up gets a signal and ends by itself. After a grace period it is dropped, which is logged and counted.
 
 use std::fmt;
 use std::io;
@@ -14,12 +14,12 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use crate::log::log;
 use crate::wait::{Answer, Cancel, Fault, Job, Reply};
 
-/// Threads of the runtime: they wait for sockets, and compute little.
+/// Threads of the runtime: they mostly wait for sockets, and compute little.
 const THREADS: usize = 2;
-/// For a job that was told to end.
+/// The grace period of a job that was told to end.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Jobs so far, by their end. `begun` is the sum of the others and of those that are open.
+/// The number of jobs so far, by their end. `begun` is the sum of the others and of the open jobs.
 #[derive(Debug, Default)]
 struct Counts {
     begun: AtomicU64,
@@ -36,11 +36,11 @@ pub(crate) struct Snapshot {
     pub(crate) open: u64,
     pub(crate) begun: u64,
     pub(crate) answered: u64,
-    /// Told, and ended by themselves.
+    /// Jobs that were told to end, and ended by themselves.
     pub(crate) told: u64,
-    /// Told, and dropped after the grace period.
+    /// Jobs that were told to end, and were dropped after the grace period.
     pub(crate) dropped: u64,
-    /// Ended by a panic.
+    /// Jobs that ended by a panic.
     pub(crate) lost: u64,
 }
 
@@ -74,7 +74,7 @@ impl Outside {
         }
     }
 
-    /// Starts the job; `reply` gets its answer. The job ends when the result of this is dropped.
+    /// Starts the job; `reply` gets its answer. The job ends when the returned `Cancel` is dropped.
     pub(crate) fn begin(&self, job: Job, reply: Reply) -> Cancel {
         let (cancel, told) = Cancel::new();
         let handle = match self.handle() {
@@ -92,7 +92,7 @@ impl Outside {
         };
         let grace = self.grace;
         handle.spawn(async move {
-            // Moved as a whole, so that a panic counts too.
+            // The value is moved as a whole, so that a panic counts too.
             let mut end = end;
             let mut own = told.clone();
             let name = job.name;
@@ -145,7 +145,7 @@ impl Outside {
 
     pub(crate) fn snapshot(&self) -> Snapshot {
         let read = |count: &AtomicU64| count.load(Ordering::Acquire);
-        // Ends before beginnings: a job that ends between two reads is never counted as ended and not begun.
+        // Ends are read before beginnings: a job that ends between two reads is never counted as ended but not begun.
         let (answered, told, dropped, lost) = (
             read(&self.counts.answered),
             read(&self.counts.told),
@@ -163,7 +163,8 @@ impl Outside {
         }
     }
 
-    /// Waits until every job has ended, or until then: their calls have been given up. Whether all have.
+    /// Waits until every job has ended, or until the deadline; their calls have been given up. Returns whether all
+    /// have ended.
     pub(crate) fn drain(&self, deadline: Instant) -> bool {
         while self.snapshot().open > 0 {
             if Instant::now() >= deadline {
@@ -195,7 +196,7 @@ enum Was {
     Dropped,
 }
 
-/// Counts the end of one job, also of one that panics.
+/// Counts the end of one job, even if it panics.
 struct End {
     counts: Arc<Counts>,
     was: Option<Was>,

@@ -1,15 +1,15 @@
-//! Which threads move: each bumps a counter with every turn of its loop.
+//! The progress of threads: each thread increments a counter with every turn of its loop.
 //!
-//! The decision is pure: counters and the clock in, the name of the thread that stands still out. A thread may
-//! legitimately stay in one turn for as long as its allowance, as a worker does in one Lua call.
+//! The decision is pure: it takes the counters and the clock, and returns the name of the stalled thread. A thread
+//! may legitimately stay in one turn for its allowance, as a worker does in one Lua call.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The longest time between two looks that counts. A process that was itself stopped (SIGSTOP, a suspended machine)
-/// would otherwise find all of its threads standing still.
+/// The longest time between two looks that counts. Without it, a process that was itself stopped (SIGSTOP, a
+/// suspended machine) would find all of its threads stalled.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 
 /// All threads whose progress matters.
@@ -38,7 +38,7 @@ struct Shared {
     has_ended: AtomicBool,
 }
 
-/// A thread that has not moved for longer than it may.
+/// A thread that has not moved for longer than its allowance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stalled {
     pub(crate) thread: String,
@@ -58,17 +58,17 @@ impl fmt::Display for Stalled {
     }
 }
 
-/// One thread's side. Dropping it takes the thread off the list: whoever ends does not stand still.
+/// The thread's own side. Its drop takes the thread off the list: a thread that has ended is not stalled.
 #[derive(Debug)]
 pub(crate) struct Beat(Arc<Shared>);
 
 impl Beat {
-    /// One turn of the thread's loop.
+    /// Counts one turn of the thread's loop.
     pub(crate) fn turn(&self) {
         self.0.turns.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How long one turn may take from now on.
+    /// Sets the allowance of one turn from now on.
     pub(crate) fn allow(&self, allowance: Duration) {
         self.0
             .allowance_ms
@@ -100,14 +100,14 @@ impl Progress {
         Beat(beat)
     }
 
-    /// The first thread that stands still. Call it every second or so, from any thread.
+    /// The first stalled thread. Call it every second or so, from any thread.
     pub(crate) fn stalled(&self, now: Instant) -> Option<Stalled> {
         let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         looks.look(now);
         looks.threads.iter().find_map(Thread::stalled)
     }
 
-    /// Every thread that stands still and did not at the last call.
+    /// Every stalled thread that was not stalled at the last call.
     pub(crate) fn newly_stalled(&self, now: Instant) -> Vec<Stalled> {
         let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         looks.look(now);

@@ -1,7 +1,7 @@
-//! The one place that starts our own threads: it names them, supervises them and joins them.
+//! The one place that starts Moontide's threads: it names them, supervises them and joins them.
 //!
-//! A thread that panics, or that ends before it may, ends the daemon with its name. Each thread has a [`Beat`] for the
-//! turns of its loop, so that one that hangs is seen. A supervisor knows neither the threads nor the daemon.
+//! A thread that panics, or that ends before it may, ends the daemon with its name. Each thread has a [`Beat`] for
+//! the turns of its loop, so that a hang is visible. A supervisor knows neither the threads nor the daemon.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 
 use super::progress::{Beat, Progress};
 
-/// Each ends the daemon.
+/// A reason to end the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// `onError = "stop"`: the sentence names the message.
     Message(String),
-    /// What the configuration needs of the brokers is not there.
+    /// The brokers lack something that the configuration needs.
     Config(String),
-    /// A client died, or a handler can't be ended: a drain is of little use.
+    /// A client died, or a handler cannot be ended: a drain is of little use.
     Failed(String),
     /// A thread panicked or ended unasked; the other threads can drain.
     Thread(String),
@@ -30,14 +30,14 @@ pub(crate) enum Ending {
 /// Bounded by nature: each sender has one ending to report.
 pub(crate) type Endings = UnboundedSender<Ending>;
 
-/// What a thread's hang means. The duration is how long one turn of its loop may take.
+/// The meaning of a thread's hang. The duration is the allowance of one turn of its loop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
-    /// Without it messages stand still: `/live` and systemd's watchdog see its hang.
+    /// Without this thread messages stand still: `/live` and systemd's watchdog report its hang.
     Counted(Duration),
-    /// Messages are processed without it: its hang is an ERROR in the log.
+    /// Messages are processed without this thread: its hang is an ERROR in the log.
     Observed(Duration),
-    /// Observed; it ends when its job is done.
+    /// Observed like the kind above; the thread ends when its job is done.
     Job(Duration),
 }
 
@@ -53,7 +53,7 @@ struct Shared {
     is_stopping: AtomicBool,
 }
 
-/// A thread. Dropping the handle leaves the thread alone, and it still may not end unasked.
+/// The handle of a thread. Its drop does not affect the thread, which still may not end unasked.
 #[derive(Debug)]
 pub(crate) struct Handle {
     thread: JoinHandle<()>,
@@ -61,7 +61,7 @@ pub(crate) struct Handle {
 }
 
 impl Supervisor {
-    /// Reports to `endings`.
+    /// A supervisor that reports to `endings`.
     pub(crate) fn new(endings: Endings) -> Self {
         Self(Arc::new(Shared {
             endings,
@@ -71,12 +71,12 @@ impl Supervisor {
         }))
     }
 
-    /// Outside of a daemon: a panic is reported by the panic hook alone.
+    /// A supervisor outside of a daemon: only the panic hook reports a panic.
     pub(crate) fn without_daemon() -> Self {
         Self::new(mpsc::unbounded_channel().0)
     }
 
-    /// Starts a thread. The kernel shows the first 15 bytes of its name; the log has all of it.
+    /// Starts a thread. The kernel shows the first 15 bytes of its name; the log has the whole name.
     pub(crate) fn spawn(
         &self,
         name: &str,
@@ -101,7 +101,7 @@ impl Supervisor {
         Ok(Handle { thread, may_end })
     }
 
-    /// Where other reasons to end the daemon are reported.
+    /// The sender for other reasons to end the daemon.
     pub(crate) fn endings(&self) -> Endings {
         self.0.endings.clone()
     }
@@ -132,13 +132,13 @@ impl Shared {
             "ended unasked"
         };
         let sentence = format!("thread `{name}` {how}");
-        // The daemon may be on its way out for another reason, or there is none.
+        // The daemon may already end for another reason, or there is none.
         let _ = self.endings.send(Ending::Thread(sentence));
     }
 }
 
 impl Handle {
-    /// To be called before the thread is told to end.
+    /// Must be called before the thread is told to end.
     pub(crate) fn may_end(&self) {
         self.may_end.store(true, Ordering::Release);
     }
@@ -147,12 +147,12 @@ impl Handle {
         self.thread.is_finished()
     }
 
-    /// For `unpark`, and to know whether it is the calling thread.
+    /// The thread, for `unpark` and for a comparison with the calling thread.
     pub(crate) fn thread(&self) -> &Thread {
         self.thread.thread()
     }
 
-    /// Waits until the thread has ended; one that has not by then is left to the end of the process.
+    /// Waits until the thread has ended. After the deadline the thread is left to the end of the process.
     pub(crate) fn join(self, deadline: Instant) -> bool {
         self.may_end();
         while !self.thread.is_finished() {
@@ -161,7 +161,7 @@ impl Handle {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        // Its panic was caught and reported.
+        // The thread's panic was caught and reported.
         let _ = self.thread.join();
         true
     }

@@ -1,9 +1,9 @@
-//! A thread that lives longer than the supervisor: the log's writer, which has the last lines of every other thread.
+//! A thread that outlives the supervisor: the log's writer, which gets the last lines of every other thread.
 
 use std::io;
 use std::thread::{Builder, JoinHandle};
 
-/// A panic is reported by the panic hook; the caller sees the end of the thread by other means.
+/// The panic hook reports a panic. The caller detects the end of the thread by other means.
 pub(crate) fn spawn(
     name: &str,
     body: impl FnOnce() + Send + 'static,

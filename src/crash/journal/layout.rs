@@ -1,51 +1,51 @@
-//! The journal's bytes: words of 64 bits, in places that follow from the header alone.
+//! The journal's bytes: words of 64 bits, whose places follow from the header alone.
 //!
-//! Header, names, history, then one page a worker. Pure: bytes in, data out, and no byte is believed before it was
-//! checked. A word is written at once or not at all, so what a killed process leaves is whole word by word; a name, which
-//! is longer, has a checksum.
+//! The file has a header, names, a history, and one page a worker. The module is pure: bytes in, data out, and every
+//! byte is checked before its use. A word is written at once or not at all, so each word of a killed process is
+//! whole. A name is longer than a word, so it has a checksum.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-/// In the byte order of the machine: a file of another one is not ours.
+/// The number is in the byte order of the machine: a file of another byte order is rejected.
 const MAGIC: u64 = u64::from_ne_bytes(*b"moontide");
 const VERSION: u64 = 1;
 
 pub(super) const WORD: usize = 8;
-/// A page of memory: workers share none.
+/// The header has a page of memory, so that workers share none.
 const HEADER_WORDS: usize = 512;
 const HEADER_CHECKED: usize = 7;
 const HEADER_SUM: usize = 7;
-/// Not zero once the process was asked to stop.
+/// Not zero after the process was asked to stop.
 pub(super) const STOPPING: usize = 8;
 
-/// A consumer group and a topic, with their lengths and checksum in the first word.
+/// A consumer group and a topic; the first word has their lengths and checksum.
 pub(super) const NAME_WORDS: usize = 128;
 const NAME_BYTES: usize = (NAME_WORDS - 1) * WORD;
 const HISTORY_WORDS: usize = 3;
-/// Of a record of the history: its crashes and the checksum; 0 for one that is forgotten.
+/// The word of a history record with its crashes and the checksum; 0 for a forgotten record.
 pub(super) const CRASHES: usize = 2;
 const CRASHES_MASK: u64 = 0x7fff_ffff;
-/// It ran alone in one of them.
+/// The message ran alone in one of the crashes.
 const PROVEN: u64 = 1 << 31;
-/// What runs where; and its offset.
+/// The first word names the running message's place; the second is its offset.
 pub(super) const SLOT_WORDS: usize = 2;
 
 pub(super) const NAMES_MAX: usize = 1024;
 const HISTORY_MAX: usize = 16 << 10;
-/// As many calls as one worker may have open.
+/// The most calls that one worker may have open.
 pub(super) const SLOTS: usize = 16 << 10;
 const PAGES_MAX: usize = 4096;
 pub(super) const FILE_BYTES_MAX: u64 = 256 << 20;
 
 const RUNNING: u64 = 1;
 const ALONE: u64 = 2;
-/// Below them lie 24 bits of name and 32 of partition.
+/// The state is above 24 bits of name and 32 bits of partition.
 const STATE_SHIFT: u32 = 56;
 const NAME_SHIFT: u32 = 32;
 const NAME_MASK: u64 = 0xff_ffff;
 
-/// A message that was running in crashes, and not finished since.
+/// A message that was running in crashes, and has not finished since.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Crashed {
     pub(super) group: String,
@@ -53,16 +53,16 @@ pub(super) struct Crashed {
     pub(super) partition: i32,
     pub(super) offset: i64,
     pub(super) crashes: u32,
-    /// It ran alone in one of them.
+    /// The message ran alone in one of the crashes.
     pub(super) alone: bool,
 }
 
-/// What a process left behind.
+/// The contents of a file that a process left behind.
 #[derive(Debug, Default)]
 pub(super) struct Left {
     names: Vec<Option<(String, String)>>,
     history: Vec<Entry>,
-    /// Nothing, where the process was asked to stop, or the machine went down with it.
+    /// Empty if the process was asked to stop, or if the machine went down with it.
     running: Vec<Entry>,
 }
 
@@ -75,7 +75,7 @@ struct Entry {
     alone: bool,
 }
 
-/// Where things lie in a file of so many pages.
+/// The places in a file of this many pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
     pages: usize,
@@ -116,7 +116,7 @@ impl Layout {
         header
     }
 
-    /// A fresh file with this history. What does not fit is forgotten: those of the fewest crashes.
+    /// A new file with this history. Records that do not fit are forgotten, those with the fewest crashes first.
     pub(super) fn image(self, boot: u64, crashed: &[Crashed]) -> Vec<u8> {
         let mut words = vec![0; self.words()];
         words[..HEADER_WORDS].copy_from_slice(&self.header(boot));
@@ -144,7 +144,7 @@ pub(super) fn names(crashed: &[Crashed]) -> Vec<(String, String)> {
         .collect();
     names.sort();
     names.dedup();
-    // Room for what this process runs.
+    // Leaves room for the names of this process.
     names.truncate(NAMES_MAX / 2);
     names
 }
@@ -165,7 +165,7 @@ pub(super) fn records(crashed: &[Crashed]) -> impl Iterator<Item = (usize, &Cras
         .take(HISTORY_MAX)
 }
 
-/// `None` where it does not fit.
+/// `None` if the names do not fit.
 pub(super) fn encode_name(group: &str, topic: &str) -> Option<[u64; NAME_WORDS]> {
     let text = [group.as_bytes(), topic.as_bytes()].concat();
     if text.len() > NAME_BYTES || topic.is_empty() {
@@ -197,7 +197,7 @@ fn decode_name(words: &[u64]) -> Option<(String, String)> {
     Some((text(0..group)?, text(group..group + topic)?))
 }
 
-/// The first word of a slot that runs this.
+/// The first word of a slot for this running message.
 pub(super) fn slot_word(name: usize, partition: i32, alone: bool) -> u64 {
     let state = if alone { ALONE } else { RUNNING };
     state << STATE_SHIFT | (name as u64) << NAME_SHIFT | u64::from(partition as u32)
@@ -217,13 +217,13 @@ fn decode_slot(words: &[u64]) -> Option<Entry> {
     })
 }
 
-/// The word that tells the crashes of a record which begins with these words; whole by itself, so that it can change.
+/// The word with the crashes of a record that begins with these words. It is whole by itself, so that it can change.
 pub(super) fn encode_crashes(place: &[u64], crashes: u32, alone: bool) -> u64 {
     let word = u64::from(crashes) & CRASHES_MASK | if alone { PROVEN } else { 0 };
     u64::from(checksum(&[place[0], place[1], word])) << 32 | word
 }
 
-/// Crashes, and whether it was alone in one.
+/// The number of crashes, and whether the message ran alone in one.
 pub(super) fn crashes(word: u64) -> (u32, bool) {
     ((word & CRASHES_MASK) as u32, word & PROVEN != 0)
 }
@@ -242,7 +242,7 @@ fn decode_record(words: &[u64]) -> Option<Entry> {
     })
 }
 
-/// `None` for what is not a whole file of this version.
+/// `None` for bytes that are not a whole file of this version.
 pub(super) fn decode(bytes: &[u8], boot: u64) -> Option<Left> {
     let words: Vec<u64> = bytes
         .chunks_exact(WORD)
@@ -279,7 +279,7 @@ pub(super) fn decode(bytes: &[u8], boot: u64) -> Option<Left> {
 }
 
 impl Left {
-    /// The history with the crash that the running ones were in; the worst first.
+    /// The history, with the present crash added to the messages that were running; the worst records first.
     pub(super) fn counted(self) -> Vec<Crashed> {
         let mut all: BTreeMap<_, (u32, bool)> = BTreeMap::new();
         let key = |entry: &Entry| (entry.name, entry.partition, entry.offset);
@@ -288,7 +288,7 @@ impl Left {
         }
         let mut running: BTreeMap<_, bool> = BTreeMap::new();
         for entry in &self.running {
-            // Several listeners may have been at one message: one crash.
+            // Several listeners may have run the same message: that counts as one crash.
             *running.entry(key(entry)).or_default() |= entry.alone;
         }
         for (key, alone) in running {

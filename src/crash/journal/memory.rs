@@ -1,7 +1,7 @@
-//! The mapped file, and what all workers share of it: the names and the history.
+//! The mapped file, and the parts of it that all workers share: the names and the history.
 //!
-//! Every word is an atomic that is only ever stored whole. Names are written under a lock, once each; a record of the
-//! history only has its last word changed.
+//! Every word is an atomic that is only ever stored whole. Names are written under a lock, once each. In a record of
+//! the history only the last word changes.
 #![expect(
     unsafe_code,
     reason = "memory that a file backs has no safe type; it is looked at as atomic words in one place"
@@ -22,7 +22,7 @@ pub(super) struct Memory {
     map: MmapRaw,
     layout: Layout,
     names: Mutex<HashMap<(String, String), usize>>,
-    /// The messages that crashed, of each name and partition: offset and where the record lies.
+    /// The crashed messages of each name and partition: their offset and the place of their record.
     history: HashMap<(usize, i32), Vec<(i64, usize)>>,
     crashes_max: u32,
     left_out: AtomicU64,
@@ -30,7 +30,7 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Maps a file that was just written by [`Layout::image`] with this history.
+    /// Maps a file that [`Layout::image`] has just written with this history.
     pub(super) fn map(
         file: &File,
         layout: Layout,
@@ -68,13 +68,13 @@ impl Memory {
     }
 
     pub(super) fn words(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping is as long as this many words, begins at a page's boundary, is readable and writable, and
-        // lives as long as `self`. This process makes no other reference to it, and atomics allow for other writers. The
-        // file is not shortened under us: it is this user's alone, and another moontide is kept off by the lock.
+        // SAFETY: the mapping has this many words, begins at a page's boundary, is readable and writable, and lives
+        // as long as `self`. This process makes no other reference to it, and atomics allow for other writers. No
+        // other process shortens the file: it belongs to this user alone, and the lock keeps out another Moontide.
         unsafe { std::slice::from_raw_parts(self.map.as_mut_ptr().cast(), self.layout.words()) }
     }
 
-    /// The number of a name; `None` where the table is full or the name too long.
+    /// The number of a name; `None` if the table is full or the name too long.
     pub(super) fn name(&self, group: &str, topic: &str) -> Option<usize> {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (group.to_owned(), topic.to_owned());
@@ -90,7 +90,7 @@ impl Memory {
         Some(number)
     }
 
-    /// The messages of this partition that crashed: offsets and records.
+    /// The crashed messages of this partition: their offsets and records.
     pub(super) fn crashed(&self, name: usize, partition: i32) -> Vec<(i64, usize)> {
         self.history
             .get(&(name, partition))
@@ -98,7 +98,7 @@ impl Memory {
             .unwrap_or_default()
     }
 
-    /// Crashes of a record, and whether it was alone in one.
+    /// The crashes of a record, and whether its message ran alone in one.
     pub(super) fn crashes(&self, record: usize) -> (u32, bool) {
         layout::crashes(self.words()[record + CRASHES].load(Ordering::Relaxed))
     }
@@ -107,7 +107,7 @@ impl Memory {
         self.words()[record + CRASHES].store(0, Ordering::Relaxed);
     }
 
-    /// It may run again, alone.
+    /// Lets the message of the record run again, alone.
     pub(super) fn pardon(&self, record: usize) {
         let words = &self.words()[record..=record + CRASHES];
         let place = [0, 1].map(|index| words[index].load(Ordering::Relaxed));
@@ -122,7 +122,7 @@ impl Memory {
         }
     }
 
-    /// A worker's thread has: what it was at stays written down.
+    /// Records that a worker's thread has panicked: its running messages stay in the journal.
     pub(super) fn panicked(&self) {
         self.has_panicked.store(true, Ordering::Release);
     }
@@ -137,7 +137,7 @@ impl Memory {
         }
     }
 
-    /// Calls that ran without a line.
+    /// The number of calls that ran without an entry.
     #[cfg(test)]
     pub(super) fn left_out(&self) -> u64 {
         self.left_out.load(Ordering::Relaxed)

@@ -1,7 +1,7 @@
-//! A worker's own page of the journal: what it runs at this moment.
+//! A worker's own page of the journal: the messages that it runs at this moment.
 //!
-//! The hot path: two stores for a call that begins, one for its end. Nobody else writes here, and the only reader is the
-//! next process.
+//! This is the hot path: two stores at the begin of a call, one at its end. Only this worker writes here, and the
+//! only reader is the next process.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,13 +14,13 @@ pub(crate) struct Page {
     /// The first word of the page.
     start: usize,
     free: Vec<Slot>,
-    /// Slots from here on were never used: the fewer, the fewer pages are touched.
+    /// Slots from this one on were never used: a lower number means fewer pages of memory in use.
     fresh: u32,
 }
 
 /// A partition in a group, as the journal names it; made once a lane.
 pub(crate) struct InPartition {
-    /// `None` where nothing of it is written.
+    /// `None` if the journal writes nothing of it.
     name: Option<usize>,
     partition: i32,
     memory: Option<Arc<Memory>>,
@@ -28,7 +28,7 @@ pub(crate) struct InPartition {
     crashed: Vec<(i64, usize)>,
 }
 
-/// A call that runs; given back by [`Page::end`].
+/// The slot of a running call; [`Page::end`] takes it back.
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Slot(u32);
@@ -39,7 +39,7 @@ const NO_SLOT: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Suspect {
     pub(crate) crashes: u32,
-    /// The process died while nothing but this message ran: it is proven.
+    /// The message is proven to kill the process: it died while only this message ran.
     pub(crate) crashed_alone: bool,
 }
 
@@ -53,7 +53,7 @@ impl Page {
         }
     }
 
-    /// Writes nothing and suspects nobody.
+    /// A page that writes nothing and suspects no message.
     pub(crate) fn none() -> Self {
         Self {
             memory: None,
@@ -78,7 +78,7 @@ impl Page {
         }
     }
 
-    /// A call begins. `alone`: nothing else runs in the process.
+    /// Records the begin of a call. `alone`: nothing else runs in the process.
     pub(crate) fn begin(&mut self, place: &InPartition, offset: i64, alone: bool) -> Slot {
         let Some(memory) = &self.memory else {
             return Slot(NO_SLOT);
@@ -95,7 +95,7 @@ impl Page {
         };
         let word = layout::slot_word(name, place.partition, alone);
         let words = &memory.words()[self.start + slot as usize * SLOT_WORDS..];
-        // The offset first: a slot that runs always has the offset of its message.
+        // The offset comes first: a running slot always has the offset of its message.
         words[1].store(offset as u64, Ordering::Release);
         words[0].store(word, Ordering::Release);
         Slot(slot)
@@ -138,7 +138,7 @@ impl InPartition {
         })
     }
 
-    /// It has an outcome: whatever it was running in, it did not do.
+    /// Forgets the crashes of a message that has an outcome: it did not cause them.
     pub(crate) fn finished(&mut self, offset: i64) {
         if self.crashed.is_empty() {
             return;
@@ -149,7 +149,7 @@ impl InPartition {
         }
     }
 
-    /// Somebody wants a proven one to run again: alone, and once more.
+    /// The operator lets a proven message run again: alone, and once more.
     pub(crate) fn pardon(&self, offset: i64) {
         if let (Some(memory), Some(record)) = (&self.memory, self.record(offset)) {
             memory.pardon(record);

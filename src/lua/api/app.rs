@@ -1,6 +1,6 @@
 //! `app`: attributes of the whole process, over all workers and bundles.
 //!
-//! What goes in is plain data and is copied, so that no VM ever sees another's values.
+//! Attributes are plain data and are copied, so that no VM ever sees another VM's values.
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
@@ -16,7 +16,7 @@ use crate::lua::stack::{bytes_at, push_bytes};
 const FIELDS: [&str; 2] = ["getAttr", "setAttr"];
 const REGISTRY: &std::ffi::CStr = c"moontide.app";
 
-/// Makes the table that `ctx.app` and `tide.app` are.
+/// Makes the table of `ctx.app` and `tide.app`.
 pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     // SAFETY: runs protected.
     unsafe {
@@ -76,7 +76,7 @@ unsafe extern "C-unwind" fn set(state: *mut lua_State) -> c_int {
 }
 
 unsafe extern "C-unwind" fn get(state: *mut lua_State) -> c_int {
-    // SAFETY: the value is kept by `shared` while it is pushed, so that nothing is pending if memory ends.
+    // SAFETY: `shared` keeps the value during its push, so nothing is pending if memory ends.
     unsafe {
         enter(state, 1);
         let shared = Shared::of(state);

@@ -8,21 +8,21 @@ use mlua::ffi::{self, lua_State};
 
 use crate::lua::shared::Shared;
 
-/// What a ctx is made of; no destructor.
+/// The data of a ctx; it has no destructor.
 #[derive(Clone, Copy)]
 pub(in crate::lua) struct Ctx {
     pub(in crate::lua) call: u64,
     pub(in crate::lua) listener: usize,
     pub(in crate::lua) offset: i64,
     pub(in crate::lua) partition: i32,
-    /// Registry reference to its name.
+    /// Registry reference to the topic's name.
     pub(in crate::lua) topic: c_int,
     pub(super) attempt: u32,
     pub(super) start_ms: i64,
 }
 
-/// What the value at `index` is made of, where it is a block of this size: a ctx or a logger. Any bytes would do, as all
-/// that is done with them is checked.
+/// The data of the userdata at `index`, if its block has this size: a ctx or a logger. Any bytes are acceptable,
+/// since every use of them is checked.
 pub(super) unsafe fn block_at(state: *mut lua_State, index: c_int) -> Option<Ctx> {
     // SAFETY: a full userdata of that size is read; a `Ctx` is plain data.
     unsafe {
@@ -35,9 +35,10 @@ pub(super) unsafe fn block_at(state: *mut lua_State, index: c_int) -> Option<Ctx
 /// The index of a method's own ctx.
 pub(super) const OWN: c_int = ffi::lua_upvalueindex(2);
 
-/// The start of a method: drops a first argument that is the ctx itself, and raises when the call is not the running one.
+/// The start of a method. Drops a first argument that is the ctx itself, and raises if its call is not the running
+/// one.
 pub(in crate::lua) unsafe fn enter<'a>(state: *mut lua_State) -> (&'a Shared, Ctx) {
-    // SAFETY: only `push_method` makes methods.
+    // SAFETY: `push_method` makes every method.
     unsafe {
         let shared = Shared::of(state);
         if ffi::lua_rawequal(state, 1, OWN) != 0 {

@@ -1,7 +1,7 @@
-//! `ctx.commitOffsets`: the handler waits for the broker's answer, or leaves word and goes on.
+//! `ctx.commitOffsets`: the handler waits for the broker's answer, or requests the commit without waiting.
 //!
-//! What is not waited for is kept until the slice ends, whatever the call comes to: the host takes it from there. So it
-//! costs a handler no yield, and can be done where nothing can wait.
+//! A request without a wait is kept until the slice ends, however the call ends; the host takes it from there. So it
+//! costs a handler no yield, and is possible where the state cannot wait.
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
@@ -20,7 +20,7 @@ use crate::wait::{Answer, Requested, Wait};
 const OPTIONS: [&str; 1] = ["wait"];
 
 impl Shared {
-    /// What stands after a verdict does not count.
+    /// A request after a verdict does not count.
     fn ask(&self, offset: i64) {
         if !self.has_verdict() {
             let before = self.asked.get().map_or(offset, |one| one.highest);
@@ -57,7 +57,7 @@ pub(in crate::lua) unsafe extern "C-unwind" fn commit_offsets(state: *mut lua_St
     }
 }
 
-/// The broker's answer, which the host left.
+/// Takes the broker's answer, which the host left.
 unsafe extern "C-unwind" fn committed(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
     // SAFETY: the reason is moved away before anything is raised.
     unsafe {
@@ -68,14 +68,14 @@ unsafe extern "C-unwind" fn committed(state: *mut lua_State, _: c_int, _: lua_KC
                 return 1;
             }
             Some(Answer::Committed(Err(reason))) => reason,
-            // The coroutine is resumed by Lua code, after the call that asked had ended.
+            // Lua code resumed the coroutine after the end of the call that asked.
             _ => "the call that asked for this commit was given up".to_owned(),
         };
         shared.raise(state, reason)
     }
 }
 
-/// An offset as Kafka has them: integers, floats with an integral value, and decimal strings.
+/// Reads an offset in the forms that Kafka clients use: integers, floats with an integral value, and decimal strings.
 unsafe fn offset_at(state: *mut lua_State, index: c_int) -> Result<i64, String> {
     // SAFETY: numbers and strings are read, never converted in place.
     unsafe {
@@ -115,7 +115,7 @@ unsafe fn offset_at(state: *mut lua_State, index: c_int) -> Result<i64, String> 
     }
 }
 
-/// `wait` of the options, true without it.
+/// The option `wait`; true by default.
 unsafe fn waits_at(state: *mut lua_State, index: c_int) -> Result<bool, String> {
     // SAFETY: values are read, never converted in place; a key of the table itself is never an invalid one.
     unsafe {

@@ -1,7 +1,7 @@
-//! `ctx`: what a handler knows and may do about its call.
+//! `ctx`: the data and the methods of a handler's call.
 //!
-//! A userdata of plain numbers with Lua values beside it, so that it needs no finalizer. A method is a closure over its
-//! ctx, made when it is asked for: it answers to `.` and `:` alike, and raises once another call runs.
+//! A ctx is a userdata of plain numbers with Lua values beside it, so that it needs no finalizer. A method is a
+//! closure over its ctx, made at its first use. It accepts `.` and `:` alike, and raises when another call runs.
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
@@ -16,7 +16,7 @@ use crate::lua::shared::Frame;
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, push_bytes};
 
-/// The Lua values beside it.
+/// The user values of a ctx.
 const MESSAGE: c_int = 1;
 const REQUEST_CONTEXT: c_int = 2;
 const ATTRIBUTES: c_int = 3;
@@ -41,7 +41,7 @@ pub(in crate::lua) const FIELDS: [&str; 17] = [
     "skip",
 ];
 
-/// Pushes the metatable that all ctx of a VM share.
+/// Pushes the metatable of all ctx of a VM.
 pub(in crate::lua) unsafe fn push_metatable(state: *mut lua_State, shared: &Shared) {
     // SAFETY: runs protected.
     unsafe {
@@ -57,7 +57,7 @@ pub(in crate::lua) unsafe fn push_metatable(state: *mut lua_State, shared: &Shar
     }
 }
 
-/// Pushes the ctx of a call; its message lies on top of the stack.
+/// Pushes the ctx of a call, whose message is on top of the stack.
 pub(in crate::lua) unsafe fn push(
     state: *mut lua_State,
     shared: &Shared,
@@ -86,11 +86,11 @@ pub(in crate::lua) unsafe fn push(
 }
 
 unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
-    // SAFETY: only the metatable has this function, which Lua code cannot get at; the first argument is a ctx.
+    // SAFETY: only the metatable has this function, and Lua code cannot reach it; the first argument is a ctx.
     unsafe {
         let shared = Shared::of(state);
         let Some(ctx) = block_at(state, 1) else {
-            // Only `debug` gets at this function.
+            // Only `debug` reaches this function.
             shared.raise(state, "this is no `ctx`".to_owned());
         };
         match bytes_at(state, 2).unwrap_or_default() {
@@ -132,7 +132,7 @@ unsafe extern "C-unwind" fn new_index(state: *mut lua_State) -> c_int {
     }
 }
 
-/// Pushes the table at `value` of the userdata at `ctx`, made at its first use.
+/// Pushes the table at `value` of the userdata at `ctx`; the table is made at its first use.
 unsafe fn push_own_table(state: *mut lua_State, ctx: c_int, value: c_int) {
     // SAFETY: the userdata has three values.
     unsafe {
@@ -210,7 +210,7 @@ unsafe extern "C-unwind" fn headers(state: *mut lua_State) -> c_int {
             ffi::LUA_TTABLE => {
                 let length = ffi::lua_rawlen(state, -2) as i64;
                 for i in 1..=length {
-                    // The length of a table with gaps may be any number.
+                    // Lua's length of a table with gaps may be any number.
                     if ffi::lua_rawgeti(state, -2, i) == ffi::LUA_TNIL {
                         ffi::lua_pop(state, 1);
                         break;

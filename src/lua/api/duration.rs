@@ -10,7 +10,7 @@ use mlua::ffi::{self, lua_State};
 use crate::duration;
 use crate::lua::stack::{bytes_at, type_name};
 
-/// A number of milliseconds, or a string with a unit; else what was found.
+/// Reads a number of milliseconds, or a string with a unit; an error describes the value.
 pub(in crate::lua) unsafe fn at(state: *mut lua_State, index: c_int) -> Result<Duration, String> {
     // SAFETY: numbers and strings are read, never converted in place.
     unsafe {

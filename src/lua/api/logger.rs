@@ -16,7 +16,7 @@ use crate::lua::stack::{bytes_at, push_bytes};
 const METATABLE: &std::ffi::CStr = c"moontide.logger";
 const LEVELS: [&str; 4] = ["debug", "info", "warn", "error"];
 
-/// The Lua value beside a logger, whose block is a `Ctx`.
+/// The user value of a logger, whose block is a `Ctx`.
 const NAME: c_int = 1;
 
 pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
@@ -35,7 +35,7 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     }
 }
 
-/// Replaces the name on top of the stack by a logger of that name, with the coordinates of the ctx at `ctx`.
+/// Replaces the name on top of the stack with a logger of that name, with the coordinates of the ctx at `ctx`.
 pub(in crate::lua) unsafe fn push(state: *mut lua_State, ctx: c_int) {
     // SAFETY: the block is a copy of the ctx's.
     unsafe {
@@ -53,7 +53,7 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
     unsafe {
         let shared = Shared::of(state);
         if block_at(state, 1).is_none() {
-            // `debug` alone gets at this function with anything else.
+            // Only `debug` reaches this function with another value.
             shared.raise(state, "this is no logger".to_owned());
         }
         let level = match bytes_at(state, 2).unwrap_or_default() {
@@ -72,9 +72,9 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
 
 const OWN: c_int = ffi::lua_upvalueindex(2);
 
-/// One line: a message of any type, and fields.
+/// Logs one line: a message of any type, and fields.
 unsafe extern "C-unwind" fn log(state: *mut lua_State) -> c_int {
-    // SAFETY: the upvalues are a logger and a level; the line is written while nothing may raise.
+    // SAFETY: the upvalues are a logger and a level; nothing may raise while the line is written.
     unsafe {
         let shared = Shared::of(state);
         if ffi::lua_rawequal(state, 1, OWN) != 0 {
@@ -109,7 +109,7 @@ unsafe extern "C-unwind" fn log(state: *mut lua_State) -> c_int {
 unsafe fn text<'a>(state: *mut lua_State, index: c_int) -> std::borrow::Cow<'a, str> {
     // SAFETY: the string stays on the stack while the line is written.
     let text = unsafe { bytes_at(state, index) }.unwrap_or_default();
-    // Not even on its way does a line take more.
+    // The limit also holds for a line on its way to the log.
     cut(text, LINE_BYTES_MAX)
 }
 
@@ -152,7 +152,7 @@ impl Line<'_> {
 }
 
 unsafe extern "C-unwind" fn print(state: *mut lua_State) -> c_int {
-    // SAFETY: the arguments become strings first, in place; then they are only read.
+    // SAFETY: the arguments first become strings, in place; after that they are only read.
     unsafe {
         let arguments = ffi::lua_gettop(state);
         for i in 1..=arguments {

@@ -1,7 +1,7 @@
-//! From a record to a handler's arguments, and from its results to an outcome.
+//! Conversion of a record to a handler's arguments, and of the handler's results to an outcome.
 //!
-//! `entry` is the bottom of every call's coroutine. It runs protected by the resume, makes the message table through
-//! the C API with key strings made once, and calls the handler so that it may yield.
+//! `entry` is the bottom of every call's coroutine. The resume protects it. It makes the message table through the C
+//! API with key strings that were made once, and calls the handler so that the handler may yield.
 
 #![expect(unsafe_code, reason = "the hot path is Lua's C API")]
 
@@ -25,7 +25,7 @@ const KEY: c_int = 6;
 const VALUE: c_int = 7;
 const TIMESTAMP: c_int = 8;
 const HEADERS: c_int = 9;
-/// The names of those from `TOPIC` on.
+/// The names of the upvalues from `TOPIC` on.
 const NAMES: [&str; 7] = [
     "topic",
     "partition",
@@ -54,7 +54,7 @@ unsafe extern "C-unwind" fn entry(state: *mut lua_State) -> c_int {
         let shared = Shared::of(state);
         let frame: *const Frame<'_> = shared.take_frame();
         let Some(frame) = frame.as_ref() else {
-            // `debug` alone finds this function.
+            // Only `debug` finds this function.
             shared.raise(state, "a call is started by the host alone".to_owned());
         };
         let call = frame.call;
@@ -77,7 +77,7 @@ unsafe extern "C-unwind" fn entry(state: *mut lua_State) -> c_int {
     }
 }
 
-/// One result for a failure, the error value; none for done.
+/// Returns one result for a failure, the error value; none for a done call.
 unsafe extern "C-unwind" fn returned(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
     // SAFETY: the two results of the handler lie on top.
     unsafe {
@@ -101,7 +101,7 @@ unsafe fn push_message(state: *mut lua_State, shared: &Shared, call: &Call<'_>, 
         name(OFFSET);
         ffi::lua_pushinteger(state, record.offset());
         set();
-        // What is nil needs no place in a fresh table.
+        // A nil field needs no entry in a new table.
         for (field, bytes) in [(KEY, record.key()), (VALUE, record.value())] {
             if let Some(bytes) = bytes {
                 name(field);
@@ -121,7 +121,7 @@ unsafe fn push_message(state: *mut lua_State, shared: &Shared, call: &Call<'_>, 
     }
 }
 
-/// The registry reference to a topic's name; the messages of a lane share their `Arc`, so it is looked up once.
+/// The registry reference to a topic's name. The messages of a lane share their `Arc`, so it is looked up once.
 unsafe fn topic_of(state: *mut lua_State, shared: &Shared, topic: &Arc<str>) -> c_int {
     if let Some((last, reference)) = &*shared.topic.borrow()
         && Arc::ptr_eq(last, topic)
@@ -145,9 +145,11 @@ unsafe fn topic_of(state: *mut lua_State, shared: &Shared, topic: &Arc<str>) -> 
     reference
 }
 
-/// A table from name to value, or to a list of values where the name repeats. A null header is an empty string.
+/// Pushes a table from name to value, or to a list of values if the name repeats. A null header becomes an empty
+/// string.
 unsafe fn push_headers(state: *mut lua_State, shared: &Shared, call: &Call<'_>) {
-    // The record's code must not be jumped over, so its headers are copied first: name and value, each after its size.
+    // A `longjmp` must not jump over the record's code. So its headers are copied first: name and value, each after
+    // its size.
     {
         let mut scratch = shared.headers.borrow_mut();
         scratch.clear();
@@ -158,7 +160,7 @@ unsafe fn push_headers(state: *mut lua_State, shared: &Shared, call: &Call<'_>) 
             }
         });
     }
-    // SAFETY: the buffer belongs to `shared` and nothing changes it until the loop is over.
+    // SAFETY: the buffer belongs to `shared`, and nothing changes it before the loop ends.
     unsafe {
         ffi::lua_createtable(state, 0, 0);
         let mut rest: &[u8] = &*shared.headers.as_ptr();

@@ -1,6 +1,6 @@
-//! Modules of `tide`: one list has everything that a function of a module needs to be there.
+//! Modules of `tide`: one list has every part of a function of a module.
 //!
-//! From its entries come a module's table, its error for an unknown field, the check of its page and its type definitions.
+//! Its entries give a module's table, its error for an unknown field, the check of its page and its type definitions.
 
 use std::fmt::Write as _;
 
@@ -21,7 +21,7 @@ pub(in crate::lua) struct Module {
 /// One field of a module.
 pub(in crate::lua) struct Entry {
     pub(in crate::lua) name: &'static str,
-    /// As handlers write it: `tide.json.encode`.
+    /// The name as handlers write it: `tide.json.encode`.
     pub(in crate::lua) path: &'static str,
     /// Annotations of `LuaLS`, a line each without `---`: a sentence, `@param name type`, `@return type`.
     pub(in crate::lua) types: &'static [&'static str],
@@ -31,13 +31,13 @@ pub(in crate::lua) struct Entry {
 pub(in crate::lua) enum Body {
     /// A C function whose first upvalue is `Shared`. It may wait by `suspend::begin`.
     C(lua_CFunction),
-    /// Asks for work outside: plain data in, plain data out, and no word of Lua.
+    /// Requests work outside: plain data in, plain data out, without Lua's API.
     #[cfg_attr(
         not(feature = "failpoints"),
         expect(dead_code, reason = "`tide.echo` is in binaries of tests alone")
     )]
     Outside(fn(Vec<Value>) -> Result<Job, Fault>),
-    /// Pushes a value that is made once a VM.
+    /// Pushes a value that each VM makes once.
     Value(unsafe fn(*mut lua_State, &Shared)),
 }
 

@@ -1,4 +1,4 @@
-//! `require "tide"`: what a handler can do beside its own call.
+//! `require "tide"`: the functions of a handler beside those of its own call.
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
@@ -65,12 +65,12 @@ pub(in crate::lua) const MODULES: &[Module] = &[
 
 /// The type definitions of `tide` for `LuaLS`.
 pub(in crate::lua) fn definitions() -> String {
-    // `echo` is no part of what users have.
+    // `echo` is not available to users.
     let modules = MODULES.iter().filter(|module| module.path != "tide.echo");
     module::definitions(modules)
 }
 
-/// Makes the modules and puts `tide` where `require` finds it.
+/// Makes the modules and registers `tide` for `require`.
 pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     // SAFETY: runs protected.
     unsafe {
@@ -81,7 +81,7 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
             if let Some(name) = module.path.strip_prefix("tide.") {
                 push_bytes(state, name.as_bytes());
                 ffi::lua_insert(state, -2);
-                // Without the metatable of `tide`, which knows the fields of its own list alone.
+                // The metatable of `tide` is bypassed, since it knows only the fields of its own list.
                 ffi::lua_rawset(state, -3);
             }
         }
@@ -92,7 +92,7 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     }
 }
 
-/// Pushes the table of a module; a field that it lacks raises.
+/// Pushes the table of a module; an unknown field raises.
 unsafe fn push_module(state: *mut lua_State, shared: &Shared, module: &'static Module) {
     // SAFETY: runs protected; the module is static.
     unsafe {
@@ -117,7 +117,7 @@ unsafe fn push_module(state: *mut lua_State, shared: &Shared, module: &'static M
 }
 
 unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
-    // SAFETY: `push_module` alone makes this closure; Lua calls it with a table and a key.
+    // SAFETY: only `push_module` makes this closure; Lua calls it with a table and a key.
     unsafe {
         let module = &*ffi::lua_touserdata(state, ffi::lua_upvalueindex(2)).cast::<Module>();
         fields::unknown_of(state, Shared::of(state), 2, module)
@@ -147,7 +147,7 @@ unsafe extern "C-unwind" fn sleep(state: *mut lua_State) -> c_int {
 }
 
 unsafe extern "C-unwind" fn slept(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
-    // SAFETY: takes the answer, which has nothing to say.
+    // SAFETY: takes the answer, which carries no data.
     unsafe { Shared::of(state) }.answer.take();
     0
 }

@@ -1,8 +1,8 @@
-//! `ctx.retry`, `ctx.deadLetter` and `ctx.skip`: the handler says what becomes of its message, and its call ends.
+//! `ctx.retry`, `ctx.deadLetter` and `ctx.skip`: the handler gives its verdict on the message, and its call ends.
 //!
-//! The verdict is kept first, then the call unwinds: as a wait does where the coroutine can yield, else as the
-//! watchdog's kill does. What stands in between (a `pcall`, a coroutine) cannot undo it, and the first verdict counts.
-//! Nobody goes on with what has asked: `coroutine` and the host close it on the way.
+//! The verdict is kept first, then the call unwinds. If the coroutine can yield, it unwinds like a wait, else like
+//! the watchdog's kill. Nothing in between (a `pcall`, a coroutine) can undo the verdict, and the first verdict
+//! counts. A coroutine that gave a verdict is never resumed: `coroutine` and the host close it on the way.
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
@@ -70,7 +70,7 @@ pub(in crate::lua) unsafe extern "C-unwind" fn skip(state: *mut lua_State) -> c_
     unsafe { ask(state, "ctx.skip", read) }
 }
 
-/// Keeps what `read` makes of the arguments, and ends the call.
+/// Keeps the verdict that `read` makes of the arguments, and ends the call.
 unsafe fn ask(
     state: *mut lua_State,
     name: &str,
@@ -85,7 +85,7 @@ unsafe fn ask(
         ffi::lua_settop(state, 1);
         shared.attempt(state, || shared.keep_verdict(name, read(state)?));
         hook::ask();
-        // For C code that resumes coroutines by itself, and goes on when one of them yields.
+        // The hook is for C code that resumes coroutines by itself, and continues when one of them yields.
         hook::set(shared.coroutine.get());
         if ffi::lua_isyieldable(state) != 0 {
             return ffi::lua_yieldk(state, 0, 0, Some(resumed));
@@ -94,13 +94,13 @@ unsafe fn ask(
     }
 }
 
-/// Only such C code gets here.
+/// Only such C code calls this function.
 unsafe extern "C-unwind" fn resumed(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
     // SAFETY: `raise` takes the message away before it raises.
     unsafe { Shared::of(state).raise(state, "the call has ended".to_owned()) }
 }
 
-/// Nothing, a reason, or a table.
+/// Reads nothing, a reason, or a table.
 unsafe fn retry_at(state: *mut lua_State) -> Result<Verdict, String> {
     // SAFETY: values are read, never converted in place; a key of the table itself is never an invalid one.
     unsafe {
@@ -180,7 +180,7 @@ unsafe fn after_at(state: *mut lua_State, index: c_int) -> Result<Duration, Stri
     })
 }
 
-/// A string, or none.
+/// Reads a string, or none.
 unsafe fn reason_at(
     state: *mut lua_State,
     index: c_int,

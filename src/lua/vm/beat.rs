@@ -1,7 +1,7 @@
-//! The beat of a thread that runs Lua: what this thread and the watchdog share.
+//! The beat of a thread that runs Lua: the state that this thread and the watchdog share.
 //!
-//! A slice of Lua bumps a counter, so that no call pays for a clock. Whatever the watchdog says is bound to a value of the
-//! counter, so that it never meets a later slice.
+//! A slice of Lua increments a counter, so that no call reads a clock. Everything that the watchdog writes is bound
+//! to a value of the counter, so that it never applies to a later slice.
 
 #![expect(unsafe_code, reason = "a pointer that a signal handler reads")]
 
@@ -18,30 +18,30 @@ use mlua::ffi::lua_State;
 use super::last_words::{About, LastWords};
 
 thread_local! {
-    /// The beat of this thread. Const and without a destructor, hence fit for a signal handler.
+    /// The beat of this thread. It is const and has no destructor, so a signal handler may read it.
     static BEAT: Cell<*const Beat> = const { Cell::new(ptr::null()) };
 }
 
-/// What one thread and the watchdog share.
+/// The state that one thread and the watchdog share.
 pub(in crate::lua) struct Beat {
     /// Odd while Lua runs.
     pub(super) sequence: AtomicU64,
-    /// The state that executes; set before the sequence turns odd.
+    /// The running state; set before the sequence turns odd.
     pub(in crate::lua) running: AtomicPtr<lua_State>,
     pub(super) limit_us: AtomicU64,
     /// The sequence that was told to end.
     pub(super) killed: AtomicU64,
-    /// The sequence that ends because it asked for it. Of this thread alone, as the next one.
+    /// The sequence that ends by its own verdict. Only this thread uses it, and the next field.
     asked: AtomicU64,
     /// The sequence in which the hook raised.
     cut: AtomicU64,
-    /// The sequence that was seen to be slow, and since when it has run.
+    /// The sequence that was found slow, and the time since which it has run.
     pub(super) slow: AtomicU64,
     pub(super) slow_since_us: AtomicU64,
     pub(super) about: AtomicPtr<About<'static>>,
-    /// What `about` said when the signal came: copied by the thread itself, whose slice keeps it alive.
+    /// A copy of `about` at the time of the signal. The thread itself copies it, and its slice keeps it alive.
     pub(super) last_words: LastWords,
-    /// Where the hook first ended something, and in which sequence.
+    /// The place where the hook first ended a slice, and its sequence.
     place: Mutex<Option<(u64, String)>>,
     pub(super) thread: libc::pthread_t,
     pub(super) name: String,
@@ -54,19 +54,19 @@ pub(in crate::lua) struct Beat {
 pub(super) struct Seen {
     pub(super) sequence: u64,
     pub(super) last: Instant,
-    /// The sum of the looks so far, so that a process that was stopped and goes on finds no time gone.
+    /// The sum of the samples so far: a process that was stopped and continues loses no time.
     pub(super) ran: Duration,
 }
 
 pub(super) struct Registry {
     pub(super) beats: Mutex<Vec<Arc<Beat>>>,
-    /// The watchdog waits to be woken by the next slice.
+    /// The watchdog sleeps until the next slice wakes it.
     pub(super) asleep: AtomicBool,
     pub(super) stop: AtomicBool,
     pub(super) thread: Mutex<Option<Thread>>,
 }
 
-/// What one thread that runs Lua shows the watchdog. It stays on its thread.
+/// The side of one thread that runs Lua, which the watchdog observes. It stays on its thread.
 pub(crate) struct Pulse {
     beat: Arc<Beat>,
     previous: *const Beat,
@@ -74,10 +74,10 @@ pub(crate) struct Pulse {
     here: PhantomData<*const ()>,
 }
 
-/// One stretch of Lua on this thread.
+/// One slice of Lua on this thread.
 pub(in crate::lua) struct Slice<'a> {
     beat: &'a Beat,
-    /// Where it is told that it was slow.
+    /// Gets the time of the slice, if it was slow.
     slow: Option<&'a Cell<Option<Duration>>>,
     sequence: u64,
 }
@@ -136,12 +136,13 @@ impl Pulse {
         }
     }
 
-    /// How long the last call or resume held the thread, where that was more than 100 ms.
+    /// How long the last call or resume held the thread, if that was more than 100 ms.
     pub(crate) fn take_slow(&self) -> Option<Duration> {
         self.slow.take()
     }
 
-    /// From here on the thread runs Lua, on `state`, for at most `limit`. `about` lives as long as the slice.
+    /// Starts a slice: from now on the thread runs Lua on `state`, for at most `limit`. `about` lives as long as the
+    /// slice.
     pub(in crate::lua) fn begin<'a>(
         &'a self,
         state: *mut lua_State,
@@ -157,8 +158,8 @@ impl Pulse {
     }
 }
 
-/// A slice of the calling thread for what no hook ends (finalizers): the last deadline alone is for it. None where the
-/// thread is not watched, or within a slice already.
+/// A slice of the calling thread for code that no hook ends (finalizers): only the last deadline limits it. None if
+/// the thread is not watched, or is already within a slice.
 pub(in crate::lua) fn begin_uninterruptible<'a>(
     limit: Duration,
     about: &'a About<'a>,
@@ -166,7 +167,7 @@ pub(in crate::lua) fn begin_uninterruptible<'a>(
     begin_aside(ptr::null_mut(), limit, about)
 }
 
-/// A slice of the calling thread for what belongs to no call that goes on. None as above.
+/// A slice of the calling thread for code of no call that continues. None as above.
 pub(in crate::lua) fn begin_aside<'a>(
     state: *mut lua_State,
     limit: Duration,
@@ -186,7 +187,7 @@ impl Slice<'_> {
         self.beat.killed.load(Ordering::Acquire) == self.sequence
     }
 
-    /// Where it was ended.
+    /// The position at which the slice was ended.
     pub(in crate::lua) fn position(&self) -> Option<String> {
         let kept = self
             .beat
@@ -220,13 +221,13 @@ impl Drop for Slice<'_> {
 }
 
 impl Beat {
-    /// Of the calling thread. Safe to call from a signal handler.
+    /// The beat of the calling thread. A signal handler may call this.
     pub(in crate::lua) fn current<'a>() -> Option<&'a Self> {
-        // SAFETY: the pulse that owns the beat clears the pointer on this very thread before the beat goes.
+        // SAFETY: the pulse that owns the beat clears the pointer on this very thread before the beat is dropped.
         unsafe { BEAT.get().as_ref() }
     }
 
-    /// Starts a slice, whose sequence it returns.
+    /// Starts a slice and returns its sequence.
     fn begin(&self, state: *mut lua_State, limit: Duration, about: &About<'_>) -> u64 {
         self.running.store(state, Ordering::Relaxed);
         self.limit_us
@@ -234,7 +235,8 @@ impl Beat {
         self.about
             .store(ptr::from_ref(about).cast_mut().cast(), Ordering::Relaxed);
         let sequence = self.sequence.load(Ordering::Relaxed) + 1;
-        // SeqCst on both sides: either the watchdog sees the odd number before it falls asleep, or it is seen asleep.
+        // `SeqCst` on both sides: either the watchdog sees the odd number before it sleeps, or the thread sees it
+        // asleep.
         self.sequence.store(sequence, Ordering::SeqCst);
         if self.registry.asleep.load(Ordering::SeqCst) {
             self.registry.wake();
@@ -247,7 +249,7 @@ impl Beat {
         !self.sequence.load(Ordering::Relaxed).is_multiple_of(2)
     }
 
-    /// Whether what runs now was told to end.
+    /// Whether the watchdog told the running slice to end.
     pub(in crate::lua) fn killed(&self) -> bool {
         let sequence = self.sequence.load(Ordering::Relaxed);
         !sequence.is_multiple_of(2) && self.killed.load(Ordering::Acquire) == sequence
@@ -259,7 +261,7 @@ impl Beat {
             .store(if asked { sequence } else { 0 }, Ordering::Relaxed);
     }
 
-    /// Whether what runs now ends because it asked for it.
+    /// Whether the running slice ends by its own verdict.
     pub(in crate::lua) fn ends_by_verdict(&self) -> bool {
         self.is_busy()
             && self.asked.load(Ordering::Relaxed) == self.sequence.load(Ordering::Relaxed)
@@ -270,12 +272,12 @@ impl Beat {
             .store(self.sequence.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Whether the hook raised in what runs now.
+    /// Whether the hook raised in the running slice.
     pub(in crate::lua) fn has_cut(&self) -> bool {
         self.cut.load(Ordering::Relaxed) == self.sequence.load(Ordering::Relaxed)
     }
 
-    /// Keeps where the hook ended what runs; the first place of a slice is the one that tells.
+    /// Keeps the position at which the hook ends the slice; the first position of a slice counts.
     pub(in crate::lua) fn note_position(&self, place: impl FnOnce() -> String) {
         let sequence = self.sequence.load(Ordering::Relaxed);
         let mut kept = self.place.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,8 @@
-//! `coroutine`, in a version that passes the host's waits and the watchdog's kill through the coroutines of a handler.
+//! The functions of Lua's `coroutine`, replaced so that the host's waits and the watchdog's kill pass through the
+//! coroutines of a handler.
 //!
-//! A coroutine that waits for the host makes the one that resumed it wait too, down to the call's own; the answer goes
-//! the same way back. To Lua code this looks as if the resume took a while.
+//! When a coroutine waits for the host, the coroutine that resumed it waits too, down to the coroutine of the call.
+//! The answer travels back the same way. Lua code sees only a resume that takes longer.
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
@@ -16,7 +17,7 @@ use crate::lua::shared::Shared;
 use crate::lua::stack::push_bytes;
 use crate::lua::suspend;
 
-/// Lua's words.
+/// Lua's own error message.
 const NOT_SUSPENDED: &str = "cannot resume non-suspended coroutine";
 
 /// Replaces the functions of the global `coroutine`.
@@ -40,14 +41,14 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     }
 }
 
-/// Says which state runs, until the returned one is put back.
+/// Records which state runs, until the next such record.
 pub(in crate::lua) fn running(state: *mut lua_State) {
     if let Some(beat) = Beat::current() {
         beat.running.store(state, Ordering::Relaxed);
     }
 }
 
-/// The coroutine at `index`, which must be one of Lua code's own.
+/// The coroutine at `index`, which must belong to Lua code and not to the host.
 unsafe fn own(state: *mut lua_State, shared: &Shared, index: c_int) -> *mut lua_State {
     // SAFETY: as in any C function.
     unsafe {
@@ -66,19 +67,19 @@ unsafe fn own(state: *mut lua_State, shared: &Shared, index: c_int) -> *mut lua_
     }
 }
 
-/// Whether `inner` waits for the host: to Lua code it has not come back from what it does.
+/// Whether `inner` waits for the host. For Lua code such a coroutine has not yielded yet.
 fn is_held(shared: &Shared, inner: *mut lua_State) -> bool {
     shared.held.borrow().contains_key(&inner)
 }
 
-/// What a resume came to: so many results on top of the outer stack, or an error value.
+/// The result of a resume: a number of results on top of the outer stack, or an error value.
 enum Resumed {
     Results(c_int),
     Failed,
 }
 
-/// Resumes `inner` with the topmost `arguments` of `outer`. Does not return when `inner` waits for the host or is killed:
-/// then `outer` is suspended in turn, and `then` goes on.
+/// Resumes `inner` with the topmost `arguments` of `outer`. When `inner` waits for the host or is killed, this does
+/// not return: `outer` is suspended in turn, and `then` continues.
 unsafe fn drive(
     outer: *mut lua_State,
     shared: &Shared,
@@ -148,7 +149,8 @@ unsafe extern "C-unwind" fn resume(state: *mut lua_State) -> c_int {
     }
 }
 
-/// The coroutine is the first value of the stack, what is above it goes in: the arguments, or the host's answer.
+/// The first value of the stack is the coroutine. The values above it are passed in: the arguments, or the host's
+/// answer.
 unsafe extern "C-unwind" fn resume_on(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
     // SAFETY: `own` checked the first value.
     unsafe {
@@ -215,7 +217,7 @@ unsafe extern "C-unwind" fn wrapped_on(state: *mut lua_State, _: c_int, _: lua_K
     }
 }
 
-/// Closes the coroutine that failed and raises its error in `state`, with the position where it is a string.
+/// Closes the failed coroutine and raises its error in `state`; an error that is a string gets the position.
 unsafe fn raise_from(state: *mut lua_State, inner: *mut lua_State) -> c_int {
     // SAFETY: the steps of Lua's own `auxwrap`.
     unsafe {
@@ -238,9 +240,9 @@ unsafe fn raise_from(state: *mut lua_State, inner: *mut lua_State) -> c_int {
     }
 }
 
-/// Lua's own `close`, which runs the coroutine's `__close` methods on the coroutine.
+/// Lua's own `close`. It runs the coroutine's `__close` methods on that coroutine.
 unsafe extern "C-unwind" fn close(state: *mut lua_State) -> c_int {
-    // SAFETY: the second upvalue is the original; it is called as it would have been.
+    // SAFETY: the second upvalue is the original function, which gets its usual arguments.
     unsafe {
         let shared = Shared::of(state);
         let inner = own(state, shared, 1);
@@ -262,7 +264,7 @@ unsafe extern "C-unwind" fn close(state: *mut lua_State) -> c_int {
     }
 }
 
-/// Lua's own `status`, which would call a coroutine that waits for the host suspended.
+/// Lua's own `status`, which would report `suspended` for a coroutine that waits for the host.
 unsafe extern "C-unwind" fn status(state: *mut lua_State) -> c_int {
     // SAFETY: the second upvalue is the original.
     unsafe {
@@ -278,7 +280,7 @@ unsafe extern "C-unwind" fn status(state: *mut lua_State) -> c_int {
     }
 }
 
-/// Lua's own `yield`, but for the coroutine of the call, which only the host resumes.
+/// Lua's own `yield`, which raises in the coroutine of the call: only the host resumes that one.
 unsafe extern "C-unwind" fn yield_(state: *mut lua_State) -> c_int {
     // SAFETY: a C function of Lua.
     unsafe {

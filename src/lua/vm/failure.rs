@@ -1,7 +1,7 @@
-//! What went wrong in a call, in words.
+//! The failure of a call, in words.
 //!
-//! Runs after the resume, when Lua's state may be out of memory or of stack: everything that touches an error value runs
-//! protected, on the main state, with a reserve of memory above the limit.
+//! This code runs after the resume, when Lua's state may be out of memory or of stack. So every access to an error
+//! value runs protected, on the main state, with a reserve of memory above the limit.
 
 #![expect(unsafe_code, reason = "reads a dead coroutine's stack")]
 
@@ -36,8 +36,8 @@ impl Words {
     }
 }
 
-/// Whether the value on top of `state` is Lua's own error of that kind, be it raised again by the handler or passed on by
-/// a coroutine, which put their places before it.
+/// Whether the value on top of `state` is Lua's own memory error. The handler may have raised it again, or a
+/// coroutine passed it on; both put their places before it.
 pub(in crate::lua) unsafe fn is_memory_error(state: *mut lua_State) -> bool {
     // SAFETY: reads the top of the stack.
     let text = unsafe { bytes_at(state, -1) };
@@ -48,13 +48,13 @@ pub(in crate::lua) unsafe fn is_memory_error(state: *mut lua_State) -> bool {
     before.is_empty() || digits.last().is_some_and(u8::is_ascii_digit)
 }
 
-/// Words for the error value on top of `state`, a coroutine; with its stack where it is asked for.
+/// Describes the error value on top of `state`, a coroutine; includes its stack on request.
 pub(in crate::lua) unsafe fn describe(
     main: *mut lua_State,
     state: *mut lua_State,
     with_traceback: bool,
 ) -> Words {
-    // SAFETY: a moved value allocates nothing; the rest runs protected.
+    // SAFETY: a moved value allocates nothing; all else runs protected.
     unsafe {
         let traceback = if with_traceback {
             traceback(main, state)
@@ -64,7 +64,7 @@ pub(in crate::lua) unsafe fn describe(
         if ffi::lua_checkstack(main, 8) == 0 {
             return words("an error that could not be read: the stack is full");
         }
-        // A copy: the methods of what is left open get the value too.
+        // The value is copied: the `__close` methods that are still open get the value too.
         if ffi::lua_checkstack(state, 1) != 0 {
             ffi::lua_pushvalue(state, -1);
         }
@@ -76,9 +76,9 @@ pub(in crate::lua) unsafe fn describe(
     }
 }
 
-/// Words for the error value on top of the main state, which is popped.
+/// Describes the error value on top of the main state, and pops it.
 pub(in crate::lua) unsafe fn describe_top(main: *mut lua_State) -> Words {
-    // SAFETY: a light C function allocates nothing; the rest runs protected.
+    // SAFETY: a light C function allocates nothing; all else runs protected.
     unsafe {
         if ffi::lua_checkstack(main, 8) == 0 {
             return words("an error that could not be read: the stack is full");
@@ -89,19 +89,19 @@ pub(in crate::lua) unsafe fn describe_top(main: *mut lua_State) -> Words {
         let message = text_at(main, MESSAGE_MAX);
         ffi::lua_pop(main, 1);
         Words {
-            // What `require` says of each empty search path.
+            // `require` adds such a line for each empty search path.
             message: hints::explained(message.replace("\n\tno file ''", "")),
             traceback: None,
         }
     }
 }
 
-/// Where the coroutine `state` stands, or stood when it failed.
+/// The position of the coroutine `state`, or its position when it failed.
 pub(in crate::lua) unsafe fn traceback(
     main: *mut lua_State,
     state: *mut lua_State,
 ) -> Option<String> {
-    // SAFETY: a light C function and a moved thread allocate nothing; the rest runs protected.
+    // SAFETY: a light C function and a moved thread allocate nothing; all else runs protected.
     unsafe {
         if ffi::lua_checkstack(main, 8) == 0 || ffi::lua_checkstack(state, 1) == 0 {
             return None;
@@ -168,7 +168,7 @@ pub(in crate::lua) unsafe fn text_at(state: *mut lua_State, max: usize) -> Strin
     )
 }
 
-/// At most `max` bytes of a text, whole characters.
+/// At most `max` bytes of a text, in whole characters.
 pub(in crate::lua) fn cut(bytes: &[u8], max: usize) -> String {
     let mut text = String::from_utf8_lossy(&bytes[..bytes.len().min(max)]).into_owned();
     if bytes.len() > max {
@@ -177,7 +177,7 @@ pub(in crate::lua) fn cut(bytes: &[u8], max: usize) -> String {
     text
 }
 
-/// One argument, an error value; one result, a string.
+/// Takes one argument, an error value; returns one result, a string.
 unsafe extern "C-unwind" fn message_of(state: *mut lua_State) -> c_int {
     // SAFETY: runs protected; plain data only.
     unsafe {
@@ -212,7 +212,7 @@ unsafe extern "C-unwind" fn message_of(state: *mut lua_State) -> c_int {
     }
 }
 
-/// One argument, a state; one result, its traceback.
+/// Takes one argument, a state; returns one result, its traceback.
 unsafe extern "C-unwind" fn traceback_of(state: *mut lua_State) -> c_int {
     // SAFETY: a thread on the stack is alive.
     unsafe {
@@ -228,7 +228,7 @@ unsafe extern "C-unwind" fn traceback_of(state: *mut lua_State) -> c_int {
 /// `handlers/orders.lua:12` of the innermost Lua function of `state`.
 pub(in crate::lua) unsafe fn position(state: *mut lua_State) -> Option<String> {
     let mut debug = MaybeUninit::<lua_Debug>::zeroed();
-    // SAFETY: `lua_getstack` fills what `lua_getinfo` needs; neither raises with valid options.
+    // SAFETY: `lua_getstack` fills the fields that `lua_getinfo` needs; neither raises with valid options.
     unsafe {
         for level in 0.. {
             if ffi::lua_getstack(state, level, debug.as_mut_ptr()) == 0 {

@@ -1,4 +1,4 @@
-//! The functions of Lua's own libraries that a daemon has to replace, and why.
+//! The functions of Lua's own libraries that a daemon must replace, and the reason for each.
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
@@ -38,10 +38,10 @@ unsafe extern "C-unwind" fn exit(state: *mut lua_State) -> c_int {
     unsafe { Shared::of(state).raise(state, message.to_owned()) }
 }
 
-/// `os.execute` and `io.popen`: the process that starts gets no descriptor of the daemon. Those that Rust opens are closed
-/// by exec in any case, the pipes of librdkafka and the files of `io.open` are not.
+/// `os.execute` and `io.popen`: the child process inherits no descriptor of the daemon. Exec closes the descriptors
+/// that Rust opens in any case, but not librdkafka's pipes and the files of `io.open`.
 unsafe extern "C-unwind" fn start_process(state: *mut lua_State) -> c_int {
-    // SAFETY: changes a flag of descriptors. A kernel before 5.11 refuses, and everything is as in plain Lua.
+    // SAFETY: changes a flag of descriptors. A kernel before 5.11 refuses, and the result is as in plain Lua.
     unsafe {
         libc::syscall(
             libc::SYS_close_range,
@@ -53,7 +53,7 @@ unsafe extern "C-unwind" fn start_process(state: *mut lua_State) -> c_int {
     }
 }
 
-/// The locale is the process's: another decimal point would change the numbers of every VM.
+/// The locale belongs to the process: another decimal point would change the numbers of every VM.
 unsafe extern "C-unwind" fn set_locale(state: *mut lua_State) -> c_int {
     // SAFETY: `raise` takes the message away before it raises.
     unsafe {
@@ -68,7 +68,7 @@ unsafe extern "C-unwind" fn set_locale(state: *mut lua_State) -> c_int {
     }
 }
 
-/// The one hook of a state is the watchdog's.
+/// The only hook of a state is the watchdog's.
 unsafe extern "C-unwind" fn set_hook(state: *mut lua_State) -> c_int {
     // SAFETY: as above.
     unsafe {
@@ -79,7 +79,7 @@ unsafe extern "C-unwind" fn set_hook(state: *mut lua_State) -> c_int {
     }
 }
 
-/// Raises when the mode at `index` asks for precompiled chunks, and makes it "t".
+/// Raises if the mode at `index` excludes text chunks, and sets it to "t".
 unsafe fn text_only(state: *mut lua_State, index: c_int) {
     // SAFETY: a C function of Lua.
     unsafe {
@@ -122,7 +122,7 @@ unsafe extern "C-unwind" fn do_file(state: *mut lua_State) -> c_int {
         let status = ffi::luaL_loadfilex(state, name, c"t".as_ptr());
         if status != ffi::LUA_OK {
             if status != ffi::LUA_ERRSYNTAX {
-                // What is wrong within a file has its place there.
+                // An error within a file already has its place there.
                 ffi::luaL_where(state, 1);
                 ffi::lua_insert(state, -2);
                 ffi::lua_concat(state, 2);
@@ -139,7 +139,8 @@ unsafe extern "C-unwind" fn done_file(state: *mut lua_State, _: c_int, _: lua_KC
     unsafe { ffi::lua_gettop(state) - 1 }
 }
 
-/// As Lua's own, but that the handler does not run for a call that is being ended: it could loop where no hook fires.
+/// Like Lua's own, but the message handler does not run for a call that is being ended: it could loop where no hook
+/// fires.
 unsafe extern "C-unwind" fn xpcall(state: *mut lua_State) -> c_int {
     // SAFETY: the steps of Lua's own `xpcall`.
     unsafe {

@@ -1,9 +1,9 @@
-//! The memory of one VM: counted, refused above a limit, and small blocks kept for the next object of their size.
+//! The memory of one VM: counted, refused above a limit, with small blocks kept for the next object of their size.
 //!
-//! Handlers make the same few objects again and again, and Lua tells the size of what it frees. So a small block goes onto
-//! a list of its size and comes back from there, in a few instructions and without the allocator that all threads share.
-//! What is kept has a bound, and counts neither as used nor towards the limit. Invariant: a block is as large as its size
-//! rounded up, whatever it served before.
+//! Handlers make the same few objects repeatedly, and Lua gives the size of each block that it frees. So a small
+//! block goes onto a list of its size and is reused from there. That takes a few instructions, without the allocator
+//! that all threads share. The kept blocks have a bound, and count neither as used nor towards the limit. Invariant:
+//! a block is as large as its size rounded up, whatever its earlier use.
 
 #![expect(unsafe_code, reason = "an allocator for Lua")]
 
@@ -12,32 +12,32 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
 
-/// What blocks are aligned to, as C's are, and what small ones differ by.
+/// The alignment of blocks, as in C, and the step between the sizes of small blocks.
 const STEP: usize = 16;
-/// The largest size that is kept.
+/// The largest size of a kept block.
 const SMALL_MAX: usize = 512;
-/// Bytes that are kept: the garbage of some thousand messages.
+/// The most bytes that are kept: the garbage of some thousand messages.
 const KEPT_MAX: usize = 1 << 20;
 
-/// A block that is kept; the one freed before it.
+/// A kept block, with a link to the block freed before it.
 struct Kept {
     next: *mut Self,
 }
 
 pub(in crate::lua) struct Heap {
     limit: Cell<isize>,
-    /// What may be used beyond what is: less than 0 after the limit was lowered.
+    /// Bytes that Lua may still allocate: less than 0 after the limit was lowered.
     left: Cell<isize>,
-    /// In steps.
+    /// The kept bytes, in steps.
     kept: Cell<usize>,
-    /// The list that gives a block back next, where too much is kept.
+    /// The list that next gives a block back, when too much is kept.
     next: Cell<usize>,
-    /// By size: the block that was freed last.
+    /// For each size, the block that was freed last.
     lists: [Cell<*mut Kept>; SMALL_MAX / STEP],
 }
 
 impl Heap {
-    /// Without a limit.
+    /// A heap without a limit.
     pub(in crate::lua) fn new() -> Self {
         Self {
             limit: Cell::new(isize::MAX),
@@ -60,15 +60,15 @@ impl Heap {
         self.left.set(limit - used);
     }
 
-    /// What `lua_newstate` takes, with the heap's address.
+    /// The allocator function for `lua_newstate`, which also gets the heap's address.
     pub(in crate::lua) unsafe extern "C" fn allocate(
         heap: *mut c_void,
         block: *mut c_void,
         old: usize,
         new: usize,
     ) -> *mut c_void {
-        // SAFETY: the heap outlives the state; by Lua's contract `block` is null, or of ours with its present size. Where
-        // it is null, `old` says what kind of object the block is for.
+        // SAFETY: the heap outlives the state. By Lua's contract `block` is null, or a block of this heap with its
+        // present size. If it is null, `old` gives the kind of object.
         unsafe {
             let heap = &*heap.cast::<Self>();
             if new == 0 {
@@ -90,7 +90,7 @@ impl Heap {
         if let Some(list) = self.lists.get(steps.wrapping_sub(1)) {
             let (first, left) = (list.get(), self.left.get() - size.cast_signed());
             if !first.is_null() && left >= 0 {
-                // SAFETY: what is in the list is alive and nobody else's.
+                // SAFETY: a block in the list is alive and has no other owner.
                 list.set(unsafe { (*first).next });
                 self.left.set(left);
                 self.kept.set(self.kept.get() - steps);
@@ -100,7 +100,7 @@ impl Heap {
         self.make(size)
     }
 
-    /// Null above the limit, and where memory is out.
+    /// Returns null above the limit, or when memory is out.
     #[cold]
     #[inline(never)]
     fn make(&self, size: usize) -> *mut c_void {
@@ -122,7 +122,7 @@ impl Heap {
         self.left.set(self.left.get() + size.cast_signed());
         let steps = steps(size);
         let Some(list) = self.lists.get(steps - 1) else {
-            // SAFETY: it was made with this layout.
+            // SAFETY: the block was made with this layout.
             return unsafe { alloc::dealloc(block.cast(), layout(size)) };
         };
         let block = block.cast::<Kept>();
@@ -135,7 +135,7 @@ impl Heap {
         }
     }
 
-    /// Until no more than the bound is kept: one block of each list in turn, since which sizes are wanted changes.
+    /// Frees blocks until the bound holds: one block of each list in turn, since the wanted sizes change.
     #[cold]
     #[inline(never)]
     fn give_back(&self) {
@@ -145,7 +145,7 @@ impl Heap {
             let (list, steps) = (&self.lists[index], index + 1);
             let block = list.get();
             if !block.is_null() {
-                // SAFETY: what is in the list is alive, nobody else's, and of the list's size.
+                // SAFETY: a block in the list is alive, has no other owner, and has the list's size.
                 unsafe {
                     list.set((*block).next);
                     alloc::dealloc(block.cast(), layout(steps * STEP));
@@ -175,7 +175,7 @@ impl Heap {
                 }
                 return block.cast();
             }
-            // That it fits, or shrinks and hence has to, is known already.
+            // The block is known to fit, or it shrinks and therefore must fit.
             let before = self.left.replace(isize::MAX / 2);
             let other = self.take(new);
             if other.is_null() {
@@ -195,7 +195,7 @@ impl Drop for Heap {
         for (step, list) in (1..).zip(&self.lists) {
             let mut block = list.get();
             while !block.is_null() {
-                // SAFETY: each is read before it is freed, by the size that all in the list have.
+                // SAFETY: each block is read before it is freed, by the size of all blocks in the list.
                 unsafe {
                     let next = (*block).next;
                     alloc::dealloc(block.cast(), layout(step * STEP));
@@ -206,12 +206,12 @@ impl Drop for Heap {
     }
 }
 
-/// Of a size above 0, rounded up.
+/// The steps of a size above 0, rounded up.
 fn steps(size: usize) -> usize {
     (size.wrapping_sub(1) / STEP).wrapping_add(1)
 }
 
-/// Of a block for so many bytes, of which there are some, and less than half of all addresses.
+/// The layout of a block for this many bytes: more than none, and less than half of all addresses.
 unsafe fn layout(size: usize) -> Layout {
     // SAFETY: the alignment is a power of two, and the caller answers for the size.
     unsafe { Layout::from_size_align_unchecked(steps(size) * STEP, STEP) }

@@ -1,6 +1,6 @@
-//! What to do about the first errors of a newcomer. Pure: texts in, a sentence out.
+//! Hints for the first errors of a newcomer. Pure: error messages in, a sentence out.
 
-/// What an error's text has in it, and what is said about it.
+/// A part of an error message, and the hint for it.
 const HINTS: [(&[&str], &str); 6] = [
     (
         &["nil value (global 'tide')"],
@@ -28,7 +28,7 @@ const HINTS: [(&[&str], &str); 6] = [
     ),
 ];
 
-/// The error with what to do about it, where that is known.
+/// The error message with a hint, if there is one.
 pub(in crate::lua) fn explained(message: String) -> String {
     let known = HINTS
         .iter()
@@ -39,13 +39,13 @@ pub(in crate::lua) fn explained(message: String) -> String {
     }
 }
 
-/// A module that others have under this name, and what there is of it here.
+/// A module that others have under this name, and its equivalent in Moontide.
 pub(in crate::lua) fn module(name: &str) -> Option<&'static str> {
     matches!(name, "json" | "cjson" | "dkjson" | "rapidjson")
         .then_some("JSON is `require \"tide\".json`")
 }
 
-/// For the errors of such a handler.
+/// The hint for errors of a handler that is a method.
 pub(in crate::lua) const OF_A_METHOD: &str = "the handler's first parameter is `self`, as in a function defined with a \
      colon; define it with a dot, since a handler is called with the message first";
 

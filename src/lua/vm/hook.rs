@@ -1,9 +1,9 @@
-//! How a call ends that computes too long, or that has said what becomes of its message.
+//! The hook that ends a call: one that computes too long, or one that has given its verdict.
 //!
-//! The hook fires at every instruction of a state that was told to end. Where the state can yield, it yields: control
-//! is back in the host at once, no `pcall` catches it, no message handler runs, and the suspended coroutine, which
-//! nobody resumes, still shows where it was. Elsewhere (inside a C function's callback) it raises, again at each
-//! instruction, until it stands where it can yield or the whole call has unwound.
+//! The hook fires at every instruction of a state that must end. If the state can yield, the hook yields: the host
+//! has control at once, no `pcall` catches it, and no message handler runs. Nothing resumes the suspended coroutine,
+//! which still shows its position. If the state cannot yield (inside a callback of a C function), the hook raises an
+//! error, again at each instruction. That ends when the state can yield or the whole call has unwound.
 
 #![expect(unsafe_code, reason = "Lua's hooks")]
 
@@ -26,12 +26,12 @@ pub(in crate::lua) unsafe fn clear(state: *mut lua_State) {
     unsafe { ffi::lua_sethook(state, None, 0, 0) };
 }
 
-/// Whether the watchdog told what runs on this thread to end.
+/// Whether the watchdog has told the running slice of this thread to end.
 pub(in crate::lua) fn killed() -> bool {
     Beat::current().is_some_and(Beat::killed)
 }
 
-/// Whether what runs on this thread ends because it asked for it.
+/// Whether the running slice of this thread ends by its own verdict.
 pub(in crate::lua) fn ends_by_verdict() -> bool {
     Beat::current().is_some_and(Beat::ends_by_verdict)
 }
@@ -40,14 +40,14 @@ pub(in crate::lua) fn ends() -> bool {
     Beat::current().is_some_and(|beat| beat.killed() || beat.ends_by_verdict())
 }
 
-/// From here on what runs is to end.
+/// Marks the running slice: from now on it ends by its own verdict.
 pub(in crate::lua) fn ask() {
     if let Some(beat) = Beat::current() {
         beat.set_ends_by_verdict(true);
     }
 }
 
-/// Closes `state`, which ended on the way out of a call that asked for it: its `__close` methods run as any code does,
+/// Closes `state`, which ended while its call ended by a verdict. Its `__close` methods run like all other code,
 /// under the limit of the slice.
 pub(in crate::lua) unsafe fn close_ending(
     state: *mut lua_State,
@@ -55,14 +55,14 @@ pub(in crate::lua) unsafe fn close_ending(
     status: c_int,
 ) {
     let Some(beat) = Beat::current() else { return };
-    // A state that died of the hook's error never calls a hook again: nothing could end a method that loops.
+    // A state that died of the hook's error never calls a hook again, so nothing could end a method that loops.
     let hookless = status != ffi::LUA_YIELD && beat.has_cut();
     if status == ffi::LUA_OK || hookless || beat.killed() {
         return;
     }
     beat.set_ends_by_verdict(false);
     let running = beat.running.swap(state, Ordering::Relaxed);
-    // SAFETY: the state is suspended or dead, and alive: whoever resumed it holds it.
+    // SAFETY: the state is suspended or dead, and its memory is valid: its resumer holds it.
     unsafe {
         clear(state);
         ffi::lua_closethread(state, from);
@@ -73,13 +73,13 @@ pub(in crate::lua) unsafe fn close_ending(
 
 unsafe extern "C-unwind" fn end(state: *mut lua_State, _: *mut lua_Debug) {
     if let Some(beat) = Beat::current().filter(|beat| beat.killed()) {
-        // SAFETY: reads the stack of the state that runs.
+        // SAFETY: reads the stack of the running state.
         beat.note_position(|| unsafe { failure::position(state) }.unwrap_or_default());
     }
-    // SAFETY: Lua calls this with its running state; nothing of Rust's is pending when it yields or raises.
+    // SAFETY: Lua calls this with its running state; no Rust value is pending when it yields or raises.
     unsafe {
         if !ends() {
-            // Left over from a slice that is gone.
+            // The hook is left over from an earlier slice.
             clear(state);
         } else if ffi::lua_isyieldable(state) != 0 {
             ffi::lua_yieldk(state, 0, 0, None);
@@ -92,7 +92,7 @@ unsafe extern "C-unwind" fn end(state: *mut lua_State, _: *mut lua_Debug) {
     }
 }
 
-/// Goes on ending the call in `state`, a C function of which a deeper state was told to end.
+/// Continues to end the call in `state`, whose C function ran a deeper state that was told to end.
 pub(in crate::lua) unsafe fn pass_on(state: *mut lua_State) -> c_int {
     // SAFETY: as in `end`.
     unsafe {

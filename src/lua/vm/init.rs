@@ -1,4 +1,5 @@
-//! The functions of init.lua: each runs to its end on the thread that builds the VM, which serves its waits itself.
+//! The functions of init.lua. Each runs to its end on the thread that builds the VM, and that thread serves its waits
+//! itself.
 
 #![expect(unsafe_code, reason = "the hot path is Lua's C API")]
 
@@ -18,7 +19,8 @@ use crate::lua::{CallId, Failure, FailureKind};
 use crate::threads::outside::Outside;
 use crate::wait::{Answer, Cancel, Reply, Wait, WaitId, Waits};
 
-/// For a function of init.lua, its waits included: it holds up the start, a reload, or a worker that gets a fresh VM.
+/// The limit of a function of init.lua, its waits included: it delays the start, a reload, or a worker that gets a
+/// new VM.
 const HOOK_MAX: Duration = Duration::from_secs(10);
 
 impl Vm {
@@ -67,7 +69,7 @@ impl Vm {
 /// The open waits of one function.
 struct Served {
     deadline: Instant,
-    /// By the time at which they end.
+    /// Open waits, by the time at which they end.
     sleeps: BTreeMap<(Instant, u64), WaitId>,
     outside: Vec<(WaitId, Cancel)>,
     sender: Sender<(WaitId, Answer)>,
@@ -92,7 +94,7 @@ impl Served {
         self.sleeps.retain(|_, id| !given_up.contains(id));
         for (id, wait) in begun {
             let sender = self.sender.clone();
-            // The receiver is gone where the function was given up.
+            // The receiver is gone if the function was given up.
             let reply = Reply::new(move |answer| _ = sender.send((id, answer)));
             match wait {
                 Wait::Sleep(duration) => {
@@ -109,10 +111,10 @@ impl Served {
         }
     }
 
-    /// The next answer; none where the deadline comes first.
+    /// The next answer; none if the deadline comes first.
     fn next(&mut self) -> Option<(WaitId, Answer)> {
         let due = self.sleeps.first_key_value().map(|((due, _), _)| *due);
-        // Nobody waits for something that cannot end in time.
+        // A wait that cannot end in time is not waited for.
         if self.outside.is_empty() && due.is_some_and(|due| due > self.deadline) {
             return self.answers.try_recv().ok();
         }

@@ -1,7 +1,8 @@
-//! `debug`, without a way into the values of C functions.
+//! `debug`, without access to the values of C functions.
 //!
-//! The C functions of the host and of Lua's libraries trust their upvalues, their stacks, the registry and the metatables
-//! of userdata: another value there ends the process. So Lua code reads and changes those of Lua functions alone.
+//! The C functions of the host and of Lua's libraries trust their upvalues, their stacks, the registry and the
+//! metatables of userdata. Another value there ends the process. So Lua code can read and change only those of Lua
+//! functions.
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
@@ -22,7 +23,7 @@ pub(in crate::lua) const REPLACED: [Replaced; 6] = [
     (c"debug", c"getregistry", get_registry),
 ];
 
-/// As Lua's own; a C function is one without upvalues.
+/// Like Lua's own, but a C function has no upvalues.
 unsafe extern "C-unwind" fn upvalue(state: *mut lua_State) -> c_int {
     // SAFETY: a C function of Lua.
     unsafe {
@@ -36,15 +37,15 @@ unsafe extern "C-unwind" fn upvalue(state: *mut lua_State) -> c_int {
 /// A frame of the stack, as the arguments of `getlocal` and `setlocal` name it.
 struct Frame {
     of: *mut lua_State,
-    /// Arguments before the level: the coroutine, where one is named.
+    /// The number of arguments before the level: the coroutine, if one is named.
     before: c_int,
     debug: lua_Debug,
     is_c: bool,
 }
 
-/// Raises where there is no such level.
+/// Raises if the level does not exist.
 unsafe fn frame_at(state: *mut lua_State) -> Frame {
-    // SAFETY: `lua_getstack` fills what `lua_getinfo` needs; plain data is pending where it raises.
+    // SAFETY: `lua_getstack` fills the fields that `lua_getinfo` needs; only plain data is pending when this raises.
     unsafe {
         let thread = ffi::lua_tothread(state, 1);
         let (of, before) = if thread.is_null() {
@@ -71,7 +72,7 @@ unsafe fn frame_at(state: *mut lua_State) -> Frame {
     }
 }
 
-/// As Lua's own; the frame of a C function has no locals.
+/// Like Lua's own, but the frame of a C function has no locals.
 unsafe extern "C-unwind" fn get_local(state: *mut lua_State) -> c_int {
     // SAFETY: the steps of Lua's own `getlocal`.
     unsafe {
@@ -101,7 +102,7 @@ unsafe extern "C-unwind" fn get_local(state: *mut lua_State) -> c_int {
     }
 }
 
-/// As Lua's own; the frame of a C function has no locals.
+/// Like Lua's own, but the frame of a C function has no locals.
 unsafe extern "C-unwind" fn set_local(state: *mut lua_State) -> c_int {
     // SAFETY: the steps of Lua's own `setlocal`.
     unsafe {
@@ -123,7 +124,7 @@ unsafe extern "C-unwind" fn set_local(state: *mut lua_State) -> c_int {
     }
 }
 
-/// A userdata is of the type that its metatable says: Lua's own libraries look at nothing else.
+/// The metatable of a userdata gives its type: Lua's own libraries check nothing else.
 unsafe extern "C-unwind" fn set_metatable(state: *mut lua_State) -> c_int {
     // SAFETY: `raise` takes the message away before it raises.
     unsafe {

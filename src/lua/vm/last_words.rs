@@ -1,10 +1,10 @@
-//! What a stuck thread was at, for the log line before the process ends.
+//! The work of a stuck thread, for the log line before the process ends.
 //!
-//! Written by a signal handler, so by atomics alone: no lock, no allocation, and as much of the names as fits.
+//! A signal handler writes it, so it uses only atomics: no lock, no allocation, and as much of the names as fits.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What a thread is at, for the last words of the process.
+/// The work of a thread, for the last words of the process.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::lua) struct About<'a> {
     pub(in crate::lua) listener: &'a str,
@@ -21,7 +21,7 @@ pub(in crate::lua) struct LastWords {
     topic: [AtomicU64; 32],
 }
 
-/// The same, read back.
+/// The same data, read back.
 pub(in crate::lua) struct Words {
     pub(in crate::lua) listener: String,
     pub(in crate::lua) topic: String,
@@ -48,7 +48,7 @@ impl LastWords {
     }
 }
 
-/// Copies as much as fits, with neither allocation nor lock.
+/// Copies as many bytes as fit, without allocation or lock.
 fn write_text(into: &[AtomicU64], text: &str) {
     let mut chunks = text.as_bytes().chunks(8);
     for word in into {

@@ -1,7 +1,7 @@
-//! Files into functions: the bundle's snapshot, `require`, and what `load` and its kin may read.
+//! Compilation of files: the bundle's snapshot, `require`, and the limits on `load` and its kin.
 //!
-//! Nothing of the handlers folder is read from disk here, and no precompiled chunk is ever loaded: bytecode that was
-//! tampered with can do anything.
+//! No file of the handlers folder is read from disk here, and no precompiled chunk is ever loaded: tampered bytecode
+//! can do anything.
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
@@ -39,9 +39,9 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     }
 }
 
-/// The searcher: a loader and the chunk's name, or why there is none.
+/// The searcher: returns a loader and the chunk's name, or the reason for a miss.
 unsafe extern "C-unwind" fn search(state: *mut lua_State) -> c_int {
-    // SAFETY: the source's bytes belong to `shared`, which keeps them; nothing is pending where Lua may raise.
+    // SAFETY: `shared` owns and keeps the source's bytes; nothing is pending when Lua may raise.
     unsafe {
         let shared = Shared::of(state);
         let mut name = 0;
@@ -54,7 +54,7 @@ unsafe extern "C-unwind" fn search(state: *mut lua_State) -> c_int {
             Err(_) => return 0,
         };
         shared.attempt(state, || {
-            // `require` itself stands between this and the code that asks.
+            // The frame of `require` itself is between this function and the code that requires.
             let place =
                 failure::position(state).map_or_else(String::new, |place| format!("{place}: "));
             shared
@@ -72,9 +72,9 @@ unsafe extern "C-unwind" fn search(state: *mut lua_State) -> c_int {
     }
 }
 
-/// Lua's own searcher of `package.path`, but that it loads text alone.
+/// Like Lua's own searcher of `package.path`, but it loads only text.
 unsafe extern "C-unwind" fn search_path(state: *mut lua_State) -> c_int {
-    // SAFETY: the second upvalue is `package`; the file's name stays on the stack as long as it is used.
+    // SAFETY: the second upvalue is `package`; the file's name stays on the stack during its use.
     unsafe {
         ffi::luaL_checklstring(state, 1, ptr::null_mut());
         ffi::lua_settop(state, 1);
@@ -84,7 +84,7 @@ unsafe extern "C-unwind" fn search_path(state: *mut lua_State) -> c_int {
         ffi::lua_getfield(state, 2, c"path".as_ptr());
         ffi::lua_callk(state, 2, 2, 0, None);
         if ffi::lua_type(state, 3) != ffi::LUA_TSTRING {
-            // Where it looked.
+            // The result lists the searched paths.
             return 1;
         }
         let file = ffi::lua_tolstring(state, 3, ptr::null_mut());
@@ -103,7 +103,7 @@ unsafe extern "C-unwind" fn search_path(state: *mut lua_State) -> c_int {
     }
 }
 
-/// The loader: runs the module's chunk, and remembers meanwhile that it does.
+/// The loader: runs the module's chunk, and marks the module as loading meanwhile.
 unsafe extern "C-unwind" fn run(state: *mut lua_State) -> c_int {
     // SAFETY: the second upvalue is the chunk. Nothing is pending when it fails.
     unsafe {
@@ -129,7 +129,7 @@ unsafe extern "C-unwind" fn run(state: *mut lua_State) -> c_int {
 /// Compiles `source` under the chunk name on top of the stack; leaves the
 /// function below it.
 unsafe fn load_source(state: *mut lua_State, source: &[u8]) {
-    // SAFETY: the name stays on the stack as long as it is used.
+    // SAFETY: the name stays on the stack during its use.
     unsafe {
         let chunk = ffi::lua_tolstring(state, -1, ptr::null_mut());
         let source = without_preamble(source);
@@ -143,7 +143,7 @@ unsafe fn load_source(state: *mut lua_State, source: &[u8]) {
         if status == ffi::LUA_ERRSYNTAX
             && bytes_at(state, -1).is_some_and(|text| text.starts_with(b"attempt to load"))
         {
-            // The one error of this kind that comes without a place.
+            // The only error of this kind that comes without a place.
             ffi::lua_pushfstring(
                 state,
                 c"%s: %s".as_ptr(),
@@ -158,8 +158,8 @@ unsafe fn load_source(state: *mut lua_State, source: &[u8]) {
     }
 }
 
-/// Without the byte order mark and the `#!` line that Lua skips in a file, but not in a buffer. The line's end stays, for
-/// the numbers of those behind it.
+/// The source without the byte order mark and the `#!` line, which Lua skips in a file but not in a buffer. The
+/// line's end stays, so that line numbers stay right.
 fn without_preamble(source: &[u8]) -> &[u8] {
     let source = source.strip_prefix(b"\xef\xbb\xbf").unwrap_or(source);
     if !source.starts_with(b"#") {
@@ -170,7 +170,7 @@ fn without_preamble(source: &[u8]) -> &[u8] {
 }
 
 impl Shared {
-    /// A module that is being loaded cannot be had: Lua alone would load it again and again.
+    /// Refuses a module that is still loading: Lua alone would load it again and again.
     fn refuse_loop(&self, module: &str) -> Result<c_int, String> {
         let loading = self.loading.borrow();
         if loading.iter().any(|name| name == module) {
@@ -188,7 +188,7 @@ impl Shared {
             .push(String::from_utf8_lossy(module).into_owned());
     }
 
-    /// The error of a module's chunk with the module's file, where it has no place of its own (`error("boom", 0)`).
+    /// Adds the module's file to an error of its chunk that has no place of its own (`error("boom", 0)`).
     fn placed(&self, module: Option<String>, text: &[u8]) -> Option<Vec<u8>> {
         if failure::has_position(&String::from_utf8_lossy(text)) {
             return None;
@@ -199,7 +199,7 @@ impl Shared {
         Some(placed)
     }
 
-    /// The bytes of module `name` and its chunk name, or what was looked for.
+    /// The bytes of module `name` and its chunk name, or the reason why it was not found.
     fn source_of(&self, module: &str) -> (Option<*const [u8]>, Vec<u8>) {
         let path = format!("{}.lua", module.replace('.', "/"));
         match self.sources.get(&path) {
@@ -220,7 +220,7 @@ impl Shared {
         }
     }
 
-    /// What does not compile, with its place: of every file, also of one that no other has loaded yet.
+    /// Syntax errors with their places, of every file, even of one that no other file has loaded yet.
     pub(in crate::lua) unsafe fn syntax_errors(&self, state: *mut lua_State) -> Vec<String> {
         let mut errors = Vec::new();
         for (path, source) in self.sources.iter() {
@@ -250,7 +250,7 @@ impl Shared {
         errors
     }
 
-    /// `@handlers/billing/orders.lua`: what positions in messages begin with.
+    /// `@handlers/billing/orders.lua`: the start of positions in error messages.
     pub(in crate::lua) fn chunk_name(&self, path: &str) -> Vec<u8> {
         format!("@{}/{path}", self.folder).into_bytes()
     }

@@ -1,4 +1,4 @@
-//! Functions of Lua's own libraries, replaced by functions of ours that may call the original.
+//! Functions of Lua's own libraries, replaced by functions of Moontide that may call the original.
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
@@ -8,10 +8,10 @@ use mlua::ffi::{self, lua_CFunction, lua_State};
 
 use crate::lua::shared::Shared;
 
-/// A table of the globals, a name in it, and what stands there from now on.
+/// A global table, a name in it, and the function that replaces it.
 pub(in crate::lua) type Replaced = (&'static CStr, &'static CStr, lua_CFunction);
 
-/// Each gets the original as its second upvalue.
+/// Each function gets the original as its second upvalue.
 pub(in crate::lua) unsafe fn install(
     state: *mut lua_State,
     shared: &Shared,
@@ -29,7 +29,7 @@ pub(in crate::lua) unsafe fn install(
     }
 }
 
-/// Calls the original with the arguments as they are.
+/// Calls the original with unchanged arguments.
 pub(in crate::lua) unsafe fn original(state: *mut lua_State) -> c_int {
     // SAFETY: the second upvalue is a function.
     unsafe {

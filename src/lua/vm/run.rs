@@ -1,8 +1,7 @@
-//! One slice of a call: its coroutine runs until it waits or ends, and is used again or dropped.
+//! One slice of a call: its coroutine runs until it waits or ends, and is reused or dropped.
 //!
-//! A coroutine is used again after a call that was done, and never after one that was not. What is looked at after the
-//! resume may be out of memory or of stack, so nothing here touches Lua unprotected but what can neither allocate nor
-//! raise.
+//! A coroutine is reused only after a call that was done. After the resume the VM may be out of memory or of stack.
+//! So unprotected code here calls only functions of Lua that can neither allocate nor raise.
 
 #![expect(unsafe_code, reason = "the hot path is Lua's C API")]
 
@@ -20,7 +19,7 @@ use super::{coroutine, hook};
 use crate::lua::{CallId, FailureKind, Verdict, suspend};
 use crate::wait::Waits;
 
-/// Above the limit, for the words about a failure.
+/// Memory above the limit, for the description of a failure.
 const RESERVE: usize = 4 << 20;
 
 /// A coroutine of the host, anchored in the registry.
@@ -30,7 +29,7 @@ pub(in crate::lua) struct Coroutine {
     reference: c_int,
 }
 
-/// What ran, before it is known what that means.
+/// The end of a slice, not yet interpreted.
 pub(in crate::lua) enum Ended {
     Done,
     Waits(Waits),
@@ -57,7 +56,7 @@ impl Vm {
         let status = unsafe { ffi::lua_resume(coroutine.state, self.main, 0, &raw mut results) };
         let is_done = status == ffi::LUA_OK && results == 0 && !self.shared.has_verdict();
         if is_done && !slice.killed() {
-            // Most calls: no results are an empty stack.
+            // The common case: no results mean an empty stack.
             drop(slice);
             self.shared.call.set(0);
             self.shared.coroutine.set(ptr::null_mut());
@@ -75,11 +74,11 @@ impl Vm {
         self.shared.coroutine.set(ptr::null_mut());
         let verdict = self.shared.verdict.take();
         if killed || verdict.is_some() {
-            // SAFETY: the main state is alive; a hook may be left on it from describing the failure.
+            // SAFETY: the main state is alive; the description of the failure may have left a hook on it.
             unsafe { hook::clear(self.main) };
         }
         if let Some(verdict) = verdict {
-            // Whatever the call came to afterwards.
+            // The verdict counts, whatever the call did afterwards.
             ended = Ended::Asked(verdict);
         }
         match ended {
@@ -101,7 +100,7 @@ impl Vm {
         ended
     }
 
-    /// What a coroutine that did not simply end has come to. Still within the slice: error values may run Lua code.
+    /// Interprets a coroutine that did not simply end. The slice is still open, since error values may run Lua code.
     fn look(
         &self,
         slice: &Slice<'_>,
@@ -110,10 +109,10 @@ impl Vm {
         results: c_int,
     ) -> Ended {
         let state = coroutine.state;
-        // SAFETY: reads the stack of a coroutine that does not run.
+        // SAFETY: reads the stack of a coroutine that is not running.
         unsafe {
             if self.shared.has_verdict() {
-                // What the handler left open is closed; how it ended says nothing.
+                // Runs the `__close` methods that the handler left open; its own status does not count.
                 hook::close_ending(state, self.main, status);
                 return Ended::Done;
             }
@@ -150,7 +149,7 @@ impl Vm {
                 }
                 _ => {
                     let words = self.protected(|| describe(self.main, state, true));
-                    // Runs the `__close` methods of what the handler left open.
+                    // Runs the `__close` methods that the handler left open.
                     coroutine::running(state);
                     ffi::lua_closethread(state, self.main);
                     Ended::Failed(FailureKind::Raised, words)
@@ -163,22 +162,22 @@ impl Vm {
     pub(in crate::lua) fn protected<T>(&self, work: impl FnOnce() -> T) -> T {
         let limit = self.config.lua.memory;
         self.heap.set_limit(limit.max(self.heap.used()) + RESERVE);
-        // An error value's `__tostring` runs here.
+        // The `__tostring` of an error value runs here.
         coroutine::running(self.main);
         let result = work();
         self.heap.set_limit(limit);
         result
     }
 
-    /// A coroutine to run something in; none when memory is out.
+    /// A free coroutine, or a new one; none when memory is out.
     pub(in crate::lua) fn coroutine(&self, about: &About<'_>) -> Option<Coroutine> {
         let free = self.free.borrow_mut().pop();
         if free.is_some() {
             return free;
         }
-        // To make one may collect garbage.
+        // Making a coroutine may collect garbage.
         let _slice = beat::begin_uninterruptible(FINALIZERS, about);
-        // SAFETY: a light C function allocates nothing, and what it does runs protected.
+        // SAFETY: a light C function allocates nothing, and its body runs protected.
         let coroutine = unsafe {
             let top = ffi::lua_gettop(self.main);
             ffi::lua_pushcclosure(self.main, new_coroutine, 0);
@@ -195,7 +194,7 @@ impl Vm {
     }
 
     pub(in crate::lua) fn drop_coroutine(&self, coroutine: Coroutine, call: CallId) {
-        // What waited for this call can be resumed by another one again.
+        // Coroutines that waited for this call can be resumed by other calls again.
         self.shared.let_go(call.0);
         self.shared.forget_plain();
         self.shared.hosts.borrow_mut().remove(&coroutine.state);
@@ -204,7 +203,7 @@ impl Vm {
     }
 }
 
-/// Two results: the address of a new coroutine and its reference in the registry.
+/// Returns two results: the address of a new coroutine and its reference in the registry.
 unsafe extern "C-unwind" fn new_coroutine(state: *mut lua_State) -> c_int {
     // SAFETY: runs protected.
     unsafe {

@@ -1,9 +1,10 @@
-//! Ends Lua that computes too long: one thread a process, and a [`Pulse`] for each thread that runs Lua.
+//! Ends Lua code that computes too long: one thread for the process, and a [`Pulse`] for each thread that runs Lua.
 //!
-//! No call pays for a clock. A slice of Lua bumps a counter; the watchdog samples the counter, and one that stands still
-//! for longer than its limit gets a signal on its own thread, whose handler sets a hook on the running `lua_State`
-//! (`lua_sethook` is the one function that Lua allows there). The hook ends the call, see `hook`. Invariant: whatever
-//! the watchdog says is bound to a counter value, so that it never meets a later slice.
+//! No call reads a clock. Each slice of Lua increments a counter, and the watchdog samples it. When the counter
+//! stands still for longer than its limit, the watchdog signals the thread of that slice. The signal handler sets a
+//! hook on the running `lua_State`; `lua_sethook` is the one function that Lua allows there. The hook ends the call,
+//! see `hook`. Invariant: everything that the watchdog writes is bound to a counter value, so that it never applies
+//! to a later slice.
 
 #![expect(unsafe_code, reason = "signals, and what their handler may touch")]
 
@@ -22,22 +23,22 @@ use crate::log::log;
 use crate::threads::progress;
 use crate::threads::supervisor::{Handle, Kind, Supervisor};
 
-/// How exact limits are: a slice ends at most two ticks late.
+/// Precision of the limits: a slice ends at most two ticks late.
 const TICK: Duration = Duration::from_millis(5);
-/// What one look may add to the time that a slice has run.
+/// The most time that one sample adds to the running time of a slice.
 const LOOK_MAX: Duration = Duration::from_millis(50);
-/// Idle ticks before the watchdog sleeps until it is woken.
+/// Idle ticks before the watchdog sleeps until a slice wakes it.
 const IDLE_TICKS: u32 = 20;
-/// A slice longer than this deserves a word in the log.
+/// A slice longer than this is logged.
 const SLOW: Duration = Duration::from_millis(100);
-/// How long one turn of the watchdog's own loop may take; an idle one takes a second.
+/// The allowance of one turn of the watchdog's own loop; an idle turn takes a second.
 const TURN_MAX: Duration = Duration::from_secs(10);
-/// How long its thread may take to end.
+/// The time that the watchdog's thread has to end.
 const END: Duration = Duration::from_secs(1);
-/// What code that nothing can interrupt gets beyond its limit, at least, before the process ends.
+/// The least time beyond its limit that uninterruptible code gets before the process ends.
 const LAST_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The thread that watches; it ends with this.
+/// The watchdog's thread, which ends when this is dropped.
 pub(crate) struct Watchdog {
     registry: Arc<Registry>,
     thread: Option<Handle>,
@@ -100,14 +101,14 @@ fn watch(registry: &Registry, moves: &progress::Beat) {
         }
         registry.asleep.store(true, Ordering::SeqCst);
         if !look(registry) && !registry.stop.load(Ordering::SeqCst) {
-            // A time-out for the one wake-up that may come before `thread` is set.
+            // The time-out covers a wake-up that comes before `thread` is set.
             std::thread::park_timeout(Duration::from_secs(1));
         }
         registry.asleep.store(false, Ordering::SeqCst);
     }
 }
 
-/// Looks at every beat; true when one of them runs.
+/// Samples every beat; returns true when one of them runs.
 fn look(registry: &Registry) -> bool {
     let beats = registry
         .beats
@@ -147,9 +148,9 @@ fn look_at(beat: &Beat, now: Instant) -> bool {
         beat.slow.store(sequence, Ordering::Release);
     }
     if ran >= limit {
-        // Again at each tick: the first one may have met a state that was just being left.
+        // Repeated at each tick: the first signal may have met a state that was just being left.
         beat.killed.store(sequence, Ordering::Release);
-        // SAFETY: the thread deregisters under the lock that is held here before it ends.
+        // SAFETY: the thread deregisters before it ends, under the lock that is held here.
         unsafe { libc::pthread_kill(beat.thread, signal()) };
     }
     if ran >= limit.saturating_add(limit.max(LAST_DEADLINE))
@@ -160,7 +161,8 @@ fn look_at(beat: &Beat, now: Instant) -> bool {
     true
 }
 
-/// C code that does not come back: nothing was committed for what it held, and a new process can go on.
+/// Ends the process for C code that does not return. Nothing was committed for its messages, and a new process
+/// continues.
 fn give_up(beat: &Beat, ran: Duration) -> ! {
     let words = beat.last_words.read();
     log!(
@@ -174,7 +176,7 @@ fn give_up(beat: &Beat, ran: Duration) -> ! {
         seconds = ran.as_secs(),
         "a handler is stuck in code that nothing can interrupt; the process ends"
     );
-    // Lets a log writer of another thread get the line out.
+    // Lets a log writer on another thread write the line.
     std::thread::sleep(Duration::from_millis(200));
     std::process::abort()
 }
@@ -184,7 +186,7 @@ fn signal() -> libc::c_int {
 }
 
 fn install_handler() -> io::Result<()> {
-    // SAFETY: the action is wholly initialised, and its handler does only what is allowed in one.
+    // SAFETY: the action is fully initialised, and its handler does only what a signal handler may do.
     let result = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = on_signal as extern "C" fn(libc::c_int) as libc::sighandler_t;
@@ -199,10 +201,10 @@ fn install_handler() -> io::Result<()> {
     }
 }
 
-/// Rust ignores SIGPIPE, and the children of `io.popen` and `os.execute` would inherit that: `yes | head -1` would never
-/// end. A handler that does nothing has the same effect here, and exec resets it.
+/// Rust ignores SIGPIPE, and the children of `io.popen` and `os.execute` would inherit that: `yes | head -1` would
+/// never end. An empty handler has the same effect in this process, and exec resets it.
 fn hear_broken_pipes() -> io::Result<()> {
-    // SAFETY: both actions are wholly initialised, and the handler does nothing.
+    // SAFETY: both actions are fully initialised, and the handler does nothing.
     let result = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         if libc::sigaction(libc::SIGPIPE, ptr::null(), &raw mut action) == 0
@@ -225,7 +227,7 @@ fn hear_broken_pipes() -> io::Result<()> {
 
 extern "C" fn on_broken_pipe(_: libc::c_int) {}
 
-/// Runs on the thread whose Lua is to end: reads atomics, sets the hook, and nothing else.
+/// Runs on the thread whose slice must end. It uses atomics, sets the hook, and does nothing else.
 extern "C" fn on_signal(_: libc::c_int) {
     let Some(beat) = Beat::current() else { return };
     if !beat.killed() {

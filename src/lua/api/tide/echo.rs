@@ -1,4 +1,4 @@
-//! `tide.echo`: the module by which the seam of waits is tested. Binaries of tests alone have it.
+//! `tide.echo`: the module that tests the interface of waits. Only the tests' binaries have it.
 
 use std::future::Future;
 use std::time::Duration;

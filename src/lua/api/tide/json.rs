@@ -1,8 +1,7 @@
-//! `tide.json`: between bytes and Lua values, with nothing in between.
+//! `tide.json`: conversion between bytes and Lua values, without an intermediate form.
 //!
-//! Integers are exact to 64 bits, floats round-trip, `null` is a value of its own, and an empty array stays one. Written
-//! by hand rather than on a parser crate because a push into Lua may leave by `longjmp`, which must not cross frames that
-//! own something.
+//! Integers are exact to 64 bits, floats round-trip, `null` is a value of its own, and an empty array stays one. The
+//! module uses no parser crate: a push into Lua may leave by `longjmp`, which must not cross frames that own a value.
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
@@ -29,7 +28,7 @@ use keys::Keys;
 use shapes::Shapes;
 use text::Text;
 
-/// Deeper documents are refused, both ways.
+/// Deeper documents are refused, in both directions.
 const DEPTH_MAX: usize = 128;
 
 const ARRAY: &CStr = c"moontide.json.array";
@@ -37,8 +36,8 @@ const ARRAY: &CStr = c"moontide.json.array";
 const MARK: c_int = ffi::lua_upvalueindex(2);
 const SHAPES: c_int = ffi::lua_upvalueindex(3);
 const KEYS: c_int = ffi::lua_upvalueindex(4);
-/// The table of keys lies behind the text while it is read: each key asks for it, and a place on the stack is found sooner
-/// than an upvalue.
+/// The table of keys is on the stack behind the text during the decoding. Each key needs it, and a stack index is
+/// found sooner than an upvalue.
 const STACK_SLOTS: StackSlots = StackSlots {
     array: MARK,
     keys: 2,
@@ -138,7 +137,7 @@ unsafe extern "C-unwind" fn array(state: *mut lua_State) -> c_int {
 }
 
 unsafe extern "C-unwind" fn decode(state: *mut lua_State) -> c_int {
-    // SAFETY: the text stays on the stack while it is read; the error is made when the decoder has returned.
+    // SAFETY: the text stays on the stack while it is read; the error is made after the decoder has returned.
     unsafe {
         let shared = Shared::of(state);
         ffi::lua_settop(state, 1);
@@ -163,7 +162,7 @@ unsafe extern "C-unwind" fn decode(state: *mut lua_State) -> c_int {
 }
 
 unsafe extern "C-unwind" fn encode_value(state: *mut lua_State) -> c_int {
-    // SAFETY: encoding raises nothing, and the buffer is `shared`'s when it is pushed.
+    // SAFETY: the encoding raises nothing, and `shared` owns the buffer during its push.
     unsafe {
         let shared = Shared::of(state);
         ffi::luaL_checkany(state, 1);

@@ -1,9 +1,9 @@
-//! `tide.parallel`: one call that waits for several things at once.
+//! `tide.parallel`: one call that waits for several operations at once.
 //!
-//! A C function that schedules coroutines of its own. Each runs until it waits; when all that may run do, the function
-//! waits too, as any does, and is resumed with the answer to one of their waits. Its state lies on its stack: the list, the
-//! function, the results, the coroutines by index, and the index of each wait. So it is closed and collected with its call,
-//! and nesting needs nothing more: each level knows the waits of its own coroutines alone.
+//! This C function schedules its own coroutines. Each runs until it waits. When all that may run are waiting, the
+//! function waits too, and is resumed with the answer to one of their waits. Its state is on its stack: the list, the
+//! function, the results, the coroutines by index, and the index of each wait. So it is closed and collected with its
+//! call. Nesting needs nothing more: each level knows only the waits of its own coroutines.
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
@@ -34,7 +34,7 @@ pub(super) const ENTRY: Entry = Entry {
 };
 
 const OPTIONS: [&str; 1] = ["concurrency"];
-/// A coroutine takes some 1.3 kB of the VM: a list of a million makes no million of them.
+/// A coroutine takes some 1.3 kB of the VM, so a list of a million does not make a million coroutines.
 const CONCURRENCY: i64 = 64;
 
 /// The stack of the function.
@@ -44,10 +44,10 @@ const RESULTS: c_int = 3;
 const COROUTINES: c_int = 4;
 const OWNERS: c_int = 5;
 const PROGRESS: c_int = 6;
-/// Values that a step has on it at most.
+/// The most values that a step has on the stack.
 const ROOM: c_int = 8;
 
-/// Plain numbers, in a userdata.
+/// The numbers of the schedule, in a userdata.
 struct Progress {
     next: i64,
     count: i64,
@@ -85,7 +85,7 @@ unsafe extern "C-unwind" fn parallel(state: *mut lua_State) -> c_int {
     }
 }
 
-/// The length of the list, which has functions where there is no function for each. Raises nothing.
+/// The length of the list. Without a function for each element, the list has functions. Raises nothing.
 unsafe fn list_at(state: *mut lua_State) -> Result<i64, String> {
     // SAFETY: values are read, never converted in place.
     unsafe {
@@ -120,7 +120,7 @@ unsafe fn list_at(state: *mut lua_State) -> Result<i64, String> {
     }
 }
 
-/// `concurrency` of the options. Raises nothing.
+/// The option `concurrency`. Raises nothing.
 unsafe fn concurrency_at(state: *mut lua_State, index: c_int) -> Result<i64, String> {
     // SAFETY: values are read, never converted in place; a key of the table itself is never an invalid one.
     unsafe {
@@ -166,7 +166,7 @@ unsafe fn concurrency_at(state: *mut lua_State, index: c_int) -> Result<i64, Str
     }
 }
 
-/// Starts the coroutines that may start, then waits for one of them, or returns the results.
+/// Starts the coroutines that may start, then waits for one of them or returns the results.
 unsafe fn go_on(state: *mut lua_State, shared: &Shared) -> c_int {
     // SAFETY: the stack is as `parallel` made it.
     unsafe {
@@ -198,9 +198,9 @@ unsafe fn go_on(state: *mut lua_State, shared: &Shared) -> c_int {
     }
 }
 
-/// The host has an answer to one of the waits.
+/// Continues with the host's answer to one of the waits.
 unsafe extern "C-unwind" fn answered(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
-    // SAFETY: the stack is as `parallel` made it, but for the values of the resume.
+    // SAFETY: the stack is as `parallel` made it, except for the values of the resume.
     unsafe {
         let shared = Shared::of(state);
         ffi::lua_settop(state, PROGRESS);
@@ -213,7 +213,7 @@ unsafe extern "C-unwind" fn answered(state: *mut lua_State, _: c_int, _: lua_KCo
         let inner = ffi::lua_tothread(state, -1);
         ffi::lua_settop(state, PROGRESS);
         if inner.is_null() {
-            // Resumed by Lua code, after the call that waited had ended.
+            // Lua code resumed the function after the end of the call that waited.
             shared.raise(
                 state,
                 "the call that waited for this was given up".to_owned(),
@@ -224,7 +224,7 @@ unsafe extern "C-unwind" fn answered(state: *mut lua_State, _: c_int, _: lua_KCo
     }
 }
 
-/// Runs one of the coroutines until it waits or ends. Its error is raised, after the others have been given up.
+/// Runs one of the coroutines until it waits or ends. If it fails, gives up the others and then raises its error.
 unsafe fn drive(
     outer: *mut lua_State,
     shared: &Shared,
@@ -256,7 +256,7 @@ unsafe fn drive(
                 if results == 0 {
                     ffi::lua_pushnil(outer);
                 } else {
-                    // The first result alone.
+                    // Only the first result counts.
                     ffi::lua_settop(inner, -results);
                     ffi::lua_xmove(inner, outer, 1);
                 }
@@ -270,7 +270,7 @@ unsafe fn drive(
                 fail(outer, shared);
             }
             _ => {
-                // A copy: `__close` methods of what is left open get the value too.
+                // The value is copied: the `__close` methods that are still open get the value too.
                 if ffi::lua_checkstack(inner, 1) != 0 {
                     ffi::lua_pushvalue(inner, -1);
                 }
@@ -281,7 +281,7 @@ unsafe fn drive(
     }
 }
 
-/// The waits that this coroutine has begun since are its own.
+/// Assigns the waits begun since `before` to this coroutine.
 unsafe fn own_waits_since(outer: *mut lua_State, shared: &Shared, before: WaitId, index: i64) {
     // SAFETY: nothing is borrowed while the table grows, which may raise or run a finalizer.
     unsafe {
@@ -305,7 +305,7 @@ unsafe fn own_waits_since(outer: *mut lua_State, shared: &Shared, before: WaitId
 
 /// Gives up the waits, closes every coroutine, and raises the value on top.
 unsafe fn fail(outer: *mut lua_State, shared: &Shared) -> ! {
-    // SAFETY: keys of a table are left as they are while it is walked.
+    // SAFETY: the keys of a table stay unchanged while it is traversed.
     unsafe {
         ffi::lua_pushnil(outer);
         while ffi::lua_next(outer, OWNERS) != 0 {

@@ -1,6 +1,6 @@
-//! JSON text into Lua values, by RFC 8259. Owns nothing while it pushes.
+//! Decodes JSON text into Lua values, by RFC 8259. The decoder owns nothing while it pushes.
 //!
-//! Where the reading stands is handed on by value, so that it is kept in a register; what is wrong is put aside.
+//! The position is passed on by value, so that it stays in a register; an error is kept aside.
 
 #![expect(unsafe_code, reason = "pushes Lua values")]
 
@@ -18,11 +18,11 @@ use super::text::{At, Error, Text};
 use crate::lua::stack::{push_bytes, push_null};
 use crate::lua::vm::hook;
 
-/// An object that is not empty is made for as many.
+/// The room for elements of a new object that is not empty.
 const FIELDS_MIN: c_int = 4;
-/// Between two looks at the watchdog: tables, and elements of one. A power of two.
+/// Tables, or elements of one table, between two checks of the watchdog. A power of two.
 const STEPS: u32 = 4096;
-/// Room on the stack is asked for so many levels at once, and how much one of them takes: a table, a key, a value.
+/// Stack room is requested for this many levels at once; one level takes a table, a key and a value.
 const LEVELS: usize = 4;
 const ROOM: c_int = 3;
 
@@ -35,7 +35,7 @@ pub(super) struct Decoder<'a> {
     tables: Cell<u32>,
 }
 
-/// Indices of what every document needs.
+/// Stack indices that every document needs.
 #[derive(Clone, Copy)]
 pub(super) struct StackSlots {
     /// The metatable that marks arrays.
@@ -76,16 +76,16 @@ impl<'a> Decoder<'a> {
         Err(self.error.get())
     }
 
-    /// `None`, and why.
+    /// Records the error and returns `None`.
     #[cold]
     unsafe fn fail(&self, at: At, what: &'static str) -> Option<At> {
-        // SAFETY: `at` is of the text.
+        // SAFETY: `at` is a place of the text.
         let at = unsafe { at.since(self.text.start()) };
         self.error.set(Error { what, at });
         None
     }
 
-    /// Where something else stands than `expected`, or nothing.
+    /// Records the error `expected`, or an unexpected end of the text, and returns `None`.
     #[cold]
     unsafe fn fail_or_end(&self, at: At, expected: &'static str) -> Option<At> {
         let is_end = at == self.text.end();
@@ -93,7 +93,7 @@ impl<'a> Decoder<'a> {
         unsafe { self.fail(at, if is_end { "unexpected end" } else { expected }) }
     }
 
-    /// Pushes the value at `at`, or behind the space there; the place behind it.
+    /// Pushes the value at `at`, or behind the space there; returns the place behind it.
     unsafe fn value(&self, at: At, depth: usize) -> Option<At> {
         // SAFETY: each level has room before it pushes.
         unsafe {
@@ -124,7 +124,7 @@ impl<'a> Decoder<'a> {
     }
 
     unsafe fn word(&self, at: At, word: &[u8]) -> Option<At> {
-        // SAFETY: passes what is there.
+        // SAFETY: passes only bytes that were seen.
         unsafe {
             if at.until(self.text.end()).starts_with(word) {
                 Some(at.on(word.len()))
@@ -151,7 +151,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// Room for what the level that opens at `at` pushes; how many more there may be within it.
+    /// Makes room for the values of the level that opens at `at`; returns how many further levels it may have.
     #[inline]
     unsafe fn deeper(&self, at: At, depth: usize) -> Option<usize> {
         // SAFETY: `lua_checkstack` raises nothing.
@@ -167,11 +167,11 @@ impl<'a> Decoder<'a> {
         Some(depth - 1)
     }
 
-    /// Looks at the watchdog now and then: a document may be long.
+    /// Checks the watchdog now and then: a document may be long.
     #[inline]
     unsafe fn look(&self, steps: u32, at: At) -> Option<()> {
         if steps.is_multiple_of(STEPS) && hook::ends() {
-            // SAFETY: `at` is of the text.
+            // SAFETY: `at` is a place of the text.
             unsafe { self.fail(at, "the call has ended") }?;
         }
         Some(())
@@ -277,7 +277,8 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// The one from `start` on that is not all ASCII, or has escapes, or does not end; its first run ends at `at`.
+    /// Pushes the string from `start` on if it is not all ASCII, has escapes, or does not end; its first run ends at
+    /// `at`.
     #[inline(never)]
     unsafe fn other_string(&self, start: At, mut at: At, mut is_ascii: bool) -> Option<At> {
         let mut is_escaped = false;
@@ -301,7 +302,7 @@ impl<'a> Decoder<'a> {
                 is_ascii &= run.is_ascii;
             }
             let raw = start.until(at);
-            // What an escape passes over may be any byte.
+            // An escape may pass any byte.
             if (is_escaped || !is_ascii)
                 && let Err(error) = str::from_utf8(raw)
             {
@@ -316,9 +317,9 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// The escapes are resolved into a block of Lua's, which its collector frees whatever happens.
+    /// Resolves the escapes into a block of Lua, which its collector frees in every case.
     unsafe fn push_unescaped(&self, start: At, raw: &[u8]) -> Option<At> {
-        // SAFETY: the block is as long as the raw text, and nothing is longer than the escape that stands for it.
+        // SAFETY: the block is as long as the raw text, and no character is longer than its escape.
         unsafe {
             let block = ffi::lua_newuserdatauv(self.state, raw.len(), 0).cast::<u8>();
             let into = std::slice::from_raw_parts_mut(block, raw.len());

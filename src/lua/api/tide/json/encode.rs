@@ -1,4 +1,4 @@
-//! Lua values into JSON text. Raises nothing, so that it may own its buffer.
+//! Encodes Lua values as JSON text. It raises nothing, so it may own its buffer.
 
 #![expect(unsafe_code, reason = "reads Lua values")]
 
@@ -12,21 +12,21 @@ use super::{ARRAY, DEPTH_MAX};
 use crate::lua::stack::{bytes_at, is_null, type_name};
 use crate::lua::vm::hook;
 
-/// The fields of a log line end when they are as long as this. A table within itself would otherwise be written out as
-/// often as there are ways through it.
+/// The fields of a log line end at this length. A table within itself would otherwise be written once for each path
+/// through it.
 const LOG_MAX: usize = 64 << 10;
 
-/// Between two looks at the watchdog: values, and how many of them a table stands for. One that holds nothing any more may
-/// still be large to walk.
+/// Values between two checks of the watchdog, and the number of values that a table counts for. A table without
+/// elements may still be large to traverse.
 const STEPS: u32 = 256;
 const TABLE: u32 = 8;
 
-/// What becomes of a value that JSON has no form for.
+/// The treatment of a value that JSON has no form for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::lua) enum Strictness {
-    /// It is an error, and so is a text of more bytes than this: it grows outside Lua's memory.
+    /// Such a value is an error, and so is a text of more bytes than this: the text grows outside Lua's memory.
     Strict(usize),
-    /// A log line shows what it is; logging fails no handler.
+    /// A log line shows the value's type; logging never fails a handler.
     Log,
 }
 
@@ -34,11 +34,11 @@ struct Encoder {
     state: *mut lua_State,
     text: Vec<u8>,
     strictness: Strictness,
-    /// Since the last look at the watchdog.
+    /// Values since the last check of the watchdog.
     steps: u32,
 }
 
-/// The value at `index` as JSON, or why there is none.
+/// The value at `index` as JSON, or the reason for a failure.
 pub(in crate::lua) unsafe fn encode(
     state: *mut lua_State,
     index: c_int,
@@ -60,15 +60,15 @@ pub(in crate::lua) unsafe fn encode(
     Ok(encoder.text)
 }
 
-/// How a table is written.
+/// The form in which a table is written.
 enum Shape {
-    /// With its length.
+    /// An array, with its length.
     Array(i64),
     Object,
 }
 
 impl Encoder {
-    /// Ends with the call: one table that is reached on many ways is written on each.
+    /// Stops when the call must end: a table that is reached by several paths is written on each.
     fn step(&mut self, steps: u32) -> Result<(), String> {
         self.steps += steps;
         if self.steps < STEPS {
@@ -117,7 +117,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Whether a log line has enough.
+    /// Whether a log line is full.
     fn is_full(&self) -> Result<bool, String> {
         match self.strictness {
             Strictness::Strict(max) if self.text.len() > max => Err(format!(
@@ -189,7 +189,7 @@ impl Encoder {
                 "a deep table",
             );
         }
-        // SAFETY: room was made; `lua_next` gets keys that it gave.
+        // SAFETY: room was made; `lua_next` gets only keys that it returned.
         unsafe {
             match self.shape(index)? {
                 Shape::Array(length) => {
@@ -259,7 +259,8 @@ impl Encoder {
         }
     }
 
-    /// A marked table is an array, and so is one whose keys are 1 to n without a gap; an empty one is an object.
+    /// A marked table is an array, and so is a table whose keys are 1 to n without a gap. An empty table is an
+    /// object.
     unsafe fn shape(&mut self, index: c_int) -> Result<Shape, String> {
         // SAFETY: raw access only.
         unsafe {

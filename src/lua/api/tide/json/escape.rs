@@ -1,11 +1,11 @@
-//! What the escapes of a string stand for, by RFC 8259, section 7.
+//! The characters that the escapes of a string stand for, by RFC 8259, section 7.
 
 use std::str;
 
 use super::text::Error;
 
-/// Writes what `raw` stands for into `into`, which is as long: nothing is longer than the escape that stands for it.
-/// Returns the length.
+/// Writes the characters of `raw` into `into`, which is as long: no character is longer than its escape. Returns the
+/// length.
 pub(super) fn unescape(raw: &[u8], into: &mut [u8]) -> Result<usize, Error> {
     let mut from = 0;
     let mut to = 0;
@@ -43,7 +43,7 @@ pub(super) fn unescape(raw: &[u8], into: &mut [u8]) -> Result<usize, Error> {
     Ok(to)
 }
 
-/// The character of the `\u` at `at`, with its other half where it has one, and how long that is in the text.
+/// The character of the `\u` at `at`, with its surrogate half if it has one, and its length in the text.
 fn unicode(raw: &[u8], at: usize) -> Result<(char, usize), Error> {
     let lone = Error {
         what: "half of a surrogate pair",

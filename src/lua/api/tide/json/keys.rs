@@ -1,5 +1,5 @@
-//! The keys of the objects that were decoded last, as Lua strings: messages of a topic share theirs, and to find one that
-//! is known takes half of what Lua needs to look a string up by its bytes.
+//! The object keys of recent documents, as Lua strings: messages of a topic share their keys. A known key is found in
+//! half the time that Lua needs to look a string up by its bytes.
 
 #![expect(unsafe_code, reason = "pushes Lua values")]
 
@@ -15,8 +15,8 @@ use crate::lua::stack::push_bytes;
 const SLOTS: usize = 128;
 const LONGEST: usize = 16;
 
-/// A key by its bytes: the first eight and the last eight, which overlap, and how many there are; of a shorter one the
-/// first are all. No bytes are no key.
+/// A key by its bytes: the first eight, the last eight (they may overlap), and the length. A shorter key has all its
+/// bytes in the first eight. A key without bytes is not stored.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Key {
     first: u64,
@@ -31,10 +31,10 @@ impl Key {
         length: 0,
     };
 
-    /// Of what is between `start` and `end`; `None` where that is too long, or empty, or the text ends right behind it.
+    /// The key between `start` and `end`. `None` if it is too long or empty, or if the text ends right behind it.
     #[inline]
     unsafe fn at(text: Text, start: At, end: At) -> Option<Self> {
-        // SAFETY: `text` looks where it ends.
+        // SAFETY: `text` checks for its end.
         unsafe {
             let length = end.since(start);
             let first = text.eight(start)?;
@@ -58,7 +58,7 @@ impl Key {
     }
 }
 
-/// Which key is in which slot of the Lua table that `push_table` makes. Plain data, of a block of Lua's.
+/// The key of each slot in the Lua table that `push_table` makes. Plain data, in a block of Lua.
 pub(super) struct Keys([Cell<Key>; SLOTS]);
 
 impl Default for Keys {
@@ -68,13 +68,13 @@ impl Default for Keys {
 }
 
 impl Keys {
-    /// The table of their strings, which go together with them.
+    /// Pushes the table of the key strings, which live and end with the slots.
     pub(super) unsafe fn push_table(state: *mut lua_State) {
         // SAFETY: runs protected.
         unsafe { ffi::lua_createtable(state, SLOTS as c_int, 0) };
     }
 
-    /// Pushes the key between `start` and `end`; `table` is the index of theirs.
+    /// Pushes the key between `start` and `end`; `table` is the index of the key table.
     #[inline]
     pub(super) unsafe fn push(
         &self,
@@ -84,8 +84,8 @@ impl Keys {
         start: At,
         end: At,
     ) {
-        // SAFETY: the caller has made room for two values. Only the making of a string may raise, and nothing has changed
-        // then: the table has all its places.
+        // SAFETY: the caller has made room for two values. Only the making of a string may raise, and nothing has
+        // changed by then: the table already has all its slots.
         unsafe {
             let Some(key) = Key::at(text, start, end) else {
                 return push_bytes(state, start.until(end));

@@ -1,4 +1,4 @@
-//! JSON's null in the hands of Lua code: errors about it say `null`, where Lua would say "a userdata value".
+//! JSON's null in Lua code: errors about it say `null`, where Lua would say "a userdata value".
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
@@ -9,7 +9,7 @@ use mlua::ffi::{self, lua_State};
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, is_null, push_bytes, push_null};
 
-/// What Lua calls the operation of each event.
+/// Lua's name for the operation of each event.
 const OPERATIONS: [(&CStr, &str); 21] = [
     (c"__index", "index"),
     (c"__newindex", "index"),
@@ -36,7 +36,7 @@ const OPERATIONS: [(&CStr, &str); 21] = [
 const ARITHMETIC: &str = "perform arithmetic on";
 const BITWISE: &str = "perform bitwise operation on";
 
-/// Gives light userdata their metatable; `tide.json.null` is the one that handlers meet.
+/// Gives light userdata their metatable; the one that handlers meet is `tide.json.null`.
 pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     // SAFETY: runs protected.
     unsafe {
@@ -58,7 +58,7 @@ pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     }
 }
 
-/// Raises in Lua's words.
+/// Raises with Lua's own message.
 unsafe extern "C-unwind" fn refuse(state: *mut lua_State) -> c_int {
     // SAFETY: the second upvalue is a string; values are read, never converted in place.
     unsafe {

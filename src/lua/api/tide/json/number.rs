@@ -1,4 +1,4 @@
-//! A number of JSON's: an integer where it is written as one and fits, a float otherwise.
+//! JSON numbers: an integer if it is written as one and fits, a float otherwise.
 
 #![expect(unsafe_code, reason = "reads from a text of Lua's")]
 
@@ -6,10 +6,10 @@ use std::str;
 
 use super::text::At;
 
-/// Decimal digits that fit an `i64`, whichever they are.
+/// The most decimal digits that always fit an `i64`.
 const DIGITS: usize = 18;
-/// Decimal digits that a float has exactly, and all powers of ten that it has: what is made of one of each by one division
-/// is the nearest float (W. D. Clinger, How to Read Floating Point Numbers Accurately, 1990).
+/// The most decimal digits that a float always has exactly, and the highest power of ten used. One division of one by
+/// the other gives the nearest float (W. D. Clinger, How to Read Floating Point Numbers Accurately, 1990).
 const EXACT: usize = 15;
 const POWERS: [f64; EXACT + 1] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
@@ -21,10 +21,10 @@ pub(super) enum Number {
     Float(f64),
 }
 
-/// What is wrong, and where.
+/// The error, and its place.
 pub(super) type Wrong = (At, &'static str);
 
-/// Digits as the integer that they are, or its lowest bits, and the place behind them.
+/// The digits as an integer, or its lowest bits, and the place behind them.
 #[inline]
 unsafe fn digits(at: At, before: u64) -> (u64, At) {
     let (mut number, mut end) = (before, at);
@@ -53,7 +53,7 @@ pub(super) unsafe fn number(at: At) -> Result<(Number, At), Wrong> {
             return Err((first, "expected a digit"));
         }
         if first.byte() == b'0' {
-            // Nothing may follow it that makes it another number; `-0` is a float: there is no such integer.
+            // The next byte must not make it another number. `-0` is a float, since there is no such integer.
             (number, end) = (0, first.on(1));
         }
         let count = end.since(first);
@@ -80,7 +80,7 @@ pub(super) unsafe fn number(at: At) -> Result<(Number, At), Wrong> {
     }
 }
 
-/// One that has an exponent or many digits; `whole` is behind those before its point.
+/// Reads a number with an exponent or many digits; `whole` is the place behind the digits before its point.
 #[cold]
 unsafe fn long(start: At, whole: At) -> Result<(Number, At), Wrong> {
     let some = |at| {
@@ -92,7 +92,7 @@ unsafe fn long(start: At, whole: At) -> Result<(Number, At), Wrong> {
             Ok(end)
         }
     };
-    // SAFETY: passes what has been seen.
+    // SAFETY: passes only bytes that were seen.
     unsafe {
         let mut end = whole;
         if end.byte() == b'.' {
@@ -103,7 +103,7 @@ unsafe fn long(start: At, whole: At) -> Result<(Number, At), Wrong> {
             let is_signed = matches!(end.byte(), b'+' | b'-');
             end = some(end.on(is_signed.into()))?;
         }
-        // The bytes are ASCII by now.
+        // At this point all bytes are ASCII.
         let written = str::from_utf8(start.until(end)).unwrap_or_default();
         if end == whole
             && written != "-0"

@@ -1,4 +1,4 @@
-//! What the last documents looked like: messages of a topic resemble each other. Plain data, of a block of Lua's.
+//! The shapes of recent documents: messages of a topic resemble each other. Plain data, in a block of Lua.
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -6,9 +6,9 @@ use std::ffi::c_int;
 use super::DEPTH_MAX;
 use super::keys::Keys;
 
-/// Levels of a document whose shape is remembered.
+/// Levels of a document whose shape is kept.
 const LEVELS: usize = 8;
-/// A table is made for so many elements at most before they are there.
+/// The most elements that a new table has room for in advance.
 const EXPECTED_MAX: u8 = 64;
 
 #[derive(Default)]
@@ -18,13 +18,13 @@ pub(super) struct Shapes {
     pub(super) arrays: Counts,
 }
 
-/// How many elements the last two objects, or arrays, at each level had: a table that is made large enough need not grow.
-/// The smaller number counts, as what is made too large stays so.
+/// The number of elements of the last two objects, or arrays, at each level: a table with enough room need not grow.
+/// The smaller number counts, since a table with too much room keeps it.
 #[derive(Default)]
 pub(super) struct Counts([Cell<(u8, u8)>; LEVELS]);
 
 impl Counts {
-    /// Of the level whose elements have `depth` levels left.
+    /// The shape of the level whose elements have `depth` levels left.
     fn at_level(&self, depth: usize) -> Option<&Cell<(u8, u8)>> {
         self.0.get(DEPTH_MAX - 1 - depth)
     }

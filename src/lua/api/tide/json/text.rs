@@ -1,8 +1,7 @@
-//! Places in a text of Lua's, which ends with a zero.
+//! Places in a Lua string, which ends with a zero byte.
 //!
-//! Lua puts one behind each of its strings (`lua_tolstring`), and JSON has a use for none: so a reader stops there by
-//! itself, and only what finds a zero asks whether the text is over. Bytes are looked at eight at a time where there are
-//! so many.
+//! Lua puts a zero byte behind each of its strings (`lua_tolstring`), and JSON uses no zero. So a reader stops there
+//! by itself, and checks only at a zero whether the text is over. Bytes are read eight at a time where eight remain.
 
 #![expect(unsafe_code, reason = "reads without asking for the end")]
 
@@ -12,25 +11,25 @@ use std::slice;
 const ONES: u64 = u64::from_ne_bytes([1; 8]);
 const HIGH: u64 = ONES << 7;
 
-/// A text, whose last byte is followed by a zero.
+/// A text whose last byte is followed by a zero byte.
 #[derive(Clone, Copy)]
 pub(super) struct Text {
     start: At,
     end: At,
 }
 
-/// A place in a text: of one of its bytes, or of the zero behind it.
+/// A place in a text: one of its bytes, or the zero byte behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct At(NonNull<u8>);
 
-/// What is wrong with a text, and at which byte, counted from 0. Plain data.
+/// An error in a text, and its byte, counted from 0. Plain data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Error {
     pub(super) what: &'static str,
     pub(super) at: usize,
 }
 
-/// What a string consists of, up to the first byte that may end it.
+/// The content of a string, up to the first byte that may end it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) end: At,
@@ -44,14 +43,14 @@ impl At {
         unsafe { self.0.read() }
     }
 
-    /// The place `count` bytes on: none of those passed is the zero at the end.
+    /// The place `count` bytes later; none of the bytes between is the zero at the end.
     #[inline]
     pub(super) unsafe fn on(self, count: usize) -> Self {
-        // SAFETY: it is in the text, then, or right behind it.
+        // SAFETY: the new place is in the text, or right behind it.
         Self(unsafe { self.0.add(count) })
     }
 
-    /// The first place that is no space.
+    /// The first place without a space.
     #[inline]
     pub(super) unsafe fn past_space(self) -> Self {
         let mut at = self;
@@ -64,24 +63,24 @@ impl At {
         at
     }
 
-    /// How many bytes there are from `other`, which is not behind this.
+    /// The number of bytes from `other`, which is not behind this place.
     #[inline]
     pub(super) unsafe fn since(self, other: Self) -> usize {
-        // SAFETY: both are of one text.
+        // SAFETY: both places are in one text.
         unsafe { self.0.offset_from_unsigned(other.0) }
     }
 
-    /// What is between this and `end`, which is not before it.
+    /// The bytes between this place and `end`, which is not before it.
     pub(super) unsafe fn until<'a>(self, end: Self) -> &'a [u8] {
-        // SAFETY: both are of one text, which is alive.
+        // SAFETY: both places are in one text, which is alive.
         unsafe { slice::from_raw_parts(self.0.as_ptr(), end.since(self)) }
     }
 }
 
 impl Text {
-    /// The string of Lua's that begins at `start`, for as long as it lives.
+    /// The Lua string that begins at `start`; valid as long as the string lives.
     pub(super) unsafe fn new(start: *const u8, length: usize) -> Self {
-        // SAFETY: a string has an address, and its end a zero.
+        // SAFETY: a Lua string has an address, and a zero byte at its end.
         let (start, end) = unsafe {
             let start = At(NonNull::new_unchecked(start.cast_mut()));
             (start, start.on(length))
@@ -97,18 +96,18 @@ impl Text {
         self.end
     }
 
-    /// The eight bytes at `at`, the first as the lowest, where there are as many.
+    /// The eight bytes at `at`, the first as the lowest, if eight remain.
     #[inline]
     pub(super) unsafe fn eight(self, at: At) -> Option<u64> {
-        // SAFETY: reads what is in the text.
+        // SAFETY: reads only bytes of the text.
         unsafe { (self.end.since(at) >= 8).then(|| u64::from_le(at.0.cast().read_unaligned())) }
     }
 
-    /// What is within quotes from `at` on, up to a quote, an escape or a control character.
+    /// The content of a string from `at` on, up to a quote, an escape or a control character.
     #[inline]
     pub(super) unsafe fn run(self, at: At) -> Run {
         let (mut end, mut high) = (at, 0);
-        // SAFETY: passes eight where there are eight, and then one that is not the zero, a control character.
+        // SAFETY: passes eight bytes where eight remain, and then one that is not the zero byte, a control character.
         unsafe {
             while let Some(bytes) = self.eight(end) {
                 let stops = stops(bytes);
@@ -137,7 +136,8 @@ impl Text {
     }
 }
 
-/// The high bits of the bytes that are a quote, an escape or a control character; above the first one, of others too.
+/// The high bits of the bytes that are a quote, an escape or a control character. Above the first one, other bytes
+/// may be marked too.
 #[inline]
 fn stops(bytes: u64) -> u64 {
     /// Of each byte that is zero, and of none before the first such byte.
