@@ -16,13 +16,13 @@ use crate::kafka::producer::{self, Acknowledged, Failure, Outgoing, Producer};
 use crate::kafka::property::Value;
 use crate::threads::supervisor::{Handle, Kind, Supervisor};
 
-/// The limit for a record, including Moontide's own retries of the send.
+/// The limit for a record, including the producer's own retries.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long the drop of a failed producer may take; nothing waits for it.
 const DROP_MAX: Duration = Duration::from_secs(40);
 
-/// A required topic is never created by mistake; one created just now may take some time to be known. A sent record
+/// A required topic is never created by mistake; one created just now may take this long to be known. A sent record
 /// lies in memory twice, and its original counts against the budget of messages in flight. So the queue takes that
 /// budget and the largest message that a consumer gets.
 const PROPERTIES: [(&str, &str); 4] = [
