@@ -1,7 +1,7 @@
-//! A bundle: one read, checked and numbered set of config and handlers.
+//! A bundle: one loaded, checked and numbered set of config and handlers.
 //!
-//! Start and reload take the same road through here. A bundle is made of bytes that were read once: nothing that runs
-//! later (a second VM, a late `require`) looks at the disk again, so no call ever mixes two of them.
+//! Start and reload take the same road through here. A bundle consists of bytes that were read once. A later step (a
+//! second VM, a late `require`) never reads the disk again, so no call ever mixes two bundles.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,7 +20,7 @@ const BYTES_MAX: u64 = 64 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct Bundle {
     pub(crate) number: u64,
-    /// Of config and sources together; equal bytes are an equal bundle.
+    /// The hash of config and sources together; equal bytes are an equal bundle.
     pub(crate) hash: u64,
     /// Milliseconds since the epoch.
     pub(crate) loaded_at: i64,
@@ -28,13 +28,13 @@ pub(crate) struct Bundle {
     pub(crate) sources: Arc<Sources>,
 }
 
-/// What lay on disk at one time, unchecked.
+/// The files on disk at one time, unchecked.
 pub(crate) struct Snapshot<'t> {
     pub(crate) written: Written<'t>,
     /// The folder of handlers, absolute.
     pub(crate) handlers: PathBuf,
     pub(crate) sources: Arc<Sources>,
-    /// Of text and sources together.
+    /// The hash of text and sources together.
     pub(crate) hash: u64,
 }
 
@@ -106,19 +106,19 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Walks the handlers folder, symbolic links followed: mounted config maps consist of them.
+/// Walks the handlers folder and follows symbolic links: mounted config maps consist of them.
 #[derive(Default)]
 struct Reader {
     sources: Sources,
     bytes: u64,
-    /// Folders on the way down, by their real path, so that a link to one of them is not followed for ever.
+    /// Folders on the way down, by their real path, so that a link to one of them makes no endless loop.
     above: BTreeSet<PathBuf>,
     folders: usize,
 }
 
 impl Reader {
     fn all(mut self, folder: &Path) -> Result<Sources, String> {
-        // A folder that is not there has no files: the config's own check names every one that is missing.
+        // A missing folder has no files: the config's own check names every missing one.
         if folder.exists() {
             self.folder(folder, "")?;
         }
@@ -152,7 +152,7 @@ impl Reader {
                             path.display()
                         ));
                     }
-                    // An editor's file that is gone already, or a link to nothing that is none of ours.
+                    // An editor's file that is gone already, or a foreign link without a target.
                     continue;
                 }
                 Err(error) => return Err(cannot_read(&path)(error)),
@@ -202,7 +202,7 @@ fn cannot_read(path: &Path) -> impl FnOnce(io::Error) -> String {
     move |error| format!("{path}: cannot be read: {}", config::words(&error))
 }
 
-/// Of the configuration itself.
+/// The error of the configuration itself.
 fn unreadable(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::NotFound => "does not exist".to_owned(),

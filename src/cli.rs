@@ -1,6 +1,6 @@
 //! The command line: one file a subcommand, and the exit codes.
 //!
-//! Alone prints and exits; everything below returns what happened.
+//! Only this module prints and exits; everything below returns its result.
 
 mod check;
 mod dev;
@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Exit codes, as systemd's unit and the docs name them.
+/// Exit codes, with the names of systemd's unit and the docs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// Stopped as asked, or done.
@@ -91,7 +91,7 @@ impl ConfigOption {
     }
 }
 
-/// Parses the command line, runs the subcommand and tells its exit code.
+/// Parses the command line, runs the subcommand and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();

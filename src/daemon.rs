@@ -1,7 +1,7 @@
-//! The daemon: starts everything, reloads it and stops it.
+//! The daemon: it starts all threads, reloads the bundle, and stops.
 //!
-//! Start and reload take the same road (`load`, then the `fleet`). A thread that ends unasked ends the daemon with its
-//! reason; the other threads drain and commit as at any stop.
+//! Start and reload take the same road (`load`, then the `fleet`). A thread that ends unasked ends the daemon with
+//! its reason; the other threads drain and commit as at any stop.
 
 mod fleet;
 mod last_resort;
@@ -38,26 +38,26 @@ use operator_commands::OperatorCommands;
 use reload::Reloader;
 use responses::{Responses, gather};
 
-/// Between two looks at dropped log lines and two status lines for systemd.
+/// The interval between two checks for dropped log lines, and between two status lines for systemd.
 const TICK: Duration = Duration::from_secs(2);
-/// What a stop may take beyond the drain: the last commit, and leaving the group.
+/// The time of a stop after the drain: the last commit, and leaving the group.
 const AFTER_DRAIN: Duration = Duration::from_secs(15);
-/// The drain when a client has failed, or a handler can't be ended.
+/// The deadline of the drain after a client has failed, or when a handler cannot be ended.
 const DRAIN_AFTER_FAILURE: Duration = Duration::from_secs(5);
-/// How long after that the process ends whatever holds it up.
+/// The time after that until the process ends, even if a thread still blocks it.
 const LAST_RESORT: Duration = Duration::from_secs(2);
-/// Requests that wait on the control socket.
+/// The most requests that wait on the control socket.
 const REQUESTS: usize = 16;
 
-/// Rewrites every configuration that is loaded.
+/// Rewrites every loaded configuration.
 pub(crate) type Adjust = Arc<dyn Fn(&mut Config) + Send + Sync>;
 
 pub(crate) struct Options {
     pub(crate) config: PathBuf,
-    /// At the start and at each reload: the embedded broker in place of the config's.
+    /// At the start and at each reload it puts the embedded broker in place of the config's brokers.
     pub(crate) adjust: Option<Adjust>,
     pub(crate) audience: Audience,
-    /// The exit code, for a stop that does not come to its end.
+    /// The exit code for a stop that does not complete.
     pub(crate) code: fn(&Ended) -> u8,
 }
 
@@ -66,15 +66,15 @@ pub(crate) struct Options {
 pub(crate) enum Ended {
     Stopped,
     ByMessage(String),
-    /// The brokers lack what the configuration needs.
+    /// The brokers lack topics that the configuration needs.
     BadConfig(String),
     Failed(String),
 }
 
-/// Why it did not start.
+/// Why the daemon did not start.
 #[derive(Debug)]
 pub(crate) enum StartError {
-    /// What lies on disk is bad.
+    /// The files on disk are bad.
     Config(String),
     Other(anyhow::Error),
 }
@@ -85,9 +85,9 @@ impl From<anyhow::Error> for StartError {
     }
 }
 
-/// Runs until it is stopped.
+/// Runs the daemon until it is stopped.
 pub(crate) fn run(options: Options) -> Result<Ended, StartError> {
-    // The last resort outlives everything that may hold the end up.
+    // The last resort outlives all values whose drop may block the end.
     let (ended, _last_resort) = start_and_run(options)?;
     Ok(ended)
 }
@@ -169,7 +169,7 @@ fn say_ready(config: &Config) {
     );
 }
 
-/// The value at the time of each call.
+/// Reads the value at the time of each call.
 fn read(shared: Arc<Mutex<Duration>>) -> Box<dyn Fn() -> Duration + Send> {
     Box::new(move || *shared.lock().unwrap_or_else(PoisonError::into_inner))
 }
@@ -184,7 +184,7 @@ fn first_status(fleet: &Fleet) -> Status {
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        // Whoever asks may be in another folder.
+        // The client may run in another folder.
         config: std::path::absolute(config)
             .as_ref()
             .unwrap_or(config)
@@ -196,7 +196,7 @@ fn first_status(fleet: &Fleet) -> Status {
     }
 }
 
-/// What the main thread looks after.
+/// The state of the main thread.
 struct Daemon {
     notifier: Arc<Notifier>,
     supervisor: Supervisor,
@@ -209,18 +209,18 @@ struct Daemon {
     /// `drainDeadline` of the bundle in force.
     drain: Arc<Mutex<Duration>>,
     code: fn(&Ended) -> u8,
-    /// Away while a reload is under way.
+    /// `None` while a reload runs.
     reloader: Option<Reloader>,
 }
 
-/// No report: the reload panicked.
+/// Without a report, the reload panicked.
 type Reloaded = (Reloader, Option<ReloadReport>);
 
-/// A reload on its thread, and who waits for its report.
+/// A reload on its thread, and the peers that wait for its report.
 struct Reloading {
     task: tokio::task::JoinHandle<Reloaded>,
     asked: Vec<oneshot::Sender<Response>>,
-    /// Something came in meanwhile: look again, whatever the bytes say where it was asked for.
+    /// Another request arrived meanwhile: reload again. `true`: a request forces it, also with unchanged bytes.
     again: Option<bool>,
 }
 
@@ -283,7 +283,7 @@ impl Daemon {
         (ended, last_resort)
     }
 
-    /// Of the threads without which messages are processed all the same.
+    /// Logs hangs of the threads without which messages are still processed.
     fn say_hangs(&self) {
         let observed = self.supervisor.observed();
         for thread in observed.newly_stalled(Instant::now()) {
@@ -300,7 +300,7 @@ impl Daemon {
         }
     }
 
-    /// Starts a reload, or joins the one under way.
+    /// Starts a reload, or joins the running one.
     fn reload(
         &mut self,
         reloading: &mut Option<Reloading>,
@@ -308,11 +308,11 @@ impl Daemon {
         asked: Option<oneshot::Sender<Response>>,
     ) {
         if force {
-            // At once: the manager that asked waits for it.
+            // At once: the service manager waits for this notification.
             self.notifier.reloading();
         }
         if let Some(reloading) = reloading {
-            // The files may have been read already: they are read again, and who asked hears of that.
+            // The running reload may have read the files already. They are read again, and the peer gets that report.
             reloading.again = Some(force || reloading.again.unwrap_or(false));
             reloading.asked.extend(asked);
             return;
@@ -355,7 +355,7 @@ impl Daemon {
             report
         });
         let Some(report) = report else {
-            // The daemon may be on its way out already.
+            // The daemon may be about to end already.
             let ending = Ending::Thread("the reload panicked".to_owned());
             let _ = self.supervisor.endings().send(ending);
             return;
@@ -366,7 +366,7 @@ impl Daemon {
         }
         self.notifier.ready();
         for answer in asked {
-            // Whoever asked may have gone.
+            // The peer may have closed its connection.
             let _ = answer.send(Response::Reloaded(report.clone()));
         }
     }
@@ -374,7 +374,7 @@ impl Daemon {
     fn answer_status(&self, answer: oneshot::Sender<Response>) {
         let (roster, status) = (self.roster.clone(), self.status.clone());
         tokio::task::spawn_blocking(move || {
-            // Whoever asked may have gone.
+            // The peer may have closed its connection.
             let _ = answer.send(Response::Status(Box::new(gather(&roster, &status).status)));
         });
     }
@@ -411,7 +411,7 @@ impl Daemon {
         let code = (self.code)(&ended);
         let mut last_resort = LastResort::arm(last, code, self.guard.flush(), &self.supervisor);
         match &ended {
-            // The signal has said so.
+            // The signal has been logged already.
             Ended::Stopped => {}
             Ended::ByMessage(reason) => log!(
                 error,
@@ -448,7 +448,7 @@ impl Daemon {
 }
 
 impl From<Option<Ending>> for Ended {
-    /// None: a signal has asked for it.
+    /// `None`: a signal requested the stop.
     fn from(ending: Option<Ending>) -> Self {
         match ending {
             None => Self::Stopped,
@@ -468,7 +468,7 @@ fn panicked_meanwhile(endings: &mut mpsc::UnboundedReceiver<Ending>) -> Option<S
     })
 }
 
-/// The reload that is under way, or never.
+/// Ends with the running reload; without one, never.
 async fn finished(reloading: &mut Option<Reloading>) -> Result<Reloaded, tokio::task::JoinError> {
     match reloading {
         Some(reloading) => (&mut reloading.task).await,

@@ -1,6 +1,7 @@
-//! `moontide check`: says whether the daemon would start with what lies on disk, and what would run.
+//! `moontide check`: reports whether the daemon would start with the files on disk, and what it would run.
 //!
-//! No broker is asked. The same road as a start, up to the first message: it exits with 78 where a start would.
+//! It contacts no broker. It takes the same road as a start, up to the first message, and exits with 78 where a start
+//! would.
 
 mod log_file;
 mod policies;
@@ -27,14 +28,14 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// Why a start would fail.
+/// The reason why a start would fail.
 enum Bad {
     Config(Errors),
-    /// What the files themselves do not show: a sentence each, with the place in front.
+    /// Mistakes outside of the files' own text: one sentence each, with the place in front.
     Outside(Vec<String>),
 }
 
-/// What would start.
+/// The bundle that would start.
 struct Good {
     bundle: Bundle,
     warnings: Vec<String>,
@@ -62,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
     }
 }
 
-/// Everything that a start does before it joins a group. What the top levels of files do to the world, they do here too.
+/// All steps of a start before it joins a group. Side effects at the top level of Lua files happen here, too.
 fn check(config: &ConfigOption) -> Result<Good, Bad> {
     let bundle = bundle::load(&config.path(), 1).map_err(Bad::Config)?;
     let outside = |error: String| Bad::Outside(vec![error]);
@@ -89,8 +90,8 @@ fn check(config: &ConfigOption) -> Result<Good, Bad> {
     }
 }
 
-/// Takes apart what is wrong with handlers. A sentence begins with the place; what else begins a line goes on with the
-/// sentence before it.
+/// Splits the mistakes in handlers. A sentence begins with the place; any other line continues the sentence before
+/// it.
 fn sentences(text: &str, folder: &str) -> Vec<String> {
     let mut sentences: Vec<String> = Vec::new();
     for line in text.lines() {
@@ -109,7 +110,7 @@ fn sentences(text: &str, folder: &str) -> Vec<String> {
     sentences
 }
 
-/// A reader that closes early (`| head`) has what it wanted.
+/// A reader that closes early (`| head`) has read enough.
 fn print(to: &mut dyn std::io::Write, text: &str) -> Exit {
     match to.write_all(text.as_bytes()).and_then(|()| to.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Exit::Failed,
@@ -144,7 +145,7 @@ fn as_text(Good { bundle, warnings }: &Good) -> String {
             }
         }
         for (name, value) in &consumer.properties {
-            // A certificate is many lines, of which the first tells what it is.
+            // A certificate has many lines; the first identifies it.
             let value = format!("{value:?}");
             let (first, more) = value
                 .split_once('\n')

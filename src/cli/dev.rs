@@ -1,7 +1,8 @@
-//! `moontide dev`: the daemon on an embedded broker, for writing handlers without any Kafka.
+//! `moontide dev`: the daemon on an embedded broker, for writing handlers without a Kafka cluster.
 //!
-//! The same daemon as `run`, with the config's brokers replaced at the start and at each reload; messages.jsonl is
-//! delivered before it starts. Nothing leaves this machine: no client is ever made of the config's own brokers.
+//! The daemon is the same as in `run`; the config's brokers are replaced at the start and at each reload. The
+//! messages of messages.jsonl are delivered before it starts. No data leaves this machine: no client ever gets the
+//! config's own brokers.
 
 pub(crate) mod address;
 mod adjust;
@@ -29,7 +30,7 @@ use crate::telemetry::logging::Audience;
 use samples::Sample;
 use welcome::Welcome;
 
-/// Of a send to the embedded broker, which answers within milliseconds.
+/// The limit for a send to the embedded broker, which answers within milliseconds.
 const SEND_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Runs the handlers on an embedded broker, for writing them without any Kafka.
@@ -69,14 +70,14 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
     }
 }
 
-/// The config alone, which a mistake in a handler does not keep from being read.
+/// Loads only the config, so that a mistake in a handler does not prevent that.
 pub(super) fn load(path: &Path) -> Result<Arc<Config>> {
     bundle::load(path, 1)
         .map(|bundle| bundle.config)
         .map_err(|errors| anyhow!("{errors}"))
 }
 
-/// Where there is no config, a project can be written instead.
+/// Without a config, the command offers to write a project.
 fn offer_init(config: &Path) -> Result<(), Exit> {
     if config.exists() || config.file_name() != Some("config.toml".as_ref()) {
         return Ok(());
@@ -106,7 +107,7 @@ fn offer_init(config: &Path) -> Result<(), Exit> {
     }
 }
 
-/// The embedded broker with everything that the daemon finds there at its start.
+/// The embedded broker with everything that the daemon finds on it at its start.
 struct Stage {
     broker: Broker,
     partitions: i32,
@@ -175,7 +176,7 @@ impl Stage {
         run::exit(ended)
     }
 
-    /// Called for the config of the start and of each reload, which may name new topics.
+    /// Called with the config of the start and of each reload, which may name new topics.
     fn adjust(&self, config: &mut Config) {
         let needed = adjust::required_topics(config, &[]);
         for topic in adjust::literal_topics(config).into_iter().chain(needed) {

@@ -51,7 +51,7 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
     Exit::Ok
 }
 
-/// Writes the project and says so, file by file.
+/// Writes the project, and prints each file.
 pub(super) fn write(directory: &Path) -> Result<()> {
     let paths: Vec<_> = FILES
         .iter()

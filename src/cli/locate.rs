@@ -1,8 +1,9 @@
-//! Where the daemon listens that a subcommand wants to talk to.
+//! The search for the runtime directory of the daemon that a subcommand talks to.
 //!
-//! The configuration may be bad just now: that is the very time for `moontide reload` and `moontide status`. So it is
-//! not loaded here; only `daemon.runtimeDirectory` is picked out of whatever can be read of it. That key may have been
-//! edited under a daemon, which stays where it was until a restart: then the usual places are looked into as well.
+//! The configuration may be bad at that time, and exactly then `moontide reload` and `moontide status` are needed. So
+//! it is not loaded here; only `daemon.runtimeDirectory` is read from its parsable part. That key may have been
+//! edited under a running daemon, which stays in its directory until a restart: then the usual directories are
+//! searched as well.
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
@@ -16,7 +17,7 @@ use crate::service::control;
 use crate::telemetry::status::{Request, Response};
 use crate::{config, own_folder};
 
-/// For a daemon that may be another one to say whose it is.
+/// The limit for a daemon, possibly another one, to report its configuration.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 const RUNTIME_DIRECTORY_HELP: &str = "The daemon's runtime directory [default: daemon.runtimeDirectory of the \
@@ -41,7 +42,7 @@ impl Daemon {
         }
     }
 
-    /// The configuration that is meant.
+    /// The path of the configuration.
     pub(crate) fn config(&self) -> PathBuf {
         self.config.path()
     }
@@ -121,29 +122,30 @@ impl Daemon {
 
 enum Looked {
     Found(PathBuf),
-    /// What was looked into, the likeliest first; never none.
+    /// The searched directories, the likeliest first; never empty.
     Nowhere(Vec<PathBuf>),
 }
 
 /// Runtime directories in which the daemon of a configuration may be.
 #[derive(Debug, PartialEq, Eq)]
 struct Candidates {
-    /// The likeliest first; never none.
+    /// The likeliest first; never empty.
     own: Vec<PathBuf>,
-    /// Where it may have been before the configuration named another; a daemon that is there may be another one's.
+    /// Directories from before the configuration named another one; a daemon there may belong to another
+    /// configuration.
     usual: Vec<PathBuf>,
 }
 
 fn candidates(path: &Path, text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Candidates {
     let beside = path.parent().unwrap_or(Path::new(""));
-    // systemd separates several by colons; ours is the first.
+    // systemd separates several directories by colons; the first is Moontide's.
     let given = environment("RUNTIME_DIRECTORY").unwrap_or_default();
     let given = given
         .split(':')
         .next()
         .map(PathBuf::from)
         .filter(|directory| directory.is_absolute());
-    // The last is where the daemon is when systemd runs it, which gives that variable to nobody but the daemon.
+    // The last is the directory of a daemon under systemd, which sets that variable only for the daemon.
     let usual: Vec<PathBuf> = given
         .into_iter()
         .chain([
@@ -166,7 +168,7 @@ fn candidates(path: &Path, text: &str, environment: &dyn Fn(&str) -> Option<Stri
     }
 }
 
-/// A socket that a killed daemon left behind is none; one that others may not use is one all the same.
+/// The leftover socket of a killed daemon does not count; a socket without permission for this user does.
 fn listens(place: &Path) -> bool {
     match UnixStream::connect(place.join(config::SOCKET)) {
         Ok(_) => true,
@@ -174,7 +176,7 @@ fn listens(place: &Path) -> bool {
     }
 }
 
-/// Whether the daemon that is there runs this configuration.
+/// Whether the daemon in this directory runs this configuration.
 fn is_of(place: &Path, config: &Path) -> bool {
     let is_same = |other: &str| match (std::fs::canonicalize(config), std::fs::canonicalize(other))
     {

@@ -1,6 +1,6 @@
-//! `moontide skip`, `retry`, `pause` and `resume`: orders of an operator to a running daemon.
+//! `moontide skip`, `retry`, `pause` and `resume`: operator commands for a running daemon.
 //!
-//! The daemon decides and says what was done or why not; here it is only asked.
+//! The daemon decides, and reports the effect or the reason for a refusal; this file only sends the request.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! `moontide reload`: has the running daemon read its files again, and says how that ended.
+//! `moontide reload`: the running daemon reads its files again, and the command prints the result.
 //!
-//! It looks at no file itself: the daemon's own verdict is the one that counts.
+//! The command reads no file itself: only the daemon's verdict counts.
 
 use std::time::Duration;
 

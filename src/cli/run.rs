@@ -20,7 +20,7 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
     }))
 }
 
-/// Of a daemon that could not stop in time: also where it was asked to stop, that is a failure.
+/// The exit code of a daemon that could not stop in time: even after a requested stop, that is a failure.
 pub(super) fn code(ended: &Ended) -> u8 {
     match exit_of(ended) {
         Exit::Ok => Exit::Failed as u8,
@@ -37,7 +37,7 @@ fn exit_of(ended: &Ended) -> Exit {
     }
 }
 
-/// What a daemon's end means to the one who started it.
+/// The exit code for the end of a daemon.
 pub(super) fn exit(result: Result<Ended, StartError>) -> Exit {
     match result {
         Ok(ended) => exit_of(&ended),

@@ -19,7 +19,7 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
     } else {
         format!("{:#}", config::schema())
     };
-    // A reader that closes early (`| head`) has what it wanted.
+    // A reader that closes early (`| head`) has read enough.
     match writeln!(std::io::stdout(), "{}", text.trim_end()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Exit::Failed,
         _ => Exit::Ok,

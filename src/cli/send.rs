@@ -1,7 +1,7 @@
-//! `moontide send`: one message to a topic, and where the broker put it.
+//! `moontide send`: sends one message to a topic, and prints its partition and offset.
 //!
-//! To the broker of a running `moontide dev`, unless another one is asked for: a message meant for trying a handler must
-//! never end up in a real cluster because `dev` was not running.
+//! The default target is the broker of a running `moontide dev`: a test message must never reach a real cluster
+//! because `dev` was not running.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
@@ -71,7 +71,7 @@ fn send(arguments: &Arguments) -> Result<String> {
     ))
 }
 
-/// Whom to send to.
+/// The broker to send to.
 struct Target {
     properties: BTreeMap<String, Value>,
     description: String,
@@ -93,7 +93,7 @@ impl Target {
                 properties: properties.clone(),
             });
         }
-        // Whether the configuration is good does not matter: it is being written.
+        // A bad configuration does not matter here: its user is still writing it.
         match address::find(&arguments.daemon.likely_directory()?)? {
             Some(dev) => Ok(Self::plain(
                 &dev.brokers,
@@ -122,7 +122,7 @@ fn nobody_there(config: &Path) -> String {
     )
 }
 
-/// The properties of the consumer that takes the topic, else of the first one.
+/// The properties of the consumer with this topic, else of the first consumer.
 fn properties_for<'a>(config: &'a Config, topic: &str) -> &'a BTreeMap<String, Value> {
     let made = config.made_topics();
     let listener = config
@@ -171,7 +171,7 @@ fn parse_header(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// A typo must not make a topic.
+/// A mistyped name must not create a topic.
 fn expect_topic(topic: &str, existing: &[String]) -> Result<()> {
     if existing.iter().any(|each| each == topic) {
         return Ok(());

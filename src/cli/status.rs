@@ -1,4 +1,4 @@
-//! `moontide status`: what the running daemon does, and what keeps it from doing so.
+//! `moontide status`: the work of the running daemon, and its obstacles.
 
 mod picture;
 mod table;
@@ -13,7 +13,7 @@ use super::{Exit, locate, terminal};
 use crate::telemetry::status::{Request, Response, Status};
 use picture::{View, picture};
 
-/// A daemon answers at once, or something is wrong with it.
+/// A healthy daemon answers at once.
 const DEADLINE: Duration = Duration::from_secs(10);
 const WIDTH_DEFAULT: usize = 100;
 
@@ -61,7 +61,7 @@ fn view(all: bool) -> View {
         .unwrap_or_default();
     View {
         now: since_epoch.as_millis() as i64,
-        // A file or a pipe is as wide as it has to be.
+        // A file or a pipe has no limit of its width.
         width: (terminal && !all).then(|| columns.unwrap_or(WIDTH_DEFAULT)),
         all,
         colour: terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),

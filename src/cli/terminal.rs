@@ -1,6 +1,6 @@
-//! What subcommands say to people: lines, complaints, one question.
+//! The output of subcommands: lines, errors, one question.
 //!
-//! A reader that has gone away (`moontide … | head`) is no error. Colour only where somebody sees it: on a terminal, and
+//! A reader that has closed the pipe (`moontide … | head`) is no error. Colour appears only on a terminal, and
 //! without `NO_COLOR`.
 
 use std::fmt::Display;
@@ -17,7 +17,7 @@ pub(crate) fn complain(error: impl Display) {
     writeln!(io::stderr().lock(), "moontide: {error}").ok();
 }
 
-/// Says what a command has to say, or complains of what kept it from that.
+/// Prints the output of a command, or its error.
 pub(crate) fn print(result: anyhow::Result<impl Display>) -> Exit {
     match result {
         Ok(text) => {
@@ -31,7 +31,7 @@ pub(crate) fn print(result: anyhow::Result<impl Display>) -> Exit {
     }
 }
 
-/// Yes unless the answer begins with n; `None` where nobody could answer.
+/// Yes unless the answer begins with n; `None` without a person to answer.
 pub(crate) fn ask(question: &str) -> Option<bool> {
     let (input, mut output) = (io::stdin(), io::stdout());
     if !input.is_terminal() || !output.is_terminal() {
@@ -44,12 +44,12 @@ pub(crate) fn ask(question: &str) -> Option<bool> {
     Some(length > 0 && !answer.trim_start().to_lowercase().starts_with('n'))
 }
 
-/// Text that stands out.
+/// Emphasised text.
 pub(crate) fn bold(text: impl Display) -> String {
     paint("1", text)
 }
 
-/// Text that stands back.
+/// Dimmed text.
 pub(crate) fn dim(text: impl Display) -> String {
     paint("2", text)
 }
@@ -68,7 +68,7 @@ fn paint(code: &str, text: impl Display) -> String {
     }
 }
 
-/// How this program was called, for a command that somebody may copy: by its path where it is not on the `PATH`.
+/// The name of this program for a command to copy: its path if it is not on the `PATH`.
 pub(crate) fn program() -> String {
     let name = std::env::args().next().unwrap_or_default();
     if name.contains('/') {

@@ -1,4 +1,4 @@
-//! The threads: workers and consumers, started, given another bundle, and joined.
+//! The threads of workers and consumers: the fleet starts them, hands them a new bundle, and joins them.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
@@ -28,11 +28,11 @@ use crate::worker::{self, Worker};
 use super::topics::Topics;
 use super::{AFTER_DRAIN, StartError, load};
 
-/// How long one turn of a consumer's loop may take before the watchdog says that it stands still.
+/// The longest turn of a consumer's loop before the watchdog reports that the thread stands still.
 const CONSUMER_TURN: Duration = Duration::from_secs(10);
-/// How long a worker may take to swap: as long as an older VM drains, and a call runs.
+/// The longest swap of a worker: an older VM drains, and a call runs.
 const SWAP: Duration = Duration::from_secs(60);
-/// How long a thread may take to tell its status.
+/// How long a thread may take to answer with its status.
 const ANSWER: Duration = Duration::from_secs(1);
 
 pub(super) struct Fleet {
@@ -57,7 +57,7 @@ struct ConsumerThread {
     thread: Handle,
 }
 
-/// Who to ask, for the status and for what is done by hand, also while the fleet is busy with a reload.
+/// The mailboxes of all threads, for the status and for operator commands, also while a reload keeps the fleet busy.
 #[derive(Clone, Default)]
 pub(super) struct Roster(Arc<Mutex<Members>>);
 
@@ -67,12 +67,12 @@ struct Members {
     workers: Vec<Arc<Mailbox<ToWorker>>>,
     config: Option<Arc<Config>>,
     journal: Option<Journal>,
-    /// What the workers said last, for as long as they are busy.
+    /// The last answers of the workers, used while they are busy.
     said: Vec<WorkerSnapshot>,
 }
 
 impl Roster {
-    /// Tells every consumer to drain; to be told again does no harm.
+    /// Tells every consumer to drain. The call is idempotent.
     pub(super) fn close(&self, deadline: Instant) {
         let members = self.lock();
         if let Some(journal) = &members.journal {
@@ -83,8 +83,8 @@ impl Roster {
         }
     }
 
-    /// What every thread says of itself. A consumer that does not answer in time is `silent`; of a worker, which may be
-    /// in a long call, what it said last stands.
+    /// The snapshots of all threads. A consumer that does not answer in time is `silent`. A worker may be in a long
+    /// call: then its last answer stands.
     pub(super) fn ask(&self) -> (Vec<ConsumerSnapshot>, Vec<WorkerSnapshot>) {
         let members = self.lock();
         let consumers = members.consumers.iter();
@@ -120,7 +120,7 @@ impl Roster {
         (consumers, self.remember(workers))
     }
 
-    /// Puts what workers said in place of what they said before.
+    /// Replaces the earlier answers of the workers by newer ones.
     fn remember(&self, answers: Vec<Option<WorkerSnapshot>>) -> Vec<WorkerSnapshot> {
         let said = &mut self.lock().said;
         said.resize_with(answers.len(), WorkerSnapshot::default);
@@ -141,7 +141,7 @@ impl Roster {
         self.lock().workers.clone()
     }
 
-    /// The one in force.
+    /// The configuration in force.
     pub(super) fn config(&self) -> Option<Arc<Config>> {
         self.lock().config.clone()
     }
@@ -288,8 +288,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// Puts another bundle in force, whose VMs stand already. In this order: what is removed finishes with the routes
-    /// that it began with; workers swap between two calls; consumers follow, and take what is new.
+    /// Puts another bundle in force; its VMs are already built. The order: first, the removed parts of the old bundle
+    /// finish with the routes that they began with. Then the workers swap between two calls. At last the consumers
+    /// follow, and take the new parts.
     pub(super) fn apply(
         &mut self,
         bundle: &Arc<Bundle>,
@@ -314,7 +315,7 @@ impl Fleet {
             if !self.consumers.contains_key(&settings.name)
                 && let Err(error) = self.start_consumer(settings)
             {
-                // The new bundle is in force: without one of its consumers the daemon would be half alive.
+                // The new bundle is in force: without one of its consumers the daemon would do only part of its work.
                 let ending = Ending::Failed(format!("{error:#}"));
                 let _ = self.supervisor.endings().send(ending);
             }
@@ -335,7 +336,7 @@ impl Fleet {
             })
             .collect();
         for wait in waits {
-            // The consumer has its own, shorter deadline; one that is stuck is the watchdog's business.
+            // The consumer has its own, shorter deadline; the watchdog detects a consumer that is stuck.
             let _ =
                 wait.recv_timeout(deadline.saturating_duration_since(Instant::now()) + AFTER_DRAIN);
         }
@@ -353,7 +354,7 @@ impl Fleet {
             waits.push(wait);
         }
         for wait in waits {
-            // No answer: the worker has ended, which ends the daemon, or an old VM drains for longer than it may.
+            // Without an answer, the worker has ended, which ends the daemon, or an old VM drains beyond its limit.
             let _ = wait.recv_timeout(SWAP);
         }
     }
@@ -367,7 +368,7 @@ impl Fleet {
         }
     }
 
-    /// Drains and joins everything. Whether all of it ended in time.
+    /// Drains and joins all threads. Returns whether all of them ended in time.
     pub(super) fn stop(mut self, deadline: Instant) -> bool {
         for consumer in self.consumers.values() {
             consumer.inbox.send(ToConsumer::Close(deadline));
@@ -376,7 +377,7 @@ impl Fleet {
         for (_, consumer) in std::mem::take(&mut self.consumers) {
             in_time &= consumer.thread.join(deadline + AFTER_DRAIN);
         }
-        // Not before: what is drained may wait for a topic that is still to be created.
+        // Not earlier: a draining message may wait for a topic that is still to be created.
         let topics = self.topics.stop();
         for worker in &self.workers {
             worker.mailbox.send(ToWorker::Stop);
@@ -389,7 +390,7 @@ impl Fleet {
     }
 }
 
-/// Every call was given up with its worker, and so was what it waited for outside.
+/// Each worker has given up its calls, and thereby their waits outside.
 fn end_outside(app: &App, deadline: Instant) -> bool {
     let in_time = app.outside.drain(deadline);
     let Snapshot {
@@ -416,7 +417,7 @@ fn end_outside(app: &App, deadline: Instant) -> bool {
     in_time
 }
 
-/// What stands in the status for a consumer that did not answer.
+/// The status entry of a consumer that did not answer.
 fn silent(name: String) -> ConsumerSnapshot {
     ConsumerSnapshot {
         status: ConsumerStatus {

@@ -1,7 +1,7 @@
-//! The last resort of a stop: the process ends when the stop takes too long, whatever still holds it up.
+//! The last resort of a stop: when the stop takes too long, the process ends, even if a thread still blocks it.
 //!
-//! A thread that does not end may hold messages; librdkafka's client waits for these without a deadline, and so does the
-//! end of the process. Nothing unfinished was committed by then: the messages come again.
+//! A thread that does not end may hold messages. librdkafka's client waits for them without a deadline, and so does
+//! the end of the process. Unfinished messages are not committed at that moment: they are delivered again.
 #![expect(
     unsafe_code,
     reason = "_exit(2): no destructor may hold the process up"
@@ -25,7 +25,7 @@ pub(super) struct LastResort {
 }
 
 impl LastResort {
-    /// At that moment the process ends with `code`, whose log is flushed before.
+    /// At `at` the log is flushed, and the process ends with `code`.
     pub(super) fn arm(at: Instant, code: u8, flush: Flush, supervisor: &Supervisor) -> Self {
         let (disarm, disarmed) = mpsc::channel::<()>();
         let left = at.saturating_duration_since(Instant::now());
@@ -52,7 +52,7 @@ impl LastResort {
         }
     }
 
-    /// Stays armed until the process has ended, also when this is dropped.
+    /// Stays armed until the process has ended, even when this is dropped.
     pub(super) fn keep(&mut self) {
         self.is_kept = true;
     }

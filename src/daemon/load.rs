@@ -1,4 +1,4 @@
-//! From the disk to a bundle and its VMs: the road that start and reload share.
+//! The road from the disk to a bundle and its VMs, shared by start and reload.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use crate::lua::{App, Vm, Watchdog};
 
 use super::Adjust;
 
-/// Reads and checks; the error is for people, whole.
+/// Reads and checks the files; the error is complete, and written for people.
 pub(super) fn bundle(path: &Path, number: u64, adjust: Option<&Adjust>) -> Result<Bundle, String> {
     adjusted(bundle::load(path, number), adjust)
 }
 
-/// Checks what was read; the error is for people, whole.
+/// Checks a snapshot; the error is complete, and written for people.
 pub(super) fn check(
     snapshot: Snapshot<'_>,
     number: u64,
@@ -33,7 +33,7 @@ fn adjusted(bundle: Result<Bundle, Errors>, adjust: Option<&Adjust>) -> Result<B
     Ok(bundle)
 }
 
-/// One VM a worker, with init.lua run: when all of them stand the bundle is good.
+/// Builds one VM for each worker, and runs init.lua in it. The bundle is good when all VMs are built.
 pub(super) fn vms(bundle: &Bundle, app: &Arc<App>, watchdog: &Watchdog) -> Result<Vec<Vm>, String> {
     let pulse = watchdog.watch_current_thread("loader");
     (0..bundle.config.lua.workers)

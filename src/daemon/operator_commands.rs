@@ -1,7 +1,8 @@
-//! What is done by hand: skip, retry, pause, resume. Each is logged with who wanted it, and why.
+//! Operator commands: skip, retry, pause, resume. Each is logged with its operator and its reason.
 //!
-//! The workers do it, asked by letter; here is found out whom it concerns, and said why nothing was done. A pause is
-//! remembered for the status; the workers keep it themselves, also through a reload.
+//! The workers carry them out, on a letter. This file finds the workers concerned, and gives the reason when a
+//! command has no effect. The daemon remembers a pause for the status; the workers keep the pause itself, also
+//! through a reload.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use crate::nearest::nearest;
 use crate::service::control::Who;
 use crate::telemetry::status::{ConsumerStatus, Order, Paused, Response, Status};
 
-/// How long a worker may take to read its letters: as a rule a handler computes.
+/// How long a worker may take to read its letters: usually a handler computes meanwhile.
 const ANSWER: Duration = Duration::from_secs(20);
 
 #[derive(Clone)]
@@ -26,7 +27,7 @@ pub(super) struct OperatorCommands {
     status: Arc<Mutex<Status>>,
 }
 
-/// Done, or why not.
+/// The effect of a command, or the reason for its refusal.
 type Outcome = Result<String, String>;
 
 impl OperatorCommands {
@@ -34,12 +35,12 @@ impl OperatorCommands {
         Self { roster, status }
     }
 
-    /// Elsewhere, since it takes waiting.
+    /// Runs on another thread, since it waits.
     pub(super) fn carry_out(&self, order: Order, who: Who, answer: oneshot::Sender<Response>) {
         let hands = self.clone();
         tokio::task::spawn_blocking(move || {
             let outcome = hands.obey(order, &who);
-            // Whoever asked may have gone.
+            // The peer may have closed its connection.
             let _ = answer.send(outcome.map_or_else(Response::Error, Response::Done));
         });
     }
@@ -112,7 +113,7 @@ impl OperatorCommands {
         } = message;
         let (done, refused): (Vec<_>, Vec<_>) =
             replies.answers.into_iter().partition(Result::is_ok);
-        // Several groups may have it: what one did is not undone by what another could not.
+        // Several groups may have the message: the success in one stands, even if another refuses.
         let done: Vec<String> = done.into_iter().flatten().collect();
         if !done.is_empty() {
             let outcome = done.join("; ");
@@ -223,7 +224,7 @@ struct Replies<T> {
     is_late: bool,
 }
 
-/// Until every worker has answered or dropped its letter.
+/// Waits until every worker has answered or dropped its letter.
 fn replies<T>(receiver: &mpsc::Receiver<T>, until: Instant) -> Replies<T> {
     let mut answers = Vec::new();
     loop {
@@ -257,7 +258,7 @@ fn check_listener(config: &Config, name: Option<&str>) -> Result<(), String> {
     ))
 }
 
-/// Why no worker has the message.
+/// The reason why no worker has the message.
 fn why_not(consumers: &[ConsumerStatus], message: &Handle) -> String {
     let Handle {
         topic,

@@ -1,4 +1,4 @@
-//! A reload: the disk is read once, and what it holds comes into force whole or not at all.
+//! A reload: the disk is read once, and its content comes into force completely or not at all.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,17 +23,17 @@ pub(super) struct Reloader {
     guard: Arc<Guard>,
     status: Arc<Mutex<Status>>,
     drain: Arc<Mutex<Duration>>,
-    /// The folder of handlers as the disk has it now, also while that is bad: it is the one to watch.
+    /// The folder of handlers that the disk names now, even while its content is bad: the watch needs this one.
     handlers: PathBuf,
-    /// The hash of the bytes that were rejected last: they are not rejected aloud again.
+    /// The hash of the last rejected bytes: the same bytes are not logged as rejected again.
     rejected: Option<u64>,
 }
 
-/// How far a reload came.
+/// The result of a reload.
 enum Outcome {
     Applied(Difference),
     Unchanged,
-    /// The hash of what was read, if it could be read, and why it is bad.
+    /// The hash of the bytes, if they could be read, and the reason for the rejection.
     Rejected(Option<u64>, String),
 }
 
@@ -67,7 +67,7 @@ impl Reloader {
         self.handlers.clone()
     }
 
-    /// Blocks until it is in force, or rejected. `force`: also where the bytes are the same, and saying so.
+    /// Blocks until the bundle is in force or rejected. `force` also reloads unchanged bytes, and logs that.
     pub(super) fn reload(&mut self, force: bool) -> ReloadReport {
         let outcome = self.try_reload(force);
         let report = self.report(&outcome, force);
@@ -131,7 +131,7 @@ impl Reloader {
         Outcome::Applied(difference)
     }
 
-    /// What lies outside of the fleet and is live.
+    /// Applies the live keys outside of the fleet.
     fn follow(&mut self) {
         let config = &self.fleet.bundle().config;
         if let Err(error) = self.guard.set_level(&config.log.level) {

@@ -1,6 +1,6 @@
-//! The pages of the HTTP server, made of what the daemon's threads say when they are asked.
+//! The pages of the HTTP server, made from the answers of the daemon's threads.
 //!
-//! A page is made when it is asked for, never ahead: nothing is collected where nobody looks.
+//! A page is made on request, never ahead: without requests the daemon collects nothing.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,10 +18,10 @@ use crate::threads::supervisor::Supervisor;
 
 use super::fleet::Roster;
 
-/// How long a position may stand still where `[http]` says nothing of it.
+/// How long a position may stand still when `[http]` does not set it.
 const STALL_AFTER: Duration = Duration::from_secs(300);
 
-/// Who is asked.
+/// The threads and the status that a page is made from.
 #[derive(Clone)]
 pub(super) struct Responses {
     pub(super) roster: Roster,
@@ -30,7 +30,7 @@ pub(super) struct Responses {
     pub(super) guard: Arc<Guard>,
 }
 
-/// The status as it is now, and the counts behind it.
+/// The present status, and the counts behind it.
 pub(super) struct Gathered {
     pub(super) status: Status,
     consumers: Vec<ConsumerSnapshot>,
@@ -73,7 +73,7 @@ impl Responses {
     }
 }
 
-/// What systemd's watchdog asks too: whether every thread moves.
+/// The same question as systemd's watchdog: whether every thread moves.
 fn live(stalled: Option<Stalled>) -> Content {
     let why = stalled.as_ref().map(ToString::to_string);
     let thread = stalled.map(|stalled| stalled.thread);
@@ -90,7 +90,7 @@ fn json(is_well: bool, page: &impl serde::Serialize) -> Content {
     }
 }
 
-/// Asks every thread; this takes a second where one does not answer.
+/// Asks every thread; this takes a second when one of them does not answer.
 pub(super) fn gather(roster: &Roster, status: &Mutex<Status>) -> Gathered {
     let (mut consumers, workers) = roster.ask();
     mark_paused(&mut consumers, &workers);
@@ -112,7 +112,7 @@ pub(super) fn gather(roster: &Roster, status: &Mutex<Status>) -> Gathered {
     }
 }
 
-/// Every listener of the bundle in force, over all workers.
+/// Every listener of the bundle in force, merged over all workers.
 fn listeners(config: &Config, workers: &[WorkerSnapshot]) -> Vec<ListenerStatus> {
     let of_worker = |name: &str, worker: &WorkerSnapshot| {
         let mut listeners = worker.listeners.iter().map(|one| &one.status);
@@ -132,7 +132,7 @@ fn listeners(config: &Config, workers: &[WorkerSnapshot]) -> Vec<ListenerStatus>
     listeners.map(|listener| merged(&listener.name)).collect()
 }
 
-/// Only a partition's worker knows for whom its messages wait.
+/// Only a partition's worker knows which listener its messages wait for.
 fn mark_paused(consumers: &mut [ConsumerSnapshot], workers: &[WorkerSnapshot]) {
     let waiting: HashSet<_> = workers
         .iter()

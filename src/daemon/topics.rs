@@ -1,8 +1,10 @@
-//! Looks after the topics that must exist: asks for them, creates those that may be created, and says what is missing.
+//! The required topics: this thread looks them up, creates those that Moontide may create, and reports the missing
+//! ones.
 //!
-//! At the start on a thread of its own, again and again until there is an answer, so that a broker that is away delays
-//! nothing; what is missing then ends the daemon, as any other mistake in its configuration does. A reload asks itself,
-//! once: what is missing refuses it. For what a pattern matches later there is an ERROR.
+//! At the start a thread of its own asks again and again until the brokers answer, so that an unreachable broker
+//! delays nothing. A topic that is then missing ends the daemon, like any other mistake in its configuration. A
+//! reload asks once, on its own thread: a missing topic refuses the reload. A missing topic for a later match of a
+//! pattern is an ERROR.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,13 +21,13 @@ use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
 use crate::threads::supervisor::{Ending, Endings, Handle, Kind, Supervisor};
 
-/// How long one question may take.
+/// The deadline of one question.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// Between two rounds of questions without an answer.
+/// The pause between two rounds of questions without an answer.
 const AGAIN: Duration = Duration::from_secs(3);
-/// How often the thread turns at least, so that its hang is seen.
+/// The longest pause between two turns of the thread, so that its hang is detected.
 const TURN: Duration = Duration::from_secs(5);
-/// How long one turn may take: as some questions.
+/// The longest turn: the time of some questions.
 const TURN_MAX: Duration = Duration::from_secs(30);
 
 pub(super) struct Topics {
@@ -33,17 +35,18 @@ pub(super) struct Topics {
     thread: Handle,
 }
 
-/// What asking brought.
+/// The result of a round of questions.
 #[derive(Default)]
 pub(super) struct Found {
-    /// A sentence each.
+    /// One sentence for each missing topic.
     pub(super) missing: Vec<String>,
-    /// The brokers did not say, and why; without a reason they were not asked, as something else was to be done first.
+    /// Topics that the brokers gave no answer for, with the reason. Without a reason the daemon has not asked for
+    /// them, since another step had to come first.
     pub(super) open: Vec<(RequiredTopic, Option<String>)>,
 }
 
 impl Topics {
-    /// Begins to ask for what the literal topics of `config` need.
+    /// Starts the thread, which asks for the topics that the literal topics of `config` need.
     pub(super) fn start(config: &Arc<Config>, supervisor: &Supervisor) -> anyhow::Result<Self> {
         let mailbox = Arc::new(Mailbox::default());
         let checker = Checker {
@@ -59,12 +62,12 @@ impl Topics {
         Ok(Self { mailbox, thread })
     }
 
-    /// Where consumers tell what their patterns match.
+    /// The mailbox to which consumers send the matches of their patterns.
     pub(super) fn mailbox(&self) -> Arc<Mailbox<ToTopics>> {
         self.mailbox.clone()
     }
 
-    /// Another configuration is in force; these of its topics could not be asked for yet.
+    /// Follows another configuration in force; `open` are those of its topics without an answer yet.
     pub(super) fn follow(&self, config: &Arc<Config>, open: Vec<RequiredTopic>) {
         self.mailbox.send(ToTopics::Reload {
             config: config.clone(),
@@ -72,7 +75,7 @@ impl Topics {
         });
     }
 
-    /// Ends the thread; a question under way has its own deadline.
+    /// Ends the thread; a running question has its own deadline.
     pub(super) fn stop(self) -> Handle {
         self.thread.may_end();
         self.mailbox.send(ToTopics::Stop);
@@ -80,7 +83,7 @@ impl Topics {
     }
 }
 
-/// Asks, once, for what `new` needs beyond what `old` does.
+/// Asks, once, for the topics that `new` needs beyond those of `old`.
 pub(super) fn ask_for_new(old: &Config, new: &Config) -> Found {
     let before = required_topics::by_literals(old);
     let properties = |config: &Config, name: &str| {
@@ -110,10 +113,10 @@ struct Checker {
     open: Vec<Open>,
 }
 
-/// What was not answered yet.
+/// A topic without an answer yet.
 struct Open {
     needed: RequiredTopic,
-    /// The daemon does without it since it started: that it is missing is a mistake in the configuration.
+    /// The daemon has needed it since its start: a missing topic is then a mistake in the configuration.
     since_start: bool,
     is_told: bool,
 }
@@ -154,7 +157,7 @@ impl Checker {
         }
     }
 
-    /// What is needed no more is asked for no more; a reload that was accepted does not end the daemon later.
+    /// Topics that are no longer needed are dropped. An accepted reload does not end the daemon later.
     fn reload(&mut self, config: Arc<Config>, open: Vec<RequiredTopic>) {
         self.config = config;
         let literals = required_topics::by_literals(&self.config);
@@ -173,7 +176,7 @@ impl Checker {
                 !self.mailbox.is_empty()
             });
             if since_start && !found.missing.is_empty() {
-                // The daemon may be on its way out already.
+                // The daemon may be about to end already.
                 let _ = self.endings.send(Ending::Config(found.missing.join("\n")));
             } else {
                 for error in found.missing {
@@ -207,7 +210,8 @@ fn say_open(needed: &RequiredTopic, error: &str) {
     );
 }
 
-/// Asks for topics and creates what may be created. **Blocks** for a deadline a question, unless it `is_over` before.
+/// Asks for topics and creates those that Moontide may create. **Blocks** for one deadline a question, unless it
+/// `is_over` before.
 fn ask(config: &Config, needed: Vec<RequiredTopic>, is_over: &dyn Fn() -> bool) -> Found {
     let mut by_consumer: BTreeMap<String, Vec<RequiredTopic>> = BTreeMap::new();
     for one in needed {
@@ -235,7 +239,7 @@ fn ask(config: &Config, needed: Vec<RequiredTopic>, is_over: &dyn Fn() -> bool) 
     found
 }
 
-/// An error is that the brokers do not answer.
+/// An error means that the brokers do not answer.
 fn ask_of(
     consumer: &Consumer,
     needed: &[RequiredTopic],

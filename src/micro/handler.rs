@@ -1,6 +1,6 @@
-//! A handler in a VM of its own, called again and again with one message.
+//! A handler in a VM of its own, called repeatedly with one message.
 //!
-//! It knows nothing of lanes and of the worker around it.
+//! It depends neither on lanes nor on a worker.
 
 use std::sync::Arc;
 

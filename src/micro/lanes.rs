@@ -1,6 +1,7 @@
-//! Lanes whose messages wait, as a worker treats them: each begins or lines up when it comes, and gives way when it ends.
+//! Lanes whose messages wait, as in a worker: a message begins or queues when it arrives, and leaves its lane when it
+//! ends.
 //!
-//! It runs nothing: between the two there is a call of a handler.
+//! It runs no handler: between the two steps, a worker has a call.
 
 use std::collections::VecDeque;
 
@@ -9,11 +10,11 @@ use crate::kafka::Message;
 use crate::message::OwnedRecord;
 use crate::rules::lanes::{self, Lane, LaneState, Stage};
 
-/// By which messages find their lanes.
+/// The rule that assigns messages to lanes.
 #[derive(Clone, Copy, Debug)]
 pub enum Order {
     Partition,
-    /// So many keys, which take turns.
+    /// This many keys, in turn.
     Keys(u64),
     None,
 }
@@ -26,7 +27,7 @@ pub struct Lanes {
     running: VecDeque<u64>,
 }
 
-/// Messages that have not come yet.
+/// Messages that have not arrived yet.
 pub struct Messages(Vec<Message>);
 
 const NAMES: [&str; 1] = ["orders"];
@@ -42,7 +43,7 @@ impl Lanes {
         }
     }
 
-    /// The next ones, which come before any others are asked for.
+    /// The next messages; they must arrive before the next request for messages.
     pub fn messages(&self, count: u64) -> Messages {
         let keys = match self.order {
             Order::Keys(keys) => keys,
@@ -59,13 +60,13 @@ impl Lanes {
         Messages((self.next..self.next + count).map(message).collect())
     }
 
-    /// Messages that come while others wait.
+    /// Messages that arrive while others wait.
     pub fn arrive(&mut self, messages: Messages) {
         self.push(messages);
         self.begin();
     }
 
-    /// So many calls end, those that began first before the others, and what waits for them begins.
+    /// This many calls end, the oldest first, and the messages that wait for them begin.
     pub fn finish(&mut self, messages: u64) {
         for _ in 0..messages {
             let key = self.running.pop_front().expect("something runs");
@@ -87,7 +88,7 @@ impl Lanes {
         }
     }
 
-    /// Messages that come and are done at once, whatever the order: none gets a lane.
+    /// Messages that arrive and are done at once, with any `Order`: none gets a lane.
     pub fn pass(&mut self, messages: Messages) {
         self.push(messages);
         while self.inner.fresh().is_some() {
@@ -95,8 +96,8 @@ impl Lanes {
         }
     }
 
-    /// What has not begun begins, or lines up behind what is under way in its lane. Where that is the partition, it
-    /// stays where it is.
+    /// Each new message begins, or queues behind the running one of its lane. If the lane is the whole partition, the
+    /// message stays in place.
     fn begin(&mut self) {
         let ordering = match self.order {
             Order::Partition => Ordering::Partition,

@@ -1,6 +1,6 @@
 //! The offsets of a partition with a fixed number of messages in flight, and the metadata of its commits.
 //!
-//! Messages end in the order of arrival, or by chance, which is the same chance in every run.
+//! Messages end in the order of arrival, or in a random order, which is the same in every run.
 
 use crate::rules::commit_metadata::{self, Agreement, Finished};
 use crate::rules::offsets::{Arrival, Position, Tracker};
@@ -9,13 +9,13 @@ pub struct Offsets {
     tracker: Tracker,
     /// Numbers, in no order.
     in_flight: Vec<u64>,
-    /// Of the message that ends next where they end in their order.
+    /// The index of the message that ends next, when messages end in their order.
     oldest: usize,
     next: i64,
     chance: fastrand::Rng,
 }
 
-/// What a commit says of the messages beyond its position.
+/// The metadata of a commit: the finished messages beyond its position.
 pub struct Metadata {
     place: Agreement,
     finished: Finished,
@@ -59,25 +59,25 @@ impl Offsets {
         self.tracker.finish(number..number + 1);
     }
 
-    /// The message that came first ends, and another comes.
+    /// The oldest message ends, and another arrives.
     pub fn in_order(&mut self) {
         let index = self.oldest;
         self.oldest = (index + 1) % self.in_flight.len();
         self.replace(index);
     }
 
-    /// Any message ends, and another comes. Not to be mixed with `in_order`.
+    /// A random message ends, and another arrives. Must not be combined with `in_order`.
     pub fn in_any_order(&mut self) {
         let index = self.chance.usize(..self.in_flight.len());
         self.replace(index);
     }
 
-    /// What a commit would say now.
+    /// The position that a commit would have now.
     pub fn position(&self) -> i64 {
         self.tracker.target().offset
     }
 
-    /// What is finished beyond it, as ranges; how many these are.
+    /// Collects the finished messages beyond the position as ranges, and returns the number of ranges.
     pub fn beyond(&self) -> usize {
         self.tracker.beyond().ranges.len()
     }
@@ -108,7 +108,7 @@ impl Metadata {
         commit_metadata::encode(self.place, &self.finished)
     }
 
-    /// How many ranges are read.
+    /// Returns the number of ranges that it reads.
     pub fn decode(&self) -> usize {
         let finished = commit_metadata::decode(&self.text, self.place, i64::MAX);
         finished.expect("what was written is read").ranges.len()

@@ -1,6 +1,7 @@
-//! A worker without its thread and without Kafka: batches go in as letters, and what is finished comes out.
+//! A worker without its thread and without Kafka: batches go in as letters, and finished messages come out.
 //!
-//! Its partition belongs to a client that knows no broker. The messages' bytes are their own, not a fetch buffer's.
+//! Its partition belongs to a client that knows no broker. The messages own their bytes, which are not a fetch
+//! buffer's.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -94,7 +95,7 @@ impl Worker {
         })
     }
 
-    /// Runs every message of it, and tells the consumer what is finished.
+    /// Runs every message of the batch, and reports the finished ones to the consumer.
     pub fn run(&mut self, batch: Batch) {
         self.inner.take(batch.0);
         self.partition.inbox.take(&mut self.letters);
@@ -109,7 +110,7 @@ impl Worker {
 }
 
 fn partition() -> Partition {
-    // Without a group there would be no consumer; without brokers it stays alone.
+    // A consumer needs a group; without brokers it stays alone.
     let properties = [("group.id", "micro")].into_iter();
     let client = Client::new(properties, Arc::new(|| ())).expect("a client without brokers");
     let of = Shared {

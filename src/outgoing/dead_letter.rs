@@ -1,7 +1,7 @@
-//! What a dead letter is: the message as it came, and headers that say where it was and why it is here.
+//! A dead letter: the unchanged message, and headers with its origin and the reason.
 //!
-//! Pure: a record and the facts in, the record to send out. Key, value, foreign headers and timestamp stay as they are,
-//! byte for byte. A message that is dead-lettered again keeps its first origin, in whichever style that stands.
+//! Pure: a record and the facts in, the record to send out. Key, value, foreign headers and timestamp stay unchanged,
+//! byte for byte. A message that is dead-lettered again keeps its first origin, whatever the style of that.
 //!
 //! | | `moontide` (text) | `spring` | `connect` (text) |
 //! | --- | --- | --- | --- |
@@ -13,9 +13,9 @@
 //! | error | `moontide-error` | `kafka_dlt-exception-message` | `__connect.errors.exception.message` |
 //! | traceback | `moontide-traceback` | `kafka_dlt-exception-stacktrace` | `__connect.errors.exception.stacktrace` |
 //!
-//! In every style also `moontide-listener`, `moontide-attempts`, `moontide-first-failure`, `moontide-last-failure`
-//! (milliseconds since the epoch, as timestamps are) and `moontide-bundle`, as text; where the value had to be left out,
-//! `moontide-value-dropped` with its length. `spring` adds `kafka_dlt-exception-fqcn`, `connect` adds
+//! Every style also has `moontide-listener`, `moontide-attempts`, `moontide-first-failure`, `moontide-last-failure`
+//! (milliseconds since the epoch, like timestamps) and `moontide-bundle`, as text. `moontide-value-dropped` has the
+//! length of a value that was left out. `spring` adds `kafka_dlt-exception-fqcn`. `connect` adds
 //! `__connect.errors.exception.class.name`, `….stage` and `….connector.name` (the listener), for tools that expect them.
 
 use crate::config::{DeadLetter, HeaderStyle};
@@ -23,10 +23,10 @@ use crate::message::{Outgoing, Record};
 use crate::outgoing::failed_message::FailedMessage;
 use crate::outgoing::retry_topic;
 
-/// Bytes of an error and of a traceback: all headers count against what the topic takes of a message.
+/// The most bytes of an error and of a traceback: all headers count against the topic's limit for a message.
 const ERROR_MAX: usize = 4 << 10;
 const TRACEBACK_MAX: usize = 16 << 10;
-/// What stands where a text was cut.
+/// The mark at the end of a cut string.
 const CUT: &str = "…";
 
 const LISTENER: &str = "moontide-listener";
@@ -36,20 +36,20 @@ const LAST_FAILURE: &str = "moontide-last-failure";
 const BUNDLE: &str = "moontide-bundle";
 const VALUE_DROPPED: &str = "moontide-value-dropped";
 
-/// What tools that sort by the class of an exception get to see.
+/// The class of the exception for tools that sort by it.
 const CLASS: &str = "moontide.HandlerFailed";
 
-/// Where a message was first.
+/// The first origin of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
     pub(crate) topic: Vec<u8>,
     pub(crate) partition: i32,
     pub(crate) offset: i64,
-    /// Absent where a foreign tool did not say.
+    /// Absent if a foreign tool did not write it.
     pub(crate) timestamp_ms: Option<i64>,
 }
 
-/// What a style calls things.
+/// The header names of a style.
 struct Names {
     topic: &'static str,
     partition: &'static str,
@@ -104,8 +104,8 @@ const CONNECT: Names = Names {
 
 const CONNECTOR: &str = "__connect.errors.connector.name";
 
-/// The dead letter of `source`, which may stand in a retry topic: what counts is where it came from. It goes to the partition of the same number; where there is none, the outbox decides by
-/// the key.
+/// The dead letter of `source`, which may come from a retry topic: its origin counts. The dead letter goes to the
+/// partition of the same number; if that does not exist, the outbox decides by the key.
 pub(crate) fn record(
     policy: &DeadLetter,
     source: &dyn Record,
@@ -175,8 +175,8 @@ pub(crate) fn record(
     }
 }
 
-/// Makes a letter that was too large smaller: without the traceback, then without the error. `false`: nothing is left to
-/// leave out but the value.
+/// Makes a dead letter that was too large smaller: without the traceback, then without the error. `false`: only the
+/// value is left to remove.
 pub(crate) fn shrink(policy: &DeadLetter, outgoing: &mut Outgoing) -> bool {
     let names = names(policy.header_style);
     [names.traceback, names.error].into_iter().any(|name| {
@@ -188,8 +188,8 @@ pub(crate) fn shrink(policy: &DeadLetter, outgoing: &mut Outgoing) -> bool {
     })
 }
 
-/// The letter with an empty value in place of its own, and a header that says how long that was. Not with a null value:
-/// in a compacted topic that would delete the earlier letters of its key.
+/// Gives the dead letter an empty value, and a header with the length of the removed one. A null value would delete
+/// the earlier dead letters of its key in a compacted topic.
 pub(crate) fn without_value(outgoing: &mut Outgoing) {
     let length = outgoing.value.as_ref().map_or(0, Vec::len);
     let name = VALUE_DROPPED.as_bytes();
@@ -200,7 +200,7 @@ pub(crate) fn without_value(outgoing: &mut Outgoing) {
     outgoing.value = Some(Vec::new());
 }
 
-/// Where a message was before it was dead-lettered first; of several styles the one whose header comes first.
+/// The origin of a message before its first dead letter; of several styles the one whose header comes first counts.
 pub(crate) fn origin(source: &dyn Record) -> Option<Origin> {
     let styles = [&MOONTIDE, &SPRING, &CONNECT];
     let mut found: [Found; 3] = Default::default();
@@ -227,17 +227,17 @@ pub(crate) fn origin(source: &dyn Record) -> Option<Origin> {
     let is_same = |one: &Origin| {
         one.topic == first.topic && (one.partition, one.offset) == (first.partition, first.offset)
     };
-    // Kafka Connect has no header for it, and another style may have.
+    // Kafka Connect has no header for it, but another style may have one.
     first.timestamp_ms = first
         .timestamp_ms
         .or(same.filter(is_same).find_map(|one| one.timestamp_ms));
     Some(first)
 }
 
-/// The headers of one style, as far as they were read.
+/// The headers of one style that were read.
 #[derive(Default)]
 struct Found {
-    /// With its place among those of all styles.
+    /// With its index among the headers of all styles.
     topic: Option<(usize, Vec<u8>)>,
     partition: Option<i64>,
     offset: Option<i64>,
@@ -286,7 +286,7 @@ fn names(style: HeaderStyle) -> &'static Names {
     }
 }
 
-/// Whether a header is written anew. What another style wrote is foreign and stays.
+/// Whether a header is written again. A header of another style is foreign and stays.
 fn is_replaced(style: HeaderStyle, name: &[u8]) -> bool {
     let of = |names: &Names| {
         [
@@ -313,7 +313,7 @@ fn text(number: impl Into<i128>) -> Vec<u8> {
     number.into().to_string().into_bytes()
 }
 
-/// The text, or as many of its characters as fit together with a sign that it was cut.
+/// The text, or as many of its characters as fit together with the mark of a cut.
 fn cut(text: &str, most: usize) -> Vec<u8> {
     if text.len() <= most {
         return text.into();

@@ -1,4 +1,4 @@
-//! A message that failed, as its dead letter and its retry record tell of it.
+//! A failed message, as described in its dead letter and its retry record.
 
 /// The coordinates of a failed message, its attempts and its last error.
 #[derive(Clone, Copy, Debug)]

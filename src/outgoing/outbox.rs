@@ -1,8 +1,8 @@
-//! What the workers of one consumer send: dead letters and durable retries.
+//! The sends of the workers of one consumer: dead letters and durable retries.
 //!
-//! Never blocks whoever sends. Its producers are made when they are needed first, so that a daemon whose handlers do not
-//! fail pays nothing for them. Every record is answered exactly once, also when the outbox is closed. It must not know
-//! what the records are.
+//! A send never blocks its caller. The producers are created at the first send, so that a daemon whose handlers do
+//! not fail pays nothing for them. Every record is answered exactly once, also when the outbox is closed. The outbox
+//! must not depend on the meaning of the records.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,14 +16,14 @@ use crate::kafka::producer::{self, Acknowledged, Failure, Outgoing, Producer};
 use crate::kafka::property::Value;
 use crate::threads::supervisor::{Handle, Kind, Supervisor};
 
-/// How long a record may take, tries of its own included.
+/// The limit for a record, including the producer's own retries.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// How long it may take to drop a producer that ended for good: nothing waits for that.
+/// How long the drop of a failed producer may take; nothing waits for it.
 const DROP_MAX: Duration = Duration::from_secs(40);
 
-/// A topic that must exist is never created by a slip; one that was created just now may take so long to be known. What
-/// is sent lies in memory twice, and its originals count against the budget of messages in flight: the queue takes that
+/// A required topic is never created by mistake; one created just now may take this long to be known. A sent record
+/// lies in memory twice, and its original counts against the budget of messages in flight. So the queue takes that
 /// budget and the largest message that a consumer gets.
 const PROPERTIES: [(&str, &str); 4] = [
     ("allow.auto.create.topics", "false"),
@@ -32,24 +32,24 @@ const PROPERTIES: [(&str, &str); 4] = [
     ("queue.buffering.max.kbytes", "140000"),
 ];
 
-/// Why a record was not acknowledged, in a sentence that names its topic.
+/// The reason why a record was not acknowledged, in a sentence that names its topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// More bytes than the topic takes, also when it is sent alone.
+    /// More bytes than the topic accepts, even for the record alone.
     TooLarge(String),
-    /// The topic never takes this record, whatever else is in its request.
+    /// The topic never accepts this record, whatever other records are in the request.
     ForGood(String),
-    /// It may be taken later.
+    /// A later send may succeed.
     Other(String),
 }
 
 /// Called exactly once.
 pub(crate) type Then = Box<dyn FnOnce(Result<Acknowledged, Refused>) + Send>;
 
-/// Of one consumer, whose brokers it sends to; shared by the workers.
+/// The outbox of one consumer, for that consumer's brokers; shared by the workers.
 pub(crate) struct Outbox {
     supervisor: Supervisor,
-    /// The consumer's.
+    /// The name of the consumer.
     name: String,
     properties: BTreeMap<String, Value>,
     producers: Mutex<Producers>,
@@ -61,7 +61,7 @@ struct Producers {
     together: Option<Arc<Producer>>,
     /// One record a request: a broker refuses a whole request for one record in it.
     alone: Option<Arc<Producer>>,
-    /// Producers that ended for good are dropped on a thread: that waits, and whoever sends must not.
+    /// A thread drops the failed producers: the drop waits, and a sender must not wait.
     buried: Vec<Handle>,
 }
 
@@ -86,8 +86,9 @@ impl Outbox {
         }
     }
 
-    /// Sends a record without waiting. To its partition if the topic has that, else by its key. `then` is called exactly
-    /// once, by a thread that it must not block; or before this returns, where the record was not even taken.
+    /// Sends a record without waiting: to its partition if the topic has that, else by its key. `then` is called
+    /// exactly once, by a thread that it must not block. If the record was not even accepted, it is called before
+    /// this returns.
     pub(crate) fn send(self: &Arc<Self>, record: Outgoing, then: Then) {
         self.send_by(Way::Together, record, then);
     }
@@ -162,7 +163,8 @@ impl Outbox {
         Ok(producer)
     }
 
-    /// Waits for the answers until then; what has none by then is answered with that, and so is everything from now on.
+    /// Waits for the answers until `deadline`. Then every record without an answer is refused, and so is every later
+    /// record.
     pub(crate) fn close(&self, deadline: Instant) {
         let (open, buried) = {
             let mut producers = self.lock();
@@ -185,14 +187,14 @@ impl Outbox {
     }
 }
 
-/// What follows from a refusal.
+/// The consequence of a refusal.
 enum Next {
-    /// The record is sent again, changed so.
+    /// The record is sent again with this change.
     Again(Way, fn(&mut Outgoing)),
     Tell(fn(String) -> Refused),
 }
 
-/// A cure is taken only for what is known of this record: from the answer to a request of its own.
+/// A cure is applied only to a known cause in this record: from the answer to a request of its own.
 fn next(way: Way, record: &Outgoing, refusal: Refusal) -> Next {
     match (refusal, way) {
         (Refusal::NoPartition, _) if record.partition.is_some() => {
@@ -203,7 +205,7 @@ fn next(way: Way, record: &Outgoing, refusal: Refusal) -> Next {
         (Refusal::Timestamp, Way::Alone) if record.timestamp_ms.is_some() => {
             Next::Again(way, |record| record.timestamp_ms = None)
         }
-        // With the present time already: two clocks differ, until somebody sets one.
+        // The record has the present time already: the clocks differ, until an operator corrects one.
         (Refusal::Timestamp | Refusal::Neighbour, Way::Alone) => Next::Tell(Refused::Other),
         (Refusal::TooLarge, Way::Alone) => Next::Tell(Refused::TooLarge),
         (Refusal::ForGood, Way::Alone) => Next::Tell(Refused::ForGood),

@@ -1,7 +1,7 @@
 //! Topics that must exist before a message fails: those of dead letters and of durable retries.
 //!
-//! Pure: a configuration and names of topics in, what is needed and the sentence for what is missing out. A topic that is
-//! missing is found at the start and at a reload, not by the first message that fails.
+//! Pure: a configuration and names of topics in, the required topics and the sentence for a missing one out. A
+//! missing topic is detected at the start and at a reload, not by the first message that fails.
 
 use std::fmt::{self, Write as _};
 
@@ -12,7 +12,7 @@ use crate::topic_name;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RequiredTopic {
     pub(crate) topic: String,
-    /// Whose messages go there; it has as many partitions.
+    /// The topic whose messages go there; the required topic has as many partitions.
     pub(crate) source: String,
     pub(crate) consumer: String,
     pub(crate) listener: String,
@@ -20,10 +20,11 @@ pub(crate) struct RequiredTopic {
     pub(crate) create: Create,
 }
 
-/// Whether Moontide may make a topic that is missing, by rising rank.
+/// Whether Moontide may create a missing topic, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Create {
-    /// A pattern took the source, which is made itself: topics would be made of topics without end.
+    /// The source was matched by a pattern and is itself a derived topic: topics would be created from topics without
+    /// end.
     Never,
     /// `allowAutoTopicCreation` is false.
     No,
@@ -36,16 +37,16 @@ pub(crate) enum Purpose {
     Retries,
 }
 
-/// Settings of every topic that Moontide creates, where the brokers know them: it takes any timestamp. Kafka 4 refuses
-/// those more than an hour ahead, and a dead letter has the timestamp of its message.
+/// Settings of every topic that Moontide creates, if the brokers know them: the topic accepts any timestamp. Kafka 4
+/// refuses timestamps more than an hour ahead, and a dead letter has the timestamp of its message.
 pub(crate) const ANY_TIMESTAMP: &[(&str, &str)] = &[
     ("message.timestamp.after.max.ms", "9223372036854775807"),
     ("message.timestamp.before.max.ms", "9223372036854775807"),
 ];
 
 impl Purpose {
-    /// A topic's own settings. Dead letters keep the timestamps of their messages: one of an old message would be gone
-    /// at once where retention counts from those.
+    /// A topic's own settings. Dead letters keep the timestamps of their messages. If retention counted from those,
+    /// the dead letter of an old message would be deleted at once.
     pub(crate) fn settings(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::DeadLetters => &[("retention.ms", "-1")],
@@ -70,7 +71,7 @@ impl fmt::Display for Purpose {
     }
 }
 
-/// What the literal topics need.
+/// The topics that the literal topics need.
 pub(crate) fn by_literals(config: &Config) -> Vec<RequiredTopic> {
     let mut needed = Vec::new();
     for consumer in &config.consumers {
@@ -85,7 +86,7 @@ pub(crate) fn by_literals(config: &Config) -> Vec<RequiredTopic> {
     needed
 }
 
-/// What topics that a pattern of that consumer's matches need.
+/// The topics that the matches of that consumer's pattern need.
 pub(crate) fn by_matches(config: &Config, consumer: &str, sources: &[&str]) -> Vec<RequiredTopic> {
     let mut needed = Vec::new();
     let made = config.made_topics();
@@ -108,7 +109,7 @@ fn of<'a>(config: &'a Config, consumer: &'a Consumer) -> impl Iterator<Item = &'
     listeners.filter(|listener| listener.consumer == consumer.name)
 }
 
-/// Each topic once; it is created where one of those who need it allows that.
+/// Adds each topic once. It may be created if one of the listeners that need it allows that.
 fn add(
     needed: &mut Vec<RequiredTopic>,
     consumer: &Consumer,
@@ -154,7 +155,8 @@ fn add(
 }
 
 impl RequiredTopic {
-    /// Why it can't be done without, and the command that creates it. `refused`: why it was not created though it may be.
+    /// The reason why the topic is required, and the command that creates it. `refused`: why an allowed creation
+    /// failed.
     pub(crate) fn missing(
         &self,
         brokers: &str,

@@ -1,8 +1,8 @@
-//! Durable retries: what a message that waits in a retry topic is.
+//! Durable retries: the record of a message that waits in a retry topic.
 //!
-//! Pure: a record and the facts in, the record to send out, and back. The record says by its headers for which listener
-//! of which group it waits, until when, how often it has run, and where it came from. Its timestamp is the time at which
-//! it was put there, so that the topic's retention counts from then; the message's own stands in a header.
+//! Pure: a record and the facts in, the record to send out, and back. The headers of the record name the listener and
+//! group for which it waits. They also have its due time, its number of runs, and its origin. Its timestamp is the
+//! time of the send, so that the topic's retention counts from then; a header keeps the message's own timestamp.
 
 use std::time::Duration;
 
@@ -22,32 +22,32 @@ const OFFSET: &str = "moontide-retry-offset";
 const TIMESTAMP: &str = "moontide-retry-timestamp";
 const FIRST_FAILURE: &str = "moontide-retry-first-failure";
 
-/// What a message in a retry topic says of itself.
+/// The headers of a message in a retry topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Origin {
     pub(crate) listener: String,
     pub(crate) group: String,
     /// Runs so far.
     pub(crate) attempts: u32,
-    /// Milliseconds since the epoch before which it does not run.
+    /// The time before which it does not run, in milliseconds since the epoch.
     pub(crate) due_ms: i64,
     pub(crate) topic: String,
     pub(crate) partition: i32,
     pub(crate) offset: i64,
-    /// Of the message itself; -1 where the broker kept none.
+    /// The timestamp of the message itself; -1 if the broker kept none.
     pub(crate) timestamp_ms: i64,
     pub(crate) first_failure_ms: i64,
 }
 
-/// A message of a retry topic, as it was in its own: offset, timestamp and headers are those of the message itself.
+/// A message of a retry topic, as in its source topic: offset, timestamp and headers are those of the message itself.
 pub(crate) struct Original<'a> {
     record: &'a dyn Record,
     offset: i64,
     timestamp_ms: i64,
 }
 
-/// How long a message waits in a retry topic after run number `attempts` (from 1) failed; `None` when it was the last, or
-/// there are no such topics. Without an end of attempts the longest delay is repeated.
+/// The delay in a retry topic after run number `attempts` (from 1) failed. `None` after the last run, or without
+/// retry topics. Without a limit of attempts the longest delay is repeated.
 pub(crate) fn delay(policy: &Retry, attempts: u32) -> Option<Duration> {
     if policy.attempts.is_some_and(|most| attempts >= most) {
         return None;
@@ -56,8 +56,8 @@ pub(crate) fn delay(policy: &Retry, attempts: u32) -> Option<Duration> {
     policy.topics.get(index).or(policy.topics.last()).copied()
 }
 
-/// The record that waits for `delay` from the last failure on. It goes to the partition of the same number; where there
-/// is none, the outbox decides by the key.
+/// The record that waits for `delay` from the last failure on. It goes to the partition of the same number; if that
+/// does not exist, the outbox decides by the key.
 pub(crate) fn record(source: &dyn Record, facts: &FailedMessage<'_>, delay: Duration) -> Outgoing {
     let origin = origin(facts.topic, source).unwrap_or_else(|| Origin::first(facts, source));
     let mut headers = Vec::new();
@@ -92,8 +92,8 @@ pub(crate) fn record(source: &dyn Record, facts: &FailedMessage<'_>, delay: Dura
     }
 }
 
-/// What a record of the retry topic `topic` says of itself; `None` for one of any other topic, whatever its headers say,
-/// and for one that nobody put there for a retry. Of a header that repeats the last counts: it was added last.
+/// The origin in a record of the retry topic `topic`. `None` for a record of any other topic, whatever its headers,
+/// and for a record that was not put there for a retry. Of a repeated header the last one counts: it was added last.
 pub(crate) fn origin(topic: &str, record: &dyn Record) -> Option<Origin> {
     read(record).filter(|origin| {
         topic
@@ -152,7 +152,7 @@ pub(crate) fn is_own_header(name: &[u8]) -> bool {
 }
 
 impl Origin {
-    /// Of a message that has not been in a retry topic.
+    /// The origin of a message that has not been in a retry topic.
     pub(crate) fn first(facts: &FailedMessage<'_>, source: &dyn Record) -> Self {
         Self {
             topic: facts.topic.to_owned(),

@@ -1,9 +1,10 @@
 //! The control socket: `moontide.sock` in the runtime directory, by which the command line talks to the daemon.
 //!
-//! One request a connection: a line of JSON there, a line of JSON back. It carries [`Request`] and [`Response`] and
-//! knows nothing of what they mean. Invariants: a runtime directory has one daemon (a lock decides, not the socket,
-//! which a killed process leaves behind); only the daemon's user can talk to it; whoever connects and says nothing,
-//! or too much, costs a bounded time and memory, and keeps no other peer waiting. A socket that is deleted is made anew.
+//! One request a connection: the client sends one line of JSON, the daemon answers with one. The socket carries
+//! [`Request`] and [`Response`], and does not depend on their meaning. Invariants: a runtime directory has one
+//! daemon. A lock decides, not the socket, which a killed process leaves behind. Only the daemon's user can talk to
+//! it. A peer that sends nothing, or too much, costs a bounded time and memory, and delays no other peer. A deleted
+//! socket is created again.
 
 mod who;
 
@@ -33,18 +34,18 @@ const LOCK: &str = "moontide.lock";
 
 const CONNECTIONS_MAX: usize = 64;
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
-/// The status of some hundred thousand partitions.
+/// The size of a status with some hundred thousand partitions.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
-/// For a peer to send its line, and to take ours.
+/// The limit for the peer to send its line, and again to read the answer.
 const PEER_DEADLINE: Duration = Duration::from_secs(2);
-/// For the daemon to answer: a reload may wait for a bundle that still drains.
+/// The limit for the daemon's answer: a reload may wait for a bundle that still drains.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(600);
-/// Between two looks whether the socket's file is still there.
+/// The interval at which the existence of the socket's file is checked.
 const LOOK: Duration = Duration::from_secs(1);
 /// Without file descriptors every accept fails at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// A request, who it comes from, and where its answer goes.
+/// A request, its peer, and the channel for its answer.
 #[derive(Debug)]
 pub(crate) struct Ask {
     pub(crate) request: Request,
@@ -59,14 +60,15 @@ pub(crate) struct Server {
     path: PathBuf,
     /// Device and inode of the socket's file.
     file: (u64, u64),
-    /// Lines about a socket that cannot be made anew.
+    /// Limits the log lines about a socket that cannot be created again.
     failures: RateLimit,
-    /// Held as long as this lives. The file stays: removing it would let two processes lock two files of one name.
+    /// Held during the life of the server. The file stays: its removal would let two processes lock two files of one
+    /// name.
     _lock: File,
 }
 
 impl Server {
-    /// Takes the runtime directory, which is made when missing.
+    /// Takes the runtime directory, and creates it if it is missing.
     pub(crate) fn bind(directory: &Path) -> Result<Self> {
         let path = socket_path(directory)?;
         own_folder::make(directory).with_context(|| {
@@ -74,7 +76,8 @@ impl Server {
             format!("cannot create runtime directory `{directory}`; `daemon.runtimeDirectory` names another")
         })?;
         let lock = lock(directory)?;
-        // Ours is the lock, so a socket is a leftover, unless somebody deleted the lock's file under a daemon.
+        // This process has the lock, so a socket is a leftover, unless the lock's file was deleted under a running
+        // daemon.
         match UnixStream::connect(&path) {
             Ok(_) => bail!(
                 "another moontide runs with runtime directory `{}`",
@@ -96,7 +99,7 @@ impl Server {
         })
     }
 
-    /// Answers until the receiver of `requests` is gone.
+    /// Answers requests until the receiver of `requests` is gone.
     pub(crate) async fn serve(mut self, requests: mpsc::Sender<Ask>) -> Result<()> {
         let mut listener = self.listener()?;
         let mut connections = Connections::new(CONNECTIONS_MAX);
@@ -133,7 +136,8 @@ impl Server {
         listener.with_context(|| format!("control socket `{}`", self.path.display()))
     }
 
-    /// Makes the socket anew where its file was deleted; whether it did. A file that another process put there stays.
+    /// Creates the socket again if its file was deleted, and returns whether it did. The file of another process
+    /// stays.
     fn restore(&mut self) -> bool {
         let is_missing = std::fs::symlink_metadata(&self.path)
             .is_err_and(|error| error.kind() == ErrorKind::NotFound);
@@ -159,7 +163,7 @@ impl Server {
     }
 }
 
-/// A socket at this path that its owner alone may use, and which file it is.
+/// Binds a socket at this path for its owner alone, and returns the identity of its file.
 fn listen(path: &Path) -> std::io::Result<(UnixListener, (u64, u64))> {
     let listener = UnixListener::bind(path)?;
     lengthen_backlog(&listener)?;
@@ -187,7 +191,7 @@ pub(crate) fn answers(directory: &Path) -> bool {
     UnixStream::connect(directory.join(SOCKET)).is_ok()
 }
 
-/// Asks the daemon of a runtime directory.
+/// Sends a request to the daemon of a runtime directory.
 pub(crate) fn ask(directory: &Path, request: &Request, deadline: Duration) -> Result<Response> {
     let until = Instant::now() + deadline;
     let path = socket_path(directory)?;
@@ -249,7 +253,7 @@ fn lock(directory: &Path) -> Result<File> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
-            // Only for the message, and empty for a moment after the lock was taken.
+            // Only for the error message; the file is empty for a moment after the lock is taken.
             let _ = (&file).take(20).read_to_string(&mut pid);
             let pid = if pid.is_empty() {
                 String::new()
@@ -276,7 +280,7 @@ async fn converse(mut stream: tokio::net::UnixStream, requests: mpsc::Sender<Ask
     let mut line = Vec::new();
     let mut reader = BufReader::new(reader.take(REQUEST_BYTES_MAX));
     let response = match timeout(PEER_DEADLINE, reader.read_until(b'\n', &mut line)).await {
-        // Whoever looked whether somebody is there, or went away.
+        // The peer only checked for a daemon, or closed the connection.
         Ok(Ok(0) | Err(_)) => return,
         Err(_) => Response::Error(format!("no request within {} s", PEER_DEADLINE.as_secs())),
         Ok(Ok(length)) if length as u64 == REQUEST_BYTES_MAX => Response::Error(format!(
@@ -296,7 +300,7 @@ async fn converse(mut stream: tokio::net::UnixStream, requests: mpsc::Sender<Ask
         return;
     };
     line.push(b'\n');
-    // A peer that went away or does not read has chosen so.
+    // A peer that closed the connection or does not read loses its answer.
     let _ = timeout(PEER_DEADLINE, writer.write_all(&line)).await;
 }
 

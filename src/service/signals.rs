@@ -1,10 +1,10 @@
 //! Signals, as one token with one deadline.
 //!
-//! The first SIGTERM, SIGINT or SIGQUIT asks for a drain, the second ends the process at once. SIGHUP opens the log file
-//! again and asks for a reload. SIGUSR1 and SIGUSR2 do nothing, with a line in the log. SIGXFSZ, a log file at the limit
-//! of its size, does nothing either: the write has failed, and its line is counted. A thread of their own hears them, so
-//! that the second one works however busy the rest is. SIGPIPE has no effect: Rust ignores it, and Lua's watchdog puts an
-//! empty handler in place of that.
+//! The first SIGTERM, SIGINT or SIGQUIT starts a drain, the second ends the process at once. SIGHUP opens the log
+//! file again and starts a reload. SIGUSR1 and SIGUSR2 have no effect except a line in the log. SIGXFSZ, sent for a
+//! log file at its size limit, has no effect either: the write has failed, and its line is counted. A thread of their
+//! own receives the signals, so that the second signal works while all other threads are busy. SIGPIPE has no effect:
+//! Rust ignores it, and Lua's watchdog replaces that by an empty handler.
 #![expect(
     unsafe_code,
     reason = "_exit(2) for the second signal: no destructor may hold the process up"
@@ -21,24 +21,24 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// How often the thread turns at least, so that its hang is seen.
+/// The longest pause between two turns of the thread, so that its hang is detected.
 const TURN: Duration = Duration::from_secs(5);
-/// How long one turn may take.
+/// The longest turn.
 const TURN_MAX: Duration = Duration::from_secs(15);
 /// How long the thread may take to end.
 const END: Duration = Duration::from_secs(1);
 
-/// Whether a stop was asked for, and until when the drain may last. Cheap to clone.
+/// Whether a stop was requested, and the deadline of the drain. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Shutdown(watch::Receiver<Option<Instant>>);
 
 impl Shutdown {
-    /// The end of the drain, once a stop was asked for.
+    /// The deadline of the drain, once a stop was requested.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         *self.0.borrow()
     }
 
-    /// Ends when a stop is asked for, or when nobody is left who could ask.
+    /// Ends when a stop is requested, or when the last trigger is gone.
     pub(crate) async fn requested(&self) {
         let mut receiver = self.0.clone();
         // An error means that the trigger is gone: the process is ending anyway.
@@ -46,14 +46,14 @@ impl Shutdown {
     }
 }
 
-/// Asks for the stop. Whoever holds one may: a signal, a fatal error, a test.
+/// Requests the stop. Every holder may do so: a signal, a fatal error, a test.
 #[derive(Clone, Debug)]
 pub(crate) struct Trigger {
     sender: watch::Sender<Option<Instant>>,
 }
 
 impl Trigger {
-    /// Returns whether this was the first request; later ones do not move the deadline.
+    /// Returns whether this was the first request; later requests do not move the deadline.
     pub(crate) fn request(&self, drain: Duration) -> bool {
         self.sender.send_if_modified(|deadline| {
             let is_first = deadline.is_none();
@@ -70,14 +70,14 @@ pub(crate) fn channel() -> (Trigger, Shutdown) {
     (Trigger { sender }, Shutdown(receiver))
 }
 
-/// What arrived.
+/// A signal that arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Arrived {
     /// SIGTERM, SIGINT, SIGQUIT.
     Stop(&'static str),
     /// SIGHUP.
     Hangup,
-    /// SIGUSR1, SIGUSR2: a signal without a meaning here, which would end the process without a drain.
+    /// SIGUSR1, SIGUSR2: signals without a meaning here. Their default action would end the process without a drain.
     Other(&'static str),
     /// SIGXFSZ.
     FileTooLarge,
@@ -93,15 +93,15 @@ impl Arrived {
     }
 }
 
-/// What to do about it.
+/// The reaction to a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
     Drain,
     End,
     Reload,
-    /// The log file only.
+    /// Reopens the log file, and nothing else.
     Reopen,
-    /// What signals there are.
+    /// Logs the list of signals.
     Explain,
     Nothing,
 }
@@ -117,20 +117,20 @@ fn action(is_stopping: bool, arrived: Arrived) -> Action {
     }
 }
 
-/// What the signals lead to.
+/// The effects of the signals.
 pub(crate) struct Reactions {
     pub(crate) trigger: Trigger,
-    /// How long the drain may take, asked for when the signal arrives.
+    /// The limit of the drain, read when the signal arrives.
     pub(crate) drain: Box<dyn Fn() -> Duration + Send>,
-    /// Opens the log file again; it may have been renamed. Waits for nothing.
+    /// Opens the log file again, which may have been renamed. Does not wait.
     pub(crate) reopen: Box<dyn Fn() + Send>,
-    /// One item a SIGHUP. A full queue drops it: the reload that waits will read the newest files.
+    /// One item for each SIGHUP. A full queue drops it: the reload that waits will read the newest files.
     pub(crate) reloads: mpsc::Sender<()>,
-    /// Runs before the process ends at the second signal: it writes what the log still holds.
+    /// Runs before the process ends at the second signal: it writes the lines that the log still holds.
     pub(crate) flush: Box<dyn Fn() + Send>,
 }
 
-/// The thread that hears signals; dropping it ends and joins it.
+/// The thread that receives signals; dropping it ends and joins the thread.
 #[derive(Debug)]
 pub(crate) struct Signals {
     stop: Option<oneshot::Sender<()>>,
@@ -138,7 +138,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// When this returns, the handlers stand: no later signal takes its default action.
+    /// Returns when the signal handlers are installed: no later signal takes its default action.
     pub(crate) fn listen(reactions: Reactions, supervisor: &Supervisor) -> anyhow::Result<Self> {
         let context = "cannot listen to signals";
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -243,9 +243,9 @@ async fn hear(ears: &mut Ears, reactions: &Reactions, beat: &Beat) {
                 unsafe { libc::_exit(1) }
             }
             Action::Reload => {
-                // First, so that the lines of the reload are in the new file.
+                // Comes first, so that the lines of the reload are in the new file.
                 (reactions.reopen)();
-                // A full queue has a reload that will read the newest files.
+                // A full queue holds a reload that will read the newest files.
                 let _ = reactions.reloads.try_send(());
             }
             Action::Reopen => (reactions.reopen)(),

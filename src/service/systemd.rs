@@ -1,8 +1,8 @@
-//! What the service manager is told, and when the watchdog may believe that all is well.
+//! Notifications to the service manager, and the condition for a watchdog ping.
 //!
-//! Outside systemd (no `NOTIFY_SOCKET`) every notification is a no-op, so that nobody asks. **A watchdog ping is sent
-//! only while every registered thread moves**: one from a timer of its own would prove nothing. A broker that is away
-//! stops no thread and therefore no ping.
+//! Outside systemd (no `NOTIFY_SOCKET`) every notification is a no-op, so that no caller has to check. **A watchdog
+//! ping is sent only while every registered thread moves**: a ping from a timer of its own would prove nothing. An
+//! unreachable broker stops no thread and therefore no ping.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -15,24 +15,24 @@ use crate::log::log;
 use crate::rate_limit::RateLimit;
 use crate::threads::progress::Progress;
 
-/// How often the threads are looked at. Each turns its loop at least once a second.
+/// The interval at which the threads are checked. Each turns its loop at least once a second.
 const LOOK: Duration = Duration::from_secs(1);
-/// Between two lines about a thread that stands still.
+/// The pause between two log lines about a thread that stands still.
 const STALLED_WINDOW: Duration = Duration::from_secs(10);
 
-/// The service manager, as far as it listens.
+/// The connection to the service manager, if there is one.
 #[derive(Debug)]
 pub(crate) struct Notifier {
-    /// Half of `WatchdogSec=`, if the unit has it and means this process.
+    /// Half of `WatchdogSec=`, if the unit sets it for this process.
     watchdog: Option<Duration>,
-    /// The last status sent, so that one that says the same is not sent again.
+    /// The last status sent, so that an equal status is not sent again.
     status: Mutex<String>,
-    /// A manager that cannot be reached is worth one line, never an end.
+    /// An unreachable manager is logged once, and never ends the daemon.
     has_failed: AtomicBool,
 }
 
 impl Notifier {
-    /// The manager that the environment names, if it names one.
+    /// The manager that the environment names, if any.
     pub(crate) fn of_environment() -> Self {
         let watchdog = sd_notify::watchdog_enabled()
             .map(|limit| limit / 2)
@@ -52,12 +52,12 @@ impl Notifier {
         }
     }
 
-    /// Config and Lua are loaded; the broker may be away.
+    /// Config and Lua are loaded; the broker may be unreachable.
     pub(crate) fn ready(&self) {
         self.send(&[NotifyState::Ready]);
     }
 
-    /// One line that a person can read in `systemctl status`.
+    /// Sends one line for the reader of `systemctl status`.
     pub(crate) fn status(&self, text: &str) {
         let text = one_line(text);
         let mut last = self.status.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,9 +67,9 @@ impl Notifier {
         }
     }
 
-    /// A reload has begun; `ready` ends it, also when it was rejected.
+    /// A reload has begun; `ready` ends it, also when the bundle was rejected.
     pub(crate) fn reloading(&self) {
-        // A reload by notification is only complete with the time at which it began, in the same datagram.
+        // systemd accepts a reload notification only with the time of its begin in the same datagram.
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.send(&[NotifyState::Reloading, now]),
             Err(error) => {
@@ -82,13 +82,13 @@ impl Notifier {
         self.send(&[NotifyState::Stopping]);
     }
 
-    /// Whatever the manager waits for (start, stop) may take this much longer, from now.
+    /// From now on, the manager's current timeout (start or stop) lasts this much longer.
     pub(crate) fn extend_timeout(&self, by: Duration) {
         let usec = u32::try_from(by.as_micros()).unwrap_or(u32::MAX);
         self.send(&[NotifyState::ExtendTimeoutUsec(usec)]);
     }
 
-    /// How often to ping, if at all.
+    /// The interval of the pings, if the unit wants any.
     pub(crate) fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog
     }
@@ -97,8 +97,8 @@ impl Notifier {
         self.send(&[NotifyState::Watchdog]);
     }
 
-    /// Looks at the threads every second and pings while all of them move. Runs until it is dropped; without a watchdog
-    /// it only says which thread stands still.
+    /// Checks the threads every second, and pings while all of them move. Runs until it is dropped. Without a
+    /// watchdog it only logs which thread stands still.
     pub(crate) async fn watch(&self, progress: &Progress) {
         let interval = self.watchdog_interval();
         let mut look = tokio::time::interval(interval.map_or(LOOK, |interval| interval.min(LOOK)));

@@ -1,9 +1,9 @@
-//! Notices that config or handlers may have changed.
+//! Detects that config or handlers may have changed.
 //!
-//! It says no more than "may": whoever is told reads everything and compares. It knows neither the config nor Lua.
-//! Invariants: it never fails the start (where file events are refused it looks for itself), nothing that happens after
-//! a signal is missed (watches are armed before it is given), and a save is signalled within [`Pace::limit`] however
-//! many follow it. A slow look at the contents makes up for file systems without events.
+//! A signal only means "may": its receiver reads all files and compares. The watch depends neither on the config nor
+//! on Lua. Invariants: it never fails the start; where file events are refused, it polls. No change after a signal is
+//! missed, since watches are armed before the signal. A save is signalled within [`Pace::limit`], even when further
+//! saves follow. A slow comparison of the contents covers file systems without events.
 
 mod paths;
 
@@ -21,12 +21,13 @@ use tokio::sync::mpsc;
 
 use paths::{Compare, Paths};
 
-/// Directories that appear while others are being armed are looked for this often; then it is left to the next signal.
+/// The most rounds of a search for directories that appear while others are being armed; after that the next signal
+/// finds them.
 const ARM_ROUNDS_MAX: usize = 4;
 
-/// How often the thread turns at least, so that its hang is seen.
+/// The longest pause between two turns of the thread, so that its hang is detected.
 const TURN: Duration = Duration::from_secs(5);
-/// How long one turn may take: the disk may be slow.
+/// The longest turn: the disk may be slow.
 const TURN_MAX: Duration = Duration::from_secs(30);
 /// How long the thread may take to end.
 const END: Duration = Duration::from_secs(1);
@@ -38,16 +39,16 @@ pub(crate) struct Watch {
     thread: Option<Handle>,
 }
 
-/// When to signal and when to look.
+/// The times of signals and checks.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
-    /// So long nothing must have happened: an editor may be half done.
+    /// A signal waits for this long a time without events: an editor may still be writing.
     quiet: Duration,
-    /// But no longer than this after the first event.
+    /// The longest delay after the first event.
     limit: Duration,
-    /// Between two looks where events are refused.
+    /// The interval of checks when events are refused.
     poll: Duration,
-    /// Between two looks at the contents, always; also how long a lost watch stays lost at most.
+    /// The interval at which contents are always compared; also the longest time for which a lost watch stays lost.
     slow: Duration,
 }
 
@@ -58,12 +59,12 @@ const PACE: Pace = Pace {
     slow: Duration::from_secs(30),
 };
 
-/// Makes the source of events; another one in tests.
+/// Creates the source of events; tests use another one.
 type Connect = fn(Arc<Shared>) -> notify::Result<Box<dyn Watcher + Send>>;
 
 impl Watch {
-    /// Watches until dropped. The first signal comes at once, when everything is armed: what changed between the
-    /// caller's reading and now is not lost.
+    /// Watches until it is dropped. The first signal comes as soon as all watches are armed: a change between the
+    /// caller's reading and that moment is not lost.
     pub(crate) fn start(
         config: PathBuf,
         handlers: PathBuf,
@@ -106,13 +107,14 @@ impl Watch {
         })
     }
 
-    /// Waits until something may have changed; several changes may be one signal. `None`: the watch has ended, which
-    /// it never does of itself. Nothing is lost when the future is dropped.
+    /// Waits until a file may have changed; several changes may be one signal. `None` means that the watch has ended,
+    /// which it never does unasked. Dropping the future loses nothing.
     pub(crate) async fn changed(&mut self) -> Option<()> {
         self.changes.recv().await
     }
 
-    /// Watches another folder of handlers from now on; a signal follows when it is armed. The same folder is no news.
+    /// Watches another folder of handlers from now on; a signal follows when the watch is armed. The same folder has
+    /// no effect.
     pub(crate) fn rearm(&self, handlers: PathBuf) {
         self.shared.lock().handlers = Some(handlers);
         self.shared.wake.notify_one();
@@ -130,7 +132,8 @@ impl Drop for Watch {
     }
 }
 
-/// What the watch's thread hears of: events, and its owner's wishes. State instead of a queue, so it has a bound.
+/// The input of the watch's thread: events, and the requests of its owner. It is state instead of a queue, so it has
+/// a bound.
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
@@ -145,7 +148,7 @@ struct State {
     stop: bool,
 }
 
-/// Events that have not been signalled yet.
+/// Events without a signal so far.
 #[derive(Clone, Copy, Debug)]
 struct Unrest {
     first: Instant,
@@ -156,7 +159,7 @@ struct Unrest {
 enum Wake {
     Settled,
     Look,
-    /// Nothing to do but to show that the thread moves.
+    /// The thread only shows that it moves.
     Turn,
     Handlers(PathBuf),
     Stop,
@@ -164,14 +167,14 @@ enum Wake {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere leaves nothing half done in here.
+        // A panic elsewhere leaves this state consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Called by the source of events, on its thread.
     fn note(&self, event: notify::Result<notify::Event>) {
         let mut state = self.lock();
-        // An error is a loss of events: anything may have changed.
+        // An error is a loss of events: any file may have changed.
         if event.map_or(true, |event| state.places.concern(&event)) {
             state.stir();
             drop(state);
@@ -228,7 +231,7 @@ impl Unrest {
     }
 }
 
-/// The watch's thread.
+/// The state of the watch's thread.
 struct Eye {
     shared: Arc<Shared>,
     changes: mpsc::Sender<()>,
@@ -238,10 +241,10 @@ struct Eye {
     connect: Connect,
     watcher: Option<Box<dyn Watcher + Send>>,
     armed: BTreeSet<PathBuf>,
-    /// Events are refused, at least for a directory that matters.
+    /// Events are refused, at least for an essential directory.
     refused: bool,
     warned: bool,
-    /// Fingerprints at the last look, by stat and by contents.
+    /// Fingerprints at the last check, by stat and by contents.
     seen: (u64, u64),
 }
 
@@ -263,7 +266,7 @@ impl Eye {
                 Wake::Stop => return,
                 Wake::Turn => {}
                 Wake::Settled => {
-                    // Before the signal: what its receiver misses while it reads is an event.
+                    // Before the signal: a change that its receiver misses while it reads is an event.
                     self.arm();
                     self.signal();
                 }
@@ -275,7 +278,7 @@ impl Eye {
                 }
                 Wake::Look if Instant::now() >= slow_at => {
                     slow_at = Instant::now() + self.pace.slow;
-                    // Finds also what was deleted and made anew where nobody was told.
+                    // This also finds files that were deleted and created again without an event.
                     let places = self.arm();
                     if places.fingerprint(Compare::Contents) != self.seen.1 {
                         self.shared.lock().stir();
@@ -297,19 +300,19 @@ impl Eye {
             places.fingerprint(Compare::Stat),
             places.fingerprint(Compare::Contents),
         );
-        // A full channel has a signal that nobody has taken yet: that one does for this change as well.
+        // A full channel holds an unread signal, which covers this change as well.
         let _ = self.changes.try_send(());
     }
 
-    /// Watches whatever has to be watched now, also what is watched already: a directory that was deleted and made
-    /// anew has lost its watch, though its path is the same.
+    /// Arms all needed watches, also those that exist: a directory that was deleted and created again has lost its
+    /// watch, though its path is the same.
     fn arm(&mut self) -> Arc<Paths> {
         let mut places = Arc::new(Paths::of(&self.config, &self.handlers));
         for round in 1..=ARM_ROUNDS_MAX {
             self.shared.lock().places = Arc::clone(&places);
             let refusal = self.arm_all(&places);
             self.report(refusal);
-            // A directory that appeared meanwhile in one that was not watched yet told nobody.
+            // A directory that appeared meanwhile inside an unwatched one has raised no event.
             let again = Arc::new(Paths::of(&self.config, &self.handlers));
             if again == places {
                 break;
@@ -331,7 +334,7 @@ impl Eye {
             },
         };
         let mut refusal = None;
-        // Parents come first, so that one who sees a folder vanish here is told when it comes back.
+        // Parents come first: if a folder vanishes at this moment, the watch on its parent reports its return.
         for (path, essential) in places.targets() {
             match watcher.watch(path, RecursiveMode::NonRecursive) {
                 Ok(()) => _ = self.armed.insert(path.clone()),
@@ -341,7 +344,7 @@ impl Eye {
         }
         let targets: BTreeSet<&PathBuf> = places.targets().map(|(path, _)| path).collect();
         for path in self.armed.iter().filter(|path| !targets.contains(path)) {
-            // It may be gone, and its watch with it.
+            // The directory may be gone, and its watch with it.
             let _ = watcher.unwatch(path);
         }
         self.armed.retain(|path| targets.contains(path));

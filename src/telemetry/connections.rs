@@ -1,7 +1,7 @@
 //! The connections of a server: a bounded number of tasks. A new connection ends the oldest idle one.
 //!
-//! A connection is idle while its peer is to act: it has sent no whole request, or takes no answer. A peer that says
-//! nothing holds up no other peer, however many of them there are.
+//! A connection is idle while it waits for its peer: the peer has not sent a whole request, or does not read the
+//! answer. Silent peers, in any number, delay no other peer.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use socket2::SockRef;
 use tokio::task::{AbortHandle, JoinSet};
 
-/// Connections that the system keeps until they are accepted; with the 128 of Rust, a burst of them delays the next one by
-/// a second.
+/// The kernel's queue of connections that wait for an accept. With Rust's 128, a burst of connections delays the next
+/// one by a second.
 const BACKLOG: i32 = 1024;
 
-/// Lets more connections wait to be accepted.
+/// Lets more connections wait for an accept.
 pub(crate) fn lengthen_backlog<'s>(listener: impl Into<SockRef<'s>>) -> io::Result<()> {
     listener.into().listen(BACKLOG)
 }
@@ -23,13 +23,13 @@ pub(crate) fn lengthen_backlog<'s>(listener: impl Into<SockRef<'s>>) -> io::Resu
 pub(crate) struct Connections {
     max: usize,
     tasks: JoinSet<()>,
-    /// Connections that were added since the last turn of the others.
+    /// Connections that were added since the others last had a turn.
     fresh: usize,
     /// The oldest first.
     open: VecDeque<(AbortHandle, Seat)>,
 }
 
-/// What a connection says of itself; idle at first.
+/// The state that a connection reports; idle at first.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seat {
     is_busy: Arc<AtomicBool>,
@@ -41,7 +41,7 @@ impl Seat {
         self.is_busy.store(true, Ordering::Relaxed);
     }
 
-    /// The peer is to act.
+    /// The connection waits for its peer.
     pub(crate) fn idle(&self) {
         self.is_busy.store(false, Ordering::Relaxed);
     }
@@ -61,13 +61,13 @@ impl Connections {
         }
     }
 
-    /// Whether one more can be had: a place is free, or an idle connection has it.
+    /// Whether there is room for one more: a place is free, or an idle connection has it.
     pub(crate) fn has_room(&self) -> bool {
         self.open.len() < self.max || self.open.iter().any(|(_, seat)| seat.is_idle())
     }
 
-    /// Starts a connection, and ends the oldest idle one where no place is free. Now and then every connection has its
-    /// turn, so that one whose request has arrived is not taken for idle.
+    /// Starts a connection, and ends the oldest idle one if no place is free. Now and then every connection has its
+    /// turn, so that one whose request has arrived does not count as idle.
     pub(crate) async fn add<F>(&mut self, connection: impl FnOnce(Seat) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -89,7 +89,7 @@ impl Connections {
         }
     }
 
-    /// Waits until a connection ends; for ever where there is none.
+    /// Waits until a connection ends; without any, for ever.
     pub(crate) async fn one_ends(&mut self) {
         if self.tasks.join_next().await.is_none() {
             std::future::pending::<()>().await;

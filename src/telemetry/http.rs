@@ -1,8 +1,8 @@
-//! The HTTP server of `[http]`: `/metrics`, `/live`, `/ready` and `/status`, to read and nothing else.
+//! The HTTP server of `[http]`: `/metrics`, `/live`, `/ready` and `/status`, read-only.
 //!
-//! It carries pages and knows nothing of what they say: whoever made it has the [`Source`]. **A peer costs a bounded
-//! time and memory**: so many connections at once, one request each, and a deadline for all of it. **An idle peer
-//! costs other peers nothing**: a new connection ends the oldest idle one.
+//! It serves pages and does not depend on their content, which comes from the [`Source`] of its owner. **A peer costs
+//! a bounded time and memory**: connections are limited, each has one request, and a deadline covers all of it. **An
+//! idle peer costs other peers nothing**: a new connection ends the oldest idle one.
 
 mod accept;
 mod patient;
@@ -29,12 +29,12 @@ use super::metrics::Format;
 use patient::Patient;
 
 const CONNECTIONS_MAX: usize = 64;
-/// For a peer to say what it wants.
+/// The limit for a peer to send its request.
 const HEADERS: Duration = Duration::from_secs(2);
-/// For a peer that takes no byte of its answer.
+/// The limit for a peer that reads no byte of its answer.
 const IDLE: Duration = Duration::from_secs(2);
 const HEADER_BYTES_MAX: usize = 16 << 10;
-/// From the connection to the end of the answer.
+/// The limit from the connection to the end of the answer.
 const CONNECTION: Duration = Duration::from_secs(20);
 /// Without file descriptors every accept fails at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -51,7 +51,7 @@ pub(crate) enum Page {
     Status,
 }
 
-/// A page as it is now. `is_well` tells 200 from 503.
+/// A page at the present moment. `is_well` selects 200 or 503.
 #[derive(Debug)]
 pub(crate) struct Content {
     pub(crate) is_well: bool,
@@ -59,7 +59,7 @@ pub(crate) struct Content {
     pub(crate) text: String,
 }
 
-/// Makes pages; it may block for a second or so.
+/// Makes pages; it may block for about a second.
 pub(crate) type Source = Arc<dyn Fn(Page) -> Content + Send + Sync>;
 
 #[derive(Debug)]
@@ -79,7 +79,7 @@ impl Server {
     /// Answers until it is dropped. Runs on the daemon's runtime; pages are made on threads of their own.
     pub(crate) async fn serve(self, source: Source) -> Result<()> {
         let listener = tokio::net::TcpListener::from_std(self.0).context("http.listen")?;
-        // The tests wait for this line: with port 0 it is the only one who knows the address.
+        // The tests wait for this line: with port 0 only the log has the address.
         log!(info, http, address = %listener.local_addr()?, "http listens");
         let mut connections = Connections::new(CONNECTIONS_MAX);
         loop {
@@ -100,7 +100,7 @@ impl Server {
     }
 }
 
-/// One connection, one request: a scrape every few seconds gains nothing from keeping it open.
+/// One connection, one request: a scrape every few seconds gains nothing from an open connection.
 async fn converse(stream: tokio::net::TcpStream, source: Source, seat: Seat) {
     let service = service_fn(|request| {
         let (source, seat) = (source.clone(), seat.clone());
@@ -117,7 +117,7 @@ async fn converse(stream: tokio::net::TcpStream, source: Source, seat: Seat) {
         .max_buf_size(HEADER_BYTES_MAX)
         .keep_alive(false)
         .serve_connection(TokioIo::new(Patient::new(stream, IDLE)), service);
-    // A peer that went away, sent no request or does not read has chosen so.
+    // A peer that closed the connection, sent no request or does not read gets no answer.
     let _ = timeout(CONNECTION, connection).await;
 }
 
@@ -149,7 +149,7 @@ async fn answer(
     })
 }
 
-/// Why there is no page.
+/// The reason for a missing page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refused {
     NotFound,

@@ -1,8 +1,9 @@
 //! The log: one subscriber for the process, and the guard that flushes it.
 //!
-//! Lines go to standard error or journald, and to a rolling file when the config names one. It knows nothing of what is
-//! logged. **The guard lives in `main`**: dropped earlier, the file would lose its last lines. Neither a reader that
-//! has gone nor a full disk stops the daemon; what could not be written is counted and told, whatever the sink.
+//! Lines go to standard error or journald, and to a rolling file when the config names one. The log does not depend
+//! on the content of its lines. **The guard lives in `main`**: dropped earlier, the file would lose its last lines.
+//! Neither a reader that has closed the pipe nor a full disk stops the daemon. Every sink counts and reports its
+//! dropped lines.
 
 mod fields;
 mod file;
@@ -41,25 +42,25 @@ use queue::Queue;
 use sink::{Form, Surroundings};
 use stderr::Stderr;
 
-/// Between two warnings of dropped lines.
+/// The pause between two warnings of dropped lines.
 const DROPPED_WINDOW: Duration = Duration::from_secs(10);
 /// How long the end of the log may take.
 const END: Duration = Duration::from_secs(1);
 
-/// For whom the lines on standard error are.
+/// The reader of the lines on standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Audience {
     /// A service: whole lines for machines and journals.
     Daemon,
-    /// Somebody in front of it (`moontide dev`): short lines, in local time, coloured on a terminal.
+    /// A person at a terminal (`moontide dev`): short lines, in local time, coloured on a terminal.
     Person,
 }
 
-/// What the layers of lines stand on.
+/// The base of the layers that write lines.
 type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
 type Boxed = Box<dyn Layer<Filtered> + Send + Sync>;
 
-/// Keeps the log going. Dropping it writes what the file still lacks.
+/// Keeps the log running. Dropping it writes the lines that the file still lacks.
 #[must_use]
 pub(crate) struct Guard {
     filter: reload::Handle<EnvFilter, Registry>,
@@ -68,17 +69,17 @@ pub(crate) struct Guard {
     dropped: Mutex<Dropped>,
 }
 
-/// Where lines go.
+/// The places that lines go to.
 #[derive(Clone, Default)]
 struct Sinks {
     stderr: Stderr,
-    /// In place of standard error.
+    /// Replaces standard error.
     journal: Option<Journal>,
     file: Option<Queue>,
 }
 
 impl Sinks {
-    /// Lines that did not get there, since the start.
+    /// Dropped lines by sink, since the start.
     fn dropped(&self) -> [u64; 3] {
         let journal = self.journal.as_ref().map_or(0, Journal::dropped_lines);
         let file = self.file.as_ref().map_or(0, Queue::dropped_lines);
@@ -86,7 +87,7 @@ impl Sinks {
     }
 }
 
-/// What was said of dropped lines.
+/// The dropped lines that are already reported.
 struct Dropped {
     told: [u64; 3],
     limit: RateLimit,
@@ -102,7 +103,7 @@ impl Default for Dropped {
 }
 
 impl Dropped {
-    /// The lines dropped since the last warning, by sink, where it is time for a warning.
+    /// The lines dropped since the last warning, by sink, if a warning is due.
     fn due(&mut self, total: [u64; 3], now: Option<Instant>) -> Option<[u64; 3]> {
         let is_due = |limit: &mut RateLimit| now.is_none_or(|now| limit.allow(now).is_some());
         if total == self.told || !is_due(&mut self.limit) {
@@ -113,7 +114,7 @@ impl Dropped {
     }
 }
 
-/// Ends the log file, from wherever the process ends.
+/// Ends the log file, wherever the process ends.
 #[derive(Clone, Default)]
 pub(crate) struct Flush(Arc<Mutex<Option<Writer>>>);
 
@@ -121,7 +122,7 @@ pub(crate) struct Flush(Arc<Mutex<Option<Writer>>>);
 type Writer = (Queue, JoinHandle<()>);
 
 impl Flush {
-    /// Writes what waits, within a second; later lines do not reach the file.
+    /// Writes the lines that wait, within a second; later lines do not reach the file.
     pub(crate) fn now(&self) {
         let file = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((queue, writer)) = file
@@ -147,13 +148,13 @@ impl Guard {
         self.sinks.dropped().iter().sum()
     }
 
-    /// Tells of lines that are not there: dropped by a sink, or left out by a limit. Call it every second or so.
+    /// Reports missing lines: dropped by a sink, or left out by a limit. To be called about every second.
     pub(crate) fn look(&self, now: Instant) {
         kafka::log::tell_ended(now);
         self.warn_of_dropped_lines(Some(now));
     }
 
-    /// A warning that is dropped itself counts, and is followed by the next one: so one arrives once the sink takes
+    /// A dropped warning counts as a line, and the next warning follows. So one warning arrives once the sink takes
     /// lines again, with the total.
     fn warn_of_dropped_lines(&self, now: Option<Instant>) {
         let total = self.sinks.dropped();
@@ -175,7 +176,7 @@ impl Guard {
         );
     }
 
-    /// `[log] level` has changed. A level of the environment stays in force.
+    /// Applies a change of `[log] level`. A level of the environment stays in force.
     pub(crate) fn set_level(&self, directives: &str) -> Result<(), String> {
         let filter = filter(directives).map_err(|error| format!("{error:#}"))?;
         self.filter
@@ -183,12 +184,12 @@ impl Guard {
             .map_err(|error| error.to_string())
     }
 
-    /// To end the log file where `main` is not reached any more.
+    /// Ends the log file in places from which `main` is not reached any more.
     pub(crate) fn flush(&self) -> Flush {
         self.flush.clone()
     }
 
-    /// Opens the log file again, which may have been renamed. Waits for nothing.
+    /// Opens the log file again, which may have been renamed. Does not wait.
     pub(crate) fn reopener(&self) -> impl Fn() + Send + use<> {
         let file = self.sinks.file.clone();
         move || {
@@ -204,7 +205,7 @@ pub(crate) fn start(log: &config::Log, audience: Audience) -> anyhow::Result<Gua
     let surroundings = Surroundings::look();
     let form = sink::form(log.format, surroundings);
     let mut sinks = Sinks::default();
-    // The filter stands before the layers, so that a hidden line costs nothing anywhere.
+    // The filter comes before the layers, so that a hidden line costs nothing in any of them.
     let (filter, handle) = reload::Layer::new(filter(&log.level)?);
 
     let mut layers = vec![main_layer(
@@ -250,7 +251,7 @@ fn spawn_writer(queue: Queue, mut file: LogFile) -> anyhow::Result<JoinHandle<()
 /// They win over the config, the first one first.
 const VARIABLES: [&str; 2] = ["MOONTIDE_LOG", "RUST_LOG"];
 
-/// The variable of the environment that decides, if one is set, and its value.
+/// The deciding variable of the environment, if one is set, and its value.
 fn of_environment() -> Option<(&'static str, String)> {
     VARIABLES.into_iter().find_map(|name| {
         let value = std::env::var(name)
@@ -265,7 +266,7 @@ fn filter(directives: &str) -> anyhow::Result<EnvFilter> {
         Some((name, value)) => (name, value),
         None => ("log.level", directives.to_owned()),
     };
-    // The watching library tells at INFO what is of no use to anyone.
+    // At INFO the `notify` crate logs lines without use for an operator.
     let quiet = if directives.contains("notify") {
         ""
     } else {
@@ -301,7 +302,7 @@ fn main_layer(
             .log_internal_errors(false)
             .with_writer(stderr)
             .boxed(),
-        // What collects lines wants each whole.
+        // Log collectors need each entry on one line.
         (Form::Text, Audience::Daemon) => text(stderr),
         (Form::Json, _) => json(stderr),
         (Form::Journald, _) => match Journal::connect(Path::new(journal::SOCKET)) {
@@ -319,7 +320,7 @@ fn main_layer(
     })
 }
 
-/// Whole lines.
+/// One line an entry.
 fn text<W>(writer: W) -> Boxed
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,

@@ -1,8 +1,8 @@
-//! The numbers of `/metrics`: what is counted, what each number is called, and the page that they make.
+//! The metrics of `/metrics`: the counts, the names of the metrics, and the page that they make.
 //!
-//! Numbers are collected by asking: consumers and workers keep plain counters of their own and answer a letter with a
+//! Counts are collected on request: consumers and workers keep plain counters of their own and answer a letter with a
 //! copy. **The road of a message shares nothing for the sake of a metric**: no atomics, no clock and no allocation a
-//! message. This module knows no thread; whoever asks is the daemon.
+//! message. This module knows no thread; the daemon sends the letters.
 
 mod counts;
 mod exposition;

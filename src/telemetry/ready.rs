@@ -1,7 +1,7 @@
-//! Whether the daemon does what it is there for: the answer of `/ready` and a line of `moontide status`.
+//! The readiness of the daemon: the answer of `/ready` and a line of `moontide status`.
 //!
-//! Pure: a status and a moment in, reasons out. **Lag alone is no reason**, and neither is work that goes on: a
-//! partition counts as stalled only when its position stands still although there is something to do.
+//! Pure: a status and a time in, reasons out. **Lag alone is no reason**, and neither is work that makes progress. A
+//! partition counts as stalled only when its position stands still although messages wait.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::telemetry::status::{
     BreakerState, ConsumerStatus, ListenerStatus, PartitionStatus, Pause, Readiness, Reason, Status,
 };
 
-/// The end offset counts markers of transactions and aborted messages, which never come: so few are not held against a
-/// partition that has nothing in hand.
+/// The end offset counts markers of transactions and aborted messages, which are never delivered. A partition without
+/// messages in flight may lag by this many.
 const MARKERS_MAX: i64 = 100;
 
-/// The answer at this moment. `stall_after` is how long a position may stand still.
+/// The readiness at `now_ms`. `stall_after` is how long a position may stand still.
 pub(crate) fn readiness(status: &Status, stall_after: Duration, now_ms: i64) -> Readiness {
     let limit_ms = i64::try_from(stall_after.as_millis()).unwrap_or(i64::MAX);
     let mut reasons = Vec::new();
@@ -30,7 +30,7 @@ pub(crate) fn readiness(status: &Status, stall_after: Duration, now_ms: i64) -> 
     }
 }
 
-/// A consumer without its group consumes nothing. A rebalance is no reason as long as it does not last.
+/// A consumer without its group consumes nothing. A rebalance is no reason until it lasts too long.
 fn membership(consumer: &ConsumerStatus, limit_ms: i64, now_ms: i64) -> Option<Reason> {
     let since = consumer.state_since;
     match consumer.state.as_str() {
@@ -72,7 +72,7 @@ fn standstill(
 ) -> Option<Reason> {
     let since = partition.stands_still_since?;
     if matches!(partition.paused, Some(Pause::Listener)) {
-        // Somebody wants it so.
+        // An operator has paused it.
         return None;
     }
     let lag = partition.lag.unwrap_or(0);

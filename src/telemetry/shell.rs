@@ -1,12 +1,12 @@
 //! Commands that a log line offers for copying.
 
-/// Gives one message up in one listener.
+/// The command that gives one message up in one listener.
 pub(crate) fn skip(topic: &str, partition: i32, offset: i64, listener: &str) -> String {
     let (topic, listener) = (quote(topic), quote(listener));
     format!("moontide skip {topic} {partition} {offset} --listener {listener}")
 }
 
-/// An argument as a shell reads it back.
+/// Quotes an argument so that a shell reads it back unchanged.
 pub(crate) fn quote(argument: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
     if !argument.is_empty() && argument.chars().all(plain) {

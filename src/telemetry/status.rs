@@ -1,7 +1,6 @@
-//! What the daemon knows of itself, as `moontide status` prints it and the control socket sends it.
+//! The status of the daemon, as `moontide status` prints it and the control socket sends it.
 //!
-//! Plain data: whoever has a fact writes it here, and the printing is done elsewhere. Times are milliseconds since the
-//! epoch.
+//! Plain data: each owner of a fact writes it here; other files print it. Times are milliseconds since the epoch.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,42 +13,42 @@ pub(crate) struct Status {
     pub(crate) started_at: i64,
     pub(crate) bundle: BundleStatus,
     pub(crate) last_reload: Option<ReloadReport>,
-    /// Why a restart would fail: what is on disk now is bad.
+    /// The reason why a restart would fail: the files on disk are bad now.
     pub(crate) disk: Option<String>,
-    /// Keys that were changed and take a restart.
+    /// Changed keys that need a restart.
     pub(crate) waiting_for_restart: Vec<String>,
-    /// Listeners that somebody has paused.
+    /// Listeners that an operator has paused.
     #[serde(default)]
     pub(crate) paused: Vec<Paused>,
-    /// How many reloads ended how, since the start.
+    /// The number of reloads by result, since the start.
     #[serde(default)]
     pub(crate) reloads: Reloads,
-    /// What `/ready` says.
+    /// The answer of `/ready`.
     #[serde(default)]
     pub(crate) readiness: Option<Readiness>,
-    /// Those of the bundle in force, in the order of declaration.
+    /// The listeners of the bundle in force, in the order of declaration.
     #[serde(default)]
     pub(crate) listeners: Vec<ListenerStatus>,
     pub(crate) consumers: Vec<ConsumerStatus>,
 }
 
-/// Whether a listener takes messages, in all workers together.
+/// Whether a listener takes messages, over all workers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ListenerStatus {
     pub(crate) name: String,
     pub(crate) breaker: BreakerState,
-    /// Since when it is not closed, and why.
+    /// The time since which the breaker is not closed.
     pub(crate) breaker_since: Option<i64>,
     pub(crate) breaker_reason: Option<String>,
     pub(crate) paused: bool,
-    /// Messages that wait until the broker acknowledges their dead letters, or their records for retry topics.
+    /// Messages that wait until the broker acknowledges their dead letters or their records for retry topics.
     pub(crate) unacknowledged: usize,
-    /// Why one of them was not taken the last time.
+    /// The last error of a send of one of them.
     pub(crate) send_error: Option<String>,
 }
 
-/// The greatest counts where workers differ.
+/// Where workers differ, the greatest variant counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum BreakerState {
@@ -60,7 +59,7 @@ pub(crate) enum BreakerState {
 }
 
 impl ListenerStatus {
-    /// The same listener in another worker.
+    /// Merges the same listener of another worker.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.paused |= other.paused;
         self.unacknowledged += other.unacknowledged;
@@ -75,7 +74,7 @@ impl ListenerStatus {
     }
 }
 
-/// Whether the daemon does what it is there for, and else why not.
+/// Whether the daemon does its work, and otherwise the reasons.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Readiness {
@@ -100,13 +99,13 @@ pub(crate) struct Reloads {
     pub(crate) rejected: u64,
 }
 
-/// A listener that takes no message until somebody resumes it, or the daemon starts anew.
+/// A listener that takes no message until an operator resumes it, or the daemon restarts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Paused {
     pub(crate) listener: String,
     pub(crate) since: i64,
-    /// Who did it.
+    /// The operator.
     pub(crate) by: String,
     pub(crate) reason: Option<String>,
 }
@@ -120,17 +119,17 @@ pub(crate) struct BundleStatus {
     pub(crate) loaded_at: i64,
 }
 
-/// How a reload ended.
+/// The result of a reload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ReloadReport {
     pub(crate) at: i64,
     pub(crate) result: ReloadResult,
-    /// The bundle in force afterwards.
+    /// The bundle in force after the reload.
     pub(crate) bundle: u64,
-    /// The error of a rejected one, or a sentence on what changed.
+    /// The error of a rejected bundle, or a sentence on the changes.
     pub(crate) message: String,
-    /// Keys whose new value waits for a restart.
+    /// Keys whose new value needs a restart.
     pub(crate) waiting_for_restart: Vec<String>,
 }
 
@@ -147,16 +146,17 @@ pub(crate) enum ReloadResult {
 pub(crate) struct ConsumerStatus {
     pub(crate) name: String,
     pub(crate) group_id: String,
-    /// `connecting`, `joining`, `assigned`, `rebalancing`, `draining`, `closed`; `silent` where it did not answer.
+    /// `connecting`, `joining`, `assigned`, `rebalancing`, `draining`, `closed`; `silent` if the consumer did not
+    /// answer.
     pub(crate) state: String,
     #[serde(default)]
     pub(crate) state_since: i64,
-    /// The last error of broker or group, until things work again.
+    /// The last error of broker or group, until the consumer works again.
     pub(crate) error: Option<String>,
     pub(crate) error_since: Option<i64>,
-    /// The topics subscribed to, patterns expanded.
+    /// The subscribed topics, patterns expanded.
     pub(crate) subscription: Vec<String>,
-    /// Those of them that can't be had: misspelt, deleted, forbidden.
+    /// Subscribed topics that are not available: misspelt, deleted, forbidden.
     #[serde(default)]
     pub(crate) topic_errors: Vec<TopicError>,
     pub(crate) partitions: Vec<PartitionStatus>,
@@ -190,7 +190,7 @@ pub(crate) struct PartitionStatus {
     /// When the oldest unfinished message was taken.
     #[serde(default)]
     pub(crate) oldest_unfinished_since: Option<i64>,
-    /// Since when the position has not moved although there is something to do.
+    /// The time since which the position has not moved although messages wait.
     #[serde(default)]
     pub(crate) stands_still_since: Option<i64>,
     #[serde(default)]
@@ -198,15 +198,15 @@ pub(crate) struct PartitionStatus {
     pub(crate) blocked: Option<Blocked>,
 }
 
-/// Why nothing is fetched from a partition.
+/// The reason why nothing is fetched from a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Pause {
-    /// It has used up its share of what may be in flight.
+    /// The partition has used up its share of the messages in flight.
     Budget,
     /// Of a retry topic: the next message is not due yet.
     NotDue,
-    /// What is in hand waits for a listener that somebody has paused.
+    /// Its messages in flight wait for a listener that an operator has paused.
     Listener,
 }
 
@@ -218,14 +218,14 @@ pub(crate) struct Blocked {
     pub(crate) listener: String,
     /// Runs so far.
     pub(crate) attempt: u32,
-    /// The first failure.
+    /// The time of the first failure.
     pub(crate) since: i64,
     pub(crate) next_attempt_at: i64,
     pub(crate) error: String,
 }
 
 impl Status {
-    /// One line for the service manager: what runs, what is wrong, what waits.
+    /// One line for the service manager: the running work, the errors, the waiting work.
     pub(crate) fn sentence(&self) -> String {
         let partitions = || {
             self.consumers
@@ -291,7 +291,7 @@ pub(crate) enum Request {
     Order(Order),
 }
 
-/// What somebody wants done to what runs, by hand.
+/// A command of an operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "order")]
 pub(crate) enum Order {
@@ -323,8 +323,8 @@ pub(crate) enum Order {
 pub(crate) enum Response {
     Reloaded(ReloadReport),
     Status(Box<Status>),
-    /// An order was carried out: what that did.
+    /// An operator command was carried out; the effect.
     Done(String),
-    /// What was wrong with the request, or why it was not done.
+    /// The mistake in the request, or the reason for its refusal.
     Error(String),
 }

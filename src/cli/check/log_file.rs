@@ -1,6 +1,7 @@
-//! Whether `[log] file` can be written, found out without leaving anything behind.
+//! Checks whether `[log] file` is writable, without leaving a file behind.
 //!
-//! Who runs `check` need not be who runs the daemon, so that a refusal by permission is a warning and no error.
+//! The user of `check` may differ from the user of the daemon, so that a missing permission is a warning and no
+//! error.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -12,9 +13,9 @@ use crate::config::{self, Log, Rotation};
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     Writable,
-    /// By this user, at least.
+    /// Not writable, at least for this user.
     Refused(String),
-    /// By nobody.
+    /// Not writable for any user.
     Impossible(String),
 }
 
@@ -44,7 +45,7 @@ fn probe(path: &Path, rotation: Rotation) -> Result<(), (PathBuf, io::Error)> {
         let place = place.to_owned();
         |error| (place, error)
     };
-    // With rotation this is a link to the latest file, or a file of another time that stays as it is.
+    // With rotation this is a link to the latest file, or an older file that stays unchanged.
     if path.is_dir() {
         return Err((path.to_owned(), ErrorKind::IsADirectory.into()));
     }
@@ -67,7 +68,7 @@ fn probe(path: &Path, rotation: Rotation) -> Result<(), (PathBuf, io::Error)> {
             .map(drop)
             .map_err(at(path));
     }
-    // What is missing of the way there is made at the start.
+    // The start creates missing folders of the path.
     let mut folder = path.parent().unwrap_or(path);
     let found = loop {
         match fs::metadata(folder) {
@@ -84,7 +85,8 @@ fn probe(path: &Path, rotation: Rotation) -> Result<(), (PathBuf, io::Error)> {
     takes_files(folder).map_err(at(folder))
 }
 
-/// A file without a name, which is gone with its descriptor. Where the file system has none of these, nothing is said.
+/// Creates a file without a name, which disappears with its descriptor. If the file system does not support this, the
+/// check reports nothing.
 #[cfg(target_os = "linux")]
 fn takes_files(folder: &Path) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;

@@ -1,4 +1,4 @@
-//! What `check` says of a listener: how order is kept, and what becomes of a message that fails.
+//! The policies of a listener in the output of `check`: its order, and the handling of a failed message.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::config::{
 use crate::duration::short;
 use crate::topic_name;
 
-/// One line a policy.
+/// One line for each policy.
 pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
     let start = if listener.from_beginning {
         "the beginning"
@@ -156,7 +156,7 @@ fn style(style: HeaderStyle) -> &'static str {
     }
 }
 
-/// By the names of the configuration.
+/// The policies under the names of the configuration.
 pub(super) fn as_json(listener: &Listener, group: &str) -> Json {
     let (run, retry) = (&listener.run, &listener.retry);
     json!({

@@ -1,7 +1,7 @@
-//! `dev.json`: where the broker of a running `moontide dev` listens, for `moontide send` and other clients.
+//! `dev.json`: the address of the broker of a running `moontide dev`, for `moontide send` and other clients.
 //!
-//! It lies in the runtime directory of the config and goes with the process that wrote it. One that was left behind by a
-//! killed process is told by nobody listening at its address, so a file is never taken for a broker.
+//! The file lies in the runtime directory of the config, and is removed with the process that wrote it. If a killed
+//! process left it behind, nothing listens at its address. So the file alone never counts as a broker.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -16,17 +16,17 @@ use crate::own_folder;
 
 const FILE: &str = "dev.json";
 
-/// A loopback broker that runs answers within microseconds.
+/// A running broker on loopback answers within microseconds.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) pid: u32,
-    /// For `bootstrap.servers`.
+    /// The value for `bootstrap.servers`.
     pub(crate) brokers: String,
 }
 
-/// The broker of the `moontide dev` that runs with this runtime directory, if one does.
+/// The broker of the `moontide dev` that runs with this runtime directory, if any.
 pub(crate) fn find(runtime_directory: &Path) -> Result<Option<Address>> {
     let path = runtime_directory.join(FILE);
     let text = match fs::read_to_string(&path) {
@@ -39,12 +39,12 @@ pub(crate) fn find(runtime_directory: &Path) -> Result<Option<Address>> {
     Ok(address.answers().then_some(address))
 }
 
-/// The file, as long as it is to lie there.
+/// The file; dropping this removes it.
 pub(super) struct Published {
     path: PathBuf,
 }
 
-/// Writes the file, in place of a stale one.
+/// Writes the file, and replaces a stale one.
 pub(super) fn publish(runtime_directory: &Path, brokers: &str) -> Result<Published> {
     let path = runtime_directory.join(FILE);
     let address = Address {
@@ -65,15 +65,15 @@ impl Address {
 
 impl Drop for Published {
     fn drop(&mut self) {
-        // A file that stays is found stale by the next reader.
+        // If the file stays, the next reader detects that it is stale.
         fs::remove_file(&self.path).ok();
     }
 }
 
-/// A reader sees the old file or the new one, never half of one.
+/// A reader sees the old file or the new one, never a part of one.
 fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     if let Some(directory) = path.parent() {
-        // As the daemon makes it, which comes later.
+        // With the same mode as the daemon's, which starts later.
         own_folder::make(directory)?;
     }
     let new = path.with_extension("json.new");

@@ -1,6 +1,6 @@
-//! What `moontide dev` changes in a config: the broker, and what would make a newcomer wait.
+//! The changes of `moontide dev` to a config: the broker, and all settings that would make a new user wait.
 //!
-//! Pure, and the same for the config of the start and of every reload, so that a reload differs in what was edited alone.
+//! Pure, and the same for the config of the start and of every reload, so that a reload shows only the edits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,20 +9,21 @@ use crate::config::{Config, LogFormat, Topic};
 use crate::kafka::property::Value;
 use crate::outgoing::required_topics::{self, Create};
 
-/// A mended handler is seen to work after this long at most.
+/// The longest delay until a corrected handler runs again.
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// A topic that a pattern matches is found after this long.
+/// The longest delay until a topic that a pattern matches is found.
 const METADATA_MAX_AGE: Duration = Duration::from_secs(1);
 
-/// The embedded broker lets a member that subscribes anew wait for the session time-out less a second, as if it had to
-/// hear of others. So long is it from a new topic in the config to its first message.
+/// The embedded broker lets a member that subscribes again wait for the session timeout less a second, as if other
+/// members could follow. That is the delay from a new topic in the config to its first message.
 const SESSION: &[(&str, &str)] = &[
     ("session.timeout.ms", "2000"),
     ("heartbeat.interval.ms", "200"),
 ];
 
-/// Of a property's name: how the config's own brokers are reached and trusted, and protocols that need a real cluster.
+/// Parts of property names: the access to the config's own brokers, their trust, and protocols that need a real
+/// cluster.
 const REMOVED: &[&str] = &[
     "bootstrap.servers",
     "broker.address.family",
@@ -48,7 +49,7 @@ pub(super) fn adjust(config: &mut Config, address: &str) {
         listener.retry.max_delay = listener.retry.max_delay.min(RETRY_MAX);
         listener.retry.initial_delay = listener.retry.initial_delay.min(RETRY_MAX);
     }
-    // The log is for whoever looks on; its file belongs to the daemon that runs in earnest.
+    // The log is for the person at the terminal; its file belongs to the daemon in production.
     config.log.format = LogFormat::Text;
     config.log.file = None;
 }
@@ -79,7 +80,7 @@ pub(super) fn literal_topics(config: &Config) -> BTreeSet<String> {
     literal.collect()
 }
 
-/// The topics of dead letters and retries, those of `matched` topics included.
+/// The topics of dead letters and retries, including those of `matched` topics.
 pub(super) fn required_topics(config: &Config, matched: &[&str]) -> BTreeSet<String> {
     let consumers = config.consumers.iter();
     let by_matches =

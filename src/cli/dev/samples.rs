@@ -1,7 +1,7 @@
 //! `messages.jsonl`: sample messages, one JSON object a line.
 //!
-//! Pure: text in, records or the first error with its line and column out. A value that is no string is sent as the JSON
-//! text that stands in the file, byte by byte: re-serialising would change numbers and the order of fields.
+//! Pure: text in; records, or the first error with its line and column, out. A value that is no string is sent as the
+//! JSON text of the file, byte by byte: serialising it again would change numbers and the order of fields.
 
 use std::path::Path;
 
@@ -11,14 +11,14 @@ use serde_json::{Deserializer, Map, Value};
 
 use crate::kafka::producer::Outgoing;
 
-/// A message and the line it stands on.
+/// A message and the number of its line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Sample {
     pub(super) line: usize,
     pub(super) record: Outgoing,
 }
 
-/// What a line may hold.
+/// The fields of a line.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
@@ -32,7 +32,7 @@ struct Line {
     timestamp: Option<u64>,
 }
 
-/// Parses a whole file; empty lines count but say nothing. The error names the place first.
+/// Parses a whole file; empty lines are counted and skipped. The error begins with the place.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<Sample>, String> {
     // Editors of some systems write a byte order mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -82,7 +82,7 @@ fn parse_line(text: &str) -> Result<Outgoing, (usize, String)> {
     })
 }
 
-/// A string's own bytes, nothing for null, and the JSON text of anything else.
+/// The bytes of a string, nothing for null, and the JSON text of any other value.
 fn bytes(value: &Value, json: impl FnOnce() -> String) -> Option<Vec<u8>> {
     match value {
         Value::Null => None,
@@ -91,7 +91,7 @@ fn bytes(value: &Value, json: impl FnOnce() -> String) -> Option<Vec<u8>> {
     }
 }
 
-/// The text of a field of an object that is known to be valid and to have it.
+/// The text of a field, in a valid object that has the field.
 fn field(object: &str, wanted: &str) -> String {
     let mut rest = object.trim_start().trim_start_matches('{');
     loop {

@@ -1,4 +1,4 @@
-//! What `moontide dev` says when it begins: where the broker is, what runs for which topic, and what to try next.
+//! The first output of `moontide dev`: the address of the broker, the handlers by topic, and commands to try next.
 
 use std::path::Path;
 
@@ -7,12 +7,12 @@ use crate::cli::terminal::{bold, dim, program, quote, yellow};
 use crate::config::{Config, Handler, Listener, Topic};
 use crate::rules::route::takes;
 
-/// A sample that is longer is not shown as an example to send.
+/// A longer sample is not shown as an example to send.
 const VALUE_LENGTH_MAX: usize = 60;
 
 pub(super) struct Welcome<'a> {
     pub(super) config: &'a Config,
-    /// As the user would give it again; absent: the default one.
+    /// The option as the user would repeat it; absent for the default.
     pub(super) config_argument: Option<&'a Path>,
     pub(super) address: &'a str,
     pub(super) topics: &'a [String],
@@ -107,7 +107,7 @@ impl Welcome<'_> {
         dead
     }
 
-    /// A command that sends a message which some handler gets.
+    /// A command that sends a message to a topic with a handler.
     fn command(&self) -> Option<String> {
         let taken = |topic: &str| {
             self.config

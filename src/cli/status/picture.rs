@@ -1,4 +1,4 @@
-//! A status as text for people; pure, so that it is tested without a daemon.
+//! A status as text for people; pure, so that tests need no daemon.
 
 use super::table::{self, ROWS_MAX};
 use super::words::{count, duration, first_line, harmless};
@@ -6,17 +6,17 @@ use crate::telemetry::status::{
     Blocked, ConsumerStatus, PartitionStatus, Reason, ReloadReport, ReloadResult, Status,
 };
 
-/// So many reasons not to be ready are shown unless all are asked for.
+/// The most reasons for a missing readiness that are shown without `--all`.
 const REASONS_MAX: usize = 3;
 
-/// How to draw it.
+/// The options of the output.
 #[derive(Clone, Debug)]
 pub(super) struct View {
     /// Milliseconds since the epoch.
     pub(super) now: i64,
-    /// Characters of a line; what is longer is cut, but never a table.
+    /// Characters a line; longer lines are cut, but never those of a table.
     pub(super) width: Option<usize>,
-    /// Every partition, every line of an error.
+    /// Shows every partition, and every line of an error.
     pub(super) all: bool,
     pub(super) colour: bool,
 }
@@ -182,7 +182,7 @@ fn blocked(partitions: &[PartitionStatus], view: &View) -> Vec<String> {
     if blocked.is_empty() {
         return Vec::new();
     }
-    // The one that has waited longest is where to begin.
+    // The message with the longest wait comes first: an operator begins there.
     blocked
         .sort_by_key(|(partition, blocked)| (blocked.since, &partition.topic, partition.partition));
     let shown = if view.all {
@@ -229,7 +229,7 @@ impl View {
         duration(self.now - at)
     }
 
-    /// A line with a label; further lines of the text, where all are shown, stand below its first.
+    /// A line with a label. If all is shown, further lines of the text stand below its first.
     fn text(&self, label: &str, text: &str, bad: bool) -> Vec<String> {
         let indent = label.chars().count();
         let lines = if self.all {

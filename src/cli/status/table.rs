@@ -1,4 +1,4 @@
-//! The table of a consumer's partitions: which of them to show, and in columns.
+//! The table of a consumer's partitions: the choice of partitions, and their columns.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 use super::words::{count, harmless};
 use crate::telemetry::status::PartitionStatus;
 
-/// So many partitions are shown unless all are asked for.
+/// The most partitions that are shown without `--all`.
 pub(super) const ROWS_MAX: usize = 20;
 
-/// The partitions to show, by topic and number; the most troubled ones where they are too many.
+/// The partitions to show, by topic and number; above the limit, the most troubled ones.
 pub(super) fn chosen(partitions: &[PartitionStatus], all: bool) -> Vec<&PartitionStatus> {
     let mut chosen: Vec<_> = partitions.iter().collect();
     if !all && chosen.len() > ROWS_MAX {
@@ -26,7 +26,7 @@ pub(super) fn chosen(partitions: &[PartitionStatus], all: bool) -> Vec<&Partitio
     chosen
 }
 
-/// The rows, the heading first; numbers stand right, what is unknown is a dash.
+/// The rows, the heading first; numbers are right-aligned, unknown values are a dash.
 pub(super) fn rows(partitions: &[&PartitionStatus]) -> Vec<String> {
     let heading = [
         "topic",
@@ -77,7 +77,7 @@ pub(super) fn rows(partitions: &[&PartitionStatus]) -> Vec<String> {
     cells.iter().map(line).collect()
 }
 
-/// One line on all partitions together.
+/// One line that sums up all partitions.
 pub(super) fn summary(partitions: &[PartitionStatus]) -> String {
     if partitions.is_empty() {
         return "no partitions assigned".to_owned();

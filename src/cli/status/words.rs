@@ -1,6 +1,6 @@
-//! Times, numbers and foreign text as words for people.
+//! Times, numbers and foreign text in a form for people.
 
-/// How long, in the two largest units that say something.
+/// A duration in its largest unit, with the next smaller one while that is relevant.
 pub(super) fn duration(ms: i64) -> String {
     let seconds = ms.max(0) / 1000;
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
@@ -22,7 +22,7 @@ pub(super) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Text from elsewhere, made harmless for a terminal: what a handler raised may contain anything.
+/// Foreign text, made harmless for a terminal: the error of a handler may contain any character.
 pub(super) fn harmless(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })

@@ -1,4 +1,4 @@
-//! Who is at the other end of the control socket, as the kernel tells it.
+//! The user of the peer on the control socket, as the kernel reports it.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ const USERS: &str = "/etc/passwd";
 pub(crate) struct Who {
     pub(crate) uid: Option<u32>,
     pub(crate) pid: Option<i32>,
-    /// Of this machine's own list; users from elsewhere have only a number.
+    /// A name from this machine's own list; users of other sources have only a number.
     pub(crate) user: Option<String>,
 }
 

@@ -1,9 +1,9 @@
-//! Where a change of config or handlers would show: which directories to watch, for which names in them, and which
-//! files there are to compare.
+//! The places where a change of config or handlers is visible: the directories to watch, the relevant names in them,
+//! and the files to compare.
 //!
-//! A file's own watch is not enough, because a save by rename leaves it on the old file: watched is the directory that
-//! holds it, and the directory of each symbolic link on the way (a `ConfigMap` swaps only `..data`, `ln -sfn` only
-//! `current`). All directories are real paths, so none is watched under two names.
+//! A file's own watch is not enough, because a save by rename leaves it on the old file. So the watch is on the
+//! directory of the file, and on the directory of each symbolic link on the way: a `ConfigMap` swaps only `..data`,
+//! `ln -sfn` only `current`. All directories are real paths, so none is watched under two names.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -16,35 +16,36 @@ use std::path::{Component, Path, PathBuf};
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind};
 
-/// As many as Linux itself follows.
+/// The limit of Linux itself.
 const SYMLINKS_MAX: usize = 40;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Paths {
     directories: BTreeMap<PathBuf, Interest>,
-    /// The config's real file, which is watched as well: when it alone is mounted into a container, the directory
-    /// there hears nothing of a save outside.
+    /// The config's real file, which is watched as well. When it alone is mounted into a container, the directory
+    /// there gets no event of a save outside.
     config: Option<PathBuf>,
-    /// The config and every Lua file, as a loader names them.
+    /// The config and every Lua file, under the names that a loader uses.
     files: BTreeSet<PathBuf>,
 }
 
-/// What counts in one directory.
+/// The names that matter in one directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Interest {
     names: BTreeSet<OsString>,
-    /// Part of the handlers: every Lua file counts, and whatever appears or goes, for it may be a folder.
+    /// A part of the handlers folder: every Lua file matters, and so does every name that appears or goes, for it may
+    /// be a folder.
     handlers: bool,
-    /// Without a watch here ordinary saves would be missed.
+    /// Without a watch here, ordinary saves would be missed.
     essential: bool,
 }
 
 /// How closely files are compared.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Compare {
-    /// Cheap enough to do all the time.
+    /// Cheap enough for every check.
     Stat,
-    /// Where neither events nor times can be trusted: network and overlay file systems.
+    /// For file systems whose events and times are not reliable: network and overlay file systems.
     Contents,
 }
 
@@ -60,7 +61,7 @@ impl Paths {
         places
     }
 
-    /// What to watch, parents first, and whether it is essential.
+    /// The directories to watch, parents first, and whether each is essential.
     pub(super) fn targets(&self) -> impl Iterator<Item = (&PathBuf, bool)> {
         let directories = self
             .directories
@@ -69,7 +70,7 @@ impl Paths {
         directories.chain(self.config.iter().map(|path| (path, false)))
     }
 
-    /// Whether `event` can have changed what a loader reads.
+    /// Whether `event` may have changed a file that a loader reads.
     pub(super) fn concern(&self, event: &Event) -> bool {
         if event.need_rescan() {
             return true;
@@ -77,7 +78,7 @@ impl Paths {
         let appears_or_goes = match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write))
             | EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)) => false,
-            // Reading, our own included.
+            // Reads, including those of Moontide.
             EventKind::Access(_) => return false,
             _ => true,
         };
@@ -100,7 +101,7 @@ impl Paths {
         let mut hasher = DefaultHasher::new();
         for path in &self.files {
             path.hash(&mut hasher);
-            // What is not a plain file (a pipe) would block a reader.
+            // Anything but a plain file (a pipe) would block a reader.
             let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file);
             match compare {
                 Compare::Stat => metadata
@@ -124,7 +125,7 @@ impl Paths {
             let Ok(metadata) = fs::metadata(&real) else {
                 continue;
             };
-            // A link to a folder above would go round for ever.
+            // A link to a folder above would make an endless loop.
             if !metadata.is_dir() || !seen.insert((metadata.dev(), metadata.ino())) {
                 continue;
             }
@@ -137,7 +138,7 @@ impl Paths {
                     continue;
                 };
                 if found.is_dir() {
-                    // `.git`; and the inside of a ConfigMap, whose files are reached by their links.
+                    // `.git`; also the inside of a `ConfigMap`, whose files are reached by their links.
                     if !entry.file_name().as_encoded_bytes().starts_with(b".") {
                         folders.push((found, path));
                     }
@@ -149,8 +150,8 @@ impl Paths {
         }
     }
 
-    /// The real path of `path`, with an interest in every symbolic link on the way; `None` where something is missing,
-    /// with an interest in its appearance.
+    /// The real path of `path`, with an interest in every symbolic link on the way. `None` if a part is missing: then
+    /// there is an interest in its appearance.
     fn follow(&mut self, path: &Path) -> Option<PathBuf> {
         let path = std::path::absolute(path).ok()?;
         let mut real = PathBuf::from("/");
@@ -188,7 +189,8 @@ impl Paths {
         Some(real)
     }
 
-    /// Watches for `path` in its directory, and for that directory in the one above: it may be replaced as a whole.
+    /// Watches for `path` in its directory, and for that directory in its parent: the directory may be replaced as a
+    /// whole.
     fn add_name(&mut self, path: &Path, essential: bool) {
         let Some((directory, name)) = path.parent().zip(path.file_name()) else {
             return;
@@ -210,7 +212,7 @@ fn is_lua(path: &Path) -> bool {
     path.extension() == Some(OsStr::new("lua"))
 }
 
-/// The second cannot be set by hand, so that a copy which keeps its date is seen, too.
+/// A user cannot set the change time, so that a copy which keeps its date is detected, too.
 fn times(metadata: &fs::Metadata) -> [i64; 4] {
     [
         metadata.mtime(),

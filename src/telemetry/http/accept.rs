@@ -1,8 +1,8 @@
-//! Which of the two forms of `/metrics` a client asks for. Pure.
+//! The format of `/metrics` that a client requests. Pure.
 
 use crate::telemetry::metrics::Format;
 
-/// By the header `Accept`; `OpenMetrics` where it says nothing, or nothing that there is.
+/// Selects by the header `Accept`; `OpenMetrics` if the header is empty, or names no available format.
 pub(super) fn format(accept: &str) -> Format {
     let quality = |names: [&str; 3]| {
         let ranges = accept.split(',').filter_map(|range| {

@@ -1,4 +1,4 @@
-//! A stream whose peer has to take what is written: it fails when no byte is taken for a time.
+//! A stream whose peer has to read: a write fails when the peer takes no byte for a time.
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
@@ -24,7 +24,7 @@ impl<S> Patient<S> {
         }
     }
 
-    /// Passes on what the stream says, unless it has been pending for too long.
+    /// Passes the stream's result on, unless the stream has been pending for too long.
     fn within<T>(
         &mut self,
         context: &mut Context<'_>,

@@ -1,10 +1,10 @@
-//! The fields of a line of text. **No value can begin a line of its own at the left margin, or show as what it is
-//! not.**
+//! The fields of a line of text. **No value can begin a line of its own at the left margin, or appear as something
+//! else.**
 //!
-//! As tracing's own form, but line ends, control characters and those that change the direction of text appear as their
-//! escapes: a message or an error may have come out of Kafka, and must not look like a line of the log. For somebody
-//! who reads while it is written, values of several lines (a traceback, a mistake in the config with its excerpt) stand
-//! below the line, indented.
+//! The form is that of tracing, but line ends, control characters and those that change the direction of text are
+//! escaped. A message or an error may come from Kafka, and must not look like a line of the log. For a person who
+//! reads along, values of several lines stand below the line, indented: a traceback, or a mistake in the config with
+//! its excerpt.
 
 use std::fmt::{self, Debug};
 
@@ -15,10 +15,10 @@ use tracing_subscriber::fmt::format::Writer;
 
 const INDENT: &str = "    ";
 
-/// How values of several lines are written.
+/// The form of values with several lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fields {
-    /// Whole lines, for what collects them.
+    /// Whole lines, for log collectors.
     OneLine,
     /// Below the line, indented.
     Readable,
@@ -43,14 +43,14 @@ struct Line<'w> {
     form: Fields,
     writer: Writer<'w>,
     is_empty: bool,
-    /// What follows the line.
+    /// The text below the line.
     below: String,
     result: fmt::Result,
 }
 
 impl Line<'_> {
     fn put(&mut self, field: &Field, value: &str) {
-        // Lines of the `log` crate bring their origin as `log.*`; it is the target already.
+        // Lines of the `log` crate bring their origin as `log.*`; the target has it already.
         if self.result.is_ok() && !field.name().starts_with("log.") {
             self.result = self.try_put(field.name(), value);
         }
@@ -84,7 +84,7 @@ impl Line<'_> {
     fn put_below(&mut self, name: &str, value: &str) {
         self.below.push('\n');
         self.below.push_str(INDENT);
-        // A traceback says itself what it is.
+        // A traceback needs no name.
         if name != "traceback" {
             self.below.push_str(name);
             self.below.push_str(": ");
@@ -109,7 +109,7 @@ impl Visit for Line<'_> {
     }
 }
 
-/// Every line but the first behind a margin.
+/// Indents every line but the first.
 fn indented(text: &str) -> String {
     let lines: Vec<String> = text
         .trim_end()
@@ -119,7 +119,7 @@ fn indented(text: &str) -> String {
     lines.join(&format!("\n{INDENT}"))
 }
 
-/// Characters that act on the place where a text is shown, as their escapes. A tab stays.
+/// Escapes characters that affect the display. A tab stays.
 pub(super) fn escaped(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {

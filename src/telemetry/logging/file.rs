@@ -1,8 +1,8 @@
-//! The log file: which one is open, who may read it, and how many are kept.
+//! The log file: the open file, its readers, and the number of files that are kept.
 //!
-//! The file of a period is opened and written by an appender of tracing-appender, which makes the folder and points the
-//! link of the configured name at the latest file. The appender itself rotates nothing: its rotation can neither set a
-//! mode nor open a file again, prints its errors to standard error, and deletes files of other logs.
+//! An appender of tracing-appender opens and writes the file of a period. It creates the folder, and points the link
+//! of the configured name at the latest file. The appender itself rotates nothing: its rotation can neither set a
+//! mode nor open a file again. It also prints its errors to standard error, and deletes files of other logs.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -23,17 +23,17 @@ use crate::log::log;
 
 /// The owner writes, the group reads.
 const MODE: u32 = 0o640;
-/// After a period's file could not be opened: until then the file before it goes on.
+/// The pause after a failed opening of a period's file: until then the previous file continues.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 
 pub(super) struct LogFile {
     folder: PathBuf,
     name: String,
     names: Names,
-    /// Files of periods, the present one among them.
+    /// The number of files of periods, the present one included.
     keep: usize,
     open: Open,
-    /// A new file was refused: not before this moment is it tried again.
+    /// A new file was refused: the next attempt comes after this moment.
     not_before: Option<Instant>,
 }
 
@@ -56,7 +56,7 @@ impl LogFile {
             .filter(|parent| !parent.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
         fs::create_dir_all(folder).with_context(place)?;
-        // A link has the whole path of its file.
+        // A link has the absolute path of its file.
         let folder = std::path::absolute(folder).with_context(place)?;
         let names = Names::new(name, log.rotation);
         let open = open(&folder, name, &names, now()).with_context(place)?;
@@ -102,9 +102,9 @@ impl LogFile {
         }
     }
 
-    /// Deletes the oldest files of this log beyond those to keep.
+    /// Deletes the oldest files of this log beyond the number to keep.
     fn prune(&self) {
-        // A folder that cannot be read keeps its files: the log goes on.
+        // A folder that cannot be read keeps its files: the log continues.
         let Ok(entries) = fs::read_dir(&self.folder) else {
             return;
         };
@@ -135,7 +135,7 @@ impl Sink for LogFile {
         let Open {
             appender, whole, ..
         } = &mut self.open;
-        // Why is not told: the line would lack the same room.
+        // The error is not logged: its line would lack the same room.
         whole.lines(lines, &mut |bytes| appender.write(bytes))
     }
 
@@ -173,15 +173,15 @@ fn open(folder: &Path, name: &str, names: &Names, now: u64) -> anyhow::Result<Op
     })
 }
 
-/// Makes the file, or takes the rights of others from one that is there. Returns whether it ends amid a line.
+/// Creates the file, or removes the rights of others from an existing one. Returns whether it ends amid a line.
 fn prepare(path: &Path) -> io::Result<bool> {
     let mut options = OpenOptions::new();
-    // Never waits for the reader of a pipe.
+    // The opening never waits for the reader of a pipe.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     options.append(true).mode(MODE).custom_flags(flags);
     match options.clone().create_new(true).open(path) {
         Ok(file) => {
-            // Whatever the mask of the process.
+            // Independent of the process's umask.
             file.set_permissions(Permissions::from_mode(MODE))?;
             return Ok(false);
         }

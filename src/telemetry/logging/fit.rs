@@ -1,4 +1,4 @@
-//! One line is 64 KiB at most. A longer one is cut, with a mark, and stays what it was: a line of JSON stays an object.
+//! One line is 64 KiB at most. A longer one is cut, with a mark, and keeps its form: a line of JSON stays an object.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use crate::log::{LINE_BYTES_MAX, cut};
 
-/// How much of one text of an object stays at first.
+/// The first limit for one string of an object.
 const TEXT_BYTES_MAX: usize = LINE_BYTES_MAX / 2;
-/// The mark, and the end of the line.
+/// Room for the mark, and for the end of the line.
 const MARK_BYTES: usize = 64;
 
-/// The line as it is, where it is short enough.
+/// A short enough line is returned unchanged.
 pub(super) fn fit(line: &[u8]) -> Cow<'_, [u8]> {
     if line.len() <= LINE_BYTES_MAX {
         return Cow::Borrowed(line);
@@ -25,7 +25,7 @@ pub(super) fn fit(line: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned((cut + "\n").into_bytes())
 }
 
-/// The fields of an object in their order, with shorter texts; `None` where the line is no object.
+/// The fields of an object in their order, with shorter strings; `None` if the line is no object.
 fn object(line: &[u8]) -> Option<String> {
     let fields: Fields = serde_json::from_slice(line).ok()?;
     let mut most = TEXT_BYTES_MAX;
@@ -42,7 +42,7 @@ fn object(line: &[u8]) -> Option<String> {
 struct Fields(Vec<(String, Value)>);
 
 impl Fields {
-    /// With so many bytes of each text at most.
+    /// Writes the object with at most this many bytes of each string.
     fn write(&self, most: usize) -> Option<String> {
         let mut text = String::from("{");
         for (name, value) in &self.0 {

@@ -1,8 +1,9 @@
 //! Lines for journald: every field as a field of its own, and all of them in the message too.
 //!
-//! `journalctl` shows the message alone, and ours are constant sentences: without the values, "a message failed" would
-//! not say which. The records are sent here and not by tracing-journald, which waits for a journal that is stuck for
-//! ever, and does not tell what it could not send (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>).
+//! `journalctl` shows the message alone, and Moontide's messages are constant sentences: without the values, "a
+//! message failed" would not say which. This file sends the records itself, for two reasons. tracing-journald waits
+//! for ever for a journal that is stuck, and it does not report records that it could not send
+//! (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>).
 
 use std::fmt::{self, Write};
 use std::io;
@@ -20,12 +21,12 @@ use tracing_subscriber::layer::Context;
 use super::fields::escaped;
 use crate::log::{LINE_BYTES_MAX, cut};
 
-/// journald's own socket.
+/// The socket of journald.
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
 /// How long one record may wait for the journal.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// The way to the journal. Clones share it.
+/// The connection to the journal. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Journal(Arc<Shared>);
 
@@ -44,11 +45,11 @@ struct Way {
 }
 
 impl Journal {
-    /// An error where there is no journal.
+    /// Fails when there is no journal.
     pub(super) fn connect(journal: &Path) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.set_write_timeout(Some(WAIT_MAX))?;
-        // An empty record is none.
+        // journald ignores an empty record.
         socket.send_to(&[], journal)?;
         let way = Way {
             socket,
@@ -86,7 +87,7 @@ impl<S: Subscriber> Layer<S> for Journal {
     }
 }
 
-/// syslog's numbers.
+/// The numbers of syslog.
 fn priority(level: Level) -> &'static str {
     match level {
         Level::ERROR => "3",
@@ -145,7 +146,7 @@ impl Values {
 
     fn add(&mut self, field: &Field, value: String) {
         if field.name() == "message" {
-            // Ours have one line each, and what handlers log is to look like one.
+            // A message of Moontide has one line, and a message of a handler has to look like one.
             self.message = value.replace('\n', "\\n");
         } else if !field.name().starts_with("log.") {
             // Lines of the `log` crate bring their origin as `log.*`.
@@ -164,7 +165,7 @@ impl Visit for Values {
     }
 }
 
-/// `MOONTIDE_TOPIC`. Journald takes letters, digits and underscores.
+/// `MOONTIDE_TOPIC`. journald accepts letters, digits and underscores.
 fn key(name: &str) -> String {
     let one = |character: char| match character {
         'a'..='z' | 'A'..='Z' | '0'..='9' => character.to_ascii_uppercase(),

@@ -1,4 +1,4 @@
-//! The time of day where the reader is: `12:45:10`.
+//! The time of day in the reader's time zone: `12:45:10`.
 #![expect(unsafe_code, reason = "localtime_r(3) knows the reader's time zone")]
 
 use std::fmt;

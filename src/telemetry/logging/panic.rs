@@ -5,7 +5,7 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::{PanicHookInfo, set_hook};
 use std::thread;
 
-/// From now on a panic is logged where it happens; what becomes of it is up to whoever joins the thread.
+/// From now on a panic is logged in its own thread; the thread that joins it decides about the consequences.
 pub(super) fn log_panics() {
     set_hook(Box::new(log));
 }
@@ -17,7 +17,7 @@ fn log(panic: &PanicHookInfo<'_>) {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     let place = panic.location().map(ToString::to_string);
-    // Taken only when RUST_BACKTRACE asks for it.
+    // Captured only when `RUST_BACKTRACE` asks for it.
     let backtrace = Backtrace::capture();
     let backtrace =
         (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());

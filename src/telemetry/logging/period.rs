@@ -1,16 +1,16 @@
 //! The periods of a rotated log, and the names of their files.
 //!
-//! Pure: the time is the caller's. `moontide.log` becomes `moontide.2026-05-28.log`; hours and minutes follow the day.
-//! Times are UTC.
+//! Pure: the caller passes the time. `moontide.log` becomes `moontide.2026-05-28.log`; hours and minutes follow the
+//! day. Times are UTC.
 
 use crate::config::Rotation;
 
 const DAY: u64 = 86_400;
 
-/// How the files of one log are named.
+/// The names of the files of one log.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
-    /// As in the configuration.
+    /// The name from the configuration.
     name: String,
     rotation: Rotation,
 }
@@ -21,12 +21,12 @@ impl Names {
         Self { name, rotation }
     }
 
-    /// Whether the file of a period has another name than the configuration says.
+    /// Whether the file of a period has another name than the configured one.
     pub(super) fn rotates(&self) -> bool {
         self.rotation != Rotation::Never
     }
 
-    /// The number of the period that has this second since 1970.
+    /// The number of the period of this second since 1970.
     pub(super) fn period(&self, second: u64) -> u64 {
         second / self.seconds()
     }
@@ -41,7 +41,8 @@ impl Names {
         format!("{stem}.{stamp}{suffix}")
     }
 
-    /// Whether that is a file of this log, of whatever period: nobody else's is ever deleted.
+    /// The period's part of the name, if this is a file of this log, from any period. Only such files are ever
+    /// deleted.
     pub(super) fn stamp_of<'a>(&self, file: &'a str) -> Option<&'a str> {
         let (stem, suffix) = self.parts();
         let stamp = file.strip_prefix(stem)?.strip_prefix('.')?;
@@ -69,7 +70,7 @@ impl Names {
             Rotation::Daily => DAY,
             Rotation::Hourly => 3_600,
             Rotation::Minutely => 60,
-            // All time is one.
+            // All time is one period.
             Rotation::Never => u64::MAX,
         }
     }
@@ -86,8 +87,8 @@ fn stamp(rotation: Rotation, second: u64) -> String {
     }
 }
 
-/// Year, month and day of a day since 1970-01-01, by the Gregorian calendar: years that begin in March have their leap
-/// day at their end (<https://howardhinnant.github.io/date_algorithms.html#civil_from_days>).
+/// Year, month and day of a day since 1970-01-01, by the Gregorian calendar. A year that begins in March has its leap
+/// day at its end (<https://howardhinnant.github.io/date_algorithms.html#civil_from_days>).
 fn date(day: u64) -> (u64, u64, u64) {
     let day = day + 719_468;
     let (era, day) = (day / 146_097, day % 146_097);

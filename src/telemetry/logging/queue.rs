@@ -1,7 +1,7 @@
-//! Lines on their way to the log file: a queue bounded by bytes, and the thread that writes them.
+//! The lines for the log file: a queue bounded by bytes, and the thread that writes them.
 //!
-//! Whoever logs never waits for the disk. A line for which the queue has no room is dropped and counted, and so is one
-//! that the disk does not take.
+//! A thread that logs never waits for the disk. A line without room in the queue is dropped and counted, and so is a
+//! line that the disk does not take.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,12 +12,12 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::fit::fit;
 
-/// Bytes of lines that wait for the disk, those that are being written among them.
+/// The most bytes of lines that wait for the disk, including those that are being written.
 const BYTES_MAX: usize = 4 << 20;
-/// A buffer that has grown beyond this is given back when it is empty.
+/// A larger buffer is freed when it is empty.
 const BUFFER_BYTES_MAX: usize = 256 << 10;
 
-/// Where the lines go. Each call may take as long as the disk does.
+/// The destination of the lines. Each call may take as long as the disk does.
 pub(super) trait Sink {
     /// Returns how many of the lines were dropped.
     fn write(&mut self, lines: &[u8]) -> u64;
@@ -32,9 +32,9 @@ pub(super) struct Queue(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Rings for the writer.
+    /// Wakes the writer.
     bell: Condvar,
-    /// Rings when the writer has ended.
+    /// Signals the end of the writer.
     end: Condvar,
     dropped: AtomicU64,
 }
@@ -53,7 +53,7 @@ impl State {
     fn add(&mut self, line: &[u8]) {
         let (len, capacity) = (self.waiting.len(), self.waiting.capacity());
         if capacity - len < line.len() {
-            // As a vector grows by itself, and never beyond the bound.
+            // The capacity doubles, as in a vector, but never beyond the bound.
             let capacity = (2 * capacity).max(len + line.len()).min(BYTES_MAX);
             self.waiting.reserve_exact(capacity - len);
         }
@@ -81,13 +81,13 @@ impl Queue {
         self.0.bell.notify_one();
     }
 
-    /// Lines from now on go to the file that has the name then. Waits for nothing.
+    /// Later lines go to the file that has the name then. Does not wait.
     pub(super) fn reopen(&self) {
         self.0.lock().is_to_reopen = true;
         self.0.bell.notify_one();
     }
 
-    /// Takes no more lines. Returns whether those that wait were written within that time.
+    /// Takes no more lines. Returns whether the waiting lines were written within that time.
     pub(super) fn close(&self, within: Duration) -> bool {
         let mut state = self.0.lock();
         state.is_closed = true;
@@ -99,7 +99,7 @@ impl Queue {
         ended.unwrap_or_else(PoisonError::into_inner).0.has_ended
     }
 
-    /// The writer's thread: until the queue is closed and empty.
+    /// The writer's thread: runs until the queue is closed and empty.
     pub(super) fn serve(&self, sink: &mut dyn Sink) {
         let _end = End(self.clone());
         let mut lines = Vec::new();
@@ -122,7 +122,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for lines, or for another task: whether to open the file again. `None`: there will be no more.
+    /// Waits for lines or another task. Returns whether to open the file again; `None`: no more lines follow.
     fn take(&self, lines: &mut Vec<u8>) -> Option<bool> {
         let mut state = self.lock();
         state.in_hand = 0;
@@ -139,7 +139,7 @@ impl Shared {
     }
 }
 
-/// Says that the writer has ended, also when it panics.
+/// Signals the end of the writer, also when it panics.
 struct End(Queue);
 
 impl Drop for End {
@@ -153,7 +153,7 @@ impl Drop for End {
 }
 
 impl Write for &Queue {
-    /// The formatting layer hands over whole lines.
+    /// The formatting layer passes whole lines.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
         Ok(line.len())

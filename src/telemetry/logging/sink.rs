@@ -1,6 +1,6 @@
-//! Where log lines go and in which form: what the config says, and what standard error is.
+//! The sink of log lines and their form, from the config and the kind of standard error.
 //!
-//! The choice is pure; looking at standard error and at the environment is a function of its own.
+//! The choice is pure; a function of its own reads standard error and the environment.
 #![expect(
     unsafe_code,
     reason = "fstat(2) of standard error, whose identity systemd tells in JOURNAL_STREAM"
@@ -16,11 +16,11 @@ use crate::config::LogFormat;
 pub(super) enum Form {
     Text,
     Json,
-    /// Not standard error at all, but journald's own socket, with fields.
+    /// Replaces standard error: lines go to journald's own socket, with fields.
     Journald,
 }
 
-/// What standard error is.
+/// The kind of standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Surroundings {
     pub(super) is_terminal: bool,
@@ -49,7 +49,7 @@ pub(super) fn form(format: LogFormat, surroundings: Surroundings) -> Form {
     }
 }
 
-/// `device:inode`, as systemd writes it into `JOURNAL_STREAM`. A child whose standard error was redirected inherits the
+/// `device:inode`, as systemd writes it into `JOURNAL_STREAM`. A child with redirected standard error inherits the
 /// variable but not the stream, hence the comparison.
 fn stderr_identity() -> Option<Box<OsStr>> {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();

@@ -1,9 +1,8 @@
-//! Standard error as a place for log lines: it neither panics nor waits for ever.
+//! Standard error as a sink for log lines: it neither panics nor waits for ever.
 //!
-//! `eprintln!` panics when the reader of a pipe has gone, and blocks when the reader has stopped reading; a daemon that
-//! stands still because nobody reads its log would lose its group membership. Here a line whose reader does not take it
-//! within a second is dropped and counted, and so are the next ones until the pipe can be written again. Lines are
-//! whole.
+//! `eprintln!` panics when the reader of a pipe has closed it, and blocks when the reader has stopped reading. A
+//! daemon that is blocked by its log would lose its group membership. Here a line that its reader does not take
+//! within a second is dropped and counted. So are the next lines, until the pipe is writable again. Lines are whole.
 #![expect(
     unsafe_code,
     reason = "poll(2) tells whether a write would block, without making the shared pipe non-blocking"
@@ -21,7 +20,8 @@ use super::whole::Whole;
 
 /// How long one line may wait for its reader.
 const WAIT_MAX: Duration = Duration::from_secs(1);
-/// A pipe that is ready for writing has room for this much (`PIPE_BUF`), so that a write of it does not block.
+/// A pipe that is ready for writing has room for this many bytes (`PIPE_BUF`), so that a write of them does not
+/// block.
 const PIECE_BYTES: usize = 4096;
 
 #[derive(Clone, Debug, Default)]
@@ -29,7 +29,7 @@ pub(super) struct Stderr(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// The lock keeps lines of several threads apart.
+    /// The lock separates the lines of several threads.
     state: Mutex<State>,
     dropped: AtomicU64,
 }
@@ -89,7 +89,7 @@ fn write_piece(fd: libc::c_int, bytes: &[u8], deadline: Instant) -> io::Result<u
 }
 
 impl Write for &Stderr {
-    /// The formatting layer hands over whole lines. Errors end here: there is nowhere to tell them but the count.
+    /// The formatting layer passes whole lines. Errors end here: only the count can report them.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.line(line, libc::STDERR_FILENO);
         Ok(line.len())

@@ -1,11 +1,11 @@
-//! Lines written whole, however much of them one write takes.
+//! Whole lines, even when one write takes only a part of them.
 //!
-//! A short write is continued. Where a write fails amid a line, the rest of the line is dropped and counted, and the
-//! next line begins on a new line: two JSON objects never share one.
+//! A short write is continued. When a write fails amid a line, the rest of the line is dropped and counted. The next
+//! entry begins on a new line: two JSON objects never share one.
 
 use std::io;
 
-/// Takes the first bytes of a text and says how many.
+/// Takes the first bytes of the input and returns their number.
 pub(super) type Write<'a> = &'a mut dyn FnMut(&[u8]) -> io::Result<usize>;
 
 #[derive(Debug, Default)]
@@ -15,7 +15,7 @@ pub(super) struct Whole {
 }
 
 impl Whole {
-    /// Behind a file that ends so.
+    /// For a file that ends amid a line, if `is_torn`.
     pub(super) fn new(is_torn: bool) -> Self {
         Self { is_torn }
     }
@@ -27,7 +27,7 @@ impl Whole {
             return Ok(());
         };
         self.tear(&entry[..written]);
-        // Where only its end is missing, the next line begins with that.
+        // If only the line end is missing, the next line begins with it.
         if written + 1 == entry.len() {
             Ok(())
         } else {
@@ -56,7 +56,7 @@ impl Whole {
         dropped
     }
 
-    /// The end of a line that lacks it.
+    /// Ends a line that lacks its line end.
     fn begin(&mut self, write: Write<'_>) -> io::Result<()> {
         if self.is_torn {
             all(b"\n", write).map_err(|(_, error)| error)?;
@@ -71,7 +71,7 @@ impl Whole {
     }
 }
 
-/// An error has the number of bytes that were written before it.
+/// The error carries the number of bytes written before it.
 fn all(bytes: &[u8], write: Write<'_>) -> Result<(), (usize, io::Error)> {
     let mut written = 0;
     while written < bytes.len() {

@@ -1,7 +1,7 @@
-//! What consumers and workers count: plain numbers of one thread, copied out when somebody asks.
+//! The counters of consumers and workers: plain numbers of one thread, copied out on request.
 //!
-//! **Nothing here is shared while it counts**: no atomics, no locks, no clock. Counters only grow as long as what they
-//! belong to lives: a thread, a listener of the config, an assignment of a partition.
+//! **Counting shares nothing**: no atomics, no locks, no clock. Counters only grow during the life of their owner: a
+//! thread, a listener of the config, an assignment of a partition.
 
 use std::sync::Arc;
 
@@ -9,18 +9,18 @@ use crate::telemetry::status::{ConsumerStatus, ListenerStatus};
 
 use super::Histogram;
 
-/// What a consumer has counted since it started.
+/// The counters of a consumer since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ConsumerCounts {
     pub(crate) assigned: u64,
     pub(crate) revoked: u64,
     pub(crate) lost: u64,
-    /// Commits that the group took, each of one or several partitions.
+    /// Commits that the group accepted, each of one or several partitions.
     pub(crate) commits: u64,
     pub(crate) commit_errors: u64,
     /// Errors of brokers, group and partitions.
     pub(crate) errors: u64,
-    /// Messages that the brokers deleted before they were handled, at most.
+    /// An upper bound of the messages that the brokers deleted before they were handled.
     pub(crate) messages_lost: u64,
 }
 
@@ -29,21 +29,21 @@ pub(crate) struct ConsumerCounts {
 pub(crate) struct ConsumerSnapshot {
     pub(crate) status: ConsumerStatus,
     pub(crate) counts: ConsumerCounts,
-    /// Messages received, in the order of the status' partitions.
+    /// Messages received, in the order of the partitions in the status.
     pub(crate) received: Vec<u64>,
 }
 
-/// What became of messages of one partition.
+/// The outcomes of messages of one partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcomes {
     pub(crate) done: u64,
     pub(crate) dead_lettered: u64,
     pub(crate) skipped: u64,
-    /// Handed on to a retry topic.
+    /// Sent to a retry topic.
     pub(crate) retried_later: u64,
 }
 
-/// What became of a message; of several listeners' the greatest counts.
+/// The outcome of a message; for several listeners the greatest variant counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outcome {
     Done,
@@ -60,15 +60,15 @@ pub(crate) struct LimitKills {
     pub(crate) memory: u64,
 }
 
-/// What a worker has counted of one listener.
+/// The counters of one listener in a worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ListenerCounts {
-    /// From the start of a call to its end, waits included; its count is that of all runs.
+    /// The time from the start of a call to its end, waits included; its count is that of all runs.
     pub(crate) run: Histogram,
-    /// From the moment at which a message was taken to its first run.
+    /// The time from taking a message to its first run.
     pub(crate) wait: Histogram,
     pub(crate) failures: u64,
-    /// Runs that were not a message's first.
+    /// Runs after a message's first.
     pub(crate) retries: u64,
     pub(crate) outcomes: Outcomes,
     pub(crate) limit_kills: LimitKills,
@@ -108,7 +108,7 @@ impl Outcomes {
 /// A worker at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct WorkerSnapshot {
-    /// Bytes of its VMs, one that drains included.
+    /// Bytes of its VMs, including one that drains.
     pub(crate) memory: usize,
     /// VMs that were replaced after a limit was exceeded.
     pub(crate) vms_replaced: u64,
@@ -131,6 +131,6 @@ pub(crate) struct PartitionSnapshot {
     pub(crate) topic: Arc<str>,
     pub(crate) partition: i32,
     pub(crate) outcomes: Outcomes,
-    /// What is in hand waits for a listener that somebody has paused.
+    /// Its messages in flight wait for a listener that an operator has paused.
     pub(crate) waits_for_paused: bool,
 }

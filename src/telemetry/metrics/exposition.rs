@@ -1,6 +1,7 @@
-//! From what was asked together to the page: which number stands for what.
+//! The page of metrics, made from the collected counts: the value of each metric.
 //!
-//! Pure. A partition that is not assigned any more, a consumer or a listener that the config no longer has, do not show.
+//! Pure. A partition that is not assigned any more is left out, and so is a consumer or listener that the config no
+//! longer has.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -11,7 +12,7 @@ use super::families as f;
 use super::text::{Samples, Value};
 use super::{ConsumerCounts, ConsumerSnapshot, ListenerCounts, Outcomes, Process, WorkerSnapshot};
 
-/// What the page is made of.
+/// The data of a page.
 pub(crate) struct Scrape<'a> {
     pub(crate) status: &'a Status,
     pub(crate) consumers: &'a [ConsumerSnapshot],
@@ -107,7 +108,7 @@ fn consumer(samples: &mut Samples, status: &ConsumerStatus, counts: &ConsumerCou
     samples.add(&f::MESSAGES_LOST, &[name], count(counts.messages_lost));
 }
 
-/// A listener may run in several workers: they add up.
+/// A listener may run in several workers: their counts are added.
 fn listeners(samples: &mut Samples, facts: &Scrape<'_>) {
     let mut sums: BTreeMap<&str, ListenerCounts> = facts
         .status

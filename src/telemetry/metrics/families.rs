@@ -1,8 +1,8 @@
-//! Every metric that there is: name, type, labels and meaning. docs/reference/metrics.md says the same, held equal by a
-//! test.
+//! Every metric: name, type, labels and meaning. docs/reference/metrics.md has the same content; a test compares
+//! them.
 //!
-//! Names follow Prometheus: base units, the unit last, `_total` behind counters (added where they are written). **Label
-//! values are bounded**: consumers and listeners of the config, partitions that are assigned, words of the code.
+//! Names follow Prometheus: base units, the unit last, `_total` after counters (added when the page is written).
+//! **Label values are bounded**: consumers and listeners of the config, assigned partitions, words of the code.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

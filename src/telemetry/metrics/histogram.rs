@@ -1,18 +1,18 @@
 //! Durations in fixed buckets, counted without a lock.
 //!
-//! The bounds are powers of two of 50 µs, so that a quantile read from them is off by less than a factor of two anywhere
-//! between a trivial handler and one that takes minutes. **They never change while the process runs**: histograms of
-//! several workers add up bucket by bucket.
+//! The bounds are powers of two of 50 µs. So a quantile read from them is wrong by less than a factor of two, between
+//! a trivial handler and one that takes minutes. **They never change while the process runs**: histograms of several
+//! workers are added bucket by bucket.
 
 use std::time::Duration;
 
 const FIRST_US: u64 = 50;
-/// 50 µs, 100 µs … to a bit less than two minutes; what takes longer is above the last bound.
+/// 50 µs, 100 µs … to a bit less than two minutes; longer durations are above the last bound.
 pub(crate) const BOUNDS: usize = 22;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Histogram {
-    /// By the first bound that is not exceeded; the last one is above all bounds.
+    /// Counts by the first bound that is not exceeded; the last count is above all bounds.
     counts: [u64; BOUNDS + 1],
     sum_ns: u128,
 }
@@ -22,7 +22,7 @@ impl Histogram {
         self.record_many(duration, 1);
     }
 
-    /// So many of this length: of a group that was timed as a whole, the mean.
+    /// Records `count` durations of this length: for a group that was timed as a whole, the mean.
     pub(crate) fn record_many(&mut self, each: Duration, count: u64) {
         self.counts[bucket(each)] += count;
         self.sum_ns += each.as_nanos() * u128::from(count);
@@ -43,7 +43,7 @@ impl Histogram {
         self.sum_ns as f64 / 1e9
     }
 
-    /// Each bound in seconds with the count of its own bucket, not added up; the last bound is infinite.
+    /// Each bound in seconds with the count of its own bucket, not cumulative; the last bound is infinite.
     pub(crate) fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
         self.counts
             .iter()

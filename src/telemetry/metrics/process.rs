@@ -1,6 +1,6 @@
-//! The process as the kernel sees it: what /proc/self tells, under the names that every exporter uses.
+//! The metrics of the process from `/proc/self`, under the names that every exporter uses.
 //!
-//! A number that can't be had is left out; nothing here fails.
+//! A value that cannot be read is left out; nothing here fails.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ pub(crate) struct Process {
     pub(crate) threads: Option<u64>,
 }
 
-/// The kernel shows processor time to user space in hundredths of a second, whatever its own clock.
+/// The kernel reports processor time to user space in hundredths of a second, whatever its own clock.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 impl Process {
@@ -22,7 +22,7 @@ impl Process {
         let read =
             |name: &str| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
         Self {
-            // This look has one open itself, which is not worth a correction.
+            // This reading has one descriptor open itself, which is not worth a correction.
             open_fds: fs::read_dir("/proc/self/fd")
                 .ok()
                 .map(|folder| folder.count() as u64),
@@ -43,13 +43,13 @@ impl Process {
     }
 }
 
-/// The first word behind the name of a line.
+/// The first word after the name of a line.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()
 }
 
-/// utime and stime, the 14th and 15th field; the second one is the command and may contain anything.
+/// `utime` and `stime`, the 14th and 15th field; the second field is the command and may contain any character.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let behind = stat.rsplit_once(')')?.1;
     let mut fields = behind.split_whitespace().skip(11);

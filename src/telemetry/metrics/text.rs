@@ -1,6 +1,6 @@
-//! The page as text, in the `OpenMetrics` format that Prometheus asks for first.
+//! The page as text, in the `OpenMetrics` format that Prometheus requests first.
 //!
-//! It knows families and samples and nothing of what they mean.
+//! It handles families and samples, and does not depend on their meaning.
 
 use std::fmt::{self, Write as _};
 
@@ -12,11 +12,11 @@ use prometheus_client::registry::{Registry, Unit};
 use super::Histogram;
 use super::families::{Family, Kind};
 
-/// A form of the page.
+/// A format of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     OpenMetrics,
-    /// Prometheus' own text format, the older of the two.
+    /// The text format of Prometheus, the older of the two.
     Text,
 }
 
@@ -28,7 +28,7 @@ impl Format {
         }
     }
 
-    /// The page in this form, from the one in `OpenMetrics`.
+    /// The page in this format, made from the one in `OpenMetrics`.
     pub(crate) fn of(self, page: String) -> String {
         match self {
             Self::OpenMetrics => page,
@@ -37,8 +37,8 @@ impl Format {
     }
 }
 
-/// In the text format a family has the name of its samples, `_total` and `_info` included, and there is no type for an
-/// info, no unit and no end.
+/// In the text format a family has the name of its samples, `_total` and `_info` included. An info has no type; the
+/// format has no unit and no end.
 fn as_text(page: &str) -> String {
     let mut text = String::with_capacity(page.len());
     let mut help = None;
@@ -86,7 +86,7 @@ pub(super) enum Value {
 }
 
 impl Samples {
-    /// `labels` are the values of the family's, in their order.
+    /// `labels` are the values of the family's labels, in their order.
     pub(super) fn add(&mut self, family: &'static Family, labels: &[&str], value: Value) {
         debug_assert_eq!(labels.len(), family.labels.len(), "{}", family.name);
         let values = labels.iter().map(ToString::to_string);
@@ -100,7 +100,7 @@ impl Samples {
         }
     }
 
-    /// The whole page. Families without a sample do not show.
+    /// The whole page. Families without a sample are left out.
     pub(super) fn text(self) -> Result<String, fmt::Error> {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self));
@@ -130,7 +130,7 @@ impl Sample {
             return encoder.encode_info(&self.labels);
         }
         if self.labels.is_empty() {
-            // A family of no labels would still get its braces.
+            // A family without labels would still get braces.
             return self.value.encode(kind, encoder);
         }
         self.value
