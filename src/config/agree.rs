@@ -11,12 +11,12 @@ use crate::topic_name::Made;
 
 /// Reports every pair of listeners that share a topic and cannot.
 pub(super) fn check(listeners: &[(usize, Listener)], made: &Made, scene: &mut Scene<'_, '_>) {
-    for (place, (index, later)) in listeners.iter().enumerate() {
-        for (_, earlier) in &listeners[..place] {
-            if earlier.consumer == later.consumer
-                && let Some(topic) = common_topic(earlier, later, made)
-            {
-                pair(*index, earlier, later, &topic, scene);
+    let mut consumers: BTreeMap<&str, Earlier<'_>> = BTreeMap::new();
+    for (index, later) in listeners {
+        let earlier = consumers.entry(&later.consumer).or_default();
+        for one in earlier.that_may_share(later) {
+            if let Some(topic) = common_topic(one, later, made) {
+                pair(*index, one, later, &topic, scene);
             }
         }
         earlier.add(later);
