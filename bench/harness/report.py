@@ -1,10 +1,28 @@
 """The page: tables and plots of what was measured, what was not and why, and what the figures belong to."""
 
+import json
 import textwrap
+from dataclasses import dataclass
 from statistics import median
 
 from . import plot
 from .plot import short
+from .settings import ROOT
+
+
+# The goals as they were measured in a busy hour (HOUR=busy).
+BUSY = ROOT / "bench/busy.json"
+
+
+@dataclass(frozen=True)
+class Goal:
+    workload: str
+    against: str
+    quantity: str
+    wanted: str
+    measured: str
+    cpu: str
+    is_reached: bool
 
 
 class Report:
@@ -47,7 +65,7 @@ class Report:
             lines.append(
                 f"| {program.title} | {program.figures[0].messages:,} | {program.rate():,.0f} | {short(min(rates))} – "
                 f"{short(max(rates))} | {ratio} | {program.cpu_us():.2f} | {program.memory_mib():.0f} |")
-            self._goal(workload, program, "rate", lambda wanted: (
+            self._goal(workload, program, subject, "rate", lambda wanted: (
                 subject.rate() / program.rate(), wanted, subject.rate() >= wanted * program.rate()))
         return [*lines, "", *self._plot(workload, programs, "messages/s", lambda program: program.rates())]
 
@@ -62,7 +80,7 @@ class Report:
             lines.append("| {} | {:,.0f} | {:,.0f} | {:,.0f} | {} | {:.1f} |".format(
                 program.title, *figures, ratios, program.cpu_us()))
             for at, name in enumerate(("p50", "p99")):
-                self._goal(workload, program, name, lambda wanted: (
+                self._goal(workload, program, subject, name, lambda wanted: (
                     mine[at] / figures[at], wanted[at], mine[at] <= wanted[at] * figures[at]))
         p99 = lambda program: [figure.latency[1] for figure in program.figures]
         return [*lines, "", *self._plot(workload, programs, "p99 in µs", p99)]
@@ -81,12 +99,14 @@ class Report:
         check, ready = (median(column) for column in zip(*programs[0].figures))
         return [f"`moontide check`: {check:.0f} ms. Start until ready: {ready:.0f} ms.", ""]
 
-    def _goal(self, workload, program, what, judge):
+    def _goal(self, workload, program, subject, what, judge):
         wanted = workload.goals.get(program.key)
         if wanted is not None:
             measured, wanted, is_reached = judge(wanted)
             sign = "≥" if what == "rate" else "≤"
-            self.goals.append((workload.name, program.title, what, f"{sign} {wanted:g} ×", f"{measured:.2f} ×", is_reached))
+            cpu = f"{subject.cpu_us():.2f} · {program.cpu_us():.2f}"
+            self.goals.append(
+                Goal(workload.name, program.title, what, f"{sign} {wanted:g} ×", f"{measured:.2f} ×", cpu, is_reached))
 
     def _add_memory(self, workload, program):
         setup = program.setup
@@ -97,8 +117,8 @@ class Report:
         self.memory.append((setup.memory, max(values), min(values), max(values), True))
         if setup.memory_max:
             most = max(values) * 1.048576
-            self.goals.append((workload.name, program.title, "memory", f"≤ {setup.memory_max:g} MB", f"{most:.1f} MB",
-                               most <= setup.memory_max))
+            self.goals.append(Goal(workload.name, program.title, "memory", f"≤ {setup.memory_max:g} MB", f"{most:.1f} MB",
+                                   "", most <= setup.memory_max))
 
     def _memory(self):
         title = "Memory of Moontide"
@@ -122,7 +142,13 @@ class Report:
         return [f"![{title}]({self.plots.name}/{workload.name}.svg)", ""]
 
     def write(self, peers):
-        """The whole page anew, so that a run that is broken off leaves what it had."""
+        """The whole page anew, so that a run that is broken off leaves what it had. A busy hour gives a column alone."""
+        if self.settings.busy:
+            BUSY.write_text(json.dumps({
+                "revision": self.facts["Moontide"], "load": self.facts["load when it began"],
+                "goals": [[goal.workload, goal.against, goal.quantity, goal.measured] for goal in self.goals],
+            }, indent=1, ensure_ascii=False) + "\n")
+            return
         parts = [
             "# Performance",
             wrapped(
@@ -138,8 +164,7 @@ class Report:
             parts.append("**These are small runs, which show that everything works, and nothing about speed.**")
         parts += [table(("", ""), self.facts.items())]
         if self.goals:
-            parts += ["## Goals", table(("workload", "against", "quantity", "goal", "measured", "result"), [
-                (*goal, "reached" if is_reached else "**missed**") for *goal, is_reached in self.goals])]
+            parts += ["## Goals", *goals_of(self.goals, json.loads(BUSY.read_text()) if BUSY.exists() else None)]
         parts += self.sections
         if self.memory:
             parts.append(self._memory())
@@ -149,6 +174,22 @@ class Report:
             *((peer.title, peer.version, peer.tuning) for peer in peers)])]
         self.page.parent.mkdir(parents=True, exist_ok=True)
         self.page.write_text("\n\n".join(parts) + "\n")
+
+
+def goals_of(goals, busy):
+    """The table of goals, with the ratios of a busy hour where one was measured."""
+    there = {tuple(key): measured for *key, measured in busy["goals"]} if busy else {}
+    rows = [(
+        goal.workload, goal.against, goal.quantity, goal.wanted, goal.measured,
+        there.get((goal.workload, goal.against, goal.quantity), ""), goal.cpu,
+        "reached" if goal.is_reached else "**missed**",
+    ) for goal in goals]
+    head = ("workload", "against", "quantity", "goal", "measured", "in a busy hour", "CPU µs a message", "result")
+    note = ("CPU time is that of Moontide and of the other program. It is the steadier figure: on a machine that others share, "
+            "a rate depends on the hour.")
+    if busy:
+        note += f" The busy hour: {busy['revision']}, with a load of {busy['load']} when the run began."
+    return [table(head, rows), wrapped(note)]
 
 
 def wrapped(paragraph):

@@ -18,6 +18,7 @@ KNOWN = {
     "LOSS": "percent of CPU time that bench/compare lets a workload lose; without it only the rate is judged, by 10",
     "MOONTIDE": "a binary that is built already",
     "OUT": "the page to write",
+    "HOUR": "busy: nothing but the ratios of the goals is kept, as the page's column of a busy hour",
 }
 
 
@@ -39,6 +40,7 @@ class Settings:
     def __init__(self, said):
         self.quick = said.get("QUICK", "0") not in ("", "0")
         self.rounds = int(said.get("ROUNDS", 1 if self.quick else 5))
+        self.busy = said.get("HOUR") == "busy"
         self.scale = float(said.get("SCALE", 0.025 if self.quick else 1))
         self.loss = float(said["LOSS"]) if said.get("LOSS") else None
         self.only = said["ONLY"].split(",") if "ONLY" in said else None
