@@ -319,4 +319,6 @@ pub(crate) struct Daemon {
     pub(crate) crashes_max: u32,
     /// The folder of the control socket.
     pub(crate) runtime_directory: PathBuf,
+    /// Whether a change of the files begins a reload.
+    pub(crate) watch: bool,
 }

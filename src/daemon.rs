@@ -6,12 +6,13 @@
 mod fleet;
 mod last_resort;
 mod load;
+mod loading;
 mod operator_commands;
 mod reload;
+mod reloads;
 mod responses;
 mod topics;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,13 +30,15 @@ use crate::service::systemd::Notifier;
 use crate::service::watch::Watch;
 use crate::telemetry::http;
 use crate::telemetry::logging::{self, Audience};
-use crate::telemetry::status::{ReloadReport, Request, Response, Status};
+use crate::telemetry::status::{Request, Response, Status};
 use crate::threads::supervisor::{Ending, Supervisor};
 
 use fleet::{Fleet, Roster};
 use last_resort::LastResort;
+use loading::Loading;
 use operator_commands::OperatorCommands;
 use reload::Reloader;
+use reloads::Reloads;
 use responses::{Responses, gather};
 
 /// The interval between two checks for dropped log lines, and between two status lines for systemd.
@@ -99,7 +102,7 @@ fn start_and_run(options: Options) -> Result<(Ended, LastResort), StartError> {
     let config = loaded.config.clone();
     let guard = Arc::new(logging::start(&config.log, options.audience)?);
     let (trigger, shutdown) = signals::channel();
-    let (reload_sender, reloads) = mpsc::channel(1);
+    let (reload_sender, signals) = mpsc::channel(1);
     let drain = Arc::new(Mutex::new(config.daemon.drain_deadline));
     let (endings_sender, endings) = mpsc::unbounded_channel();
     let supervisor = Supervisor::new(endings_sender);
@@ -119,21 +122,39 @@ fn start_and_run(options: Options) -> Result<(Ended, LastResort), StartError> {
     for warning in &config.warnings {
         log!(warn, daemon, "{warning}");
     }
-    let fleet = Fleet::start(loaded, supervisor.clone())?;
-    let (path, handlers) = (config.path.clone(), config.lua.handlers.clone());
-    let watch = Watch::start(path, handlers, &supervisor)?;
+    // A full channel holds an end that is still to be told, which covers this one as well.
+    let (late_end, late_ends) = mpsc::channel(1);
+    let at_late_end = move || _ = late_end.try_send(());
+    let fleet = Fleet::start(loaded, supervisor.clone(), at_late_end)?;
+    let watch = if config.daemon.watch {
+        let (path, handlers) = (config.path.clone(), config.lua.handlers.clone());
+        Some(Watch::start(path, handlers, &supervisor)?)
+    } else {
+        None
+    };
     let roster = fleet.roster();
     let status = Arc::new(Mutex::new(first_status(&fleet)));
+    let loading = Loading::default();
     let reloader = Reloader::new(
-        options.config,
+        options.config.clone(),
         options.adjust,
         fleet,
         guard.clone(),
         status.clone(),
         drain.clone(),
+        loading.clone(),
     );
     say_ready(&config);
     notifier.ready();
+    let reloads = Reloads {
+        config: options.config,
+        notifier: notifier.clone(),
+        supervisor: supervisor.clone(),
+        status: status.clone(),
+        loading,
+        reloader: Some(reloader),
+        running: None,
+    };
     let daemon = Daemon {
         notifier,
         supervisor,
@@ -145,13 +166,19 @@ fn start_and_run(options: Options) -> Result<(Ended, LastResort), StartError> {
         status,
         drain,
         code: options.code,
-        reloader: Some(reloader),
+        reloads,
+    };
+    let inputs = Inputs {
+        watch,
+        signals,
+        late_ends,
+        endings,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let ended = runtime.block_on(daemon.run(server, http, watch, reloads, endings));
+    let ended = runtime.block_on(daemon.run(server, http, inputs));
     failpoint!("stopped");
     Ok(ended)
 }
@@ -192,6 +219,7 @@ fn first_status(fleet: &Fleet) -> Status {
             .to_string(),
         started_at: now_ms(),
         bundle: fleet.bundle_status(),
+        watches: Some(fleet.bundle().config.daemon.watch),
         ..Status::default()
     }
 }
@@ -209,19 +237,16 @@ struct Daemon {
     /// `drainDeadline` of the bundle in force.
     drain: Arc<Mutex<Duration>>,
     code: fn(&Ended) -> u8,
-    /// `None` while a reload runs.
-    reloader: Option<Reloader>,
+    reloads: Reloads,
 }
 
-/// Without a report, the reload panicked.
-type Reloaded = (Reloader, Option<ReloadReport>);
-
-/// A reload on its thread, and the peers that wait for its report.
-struct Reloading {
-    task: tokio::task::JoinHandle<Reloaded>,
-    asked: Vec<oneshot::Sender<Response>>,
-    /// Another request arrived meanwhile: reload again. `true`: a request forces it, also with unchanged bytes.
-    again: Option<bool>,
+/// What begins a reload, or ends the daemon.
+struct Inputs {
+    /// `None` where only requests reload.
+    watch: Option<Watch>,
+    signals: mpsc::Receiver<()>,
+    late_ends: mpsc::Receiver<()>,
+    endings: mpsc::UnboundedReceiver<Ending>,
 }
 
 impl Daemon {
@@ -229,15 +254,12 @@ impl Daemon {
         mut self,
         server: Server,
         http: Option<http::Server>,
-        mut watch: Watch,
-        mut signals: mpsc::Receiver<()>,
-        mut endings: mpsc::UnboundedReceiver<Ending>,
+        mut inputs: Inputs,
     ) -> (Ended, LastResort) {
         let (ask, mut asked) = mpsc::channel::<Ask>(REQUESTS);
         let control = tokio::spawn(server.serve(ask));
         let http = http.map(|http| tokio::spawn(http.serve(self.responses().source())));
         let mut tick = tokio::time::interval(TICK);
-        let mut reloading: Option<Reloading> = None;
         let mut ending = None;
         let (shutdown, supervisor) = (self.shutdown.clone(), self.supervisor.clone());
         let notifier = self.notifier.clone();
@@ -249,18 +271,19 @@ impl Daemon {
             tokio::select! {
                 biased;
                 () = shutdown.requested() => break,
-                Some(first) = endings.recv() => {
+                Some(first) = inputs.endings.recv() => {
                     ending = Some(first);
                     break;
                 }
-                report = finished(&mut reloading) => self.reloaded(report, &mut reloading, &watch),
+                done = self.reloads.done() => self.reloads.take(done, inputs.watch.as_ref()),
                 Some(Ask { request, who, answer }) = asked.recv() => match request {
-                    Request::Reload => self.reload(&mut reloading, true, Some(answer)),
+                    Request::Reload => self.reloads.reload(true, Some(answer)),
                     Request::Status => self.answer_status(answer),
                     Request::Order(order) => self.hands.carry_out(order, who, answer),
                 },
-                Some(()) = signals.recv() => self.reload(&mut reloading, true, None),
-                Some(()) = watch.changed() => self.reload(&mut reloading, false, None),
+                Some(()) = inputs.signals.recv() => self.reloads.reload(true, None),
+                Some(()) = changed(&mut inputs.watch) => self.reloads.reload(false, None),
+                Some(()) = inputs.late_ends.recv() => self.reloads.late_end(),
                 _ = tick.tick() => {
                     self.guard.look(Instant::now());
                     self.say_hangs();
@@ -268,9 +291,9 @@ impl Daemon {
                 }
             }
         }
-        let (mut ended, last_resort) = self.stop(&notifier, reloading, ending).await;
+        let (mut ended, last_resort) = self.stop(&notifier, ending).await;
         if ended == Ended::Stopped
-            && let Some(reason) = panicked_meanwhile(&mut endings)
+            && let Some(reason) = panicked_meanwhile(&mut inputs.endings)
         {
             log!(error, daemon, reason, "stopped, but not in order");
             ended = Ended::Failed(reason);
@@ -300,77 +323,6 @@ impl Daemon {
         }
     }
 
-    /// Starts a reload, or joins the running one.
-    fn reload(
-        &mut self,
-        reloading: &mut Option<Reloading>,
-        force: bool,
-        asked: Option<oneshot::Sender<Response>>,
-    ) {
-        if force {
-            // At once: the service manager waits for this notification.
-            self.notifier.reloading();
-        }
-        if let Some(reloading) = reloading {
-            // The running reload may have read the files already. They are read again, and the peer gets that report.
-            reloading.again = Some(force || reloading.again.unwrap_or(false));
-            reloading.asked.extend(asked);
-            return;
-        }
-        self.begin_reload(reloading, force, asked.into_iter().collect());
-    }
-
-    fn begin_reload(
-        &mut self,
-        reloading: &mut Option<Reloading>,
-        force: bool,
-        asked: Vec<oneshot::Sender<Response>>,
-    ) {
-        let Some(mut reloader) = self.reloader.take() else {
-            return;
-        };
-        let task = tokio::task::spawn_blocking(move || {
-            let report = catch_unwind(AssertUnwindSafe(|| reloader.reload(force)));
-            (reloader, report.ok())
-        });
-        *reloading = Some(Reloading {
-            task,
-            asked,
-            again: None,
-        });
-    }
-
-    fn reloaded(
-        &mut self,
-        result: Result<Reloaded, tokio::task::JoinError>,
-        reloading: &mut Option<Reloading>,
-        watch: &Watch,
-    ) {
-        let Some(Reloading { asked, again, .. }) = reloading.take() else {
-            return;
-        };
-        let report = result.ok().and_then(|(reloader, report)| {
-            watch.rearm(reloader.handlers());
-            self.reloader = Some(reloader);
-            report
-        });
-        let Some(report) = report else {
-            // The daemon may be about to end already.
-            let ending = Ending::Thread("the reload panicked".to_owned());
-            let _ = self.supervisor.endings().send(ending);
-            return;
-        };
-        if let Some(force) = again {
-            self.begin_reload(reloading, force, asked);
-            return;
-        }
-        self.notifier.ready();
-        for answer in asked {
-            // The peer may have closed its connection.
-            let _ = answer.send(Response::Reloaded(report.clone()));
-        }
-    }
-
     fn answer_status(&self, answer: oneshot::Sender<Response>) {
         let (roster, status) = (self.roster.clone(), self.status.clone());
         tokio::task::spawn_blocking(move || {
@@ -391,12 +343,7 @@ impl Daemon {
     }
 
     /// Drains, within the deadline, and joins every thread.
-    async fn stop(
-        mut self,
-        notifier: &Notifier,
-        reloading: Option<Reloading>,
-        ending: Option<Ending>,
-    ) -> (Ended, LastResort) {
+    async fn stop(self, notifier: &Notifier, ending: Option<Ending>) -> (Ended, LastResort) {
         notifier.stopping();
         self.supervisor.stopping();
         let drain = *self.drain.lock().unwrap_or_else(PoisonError::into_inner);
@@ -424,14 +371,8 @@ impl Daemon {
             }
         }
         self.roster.close(deadline);
-        if let Some(reloading) = reloading
-            && let Ok((reloader, _)) = reloading.task.await
-        {
-            self.reloader = Some(reloader);
-        }
-        if let Some(reloader) = self.reloader.take() {
-            let stopped =
-                tokio::task::spawn_blocking(move || reloader.into_fleet().stop(deadline)).await;
+        if let Some(fleet) = self.reloads.stop().await {
+            let stopped = tokio::task::spawn_blocking(move || fleet.stop(deadline)).await;
             if let Ok(true) = stopped {
                 log!(info, daemon, "stopped");
             } else {
@@ -468,10 +409,10 @@ fn panicked_meanwhile(endings: &mut mpsc::UnboundedReceiver<Ending>) -> Option<S
     })
 }
 
-/// Ends with the running reload; without one, never.
-async fn finished(reloading: &mut Option<Reloading>) -> Result<Reloaded, tokio::task::JoinError> {
-    match reloading {
-        Some(reloading) => (&mut reloading.task).await,
+/// Waits for a change of the files; without a watch, forever.
+async fn changed(watch: &mut Option<Watch>) -> Option<()> {
+    match watch {
+        Some(watch) => watch.changed().await,
         None => std::future::pending().await,
     }
 }

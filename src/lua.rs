@@ -6,6 +6,7 @@
 mod api;
 mod attributes;
 mod build;
+mod loader;
 mod plain;
 mod shared;
 mod stack;
@@ -15,8 +16,10 @@ mod vm;
 use std::time::Duration;
 
 pub(crate) use attributes::App;
+pub(crate) use loader::{Loader, Unloaded};
 pub(crate) use vm::Vm;
 pub(crate) use vm::beat::Pulse;
+pub(crate) use vm::ticket::Ticket;
 pub(crate) use vm::watchdog::Watchdog;
 
 use crate::message::Record;

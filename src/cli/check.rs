@@ -9,6 +9,7 @@ mod policies;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use anyhow::bail;
 use serde_json::{Value as Json, json};
 
 use log_file::Found;
@@ -16,7 +17,7 @@ use log_file::Found;
 use super::{ConfigOption, Exit};
 use crate::bundle::{self, Bundle};
 use crate::config::{Config, Consumer, Errors, Listener};
-use crate::lua::{Vm, Watchdog};
+use crate::lua::{Loader, Ticket, Unloaded, Vm, Watchdog};
 use crate::threads::supervisor::Supervisor;
 
 #[derive(Debug, clap::Args)]
@@ -37,7 +38,7 @@ enum Bad {
 
 /// The bundle that would start.
 struct Good {
-    bundle: Bundle,
+    bundle: Arc<Bundle>,
     warnings: Vec<String>,
 }
 
@@ -76,17 +77,34 @@ fn check(config: &ConfigOption) -> Result<Good, Bad> {
             errors.push(format!("{}: {error}", bundle.config.path.display()));
         }
     }
-    let watchdog = Watchdog::start(&Supervisor::without_daemon())
-        .map_err(|error| outside(format!("{error:#}")))?;
-    let pulse = watchdog.watch_current_thread("check");
-    if let Err(error) = Vm::build(&bundle, &Arc::default(), &pulse) {
+    let bundle = Arc::new(bundle);
+    if let Err(error) = load(&bundle).map_err(|error| outside(format!("{error:#}")))? {
         let folder = bundle.config.lua.handlers.file_name().unwrap_or_default();
-        errors.extend(sentences(&error.to_string(), &folder.to_string_lossy()));
+        errors.extend(sentences(&error, &folder.to_string_lossy()));
     }
     if errors.is_empty() {
         Ok(Good { bundle, warnings })
     } else {
         Err(Bad::Outside(errors))
+    }
+}
+
+/// Builds a VM as a start would, and drops it. The inner error is the files'.
+fn load(bundle: &Arc<Bundle>) -> anyhow::Result<Result<(), String>> {
+    let supervisor = Supervisor::without_daemon();
+    let watchdog = Arc::new(Watchdog::start(&supervisor)?);
+    let mut loader = Loader::new(watchdog, supervisor, || {});
+    let loaded = loader.run(&Ticket::default(), {
+        let bundle = bundle.clone();
+        move |pulse| {
+            let vm = Vm::build(&bundle, &Arc::default(), pulse);
+            vm.map(drop).map_err(|error| error.to_string())
+        }
+    });
+    match loaded {
+        Ok(()) => Ok(Ok(())),
+        Err(Unloaded::Failed(error) | Unloaded::Stuck(error)) => Ok(Err(error)),
+        Err(Unloaded::Cancelled) => bail!("the load was cancelled"),
     }
 }
 
@@ -210,6 +228,7 @@ fn as_json(Good { bundle, warnings }: &Good) -> Json {
             "stateDirectory": config.daemon.state_directory,
             "runtimeDirectory": config.daemon.runtime_directory,
             "crashes": config.daemon.crashes_max,
+            "watch": config.daemon.watch,
         },
         "http": config.http.as_ref().map(|http| json!({
             "listen": http.listen,

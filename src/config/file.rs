@@ -267,6 +267,8 @@ pub(super) struct Daemon {
     pub(super) runtime_directory: Option<PathBuf>,
     /// The number of crashes during the run of a message after which that message runs alone.
     pub(super) crashes: u32,
+    /// Whether a change of the configuration or of a handler begins a reload by itself.
+    pub(super) watch: bool,
 }
 
 impl Default for Daemon {
@@ -276,6 +278,7 @@ impl Default for Daemon {
             state_directory: None,
             runtime_directory: None,
             crashes: 3,
+            watch: true,
         }
     }
 }

@@ -168,6 +168,7 @@ pub(super) fn daemon(
         state_directory,
         crashes_max: daemon.crashes,
         runtime_directory,
+        watch: daemon.watch,
     }
 }
 

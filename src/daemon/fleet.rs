@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 
 use crate::assignment::{ToConsumer, ToWorker};
 use crate::bundle::Bundle;
@@ -15,7 +15,7 @@ use crate::consumer::{self, Consumer};
 use crate::crash::exclusive::Exclusive;
 use crate::crash::journal::{Journal, Page};
 use crate::log::log;
-use crate::lua::{App, Vm, Watchdog};
+use crate::lua::{App, Loader, Ticket, Unloaded, Vm, Watchdog};
 use crate::outgoing::required_topics::RequiredTopic;
 use crate::rules::config_changes::Difference;
 use crate::telemetry::metrics::{ConsumerSnapshot, WorkerSnapshot};
@@ -39,6 +39,7 @@ pub(super) struct Fleet {
     bundle: Arc<Bundle>,
     app: Arc<App>,
     watchdog: Arc<Watchdog>,
+    loader: Loader,
     supervisor: Supervisor,
     epochs: Arc<AtomicU64>,
     workers: Vec<WorkerThread>,
@@ -152,16 +153,30 @@ impl Roster {
 }
 
 impl Fleet {
-    /// Loads the bundle's VMs and starts all threads.
-    pub(super) fn start(bundle: Bundle, supervisor: Supervisor) -> Result<Self, StartError> {
+    /// Loads the bundle's VMs and starts all threads. `at_late_end` runs when a load ends that was given up.
+    pub(super) fn start(
+        bundle: Bundle,
+        supervisor: Supervisor,
+        at_late_end: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self, StartError> {
         let watchdog = Arc::new(Watchdog::start(&supervisor)?);
-        let app = Arc::new(App::default());
-        let vms = load::vms(&bundle, &app, &watchdog).map_err(StartError::Config)?;
+        let mut loader = Loader::new(watchdog.clone(), supervisor.clone(), at_late_end);
+        let (bundle, app) = (Arc::new(bundle), Arc::new(App::default()));
+        let vms = match load::vms(&mut loader, &Ticket::default(), &bundle, &app) {
+            Ok(vms) => vms,
+            Err(Unloaded::Failed(error) | Unloaded::Stuck(error)) => {
+                return Err(StartError::Config(error));
+            }
+            Err(Unloaded::Cancelled) => {
+                return Err(anyhow!("the start was cancelled").into());
+            }
+        };
         let topics = Topics::start(&bundle.config, &supervisor)?;
         let mut fleet = Self {
-            bundle: Arc::new(bundle),
+            bundle,
             app,
             watchdog,
+            loader,
             supervisor,
             epochs: Arc::default(),
             workers: Vec::new(),
@@ -181,12 +196,17 @@ impl Fleet {
         &self.bundle
     }
 
-    pub(super) fn app(&self) -> &Arc<App> {
-        &self.app
+    pub(super) fn loader(&mut self) -> &mut Loader {
+        &mut self.loader
     }
 
-    pub(super) fn watchdog(&self) -> &Watchdog {
-        &self.watchdog
+    /// Builds the VMs of another bundle.
+    pub(super) fn load(
+        &mut self,
+        ticket: &Ticket,
+        bundle: &Arc<Bundle>,
+    ) -> Result<Vec<Vm>, Unloaded> {
+        load::vms(&mut self.loader, ticket, bundle, &self.app)
     }
 
     pub(super) fn roster(&self) -> Roster {

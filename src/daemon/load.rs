@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::bundle::{self, Bundle, Snapshot};
 use crate::config::Errors;
-use crate::lua::{App, Vm, Watchdog};
+use crate::lua::{App, Loader, Ticket, Unloaded, Vm};
 
 use super::Adjust;
 
@@ -34,13 +34,20 @@ fn adjusted(bundle: Result<Bundle, Errors>, adjust: Option<&Adjust>) -> Result<B
 }
 
 /// Builds one VM for each worker, and runs init.lua in it. The bundle is good when all VMs are built.
-pub(super) fn vms(bundle: &Bundle, app: &Arc<App>, watchdog: &Watchdog) -> Result<Vec<Vm>, String> {
-    let pulse = watchdog.watch_current_thread("loader");
-    (0..bundle.config.lua.workers)
-        .map(|_| {
-            let mut vm = Vm::build(bundle, app, &pulse).map_err(|error| error.to_string())?;
-            vm.start(&pulse).map_err(|error| error.to_string())?;
-            Ok(vm)
-        })
-        .collect()
+pub(super) fn vms(
+    loader: &mut Loader,
+    ticket: &Ticket,
+    bundle: &Arc<Bundle>,
+    app: &Arc<App>,
+) -> Result<Vec<Vm>, Unloaded> {
+    let (bundle, app) = (bundle.clone(), app.clone());
+    loader.run(ticket, move |pulse| {
+        (0..bundle.config.lua.workers)
+            .map(|_| {
+                let mut vm = Vm::build(&bundle, &app, pulse).map_err(|error| error.to_string())?;
+                vm.start(pulse).map_err(|error| error.to_string())?;
+                Ok(vm)
+            })
+            .collect()
+    })
 }

@@ -9,11 +9,13 @@ use crate::clock::now_ms;
 use crate::config::Errors;
 use crate::failpoint::failpoint;
 use crate::log::log;
+use crate::lua::{Ticket, Unloaded};
 use crate::rules::config_changes::{self, Difference};
 use crate::telemetry::logging::Guard;
-use crate::telemetry::status::{ReloadReport, ReloadResult, Status};
+use crate::telemetry::status::{ReloadReport, ReloadResult, Status, StuckLoad};
 
 use super::fleet::Fleet;
+use super::loading::Loading;
 use super::{Adjust, load, topics};
 
 pub(super) struct Reloader {
@@ -23,10 +25,13 @@ pub(super) struct Reloader {
     guard: Arc<Guard>,
     status: Arc<Mutex<Status>>,
     drain: Arc<Mutex<Duration>>,
+    loading: Loading,
     /// The folder of handlers that the disk names now, even while its content is bad: the watch needs this one.
     handlers: PathBuf,
-    /// The hash of the last rejected bytes: the same bytes are not logged as rejected again.
-    rejected: Option<u64>,
+    /// The hash of the last rejected bytes, and their error: the same is not logged again.
+    rejected: Option<(u64, String)>,
+    /// The same of the last load that was given up: only a request loads these bytes again.
+    stuck: Option<(u64, String)>,
 }
 
 /// The result of a reload.
@@ -35,6 +40,8 @@ enum Outcome {
     Unchanged,
     /// The hash of the bytes, if they could be read, and the reason for the rejection.
     Rejected(Option<u64>, String),
+    /// The load was cancelled: the disk has newer bytes, or the daemon stops.
+    Superseded,
 }
 
 impl Reloader {
@@ -45,6 +52,7 @@ impl Reloader {
         guard: Arc<Guard>,
         status: Arc<Mutex<Status>>,
         drain: Arc<Mutex<Duration>>,
+        loading: Loading,
     ) -> Self {
         Self {
             handlers: fleet.bundle().config.lua.handlers.clone(),
@@ -54,7 +62,9 @@ impl Reloader {
             guard,
             status,
             drain,
+            loading,
             rejected: None,
+            stuck: None,
         }
     }
 
@@ -67,12 +77,22 @@ impl Reloader {
         self.handlers.clone()
     }
 
-    /// Blocks until the bundle is in force or rejected. `force` also reloads unchanged bytes, and logs that.
-    pub(super) fn reload(&mut self, force: bool) -> ReloadReport {
+    /// Blocks until the bundle is in force or rejected. `force` also reloads unchanged bytes, and logs that. No report
+    /// means that newer bytes are to be loaded instead.
+    pub(super) fn reload(&mut self, force: bool) -> Option<ReloadReport> {
         let outcome = self.try_reload(force);
+        if matches!(outcome, Outcome::Superseded) {
+            log!(info, reload, "load cancelled: the files have changed again");
+            return None;
+        }
         let report = self.report(&outcome, force);
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.bundle = self.fleet.bundle_status();
+        // Under the lock: the end of the load clears it under the same lock.
+        status.stuck_load = self.fleet.loader().stuck().map(|stuck| StuckLoad {
+            why: stuck.why.clone(),
+            since: stuck.since,
+        });
         match &outcome {
             Outcome::Applied(difference) => {
                 status.disk = None;
@@ -80,21 +100,26 @@ impl Reloader {
             }
             Outcome::Unchanged => status.disk = None,
             Outcome::Rejected(_, error) => status.disk = Some(error.clone()),
+            Outcome::Superseded => {}
         }
         if force || !matches!(outcome, Outcome::Unchanged) {
             match outcome {
                 Outcome::Applied(_) => status.reloads.applied += 1,
                 Outcome::Unchanged => status.reloads.unchanged += 1,
                 Outcome::Rejected(..) => status.reloads.rejected += 1,
+                Outcome::Superseded => {}
             }
             status.last_reload = Some(report.clone());
         }
-        report
+        Some(report)
     }
 
     fn try_reload(&mut self, force: bool) -> Outcome {
         let current = self.fleet.bundle().clone();
+        let ticket = Ticket::default();
         let unreadable = |errors: Errors| Outcome::Rejected(None, errors.to_string());
+        let loading = self.loading.clone();
+        let reading = loading.begin(&ticket);
         let text = match bundle::text(&self.path) {
             Ok(text) => text,
             Err(errors) => return unreadable(errors),
@@ -103,29 +128,44 @@ impl Reloader {
             Ok(snapshot) => snapshot,
             Err(errors) => return unreadable(errors),
         };
+        reading.found(snapshot.hash);
         self.handlers.clone_from(&snapshot.handlers);
         let hash = snapshot.hash;
         if hash == current.hash && !force {
             return Outcome::Unchanged;
         }
         let rejected = |error| Outcome::Rejected(Some(hash), error);
+        match &self.stuck {
+            Some((stuck, error)) if *stuck == hash && !force => return rejected(error.clone()),
+            _ => {}
+        }
+        if let Some(refusal) = self.fleet.loader().refusal() {
+            return rejected(refusal);
+        }
         let mut new = match load::check(snapshot, current.number + 1, self.adjust.as_ref()) {
             Ok(bundle) => bundle,
             Err(error) => return rejected(error),
         };
         let difference = config_changes::difference(&current.config, &new.config);
         new.config = Arc::new(config_changes::effective(&current.config, &new.config));
-        let vms = match load::vms(&new, self.fleet.app(), self.fleet.watchdog()) {
+        let new = Arc::new(new);
+        let vms = match self.fleet.load(&ticket, &new) {
             Ok(vms) => vms,
-            Err(error) => return rejected(error),
+            Err(Unloaded::Failed(error)) => return rejected(error),
+            Err(Unloaded::Stuck(error)) => {
+                self.stuck = Some((hash, error.clone()));
+                return rejected(error);
+            }
+            Err(Unloaded::Cancelled) => return Outcome::Superseded,
         };
         let found = topics::ask_for_new(&current.config, &new.config);
         if !found.missing.is_empty() {
+            self.fleet.loader().discard(vms);
             return rejected(found.missing.join("\n"));
         }
         let open = found.open.into_iter().map(|(needed, _)| needed).collect();
         failpoint!("before-swap");
-        self.fleet.apply(&Arc::new(new), vms, &difference, open);
+        self.fleet.apply(&new, vms, &difference, open);
         failpoint!("after-swap");
         self.follow();
         Outcome::Applied(difference)
@@ -159,7 +199,7 @@ impl Reloader {
                     "the files are again what runs"
                 );
             }
-            Outcome::Unchanged => {}
+            Outcome::Unchanged | Outcome::Superseded => {}
             Outcome::Applied(difference) => {
                 report.result = ReloadResult::Applied;
                 report.message = difference.sentence();
@@ -183,8 +223,8 @@ impl Reloader {
             Outcome::Rejected(hash, error) => {
                 report.result = ReloadResult::Rejected;
                 report.message.clone_from(error);
-                self.rejected = *hash;
-                if force || hash.is_none() || was_rejected != *hash {
+                self.rejected = hash.map(|hash| (hash, error.clone()));
+                if force || hash.is_none() || was_rejected != self.rejected {
                     log!(
                         error,
                         reload,

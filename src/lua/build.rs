@@ -4,6 +4,8 @@
 
 #![expect(unsafe_code, reason = "sets a VM up through the C API")]
 
+mod returned;
+
 use std::collections::BTreeSet;
 use std::ffi::c_int;
 use std::fmt;
@@ -15,17 +17,15 @@ use mlua::ffi::{self, lua_State};
 
 use super::App;
 use super::api::{app, logger, message, tide};
-use super::shared::{Function, Shared};
-use super::stack::{push_bytes, type_name};
+use super::shared::Shared;
+use super::vm::Vm;
 use super::vm::beat::Pulse;
 use super::vm::failure;
 use super::vm::heap::Heap;
 use super::vm::last_words::About;
-use super::vm::{Hooks, Vm};
 use super::vm::{coroutine, globals, hook, load};
 use crate::bundle::Bundle;
 use crate::config::Listener;
-use crate::nearest::suggestion;
 
 /// Between two collections the heap may grow by this many per cent: handlers make short-lived garbage.
 const GC_PAUSE: c_int = 400;
@@ -71,6 +71,7 @@ impl Vm {
         vm.heap.set_limit(vm.config.lua.memory);
         vm.load_init(pulse)?;
         vm.load_handlers(pulse)?;
+        vm.collect_garbage(pulse)?;
         Ok(vm)
     }
 
@@ -131,7 +132,8 @@ impl Vm {
         self.require(pulse, "init", BLOCKING)
             .map_err(|refused| refused.error)?;
         // SAFETY: the module's value lies on top of the main state.
-        self.hooks = self.protected(|| unsafe { hooks_of(self.main, &place) })?;
+        let hooks = self.protected(|| unsafe { returned::hooks_of(self.main, &place) });
+        self.hooks = hooks.map_err(|message| Error { message })?;
         Ok(())
     }
 
@@ -144,6 +146,10 @@ impl Vm {
             let file = &listener.handler.path;
             if refused_files.contains(file) {
                 continue;
+            }
+            if pulse.is_cancelled() {
+                errors.push("the load is cancelled".to_owned());
+                break;
             }
             // SAFETY: reads the height of the stack.
             let top = unsafe { ffi::lua_gettop(self.main) };
@@ -174,6 +180,27 @@ impl Vm {
         })
     }
 
+    /// Collects the garbage of the load. A `__gc` method of it that does not end is the load's fault, and no call's.
+    fn collect_garbage(&self, pulse: &Pulse) -> Result<(), Error> {
+        let file = format!("{}/*.lua", self.shared.folder);
+        let about = About {
+            listener: &file,
+            topic: "",
+            partition: -1,
+            offset: -1,
+        };
+        let slice = pulse.begin(self.main, BLOCKING, &about);
+        // SAFETY: a collection raises nothing: errors of finalizers become warnings.
+        unsafe { ffi::lua_gc(self.main, ffi::LUA_GCCOLLECT) };
+        if !slice.killed() {
+            return Ok(());
+        }
+        // SAFETY: the main state is alive.
+        unsafe { hook::clear(self.main) };
+        let message = format!("{file}: a `__gc` method {}", failure::too_long(BLOCKING));
+        Err(Error { message })
+    }
+
     fn load_handler(&mut self, pulse: &Pulse, listener: &Listener) -> Result<(), Refused> {
         let handler = &listener.handler;
         let file = format!("{}.lua", handler.path);
@@ -191,16 +218,19 @@ impl Vm {
             listener.limits.blocking,
         )?;
         // SAFETY: the module's value lies on top of the main state.
-        let handler = self
-            .protected(|| unsafe { handler_of(self.main, handler.function.as_deref(), &place) })?;
-        self.shared.handlers.borrow_mut().push(handler);
+        let function = self.protected(|| unsafe {
+            returned::handler_of(self.main, handler.function.as_deref(), &place)
+        });
+        let function = function.map_err(|message| Error { message })?;
+        self.shared.handlers.borrow_mut().push(function);
         Ok(())
     }
 
     /// Leaves the value of `require(module)` on the main state.
     fn require(&self, pulse: &Pulse, module: &str, limit: Duration) -> Result<(), Refused> {
+        let file = format!("{}/{}.lua", self.shared.folder, module.replace('.', "/"));
         let about = About {
-            listener: module,
+            listener: &file,
             topic: "",
             partition: -1,
             offset: -1,
@@ -215,7 +245,6 @@ impl Vm {
             if status == ffi::LUA_OK && !slice.killed() {
                 return Ok(());
             }
-            let file = format!("{}/{}.lua", self.shared.folder, module.replace('.', "/"));
             let message = match status {
                 ffi::LUA_ERRMEM => {
                     let words = failure::out_of_memory(self.config.lua.memory);
@@ -320,167 +349,4 @@ unsafe extern "C-unwind" fn require_module(state: *mut lua_State) -> c_int {
         ffi::lua_callk(state, 1, 1, 0, None);
         1
     }
-}
-
-/// Moves the value on top into the registry. Only for use within `protected`, which leaves memory for it.
-unsafe fn reference(state: *mut lua_State) -> c_int {
-    // SAFETY: as above.
-    unsafe { ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX) }
-}
-
-/// Reads init.lua's return value from the top and pops it.
-unsafe fn hooks_of(main: *mut lua_State, place: &str) -> Result<Hooks, Error> {
-    // SAFETY: the value lies on top.
-    unsafe {
-        let mut hooks = Hooks::default();
-        match ffi::lua_type(main, -1) {
-            ffi::LUA_TFUNCTION => {
-                hooks.start = Some(reference(main));
-                return Ok(hooks);
-            }
-            ffi::LUA_TTABLE => {
-                hooks.start = function_of(main, "start", place)?;
-                hooks.shutdown = function_of(main, "shutdown", place)?;
-                let others = functions_of(main);
-                if hooks.start.is_none() && hooks.shutdown.is_none() && !others.is_empty() {
-                    let message = format!(
-                        "{place}: returns a table with neither `start` nor `shutdown`; there are `{}`",
-                        others.join("`, `")
-                    );
-                    return Err(Error { message });
-                }
-            }
-            // The value that `require` gives for a file that returns nothing.
-            ffi::LUA_TBOOLEAN => {}
-            _ => {
-                let found = type_name(main, -1);
-                let message = format!(
-                    "{place}: returns {found}, but should return a function, or a table with `start` and `shutdown`, or nothing"
-                );
-                return Err(Error { message });
-            }
-        }
-        ffi::lua_pop(main, 1);
-        Ok(hooks)
-    }
-}
-
-/// The function at `name` of the table on top, if there is one.
-unsafe fn function_of(
-    main: *mut lua_State,
-    name: &str,
-    place: &str,
-) -> Result<Option<c_int>, Error> {
-    // SAFETY: raw access runs no code of the user.
-    unsafe {
-        push_bytes(main, name.as_bytes());
-        match ffi::lua_rawget(main, -2) {
-            ffi::LUA_TFUNCTION => Ok(Some(reference(main))),
-            ffi::LUA_TNIL => {
-                ffi::lua_pop(main, 1);
-                Ok(None)
-            }
-            _ => {
-                let found = type_name(main, -1);
-                ffi::lua_pop(main, 1);
-                Err(Error {
-                    message: format!("{place}: `{name}` is {found}, but should be a function"),
-                })
-            }
-        }
-    }
-}
-
-/// Reads the handler from the module's value on top, and pops it.
-unsafe fn handler_of(
-    main: *mut lua_State,
-    function: Option<&str>,
-    place: &str,
-) -> Result<Function, Error> {
-    // SAFETY: the value lies on top.
-    unsafe {
-        let found = match ffi::lua_type(main, -1) {
-            // The value that `require` gives for a file that returns nothing.
-            ffi::LUA_TBOOLEAN if ffi::lua_toboolean(main, -1) != 0 => "nothing",
-            _ => type_name(main, -1),
-        };
-        let result = match (function, ffi::lua_type(main, -1)) {
-            (None, ffi::LUA_TFUNCTION) => return Ok(Function::of(main, reference(main))),
-            (None, ffi::LUA_TTABLE) => Err(format!(
-                "{place}: returns a table, but the handler names no function of it; {}",
-                functions_hint(main, "")
-            )),
-            (None, _) => Err(format!(
-                "{place}: returns {found}, but should return a function"
-            )),
-            (Some(name), ffi::LUA_TTABLE) => {
-                if let Some(reference) = function_of(main, name, place)? {
-                    ffi::lua_pop(main, 1);
-                    return Ok(Function::of(main, reference));
-                }
-                Err(format!(
-                    "{place}: no function `{name}` in the table that it returns, {}{}",
-                    functions_hint(main, name),
-                    inherited_hint(main, name)
-                ))
-            }
-            (Some(name), _) => Err(format!(
-                "{place}: returns {found}, but should return a table with the function `{name}`"
-            )),
-        };
-        ffi::lua_pop(main, 1);
-        result.map_err(|message| Error { message })
-    }
-}
-
-/// The functions of the table on top, the name nearest to `name` first.
-unsafe fn functions_hint(main: *mut lua_State, name: &str) -> String {
-    // SAFETY: as in `functions_of`.
-    let names = unsafe { functions_of(main) };
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    if names.is_empty() {
-        "there are no functions in it".to_owned()
-    } else {
-        suggestion(name, &names)
-    }
-}
-
-/// A hint for a table on top that would find the function by `__index`.
-unsafe fn inherited_hint(main: *mut lua_State, name: &str) -> String {
-    // SAFETY: raw access runs no code of the user.
-    unsafe {
-        let top = ffi::lua_gettop(main);
-        let mut inherits = false;
-        if ffi::lua_getmetatable(main, -1) != 0 {
-            push_bytes(main, b"__index");
-            inherits = ffi::lua_rawget(main, -2) != ffi::LUA_TNIL;
-        }
-        ffi::lua_settop(main, top);
-        if inherits {
-            format!(
-                "; a function that it inherits by `__index` is not seen: write `M.{name} = Base.{name}`"
-            )
-        } else {
-            String::new()
-        }
-    }
-}
-
-/// The names of the functions in the table on top.
-unsafe fn functions_of(main: *mut lua_State) -> Vec<String> {
-    let mut names = Vec::new();
-    // SAFETY: `lua_next` gets keys that it gave, and nothing is converted in place.
-    unsafe {
-        ffi::lua_pushnil(main);
-        while ffi::lua_next(main, -2) != 0 {
-            if ffi::lua_type(main, -1) == ffi::LUA_TFUNCTION
-                && let Some(name) = super::stack::bytes_at(main, -2)
-            {
-                names.push(String::from_utf8_lossy(name).into_owned());
-            }
-            ffi::lua_pop(main, 1);
-        }
-    }
-    names.sort();
-    names
 }

@@ -10,6 +10,7 @@ mod inherited;
 mod interrupts;
 mod json;
 mod limits;
+mod loads;
 mod parallel;
 mod records;
 mod tampering;
@@ -256,6 +257,7 @@ fn config(setup: &Setup, listeners: Vec<Listener>) -> Config {
             state_directory: PathBuf::new(),
             crashes_max: 3,
             runtime_directory: PathBuf::new(),
+            watch: true,
         },
         http: None,
         warnings: Vec::new(),

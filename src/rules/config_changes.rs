@@ -73,6 +73,7 @@ rows! {
         state_directory: Restart "daemon.stateDirectory",
         runtime_directory: Restart "daemon.runtimeDirectory",
         crashes_max: Restart "daemon.crashes",
+        watch: Restart "daemon.watch",
     }
 }
 

@@ -15,6 +15,12 @@ pub(crate) struct Status {
     pub(crate) last_reload: Option<ReloadReport>,
     /// The reason why a restart would fail: the files on disk are bad now.
     pub(crate) disk: Option<String>,
+    /// A load that was given up, and whose code still runs: until it ends, no reload is possible.
+    #[serde(default)]
+    pub(crate) stuck_load: Option<StuckLoad>,
+    /// Whether a change of the files begins a reload.
+    #[serde(default)]
+    pub(crate) watches: Option<bool>,
     /// Changed keys that need a restart.
     pub(crate) waiting_for_restart: Vec<String>,
     /// Listeners that an operator has paused.
@@ -30,6 +36,15 @@ pub(crate) struct Status {
     #[serde(default)]
     pub(crate) listeners: Vec<ListenerStatus>,
     pub(crate) consumers: Vec<ConsumerStatus>,
+}
+
+/// A load that does not end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct StuckLoad {
+    /// A sentence with the place of the code first.
+    pub(crate) why: String,
+    pub(crate) since: i64,
 }
 
 /// Whether a listener takes messages, over all workers.
@@ -268,6 +283,9 @@ impl Status {
                 .map(|one| one.listener.as_str())
                 .collect();
             parts.push(format!("paused: `{}`", names.join("`, `")));
+        }
+        if self.stuck_load.is_some() {
+            parts.push("a load does not end, no reload is possible".to_owned());
         }
         if self.disk.is_some() {
             parts.push("the files on disk are bad, a restart would fail".to_owned());

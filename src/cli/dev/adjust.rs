@@ -52,6 +52,8 @@ pub(super) fn adjust(config: &mut Config, address: &str) {
     // The log is for the person at the terminal; its file belongs to the daemon in production.
     config.log.format = LogFormat::Text;
     config.log.file = None;
+    // A person at the terminal sees each save at work.
+    config.daemon.watch = true;
 }
 
 fn replace_broker(properties: &mut BTreeMap<String, Value>, address: &str) {

@@ -62,6 +62,22 @@ fn head(status: &Status, view: &View) -> Vec<String> {
             report.result == ReloadResult::Rejected,
         ));
     }
+    if let Some(watches) = status.watches {
+        let text = if watches {
+            "on: a saved file is reloaded"
+        } else {
+            "off: a reload needs SIGHUP or `moontide reload`"
+        };
+        lines.push(format!("watch     {text}"));
+    }
+    if let Some(stuck) = &status.stuck_load {
+        let since = view.since(stuck.since);
+        let text = format!(
+            "a load does not end, for {since}, and no reload is possible: {}",
+            stuck.why
+        );
+        lines.extend(view.text("load      ", &text, true));
+    }
     if let Some(error) = &status.disk {
         lines.extend(view.text(
             "on disk   ",

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use mlua::ffi::lua_State;
 
 use super::last_words::{About, LastWords};
+use super::ticket::Ticket;
 
 thread_local! {
     /// The beat of this thread. It is const and has no destructor, so a signal handler may read it.
@@ -41,6 +42,10 @@ pub(in crate::lua) struct Beat {
     pub(super) about: AtomicPtr<About<'static>>,
     /// A copy of `about` at the time of the signal. The thread itself copies it, and its slice keeps it alive.
     pub(super) last_words: LastWords,
+    /// The sequence whose position the signal handler should note.
+    pub(super) unended: AtomicU64,
+    /// The thread's load, if that is all it does: the watchdog gives the load up instead of ending the process.
+    pub(super) ticket: Option<Ticket>,
     /// The place where the hook first ended a slice, and its sequence.
     place: Mutex<Option<(u64, String)>>,
     pub(super) thread: libc::pthread_t,
@@ -98,7 +103,11 @@ impl Drop for Pulse {
 
 impl Pulse {
     /// Shows the calling thread to the watchdog until the pulse is dropped.
-    pub(super) fn of_current_thread(registry: &Arc<Registry>, name: &str) -> Self {
+    pub(super) fn of_current_thread(
+        registry: &Arc<Registry>,
+        name: &str,
+        ticket: Option<Ticket>,
+    ) -> Self {
         let beat = Arc::new(Beat {
             sequence: AtomicU64::new(0),
             running: AtomicPtr::new(ptr::null_mut()),
@@ -110,6 +119,8 @@ impl Pulse {
             slow_since_us: AtomicU64::new(0),
             about: AtomicPtr::new(ptr::null_mut()),
             last_words: LastWords::default(),
+            unended: AtomicU64::new(0),
+            ticket,
             place: Mutex::new(None),
             // SAFETY: asks for the calling thread's own id.
             thread: unsafe { libc::pthread_self() },
@@ -134,6 +145,11 @@ impl Pulse {
             slow: Cell::new(None),
             here: PhantomData,
         }
+    }
+
+    /// Whether the owner of the thread's load has cancelled it.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.beat.is_cancelled()
     }
 
     /// How long the last call or resume held the thread, if that was more than 100 ms.
@@ -253,6 +269,15 @@ impl Beat {
     pub(in crate::lua) fn killed(&self) -> bool {
         let sequence = self.sequence.load(Ordering::Relaxed);
         !sequence.is_multiple_of(2) && self.killed.load(Ordering::Acquire) == sequence
+    }
+
+    /// Whether the watchdog waits for the position of the running slice, which nothing has ended.
+    pub(super) fn is_unended(&self) -> bool {
+        self.unended.load(Ordering::Acquire) == self.sequence.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.ticket.as_ref().is_some_and(Ticket::is_cancelled)
     }
 
     pub(in crate::lua) fn set_ends_by_verdict(&self, asked: bool) {

@@ -245,6 +245,32 @@ pub(in crate::lua) unsafe fn position(state: *mut lua_State) -> Option<String> {
     None
 }
 
+/// Hands the source and the line of the Lua function behind the running one to `note`, or an empty source. A signal
+/// handler may call this while the thread runs C code or a finalizer.
+pub(in crate::lua) unsafe fn interrupted_position(
+    state: *mut lua_State,
+    note: impl FnOnce(&[u8], u64),
+) {
+    let mut debug = MaybeUninit::<lua_Debug>::zeroed();
+    // SAFETY: the frames below the running one are complete, and nothing changes them while it runs. The running one
+    // may be half made, so it counts only where it is the only one: the finalizer that the host's collection runs.
+    // `lua_getstack` and `lua_getinfo` read, and neither allocates, locks or raises with these options.
+    unsafe {
+        let first = ffi::lua_getstack(state, 1, debug.as_mut_ptr());
+        for level in first.. {
+            if ffi::lua_getstack(state, level, debug.as_mut_ptr()) == 0 {
+                return note(b"", 0);
+            }
+            ffi::lua_getinfo(state, c"Sl".as_ptr(), debug.as_mut_ptr());
+            let debug = debug.assume_init_ref();
+            if debug.currentline > 0 {
+                let source = CStr::from_ptr(debug.short_src.as_ptr());
+                return note(source.to_bytes(), debug.currentline as u64);
+            }
+        }
+    }
+}
+
 /// Drops the lines of the C function at the bottom of every call.
 fn without_own_frames(traceback: &str) -> String {
     let mut lines: Vec<&str> = traceback.lines().collect();

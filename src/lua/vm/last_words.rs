@@ -19,6 +19,10 @@ pub(in crate::lua) struct LastWords {
     offset: AtomicU64,
     listener: [AtomicU64; 16],
     topic: [AtomicU64; 32],
+    /// The position at which the slice with this sequence was found.
+    position_of: AtomicU64,
+    source: [AtomicU64; 8],
+    line: AtomicU64,
 }
 
 /// The same data, read back.
@@ -39,24 +43,46 @@ impl LastWords {
         }
     }
 
+    /// `handlers/orders.lua:3`, once the signal handler has noted it for this slice.
+    pub(in crate::lua) fn position(&self, sequence: u64) -> Option<String> {
+        if self.position_of.load(Ordering::Acquire) != sequence {
+            return None;
+        }
+        let source = read_text(&self.source);
+        let line = self.line.load(Ordering::Relaxed);
+        (!source.is_empty()).then(|| format!("{source}:{line}"))
+    }
+
+    /// Notes the position of a slice; an empty `source` where Lua knows none.
+    pub(in crate::lua) fn write_position(&self, sequence: u64, source: &[u8], line: u64) {
+        write_bytes(&self.source, source);
+        self.line.store(line, Ordering::Relaxed);
+        self.position_of.store(sequence, Ordering::Release);
+    }
+
+    /// Whether the signal handler has run for this slice since it was to note the position.
+    pub(in crate::lua) fn has_position(&self, sequence: u64) -> bool {
+        self.position_of.load(Ordering::Acquire) == sequence
+    }
+
     pub(in crate::lua) fn write(&self, about: &About<'_>) {
         self.partition
             .store(about.partition as u64, Ordering::Relaxed);
         self.offset.store(about.offset as u64, Ordering::Relaxed);
-        write_text(&self.listener, about.listener);
-        write_text(&self.topic, about.topic);
+        write_bytes(&self.listener, about.listener.as_bytes());
+        write_bytes(&self.topic, about.topic.as_bytes());
     }
 }
 
 /// Copies as many bytes as fit, without allocation or lock.
-fn write_text(into: &[AtomicU64], text: &str) {
-    let mut chunks = text.as_bytes().chunks(8);
+fn write_bytes(into: &[AtomicU64], bytes: &[u8]) {
+    let mut chunks = bytes.chunks(8);
     for word in into {
-        let mut bytes = [0; 8];
+        let mut eight = [0; 8];
         if let Some(chunk) = chunks.next() {
-            bytes[..chunk.len()].copy_from_slice(chunk);
+            eight[..chunk.len()].copy_from_slice(chunk);
         }
-        word.store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
+        word.store(u64::from_ne_bytes(eight), Ordering::Relaxed);
     }
 }
 

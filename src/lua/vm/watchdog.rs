@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use super::beat::{Beat, Pulse, Registry, Seen};
+use super::failure;
 use super::hook;
+use super::ticket::Ticket;
 use crate::failpoint::failpoint;
 use crate::log::log;
 use crate::threads::progress;
@@ -35,8 +37,10 @@ const SLOW: Duration = Duration::from_millis(100);
 const TURN_MAX: Duration = Duration::from_secs(10);
 /// The time that the watchdog's thread has to end.
 const END: Duration = Duration::from_secs(1);
-/// The least time beyond its limit that uninterruptible code gets before the process ends.
+/// The least time beyond its limit that uninterruptible code gets before its load is given up or the process ends.
 const LAST_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the position of a load that is given up is waited for.
+const POSITION: Duration = Duration::from_millis(250);
 
 /// The watchdog's thread, which ends when this is dropped.
 pub(crate) struct Watchdog {
@@ -70,7 +74,12 @@ impl Watchdog {
 
     /// Watches the calling thread until the pulse is dropped.
     pub(crate) fn watch_current_thread(&self, name: &str) -> Pulse {
-        Pulse::of_current_thread(&self.registry, name)
+        Pulse::of_current_thread(&self.registry, name, None)
+    }
+
+    /// As above, for a thread with nothing but one load: where nothing ends its code, the load is given up.
+    pub(crate) fn watch_load(&self, name: &str, ticket: &Ticket) -> Pulse {
+        Pulse::of_current_thread(&self.registry, name, Some(ticket.clone()))
     }
 }
 
@@ -147,18 +156,41 @@ fn look_at(beat: &Beat, now: Instant) -> bool {
             .store(since.as_micros() as u64, Ordering::Relaxed);
         beat.slow.store(sequence, Ordering::Release);
     }
-    if ran >= limit {
+    if ran >= limit || beat.is_cancelled() {
         // Repeated at each tick: the first signal may have met a state that was just being left.
         beat.killed.store(sequence, Ordering::Release);
         // SAFETY: the thread deregisters before it ends, under the lock that is held here.
         unsafe { libc::pthread_kill(beat.thread, signal()) };
     }
-    if ran >= limit.saturating_add(limit.max(LAST_DEADLINE))
-        && beat.sequence.load(Ordering::SeqCst) == sequence
-    {
-        give_up(beat, ran);
+    let last = limit.saturating_add(limit.max(LAST_DEADLINE));
+    if ran < last || beat.sequence.load(Ordering::SeqCst) != sequence {
+        return true;
     }
-    true
+    match &beat.ticket {
+        Some(ticket) => give_up_load(beat, ticket, sequence, ran - last),
+        None => give_up(beat, ran),
+    }
+}
+
+/// Gives up a load in code that does not return; its owner goes on without it. Returns whether the load is still to be
+/// looked at often. `waited` is the time since it was first to be given up.
+fn give_up_load(beat: &Beat, ticket: &Ticket, sequence: u64, waited: Duration) -> bool {
+    if ticket.is_given_up() {
+        return false;
+    }
+    // The handler of the next tick's signal notes the position.
+    beat.unended.store(sequence, Ordering::Release);
+    if !beat.last_words.has_position(sequence) && waited < POSITION {
+        return true;
+    }
+    let position = beat.last_words.position(sequence);
+    let position = position.unwrap_or_else(|| beat.last_words.read().listener);
+    let limit = beat.limit().as_millis();
+    ticket.give_up(format!(
+        "{position}: code that nothing can interrupt (a C function or a `__gc` method) runs for much longer than {limit} ms \
+         (limits.blocking) while the file loads; give it a time-out of its own"
+    ));
+    false
 }
 
 /// Ends the process for C code that does not return. Nothing was committed for its messages, and a new process
@@ -241,5 +273,25 @@ extern "C" fn on_signal(_: libc::c_int) {
     if !state.is_null() {
         // SAFETY: `running` is alive while the sequence is odd, and Lua allows this call from a signal handler.
         unsafe { hook::set(state) };
+    }
+    if beat.is_unended() {
+        note_position(beat, state);
+    }
+}
+
+/// Notes the position of a slice that no hook has ended within seconds: its thread is inside C code or a finalizer.
+fn note_position(beat: &Beat, state: *mut mlua::ffi::lua_State) {
+    let sequence = beat.sequence.load(Ordering::Relaxed);
+    if beat.last_words.has_position(sequence) {
+        return;
+    }
+    if state.is_null() {
+        return beat.last_words.write_position(sequence, b"", 0);
+    }
+    // SAFETY: as in `on_signal`; this is the thread of that state.
+    unsafe {
+        failure::interrupted_position(state, |source, line| {
+            beat.last_words.write_position(sequence, source, line);
+        });
     }
 }

@@ -164,6 +164,8 @@ fn daemon(samples: &mut Samples, facts: &Scrape<'_>) {
     samples.add(&f::BUNDLE, &[], Value::Whole(status.bundle.number as i64));
     let is_bad = i64::from(status.disk.is_some());
     samples.add(&f::DISK_BAD, &[], Value::Whole(is_bad));
+    let is_stuck = i64::from(status.stuck_load.is_some());
+    samples.add(&f::LOAD_STUCK, &[], Value::Whole(is_stuck));
     for (result, value) in [
         ("applied", status.reloads.applied),
         ("unchanged", status.reloads.unchanged),

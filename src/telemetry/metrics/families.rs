@@ -95,6 +95,8 @@ families! {
         "The bundle in force";
     DISK_BAD: Gauge "moontide_disk_bad" &[],
         "1 while a restart would fail because of the files on disk";
+    LOAD_STUCK: Gauge "moontide_load_stuck" &[],
+        "1 while the code of a load that was given up still runs: no reload is possible";
     RELOADS: Counter "moontide_reloads" &["result"],
         "Reloads by how they ended";
     LUA_MEMORY: Gauge "moontide_lua_memory_bytes" &["worker"],
