@@ -8,6 +8,7 @@
 mod budget;
 mod commit_requests;
 mod commits;
+mod connections;
 mod drain;
 mod epoch;
 mod fairness;
@@ -25,6 +26,7 @@ mod standstill;
 mod starts;
 mod subscription;
 mod superseded;
+mod trouble;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -38,20 +40,21 @@ use crate::bundle::Bundle;
 use crate::config;
 use crate::consumer::lookups::Lookups;
 use crate::failpoint::failpoint;
-use crate::kafka::{Class, Client, Error, Event};
+use crate::kafka::{Broker, Class, Client, Error, Event, Security};
 use crate::outgoing::outbox::Outbox;
-use crate::rate_limit::RateLimit;
 use crate::telemetry::metrics::ConsumerCounts;
 use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
 use crate::threads::supervisor::{Ending, Endings, Supervisor};
 
 use commits::Commits;
+use connections::Connections;
 use held::{Held, Stage};
 use intake::Intake;
 use phase::Phase;
-use report::{State, Trouble};
+use report::State;
 use subscription::Topics;
+use trouble::{Place, Trouble};
 
 /// The longest time between two turns: polls count towards the poll limit, and the daemon watches for progress.
 const TURN: Duration = Duration::from_secs(1);
@@ -74,6 +77,8 @@ pub(crate) struct Consumer {
     held: HashMap<PartitionKey, Held>,
     intake: Intake,
     commits: Commits,
+    connections: Connections,
+    security: Security,
     trouble: Trouble,
     state: State,
     counts: ConsumerCounts,
@@ -115,6 +120,12 @@ impl Consumer {
             .iter()
             .map(|(name, value)| (name.as_str(), value.text.as_str()));
         let client = Arc::new(Client::new(properties, bell)?);
+        let security = Security::of(
+            settings
+                .properties
+                .get("security.protocol")
+                .map_or("", |value| &value.text),
+        );
         let lookups = Lookups::start(
             &settings.name,
             client.clone(),
@@ -142,6 +153,8 @@ impl Consumer {
             held: HashMap::new(),
             intake: Intake::new(epochs),
             commits: Commits::default(),
+            connections: Connections::new(Instant::now()),
+            security,
             trouble: Trouble::default(),
             state: State::new(Instant::now()),
             counts: ConsumerCounts::default(),
@@ -162,7 +175,7 @@ impl Consumer {
             let now = Instant::now();
             let mut is_due = now >= self.look_at || self.phase.is_busy() || self.phase.is_closing();
             for event in self.client.events() {
-                self.event(event);
+                self.event(event, now);
                 is_due = true;
             }
             for letter in letters.drain(..) {
@@ -227,15 +240,36 @@ impl Consumer {
         deadline
     }
 
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, event: Event, now: Instant) {
         match event {
             Event::Rebalance(rebalance) => self.phase.queue(rebalance),
-            Event::Error(error) => self.error(&error, None),
+            // The brokers' own errors have the reasons, and the connections show whether one is left.
+            Event::Error(error) if error.is_summary() => {}
+            Event::Error(error) => self.error(&error, Place::Group),
+            Event::BrokerError(broker, error) => {
+                let hint = self.security.hint(&error.to_string());
+                self.broker_error(&broker, error, hint, now);
+            }
+            Event::Connection(change) => self.connections.change(change, now),
+            Event::Closed(broker, closed) => {
+                let hint = self.security.hint_closed(closed);
+                self.broker_error(&broker, Error::closed(closed.to_string()), hint, now);
+            }
             Event::TopicError(topic, error) => {
                 self.topics.trouble(&topic, &error);
-                self.error(&error, None);
+                let place = Place::Topic(topic);
+                self.trouble.tell(&self.name, &error, &place, now);
             }
         }
+    }
+
+    fn broker_error(&mut self, broker: &Broker, error: Error, hint: Option<&str>, now: Instant) {
+        let error = match hint {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        };
+        let place = Place::Broker(self.connections.name_of(broker));
+        self.trouble.note(&self.name, &error, place, now);
     }
 
     fn open(&mut self, letter: ToConsumer, now: Instant) {
@@ -299,8 +333,8 @@ impl Consumer {
         self.workers[(first + partition.unsigned_abs() as usize) % candidates].clone()
     }
 
-    /// Handles an error of the group (no partition) or of a partition: kept for the status, logged, and fatal or not.
-    fn error(&mut self, error: &Error, place: Option<(&str, i32)>) {
+    /// Handles an error of a place: kept for the status, logged, and fatal or not.
+    fn error(&mut self, error: &Error, place: Place) {
         if error.is_partition_end() {
             return;
         }
@@ -311,11 +345,6 @@ impl Consumer {
                 .endings
                 .send(Ending::Failed(format!("consumer `{}`: {error}", self.name)));
         }
-        self.trouble.note(&self.name, error, place);
+        self.trouble.note(&self.name, error, place, Instant::now());
     }
-}
-
-/// Limits repeated errors of the same topic and partition, because librdkafka repeats itself.
-fn line_limit() -> RateLimit {
-    RateLimit::new(3, Duration::from_secs(10))
 }

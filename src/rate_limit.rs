@@ -41,11 +41,6 @@ impl RateLimit {
         Some(std::mem::take(&mut self.left_out))
     }
 
-    /// The lines left out in a window that has ended, once.
-    pub(crate) fn ended(&mut self, now: Instant) -> Option<u64> {
-        if self.is_over(now) { self.rest() } else { None }
-    }
-
     /// The lines left out that were not told, though the window may go on.
     pub(crate) fn rest(&mut self) -> Option<u64> {
         let left_out = std::mem::take(&mut self.left_out);
@@ -87,7 +82,7 @@ impl RateLimits {
         limit.or_insert_with(|| self.each.clone()).allow(now)
     }
 
-    /// As [`RateLimit::ended`], for each kind. Kinds whose window has ended are forgotten.
+    /// The lines left out in windows that have ended, once, by kind. These kinds are forgotten.
     pub(crate) fn ended(&mut self, now: Instant) -> Vec<(String, u64)> {
         let over = self.kinds.extract_if(|_, limit| limit.is_over(now));
         over.filter_map(|(kind, mut limit)| Some((kind, limit.rest()?)))
@@ -160,14 +155,14 @@ mod tests {
     fn the_count_is_there_at_the_end_of_the_window_without_a_further_line() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut limit = RateLimit::new(10, Duration::from_secs(10));
+        let mut limits = RateLimits::new(10, Duration::from_secs(10), 100);
         for _ in 0..100 {
-            limit.allow(start);
+            limits.allow("a", start);
         }
-        assert_eq!(limit.ended(at(9)), None);
-        assert_eq!(limit.ended(at(10)), Some(90));
-        assert_eq!(limit.ended(at(11)), None, "once");
-        assert_eq!(limit.allow(at(35)), Some(0));
+        assert_eq!(limits.ended(at(9)), []);
+        assert_eq!(limits.ended(at(10)), [("a".to_owned(), 90)]);
+        assert_eq!(limits.ended(at(11)), [], "once");
+        assert_eq!(limits.allow("a", at(35)), Some(0));
     }
 
     #[test]

@@ -189,7 +189,8 @@ impl Consumer {
     /// The handlers have continued, so the log has the error in their place.
     pub(super) fn say_unheard(&mut self, unheard: &[Unheard], now: Instant) {
         for (partition, offset, error) in unheard {
-            let Some(left_out) = self.commits.limit.allow(now) else {
+            let kind = format!("{}[{}]: {error}", partition.topic, partition.number);
+            let Some(left_out) = self.commits.limits.allow(&kind, now) else {
                 continue;
             };
             log!(

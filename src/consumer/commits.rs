@@ -12,14 +12,15 @@ use crate::config::Ordering;
 use crate::failpoint::failpoint;
 use crate::kafka::{Class, Client, Committed, Error, TopicPartition};
 use crate::log::log;
-use crate::rate_limit::RateLimit;
+use crate::rate_limit::RateLimits;
 use crate::rules::commit_metadata;
 use crate::rules::start_offset;
 
+use super::Consumer;
 use super::commit_requests::{Unheard, Waiter};
 use super::epoch::Unsent;
 use super::held::Held;
-use super::{Consumer, line_limit};
+use super::trouble::{Place, line_limits};
 
 /// The longest time between commits without a configured interval or threshold.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -36,7 +37,7 @@ pub(super) struct Commits {
     /// The brokers refused some metadata as too large.
     refused_metadata: bool,
     /// Limits the log lines about requests that no handler waits for.
-    pub(super) limit: RateLimit,
+    pub(super) limits: RateLimits,
 }
 
 impl Default for Commits {
@@ -46,7 +47,7 @@ impl Default for Commits {
             not_before: None,
             waiters: Vec::new(),
             refused_metadata: false,
-            limit: line_limit(),
+            limits: line_limits(),
         }
     }
 }
@@ -342,7 +343,9 @@ impl Consumer {
         match failed {
             None => {
                 self.counts.commits += 1;
-                self.trouble.over();
+                for place in [Place::Group, Place::Commits] {
+                    self.trouble.over(&place);
+                }
             }
             Some(error) => self.commit_failed(&error, &unheard, now),
         }
@@ -368,9 +371,9 @@ impl Consumer {
         self.counts.commit_errors += 1;
         self.commits.not_before = Some(now + PAUSE);
         if unheard.is_empty() {
-            self.trouble.note(&self.name, error, None);
+            self.trouble.note(&self.name, error, Place::Commits, now);
         } else {
-            self.trouble.keep(error, None);
+            self.trouble.keep(error, Place::Commits, now);
             self.say_unheard(unheard, now);
         }
         if error.class() == Class::NotOwner || error.class() == Class::Fatal {

@@ -29,6 +29,8 @@ pub(super) struct EpochState {
     pub(super) unsent: Unsent,
     /// The end of the log when a commit last depended on it; -1 before.
     pub(super) log_end: i64,
+    /// Since when the end of the log is not known: the last fetch failed, or none has succeeded yet.
+    pub(super) end_unknown_since: Option<Instant>,
     pub(super) ages: Standstill,
     pub(super) lost: LostOffsets,
 }
@@ -68,6 +70,7 @@ impl EpochState {
             commit_now: begin.commit_now,
             unsent: Unsent::default(),
             log_end: -1,
+            end_unknown_since: None,
             ages: Standstill::new(begin.position.offset, now),
             lost: LostOffsets::default(),
         }

@@ -20,6 +20,7 @@ use super::Consumer;
 use super::budget::{BATCH_MAX, InFlight, Room, Share};
 use super::fairness::Wanted;
 use super::held::{Held, Stage, Trust};
+use super::trouble::Place;
 
 pub(super) struct Intake {
     /// Address of librdkafka's topic → its name. Every assignment clears this map, because librdkafka reuses
@@ -176,14 +177,11 @@ impl Consumer {
                         held.trust = Trust::Suspect;
                     }
                     let name = self.intake.names.entry(topic).or_insert_with(name).clone();
-                    self.error(&error, Some((&name, partition)));
+                    self.error(&error, Place::partition(&name, partition));
                 }
             }
         });
         self.hand_over(&mut run, room, now);
-        if took > 0 {
-            self.trouble.over();
-        }
         took
     }
 
@@ -297,6 +295,10 @@ impl Consumer {
                 room.hold_up(held.epoch.partition.epoch);
             }
             if took {
+                // An error behind these messages has made the partition suspect.
+                if held.trust == Trust::Sound {
+                    self.trouble.received(|| held.key());
+                }
                 held.epoch.ages.took(held.epoch.tracker.expected(), now);
             }
             // Messages that an earlier epoch finished move the position too.
@@ -339,7 +341,7 @@ impl Consumer {
 
     pub(super) fn seek(&mut self, partitions: &[TopicPartition]) {
         if let Err(error) = self.client.seek(partitions) {
-            self.error(&error, None);
+            self.error(&error, Place::Group);
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::outgoing::retry_topic;
 
 use super::Consumer;
 use super::held::{Held, Stage, Trust, apply_pauses};
+use super::trouble::Place;
 
 /// The shortest pause: a shorter one would repeat the fetch for a few messages at a time.
 const NAP_MIN: Duration = Duration::from_millis(200);
@@ -34,8 +35,7 @@ impl Consumer {
         held.pauses.set_not_due(Instant::now() + nap);
         let applied = apply_pauses(&self.client, std::iter::once(&mut *held));
         if let Some(error) = applied.error {
-            let place = (&*held.epoch.partition.topic, held.epoch.partition.number);
-            self.error(&error, Some(place));
+            self.error(&error, Place::Partition(held.key()));
         }
         true
     }
@@ -61,7 +61,7 @@ impl Consumer {
         let these: Vec<_> = awake.iter().map(|held| held.goes_on_at()).collect();
         let applied = apply_pauses(&self.client, awake.into_iter());
         if let Some(error) = applied.error {
-            self.error(&error, None);
+            self.error(&error, Place::Group);
         }
         self.seek(&these);
         true

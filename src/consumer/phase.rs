@@ -11,6 +11,9 @@ use crate::kafka::{Rebalance, TopicPartition};
 use super::drain::Drain;
 use super::held::Held;
 
+/// The state of a consumer that has no connection to a broker, whatever else it does.
+pub(super) const CONNECTING: &str = "connecting";
+
 #[derive(Default)]
 pub(super) struct Phase {
     pub(super) queue: VecDeque<Rebalance>,
@@ -112,13 +115,13 @@ impl Phase {
     }
 
     /// For the status.
-    pub(super) fn name(&self, has_trouble: bool) -> &'static str {
+    pub(super) fn name(&self, is_connecting: bool) -> &'static str {
         match self.doing {
             _ if self.is_closing() => "draining",
+            _ if is_connecting => CONNECTING,
             Doing::Assigning { .. } | Doing::Revoking(_) => "rebalancing",
             Doing::Steady if self.emptying.is_some() => "rebalancing",
             Doing::Steady if self.has_joined => "assigned",
-            Doing::Steady if has_trouble => "connecting",
             Doing::Steady => "joining",
         }
     }

@@ -1,25 +1,19 @@
-//! The consumer's own report: its status, and its last error.
+//! The consumer's own report: its status, with the errors of its places.
 
 use std::time::{Duration, Instant};
 
+use crate::assignment::PartitionKey;
 use crate::clock::now_ms;
-use crate::kafka::{Client, Error};
+use crate::kafka::Client;
 use crate::log::log;
-use crate::rate_limit::RateLimit;
 use crate::telemetry::metrics::{ConsumerCounts, ConsumerSnapshot};
 use crate::telemetry::status::{ConsumerStatus, PartitionStatus};
 
+use super::Consumer;
 use super::held::{Held, Stage};
 use super::lost_offsets::Lost;
-use super::{Consumer, line_limit};
-
-/// The last error of broker or group, until something works again.
-pub(super) struct Trouble {
-    error: Option<(String, i64)>,
-    limit: RateLimit,
-    /// Errors noted so far.
-    count: u64,
-}
+use super::phase::CONNECTING;
+use super::trouble;
 
 /// The present phase of the consumer, its begin, and the last lookup of the partitions' ends.
 pub(super) struct State {
@@ -40,71 +34,6 @@ impl State {
 
 /// The time between two checks for messages that wait while none is received.
 const LOOK: Duration = Duration::from_secs(5);
-
-impl Default for Trouble {
-    fn default() -> Self {
-        Self {
-            error: None,
-            limit: line_limit(),
-            count: 0,
-        }
-    }
-}
-
-impl Trouble {
-    pub(super) fn note(&mut self, consumer: &str, error: &Error, place: Option<(&str, i32)>) {
-        self.keep(error, place);
-        if let Some(left_out) = self.limit.allow(Instant::now()) {
-            let left_out = (left_out > 0).then_some(left_out);
-            let (topic, partition) = (place.map(|place| place.0), place.map(|place| place.1));
-            log!(warn, consumer, consumer, topic, partition, %error, left_out, "kafka error");
-        }
-    }
-
-    /// Logs the number of suppressed lines: of windows that ended by then, or of all.
-    fn tell_left_out(&mut self, consumer: &str, ended: Option<Instant>) {
-        if let Some(left_out) = left_out(&mut self.limit, ended) {
-            log!(
-                warn,
-                consumer,
-                consumer,
-                left_out,
-                "lines of kafka errors left out"
-            );
-        }
-    }
-
-    /// Keeps the error for the status; the log has it separately.
-    pub(super) fn keep(&mut self, error: &Error, place: Option<(&str, i32)>) {
-        self.count += 1;
-        let text = match place {
-            Some((topic, partition)) => format!("{topic}[{partition}]: {error}"),
-            None => error.to_string(),
-        };
-        // "All brokers are down" is only a summary: the error before it has the reason.
-        if self.error.is_none() || !error.is_summary() {
-            let since = self.error.take().map_or_else(now_ms, |(_, since)| since);
-            self.error = Some((text, since));
-        }
-    }
-
-    /// An operation succeeded.
-    pub(super) fn over(&mut self) {
-        self.error = None;
-    }
-
-    pub(super) fn is_none(&self) -> bool {
-        self.error.is_none()
-    }
-}
-
-/// The suppressed lines of a window that has ended by then, or else of all.
-fn left_out(limit: &mut RateLimit, ended: Option<Instant>) -> Option<u64> {
-    match ended {
-        Some(now) => limit.ended(now),
-        None => limit.rest(),
-    }
-}
 
 impl Held {
     /// The start of the partition's log, as of the last fetch.
@@ -170,7 +99,10 @@ impl Held {
 impl Consumer {
     /// Updates the moments that a status shows.
     pub(super) fn look(&mut self, now: Instant) {
-        let name = self.phase.name(!self.trouble.is_none());
+        self.connections.look(now);
+        let is_member = self.phase.has_joined;
+        self.trouble.look(&self.connections, is_member, now);
+        let name = self.phase.name(self.connections.are_none(now));
         if name != self.state.name {
             (self.state.name, self.state.since) = (name, now_ms());
         }
@@ -183,12 +115,13 @@ impl Consumer {
     /// Logs the number of suppressed lines in windows that have ended; with `None` in all, because the consumer ends.
     pub(super) fn tell_left_out(&mut self, ended: Option<Instant>) {
         self.trouble.tell_left_out(&self.name, ended);
-        if let Some(left_out) = left_out(&mut self.commits.limit, ended) {
+        for (of, left_out) in trouble::left_out(&mut self.commits.limits, ended) {
             let consumer = &*self.name;
             log!(
                 warn,
                 consumer,
                 consumer,
+                of,
                 left_out,
                 "lines of commits that failed left out"
             );
@@ -202,13 +135,21 @@ impl Consumer {
                 && held.pauses.not_due_until().is_none()
                 && held.epoch.tracker.unfinished() == 0;
             let position = held.epoch.tracker.finished().offset;
-            let waits = || {
-                let known = self.client.known_watermarks(&key.topic, key.number);
-                known.is_some_and(|(_, high)| high > position)
+            let known = self.client.known_watermarks(&key.topic, key.number);
+            let waits = known.is_some_and(|(_, high)| high > position);
+            held.epoch.ages.look(is_idle && waits, now);
+            held.epoch.end_unknown_since = match known {
+                Some(_) => None,
+                None => held.epoch.end_unknown_since.or(Some(now)),
             };
-            held.epoch.ages.look(is_idle && waits(), now);
             held.look_for_lost(&self.client, &mut self.counts, now);
         }
+        let (held, late) = (&self.held, &self.phase.late);
+        let is_fetched = |key: &PartitionKey| match held.get(key) {
+            Some(held) => Some(held.epoch.end_unknown_since.is_none()),
+            None => late.iter().any(|one| one.key() == *key).then_some(false),
+        };
+        self.trouble.look_at_partitions(is_fetched, now);
     }
 
     pub(super) fn snapshot(&mut self, now: Instant) -> ConsumerSnapshot {
@@ -225,20 +166,22 @@ impl Consumer {
             received: held.iter().map(|held| held.received).collect(),
             status: self.status(partitions),
             counts: ConsumerCounts {
-                errors: self.trouble.count,
+                errors: self.trouble.count(),
                 ..self.counts
             },
         }
     }
 
     fn status(&self, partitions: Vec<PartitionStatus>) -> ConsumerStatus {
+        let first = self.trouble.first(self.state.name == CONNECTING);
         ConsumerStatus {
             name: self.name.to_string(),
             group_id: self.settings.group_id.clone(),
             state: self.state.name.to_owned(),
             state_since: self.state.since,
-            error: self.trouble.error.as_ref().map(|error| error.0.clone()),
-            error_since: self.trouble.error.as_ref().map(|error| error.1),
+            error: first.as_ref().map(|first| first.0.clone()),
+            error_since: first.map(|first| first.1),
+            errors: self.trouble.others(|key| self.held.contains_key(key)),
             subscription: self
                 .topics
                 .subscribed()
@@ -271,6 +214,8 @@ impl Consumer {
             position: Some(position),
             committed: held.epoch.committed,
             lag,
+            lag_unknown_since: held.epoch.end_unknown_since.map(since),
+            error: self.trouble.of_partition(held.key()),
             in_flight: held.epoch.tracker.unfinished(),
             in_flight_bytes: held.epoch.tracker.bytes(),
             lag_ms: match lag {

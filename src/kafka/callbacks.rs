@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rdkafka_sys as sys;
 
 use super::list;
-use super::{Error, TopicPartition};
+use super::{Broker, Closed, Connection, Error, Step, TopicPartition};
 
 /// Rings when a queue becomes non-empty.
 pub(crate) type Bell = Arc<dyn Fn() + Send + Sync>;
@@ -18,13 +18,23 @@ pub(crate) type Bell = Arc<dyn Fn() + Send + Sync>;
 pub(super) struct Shared {
     bell: Bell,
     events: Mutex<VecDeque<Event>>,
+    /// The lowest level of librdkafka's lines that are logged, as of syslog.
+    log_level: c_int,
 }
+
+/// librdkafka's lines at this level say who closes connections, so it always writes them.
+pub(super) const LOG_LEVEL_MIN: c_int = 6;
 
 /// An event of the consumer queue.
 #[derive(Debug)]
 pub(crate) enum Event {
     Rebalance(Rebalance),
+    /// Of the group, or of the client as a whole.
     Error(Error),
+    BrokerError(Broker, Error),
+    /// The broker, or what is there in its place, closes connections soon after their begin.
+    Closed(Broker, Closed),
+    Connection(Connection),
     /// The error of a subscribed topic that is not available.
     TopicError(Arc<str>, Error),
 }
@@ -39,9 +49,10 @@ pub(crate) enum Rebalance {
 }
 
 impl Shared {
-    pub(super) fn new(bell: Bell) -> Self {
+    pub(super) fn new(bell: Bell, log_level: c_int) -> Self {
         Self {
             bell,
+            log_level,
             events: Mutex::default(),
         }
     }
@@ -106,7 +117,74 @@ pub(super) unsafe extern "C" fn on_error(
     };
     // SAFETY: librdkafka's own code is one of the enum's values.
     let code = unsafe { std::mem::transmute::<c_int, sys::rd_kafka_resp_err_t>(code) };
-    shared.push(Event::Error(Error::new(code, reason)));
+    shared.push(match Broker::of_error(&reason) {
+        Some((broker, error)) => Event::BrokerError(broker, Error::new(code, error)),
+        None => Event::Error(Error::new(code, reason)),
+    });
+}
+
+/// The name of the interceptor that hears of connections.
+const INTERCEPTOR: &CStr = c"connections";
+
+/// Has the changes of connections told to the client that has this conf.
+///
+/// # Safety
+/// `conf` is alive, and `opaque` is the address of a [`Shared`] that outlives the client.
+pub(super) unsafe fn hear_of_connections(conf: *mut sys::rd_kafka_conf_t, opaque: *mut c_void) {
+    // SAFETY: by the contract. It fails for a second interceptor of the same name only.
+    unsafe {
+        sys::rd_kafka_conf_interceptor_add_on_new(conf, INTERCEPTOR.as_ptr(), Some(on_new), opaque);
+    }
+}
+
+/// # Safety
+/// Called by librdkafka alone.
+unsafe extern "C" fn on_new(
+    rk: *mut sys::rd_kafka_t,
+    _: *const sys::rd_kafka_conf_t,
+    opaque: *mut c_void,
+    _: *mut c_char,
+    _: usize,
+) -> sys::rd_kafka_resp_err_t {
+    // SAFETY: the handle is the new one, and the opaque that of `hear_of_connections`.
+    unsafe {
+        sys::rd_kafka_interceptor_add_on_broker_state_change(
+            rk,
+            INTERCEPTOR.as_ptr(),
+            Some(on_connection),
+            opaque,
+        )
+    }
+}
+
+/// librdkafka's thread of the broker calls this with the broker locked, so it only records the change.
+///
+/// # Safety
+/// Called by librdkafka alone.
+unsafe extern "C" fn on_connection(
+    _: *mut sys::rd_kafka_t,
+    id: i32,
+    _: *const c_char,
+    name: *const c_char,
+    port: c_int,
+    state: *const c_char,
+    opaque: *mut c_void,
+) -> sys::rd_kafka_resp_err_t {
+    // SAFETY: the opaque is that of `hear_of_connections`; the strings are NUL-terminated and live as long as the
+    // call.
+    let (shared, name, state) = unsafe {
+        (
+            &*opaque.cast::<Shared>(),
+            CStr::from_ptr(name).to_string_lossy(),
+            CStr::from_ptr(state).to_string_lossy(),
+        )
+    };
+    if let Some(broker) = Broker::of_connection(&name, port, id) {
+        let step = Step::of(&state);
+        shared.push(Event::Connection(Connection { broker, step }));
+        (shared.bell)();
+    }
+    sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
 }
 
 /// # Safety
@@ -118,19 +196,28 @@ pub(super) unsafe extern "C" fn on_log(
     text: *const c_char,
 ) {
     // SAFETY: all strings are NUL-terminated and live as long as the call; the handle may be null during its
-    // creation.
-    unsafe {
-        let client = if rk.is_null() {
-            "".into()
+    // creation, and has the opaque of the conf otherwise.
+    let (client, shared, facility, text) = unsafe {
+        let (client, shared) = if rk.is_null() {
+            ("".into(), None)
         } else {
-            CStr::from_ptr(sys::rd_kafka_name(rk)).to_string_lossy()
+            let shared = sys::rd_kafka_opaque(rk).cast::<Shared>();
+            let name = CStr::from_ptr(sys::rd_kafka_name(rk));
+            (name.to_string_lossy(), shared.as_ref())
         };
-        let facility = CStr::from_ptr(facility).to_string_lossy();
-        super::log::line(
-            level,
-            &facility,
-            &client,
-            &CStr::from_ptr(text).to_string_lossy(),
-        );
+        let [facility, text] = [facility, text].map(|text| CStr::from_ptr(text).to_string_lossy());
+        (client, shared, facility, text)
+    };
+    let Some(shared) = shared else {
+        return super::log::line(level, &facility, &client, &text);
+    };
+    if facility == "FAIL"
+        && let Some((broker, closed)) = Closed::of_line(&text)
+    {
+        shared.push(Event::Closed(broker, closed));
+        (shared.bell)();
+    }
+    if level <= shared.log_level {
+        super::log::line(level, &facility, &client, &text);
     }
 }

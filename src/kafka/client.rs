@@ -17,7 +17,7 @@ use std::sync::Arc;
 use rdkafka::config::ClientConfig;
 use rdkafka_sys as sys;
 
-use super::callbacks::{self, Bell, Event, Shared};
+use super::callbacks::{self, Bell, Event, LOG_LEVEL_MIN, Shared};
 use super::list::{self, List};
 use super::{Error, Message, TopicPartition, message};
 
@@ -59,14 +59,19 @@ impl Client {
     ) -> Result<Self, Error> {
         let mut config = ClientConfig::new();
         let mut oauth = false;
+        let mut log_level = LOG_LEVEL_MIN;
         for (name, value) in properties {
+            if let ("log_level", Ok(level)) = (name, value.parse()) {
+                log_level = level;
+            }
             oauth |= matches!(name, "sasl.mechanisms" | "sasl.mechanism") && value == "OAUTHBEARER";
             config.set(name, value);
         }
+        config.set("log_level", log_level.max(LOG_LEVEL_MIN).to_string());
         let native = config
             .create_native_config()
             .map_err(|error| Error::fatal(error.to_string()))?;
-        let shared = Box::new(Shared::new(bell));
+        let shared = Box::new(Shared::new(bell, log_level));
         let opaque = ptr::from_ref::<Shared>(&shared).cast_mut().cast::<c_void>();
         let mut text = [0; 512];
         // SAFETY: `rd_kafka_new` takes ownership of the conf only when it succeeds. So it gets a copy, which is freed
@@ -77,6 +82,7 @@ impl Client {
             sys::rd_kafka_conf_set_rebalance_cb(conf, Some(callbacks::on_rebalance));
             sys::rd_kafka_conf_set_error_cb(conf, Some(callbacks::on_error));
             sys::rd_kafka_conf_set_log_cb(conf, Some(callbacks::on_log));
+            callbacks::hear_of_connections(conf, opaque);
             let kind = sys::rd_kafka_type_t::RD_KAFKA_CONSUMER;
             let rk = sys::rd_kafka_new(kind, conf, text.as_mut_ptr(), text.len());
             if rk.is_null() {

@@ -56,6 +56,26 @@ impl Error {
         }
     }
 
+    /// A connection that ends too early, which librdkafka does not report as an error.
+    pub(crate) fn closed(text: impl Into<String>) -> Self {
+        Self {
+            code: Code::BrokerTransportFailure,
+            text: text.into(),
+        }
+    }
+
+    /// The error with a sentence about its likely cause.
+    #[must_use]
+    pub(crate) fn with_hint(self, hint: &str) -> Self {
+        let text = format!("{}; {hint}", self.text);
+        Self { text, ..self }
+    }
+
+    /// The name of the code. Errors of one code may differ in their texts.
+    pub(crate) fn name(&self) -> String {
+        format!("{:?}", self.code)
+    }
+
     pub(crate) fn class(&self) -> Class {
         match self.code {
             // The client itself reports that it cannot continue.

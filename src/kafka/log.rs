@@ -13,35 +13,36 @@ use tracing_subscriber::Layer;
 use crate::log::{log, target};
 use crate::rate_limit::RateLimits;
 
-/// Lines of one facility and level that appear in a window.
+/// Lines of one facility, level and client that appear in a window.
 const BURST: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(10);
 /// librdkafka has some eighty facilities. Beyond this limit, further kinds of lines share one counter.
-const FACILITIES_MAX: usize = 256;
+const KINDS_MAX: usize = 256;
 /// A line of one level never hides one of another.
 const LEVELS: [Level; 4] = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG];
 
-/// The counters, by level and facility.
+/// The counters, by level, facility and client: one client never hides the lines of another.
 #[derive(Debug)]
 pub(crate) struct Limits(Mutex<[RateLimits; LEVELS.len()]>);
 
 impl Default for Limits {
     fn default() -> Self {
-        let limits = RateLimits::new(BURST, WINDOW, FACILITIES_MAX);
+        let limits = RateLimits::new(BURST, WINDOW, KINDS_MAX);
         Self(Mutex::new(std::array::from_fn(|_| limits.clone())))
     }
 }
 
 impl<S: tracing::Subscriber> Layer<S> for Limits {}
 
-/// Lines that were left out: their level, their facility, and how many.
+/// Lines that were left out: their level, their facility and client, and how many.
 type LeftOut = Vec<(Level, String, u64)>;
 
 impl Limits {
-    fn allow(&self, level: Level, facility: &str, now: Instant) -> Option<u64> {
+    fn allow(&self, level: Level, facility: &str, client: &str, now: Instant) -> Option<u64> {
+        let kind = format!("{facility} {client}");
         let mut limits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let index = LEVELS.iter().position(|one| *one == level);
-        limits[index.unwrap_or(LEVELS.len() - 1)].allow(facility, now)
+        limits[index.unwrap_or(LEVELS.len() - 1)].allow(&kind, now)
     }
 
     fn left_out(&self, of: impl Fn(&mut RateLimits) -> Vec<(String, u64)>) -> LeftOut {
@@ -49,7 +50,7 @@ impl Limits {
         let levels = LEVELS.into_iter().zip(limits.iter_mut());
         let counts = levels.flat_map(|(level, limits)| {
             let counts = of(limits).into_iter();
-            counts.map(move |(facility, count)| (level, facility, count))
+            counts.map(move |(kind, count)| (level, kind, count))
         });
         counts.collect()
     }
@@ -70,12 +71,15 @@ fn tell(of: impl Fn(&mut RateLimits) -> Vec<(String, u64)>) {
         let limits = subscriber.downcast_ref::<Limits>();
         limits.map_or_else(Vec::new, |limits| limits.left_out(&of))
     });
-    for (level, facility, left_out) in left_out {
+    for (level, kind, left_out) in left_out {
         let text = "lines of the same facility left out";
+        let (facility, client) = kind.split_once(' ').unwrap_or((&kind, ""));
         match level {
-            Level::ERROR | Level::WARN => log!(warn, librdkafka, facility, left_out, "{text}"),
-            Level::INFO => log!(info, librdkafka, facility, left_out, "{text}"),
-            _ => log!(debug, librdkafka, facility, left_out, "{text}"),
+            Level::ERROR | Level::WARN => {
+                log!(warn, librdkafka, facility, client, left_out, "{text}");
+            }
+            Level::INFO => log!(info, librdkafka, facility, client, left_out, "{text}"),
+            _ => log!(debug, librdkafka, facility, client, left_out, "{text}"),
         }
     }
 }
@@ -96,7 +100,7 @@ pub(crate) fn line(level: i32, facility: &str, client: &str, text: &str) {
     let left_out = tracing::dispatcher::get_default(|subscriber| {
         let limits = subscriber.downcast_ref::<Limits>();
         limits.map_or(Some(0), |limits| {
-            limits.allow(level, facility, Instant::now())
+            limits.allow(level, facility, client, Instant::now())
         })
     });
     let Some(left_out) = left_out else { return };
@@ -133,18 +137,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_facility_and_level_has_a_limit_of_its_own() {
+    fn each_facility_level_and_client_has_a_limit_of_its_own() {
         let limits = Limits::default();
         let now = Instant::now();
-        let allow = |level, facility, at| limits.allow(level, facility, at);
+        let allow = |level, facility, at| limits.allow(level, facility, "one", at);
         for _ in 0..BURST {
             assert_eq!(allow(Level::WARN, "FAIL", now), Some(0));
         }
         assert_eq!(allow(Level::WARN, "FAIL", now), None);
         assert_eq!(allow(Level::ERROR, "FAIL", now), Some(0));
         assert_eq!(allow(Level::WARN, "REQTMOUT", now), Some(0));
+        assert_eq!(limits.allow(Level::WARN, "FAIL", "other", now), Some(0));
         let left_out = limits.left_out(|limits| limits.ended(now + WINDOW));
-        assert_eq!(left_out, [(Level::WARN, "FAIL".to_owned(), 1)]);
+        assert_eq!(left_out, [(Level::WARN, "FAIL one".to_owned(), 1)]);
     }
 
     #[test]

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use crate::telemetry::status::{
-    BreakerState, ConsumerStatus, ListenerStatus, PartitionStatus, Pause, Readiness, Reason, Status,
+    BreakerState, ConsumerStatus, ListenerStatus, PartitionStatus, Pause, PlaceError, Readiness,
+    Reason, Status,
 };
 
 /// The end offset counts markers of transactions and aborted messages, which are never delivered. A partition without
@@ -18,9 +19,20 @@ pub(crate) fn readiness(status: &Status, stall_after: Duration, now_ms: i64) -> 
     let limit_ms = i64::try_from(stall_after.as_millis()).unwrap_or(i64::MAX);
     let mut reasons = Vec::new();
     for consumer in &status.consumers {
-        reasons.extend(membership(consumer, limit_ms, now_ms));
+        let membership = membership(consumer, limit_ms, now_ms);
+        if membership.is_none() {
+            let errors = consumer.errors.iter();
+            let lasting = errors.filter(|error| is_lasting(error, limit_ms, now_ms));
+            reasons.extend(lasting.map(|error| failing(consumer, error)));
+        }
+        reasons.extend(membership);
         for partition in &consumer.partitions {
-            reasons.extend(standstill(consumer, partition, limit_ms, now_ms));
+            let error = partition.error.as_ref();
+            let error = error.filter(|error| is_lasting(error, limit_ms, now_ms));
+            reasons.extend(match error {
+                Some(error) => Some(failing(consumer, error)),
+                None => standstill(consumer, partition, limit_ms, now_ms),
+            });
         }
     }
     reasons.extend(status.listeners.iter().filter_map(breaker));
@@ -50,6 +62,20 @@ fn membership(consumer: &ConsumerStatus, limit_ms: i64, now_ms: i64) -> Option<R
     })
 }
 
+/// An error that only an operator ends is a reason at once. Brokers come and go, and librdkafka tries one again only
+/// while a partition or the group needs it.
+fn is_lasting(error: &PlaceError, limit_ms: i64, now_ms: i64) -> bool {
+    (error.lasts && !error.is_broker) || now_ms - error.since >= limit_ms
+}
+
+fn failing(consumer: &ConsumerStatus, error: &PlaceError) -> Reason {
+    Reason {
+        what: format!("{} of consumer {}", error.place, consumer.name),
+        since: error.since,
+        why: error.error.clone(),
+    }
+}
+
 fn breaker(listener: &ListenerStatus) -> Option<Reason> {
     let state = match listener.breaker {
         BreakerState::Closed => return None,
@@ -70,15 +96,16 @@ fn standstill(
     limit_ms: i64,
     now_ms: i64,
 ) -> Option<Reason> {
-    let since = partition.stands_still_since?;
     if matches!(partition.paused, Some(Pause::Listener)) {
         // An operator has paused it.
         return None;
     }
+    let is_late = |since: &i64| now_ms - since >= limit_ms;
+    // The end of a partition that has been paused since its start is not fetched.
+    let unknown = partition.lag_unknown_since.filter(is_late);
+    let unknown = unknown.filter(|_| partition.paused.is_none());
+    let since = partition.stands_still_since.filter(is_late).or(unknown)?;
     let lag = partition.lag.unwrap_or(0);
-    if now_ms - since < limit_ms {
-        return None;
-    }
     let why = if let Some(blocked) = &partition.blocked {
         format!(
             "the message at offset {} failed {} times in listener `{}`: {}",
@@ -92,6 +119,8 @@ fn standstill(
         format!("the message at offset {offset} is not finished")
     } else if lag > MARKERS_MAX {
         format!("{lag} messages wait, and none is received")
+    } else if unknown.is_some() {
+        "its end is not known: nothing is received from its leader".to_owned()
     } else {
         return None;
     };
@@ -198,6 +227,54 @@ mod tests {
         check(&one, &[]);
         one.consumers[0].state_since = NOW - 60_000;
         check(&one, &["rebalancing, not assigned"]);
+    }
+
+    fn error(since: i64, lasts: bool) -> PlaceError {
+        PlaceError {
+            place: "orders[3]".to_owned(),
+            error: "denied".to_owned(),
+            since,
+            is_broker: false,
+            lasts,
+        }
+    }
+
+    #[test]
+    fn an_error_that_does_not_end_is_a_reason() {
+        let with = |error| {
+            let mut one = partition();
+            one.error = Some(error);
+            status("assigned", one)
+        };
+        check(&with(error(NOW, true)), &["denied"]);
+        check(&with(error(NOW - 59_999, false)), &[]);
+        check(&with(error(NOW - 60_000, false)), &["denied"]);
+
+        let mut one = status("assigned", partition());
+        one.consumers[0].errors = vec![PlaceError {
+            is_broker: true,
+            ..error(NOW - 59_999, true)
+        }];
+        check(&one, &[]);
+        one.consumers[0].errors[0].since -= 1;
+        check(&one, &["denied"]);
+        let reasons = readiness(&one, LIMIT, NOW).reasons;
+        assert_eq!(reasons[0].what, "orders[3] of consumer default");
+        one.consumers[0].state = "joining".to_owned();
+        check(&one, &["joining, not assigned"]);
+    }
+
+    #[test]
+    fn unknown_lag_is_not_no_lag() {
+        let mut one = partition();
+        (one.lag, one.in_flight) = (None, 0);
+        one.lag_unknown_since = Some(NOW - 59_999);
+        check(&status("assigned", one.clone()), &[]);
+        one.lag_unknown_since = Some(NOW - 60_000);
+        let why = "its end is not known: nothing is received from its leader";
+        check(&status("assigned", one.clone()), &[why]);
+        one.paused = Some(Pause::NotDue);
+        check(&status("assigned", one), &[]);
     }
 
     #[test]

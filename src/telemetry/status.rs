@@ -166,9 +166,12 @@ pub(crate) struct ConsumerStatus {
     pub(crate) state: String,
     #[serde(default)]
     pub(crate) state_since: i64,
-    /// The last error of broker or group, until the consumer works again.
+    /// The error that explains the state, with its place.
     pub(crate) error: Option<String>,
     pub(crate) error_since: Option<i64>,
+    /// Every error of group and brokers, and of partitions that have not begun, until its place works again.
+    #[serde(default)]
+    pub(crate) errors: Vec<PlaceError>,
     /// The subscribed topics, patterns expanded.
     pub(crate) subscription: Vec<String>,
     /// Subscribed topics that are not available: misspelt, deleted, forbidden.
@@ -185,6 +188,19 @@ pub(crate) struct TopicError {
     pub(crate) since: i64,
 }
 
+/// The last error of a place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PlaceError {
+    /// `group`, `commits`, `lookups`, `broker HOST:PORT` or `TOPIC[PARTITION]`.
+    pub(crate) place: String,
+    pub(crate) error: String,
+    pub(crate) since: i64,
+    pub(crate) is_broker: bool,
+    /// Without a change by an operator the error does not end.
+    pub(crate) lasts: bool,
+}
+
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PartitionStatus {
@@ -193,8 +209,15 @@ pub(crate) struct PartitionStatus {
     /// The next offset to commit.
     pub(crate) position: Option<i64>,
     pub(crate) committed: Option<i64>,
-    /// Messages between the position and the end of the partition, where the end is known.
+    /// Messages between the position and the end of the partition; absent while the end is not known, which is not
+    /// the same as 0.
     pub(crate) lag: Option<i64>,
+    /// The time since which the end of the partition is not known.
+    #[serde(default)]
+    pub(crate) lag_unknown_since: Option<i64>,
+    /// The error because of which nothing is received.
+    #[serde(default)]
+    pub(crate) error: Option<PlaceError>,
     /// Taken and unfinished.
     pub(crate) in_flight: usize,
     #[serde(default)]
@@ -248,8 +271,12 @@ impl Status {
                 .flat_map(|consumer| &consumer.partitions)
         };
         let lag: i64 = partitions().filter_map(|partition| partition.lag).sum();
+        let unknown = match partitions().filter(|one| one.lag.is_none()).count() {
+            0 => String::new(),
+            unknown => format!(" (unknown in {unknown} partitions)"),
+        };
         let mut parts = vec![format!(
-            "bundle {}, {} consumers, {} partitions, lag {lag}",
+            "bundle {}, {} consumers, {} partitions, lag {lag}{unknown}",
             self.bundle.number,
             self.consumers.len(),
             partitions().count(),
@@ -263,14 +290,16 @@ impl Status {
                 (None, state) => parts.push(format!("consumer `{}` {state}", consumer.name)),
             }
         }
+        let mut failing = partitions().filter_map(|partition| partition.error.as_ref());
+        if let Some(PlaceError { place, error, .. }) = failing.next() {
+            let others = more(failing.count());
+            parts.push(format!("nothing received: {place}: {error}{others}"));
+        }
         let mut blocked =
             partitions().filter_map(|partition| Some((partition, partition.blocked.as_ref()?)));
         if let Some((partition, first)) = blocked.next() {
             let (topic, number) = (&partition.topic, partition.partition);
-            let others = match blocked.count() {
-                0 => String::new(),
-                more => format!(" and {more} more"),
-            };
+            let others = more(blocked.count());
             parts.push(format!(
                 "blocked: {topic}[{number}]@{} in listener `{}`, attempt {}{others}",
                 first.offset, first.listener, first.attempt
@@ -297,6 +326,13 @@ impl Status {
             ));
         }
         parts.join("; ")
+    }
+}
+
+fn more(others: usize) -> String {
+    match others {
+        0 => String::new(),
+        others => format!(" and {others} more"),
     }
 }
 

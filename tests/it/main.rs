@@ -33,6 +33,7 @@ mod notify; // what the service manager is told: ready, status, reloads, watchdo
 mod operators; // what an operator meets: exit codes, log lines, status, a second daemon
 mod outcomes; // what a handler says of a message, and what a whole call may take
 mod outside; // waits outside: time-outs, rebalances, reloads, panics, a stop, many at once
+mod places; // errors of partitions, groups and brokers: what is said of them, and until when
 mod poison; // messages that kill the process
 mod poisonous; // what a message that never ends costs the others
 mod positions; // where a partition starts

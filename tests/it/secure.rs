@@ -14,10 +14,11 @@ const PLAIN: &str = "plain-p4ss $word";
 const SCRAM: &str = "scram-p4ss-word";
 const STORE: &str = "store-p4ss-word";
 
-/// A broker with a listener for passwords over TLS, and one for clients with certificates.
+/// A broker with a listener for passwords over TLS, one for passwords alone, and one for clients with certificates.
 struct Secure {
     kafka: Kafka,
     passwords: String,
+    bare: String,
     certificates: String,
     /// `ca.pem` and `client.p12`.
     stores: PathBuf,
@@ -30,7 +31,7 @@ fn secure() -> Option<&'static Secure> {
 }
 
 fn start() -> Option<Secure> {
-    let ports = (free_port(), free_port());
+    let ports = (free_port(), free_port(), free_port());
     let stores = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("stores-{}", ports.0));
     let kafka = Kafka::start_for_all(|| {
         make_stores(&stores);
@@ -40,11 +41,12 @@ fn start() -> Option<Secure> {
         kafka,
         passwords: format!("127.0.0.1:{}", ports.0),
         certificates: format!("localhost:{}", ports.1),
+        bare: format!("127.0.0.1:{}", ports.2),
         stores,
     })
 }
 
-fn extras((passwords, certificates): (u16, u16), stores: &Path) -> Extras {
+fn extras((passwords, certificates, bare): (u16, u16, u16), stores: &Path) -> Extras {
     let plain = "org.apache.kafka.common.security.plain.PlainLoginModule required";
     let scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
     let store = |key: &str, file: &str| {
@@ -55,9 +57,11 @@ fn extras((passwords, certificates): (u16, u16), stores: &Path) -> Extras {
     };
     let properties = format!(
         "
-listeners=PLAINTEXT://127.0.0.1:@BROKER@,CONTROLLER://127.0.0.1:@CONTROLLER@,PASSWORDS://127.0.0.1:{passwords},CERTIFICATES://127.0.0.1:{certificates}
-advertised.listeners=PLAINTEXT://127.0.0.1:@BROKER@,PASSWORDS://127.0.0.1:{passwords},CERTIFICATES://localhost:{certificates}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PASSWORDS:SASL_SSL,CERTIFICATES:SSL
+listeners=PLAINTEXT://127.0.0.1:@BROKER@,CONTROLLER://127.0.0.1:@CONTROLLER@,PASSWORDS://127.0.0.1:{passwords},CERTIFICATES://127.0.0.1:{certificates},BARE://127.0.0.1:{bare}
+advertised.listeners=PLAINTEXT://127.0.0.1:@BROKER@,PASSWORDS://127.0.0.1:{passwords},CERTIFICATES://localhost:{certificates},BARE://127.0.0.1:{bare}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PASSWORDS:SASL_SSL,CERTIFICATES:SSL,BARE:SASL_PLAINTEXT
+listener.name.bare.sasl.enabled.mechanisms=PLAIN
+listener.name.bare.plain.sasl.jaas.config={plain} user_ada=\"{PLAIN}\";
 listener.name.passwords.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
 listener.name.passwords.plain.sasl.jaas.config={plain} user_ada=\"{PLAIN}\";
 listener.name.passwords.scram-sha-256.sasl.jaas.config={scram}
@@ -268,6 +272,21 @@ fn a_broker_that_nobody_vouches_for_is_refused() {
         "ssl = true\n\
          sasl = { mechanism = \"plain\", username = \"ada\", password = \"wrong-p4ss-word\" }",
         &["certificate"],
+    );
+}
+
+/// A client without TLS at a port with TLS, and the other way.
+#[test]
+fn a_port_with_another_security_is_told_with_the_key_that_may_be_wrong() {
+    let Some(secure) = secure() else { return };
+    secure.is_refused(&secure.certificates, "", &["`ssl` is not set", "set `ssl`"]);
+    let plain = secure.kafka.bootstrap();
+    secure.is_refused(&plain, "ssl = true", &["without tls, but `ssl` is set"]);
+    secure.is_refused(&secure.bare, "", &["`sasl` is not set"]);
+    secure.is_refused(
+        &plain,
+        "sasl = { mechanism = \"plain\", username = \"ada\", password = \"wrong-p4ss-word\" }",
+        &["but `sasl` is set"],
     );
 }
 

@@ -3,7 +3,8 @@
 use super::table::{self, ROWS_MAX};
 use super::words::{count, duration, first_line, harmless};
 use crate::telemetry::status::{
-    Blocked, ConsumerStatus, PartitionStatus, Reason, ReloadReport, ReloadResult, Status,
+    Blocked, ConsumerStatus, PartitionStatus, PlaceError, Reason, ReloadReport, ReloadResult,
+    Status,
 };
 
 /// The most reasons for a missing readiness that are shown without `--all`.
@@ -148,16 +149,8 @@ fn consumer(consumer: &ConsumerStatus, view: &View) -> Vec<String> {
         "{}, group {group}: {state}",
         view.bold(&format!("consumer {name}"))
     )];
-    if let Some(error) = &consumer.error {
-        let since = consumer
-            .error_since
-            .map(|at| format!("for {}: ", view.since(at)));
-        lines.extend(view.text(
-            "  error   ",
-            &format!("{}{error}", since.unwrap_or_default()),
-            true,
-        ));
-    }
+    let errors = consumer.errors.iter();
+    lines.extend(errors.flat_map(|error| view.error("  error   ", error)));
     let subscription = if consumer.subscription.is_empty() {
         "none yet".to_owned()
     } else {
@@ -186,7 +179,26 @@ fn consumer(consumer: &ConsumerStatus, view: &View) -> Vec<String> {
             "  … and {hidden} with no more lag; --all shows them"
         ));
     }
+    lines.extend(failing(&consumer.partitions, view));
     lines.extend(blocked(&consumer.partitions, view));
+    lines
+}
+
+/// The partitions from which nothing is received.
+fn failing(partitions: &[PartitionStatus], view: &View) -> Vec<String> {
+    let failing: Vec<_> = partitions.iter().filter_map(|p| p.error.as_ref()).collect();
+    if failing.is_empty() {
+        return Vec::new();
+    }
+    let shown = if view.all { failing.len() } else { ROWS_MAX };
+    let mut lines = vec![String::new()];
+    let first = failing.iter().take(shown);
+    lines.extend(first.flat_map(|error| view.error("  nothing received from ", error)));
+    let hidden = failing.len().saturating_sub(shown);
+    if hidden > 0 {
+        let hidden = count(hidden, "other partition");
+        lines.push(format!("  … nor from {hidden}; --all shows them"));
+    }
     lines
 }
 
@@ -241,6 +253,12 @@ fn block(partition: &PartitionStatus, blocked: &Blocked, view: &View) -> Vec<Str
 }
 
 impl View {
+    fn error(&self, label: &str, error: &PlaceError) -> Vec<String> {
+        let since = self.since(error.since);
+        let text = format!("{}, for {since}: {}", error.place, error.error);
+        self.text(label, &text, true)
+    }
+
     fn since(&self, at: i64) -> String {
         duration(self.now - at)
     }

@@ -15,7 +15,8 @@ pub(super) fn chosen(partitions: &[PartitionStatus], all: bool) -> Vec<&Partitio
     if !all && chosen.len() > ROWS_MAX {
         chosen.sort_by_key(|p| {
             (
-                p.blocked.is_none(),
+                p.error.is_none() && p.blocked.is_none(),
+                p.lag.is_some(),
                 -p.lag.unwrap_or(0),
                 std::cmp::Reverse(p.in_flight),
             )
@@ -26,7 +27,8 @@ pub(super) fn chosen(partitions: &[PartitionStatus], all: bool) -> Vec<&Partitio
     chosen
 }
 
-/// The rows, the heading first; numbers are right-aligned, unknown values are a dash.
+/// The rows, the heading first; numbers are right-aligned, missing values are a dash. A lag that is not known may be a
+/// great one, so that it is no dash.
 pub(super) fn rows(partitions: &[&PartitionStatus]) -> Vec<String> {
     let heading = [
         "topic",
@@ -44,7 +46,8 @@ pub(super) fn rows(partitions: &[&PartitionStatus]) -> Vec<String> {
             let numbers = [
                 number(p.position),
                 number(p.committed),
-                number(p.lag),
+                p.lag
+                    .map_or_else(|| "unknown".to_owned(), |lag| lag.to_string()),
                 p.in_flight.to_string(),
             ];
             let [position, committed, lag, in_flight] = numbers;
@@ -86,13 +89,11 @@ pub(super) fn summary(partitions: &[PartitionStatus]) -> String {
         .iter()
         .map(|partition| &partition.topic)
         .collect();
-    let lag = match partitions
-        .iter()
-        .filter_map(|partition| partition.lag)
-        .reduce(|a, b| a + b)
-    {
-        Some(lag) => format!("lag {lag}"),
-        None => "lag unknown".to_owned(),
+    let known: Vec<i64> = partitions.iter().filter_map(|one| one.lag).collect();
+    let lag = match (known.len(), partitions.len() - known.len()) {
+        (0, _) => "lag unknown".to_owned(),
+        (_, 0) => format!("lag {}", known.iter().sum::<i64>()),
+        (_, unknown) => format!("lag {} and unknown in {unknown}", known.iter().sum::<i64>()),
     };
     let in_flight: usize = partitions.iter().map(|partition| partition.in_flight).sum();
     let partitions = count(partitions.len(), "partition");

@@ -63,6 +63,7 @@ fn partition(samples: &mut Samples, consumer: &str, one: &PartitionStatus, now_m
     whole(&f::COMMITTED, one.committed);
     whole(&f::BLOCKED, Some(i64::from(one.blocked.is_some())));
     whole(&f::PAUSED, Some(i64::from(one.paused.is_some())));
+    whole(&f::FAILING, Some(i64::from(one.error.is_some())));
     let mut seconds = |family, ms: Option<i64>| {
         if let Some(ms) = ms {
             samples.add(family, &labels, Value::Real(ms.max(0) as f64 / 1e3));
@@ -70,6 +71,7 @@ fn partition(samples: &mut Samples, consumer: &str, one: &PartitionStatus, now_m
     };
     let since = |at: Option<i64>| Some(at.map_or(0, |at| now_ms - at));
     seconds(&f::LAG_SECONDS, one.lag_ms);
+    seconds(&f::LAG_UNKNOWN, since(one.lag_unknown_since));
     seconds(&f::OLDEST_UNFINISHED, since(one.oldest_unfinished_since));
     seconds(&f::STANDSTILL, since(one.stands_still_since));
 }

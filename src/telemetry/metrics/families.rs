@@ -45,6 +45,10 @@ families! {
         "Bytes of the messages taken and unfinished";
     LAG: Gauge "moontide_lag_messages" PARTITION,
         "Offsets between the position and the end of the partition";
+    LAG_UNKNOWN: Gauge "moontide_lag_unknown_seconds" PARTITION,
+        "Time for which the end of the partition, and so the lag, is not known; 0 while it is known";
+    FAILING: Gauge "moontide_partition_failing" PARTITION,
+        "1 while an error of the partition keeps its messages from the consumer";
     LAG_SECONDS: Gauge "moontide_lag_seconds" PARTITION,
         "Age of the oldest message that is not handled, by its timestamp; 0 without lag";
     OLDEST_UNFINISHED: Gauge "moontide_oldest_unfinished_seconds" PARTITION,
@@ -80,7 +84,7 @@ families! {
         "1 while somebody has paused the listener";
 
     ASSIGNED: Gauge "moontide_consumer_assigned" &["consumer"],
-        "1 while the consumer is a member of its group with its partitions in hand";
+        "1 while the consumer is connected, and a member of its group with its partitions";
     REBALANCES: Counter "moontide_rebalances" &["consumer", "kind"],
         "Rebalances that the consumer took part in";
     COMMITS: Counter "moontide_commits" &["consumer", "result"],
@@ -104,7 +108,7 @@ families! {
     VMS_REPLACED: Counter "moontide_vms_replaced" &["worker"],
         "VMs replaced because a limit was exceeded in them";
     DROPPED_LINES: Counter "moontide_log_lines_dropped" &[],
-        "Log lines that nobody took fast enough";
+        "Log lines dropped because their sink was too slow or failed";
     BUILD: Info "moontide_build" &["version", "librdkafka"],
         "What runs";
     CPU: Counter "process_cpu_seconds" &[],

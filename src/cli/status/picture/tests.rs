@@ -63,6 +63,15 @@ fn block_at(offset: i64) -> Blocked {
     }
 }
 
+fn error(place: &str, error: &str) -> PlaceError {
+    PlaceError {
+        place: place.into(),
+        error: error.into(),
+        since: NOW - 2 * MINUTE,
+        ..PlaceError::default()
+    }
+}
+
 #[track_caller]
 fn check(status: &Status, view: &View, expected: &str) {
     let picture = picture(status, view);
@@ -93,11 +102,11 @@ bundle    7 (1f2e3d4c5b6a7988), loaded 5 min ago
 
 consumer default, group orders-group: assigned
   topics  billing, orders
-  2 partitions of 2 topics, lag 5, 3 in flight
+  2 partitions of 2 topics, lag 5 and unknown in 1, 3 in flight
 
-  topic    partition  position  committed  lag  in flight
-  billing         11         -    1234567    -          0
-  orders           0       100         90    5          3
+  topic    partition  position  committed      lag  in flight
+  billing         11         -    1234567  unknown          0
+  orders           0       100         90        5          3
 ",
     );
 }
@@ -176,8 +185,7 @@ fn everything_wrong_shows() {
             name: "audit".into(),
             group_id: "audit".into(),
             state: "connecting".into(),
-            error: Some("ssl://broker:9093: connection refused".into()),
-            error_since: Some(NOW - 2 * MINUTE),
+            errors: vec![error("broker broker:9093", "connection refused")],
             ..ConsumerStatus::default()
         },
     ];
@@ -221,7 +229,7 @@ consumer default, group orders-group: assigned
     handlers/orders.lua:3: no customer …
 
 consumer audit, group audit: connecting
-  error   for 2 min: ssl://broker:9093: connection refused
+  error   broker broker:9093, for 2 min: connection refused
   topics  none yet
   no partitions assigned
 ",
@@ -240,11 +248,34 @@ consumer audit, group audit: connecting
 }
 
 #[test]
+fn a_partition_from_which_nothing_is_received_shows_why() {
+    let mut denied = partition("orders", 0, 0);
+    denied.lag = None;
+    denied.error = Some(error("orders[0]", "Broker: Topic authorization failed"));
+    let consumers = vec![consumer_of(vec![denied])];
+    let status = Status {
+        consumers,
+        ..status()
+    };
+    let picture = picture(&status, &view());
+    let expected = "  1 partition of 1 topic, lag unknown, 0 in flight
+
+  topic   partition  position  committed      lag  in flight
+  orders          0       100         90  unknown          0
+
+  nothing received from orders[0], for 2 min: Broker: Topic authorization failed
+";
+    assert!(picture.ends_with(expected), "{picture}");
+}
+
+#[test]
 fn of_many_partitions_the_troubled_ones_are_shown() {
     let mut partitions: Vec<_> = (0..500)
         .map(|number| partition("orders", number, i64::from(number % 100)))
         .collect();
     partitions[7].blocked = Some(block_at(3));
+    partitions[8].error = Some(error("orders[8]", "denied"));
+    partitions[9].lag = None;
     let status = Status {
         consumers: vec![consumer_of(partitions)],
         ..status()
@@ -263,7 +294,7 @@ fn of_many_partitions_the_troubled_ones_are_shown() {
     assert_eq!(shown.len(), ROWS_MAX);
     assert!(shown.is_sorted());
     assert!(
-        [7, 99, 199, 299, 399, 499]
+        [7, 8, 9, 99, 199, 299, 399, 499]
             .iter()
             .all(|number| shown.contains(number)),
         "{shown:?}"
@@ -273,7 +304,7 @@ fn of_many_partitions_the_troubled_ones_are_shown() {
         "{few}"
     );
     assert!(
-        few.contains("  500 partitions of 1 topic, lag 24750, 0 in flight\n"),
+        few.contains("  500 partitions of 1 topic, lag 24741 and unknown in 1, 0 in flight\n"),
         "{few}"
     );
 
