@@ -9,6 +9,7 @@ mod budget;
 mod commit_requests;
 mod commits;
 mod drain;
+mod ends;
 mod epoch;
 mod fairness;
 mod held;
@@ -229,7 +230,10 @@ impl Consumer {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Rebalance(rebalance) => self.phase.queue(rebalance),
+            Event::Rebalance(rebalance) => {
+                self.stay_at_positions();
+                self.phase.queue(rebalance);
+            }
             Event::Error(error) => self.error(&error, None),
             Event::TopicError(topic, error) => {
                 self.topics.trouble(&topic, &error);
@@ -301,9 +305,6 @@ impl Consumer {
 
     /// Handles an error of the group (no partition) or of a partition: kept for the status, logged, and fatal or not.
     fn error(&mut self, error: &Error, place: Option<(&str, i32)>) {
-        if error.is_partition_end() {
-            return;
-        }
         if error.class() == Class::Fatal {
             let error = self.client.fatal_error().unwrap_or_else(|| error.clone());
             // The first ending counts; the daemon may be ending already.

@@ -18,7 +18,7 @@ mod queries;
 mod refusal;
 
 pub(crate) use callbacks::{Event, Rebalance};
-pub(crate) use client::{Client, Closing, Committed};
+pub(crate) use client::{Client, Closing, Committed, Taken};
 pub(crate) use error::{Class, Error};
 pub(crate) use list::TopicPartition;
 pub(crate) use message::Message;
