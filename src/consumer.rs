@@ -10,6 +10,7 @@ mod commit_requests;
 mod commits;
 mod connections;
 mod drain;
+mod ends;
 mod epoch;
 mod fairness;
 mod held;
@@ -242,7 +243,10 @@ impl Consumer {
 
     fn event(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Rebalance(rebalance) => self.phase.queue(rebalance),
+            Event::Rebalance(rebalance) => {
+                self.stay_at_positions();
+                self.phase.queue(rebalance);
+            }
             // The brokers' own errors have the reasons, and the connections show whether one is left.
             Event::Error(error) if error.is_summary() => {}
             Event::Error(error) => self.error(&error, Place::Group),
@@ -335,9 +339,6 @@ impl Consumer {
 
     /// Handles an error of a place: kept for the status, logged, and fatal or not.
     fn error(&mut self, error: &Error, place: Place) {
-        if error.is_partition_end() {
-            return;
-        }
         if error.class() == Class::Fatal {
             let error = self.client.fatal_error().unwrap_or_else(|| error.clone());
             // The first ending counts; the daemon may be ending already.

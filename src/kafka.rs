@@ -20,7 +20,7 @@ mod queries;
 mod refusal;
 
 pub(crate) use callbacks::{Event, Rebalance};
-pub(crate) use client::{Client, Closing, Committed};
+pub(crate) use client::{Client, Closing, Committed, Taken};
 pub(crate) use connection::{Broker, Closed, Connection, Security, Step};
 pub(crate) use error::{Class, Error};
 pub(crate) use list::TopicPartition;

@@ -78,7 +78,8 @@ impl Mapping<'_> {
         self.set("enable.auto.offset.store", false, &[]);
         // Where to start is decided at the assignment; underneath, a truncated log repeats rather than skips.
         self.set("auto.offset.reset", "earliest", &[]);
-        self.set("enable.partition.eof", false, &[]);
+        // The end of a partition is the only word about offsets without a message (see `consumer/ends.rs`).
+        self.set("enable.partition.eof", true, &[]);
         // The default of a second costs most of the throughput, and 5 ms a sixth of it with several partitions: each of
         // them is backed off by itself. Shorter ones wake librdkafka's threads more often than that is worth.
         self.set("fetch.queue.backoff.ms", 2, &[]);

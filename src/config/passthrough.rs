@@ -96,7 +96,7 @@ fn reserved(property: &str) -> Option<String> {
         "auto.offset.reset" => {
             "is set by Moontide: write `subscription.fromBeginning` in a `[[listeners]]`"
         }
-        "enable.partition.eof" => "is set by Moontide: it must stay false",
+        "enable.partition.eof" => "is set by Moontide: it must stay true",
         "group.protocol.type" => "would keep this consumer out of every consumer group",
         "rebalance_cb" | "offset_commit_cb" | "consume_cb" | "enabled_events" | "opaque"
         | "default_topic_conf" => {

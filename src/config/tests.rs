@@ -46,7 +46,7 @@ fn the_promises_are_set_whatever_the_file_says() {
             ("enable.auto.commit", Some("false")),
             ("enable.auto.offset.store", Some("false")),
             ("auto.offset.reset", Some("earliest")),
-            ("enable.partition.eof", Some("false")),
+            ("enable.partition.eof", Some("true")),
             ("isolation.level", Some("read_committed")),
             ("partition.assignment.strategy", Some("cooperative-sticky")),
             ("socket.connection.setup.timeout.ms", Some("11000")),

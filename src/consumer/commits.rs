@@ -182,8 +182,7 @@ impl Held {
             (true, ..) => GATHER,
             (false, Some(interval), _) => interval,
             (false, None, None) => INTERVAL,
-            // The rest of the log may never arrive: it can be a transaction marker, or messages that were deleted
-            // since.
+            // The rest of the log may not arrive for long: it can belong to an open transaction.
             (false, None, Some(_)) if self.epoch.tracker.unfinished() == 0 => INTERVAL,
             (false, None, Some(_)) => return false,
         };

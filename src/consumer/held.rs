@@ -22,6 +22,8 @@ pub(super) struct Held {
     /// A reload removed the topic and another one added it before the group took the partition away.
     pub(super) comes_back: bool,
     pub(super) trust: Trust,
+    /// The end of the partition was told while it was suspect.
+    pub(super) has_doubtful_end: bool,
     pub(super) pauses: Pauses,
     pub(super) last_commit: Instant,
     /// Messages taken in this assignment.
@@ -70,6 +72,7 @@ impl Held {
             stage,
             comes_back: false,
             trust: Trust::Sound,
+            has_doubtful_end: false,
             pauses: Pauses::default(),
             last_commit: now,
             received: 0,
@@ -146,7 +149,8 @@ pub(super) struct Applied {
 }
 
 /// Pauses and resumes these partitions in the client if their reasons have changed. A partition that is about to be
-/// paused may deliver its messages twice afterwards, which its tracker has to know.
+/// paused may deliver its messages twice afterwards, which its tracker has to know. Afterwards it goes on at the
+/// tracker's position: librdkafka's own lies beyond it once the end of the partition was told (see `ends.rs`).
 pub(super) fn apply_pauses<'a>(
     client: &Client,
     held: impl Iterator<Item = &'a mut Held>,
@@ -167,7 +171,9 @@ pub(super) fn apply_pauses<'a>(
         error: None,
     };
     if !pause.is_empty() {
-        applied.error = client.pause(&list(pause.into_iter())).err();
+        let at: Vec<_> = pause.iter().map(|held| held.goes_on_at()).collect();
+        let paused = client.pause(&list(pause.into_iter()));
+        applied.error = paused.and_then(|()| client.seek(&at)).err();
     }
     if !resume.is_empty() {
         let result = client.resume(&list(resume.into_iter()));
@@ -177,11 +183,11 @@ pub(super) fn apply_pauses<'a>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// Active, with the group's offset at 10.
-    fn held(plan: Plan, now: Instant) -> Held {
+    pub(in super::super) fn held(plan: Plan, now: Instant) -> Held {
         let begin = Begin {
             position: at(10),
             committed: Some(10),
@@ -194,7 +200,7 @@ mod tests {
         Held::new(epoch, Arc::new(plan), worker, Stage::Active, now)
     }
 
-    fn plan(manual: &[&str], automatic: &[&str]) -> Plan {
+    pub(in super::super) fn plan(manual: &[&str], automatic: &[&str]) -> Plan {
         let names = |names: &[&str]| names.iter().map(|&name| name.into()).collect();
         Plan {
             listeners: vec![0],

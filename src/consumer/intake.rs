@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::assignment::{Partition, PartitionKey, Shared, ToWorker};
-use crate::kafka::{Message, TopicPartition};
+use crate::kafka::{Message, Taken, TopicPartition};
 use crate::log::log;
 use crate::message::Record;
 use crate::rules::lanes;
@@ -171,8 +171,13 @@ impl Consumer {
                 run.before = before.unwrap_or_default();
             }
             match taken {
-                Ok(message) => self.arrive(&mut run, message),
-                Err(error) => {
+                Taken::Message(message) => self.arrive(&mut run, message),
+                Taken::End(end) => {
+                    if let Some(held) = &mut run.held {
+                        held.reached_end(&self.client, end);
+                    }
+                }
+                Taken::Error(error) => {
                     if let Some(held) = &mut run.held {
                         held.trust = Trust::Suspect;
                     }

@@ -130,6 +130,7 @@ impl Consumer {
 
     fn look_for_waiting(&mut self, now: Instant) {
         self.state.looked = now;
+        self.look_for_doubtful_ends();
         for (key, held) in &mut self.held {
             let is_idle = held.stage == Stage::Active
                 && held.pauses.not_due_until().is_none()

@@ -38,6 +38,14 @@ pub(crate) struct Committed {
     pub(crate) partitions: Vec<TopicPartition>,
 }
 
+/// What `take` returns of a partition, in the order of its offsets.
+pub(crate) enum Taken {
+    Message(Message),
+    /// The end of the partition: librdkafka has returned everything below this offset, or an error in its place.
+    End(i64),
+    Error(Error),
+}
+
 /// The progress of a close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closing {
@@ -167,7 +175,7 @@ impl Client {
     pub(crate) fn take(
         &self,
         most: usize,
-        mut each: impl FnMut(usize, i32, Result<Message, Error>, &dyn Fn() -> Arc<str>),
+        mut each: impl FnMut(usize, i32, Taken, &dyn Fn() -> Arc<str>),
     ) -> usize {
         let mut buffer: Vec<*mut sys::rd_kafka_message_t> = Vec::with_capacity(most);
         // SAFETY: the buffer has room for `most` pointers; a time-out of 0 returns the messages that have arrived.
@@ -185,18 +193,18 @@ impl Client {
                 let topic = message.as_ref().rkt;
                 let partition = message.as_ref().partition;
                 let name = || -> Arc<str> { topic_name(topic) };
-                match message_error(message) {
-                    None => each(
-                        topic as usize,
-                        partition,
-                        Ok(Message::from_native(message)),
-                        &name,
-                    ),
-                    Some(error) => {
-                        each(topic as usize, partition, Err(error), &name);
-                        sys::rd_kafka_message_destroy(message.as_ptr());
-                    }
-                }
+                let Some(error) = message_error(message) else {
+                    let message = Taken::Message(Message::from_native(message));
+                    each(topic as usize, partition, message, &name);
+                    continue;
+                };
+                let offset = message.as_ref().offset;
+                let taken = match error.is_partition_end() {
+                    true => Taken::End(offset),
+                    false => Taken::Error(error),
+                };
+                each(topic as usize, partition, taken, &name);
+                sys::rd_kafka_message_destroy(message.as_ptr());
             }
         }
         count

@@ -110,7 +110,7 @@ impl Error {
         self.code == Code::AllBrokersDown
     }
 
-    /// Whether this is the end of a partition, which is not an error and has no use here.
+    /// Whether this is the end of a partition, which is not an error.
     pub(crate) fn is_partition_end(&self) -> bool {
         self.code == Code::PartitionEOF
     }

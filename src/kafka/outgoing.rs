@@ -116,7 +116,7 @@ mod tests {
     use crate::kafka::mock::Broker;
     use crate::kafka::producer::Producer;
     use crate::kafka::property::Value;
-    use crate::kafka::{Client, TopicPartition};
+    use crate::kafka::{Client, Taken, TopicPartition};
     use crate::message::{OwnedRecord, Record as _};
 
     /// What lies in partition 0, read by the consumer's own handle.
@@ -134,8 +134,8 @@ mod tests {
         while records.len() < count {
             assert!(Instant::now() < until, "{records:?}");
             client.events();
-            client.take(10, |_, _, message, _| {
-                if let Ok(message) = message {
+            client.take(10, |_, _, taken, _| {
+                if let Taken::Message(message) = taken {
                     records.push(OwnedRecord::copy_of(&message));
                 }
             });

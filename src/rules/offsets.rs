@@ -36,8 +36,10 @@ pub(crate) struct Position {
 #[derive(Debug)]
 pub(crate) struct Tracker {
     start: Position,
-    /// Just after the last received message: lower offsets were received in this epoch already.
+    /// Lower offsets were received in this epoch already, or carry no message.
     expected: Position,
+    /// Just after the last received message.
+    received: i64,
     /// The lowest unfinished offset at the last pause: messages from there on may be delivered twice because of it.
     paused_at: i64,
     newest_leader_epoch: i32,
@@ -114,6 +116,7 @@ impl Tracker {
         let mut tracker = Self {
             start,
             expected: start,
+            received: start.offset,
             paused_at: i64::MAX,
             newest_leader_epoch: start.leader_epoch,
             newest_ms: -1,
@@ -152,7 +155,8 @@ impl Tracker {
             }
             let one = if self.by_lane {
                 let unfinished = self.entries.iter().filter(|entry| !entry.finished);
-                Manual::of_lanes(listener, unfinished.map(|one| (one.offset, one.lane)))
+                let unfinished = unfinished.map(|one| (one.offset, one.lane));
+                Manual::of_lanes(listener, self.expected.offset, unfinished)
             } else {
                 Manual::of_partition(listener, self.finished().offset)
             };
@@ -202,6 +206,7 @@ impl Tracker {
             offset: offset + 1,
             leader_epoch,
         };
+        self.received = offset + 1;
         if self.seeds.take(offset, leader_epoch) {
             if self.entries.is_empty() {
                 self.auto_request = None;
@@ -227,6 +232,24 @@ impl Tracker {
         self.unfinished += 1;
         self.bytes += bytes as usize;
         Arrival::New(number)
+    }
+
+    /// The partition has no message between the last received one and `end`: only markers of transactions, messages
+    /// of aborted transactions, and offsets that compaction emptied. The automatic position follows as soon as every
+    /// received message is finished. A manual one stays where it was requested.
+    pub(crate) fn pass(&mut self, end: i64) {
+        if end <= self.expected.offset {
+            return;
+        }
+        // The leader epoch of the last message may have ended before these offsets. A commit of both together would
+        // look like a truncated log.
+        self.expected = Position {
+            offset: end,
+            leader_epoch: -1,
+        };
+        if self.entries.is_empty() {
+            self.auto_request = None;
+        }
     }
 
     /// The timestamp of the message that has just arrived.
@@ -348,8 +371,9 @@ impl Tracker {
 
     /// The position to commit now, even if it is committed already.
     pub(crate) fn target(&self) -> Position {
-        let (finished, expected) = (self.finished(), self.expected.offset);
-        let asked = self.manual.iter().map(|one| one.position(expected)).min();
+        let finished = self.finished();
+        let manual = self.manual.iter();
+        let asked = manual.map(|one| one.position(self.received)).min();
         let own =
             (!self.automatic.is_empty()).then(|| self.auto_request.unwrap_or(finished.offset));
         let offset = match (asked, own) {

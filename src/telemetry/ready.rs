@@ -10,9 +10,9 @@ use crate::telemetry::status::{
     Reason, Status,
 };
 
-/// The end offset counts markers of transactions and aborted messages, which are never delivered. A partition without
-/// messages in flight may lag by this many.
-const MARKERS_MAX: i64 = 100;
+/// The end offset counts the messages of an open transaction, which are not delivered before its end. A partition
+/// without messages in flight may lag by this many.
+const OPEN_MAX: i64 = 100;
 
 /// The readiness at `now_ms`. `stall_after` is how long a position may stand still.
 pub(crate) fn readiness(status: &Status, stall_after: Duration, now_ms: i64) -> Readiness {
@@ -117,7 +117,7 @@ fn standstill(
     } else if partition.in_flight > 0 {
         let offset = partition.position.unwrap_or(-1);
         format!("the message at offset {offset} is not finished")
-    } else if lag > MARKERS_MAX {
+    } else if lag > OPEN_MAX {
         format!("{lag} messages wait, and none is received")
     } else if unknown.is_some() {
         "its end is not known: nothing is received from its leader".to_owned()
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_received_counts_beyond_the_markers_of_transactions() {
+    fn what_is_not_received_counts_beyond_an_open_transaction() {
         let mut one = partition();
         one.in_flight = 0;
         one.stands_still_since = Some(0);

@@ -67,7 +67,7 @@ fn a_threshold_commits_what_a_transaction_ends() {
     topic.produce_in_transactions(numbered(0..3, 0));
     let mut daemon = Daemon::start(&project);
     daemon.wait_for("what is handled is committed", |_| {
-        kafka.committed(&project.group, &topic.name, 0) == Some(5)
+        kafka.committed(&project.group, &topic.name, 0) == Some(6)
     });
     daemon.stop();
 }

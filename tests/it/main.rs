@@ -13,6 +13,7 @@ mod data; // what can stand in a topic
 mod dev; // init, dev and send, as a newcomer meets them
 mod distress; // when all handlers fail, or no dead letter can be sent
 mod docs; // what the documents show is what the program takes
+mod ends; // offsets at the end of a partition that carry no message
 mod examples; // every example does what its README says
 mod failures; // handlers that fail
 mod fairness; // what a partition that is held up costs the others

@@ -44,6 +44,8 @@ struct Unasked {
     by_offset: BTreeSet<(i64, u64)>,
     /// The same by lane, kept from the first request on, so that a listener without requests costs little.
     by_lane: Option<BTreeSet<(u64, i64)>>,
+    /// The listener began here: earlier messages do not concern it, unless they are among those above.
+    start: i64,
     /// The position that stays, after there were too many such messages.
     stuck: Option<i64>,
 }
@@ -58,13 +60,15 @@ impl Manual {
         }
     }
 
-    /// These messages are unfinished; all earlier ones do not concern the listener.
+    /// The listener begins at `start`. Of earlier messages only these, which are unfinished, concern it.
     pub(super) fn of_lanes(
         listener: Arc<str>,
+        start: i64,
         unfinished: impl Iterator<Item = (i64, u64)>,
     ) -> Self {
         let unasked = Unasked {
             by_offset: unfinished.collect(),
+            start,
             ..Unasked::default()
         };
         Self {
@@ -90,11 +94,11 @@ impl Manual {
         }
     }
 
-    /// `expected`: the next expected offset.
-    pub(super) fn position(&self, expected: i64) -> i64 {
+    /// `received`: the offset just after the last received message.
+    pub(super) fn position(&self, received: i64) -> i64 {
         match &self.asked {
             Requested::Offset(position) => *position,
-            Requested::Unasked(unasked) => unasked.position(expected),
+            Requested::Unasked(unasked) => unasked.position(received),
         }
     }
 
@@ -147,8 +151,8 @@ impl Unasked {
         }
     }
 
-    fn position(&self, expected: i64) -> i64 {
+    fn position(&self, received: i64) -> i64 {
         let first = self.by_offset.first().map(|&(offset, _)| offset);
-        self.stuck.or(first).unwrap_or(expected)
+        self.stuck.or(first).unwrap_or(received.max(self.start))
     }
 }

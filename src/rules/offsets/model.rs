@@ -20,6 +20,8 @@ enum Step {
     /// The same, and it is told after that message is finished.
     AskAndFinish(usize, prop::sample::Index, i64),
     Pause,
+    /// The partition ends so many offsets behind the next expected one.
+    Pass(i64),
     /// So many listeners are manual now, and another one is automatic, or none.
     Reload(usize, bool),
 }
@@ -34,6 +36,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0_usize..3, any::<prop::sample::Index>(), -3_i64..4)
             .prop_map(|(who, at, by)| Step::AskAndFinish(who, at, by)),
         1 => Just(Step::Pause),
+        2 => (-2_i64..5).prop_map(Step::Pass),
         1 => (0_usize..4, any::<bool>()).prop_map(|(set, others)| Step::Reload(set, others)),
     ]
 }
@@ -43,6 +46,8 @@ struct Seen {
     offset: i64,
     lane: u64,
     finished: bool,
+    /// The expected offset when it came.
+    before: i64,
     /// Of a seed: it has no number.
     number: Option<u64>,
 }
@@ -51,11 +56,15 @@ struct Seen {
 #[derive(Clone, Debug, Default)]
 struct Wishes {
     uncovered: Vec<(i64, u64)>,
+    /// Where the listener began.
+    start: i64,
 }
 
 #[derive(Debug)]
 struct Model {
     start: i64,
+    /// No message lies between the last one and this offset.
+    end: i64,
     seen: Vec<Seen>,
     seeds: Vec<Range<i64>>,
     manual: BTreeMap<usize, Wishes>,
@@ -65,13 +74,27 @@ struct Model {
 }
 
 impl Model {
-    fn expected(&self) -> i64 {
+    fn received(&self) -> i64 {
         self.seen.last().map_or(self.start, |one| one.offset + 1)
     }
 
+    fn expected(&self) -> i64 {
+        self.received().max(self.end)
+    }
+
+    /// Where the partition would go on if it ended with the first message that is not finished: an end that was told
+    /// before that message came lies before it, and has moved the position too.
     fn position(&self) -> i64 {
-        let finished = self.seen.iter().take_while(|one| one.finished);
-        finished.last().map_or(self.start, |one| one.offset + 1)
+        match self.seen.iter().position(|one| !one.finished) {
+            None => self.expected(),
+            Some(index) => self.seen[index].before,
+        }
+    }
+
+    fn pass(&mut self, by: i64) -> i64 {
+        let end = self.expected() + by;
+        self.end = self.end.max(end);
+        end
     }
 
     fn is_seeded(&self, offset: i64) -> bool {
@@ -79,11 +102,12 @@ impl Model {
     }
 
     fn arrive(&mut self, offset: i64, lane: u64, number: u64) -> Arrival {
-        let finished = self.is_seeded(offset);
+        let (finished, before) = (self.is_seeded(offset), self.expected());
         self.seen.push(Seen {
             offset,
             lane,
             finished,
+            before,
             number: (!finished).then_some(number),
         });
         if finished {
@@ -136,7 +160,7 @@ impl Model {
         let of = |wishes: &Wishes| wishes.uncovered.iter().map(|one| one.0).min();
         let manual = self.manual.values();
         let asked = manual
-            .map(|wishes| of(wishes).unwrap_or_else(|| self.expected()))
+            .map(|wishes| of(wishes).unwrap_or_else(|| self.received().max(wishes.start)))
             .min();
         let own = (self.has_automatic || asked.is_none()).then(|| self.position());
         asked.into_iter().chain(own).min().unwrap()
@@ -162,17 +186,24 @@ fn reload(model: &mut Model, set: usize, has_automatic: bool) {
         .iter()
         .map(|one| (one.offset, one.lane))
         .collect();
+    let start = model.expected();
     model.manual.retain(|who, _| *who < set);
     for (who, at, lane, offset) in std::mem::take(&mut model.ahead) {
         if who < set && unfinished.contains(&(at, lane)) {
             let uncovered = unfinished.clone();
-            model.manual.entry(who).or_insert(Wishes { uncovered });
+            model
+                .manual
+                .entry(who)
+                .or_insert(Wishes { uncovered, start });
             model.wish(who, at, lane, offset);
         }
     }
     for who in 0..set {
         let uncovered = unfinished.clone();
-        model.manual.entry(who).or_insert(Wishes { uncovered });
+        model
+            .manual
+            .entry(who)
+            .or_insert(Wishes { uncovered, start });
     }
 }
 
@@ -229,6 +260,7 @@ fn run(steps: Vec<Step>, seeds: Vec<Range<i64>>, listeners: usize) -> Result<(),
     let mut tracker = Tracker::new(start, manual, automatic, true);
     let mut model = Model {
         start: 100,
+        end: 100,
         seen: Vec::new(),
         seeds: seeds.clone(),
         manual: (0..listeners).map(|who| (who, Wishes::default())).collect(),
@@ -276,6 +308,7 @@ fn run(steps: Vec<Step>, seeds: Vec<Range<i64>>, listeners: usize) -> Result<(),
                 model.finish(&(number..number + 1));
             }
             Step::Pause => tracker.pause(),
+            Step::Pass(by) => tracker.pass(model.pass(by)),
             Step::Reload(set, others) => {
                 let others = others || set == 0;
                 let [manual, automatic] = names(set, others);

@@ -262,3 +262,23 @@ fn a_partition_that_had_many_messages_and_has_none_gives_their_room_back() {
     tracker.give_room_back();
     assert!(tracker.entries.capacity() <= ENTRIES_KEPT);
 }
+
+/// The epoch of the last message may have ended before the offsets behind it: together they would look like a truncated
+/// log.
+#[test]
+fn offsets_without_a_message_have_no_leader_epoch() {
+    let mut tracker = tracker(10);
+    tracker.arrive(10, 3, 1, zero);
+    tracker.finish(0..1);
+    let at = |offset, leader_epoch| Position {
+        offset,
+        leader_epoch,
+    };
+    assert_eq!(tracker.target(), at(11, 3));
+    tracker.pass(11);
+    assert_eq!(tracker.target(), at(11, 3));
+    tracker.pass(20);
+    assert_eq!(tracker.target(), at(20, -1));
+    assert_eq!(tracker.arrive(19, 3, 1, zero), Arrival::WentBack);
+    assert_eq!(tracker.arrive(20, 3, 1, zero), Arrival::New(1));
+}
