@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn each_save_is_reloaded_whatever_the_config_says() {
-        let text = "[kafkaConfig]\nbrokers = ['theirs:9092']\n[daemon]\nwatch = false\n";
+        let text = "[kafkaConfig]\nbrokers = ['theirs:9092']\n[consumerConfig]\ngroupId = 'g'\n[daemon]\nwatch = false\n";
         let written = Written::parse("/test/config.toml".as_ref(), text, &|_| None);
         let mut config = written.config(&Sources::default()).unwrap();
         assert!(!config.daemon.watch);

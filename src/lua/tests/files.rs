@@ -105,12 +105,16 @@ fn an_error_without_a_position_has_its_file() {
             "handlers/h.lua:1: attempt to yield from outside a coroutine; to wait, use `tide.sleep`",
         ),
         (
-            "assert(io.open('prices.lua'))",
-            "handlers/h.lua: prices.lua: No such file or directory",
+            "error('prices.lua: gone', 0)",
+            "handlers/h.lua: prices.lua: gone",
         ),
         (
-            "assert(load('x ='))",
+            "error(select(2, load('x =')), 0)",
             "handlers/h.lua: [string \"x =\"]:1: unexpected symbol near <eof>",
+        ),
+        (
+            "dofile('prices.lua')",
+            "handlers/h.lua:1: cannot open prices.lua: No such file or directory",
         ),
         (
             "error(setmetatable({}, { __tostring = function() return 'x' end }))",
