@@ -4,14 +4,15 @@
 //! second VM, a late `require`) never reads the disk again, so no call ever mixes two bundles.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::{self, Config, Errors, Sources, Written};
+use crate::config::{self, Config, Errors, Sources, Written, is_library, regular_file};
 
 const FILES_MAX: usize = 10_000;
 const FOLDERS_MAX: usize = 1_000;
@@ -53,7 +54,7 @@ pub(crate) fn load(path: &Path, number: u64) -> Result<Bundle, Errors> {
 ///
 /// Where it cannot be read, or is not UTF-8.
 pub(crate) fn text(path: &Path) -> Result<String, Errors> {
-    let bytes = fs::read(path).map_err(|error| Errors::of(path, unreadable(&error)))?;
+    let bytes = regular_file::read(path).map_err(|error| Errors::of(path, unreadable(&error)))?;
     String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = String::from_utf8_lossy(valid).matches('\n').count() + 1;
@@ -61,11 +62,12 @@ pub(crate) fn text(path: &Path) -> Result<String, Errors> {
     })
 }
 
-/// Reads every Lua file below the handlers folder of the configuration with this text.
+/// Reads every Lua file below the handlers folder of the configuration with this text. A file that nothing can load is
+/// no error: most are made by other programs, and no handler needs them.
 ///
 /// # Errors
 ///
-/// What cannot be read, or must not lie in the handlers folder.
+/// Where the handlers folder or its init.lua cannot be read, or is too large.
 pub(crate) fn read<'t>(path: &'t Path, text: &'t str) -> Result<Snapshot<'t>, Errors> {
     let mut written = Written::parse(path, text, &environment);
     let handlers = written.handlers();
@@ -73,7 +75,8 @@ pub(crate) fn read<'t>(path: &'t Path, text: &'t str) -> Result<Snapshot<'t>, Er
         .all(&handlers)
         .map_err(|message| Errors::of(path, message))?;
     let mut hasher = DefaultHasher::new();
-    (text, &sources).hash(&mut hasher);
+    // Without the files that cannot be loaded: they change nothing.
+    (text, &sources.files).hash(&mut hasher);
     let hash = hasher.finish();
     Ok(Snapshot {
         written,
@@ -122,11 +125,26 @@ impl Reader {
         if folder.exists() {
             self.folder(folder, "")?;
         }
-        Ok(self.sources)
+        // No listener names it, and each bundle runs it.
+        match self.sources.refusal("init.lua") {
+            Some(reason) => Err(format!("{}: {reason}", folder.join("init.lua").display())),
+            None => Ok(self.sources),
+        }
     }
 
+    /// `below` is the path below the handlers folder, with a slash at its end; it is empty for that folder itself.
     fn folder(&mut self, folder: &Path, below: &str) -> Result<(), String> {
-        let real = folder.canonicalize().map_err(cannot_read(folder))?;
+        let entries = folder
+            .canonicalize()
+            .and_then(|real| Ok((real, fs::read_dir(folder)?)));
+        let (real, entries) = match entries {
+            Ok(found) => found,
+            Err(error) if below.is_empty() => return Err(cannot_read(folder, &error)),
+            Err(error) => {
+                self.refuse(below.to_owned(), &error);
+                return Ok(());
+            }
+        };
         self.folders += 1;
         if self.folders > FOLDERS_MAX {
             return Err(format!("handlers folder: more than {FOLDERS_MAX} folders"));
@@ -134,62 +152,83 @@ impl Reader {
         if !self.above.insert(real.clone()) {
             return Ok(());
         }
-        for entry in fs::read_dir(folder).map_err(cannot_read(folder))? {
-            let entry = entry.map_err(cannot_read(folder))?;
-            let (path, name) = (entry.path(), entry.file_name());
-            let Some(name) = name.to_str() else {
-                return Err(format!("{}: a file's name is not UTF-8", path.display()));
-            };
-            if name.starts_with('.') {
-                continue;
-            }
-            let meta = match fs::metadata(&path) {
-                Ok(meta) => meta,
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    if is_lua(name) && path.is_symlink() {
-                        return Err(format!(
-                            "{}: is a link to a file that does not exist",
-                            path.display()
-                        ));
-                    }
-                    // An editor's file that is gone already, or a foreign link without a target.
-                    continue;
-                }
-                Err(error) => return Err(cannot_read(&path)(error)),
-            };
-            if meta.is_dir() {
-                self.folder(&path, &format!("{below}{name}/"))?;
-            } else if is_lua(name) {
-                self.file(&path, format!("{below}{name}"), meta.len(), meta.is_file())?;
-            }
+        for entry in entries {
+            let entry = entry.map_err(|error| cannot_read(folder, &error))?;
+            self.entry(&entry.path(), &entry.file_name(), below)?;
         }
         self.above.remove(&real);
         Ok(())
     }
 
-    fn file(&mut self, path: &Path, key: String, bytes: u64, regular: bool) -> Result<(), String> {
-        if !regular {
-            return Err(format!("{}: is not a regular file", path.display()));
+    fn entry(&mut self, path: &Path, name: &OsStr, below: &str) -> Result<(), String> {
+        let Some(name) = name.to_str() else {
+            let name = name.to_string_lossy();
+            if is_lua(&name) {
+                self.unusable(format!("{below}{name}"), "has a name that is not UTF-8");
+            }
+            return Ok(());
+        };
+        if name.starts_with('.') {
+            return Ok(());
         }
+        let key = format!("{below}{name}");
+        match fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => return self.folder(path, &format!("{key}/")),
+            Ok(meta) if is_lua(name) => return self.file(path, key, &meta),
+            Ok(_) => {}
+            // An editor's file that is gone already, or a foreign link without a target.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                if is_lua(name) && path.is_symlink() {
+                    self.unusable(key, "is a link to a file that does not exist");
+                }
+            }
+            Err(error) => self.refuse(if is_lua(name) { key } else { key + "/" }, &error),
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: &Path, key: String, meta: &Metadata) -> Result<(), String> {
         let module = key.strip_suffix(".lua").unwrap_or(&key);
         if module.contains('.') {
             let better = module.replace('.', "_");
-            return Err(format!(
-                "{}: a dot in the name of a handler file or its folder would be taken for the one before the function; rename \
-                 it to `{better}.lua`",
-                path.display()
-            ));
+            let reason = format!(
+                "is never loaded, since the dot in its name or in that of its folder would be taken for the one before the \
+                 function; rename it to `{better}.lua`, or move it away"
+            );
+            self.unusable(key, reason);
+            return Ok(());
         }
-        self.bytes += bytes;
-        if self.sources.len() >= FILES_MAX || self.bytes > BYTES_MAX {
+        if is_library(module) {
+            let reason = "is never loaded, since a library has this name; rename the file";
+            self.unusable(key, reason);
+            return Ok(());
+        }
+        if let Some(kind) = regular_file::kind(meta.file_type()) {
+            self.unusable(key, format!("is {kind}, not a regular file"));
+            return Ok(());
+        }
+        self.bytes += meta.len();
+        if self.sources.files.len() >= FILES_MAX || self.bytes > BYTES_MAX {
             return Err(format!(
                 "handlers folder: more than {FILES_MAX} files or {} MiB",
                 BYTES_MAX >> 20
             ));
         }
-        let content = fs::read(path).map_err(cannot_read(path))?;
-        self.sources.insert(key, content.into());
+        match regular_file::read(path) {
+            Ok(content) => _ = self.sources.files.insert(key, content.into()),
+            // It is gone already.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => self.refuse(key, &error),
+        }
         Ok(())
+    }
+
+    fn refuse(&mut self, key: String, error: &io::Error) {
+        self.unusable(key, format!("cannot be read: {}", config::words(error)));
+    }
+
+    fn unusable(&mut self, key: String, reason: impl Into<String>) {
+        self.sources.unusable.insert(key, reason.into());
     }
 }
 
@@ -197,9 +236,12 @@ fn is_lua(name: &str) -> bool {
     name.strip_suffix(".lua").is_some()
 }
 
-fn cannot_read(path: &Path) -> impl FnOnce(io::Error) -> String {
-    let path = path.display().to_string();
-    move |error| format!("{path}: cannot be read: {}", config::words(&error))
+fn cannot_read(path: &Path, error: &io::Error) -> String {
+    format!(
+        "{}: cannot be read: {}",
+        path.display(),
+        config::words(error)
+    )
 }
 
 /// The error of the configuration itself.
@@ -238,7 +280,7 @@ mod tests {
         let path = folder.path().join("config.toml");
         let bundle = load(&path, 7).unwrap();
         assert_eq!(
-            bundle.sources.keys().collect::<Vec<_>>(),
+            bundle.sources.files.keys().collect::<Vec<_>>(),
             ["billing/x.lua", "orders.lua"]
         );
         let hash = read(&path, CONFIG).unwrap().hash;
@@ -264,17 +306,67 @@ mod tests {
         let path = at("config.toml");
         let snapshot = read(&path, CONFIG).unwrap();
         assert_eq!(
-            snapshot.sources.keys().collect::<Vec<_>>(),
+            snapshot.sources.files.keys().collect::<Vec<_>>(),
             ["orders.lua", "x.lua"]
         );
     }
 
+    /// What other programs leave in the folder.
     #[test]
-    fn a_file_name_with_a_dot_of_its_own_is_refused() {
-        let folder = folder(&[("handlers/a.b.lua", "a")]);
-        let error = load(&folder.path().join("config.toml"), 1)
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("rename it to `a_b.lua`"), "{error}");
+    fn a_file_that_nothing_can_load_is_a_warning() {
+        let folder = folder(&[
+            ("handlers/orders.lua", "a"),
+            ("handlers/orders.sync-conflict.lua", "b"),
+            ("handlers/x.test.lua", "c"),
+            ("handlers/old.d/x.lua", "d"),
+            ("handlers/table.lua", "e"),
+        ]);
+        let at = |name: &str| folder.path().join(name);
+        let path = at("config.toml");
+        let hash = read(&path, CONFIG).unwrap().hash;
+        std::os::unix::fs::symlink("/no/such/file", at("handlers/gone.lua")).unwrap();
+        std::os::unix::fs::symlink("round.lua", at("handlers/round.lua")).unwrap();
+        make_pipe(&at("handlers/pipe.lua"));
+        std::os::unix::fs::symlink("/no/such/file", at("handlers/foreign")).unwrap();
+        let snapshot = read(&path, CONFIG).unwrap();
+        assert_eq!(snapshot.hash, hash, "nothing that runs has changed");
+        let config = check(snapshot, 1).unwrap().config;
+        let beginnings = [
+            "gone.lua: is a link to a file that does not exist",
+            "old.d/x.lua: is never loaded, since the dot",
+            "orders.sync-conflict.lua: is never loaded, since the dot",
+            "pipe.lua: is a named pipe, not a regular file",
+            "round.lua: cannot be read: ",
+            "table.lua: is never loaded, since a library has this name",
+            "x.test.lua: is never loaded, since the dot",
+        ];
+        assert_eq!(config.warnings.len(), beginnings.len(), "{config:?}");
+        for (warning, beginning) in config.warnings.iter().zip(beginnings) {
+            let expected = at("handlers").join(beginning).display().to_string();
+            assert!(warning.starts_with(&expected), "{warning}");
+        }
+        assert!(config.warnings[2].contains("rename it to `orders_sync-conflict.lua`"));
+    }
+
+    #[test]
+    fn a_file_that_is_needed_and_cannot_be_loaded_is_an_error() {
+        let folder = folder(&[("handlers/other.lua", "a")]);
+        let at = |name: &str| folder.path().join(name);
+        let refusal = || load(&at("config.toml"), 1).unwrap_err().to_string();
+        make_pipe(&at("handlers/orders.lua"));
+        let expected = "handler `handlers/orders.lua` is a named pipe, not a regular file";
+        assert!(refusal().contains(expected), "{}", refusal());
+        fs::remove_file(at("handlers/orders.lua")).unwrap();
+        std::os::unix::fs::symlink("/no/such/file", at("handlers/orders.lua")).unwrap();
+        let expected = "handler `handlers/orders.lua` is a link to a file that does not exist";
+        assert!(refusal().contains(expected), "{}", refusal());
+        std::os::unix::fs::symlink("/no/such/file", at("handlers/init.lua")).unwrap();
+        let expected = "handlers/init.lua: is a link to a file that does not exist";
+        assert!(refusal().contains(expected), "{}", refusal());
+    }
+
+    fn make_pipe(path: &Path) {
+        let made = std::process::Command::new("mkfifo").arg(path).status();
+        assert!(made.unwrap().success());
     }
 }

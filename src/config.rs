@@ -20,8 +20,10 @@ mod process;
 #[cfg(test)]
 mod reference;
 mod refused;
+pub(crate) mod regular_file;
 mod scene;
 mod shape;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -30,7 +32,6 @@ mod unit;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use regex::Regex;
@@ -40,8 +41,10 @@ use crate::topic_name;
 
 pub(crate) use error::{Errors, words};
 pub(crate) use load::Written;
+pub(crate) use names::is_library;
 use scene::Scene;
 pub(crate) use shape::schema;
+pub(crate) use sources::Sources;
 
 /// The name of the consumer of `[consumerConfig]`.
 pub(crate) const DEFAULT_CONSUMER: &str = "default";
@@ -67,9 +70,6 @@ pub(crate) struct Config {
     /// Warnings, logged at every start and shown by `check`.
     pub(crate) warnings: Vec<String>,
 }
-
-/// Every Lua file under the handlers folder, by its path below it (`billing/orders.lua`), as it was on disk.
-pub(crate) type Sources = BTreeMap<String, Arc<[u8]>>;
 
 /// A consumer: one membership of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]

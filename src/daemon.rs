@@ -35,9 +35,7 @@ use crate::threads::supervisor::{Ending, Supervisor};
 
 use fleet::{Fleet, Roster};
 use last_resort::LastResort;
-use loading::Loading;
 use operator_commands::OperatorCommands;
-use reload::Reloader;
 use reloads::Reloads;
 use responses::{Responses, gather};
 
@@ -126,35 +124,23 @@ fn start_and_run(options: Options) -> Result<(Ended, LastResort), StartError> {
     let (late_end, late_ends) = mpsc::channel(1);
     let at_late_end = move || _ = late_end.try_send(());
     let fleet = Fleet::start(loaded, supervisor.clone(), at_late_end)?;
-    let watch = if config.daemon.watch {
-        let (path, handlers) = (config.path.clone(), config.lua.handlers.clone());
-        Some(Watch::start(path, handlers, &supervisor)?)
-    } else {
-        None
-    };
+    let watch = watch(&config, &supervisor)?;
     let roster = fleet.roster();
     let status = Arc::new(Mutex::new(first_status(&fleet)));
-    let loading = Loading::default();
-    let reloader = Reloader::new(
-        options.config.clone(),
+    let reloads = Reloads::new(
+        options.config,
         options.adjust,
         fleet,
-        guard.clone(),
-        status.clone(),
-        drain.clone(),
-        loading.clone(),
+        reloads::Around {
+            notifier: notifier.clone(),
+            supervisor: supervisor.clone(),
+            guard: guard.clone(),
+            status: status.clone(),
+            drain: drain.clone(),
+        },
     );
     say_ready(&config);
     notifier.ready();
-    let reloads = Reloads {
-        config: options.config,
-        notifier: notifier.clone(),
-        supervisor: supervisor.clone(),
-        status: status.clone(),
-        loading,
-        reloader: Some(reloader),
-        running: None,
-    };
     let daemon = Daemon {
         notifier,
         supervisor,
@@ -174,13 +160,25 @@ fn start_and_run(options: Options) -> Result<(Ended, LastResort), StartError> {
         late_ends,
         endings,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    let ended = runtime.block_on(daemon.run(server, http, inputs));
+    let ended = runtime()?.block_on(daemon.run(server, http, inputs));
     failpoint!("stopped");
     Ok(ended)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+/// `None` where only requests reload.
+fn watch(config: &Config, supervisor: &Supervisor) -> anyhow::Result<Option<Watch>> {
+    if !config.daemon.watch {
+        return Ok(None);
+    }
+    let (path, handlers) = (config.path.clone(), config.lua.handlers.clone());
+    Watch::start(path, handlers, supervisor).map(Some)
 }
 
 fn say_ready(config: &Config) {

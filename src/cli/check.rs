@@ -94,14 +94,14 @@ fn load(bundle: &Arc<Bundle>) -> anyhow::Result<Result<(), String>> {
     let supervisor = Supervisor::without_daemon();
     let watchdog = Arc::new(Watchdog::start(&supervisor)?);
     let mut loader = Loader::new(watchdog, supervisor, || {});
-    let loaded = loader.run(&Ticket::default(), {
+    let result = loader.run(&Ticket::default(), {
         let bundle = bundle.clone();
         move |pulse| {
             let vm = Vm::build(&bundle, &Arc::default(), pulse);
             vm.map(drop).map_err(|error| error.to_string())
         }
     });
-    match loaded {
+    match result {
         Ok(()) => Ok(Ok(())),
         Err(Unloaded::Failed(error) | Unloaded::Stuck(error)) => Ok(Err(error)),
         Err(Unloaded::Cancelled) => bail!("the load was cancelled"),
@@ -176,7 +176,7 @@ fn as_text(Good { bundle, warnings }: &Good) -> String {
         format_args!(
             "handlers {}: {}, {}, {} MiB each",
             config.lua.handlers.display(),
-            counted(bundle.sources.len(), "file"),
+            counted(bundle.sources.files.len(), "file"),
             counted(config.lua.workers, "worker"),
             config.lua.memory >> 20
         ),
@@ -210,7 +210,7 @@ fn as_json(Good { bundle, warnings }: &Good) -> Json {
         "listeners": config.listeners.iter().map(|listener| policies::as_json(listener, group(config, listener))).collect::<Vec<_>>(),
         "lua": {
             "handlers": config.lua.handlers,
-            "files": bundle.sources.keys().collect::<Vec<_>>(),
+            "files": bundle.sources.files.keys().collect::<Vec<_>>(),
             "workers": config.lua.workers,
             "memory": config.lua.memory,
             "path": config.lua.path,

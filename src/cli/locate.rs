@@ -101,7 +101,7 @@ impl Daemon {
             return Ok(Looked::Nowhere(vec![directory.clone()]));
         }
         let path = self.config.path();
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let text = config::regular_file::read_to_string(&path).unwrap_or_default();
         let environment = |name: &str| std::env::var(name).ok();
         let Candidates { own, usual } = candidates(&path, &text, &environment);
         let found = own

@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::{DeArray, DeValue};
 
 use super::error::{Report, words};
+use super::regular_file;
 use super::tree::Tree;
 
 /// Where the values of references come from.
@@ -163,7 +164,7 @@ fn resolve(reference: &str, lookup: &Lookup<'_>) -> Result<(String, bool), Strin
 
 /// A file's text without the line end that editors put there.
 fn read(path: &Path, reference: &str) -> Result<String, String> {
-    let text = std::fs::read_to_string(path)
+    let text = regular_file::read_to_string(path)
         .map_err(|error| format!("`${{{reference}}}`: {}", words(&error)))?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())

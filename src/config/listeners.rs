@@ -51,15 +51,7 @@ pub(super) fn resolve(
             .report
             .warning("there is no `[[listeners]]`: nothing is consumed");
     }
-    for name in sources
-        .keys()
-        .filter(|name| name.strip_suffix(".lua").is_some_and(is_library))
-    {
-        let shown = file.lua.handlers.join(name);
-        let warning = format!(
-            "{}: is never loaded, since a library has this name; rename the file",
-            shown.display()
-        );
+    for warning in sources.warnings(&scene.folder.join(&file.lua.handlers)) {
         scene.report.warning(warning);
     }
     resolved
@@ -67,7 +59,7 @@ pub(super) fn resolve(
 
 /// The existing handler that a misspelt one may mean.
 fn meant(handler: &Handler, folder: &Path, sources: &Sources) -> Option<String> {
-    let exists = |path: &str| sources.contains_key(&format!("{path}.lua"));
+    let exists = |path: &str| sources.contains(&format!("{path}.lua"));
     let with_function = |path: &str, function: Option<&str>| match function {
         Some(function) => format!("{path}.{function}"),
         None => path.to_owned(),
@@ -85,7 +77,8 @@ fn meant(handler: &Handler, folder: &Path, sources: &Sources) -> Option<String> 
     {
         return Some(with_function(path, Some(function.trim_matches(':'))));
     }
-    let names = sources.keys().filter_map(|name| name.strip_suffix(".lua"));
+    let names = sources.files.keys();
+    let names = names.filter_map(|name| name.strip_suffix(".lua"));
     nearest(&handler.path, names).map(|path| with_function(path, function))
 }
 
@@ -262,8 +255,8 @@ impl One<'_, '_, '_> {
             }
         };
         let key = format!("{}.lua", handler.path);
+        let shown = file.lua.handlers.join(&key);
         if is_library(&handler.path) {
-            let shown = file.lua.handlers.join(&key);
             self.error(
                 &["handler"],
                 format!(
@@ -274,10 +267,14 @@ impl One<'_, '_, '_> {
             );
             return None;
         }
-        if !sources.contains_key(&key) {
+        if let Some(reason) = sources.refusal(&key) {
+            self.error(
+                &["handler"],
+                format!("handler `{}` {reason}", shown.display()),
+            );
+        } else if !sources.contains(&key) {
             let near = meant(&handler, &file.lua.handlers, sources)
                 .map(|near| format!(", did you mean `{near}`?"));
-            let shown = file.lua.handlers.join(&key);
             self.error(
                 &["handler"],
                 format!(

@@ -76,7 +76,7 @@ pub(super) fn is_topic(name: &str) -> bool {
 }
 
 /// Whether `require` finds a library of Lua, or `tide`, under this name, and never looks for a file.
-pub(super) fn is_library(module: &str) -> bool {
+pub(crate) fn is_library(module: &str) -> bool {
     matches!(
         module,
         "_G" | "package"

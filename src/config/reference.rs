@@ -155,7 +155,7 @@ fn the_reference_lists_the_log_targets() {
 
 #[test]
 fn the_shipped_file_is_right_as_it_stands() {
-    let sources = [("orders.lua".to_owned(), [].into())].into();
+    let sources = [("orders.lua".to_owned(), [].into())].into_iter().collect();
     let written = super::Written::parse("config.toml".as_ref(), REFERENCE, &|_| None);
     let config = written.config(&sources).unwrap();
     assert_eq!(

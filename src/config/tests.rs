@@ -11,7 +11,7 @@ const GROUP: &str = "[consumerConfig]\ngroupId = 'g'\n";
 const LISTENER: &str = "[[listeners]]\ntopic = 't'\nhandler = 'orders.f'\n";
 
 fn try_load(text: &str) -> Result<Config, Errors> {
-    let sources: Sources = [("orders.lua".to_owned(), [].into())].into();
+    let sources: Sources = [("orders.lua".to_owned(), [].into())].into_iter().collect();
     let environment = |name: &str| match name {
         "PASSWORD" => Some("hunter2".to_owned()),
         "STATE_DIRECTORY" => Some("/var/lib/moontide:/var/lib/other".to_owned()),

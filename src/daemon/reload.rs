@@ -1,12 +1,13 @@
 //! A reload: the disk is read once, and its content comes into force completely or not at all.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::bundle;
 use crate::clock::now_ms;
-use crate::config::Errors;
+use crate::config::{Errors, Sources};
 use crate::failpoint::failpoint;
 use crate::log::log;
 use crate::lua::{Ticket, Unloaded};
@@ -28,6 +29,8 @@ pub(super) struct Reloader {
     loading: Loading,
     /// The folder of handlers that the disk names now, even while its content is bad: the watch needs this one.
     handlers: PathBuf,
+    /// Warnings of files that nothing can load, as they were logged last.
+    unusable: BTreeSet<String>,
     /// The hash of the last rejected bytes, and their error: the same is not logged again.
     rejected: Option<(u64, String)>,
     /// The same of the last load that was given up: only a request loads these bytes again.
@@ -56,6 +59,7 @@ impl Reloader {
     ) -> Self {
         Self {
             handlers: fleet.bundle().config.lua.handlers.clone(),
+            unusable: unusable(&fleet.bundle().sources, &fleet.bundle().config.lua.handlers),
             path,
             adjust,
             fleet,
@@ -130,6 +134,8 @@ impl Reloader {
         };
         reading.found(snapshot.hash);
         self.handlers.clone_from(&snapshot.handlers);
+        let unusable = unusable(&snapshot.sources, &self.handlers);
+        warn_of_new(&mut self.unusable, unusable);
         let hash = snapshot.hash;
         if hash == current.hash && !force {
             return Outcome::Unchanged;
@@ -146,6 +152,12 @@ impl Reloader {
             Ok(bundle) => bundle,
             Err(error) => return rejected(error),
         };
+        let known = |warning: &&String| {
+            current.config.warnings.contains(*warning) || self.unusable.contains(*warning)
+        };
+        for warning in new.config.warnings.iter().filter(|one| !known(one)) {
+            log!(warn, reload, "{warning}");
+        }
         let difference = config_changes::difference(&current.config, &new.config);
         new.config = Arc::new(config_changes::effective(&current.config, &new.config));
         let new = Arc::new(new);
@@ -237,4 +249,16 @@ impl Reloader {
         }
         report
     }
+}
+
+fn unusable(sources: &Sources, handlers: &Path) -> BTreeSet<String> {
+    sources.warnings(handlers).collect()
+}
+
+/// Logs the files that nothing can load, each when it appears. They are no part of a bundle.
+fn warn_of_new(known: &mut BTreeSet<String>, found: BTreeSet<String>) {
+    for warning in found.difference(known) {
+        log!(warn, reload, "{warning}");
+    }
+    *known = found;
 }

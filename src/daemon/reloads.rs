@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
@@ -10,22 +11,33 @@ use tokio::task::{JoinError, JoinHandle};
 use crate::log::log;
 use crate::service::systemd::Notifier;
 use crate::service::watch::Watch;
+use crate::telemetry::logging::Guard;
 use crate::telemetry::status::{ReloadReport, Response, Status};
 use crate::threads::supervisor::{Ending, Supervisor};
 
+use super::Adjust;
 use super::fleet::Fleet;
 use super::loading::Loading;
 use super::reload::Reloader;
 
 pub(super) struct Reloads {
-    pub(super) config: PathBuf,
+    config: PathBuf,
+    notifier: Arc<Notifier>,
+    supervisor: Supervisor,
+    status: Arc<Mutex<Status>>,
+    loading: Loading,
+    /// `None` while a reload runs.
+    reloader: Option<Reloader>,
+    running: Option<Running>,
+}
+
+/// The parts of the daemon that a reload changes or tells.
+pub(super) struct Around {
     pub(super) notifier: Arc<Notifier>,
     pub(super) supervisor: Supervisor,
+    pub(super) guard: Arc<Guard>,
     pub(super) status: Arc<Mutex<Status>>,
-    pub(super) loading: Loading,
-    /// `None` while a reload runs.
-    pub(super) reloader: Option<Reloader>,
-    pub(super) running: Option<Running>,
+    pub(super) drain: Arc<Mutex<Duration>>,
 }
 
 /// How a reload ended.
@@ -37,7 +49,7 @@ enum Ended {
 }
 
 /// A reload on its thread, and the peers that wait for its report.
-pub(super) struct Running {
+struct Running {
     task: JoinHandle<(Reloader, Ended)>,
     force: bool,
     asked: Vec<oneshot::Sender<Response>>,
@@ -49,6 +61,33 @@ pub(super) struct Running {
 pub(super) struct Done(Result<(Reloader, Ended), JoinError>);
 
 impl Reloads {
+    pub(super) fn new(
+        config: PathBuf,
+        adjust: Option<Adjust>,
+        fleet: Fleet,
+        around: Around,
+    ) -> Self {
+        let loading = Loading::default();
+        let reloader = Reloader::new(
+            config.clone(),
+            adjust,
+            fleet,
+            around.guard,
+            around.status.clone(),
+            around.drain,
+            loading.clone(),
+        );
+        Self {
+            config,
+            notifier: around.notifier,
+            supervisor: around.supervisor,
+            status: around.status,
+            loading,
+            reloader: Some(reloader),
+            running: None,
+        }
+    }
+
     /// Starts a reload, or joins the running one.
     pub(super) fn reload(&mut self, force: bool, asked: Option<oneshot::Sender<Response>>) {
         if force {

@@ -125,7 +125,7 @@ impl Vm {
     }
 
     fn load_init(&mut self, pulse: &Pulse) -> Result<(), Error> {
-        if !self.shared.sources.contains_key("init.lua") {
+        if !self.shared.sources.contains("init.lua") {
             return Ok(());
         }
         let place = format!("{}/init.lua", self.shared.folder);
@@ -205,7 +205,7 @@ impl Vm {
         let handler = &listener.handler;
         let file = format!("{}.lua", handler.path);
         let place = format!("{}/{file}", self.shared.folder);
-        if !self.shared.sources.contains_key(&file) {
+        if !self.shared.sources.contains(&file) {
             let message = format!(
                 "listener `{}`: handler `{}` needs the file {place}, which does not exist",
                 listener.name, handler.text
@@ -254,7 +254,7 @@ impl Vm {
                 ffi::LUA_OK => format!("{file}: {}", failure::too_long(limit)),
                 _ => {
                     let words = self.protected(|| failure::describe_top(self.main));
-                    placed(words.message, &file)
+                    placed(words.message, &file, &self.shared.folder)
                 }
             };
             ffi::lua_settop(self.main, top);
@@ -270,8 +270,8 @@ impl Vm {
 }
 
 /// Adds the file to an error whose text has no place of its own, such as that of a table.
-fn placed(message: String, file: &str) -> String {
-    if failure::has_position(&message) {
+fn placed(message: String, file: &str, folder: &str) -> String {
+    if failure::has_position(&message, folder) {
         message
     } else {
         format!("{file}: {message}")

@@ -84,7 +84,7 @@ impl Setup {
             hash: 0,
             loaded_at: 0,
             config: Arc::new(config(self, listeners)),
-            sources: Arc::new(self.files.clone()),
+            sources: Arc::new(self.files.clone().into_iter().collect()),
         }
     }
 

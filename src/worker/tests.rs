@@ -1,6 +1,5 @@
 //! A worker without its thread: turn by turn, by a virtual clock that moves on wherever the worker would wait.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,11 +41,11 @@ fn bundle(listener: &str, handler: &str) -> Bundle {
         "[kafkaConfig]\nbrokers = [\"127.0.0.1:1\"]\n\n[consumerConfig]\ngroupId = \"test\"\n\n\
          [[listeners]]\ntopic = \"orders\"\nhandler = \"orders\"\n{listener}\n"
     );
-    let sources = BTreeMap::from([("orders.lua".to_owned(), handler.as_bytes().into())]);
+    let sources = [("orders.lua".to_owned(), handler.as_bytes().into())];
     let snapshot = Snapshot {
         written: Written::parse("/test/config.toml".as_ref(), &text, &|_| None),
         handlers: PathBuf::from("/test/handlers"),
-        sources: Arc::new(sources),
+        sources: Arc::new(sources.into_iter().collect()),
         hash: 0,
     };
     bundle::check(snapshot, 1).unwrap_or_else(|errors| panic!("{errors}"))

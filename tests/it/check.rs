@@ -227,6 +227,127 @@ fn a_module_that_does_not_compile_is_refused() {
     );
 }
 
+/// Code that no hook ends: in C, and in a `__gc` method.
+#[test]
+fn a_file_that_does_not_end_its_load_is_refused_with_its_position() {
+    let config = GOOD.replace("${file:password}", "p") + "limits = { blocking = \"100ms\" }\n";
+    // Its output would keep the pipe of the test open.
+    let sleeps = "\nos.execute('exec sleep 30 >/dev/null 2>&1')\n";
+    let collects = "\nsetmetatable({}, { __gc = function() while true do pcall(error) end end }) collectgarbage()\n";
+    for text in [sleeps, collects] {
+        let folder = installation(&config);
+        fs::write(folder.path().join("handlers/orders.lua"), text).unwrap();
+        let config = folder.path().join("config.toml");
+        let output = moontide(&["check", "--config", config.to_str().unwrap()]);
+        let said = text_of(&output);
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert!(
+            said.starts_with("handlers/orders.lua:2: code that nothing can interrupt"),
+            "{said}"
+        );
+    }
+    let at_the_end = "guard = setmetatable({}, { __gc = function() while true do pcall(error) end end })\nreturn { gotData = print }\n";
+    let folder = installation(&config);
+    fs::write(folder.path().join("handlers/orders.lua"), at_the_end).unwrap();
+    let config = folder.path().join("config.toml");
+    let output = moontide(&["check", "--config", config.to_str().unwrap()]);
+    let said = text_of(&output);
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(said.contains("a finalizer, at the end of a vm"), "{said}");
+}
+
+fn text_of(output: &Output) -> &str {
+    text(&output.stderr)
+}
+
+fn make_pipe(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+/// A read of a named pipe waits for its writer.
+#[test]
+fn a_named_pipe_is_refused_and_not_waited_for() {
+    let folder = installation(GOOD);
+    let at = |name: &str| folder.path().join(name);
+    let config = at("config.toml");
+    let check = || {
+        let output = moontide(&["check", "--config", config.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(78));
+        text_of(&output).to_owned()
+    };
+    make_pipe(&at("password"));
+    let said = check();
+    assert!(
+        said.contains("`${file:password}`: is a named pipe, not a regular file"),
+        "{said}"
+    );
+
+    fs::remove_file(at("password")).unwrap();
+    fs::write(at("password"), "hunter2").unwrap();
+    fs::remove_file(at("handlers/orders.lua")).unwrap();
+    make_pipe(&at("handlers/orders.lua"));
+    let said = check();
+    assert!(
+        said.contains("handler `handlers/orders.lua` is a named pipe, not a regular file"),
+        "{said}"
+    );
+
+    fs::remove_file(&config).unwrap();
+    make_pipe(&config);
+    let said = check();
+    let expected = format!(
+        "{}: cannot be read: is a named pipe, not a regular file",
+        config.display()
+    );
+    assert!(said.starts_with(&expected), "{said}");
+}
+
+/// What other programs leave in the folder.
+#[test]
+fn files_that_nothing_loads_are_warnings_and_needed_ones_errors() {
+    let folder = installation(&GOOD.replace("${file:password}", "p"));
+    let at = |name: &str| folder.path().join("handlers").join(name);
+    let config = folder.path().join("config.toml");
+    let check = || moontide(&["check", "--config", config.to_str().unwrap()]);
+    std::os::unix::fs::symlink("/no/such/file", at("gone.lua")).unwrap();
+    make_pipe(&at("pipe.lua"));
+    for name in ["orders.sync-conflict.lua", "x.test.lua", "table.lua"] {
+        fs::write(at(name), "not Lua\n").unwrap();
+    }
+    let output = check();
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{}", text_of(&output));
+    let warnings: Vec<_> = said
+        .lines()
+        .filter(|line| line.starts_with("warning: "))
+        .collect();
+    for name in [
+        "gone.lua",
+        "pipe.lua",
+        "orders.sync-conflict.lua",
+        "x.test.lua",
+        "table.lua",
+    ] {
+        let named = warnings
+            .iter()
+            .filter(|line| line.contains(&format!("handlers/{name}: ")));
+        assert_eq!(named.count(), 1, "{name}: {said}");
+    }
+
+    fs::write(at("orders.lua"), "\nlocal gone = require \"gone\"\n").unwrap();
+    let output = check();
+    let said = text_of(&output);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(
+        said.starts_with("handlers/orders.lua:2: module 'gone' not found:"),
+        "{said}"
+    );
+    assert!(
+        said.contains("file 'handlers/gone.lua' is a link to a file that does not exist"),
+        "{said}"
+    );
+}
+
 /// A folder with a handler and this configuration.
 fn installation(config: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();

@@ -14,7 +14,9 @@ mod config;
 mod handlers;
 mod load;
 mod refused;
+mod stuck;
 mod turned;
+mod watched;
 
 /// A handler that records as `event`.
 fn version(event: &str) -> String {

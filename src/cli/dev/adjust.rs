@@ -98,6 +98,17 @@ pub(super) fn required_topics(config: &Config, matched: &[&str]) -> BTreeSet<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Sources, Written};
+
+    #[test]
+    fn each_save_is_reloaded_whatever_the_config_says() {
+        let text = "[kafkaConfig]\nbrokers = ['theirs:9092']\n[consumerConfig]\ngroupId = 'g'\n[daemon]\nwatch = false\n";
+        let written = Written::parse("/test/config.toml".as_ref(), text, &|_| None);
+        let mut config = written.config(&Sources::default()).unwrap();
+        assert!(!config.daemon.watch);
+        adjust(&mut config, "127.0.0.1:1");
+        assert!(config.daemon.watch);
+    }
 
     #[test]
     fn nothing_of_the_configs_own_brokers_remains() {

@@ -74,7 +74,7 @@ fn head(status: &Status, view: &View) -> Vec<String> {
     if let Some(stuck) = &status.stuck_load {
         let since = view.since(stuck.since);
         let text = format!(
-            "a load does not end, for {since}, and no reload is possible: {}",
+            "does not end, for {since}, and no reload is possible: {}",
             stuck.why
         );
         lines.extend(view.text("load      ", &text, true));

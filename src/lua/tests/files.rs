@@ -97,6 +97,43 @@ fn a_bad_file_is_told_with_its_place() {
 }
 
 #[test]
+fn an_error_without_a_position_has_its_file() {
+    let cases = [
+        ("error('boom', 0)", "handlers/h.lua: boom"),
+        (
+            "coroutine.yield()",
+            "handlers/h.lua:1: attempt to yield from outside a coroutine; to wait, use `tide.sleep`",
+        ),
+        (
+            "error('prices.lua: gone', 0)",
+            "handlers/h.lua: prices.lua: gone",
+        ),
+        (
+            "error(select(2, load('x =')), 0)",
+            "handlers/h.lua: [string \"x =\"]:1: unexpected symbol near <eof>",
+        ),
+        (
+            "dofile('prices.lua')",
+            "handlers/h.lua:1: cannot open prices.lua: No such file or directory",
+        ),
+        (
+            "error(setmetatable({}, { __tostring = function() return 'x' end }))",
+            "handlers/h.lua: x",
+        ),
+        ("require('inner')", "handlers/inner.lua: boom"),
+        ("require('outer')", "handlers/outer.lua:1: boom"),
+    ];
+    for (text, expected) in cases {
+        let setup = Setup::new()
+            .file("h.lua", text)
+            .file("inner.lua", "error('boom', 0)")
+            .file("outer.lua", "error('boom')")
+            .handler("h");
+        assert_eq!(setup.error(), expected, "{text}");
+    }
+}
+
+#[test]
 fn a_module_has_one_name() {
     let setup = Setup::new()
         .file("a/b.lua", "return 1")

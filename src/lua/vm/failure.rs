@@ -152,10 +152,20 @@ pub(in crate::lua) fn out_of_memory(memory: usize) -> Words {
     ))
 }
 
-/// Whether an error names a file: it begins with `handlers/orders.lua:12:`, or `[string "…"]:1:`.
-pub(in crate::lua) fn has_position(message: &str) -> bool {
+/// Whether an error of a file begins with the file: `handlers/orders.lua: `, or `…/rock.lua:12: ` outside of the
+/// bundle. A text such as `prices.lua: No such file or directory` does not.
+pub(in crate::lua) fn has_position(message: &str, folder: &str) -> bool {
     let line = message.lines().next().unwrap_or_default();
-    line.contains(".lua:") || line.contains("\"]:")
+    let Some((path, rest)) = line.split_once(".lua:") else {
+        return false;
+    };
+    let is_of_bundle = path
+        .strip_prefix(folder)
+        .is_some_and(|rest| rest.starts_with('/'));
+    is_of_bundle
+        || rest
+            .trim_start_matches(|c: char| c.is_ascii_digit())
+            .starts_with(':')
 }
 
 /// The string on top of `state`.

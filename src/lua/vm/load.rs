@@ -190,7 +190,7 @@ impl Shared {
 
     /// Adds the module's file to an error of its chunk that has no place of its own (`error("boom", 0)`).
     fn placed(&self, module: Option<String>, text: &[u8]) -> Option<Vec<u8>> {
-        if failure::has_position(&String::from_utf8_lossy(text)) {
+        if failure::has_position(&String::from_utf8_lossy(text), &self.folder) {
             return None;
         }
         let path = module?.replace('.', "/");
@@ -202,7 +202,7 @@ impl Shared {
     /// The bytes of module `name` and its chunk name, or the reason why it was not found.
     fn source_of(&self, module: &str) -> (Option<*const [u8]>, Vec<u8>) {
         let path = format!("{}.lua", module.replace('.', "/"));
-        match self.sources.get(&path) {
+        match self.sources.files.get(&path) {
             Some(source) if !module.contains('/') => {
                 (Some(&raw const **source), self.chunk_name(&path))
             }
@@ -211,6 +211,10 @@ impl Shared {
                 format!("no module '{module}' in the bundle: its name is written with dots")
                     .into_bytes(),
             ),
+            None if let Some(reason) = self.sources.refusal(&path) => {
+                let text = format!("file '{}/{path}' {reason}", self.folder);
+                (None, text.into_bytes())
+            }
             None => {
                 let hint =
                     hints::module(module).map_or_else(String::new, |hint| format!("; {hint}"));
@@ -223,7 +227,7 @@ impl Shared {
     /// Syntax errors with their places, of every file, even of one that no other file has loaded yet.
     pub(in crate::lua) unsafe fn syntax_errors(&self, state: *mut lua_State) -> Vec<String> {
         let mut errors = Vec::new();
-        for (path, source) in self.sources.iter() {
+        for (path, source) in &self.sources.files {
             let mut chunk = self.chunk_name(path);
             chunk.push(0);
             let source = without_preamble(source);

@@ -167,7 +167,7 @@ fn look_at(beat: &Beat, now: Instant) -> bool {
         return true;
     }
     match &beat.ticket {
-        Some(ticket) => give_up_load(beat, ticket, sequence, ran - last),
+        Some(ticket) => give_up_load(beat, ticket, sequence, ran.saturating_sub(last)),
         None => give_up(beat, ran),
     }
 }

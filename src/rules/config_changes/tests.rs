@@ -40,7 +40,7 @@ listen = '127.0.0.1:9464'
 
 /// Consumers `default` and `audit`, listeners `a`, `b` and `c`.
 fn config() -> Config {
-    let sources = [("orders.lua".to_owned(), [].into())].into();
+    let sources = [("orders.lua".to_owned(), [].into())].into_iter().collect();
     let written = Written::parse("/etc/moontide/config.toml".as_ref(), TEXT, &|_| None);
     written
         .config(&sources)

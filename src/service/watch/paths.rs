@@ -16,6 +16,8 @@ use std::path::{Component, Path, PathBuf};
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind};
 
+use crate::config::regular_file;
+
 /// The limit of Linux itself.
 const SYMLINKS_MAX: usize = 40;
 
@@ -107,7 +109,9 @@ impl Paths {
                 Compare::Stat => metadata
                     .map(|m| (m.dev(), m.ino(), m.size(), times(&m)))
                     .hash(&mut hasher),
-                Compare::Contents => metadata.and_then(|_| fs::read(path).ok()).hash(&mut hasher),
+                Compare::Contents => metadata
+                    .and_then(|_| regular_file::read(path).ok())
+                    .hash(&mut hasher),
             }
         }
         hasher.finish()

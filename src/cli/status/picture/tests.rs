@@ -1,7 +1,7 @@
 //! Whole pictures, word for word.
 
 use crate::cli::status::picture::*;
-use crate::telemetry::status::{BundleStatus, Paused, Readiness};
+use crate::telemetry::status::{BundleStatus, Paused, Readiness, StuckLoad};
 
 const MINUTE: i64 = 60_000;
 const NOW: i64 = 1_000 * MINUTE;
@@ -169,6 +169,31 @@ config    /etc/moontide/config.toml
 bundle    7 (1f2e3d4c5b6a7988), loaded 5 min ago
 paused    listener `orders` for 3 min by anna (uid 1000, pid 77): shop is down
 paused    listener `audit` for 3 min by anna (uid 1000, pid 77)
+
+no consumers
+",
+    );
+}
+
+#[test]
+fn a_load_that_does_not_end_shows_with_its_position() {
+    let status = Status {
+        watches: Some(false),
+        stuck_load: Some(StuckLoad {
+            why: "handlers/orders.lua:3: code that nothing can interrupt".into(),
+            since: NOW - 2 * MINUTE,
+        }),
+        ..status()
+    };
+    check(
+        &status,
+        &view(),
+        "
+moontide 0.1.0, pid 4242, started 3 h 5 min ago
+config    /etc/moontide/config.toml
+bundle    7 (1f2e3d4c5b6a7988), loaded 5 min ago
+watch     off: a reload needs SIGHUP or `moontide reload`
+load      does not end, for 2 min, and no reload is possible: handlers/orders.lua:3: code that nothing can interrupt
 
 no consumers
 ",
