@@ -55,7 +55,7 @@ use intake::Intake;
 use phase::Phase;
 use report::State;
 use subscription::Topics;
-use trouble::{Place, Trouble};
+use trouble::{Subject, Trouble};
 
 /// The longest time between two turns: polls count towards the poll limit, and the daemon watches for progress.
 const TURN: Duration = Duration::from_secs(1);
@@ -249,7 +249,7 @@ impl Consumer {
             }
             // The brokers' own errors have the reasons, and the connections show whether one is left.
             Event::Error(error) if error.is_summary() => {}
-            Event::Error(error) => self.error(&error, Place::Group),
+            Event::Error(error) => self.error(&error, Subject::Group),
             Event::BrokerError(broker, error) => {
                 let hint = self.security.hint(&error.to_string());
                 self.broker_error(&broker, error, hint, now);
@@ -261,7 +261,7 @@ impl Consumer {
             }
             Event::TopicError(topic, error) => {
                 self.topics.trouble(&topic, &error);
-                let place = Place::Topic(topic);
+                let place = Subject::Topic(topic);
                 self.trouble.tell(&self.name, &error, &place, now);
             }
         }
@@ -272,7 +272,7 @@ impl Consumer {
             Some(hint) => error.with_hint(hint),
             None => error,
         };
-        let place = Place::Broker(self.connections.name_of(broker));
+        let place = Subject::Broker(self.connections.name_of(broker));
         self.trouble.note(&self.name, &error, place, now);
     }
 
@@ -338,7 +338,7 @@ impl Consumer {
     }
 
     /// Handles an error of a place: kept for the status, logged, and fatal or not.
-    fn error(&mut self, error: &Error, place: Place) {
+    fn error(&mut self, error: &Error, place: Subject) {
         if error.class() == Class::Fatal {
             let error = self.client.fatal_error().unwrap_or_else(|| error.clone());
             // The first ending counts; the daemon may be ending already.

@@ -115,7 +115,7 @@ fn start_and_run(options: Options) -> Result<(Ended, LastResort), StartError> {
         },
     };
     let _signals = Signals::listen(reactions, &supervisor)?;
-    let server = Server::bind(&config.daemon.runtime_directory)?;
+    let server = Server::bind(&config.daemon.runtime_directory, &config.path)?;
     let http = http_server(&config)?;
     for warning in &config.warnings {
         log!(warn, daemon, "{warning}");

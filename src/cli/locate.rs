@@ -13,8 +13,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::ConfigOption;
+use super::terminal::{complain, harmless};
 use crate::service::control;
-use crate::telemetry::status::{Request, Response};
+use crate::telemetry::status::{Answer, Identity, Request, Response};
 use crate::{config, own_folder};
 
 /// The limit for a daemon, possibly another one, to report its configuration.
@@ -82,9 +83,34 @@ impl Daemon {
         deadline: Duration,
         answer: impl FnOnce(Response) -> Option<T>,
     ) -> Result<T> {
-        match control::ask(&self.directory()?, request, deadline)? {
+        let Answer {
+            daemon: identity,
+            response,
+        } = control::ask(&self.directory()?, request, deadline)?;
+        self.say_who(&identity, request);
+        match response {
             Response::Error(error) => bail!("{error}"),
             response => answer(response).context("moontide has answered another request"),
+        }
+    }
+
+    /// Says which daemon answers: another one than this folder's may be the only one that runs. A status has that in
+    /// its first lines.
+    fn say_who(&self, identity: &Identity, request: &Request) {
+        let path = self.config.path();
+        let is_named = self.runtime_directory.is_some();
+        let is_other = !is_named && path.exists() && !is_same_file(&path, &identity.config);
+        if is_other || !matches!(request, Request::Status) {
+            let Identity { pid, config } = identity;
+            let config = harmless(config);
+            let not = if is_other {
+                format!(", not {}", path.display())
+            } else {
+                String::new()
+            };
+            complain(format_args!(
+                "pid {pid} answers, with configuration {config}{not}"
+            ));
         }
     }
 
@@ -178,16 +204,16 @@ fn listens(place: &Path) -> bool {
 
 /// Whether the daemon in this directory runs this configuration.
 fn is_of(place: &Path, config: &Path) -> bool {
-    let is_same = |other: &str| match (std::fs::canonicalize(config), std::fs::canonicalize(other))
-    {
-        (Ok(config), Ok(other)) => config == other,
-        _ => false,
-    };
     listens(place)
-        && matches!(
-            control::ask(place, &Request::Status, DEADLINE),
-            Ok(Response::Status(status)) if is_same(&status.config)
-        )
+        && control::ask(place, &Request::Status, DEADLINE)
+            .is_ok_and(|answer| is_same_file(config, &answer.daemon.config))
+}
+
+fn is_same_file(one: &Path, other: &str) -> bool {
+    match (std::fs::canonicalize(one), std::fs::canonicalize(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -196,7 +222,6 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
-    use crate::telemetry::status::Status;
 
     /// What is tried for `/etc/moontide/config.toml` with this text.
     #[track_caller]
@@ -328,11 +353,14 @@ mod tests {
         let usual = folder.join(".moontide");
         std::fs::create_dir(&usual).unwrap();
         let socket = UnixListener::bind(usual.join(config::SOCKET)).unwrap();
-        let status = Status {
-            config: config.display().to_string(),
-            ..Status::default()
+        let answer = Answer {
+            daemon: Identity {
+                pid: 1,
+                config: config.display().to_string(),
+            },
+            response: Response::Status(Box::default()),
         };
-        let answer = serde_json::to_string(&Response::Status(Box::new(status))).unwrap();
+        let answer = serde_json::to_string(&answer).unwrap();
         let answering = std::thread::spawn(move || {
             // The first one only looks whether somebody is there.
             for stream in socket.incoming().take(2) {

@@ -118,7 +118,8 @@ mod tests {
     #[tokio::test]
     async fn the_daemon_hears_the_order_and_who_gave_it() {
         let temp = tempfile::TempDir::new().unwrap();
-        let server = control::Server::bind(temp.path()).unwrap();
+        let server =
+            control::Server::bind(temp.path(), std::path::Path::new("config.toml")).unwrap();
         let (sender, mut requests) = tokio::sync::mpsc::channel::<control::Ask>(1);
         let _serving = tokio::spawn(server.serve(sender));
         let orders = [

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::locate::Daemon;
-use super::terminal::{complain, say};
+use super::terminal::{complain, harmless, say};
 use super::{Exit, locate};
 use crate::telemetry::status::{ReloadReport, ReloadResult, Request, Response};
 
@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
     };
     match serde_json::to_string_pretty(&report) {
         Ok(json) if arguments.json => say(json),
-        _ => say(sentence(&report)),
+        _ => say(harmless(&sentence(&report))),
     }
     exit(&report)
 }
@@ -104,7 +104,8 @@ mod tests {
     #[tokio::test]
     async fn the_daemon_is_asked_for_its_outcome() {
         let temp = tempfile::TempDir::new().unwrap();
-        let server = control::Server::bind(temp.path()).unwrap();
+        let server =
+            control::Server::bind(temp.path(), std::path::Path::new("config.toml")).unwrap();
         let (sender, mut requests) = tokio::sync::mpsc::channel::<control::Ask>(1);
         let serving = tokio::spawn(server.serve(sender));
         let daemon = Daemon::of(temp.path());

@@ -66,7 +66,7 @@ fn send(arguments: &Arguments) -> Result<String> {
     let place = producer.send(&record)?;
     let Outgoing { topic, .. } = record;
     Ok(format!(
-        "sent to `{topic}`, partition {}, offset {}, {}",
+        "sent to {topic}[{}]@{}, {}",
         place.partition, place.offset, target.description
     ))
 }

@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use super::Exit;
+use crate::telemetry::logging::fields;
 pub(crate) use crate::telemetry::shell::quote;
 
 pub(crate) fn say(line: impl Display) {
@@ -15,6 +16,12 @@ pub(crate) fn say(line: impl Display) {
 
 pub(crate) fn complain(error: impl Display) {
     writeln!(io::stderr().lock(), "moontide: {error}").ok();
+}
+
+/// Foreign text of several lines, made harmless for a terminal as in the log.
+pub(crate) fn harmless(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(fields::escaped).collect();
+    lines.join("\n")
 }
 
 /// Prints the output of a command, or its error.

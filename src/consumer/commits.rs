@@ -20,7 +20,7 @@ use super::Consumer;
 use super::commit_requests::{Unheard, Waiter};
 use super::epoch::Unsent;
 use super::held::Held;
-use super::trouble::{Place, line_limits};
+use super::trouble::{Subject, line_limits};
 
 /// The longest time between commits without a configured interval or threshold.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -342,7 +342,7 @@ impl Consumer {
         match failed {
             None => {
                 self.counts.commits += 1;
-                for place in [Place::Group, Place::Commits] {
+                for place in [Subject::Group, Subject::Commits] {
                     self.trouble.over(&place);
                 }
             }
@@ -370,9 +370,9 @@ impl Consumer {
         self.counts.commit_errors += 1;
         self.commits.not_before = Some(now + PAUSE);
         if unheard.is_empty() {
-            self.trouble.note(&self.name, error, Place::Commits, now);
+            self.trouble.note(&self.name, error, Subject::Commits, now);
         } else {
-            self.trouble.keep(error, Place::Commits, now);
+            self.trouble.keep(error, Subject::Commits, now);
             self.say_unheard(unheard, now);
         }
         if error.class() == Class::NotOwner || error.class() == Class::Fatal {

@@ -1,6 +1,6 @@
 //! The connections of the consumer: which brokers can be used, and since when none can.
 //!
-//! Pure: events and moments in. One broker may have several connections: one of its address in the configuration, one
+//! Events and moments come in. One broker may have several connections: one of its address in the configuration, one
 //! of its id, and one of the group's coordinator. The broker can be used if one of them can.
 
 use std::collections::BTreeMap;

@@ -20,7 +20,7 @@ use super::Consumer;
 use super::budget::{BATCH_MAX, InFlight, Room, Share};
 use super::fairness::Wanted;
 use super::held::{Held, Stage, Trust};
-use super::trouble::Place;
+use super::trouble::Subject;
 
 pub(super) struct Intake {
     /// Address of librdkafka's topic → its name. Every assignment clears this map, because librdkafka reuses
@@ -182,7 +182,7 @@ impl Consumer {
                         held.trust = Trust::Suspect;
                     }
                     let name = self.intake.names.entry(topic).or_insert_with(name).clone();
-                    self.error(&error, Place::partition(&name, partition));
+                    self.error(&error, Subject::partition(&name, partition));
                 }
             }
         });
@@ -346,7 +346,7 @@ impl Consumer {
 
     pub(super) fn seek(&mut self, partitions: &[TopicPartition]) {
         if let Err(error) = self.client.seek(partitions) {
-            self.error(&error, Place::Group);
+            self.error(&error, Subject::Group);
         }
     }
 }

@@ -17,7 +17,7 @@ use super::drain::{Drain, LAST_COMMIT};
 use super::held::{Held, Stage, apply_pauses};
 use super::pauses::Pauses;
 use super::phase::{Leaving, Retiring};
-use super::trouble::Place;
+use super::trouble::Subject;
 use super::{Consumer, TURN};
 
 /// How long leaving the group may take.
@@ -166,7 +166,7 @@ impl Consumer {
         }
         let applied = apply_pauses(&self.client, self.held.values_mut());
         if let Some(error) = applied.error {
-            self.error(&error, Place::Group);
+            self.error(&error, Subject::Group);
         }
         let new = keys.iter().filter_map(|key| self.held.get(key));
         let these: Vec<_> = new.map(Held::goes_on_at).collect();

@@ -20,7 +20,7 @@ use super::drain::{Drain, State, Step};
 use super::held::{Held, Stage, list};
 use super::phase::{Doing, Goes, Revoking};
 use super::superseded;
-use super::trouble::Place;
+use super::trouble::Subject;
 
 impl Consumer {
     /// Takes every step that is possible without waiting.
@@ -144,7 +144,7 @@ impl Consumer {
     ) {
         let is_lost = failed.is_some() || self.client.is_assignment_lost();
         if let Some(error) = failed {
-            self.error(error, Place::Group);
+            self.error(error, Subject::Group);
         }
         self.expect_repeats();
         if is_lost {
@@ -231,7 +231,7 @@ impl Consumer {
             Goes::These(_) => self.client.unassign(&gone),
         };
         if let Err(error) = result {
-            self.error(&error, Place::Group);
+            self.error(&error, Subject::Group);
         }
         log!(info, consumer,
             consumer = &*self.name,

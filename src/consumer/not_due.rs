@@ -12,7 +12,7 @@ use crate::outgoing::retry_topic;
 
 use super::Consumer;
 use super::held::{Held, Stage, Trust, apply_pauses};
-use super::trouble::Place;
+use super::trouble::Subject;
 
 /// The shortest pause: a shorter one would repeat the fetch for a few messages at a time.
 const NAP_MIN: Duration = Duration::from_millis(200);
@@ -35,7 +35,7 @@ impl Consumer {
         held.pauses.set_not_due(Instant::now() + nap);
         let applied = apply_pauses(&self.client, std::iter::once(&mut *held));
         if let Some(error) = applied.error {
-            self.error(&error, Place::Partition(held.key()));
+            self.error(&error, Subject::Partition(held.key()));
         }
         true
     }
@@ -61,7 +61,7 @@ impl Consumer {
         let these: Vec<_> = awake.iter().map(|held| held.goes_on_at()).collect();
         let applied = apply_pauses(&self.client, awake.into_iter());
         if let Some(error) = applied.error {
-            self.error(&error, Place::Group);
+            self.error(&error, Subject::Group);
         }
         self.seek(&these);
         true

@@ -20,7 +20,7 @@ use super::epoch::{Begin, EpochState};
 use super::held::{Held, Stage};
 use super::membership::names;
 use super::phase::Doing;
-use super::trouble::Place;
+use super::trouble::Subject;
 
 /// The pause before the lookup is repeated.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -54,14 +54,14 @@ impl Consumer {
             }
             Err(error) => {
                 *ask_at = Some(now + ASK_AGAIN);
-                self.trouble.note(&self.name, &error, Place::Lookups, now);
+                self.trouble.note(&self.name, &error, Subject::Lookups, now);
             }
         }
     }
 
     fn wait_for(&mut self, open: Vec<(Assigned, Error)>, now: Instant) {
         for (one, error) in open {
-            let place = Place::Partition(one.key());
+            let place = Subject::Partition(one.key());
             self.trouble.note(&self.name, &error, place, now);
             self.phase.late.push(one);
         }
@@ -126,20 +126,20 @@ impl Consumer {
         self.intake.forget_topics();
         if let Err(error) = self.client.assign(&list) {
             // The next rebalance tells the group; until then this consumer takes nothing of the partition.
-            self.error(&error, Place::Group);
+            self.error(&error, Subject::Group);
             return;
         }
         for found in starts {
             let (one, start) = (found.assigned, found.start);
             self.say_start(&one, start);
             self.topics.has(&one.topic);
-            self.trouble.over(&Place::Partition(one.key()));
+            self.trouble.over(&Subject::Partition(one.key()));
             self.hold(&one.key(), start, now);
             if let Some(finished) = found.finished {
                 self.seed(&one, finished);
             }
         }
-        for place in [Place::Group, Place::Commits, Place::Lookups] {
+        for place in [Subject::Group, Subject::Commits, Subject::Lookups] {
             self.trouble.over(&place);
         }
         log!(info, consumer, consumer = &*self.name, partitions = %names(&begun), total = self.held.len(), "assigned");

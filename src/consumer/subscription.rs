@@ -19,7 +19,7 @@ use crate::threads::supervisor::Ending;
 
 use super::Consumer;
 use super::drain::Drain;
-use super::trouble::Place;
+use super::trouble::Subject;
 
 /// The pause after a lookup without an answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -170,7 +170,7 @@ impl Consumer {
                 });
                 self.topics.subscribed = list;
             }
-            Err(error) if error.class() == Class::Fatal => self.error(&error, Place::Group),
+            Err(error) if error.class() == Class::Fatal => self.error(&error, Subject::Group),
             Err(error) => {
                 let _ = self.endings.send(Ending::Failed(format!(
                     "consumer `{}`: not subscribed: {error}",
@@ -213,7 +213,7 @@ impl Consumer {
         self.topics.is_asking = false;
         match found {
             Ok(existing) => {
-                self.trouble.over(&Place::Lookups);
+                self.trouble.over(&Subject::Lookups);
                 if self.topics.wanted.lacks_retries(&existing) {
                     let pause = &mut self.topics.pause;
                     self.topics.ask_at = Some(now + *pause);
@@ -225,7 +225,7 @@ impl Consumer {
             }
             Err(error) => {
                 self.topics.ask_at = Some(now + ASK_AGAIN);
-                self.trouble.note(&self.name, &error, Place::Lookups, now);
+                self.trouble.note(&self.name, &error, Subject::Lookups, now);
             }
         }
     }

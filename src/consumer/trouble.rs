@@ -11,7 +11,7 @@ use crate::clock::now_ms;
 use crate::kafka::{Class, Error};
 use crate::log::log;
 use crate::rate_limit::RateLimits;
-use crate::telemetry::status::PlaceError;
+use crate::telemetry::status::ErrorStatus;
 
 use super::connections::Connections;
 
@@ -28,7 +28,7 @@ const FETCHED: Duration = Duration::from_secs(10);
 
 /// Where an error belongs. The order is that of the status.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
+pub(super) enum Subject {
     Group,
     Commits,
     /// The lookups of topics and of committed offsets.
@@ -38,13 +38,13 @@ pub(super) enum Place {
     Partition(PartitionKey),
 }
 
-impl Place {
+impl Subject {
     pub(super) fn partition(topic: &Arc<str>, number: i32) -> Self {
         Self::Partition(PartitionKey::new(topic, number))
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Group => f.write_str("group"),
@@ -68,7 +68,7 @@ struct Kept {
 
 /// The errors by place: at most one for each broker and partition.
 pub(super) struct Trouble {
-    errors: BTreeMap<Place, Kept>,
+    errors: BTreeMap<Subject, Kept>,
     /// By place and code.
     limits: RateLimits,
     /// Errors noted so far.
@@ -89,22 +89,22 @@ impl Default for Trouble {
 
 impl Trouble {
     /// Logs an error and keeps it.
-    pub(super) fn note(&mut self, consumer: &str, error: &Error, place: Place, now: Instant) {
+    pub(super) fn note(&mut self, consumer: &str, error: &Error, place: Subject, now: Instant) {
         self.tell(consumer, error, &place, now);
         self.keep(error, place, now);
     }
 
     /// Logs an error that the status has elsewhere.
-    pub(super) fn tell(&mut self, consumer: &str, error: &Error, place: &Place, now: Instant) {
+    pub(super) fn tell(&mut self, consumer: &str, error: &Error, place: &Subject, now: Instant) {
         let kind = format!("{place} {}", error.name());
         let Some(left_out) = self.limits.allow(&kind, now) else {
             return;
         };
         let (topic, partition, broker) = match place {
-            Place::Topic(topic) => (Some(&**topic), None, None),
-            Place::Partition(key) => (Some(&*key.topic), Some(key.number), None),
-            Place::Broker(name) => (None, None, Some(&**name)),
-            Place::Group | Place::Commits | Place::Lookups => (None, None, None),
+            Subject::Topic(topic) => (Some(&**topic), None, None),
+            Subject::Partition(key) => (Some(&*key.topic), Some(key.number), None),
+            Subject::Broker(name) => (None, None, Some(&**name)),
+            Subject::Group | Subject::Commits | Subject::Lookups => (None, None, None),
         };
         let left_out = (left_out > 0).then_some(left_out);
         log!(
@@ -135,9 +135,9 @@ impl Trouble {
     }
 
     /// Keeps an error for the status.
-    pub(super) fn keep(&mut self, error: &Error, place: Place, now: Instant) {
+    pub(super) fn keep(&mut self, error: &Error, place: Subject, now: Instant) {
         self.count += 1;
-        self.has_partitions |= matches!(place, Place::Partition(_));
+        self.has_partitions |= matches!(place, Subject::Partition(_));
         let since = self.errors.get(&place).map_or_else(now_ms, |one| one.since);
         let kept = Kept {
             error: error.to_string(),
@@ -149,14 +149,14 @@ impl Trouble {
     }
 
     /// This place works again.
-    pub(super) fn over(&mut self, place: &Place) {
+    pub(super) fn over(&mut self, place: &Subject) {
         self.errors.remove(place);
     }
 
     /// Messages of this partition have arrived. Almost always no partition has an error, and this costs nothing.
     pub(super) fn received(&mut self, key: impl FnOnce() -> PartitionKey) {
         if self.has_partitions {
-            self.over(&Place::Partition(key()));
+            self.over(&Subject::Partition(key()));
         }
     }
 
@@ -165,8 +165,8 @@ impl Trouble {
         self.errors.retain(|place, kept| {
             let is_old = now.saturating_duration_since(kept.last) >= FORGOTTEN;
             match place {
-                Place::Broker(name) => !is_old && !connections.works(name, now),
-                Place::Group => !is_old || !is_member,
+                Subject::Broker(name) => !is_old && !connections.works(name, now),
+                Subject::Group => !is_old || !is_member,
                 _ => true,
             }
         });
@@ -184,7 +184,7 @@ impl Trouble {
         }
         self.has_partitions = false;
         self.errors.retain(|place, kept| {
-            let Place::Partition(key) = place else {
+            let Subject::Partition(key) = place else {
                 return true;
             };
             let is_recent = now.saturating_duration_since(kept.last) < FETCHED;
@@ -199,24 +199,24 @@ impl Trouble {
     }
 
     /// The error of a partition.
-    pub(super) fn of_partition(&self, key: PartitionKey) -> Option<PlaceError> {
-        let place = self.has_partitions.then_some(Place::Partition(key))?;
+    pub(super) fn of_partition(&self, key: PartitionKey) -> Option<ErrorStatus> {
+        let place = self.has_partitions.then_some(Subject::Partition(key))?;
         let kept = self.errors.get(&place)?;
         Some(kept.shown(&place))
     }
 
     /// The errors, but those of these partitions.
-    pub(super) fn others(&self, has: impl Fn(&PartitionKey) -> bool) -> Vec<PlaceError> {
+    pub(super) fn others(&self, has: impl Fn(&PartitionKey) -> bool) -> Vec<ErrorStatus> {
         let others = self
             .errors
             .iter()
-            .filter(|(place, _)| !matches!(place, Place::Partition(key) if has(key)));
+            .filter(|(place, _)| !matches!(place, Subject::Partition(key) if has(key)));
         others.map(|(place, kept)| kept.shown(place)).collect()
     }
 
     /// The error that explains the state of the consumer, with its place, and its begin.
     pub(super) fn first(&self, is_connecting: bool) -> Option<(String, i64)> {
-        let is_first = |place: &Place| !is_connecting || matches!(place, Place::Broker(_));
+        let is_first = |place: &Subject| !is_connecting || matches!(place, Subject::Broker(_));
         let mut errors = self.errors.iter();
         let first = errors.find(|(place, _)| is_first(place));
         let (place, kept) = first.or_else(|| self.errors.first_key_value())?;
@@ -225,12 +225,12 @@ impl Trouble {
 }
 
 impl Kept {
-    fn shown(&self, place: &Place) -> PlaceError {
-        PlaceError {
+    fn shown(&self, place: &Subject) -> ErrorStatus {
+        ErrorStatus {
             place: place.to_string(),
             error: self.error.clone(),
             since: self.since,
-            is_broker: matches!(place, Place::Broker(_)),
+            is_broker: matches!(place, Subject::Broker(_)),
             lasts: self.lasts,
         }
     }
@@ -260,8 +260,8 @@ mod tests {
         PartitionKey::new(&"orders".into(), number)
     }
 
-    fn partition(number: i32) -> Place {
-        Place::Partition(key(number))
+    fn partition(number: i32) -> Subject {
+        Subject::Partition(key(number))
     }
 
     fn places(trouble: &Trouble) -> Vec<String> {
@@ -278,13 +278,13 @@ mod tests {
         let now = Instant::now();
         let mut trouble = Trouble::default();
         trouble.note(CONSUMER, &refused(), partition(0), now);
-        trouble.note(CONSUMER, &refused(), Place::Commits, now);
+        trouble.note(CONSUMER, &refused(), Subject::Commits, now);
         trouble.received(|| key(1));
-        trouble.over(&Place::Group);
+        trouble.over(&Subject::Group);
         assert_eq!(places(&trouble), ["commits", "orders[0]"]);
         trouble.received(|| key(0));
         assert_eq!(places(&trouble), ["commits"]);
-        trouble.over(&Place::Commits);
+        trouble.over(&Subject::Commits);
         assert_eq!(places(&trouble), [""; 0]);
     }
 
@@ -308,7 +308,7 @@ mod tests {
     fn an_error_of_a_broker_ends_when_the_broker_can_be_used() {
         let now = Instant::now();
         let (mut trouble, mut connections) = (Trouble::default(), Connections::new(now));
-        let place = Place::Broker("a:1".into());
+        let place = Subject::Broker("a:1".into());
         trouble.note(CONSUMER, &refused(), place.clone(), now);
         trouble.look(&connections, false, now);
         assert_eq!(places(&trouble), ["broker a:1"]);
@@ -323,7 +323,7 @@ mod tests {
         trouble.look(&connections, false, now);
         assert_eq!(places(&trouble), [""; 0]);
 
-        trouble.note(CONSUMER, &refused(), Place::Broker("gone:1".into()), now);
+        trouble.note(CONSUMER, &refused(), Subject::Broker("gone:1".into()), now);
         trouble.look(&connections, false, now + FORGOTTEN);
         assert_eq!(places(&trouble), [""; 0], "nobody needs it any more");
     }
@@ -332,8 +332,8 @@ mod tests {
     fn while_no_broker_can_be_reached_the_brokers_error_comes_first() {
         let now = Instant::now();
         let mut trouble = Trouble::default();
-        trouble.note(CONSUMER, &Error::closed("timed out"), Place::Lookups, now);
-        trouble.note(CONSUMER, &refused(), Place::Broker("a:1".into()), now);
+        trouble.note(CONSUMER, &Error::closed("timed out"), Subject::Lookups, now);
+        trouble.note(CONSUMER, &refused(), Subject::Broker("a:1".into()), now);
         let first = |is_connecting| trouble.first(is_connecting).unwrap().0;
         assert_eq!(first(true), "broker a:1: refused");
         assert_eq!(first(false), "lookups: timed out");
@@ -344,10 +344,10 @@ mod tests {
         let now = Instant::now();
         let mut trouble = Trouble::default();
         for _ in 0..100 {
-            trouble.note(CONSUMER, &refused(), Place::Group, now);
+            trouble.note(CONSUMER, &refused(), Subject::Group, now);
         }
         let other = Error::fatal("another code");
-        trouble.note(CONSUMER, &other, Place::Group, now);
+        trouble.note(CONSUMER, &other, Subject::Group, now);
         trouble.note(CONSUMER, &refused(), partition(0), now);
         let left_out = left_out(&mut trouble.limits, None);
         let expected = ("group BrokerTransportFailure".to_owned(), 97);

@@ -153,8 +153,21 @@ fn boot() -> u64 {
     u64::from(crc32fast::hash(&id)) << 32 | id.len() as u64
 }
 
-/// The most crashed messages that a start names; a crash leaves as many as were running.
+/// The most crashed messages that a start names of each kind; a crash leaves as many as were running.
 const TOLD: usize = 10;
+
+/// `orders[3]@42, orders[0]@7 and 2 more`, for the log.
+fn names(crashed: &[Crashed]) -> String {
+    let names = crashed
+        .iter()
+        .take(TOLD)
+        .map(|one| format!("{}[{}]@{}", one.topic, one.partition, one.offset));
+    let names = names.collect::<Vec<_>>().join(", ");
+    match crashed.len().saturating_sub(TOLD) {
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
+}
 
 fn tell(crashed: &[Crashed], crashes_max: u32) {
     if crashed.is_empty() {
@@ -165,6 +178,7 @@ fn tell(crashed: &[Crashed], crashes_max: u32) {
         warn,
         crash,
         messages = crashed.len(),
+        running = names(crashed),
         suspects = suspects.clone().count(),
         "messages were running when the process died, now or before"
     );
@@ -178,6 +192,11 @@ fn tell(crashed: &[Crashed], crashes_max: u32) {
             offset = one.offset,
             crashes = one.crashes,
             alone = one.alone,
+            // No shell changes a character of a topic's name.
+            skip = format!(
+                "moontide skip {} {} {}",
+                one.topic, one.partition, one.offset
+            ),
             "message is suspected of killing the process: it runs alone"
         );
     }

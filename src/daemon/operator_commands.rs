@@ -285,16 +285,16 @@ fn why_not(consumers: &[ConsumerStatus], message: &Handle) -> String {
     let position = found.position.unwrap_or_default();
     if *offset < position {
         return format!(
-            "message {offset} of {topic}[{partition}] is finished already: the position is {position}"
+            "message {topic}[{partition}]@{offset} is finished already: the position is {position}"
         );
     }
     match &found.blocked {
         Some(blocked) if blocked.offset != *offset => format!(
-            "message {offset} of {topic}[{partition}] is not in flight: what blocks there is offset {} in listener `{}`",
+            "message {topic}[{partition}]@{offset} is not in flight: what blocks there is offset {} in listener `{}`",
             blocked.offset, blocked.listener
         ),
         _ => format!(
-            "message {offset} of {topic}[{partition}] is not in flight: the position is {position}, and nothing blocks"
+            "message {topic}[{partition}]@{offset} is not in flight: the position is {position}, and nothing blocks"
         ),
     }
 }
@@ -358,21 +358,21 @@ mod tests {
             "orders",
             1,
             99,
-            "message 99 of orders[1] is finished already: the position is 100",
+            "message orders[1]@99 is finished already: the position is 100",
         );
         check(
             None,
             "orders",
             1,
             100,
-            "message 100 of orders[1] is not in flight: the position is 100, and nothing blocks",
+            "message orders[1]@100 is not in flight: the position is 100, and nothing blocks",
         );
         check(
             Some(100),
             "orders",
             1,
             107,
-            "message 107 of orders[1] is not in flight: what blocks there is offset 100 in listener `orders`",
+            "message orders[1]@107 is not in flight: what blocks there is offset 100 in listener `orders`",
         );
     }
 

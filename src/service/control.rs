@@ -26,7 +26,7 @@ use crate::log::log;
 use crate::own_folder;
 use crate::rate_limit::RateLimit;
 use crate::telemetry::connections::{Connections, Seat, lengthen_backlog};
-use crate::telemetry::status::{Request, Response};
+use crate::telemetry::status::{Answer, Identity, Request, Response};
 
 pub(crate) use who::Who;
 
@@ -58,6 +58,8 @@ pub(crate) struct Ask {
 pub(crate) struct Server {
     listener: UnixListener,
     path: PathBuf,
+    /// A part of each answer.
+    identity: Identity,
     /// Device and inode of the socket's file.
     file: (u64, u64),
     /// Limits the log lines about a socket that cannot be created again.
@@ -68,8 +70,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Takes the runtime directory, and creates it if it is missing.
-    pub(crate) fn bind(directory: &Path) -> Result<Self> {
+    /// Takes the runtime directory, and creates it if it is missing. `config` is the configuration of this daemon.
+    pub(crate) fn bind(directory: &Path, config: &Path) -> Result<Self> {
         let path = socket_path(directory)?;
         own_folder::make(directory).with_context(|| {
             let directory = directory.display();
@@ -93,6 +95,10 @@ impl Server {
         Ok(Self {
             listener,
             path,
+            identity: Identity {
+                pid: std::process::id(),
+                config: config.display().to_string(),
+            },
             file,
             failures: RateLimit::new(1, Duration::from_secs(60)),
             _lock: lock,
@@ -109,8 +115,8 @@ impl Server {
             tokio::select! {
                 accepted = listener.accept(), if connections.has_room() => match accepted {
                     Ok((stream, _)) => {
-                        let requests = requests.clone();
-                        connections.add(|seat| converse(stream, requests, seat)).await;
+                        let (requests, identity) = (requests.clone(), self.identity.clone());
+                        connections.add(|seat| converse(stream, requests, identity, seat)).await;
                     }
                     Err(error) => {
                         log!(warn, control, %error, "control socket cannot accept a connection");
@@ -192,7 +198,7 @@ pub(crate) fn answers(directory: &Path) -> bool {
 }
 
 /// Sends a request to the daemon of a runtime directory.
-pub(crate) fn ask(directory: &Path, request: &Request, deadline: Duration) -> Result<Response> {
+pub(crate) fn ask(directory: &Path, request: &Request, deadline: Duration) -> Result<Answer> {
     let until = Instant::now() + deadline;
     let path = socket_path(directory)?;
     let mut stream = UnixStream::connect(&path).map_err(|error| match error.kind() {
@@ -274,7 +280,12 @@ fn lock(directory: &Path) -> Result<File> {
 }
 
 /// One connection, from its request to its answer.
-async fn converse(mut stream: tokio::net::UnixStream, requests: mpsc::Sender<Ask>, seat: Seat) {
+async fn converse(
+    mut stream: tokio::net::UnixStream,
+    requests: mpsc::Sender<Ask>,
+    daemon: Identity,
+    seat: Seat,
+) {
     let who = Who::of(&stream);
     let (reader, mut writer) = stream.split();
     let mut line = Vec::new();
@@ -296,7 +307,8 @@ async fn converse(mut stream: tokio::net::UnixStream, requests: mpsc::Sender<Ask
             Err(error) => Response::Error(format!("bad request: {error}")),
         },
     };
-    let Ok(mut line) = serde_json::to_vec(&response) else {
+    let answer = Answer { daemon, response };
+    let Ok(mut line) = serde_json::to_vec(&answer) else {
         return;
     };
     line.push(b'\n');

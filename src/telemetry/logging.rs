@@ -5,7 +5,7 @@
 //! Neither a reader that has closed the pipe nor a full disk stops the daemon. Every sink counts and reports its
 //! dropped lines.
 
-mod fields;
+pub(crate) mod fields;
 mod file;
 mod fit;
 mod journal;

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::telemetry::status::{
-    BreakerState, ConsumerStatus, ListenerStatus, PartitionStatus, Pause, PlaceError, Readiness,
+    BreakerState, ConsumerStatus, ErrorStatus, ListenerStatus, PartitionStatus, Pause, Readiness,
     Reason, Status,
 };
 
@@ -64,11 +64,11 @@ fn membership(consumer: &ConsumerStatus, limit_ms: i64, now_ms: i64) -> Option<R
 
 /// An error that only an operator ends is a reason at once. Brokers come and go, and librdkafka tries one again only
 /// while a partition or the group needs it.
-fn is_lasting(error: &PlaceError, limit_ms: i64, now_ms: i64) -> bool {
+fn is_lasting(error: &ErrorStatus, limit_ms: i64, now_ms: i64) -> bool {
     (error.lasts && !error.is_broker) || now_ms - error.since >= limit_ms
 }
 
-fn failing(consumer: &ConsumerStatus, error: &PlaceError) -> Reason {
+fn failing(consumer: &ConsumerStatus, error: &ErrorStatus) -> Reason {
     Reason {
         what: format!("{} of consumer {}", error.place, consumer.name),
         since: error.since,
@@ -229,8 +229,8 @@ mod tests {
         check(&one, &["rebalancing, not assigned"]);
     }
 
-    fn error(since: i64, lasts: bool) -> PlaceError {
-        PlaceError {
+    fn error(since: i64, lasts: bool) -> ErrorStatus {
+        ErrorStatus {
             place: "orders[3]".to_owned(),
             error: "denied".to_owned(),
             since,
@@ -251,7 +251,7 @@ mod tests {
         check(&with(error(NOW - 60_000, false)), &["denied"]);
 
         let mut one = status("assigned", partition());
-        one.consumers[0].errors = vec![PlaceError {
+        one.consumers[0].errors = vec![ErrorStatus {
             is_broker: true,
             ..error(NOW - 59_999, true)
         }];

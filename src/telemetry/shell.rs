@@ -28,7 +28,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_names_one_message_and_one_listener() {
+    fn the_command_names_one_message_and_its_listener() {
         assert_eq!(
             skip("orders", 3, 12, "my bills"),
             "moontide skip orders 3 12 --listener 'my bills'"

@@ -171,7 +171,7 @@ pub(crate) struct ConsumerStatus {
     pub(crate) error_since: Option<i64>,
     /// Every error of group and brokers, and of partitions that have not begun, until its place works again.
     #[serde(default)]
-    pub(crate) errors: Vec<PlaceError>,
+    pub(crate) errors: Vec<ErrorStatus>,
     /// The subscribed topics, patterns expanded.
     pub(crate) subscription: Vec<String>,
     /// Subscribed topics that are not available: misspelt, deleted, forbidden.
@@ -191,7 +191,7 @@ pub(crate) struct TopicError {
 /// The last error of a place.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct PlaceError {
+pub(crate) struct ErrorStatus {
     /// `group`, `commits`, `lookups`, `broker HOST:PORT` or `TOPIC[PARTITION]`.
     pub(crate) place: String,
     pub(crate) error: String,
@@ -217,7 +217,7 @@ pub(crate) struct PartitionStatus {
     pub(crate) lag_unknown_since: Option<i64>,
     /// The error because of which nothing is received.
     #[serde(default)]
-    pub(crate) error: Option<PlaceError>,
+    pub(crate) error: Option<ErrorStatus>,
     /// Taken and unfinished.
     pub(crate) in_flight: usize,
     #[serde(default)]
@@ -291,7 +291,7 @@ impl Status {
             }
         }
         let mut failing = partitions().filter_map(|partition| partition.error.as_ref());
-        if let Some(PlaceError { place, error, .. }) = failing.next() {
+        if let Some(ErrorStatus { place, error, .. }) = failing.next() {
             let others = more(failing.count());
             parts.push(format!("nothing received: {place}: {error}{others}"));
         }
@@ -370,6 +370,22 @@ pub(crate) enum Order {
         listener: String,
         reason: Option<String>,
     },
+}
+
+/// The answer to a request, with the daemon that gives it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Answer {
+    pub(crate) daemon: Identity,
+    pub(crate) response: Response,
+}
+
+/// A daemon. Several may run on one machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Identity {
+    pub(crate) pid: u32,
+    pub(crate) config: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -201,7 +201,7 @@ fn a_newcomer_sees_a_handler_run_edits_it_breaks_it_and_mends_it() {
     dev.wait_line("reloaded");
     let output = run(directory, &["send", "orders", "a flute", "--key", "cyd"]);
     assert!(
-        text(&output).contains("sent to `orders`, partition 0, offset 3"),
+        text(&output).contains("sent to orders[0]@3"),
         "{}",
         text(&output)
     );

@@ -176,7 +176,7 @@ fn the_status_for_people_names_the_blocked_message() {
     for word in [topic.name.as_str(), "orders", &project.group] {
         assert!(shown.contains(word), "`{word}`: {shown}");
     }
-    let line = shown.lines().find(|line| line.contains("offset 1"));
+    let line = shown.lines().find(|line| line.contains("]@1 "));
     assert!(line.is_some(), "its offset: {shown}");
     daemon.stop();
 }

@@ -229,6 +229,15 @@ fn innocent_messages_are_cleared_by_running_alone() {
     let said =
         daemon.count(|line| line.is("message is suspected of killing the process: it runs alone"));
     assert_eq!(said, 2);
+    let line = daemon.wait_line("what was running", |line| {
+        line.is("messages were running when the process died, now or before")
+    });
+    let places = [0, 1].map(|number| format!("{}[{number}]@0", topic.name));
+    let told = line.field("running");
+    let told: std::collections::BTreeSet<&str> = told.split(", ").collect();
+    assert_eq!(told, places.iter().map(String::as_str).collect());
+    let command = format!("moontide skip {} 0 0", topic.name);
+    daemon.wait_line("the command for one", |line| line.field("skip") == command);
     crate::support::wait::stays("the other waits", Duration::from_millis(500), || {
         project.entries_of("try").len() == 7
     });

@@ -3,7 +3,7 @@
 use super::table::{self, ROWS_MAX};
 use super::words::{count, duration, first_line, harmless};
 use crate::telemetry::status::{
-    Blocked, ConsumerStatus, PartitionStatus, PlaceError, Reason, ReloadReport, ReloadResult,
+    Blocked, ConsumerStatus, ErrorStatus, PartitionStatus, Reason, ReloadReport, ReloadResult,
     Status,
 };
 
@@ -238,7 +238,7 @@ fn block(partition: &PartitionStatus, blocked: &Blocked, view: &View) -> Vec<Str
         wait => format!("next attempt in {}", duration(wait)),
     };
     let place = format!(
-        "{}/{} at offset {offset}",
+        "{}[{}]@{offset}",
         harmless(&partition.topic),
         partition.partition
     );
@@ -253,7 +253,7 @@ fn block(partition: &PartitionStatus, blocked: &Blocked, view: &View) -> Vec<Str
 }
 
 impl View {
-    fn error(&self, label: &str, error: &PlaceError) -> Vec<String> {
+    fn error(&self, label: &str, error: &ErrorStatus) -> Vec<String> {
         let since = self.since(error.since);
         let text = format!("{}, for {since}: {}", error.place, error.error);
         self.text(label, &text, true)

@@ -1,5 +1,7 @@
 //! Times, numbers and foreign text in a form for people.
 
+use crate::telemetry::logging::fields;
+
 /// A duration in its largest unit, with the next smaller one while that is relevant.
 pub(super) fn duration(ms: i64) -> String {
     let seconds = ms.max(0) / 1000;
@@ -22,11 +24,10 @@ pub(super) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Foreign text, made harmless for a terminal: the error of a handler may contain any character.
+/// Foreign text, made harmless for a terminal as in the log: the error of a handler may contain any character, also
+/// one that changes the direction of what follows.
 pub(super) fn harmless(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    fields::escaped(&text.replace('\t', "    "))
 }
 
 /// The first line, cut to `width` characters.
@@ -71,6 +72,7 @@ mod tests {
         assert_eq!(first_line("längstes Wort", Some(10)), "längstes …");
         assert_eq!(first_line("one\ntwo", None), "one …");
         assert_eq!(first_line("", Some(10)), "");
-        assert_eq!(first_line("\x1b[31mred", None), "\u{fffd}[31mred");
+        assert_eq!(first_line("\x1b[31mred", None), "\\u{1b}[31mred");
+        assert_eq!(first_line("\u{202e}der", None), "\\u{202e}der");
     }
 }

@@ -7,11 +7,12 @@ use tempfile::TempDir;
 use crate::service::control::*;
 use crate::telemetry::status::Status;
 
+const CONFIG: &str = "/etc/moontide/config.toml";
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Answers a status with `version` and leaves a reload without an answer.
 fn daemon(directory: &Path, version: &str) -> tokio::task::JoinHandle<Result<()>> {
-    let server = Server::bind(directory).unwrap();
+    let server = Server::bind(directory, CONFIG.as_ref()).unwrap();
     let (sender, mut requests) = mpsc::channel::<Ask>(1);
     let version = version.to_owned();
     tokio::spawn(async move {
@@ -33,9 +34,14 @@ fn daemon(directory: &Path, version: &str) -> tokio::task::JoinHandle<Result<()>
 
 async fn ask_beside(directory: &Path, request: Request, deadline: Duration) -> Result<Response> {
     let directory = directory.to_owned();
-    tokio::task::spawn_blocking(move || ask(&directory, &request, deadline))
-        .await
-        .unwrap()
+    let answer = tokio::task::spawn_blocking(move || ask(&directory, &request, deadline));
+    let Answer { daemon, response } = answer.await.unwrap()?;
+    let expected = Identity {
+        pid: std::process::id(),
+        config: CONFIG.to_owned(),
+    };
+    assert_eq!(daemon, expected);
+    Ok(response)
 }
 
 async fn say(directory: &Path, line: Vec<u8>) -> String {
@@ -87,7 +93,7 @@ async fn a_bad_request_is_told_so() {
     daemon(temp.path(), "");
     let answer = say(temp.path(), b"{\"command\":\"dance\"}\n".to_vec()).await;
     assert!(
-        answer.starts_with("{\"error\":\"bad request: unknown variant `dance`"),
+        answer.contains("{\"error\":\"bad request: unknown variant `dance`"),
         "{answer}"
     );
     let answer = say(temp.path(), vec![b' '; REQUEST_BYTES_MAX as usize]).await;
@@ -142,7 +148,7 @@ async fn a_socket_that_was_deleted_is_made_anew() {
 #[tokio::test]
 async fn the_socket_of_another_process_stays() {
     let temp = TempDir::new().unwrap();
-    let mut server = Server::bind(temp.path()).unwrap();
+    let mut server = Server::bind(temp.path(), CONFIG.as_ref()).unwrap();
     let path = socket_path(temp.path()).unwrap();
     std::fs::remove_file(&path).unwrap();
     let _other = UnixListener::bind(&path).unwrap();
@@ -154,7 +160,7 @@ async fn the_socket_of_another_process_stays() {
 #[tokio::test]
 async fn a_client_does_not_wait_beyond_its_deadline() {
     let temp = TempDir::new().unwrap();
-    let _server = Server::bind(temp.path()).unwrap();
+    let _server = Server::bind(temp.path(), CONFIG.as_ref()).unwrap();
     let answer = ask_beside(temp.path(), Request::Status, Duration::from_millis(20)).await;
     assert_eq!(
         error(answer),
@@ -195,29 +201,29 @@ async fn a_socket_that_was_left_behind_is_replaced() {
 #[tokio::test]
 async fn a_runtime_directory_has_one_daemon() {
     let temp = TempDir::new().unwrap();
-    let first = Server::bind(temp.path()).unwrap();
+    let first = Server::bind(temp.path(), CONFIG.as_ref()).unwrap();
     let said = format!(
         "another moontide runs with runtime directory `{}`",
         temp.path().display()
     );
     let expected = format!("{said}, pid {}", std::process::id());
-    assert_eq!(error(Server::bind(temp.path())), expected);
+    assert_eq!(error(Server::bind(temp.path(), CONFIG.as_ref())), expected);
 
     std::fs::remove_file(temp.path().join(LOCK)).unwrap();
     assert_eq!(
-        error(Server::bind(temp.path())),
+        error(Server::bind(temp.path(), CONFIG.as_ref())),
         said,
         "even without the file of its lock"
     );
     drop(first);
     assert!(!temp.path().join(SOCKET).exists());
-    Server::bind(temp.path()).unwrap();
+    Server::bind(temp.path(), CONFIG.as_ref()).unwrap();
 }
 
 #[tokio::test]
 async fn it_ends_with_its_receiver_and_removes_the_socket() {
     let temp = TempDir::new().unwrap();
-    let server = Server::bind(temp.path()).unwrap();
+    let server = Server::bind(temp.path(), CONFIG.as_ref()).unwrap();
     let (sender, requests) = mpsc::channel(1);
     drop(requests);
     server.serve(sender).await.unwrap();
@@ -228,7 +234,7 @@ async fn it_ends_with_its_receiver_and_removes_the_socket() {
 fn nobody_else_may_connect() {
     let temp = TempDir::new().unwrap();
     let directory = temp.path().join("a/b");
-    let _server = Server::bind(&directory).unwrap();
+    let _server = Server::bind(&directory, CONFIG.as_ref()).unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
     assert_eq!(mode(&directory), 0o700);
     assert_eq!(mode(&directory.join(SOCKET)), 0o600);
@@ -238,7 +244,7 @@ fn nobody_else_may_connect() {
 #[test]
 fn a_path_too_long_for_a_socket_is_refused_with_what_to_do() {
     let directory = Path::new("/tmp").join("x".repeat(SOCKET_PATH_BYTES_MAX));
-    let said = error(Server::bind(&directory));
+    let said = error(Server::bind(&directory, CONFIG.as_ref()));
     assert!(
         said.ends_with("; set `daemon.runtimeDirectory` to a shorter one"),
         "{said}"

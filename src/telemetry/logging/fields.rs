@@ -120,7 +120,7 @@ fn indented(text: &str) -> String {
 }
 
 /// Escapes characters that affect the display. A tab stays.
-pub(super) fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
         if acts(character) {

@@ -63,12 +63,12 @@ fn block_at(offset: i64) -> Blocked {
     }
 }
 
-fn error(place: &str, error: &str) -> PlaceError {
-    PlaceError {
+fn error(place: &str, error: &str) -> ErrorStatus {
+    ErrorStatus {
         place: place.into(),
         error: error.into(),
         since: NOW - 2 * MINUTE,
-        ..PlaceError::default()
+        ..ErrorStatus::default()
     }
 }
 
@@ -250,7 +250,7 @@ consumer default, group orders-group: assigned
   topic   partition  position  committed    lag  in flight
   orders          0       100         90  50000          0
 
-  blocked orders/0 at offset 100 for 12 min: listener orders, 7 attempts, next attempt in 21 s
+  blocked orders[0]@100 for 12 min: listener orders, 7 attempts, next attempt in 21 s
     handlers/orders.lua:3: no customer …
 
 consumer audit, group audit: connecting
@@ -267,7 +267,7 @@ consumer audit, group audit: connecting
         },
     );
     assert!(
-        all.contains("no customer\n    stack traceback:\n    \u{fffd}[C]: in error\n"),
+        all.contains("no customer\n    stack traceback:\n        [C]: in error\n"),
         "{all}"
     );
 }
@@ -377,7 +377,7 @@ fn many_blocked_partitions_are_listed_by_age() {
         .unwrap();
     assert_eq!(
         first,
-        "  blocked orders/29 at offset 3 for 30 min: listener orders, 7 attempts, next attempt due"
+        "  blocked orders[29]@3 for 30 min: listener orders, 7 attempts, next attempt due"
     );
     assert!(
         picture.ends_with("  … and 10 other partitions blocked; --all shows them\n"),
