@@ -27,6 +27,12 @@ pub(crate) fn retry_source<'a>(name: &'a str, group: &str) -> Option<&'a str> {
     (!source.is_empty()).then_some(source)
 }
 
+/// How long messages wait in the retry topic of that name.
+pub(crate) fn retry_delay(name: &str) -> Option<Duration> {
+    before_retry(name)?;
+    duration::parse(name.rsplit_once('.')?.1)
+}
+
 /// Whether it is the name of a retry topic, of whichever group.
 pub(crate) fn is_retry_topic(name: &str) -> bool {
     before_retry(name)
@@ -201,6 +207,11 @@ mod tests {
             assert_eq!(retry_source(&name, "my.billing"), Some("orders.new"));
             assert_eq!(retry_source(&name, "shipping"), None);
             assert!(is_retry_topic(&name), "{name}");
+            assert_eq!(
+                retry_delay(&name),
+                Some(Duration::from_millis(ms)),
+                "{name}"
+            );
         }
         for other in [
             "orders",

@@ -28,10 +28,8 @@ pub(super) struct Complaint {
 }
 
 fn complain<T>(keys: &'static [&'static str], message: impl Into<String>) -> Result<T, Complaint> {
-    Err(Complaint {
-        keys,
-        message: message.into(),
-    })
+    let message = message.into();
+    Err(Complaint { keys, message })
 }
 
 /// Between two attempts to connect, unless `retry` says otherwise.
@@ -42,7 +40,7 @@ struct Mapping<'a> {
     properties: Properties,
 }
 
-/// Everything that librdkafka is told of a consumer but its own pass-through table.
+/// Everything that librdkafka is told of a consumer but its pass-through table.
 pub(super) fn consumer(consumer: &Consumer, folder: &Path) -> (Properties, Vec<Complaint>) {
     let mut mapping = Mapping {
         folder,
@@ -78,6 +76,8 @@ impl Mapping<'_> {
         self.set("enable.auto.offset.store", false, &[]);
         // Where to start is decided at the assignment; underneath, a truncated log repeats rather than skips.
         self.set("auto.offset.reset", "earliest", &[]);
+        // Larger zstd batches never arrive. Brokers limit only their compressed bytes, and other codecs have no limit.
+        self.set("receive.message.max.bytes", 2_000_000_000, &[]);
         // The end of a partition is the only word about offsets without a message (see `consumer/ends.rs`).
         self.set("enable.partition.eof", true, &[]);
         // The default of a second costs most of the throughput, and 5 ms a sixth of it with several partitions: each of

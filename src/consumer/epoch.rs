@@ -13,6 +13,7 @@ use crate::rules::offsets::{Position, Tracker};
 use crate::rules::route::Plan;
 
 use super::lost_offsets::LostOffsets;
+use super::not_due::FirstSeen;
 use super::standstill::Standstill;
 
 pub(super) struct EpochState {
@@ -33,6 +34,8 @@ pub(super) struct EpochState {
     pub(super) end_unknown_since: Option<Instant>,
     pub(super) ages: Standstill,
     pub(super) lost: LostOffsets,
+    /// For a retry topic.
+    pub(super) first_seen: FirstSeen,
 }
 
 /// The requests of handlers since the last commit was sent.
@@ -73,6 +76,7 @@ impl EpochState {
             end_unknown_since: None,
             ages: Standstill::new(begin.position.offset, now),
             lost: LostOffsets::default(),
+            first_seen: FirstSeen::default(),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::assignment::{Partition, PartitionKey, Shared, ToWorker};
 use crate::kafka::{Message, Taken, TopicPartition};
 use crate::log::log;
 use crate::message::Record;
+use crate::rate_limit::RateLimit;
 use crate::rules::lanes;
 use crate::rules::offsets::{Arrival, Position};
 use crate::telemetry::status::Pause;
@@ -20,7 +21,7 @@ use super::Consumer;
 use super::budget::{BATCH_MAX, InFlight, Room, Share};
 use super::fairness::Wanted;
 use super::held::{Held, Stage, Trust};
-use super::trouble::Subject;
+use super::trouble::{Subject, line_limit};
 
 pub(super) struct Intake {
     /// Address of librdkafka's topic → its name. Every assignment clears this map, because librdkafka reuses
@@ -34,6 +35,8 @@ pub(super) struct Intake {
     /// A new epoch began within a batch, so the room still counts the messages of the old epoch.
     is_outdated: bool,
     pub(super) wanted: Wanted,
+    /// Limits the log lines about due times that lie too far ahead.
+    pub(super) early_limit: RateLimit,
 }
 
 /// Whether the partition keeps the consumer from taking messages of other partitions.
@@ -81,6 +84,7 @@ impl Intake {
             room: None,
             is_outdated: false,
             wanted: Wanted::default(),
+            early_limit: line_limit(),
         }
     }
 

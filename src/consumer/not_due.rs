@@ -1,4 +1,6 @@
-//! Retry topics: a partition whose next message is not due is paused until it is.
+//! Retry topics: a partition whose next message is not due is paused until it is, **and no longer than the delay of
+//! the topic from the moment at which the message was seen**. A later due time comes from a wrong clock or a forged
+//! record.
 //!
 //! A pause discards the prefetched messages, and its end seeks back to the message that came too early. So no message
 //! of a paused partition stays in memory. Never during a rebalance: an assignment forgets the pauses, and the message
@@ -8,7 +10,10 @@ use std::time::{Duration, Instant};
 
 use crate::clock::now_ms;
 use crate::kafka::Message;
+use crate::log::log;
+use crate::message::Record;
 use crate::outgoing::retry_topic;
+use crate::topic_name;
 
 use super::Consumer;
 use super::held::{Held, Stage, Trust, apply_pauses};
@@ -18,6 +23,39 @@ use super::trouble::Subject;
 const NAP_MIN: Duration = Duration::from_millis(200);
 /// The longest pause, because the system clock may be set meanwhile.
 const NAP_MAX: Duration = Duration::from_secs(60);
+
+/// Clocks of two hosts differ by less: a due time that lies further beyond the delay gets a log line.
+const CLOCKS_APART: Duration = Duration::from_secs(60);
+
+/// When the messages of a retry topic were first seen: those below the offset lay in the log at that moment. So many
+/// messages with a wrong due time wait for one delay together, not one after the other.
+#[derive(Debug, Default)]
+pub(super) struct FirstSeen(Option<(i64, Instant)>);
+
+impl FirstSeen {
+    /// How long the message waits on, and whether it was seen for the first time. `end` is the known end of the log.
+    fn wait(
+        &mut self,
+        offset: i64,
+        early: Duration,
+        delay: Duration,
+        end: impl FnOnce() -> Option<i64>,
+        now: Instant,
+    ) -> (Duration, bool) {
+        let known = self.0.filter(|(below, _)| offset < *below);
+        let seen = known.unwrap_or_else(|| {
+            let next = offset.saturating_add(1);
+            (end().map_or(next, |end| end.max(next)), now)
+        });
+        self.0 = Some(seen);
+        // A sum beyond the clock's range is no limit.
+        let rest = seen
+            .1
+            .checked_add(delay)
+            .map_or(early, |until| until.saturating_duration_since(now));
+        (early.min(rest), known.is_none())
+    }
+}
 
 impl Consumer {
     /// Whether the message came too early. Its partition is then paused, and its messages in the rest of the batch
@@ -31,13 +69,57 @@ impl Consumer {
         let Some(early) = u64::try_from(early_ms).ok().filter(|early| *early > 0) else {
             return false;
         };
-        let nap = Duration::from_millis(early).clamp(NAP_MIN, NAP_MAX);
-        held.pauses.set_not_due(Instant::now() + nap);
+        let (early, now) = (Duration::from_millis(early), Instant::now());
+        let wait = self.wait_at_most(held, message.offset(), early, now);
+        if wait.is_zero() {
+            return false;
+        }
+        held.pauses.set_not_due(now + wait.clamp(NAP_MIN, NAP_MAX));
         let applied = apply_pauses(&self.client, std::iter::once(&mut *held));
         if let Some(error) = applied.error {
             self.error(&error, Subject::Partition(held.key()));
         }
         true
+    }
+
+    /// How long a message that is not due for `early` waits on.
+    fn wait_at_most(
+        &mut self,
+        held: &mut Held,
+        offset: i64,
+        early: Duration,
+        now: Instant,
+    ) -> Duration {
+        let partition = &held.epoch.partition;
+        let (topic, number) = (&*partition.topic, partition.number);
+        let Some(delay) = topic_name::retry_delay(topic) else {
+            return early;
+        };
+        let end = || {
+            let known = self.client.known_watermarks(topic, number);
+            known.map(|(_, end)| end)
+        };
+        let first_seen = &mut held.epoch.first_seen;
+        let (wait, is_new) = first_seen.wait(offset, early, delay, end, now);
+        if is_new
+            && early > delay.saturating_add(CLOCKS_APART)
+            && let Some(left_out) = self.intake.early_limit.allow(now)
+        {
+            let left_out = (left_out > 0).then_some(left_out);
+            log!(
+                warn,
+                consumer,
+                consumer = &*self.name,
+                topic,
+                partition = number,
+                offset,
+                due_in_ms = early.as_millis() as i64,
+                left_out,
+                "a retry is due later than its topic's delay: a clock was wrong, or the record is forged; it waits for \
+                 the delay"
+            );
+        }
+        wait
     }
 
     /// Resumes partitions whose message is due. Returns whether there was one.
@@ -76,5 +158,47 @@ impl Consumer {
             .values()
             .filter(|held| held.stage == Stage::Active);
         active.filter_map(|held| held.pauses.not_due_until()).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DELAY: Duration = Duration::from_secs(5);
+    const YEARS: Duration = Duration::from_secs(1 << 30);
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_message_waits_until_it_is_due() {
+        let (mut seen, now) = (FirstSeen::default(), Instant::now());
+        let wait = |seen: &mut FirstSeen, early, now| seen.wait(7, early, DELAY, || Some(8), now);
+        assert_eq!(wait(&mut seen, seconds(3), now), (seconds(3), true));
+        let later = now + seconds(2);
+        assert_eq!(wait(&mut seen, seconds(1), later), (seconds(1), false));
+    }
+
+    #[test]
+    fn a_due_time_in_years_waits_for_the_delay_from_the_first_sight() {
+        let (mut seen, now) = (FirstSeen::default(), Instant::now());
+        let wait = |seen: &mut FirstSeen, at, end, now| seen.wait(at, YEARS, DELAY, || end, now).0;
+        assert_eq!(wait(&mut seen, 7, Some(10), now), DELAY);
+        assert_eq!(wait(&mut seen, 7, None, now + seconds(2)), seconds(3));
+        let then = now + DELAY;
+        assert_eq!(wait(&mut seen, 7, None, then), Duration::ZERO);
+        // What lay in the log then has waited as long; what came later has not.
+        assert_eq!(wait(&mut seen, 9, None, then), Duration::ZERO);
+        assert_eq!(wait(&mut seen, 10, None, then), DELAY);
+        assert_eq!(wait(&mut seen, 10, None, then + DELAY), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_delay_beyond_the_clock_is_no_limit() {
+        let (mut seen, now) = (FirstSeen::default(), Instant::now());
+        let wait = seen.wait(7, YEARS, Duration::MAX, || None, now);
+        assert_eq!(wait, (YEARS, true));
     }
 }

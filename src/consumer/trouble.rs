@@ -10,7 +10,7 @@ use crate::assignment::PartitionKey;
 use crate::clock::now_ms;
 use crate::kafka::{Class, Error};
 use crate::log::log;
-use crate::rate_limit::RateLimits;
+use crate::rate_limit::{RateLimit, RateLimits};
 use crate::telemetry::status::ErrorStatus;
 
 use super::connections::Connections;
@@ -234,6 +234,11 @@ impl Kept {
             lasts: self.lasts,
         }
     }
+}
+
+/// A limit for one kind of line.
+pub(super) fn line_limit() -> RateLimit {
+    RateLimit::new(BURST, WINDOW)
 }
 
 /// Limits repeated lines of the same code and place.

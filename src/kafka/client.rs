@@ -199,9 +199,10 @@ impl Client {
                     continue;
                 };
                 let offset = message.as_ref().offset;
-                let taken = match error.is_partition_end() {
-                    true => Taken::End(offset),
-                    false => Taken::Error(error),
+                let taken = if error.is_partition_end() {
+                    Taken::End(offset)
+                } else {
+                    Taken::Error(error)
                 };
                 each(topic as usize, partition, taken, &name);
                 sys::rd_kafka_message_destroy(message.as_ptr());

@@ -26,10 +26,18 @@ pub(crate) enum Class {
     Fatal,
 }
 
+/// librdkafka gives this error to a batch that it cannot decompress. A limit is the only cause that an operator can
+/// remove.
+const TOO_LARGE: &str =
+    "; a zstd batch of more bytes than the property `receive.message.max.bytes` fails so, too";
+
 impl Error {
     pub(crate) fn new(code: rd_kafka_resp_err_t, text: impl Into<String>) -> Self {
         let code = Code::from(code);
-        let text = text.into();
+        let mut text = text.into();
+        if code == Code::BadCompression {
+            text += TOO_LARGE;
+        }
         Self {
             code,
             text: if text.is_empty() {

@@ -22,6 +22,11 @@ const OFFSET: &str = "moontide-retry-offset";
 const TIMESTAMP: &str = "moontide-retry-timestamp";
 const FIRST_FAILURE: &str = "moontide-retry-first-failure";
 
+/// The most runs that a header can tell.
+const ATTEMPTS_MAX: i64 = 1 << 31;
+/// The latest time that a header can tell: the end of the year 9999.
+const TIME_MAX: i64 = 253_402_300_799_999;
+
 /// The headers of a message in a retry topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Origin {
@@ -137,14 +142,20 @@ fn read(record: &dyn Record) -> Option<Origin> {
     Some(Origin {
         listener: listener?,
         group: group?,
-        attempts: attempts?.parse().ok()?,
-        due_ms: due?.parse().ok()?,
+        attempts: number(attempts, 0, ATTEMPTS_MAX)?.try_into().ok()?,
+        due_ms: number(due, 0, TIME_MAX)?,
         topic: topic?,
-        partition: partition?.parse().ok()?,
-        offset: offset?.parse().ok()?,
-        timestamp_ms: timestamp?.parse().ok()?,
-        first_failure_ms: first_failure?.parse().ok()?,
+        partition: number(partition, 0, i32::MAX.into())?.try_into().ok()?,
+        offset: number(offset, 0, i64::MAX - 1)?,
+        timestamp_ms: number(timestamp, -1, TIME_MAX)?,
+        first_failure_ms: number(first_failure, 0, TIME_MAX)?,
     })
+}
+
+/// A number of a record that anybody may have written: sums and differences of the result stay within their types.
+fn number(text: Option<String>, least: i64, most: i64) -> Option<i64> {
+    let found: i64 = text?.parse().ok()?;
+    Some(found.clamp(least, most))
 }
 
 pub(crate) fn is_own_header(name: &[u8]) -> bool {
@@ -286,6 +297,27 @@ mod tests {
         let original = Original::new(&back, &origin(&sent.topic, &back).unwrap());
         let copy = OwnedRecord::copy_of(&original);
         assert_eq!(format!("{copy:?}"), format!("{:?}", message()));
+    }
+
+    #[test]
+    fn numbers_that_no_failure_writes_are_clamped() {
+        let sent = record(&message(), &facts(), Duration::from_secs(5));
+        let forged = |value: &str| {
+            let mut back = read_back(&sent);
+            for name in [ATTEMPTS, DUE, PARTITION, OFFSET, TIMESTAMP, FIRST_FAILURE] {
+                let value = Some(value.as_bytes().into());
+                back.headers.push((name.as_bytes().into(), value));
+            }
+            let origin = origin(&sent.topic, &back).unwrap();
+            let Origin {
+                partition, offset, ..
+            } = origin;
+            let times = [origin.due_ms, origin.timestamp_ms, origin.first_failure_ms];
+            (origin.attempts, partition, offset, times)
+        };
+        let most = forged("9223372036854775807");
+        assert_eq!(most, (1 << 31, i32::MAX, i64::MAX - 1, [TIME_MAX; 3]));
+        assert_eq!(forged("-9223372036854775808"), (0, 0, 0, [0, -1, 0]));
     }
 
     #[test]

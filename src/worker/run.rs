@@ -350,7 +350,7 @@ impl Worker {
     /// Calls one listener for the head of a lane.
     fn run_head(&mut self, head: &mut Head<'_>, listener: usize) -> Next {
         let progress = head.progress();
-        progress.attempt += 1;
+        progress.attempt = progress.attempt.saturating_add(1);
         progress.finishes_after_switch_to_manual = false;
         let taken = head.slot.taken.at(head.lane.number);
         let (slot, message) = (&*head.slot, &head.lane.message);

@@ -37,6 +37,44 @@ fn every_codec_is_read() {
     daemon.stop();
 }
 
+/// Brokers limit the compressed bytes of a batch only. A property can limit the others, and its refusal names it.
+#[test]
+fn a_zstd_batch_of_more_than_a_hundred_megabytes_is_read() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("inflated", 1);
+    let (count, size) = (110, 1_000_000);
+    let one_batch = [
+        ("compression.type", "zstd"),
+        ("linger.ms", "30000"),
+        ("batch.num.messages", "110"),
+        ("batch.size", "200000000"),
+        ("message.max.bytes", "200000000"),
+    ];
+    topic.produce_with(
+        &one_batch,
+        (0..count).map(|_| Message::value(vec![0; size]).partition(0)),
+    );
+    let project = |limit: &str| {
+        let project = Project::new(kafka).consumer(limit);
+        project.handler("sizes.lua", SIZES);
+        project.config(&from_beginning("sizes", &topic.name, "sizes"));
+        project
+    };
+
+    let limited = project("librdkafka = { \"receive.message.max.bytes\" = 100000000 }");
+    let mut daemon = Daemon::start(&limited);
+    daemon.wait_line("the error names the property", |line| {
+        line.is("kafka error") && line.field("error").contains("receive.message.max.bytes")
+    });
+    daemon.stop();
+
+    let project = project("");
+    let daemon = Daemon::start(&project);
+    let entries = project.wait_for_entries("done", count, DEADLINE);
+    assert!(entries.iter().all(|one| one.extra == size.to_string()));
+    daemon.stop();
+}
+
 /// Messages of a megabyte and more, above the fetch size of a partition, arrive whole.
 #[test]
 fn messages_of_a_megabyte_arrive_whole() {

@@ -21,7 +21,7 @@ end
 fn a_message_of_a_retry_topic_is_not_taken_before_its_time() {
     let Some(kafka) = kafka::shared() else { return };
     let (topic, project) = retrying(kafka, "early");
-    let retries = kafka.topic_named(format!("{}.{}.retry.5s", topic.name, project.group), 1);
+    let retries = kafka.topic_named(format!("{}.{}.retry.10s", topic.name, project.group), 1);
     let start = now_ms();
     let due = [start - 1, start + 4_000, start + 4_001, start + 6_000];
     retries.produce(due.iter().map(|due| waiting(&topic, &project, *due)));
@@ -44,6 +44,36 @@ fn a_message_of_a_retry_topic_is_not_taken_before_its_time() {
     );
     daemon.wait_for("all of it is committed", |_| {
         kafka.committed(&project.group, &retries.name, 0) == Some(4)
+    });
+    daemon.stop();
+}
+
+/// A wrong clock or a forged record: nobody sleeps for years, and messages that lie there wait together.
+#[test]
+fn a_due_time_beyond_the_delay_waits_for_the_delay() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (topic, project) = retrying(kafka, "years");
+    let retries = kafka.topic_named(format!("{}.{}.retry.10s", topic.name, project.group), 1);
+    let year = 365 * 86_400_000;
+    let due = [now_ms() + 30 * year, i64::MAX, now_ms() + year];
+    let forged = |due: i64| {
+        waiting(&topic, &project, due).header("moontide-retry-attempts", Some(b"4294967295"))
+    };
+    retries.produce(due.map(forged));
+
+    let mut daemon = Daemon::join(&project);
+    daemon.wait_line("the log tells of it", |line| {
+        line.mentions("due later than its topic's delay")
+    });
+    let first_seen = now_ms();
+    let entries = project.wait_for_entries("done", 3, DEADLINE);
+    for entry in entries {
+        let ran: i64 = entry.extra.parse().unwrap();
+        let waited = ran - first_seen;
+        assert!((8_000..14_000).contains(&waited), "ran after {waited} ms");
+    }
+    daemon.wait_for("all of it is committed", |_| {
+        kafka.committed(&project.group, &retries.name, 0) == Some(3)
     });
     daemon.stop();
 }
@@ -120,7 +150,7 @@ fn what_fails_goes_from_topic_to_topic() {
 fn a_message_of_a_retry_topic_waits_through_a_restart() {
     let Some(kafka) = kafka::shared() else { return };
     let (topic, project) = retrying(kafka, "restart");
-    let retries = kafka.topic_named(format!("{}.{}.retry.5s", topic.name, project.group), 2);
+    let retries = kafka.topic_named(format!("{}.{}.retry.10s", topic.name, project.group), 2);
     let due = now_ms() + 6_000;
     retries.produce([0, 1].map(|partition| Message {
         partition: Some(partition),
@@ -150,7 +180,7 @@ fn a_rebalance_wakes_nobody_early() {
             "sessionTimeout = \"6s\"\npartitionAssigners = [\"{assignor}\"]"
         ));
         project.config(&listener(&topic.name));
-        let retries = kafka.topic_named(format!("{}.{}.retry.5s", topic.name, project.group), 4);
+        let retries = kafka.topic_named(format!("{}.{}.retry.10s", topic.name, project.group), 4);
         let due = now_ms() + 8_000;
         retries.produce((0..4).map(|partition| Message {
             partition: Some(partition),
@@ -175,7 +205,7 @@ fn a_rebalance_wakes_nobody_early() {
 fn a_reload_wakes_nobody_early() {
     let Some(kafka) = kafka::shared() else { return };
     let (topic, project) = retrying(kafka, "reloaded");
-    let retries = kafka.topic_named(format!("{}.{}.retry.5s", topic.name, project.group), 1);
+    let retries = kafka.topic_named(format!("{}.{}.retry.10s", topic.name, project.group), 1);
     let due = now_ms() + 6_000;
     retries.produce([waiting(&topic, &project, due)]);
     let daemon = Daemon::join(&project);
@@ -197,7 +227,7 @@ fn retry_topics_are_created_and_found() {
 
     let mut daemon = Daemon::join(&project);
 
-    let retries = format!("{}.{}.retry.5s", topic.name, project.group);
+    let retries = format!("{}.{}.retry.10s", topic.name, project.group);
     daemon.wait_for("the retry topic is subscribed to", |daemon| {
         daemon
             .try_status()
@@ -333,14 +363,14 @@ fn a_message_of_a_retry_topic_is_its_own_listeners_alone_through_a_reload() {
         "local record = require \"record\"\n\
          return function(message, ctx) record.line(\"second\", message, ctx) end\n",
     );
-    let retries = kafka.topic_named(format!("{}.{}.retry.5s", topic.name, project.group), 1);
+    let retries = kafka.topic_named(format!("{}.{}.retry.10s", topic.name, project.group), 1);
     let second = from_beginning("second", &topic.name, "second") + "ordering = \"none\"\n";
     project.config(&(listener(&topic.name) + &second));
     retries.produce([waiting(&topic, &project, now_ms() - 1)]);
     let mut daemon = Daemon::join(&project);
     project.wait_for_entries("begin", 1, DEADLINE);
 
-    project.config(&(listener(&topic.name) + &second + "retry = { topics = [\"5s\"] }\n"));
+    project.config(&(listener(&topic.name) + &second + "retry = { topics = [\"10s\"] }\n"));
     let (code, said) = daemon.reload();
     assert_eq!(code, 0, "{said}");
     project.open_gate();
@@ -358,7 +388,7 @@ fn a_message_of_a_retry_topic_is_its_own_listeners_alone_through_a_reload() {
 fn a_record_of_a_retry_topic_without_its_headers_is_skipped_with_a_warning() {
     let Some(kafka) = kafka::shared() else { return };
     let (topic, project) = retrying(kafka, "foreign");
-    let retries = kafka.topic_named(format!("{}.{}.retry.5s", topic.name, project.group), 1);
+    let retries = kafka.topic_named(format!("{}.{}.retry.10s", topic.name, project.group), 1);
     retries.produce([Message::value("foreign").partition(0)]);
 
     let mut daemon = Daemon::join(&project);
@@ -476,7 +506,7 @@ fn retrying<'a>(kafka: &'a Kafka, name: &str) -> (Topic<'a>, Project) {
 
 fn listener(topic: &str) -> String {
     from_beginning("orders", topic, "orders")
-        + "ordering = \"none\"\nretry = { topics = [\"5s\"], allowAutoTopicCreation = true }\n"
+        + "ordering = \"none\"\nretry = { topics = [\"10s\"], allowAutoTopicCreation = true }\n"
 }
 
 /// As a failed run leaves it, with its due time as the value.
