@@ -1,11 +1,12 @@
 //! Kafka, as the rest of the program needs it. **Only this module names rdkafka**, and it knows nothing of Lua.
 //!
 //! The consumer has a handle of its own (`client`), since the crate's consumers return one message a call. `queries`
-//! has its requests to the brokers, `list` and `message` are its data, and `error` classifies errors.
+//! and `descriptions` have its requests to the brokers, `list` and `message` are its data, and `error` classifies errors.
 
 pub(crate) mod admin;
 mod callbacks;
 mod client;
+mod descriptions;
 mod error;
 mod list;
 pub(crate) mod log;
@@ -19,6 +20,7 @@ mod refusal;
 
 pub(crate) use callbacks::{Event, Rebalance};
 pub(crate) use client::{Client, Closing, Committed};
+pub(crate) use descriptions::Existing;
 pub(crate) use error::{Class, Error};
 pub(crate) use list::TopicPartition;
 pub(crate) use message::Message;

@@ -43,6 +43,7 @@ impl Consumer {
             return;
         }
         match starts {
+            Ok(starts) if !starts.recreated.is_empty() => self.begin_again(&starts.recreated, now),
             Ok(starts) => {
                 self.phase.doing = Doing::Steady;
                 if !self.client.is_cooperative() {
@@ -83,6 +84,9 @@ impl Consumer {
     fn late_starts(&mut self, starts: Result<Starts, Error>, now: Instant) {
         self.phase.asked_late = None;
         let mut starts = match starts {
+            Ok(starts) if !starts.recreated.is_empty() && !self.phase.is_closing() => {
+                return self.begin_again(&starts.recreated, now);
+            }
             Ok(starts) if !self.phase.is_busy() && !self.phase.is_closing() => starts,
             _ if self.phase.is_closing() => return,
             _ => {
@@ -183,7 +187,8 @@ impl Consumer {
         };
         let epoch = EpochState::new(partition, &plan, &begin, now);
         let worker = self.worker_of(&key.topic, key.number, plan.concurrency());
-        let held = Held::new(epoch, plan, worker, stage, now);
+        let mut held = Held::new(epoch, plan, worker, stage, now);
+        held.owes_first_commit = matches!(start.why, Why::Recreated { .. });
         self.held.insert(key.clone(), held);
     }
 
@@ -224,6 +229,20 @@ impl Consumer {
                     partition,
                     offset,
                     "starts at the beginning: it is new to the group"
+                );
+            }
+            Why::Recreated { committed } => {
+                self.counts.partitions_recreated += 1;
+                log!(
+                    error,
+                    consumer,
+                    consumer,
+                    topic,
+                    partition,
+                    offset,
+                    committed,
+                    "starts at the beginning, since its topic was deleted and created again; the offset of the group may \
+                     be one of the old topic"
                 );
             }
             Why::End { left_out } => {

@@ -19,6 +19,7 @@ pub(crate) fn readiness(status: &Status, stall_after: Duration, now_ms: i64) -> 
     let mut reasons = Vec::new();
     for consumer in &status.consumers {
         reasons.extend(membership(consumer, limit_ms, now_ms));
+        reasons.extend(missing_topics(consumer, limit_ms, now_ms));
         for partition in &consumer.partitions {
             reasons.extend(standstill(consumer, partition, limit_ms, now_ms));
         }
@@ -47,6 +48,21 @@ fn membership(consumer: &ConsumerStatus, limit_ms: i64, now_ms: i64) -> Option<R
         what: format!("consumer {}", consumer.name),
         since,
         why,
+    })
+}
+
+/// A configured topic without which messages may stay unhandled: it was deleted, never created, or may not be read.
+fn missing_topics(
+    consumer: &ConsumerStatus,
+    limit_ms: i64,
+    now_ms: i64,
+) -> impl Iterator<Item = Reason> {
+    let errors = consumer.topic_errors.iter();
+    let lasting = errors.filter(move |one| now_ms - one.since >= limit_ms);
+    lasting.map(|one| Reason {
+        what: format!("topic {} of consumer {}", one.topic, consumer.name),
+        since: one.since,
+        why: one.error.clone(),
     })
 }
 
@@ -108,7 +124,7 @@ fn standstill(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::status::Blocked;
+    use crate::telemetry::status::{Blocked, TopicError};
 
     const NOW: i64 = 1_000_000;
     const LIMIT: Duration = Duration::from_secs(60);
@@ -226,6 +242,21 @@ mod tests {
         check(&one, &[why]);
         let reason = &readiness(&one, LIMIT, NOW).reasons[0];
         assert_eq!((&*reason.what, reason.since), ("listener orders", 7));
+    }
+
+    #[test]
+    fn a_topic_that_stays_missing_is_a_reason() {
+        let mut one = status("assigned", partition());
+        one.consumers[0].topic_errors = vec![TopicError {
+            topic: "gone".to_owned(),
+            error: "unknown topic".to_owned(),
+            since: NOW - 59_999,
+        }];
+        check(&one, &[]);
+        one.consumers[0].topic_errors[0].since = NOW - 60_000;
+        check(&one, &["unknown topic"]);
+        let reason = &readiness(&one, LIMIT, NOW).reasons[0];
+        assert_eq!(reason.what, "topic gone of consumer default");
     }
 
     #[test]
