@@ -1,5 +1,5 @@
-//! A thread for lookups at the brokers: committed offsets, watermarks, topics. The consumer's thread waits for none
-//! of them.
+//! A thread for lookups at the brokers: committed offsets, watermarks, topics and their ids. The consumer's thread
+//! waits for none of them.
 //!
 //! Lookups run one after the other, and each of their calls has a deadline. A failure is an answer too, after which
 //! the consumer repeats the lookup.
@@ -22,6 +22,8 @@ use super::known_topics::KnownTopics;
 
 /// How often the thread turns at least, so that a hang is detected.
 const TURN: Duration = Duration::from_secs(1);
+/// The most topics that one request describes.
+const DESCRIBED_MAX: usize = 100;
 /// How long one turn may take beyond the deadline of a call.
 const TURN_GRACE: Duration = Duration::from_secs(10);
 
@@ -131,15 +133,19 @@ impl Brokers {
 
     /// Describes the topics, and compares their ids with the known ones.
     fn describe(&mut self, topics: &[Arc<str>]) -> Result<Described, Error> {
-        self.beat.turn();
-        let descriptions = match self.client.describe(topics, self.timeout) {
-            Ok(descriptions) => descriptions,
-            Err(error) if error.is_unsupported() || error.class() == Class::Lasting => {
-                self.known().say_without_ids();
-                return Ok(Described::default());
+        let mut descriptions = Vec::with_capacity(topics.len());
+        for some in topics.chunks(DESCRIBED_MAX) {
+            self.beat.turn();
+            match self.client.describe(some, self.timeout) {
+                Ok(some) => descriptions.extend(some),
+                Err(error) if error.is_unsupported() || error.class() == Class::Lasting => {
+                    self.known().say_without_ids();
+                    return Ok(Described::default());
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
-        };
+        }
+        self.beat.turn();
         if self.known().needs_cluster() {
             let cluster = self.client.cluster_id(self.timeout);
             self.known().is_of(cluster.unwrap_or_default());

@@ -107,6 +107,17 @@ impl Topics {
         self.troubled.contains_key(topic)
     }
 
+    /// Topics are missing. A topic that a pattern matched is then one that is no longer subscribed to.
+    pub(super) fn are_missing(&mut self, missing: &[(Arc<str>, Error)]) {
+        for (topic, error) in missing {
+            self.trouble(topic, error);
+        }
+        let is_literal = |(topic, _): &(Arc<str>, Error)| self.wanted.topics.contains(topic);
+        if !missing.iter().all(is_literal) {
+            self.ask_at = None;
+        }
+    }
+
     /// A topic that was missing is there.
     pub(super) fn has_come(&mut self, topic: Arc<str>) {
         self.troubled.remove(&topic);

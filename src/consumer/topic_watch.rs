@@ -141,9 +141,7 @@ impl Consumer {
             );
         }
         let is_changed = !gone.is_empty() || !come.is_empty();
-        for (topic, error) in &described.missing {
-            self.topics.trouble(topic, error);
-        }
+        self.topics.are_missing(&described.missing);
         for topic in come {
             self.topics.has_come(topic);
         }

@@ -12,8 +12,6 @@ use rdkafka_sys as sys;
 use super::queries::millis;
 use super::{Client, Error};
 
-/// The most topics of one request.
-const TOPICS_MAX: usize = 100;
 /// The time for the answer to pass through librdkafka's queues, beyond the deadline of the request.
 const SLACK: Duration = Duration::from_secs(1);
 
@@ -33,20 +31,8 @@ pub(crate) struct Existing {
 }
 
 impl Client {
-    /// Describes these topics. No topic is created by it. **Blocks** up to the time-out for every hundred topics.
+    /// Describes these topics, in one request. No topic is created by it. **Blocks** up to the time-out.
     pub(crate) fn describe(
-        &self,
-        topics: &[Arc<str>],
-        timeout: Duration,
-    ) -> Result<Vec<Description>, Error> {
-        let mut descriptions = Vec::with_capacity(topics.len());
-        for some in topics.chunks(TOPICS_MAX) {
-            descriptions.extend(self.describe_some(some, timeout)?);
-        }
-        Ok(descriptions)
-    }
-
-    fn describe_some(
         &self,
         topics: &[Arc<str>],
         timeout: Duration,

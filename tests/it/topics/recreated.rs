@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::support::client::{Message, Topic, numbered};
 use crate::support::daemon::Daemon;
 use crate::support::http;
-use crate::support::kafka::{self, Kafka, unique};
+use crate::support::kafka::{self, Kafka, java, send_signal, unique};
 use crate::support::project::{Project, RECORDING, from_beginning, listener};
 use crate::support::wait::{DEADLINE, stays, wait_for};
 
@@ -41,63 +41,188 @@ fn wait_for_new(project: &Project, daemon: &mut Daemon, count: u64) {
     });
 }
 
-/// The topic gets `count` messages after it was created again, and a listener that would begin at the end gets all
-/// of them.
-#[track_caller]
-fn recreate(count: u64, with_restart: bool) {
-    let Some(kafka) = Kafka::start_own() else {
-        return;
-    };
-    let topic = kafka.topic("again", 1);
-    let project = project(&kafka, &listener("orders", &topic.name, "orders.handle"));
-    let mut daemon = Daemon::join(&project);
-    if with_restart {
-        // A leader that comes back has a higher epoch, which the new topic has not.
-        for _ in 0..2 {
-            kafka.stop();
-            kafka.start();
-        }
-    }
-    handle_ten(&kafka, &project, &mut daemon, &topic);
+/// How a topic is created again.
+#[derive(Clone, Copy, Default)]
+struct How {
+    /// Messages of the new topic; the old one had ten.
+    count: u64,
+    /// Lines of `[consumerConfig]`.
+    consumer: &'static str,
+    /// The broker restarts before: a leader that comes back has a higher epoch, which the new topic has not.
+    restart: bool,
+    /// The daemon is frozen meanwhile: nothing tells it that the topic was missing.
+    unseen: bool,
+}
 
+/// A listener that would begin at the end gets all messages of the new topic, and the group their offsets.
+#[track_caller]
+fn recreate(how: How) {
+    let own = how.restart.then(Kafka::start_own).flatten();
+    let kafka: Option<&Kafka> = match &own {
+        Some(own) => Some(own),
+        None => kafka::shared(),
+    };
+    let Some(kafka) = kafka else { return };
+    let topic = kafka.topic("again", 1);
+    let project = Project::new(kafka).consumer(how.consumer);
+    project.handler("orders.lua", RECORDING);
+    project.config(&listener("orders", &topic.name, "orders.handle"));
+    let mut daemon = Daemon::join(&project);
+    if how.restart {
+        kafka.stop();
+        kafka.start();
+    }
+    handle_ten(kafka, &project, &mut daemon, &topic);
+
+    if how.unseen {
+        send_signal(daemon.pid(), libc::SIGSTOP);
+    }
     topic.delete();
     let topic = kafka.topic_named(topic.name.clone(), 1);
-    topic.produce(new(count, 0));
+    topic.produce(new(how.count, 0));
+    if how.unseen {
+        send_signal(daemon.pid(), libc::SIGCONT);
+    }
 
-    wait_for_new(&project, &mut daemon, count);
+    wait_for_new(&project, &mut daemon, how.count);
     let line = daemon.wait_line("the ids", |line| {
         line.mentions("was deleted and created again")
     });
     assert!(line.is_error());
     assert_ne!(line.field("old_id"), line.field("new_id"));
     daemon.wait_for("the commit in the new topic", |_| {
-        kafka.committed(&project.group, &topic.name, 0) == Some(count as i64)
+        kafka.committed(&project.group, &topic.name, 0) == Some(how.count as i64)
     });
-    topic.produce([Message::value("last")]);
+    topic.produce([Message::value("last").partition(0)]);
     daemon.wait_for("the next message", |_| {
         project.values_of("done").contains(&"last".to_owned())
     });
     daemon.stop();
+    let committed = kafka.committed(&project.group, &topic.name, 0);
+    assert_eq!(committed, Some(how.count as i64 + 1));
 }
+
+const SHORT: &str = "sessionTimeout = \"6s\"\nheartbeatInterval = \"500ms\"";
 
 #[test]
 fn a_topic_that_is_created_again_with_as_many_messages_is_read_from_its_beginning() {
-    recreate(10, false);
+    for unseen in [false, true] {
+        let (count, consumer) = (10, SHORT);
+        recreate(How {
+            count,
+            consumer,
+            unseen,
+            ..How::default()
+        });
+    }
 }
 
 #[test]
 fn a_topic_that_is_created_again_with_fewer_messages_is_read_from_its_beginning() {
-    recreate(4, false);
+    let (count, consumer, unseen) = (4, SHORT, true);
+    recreate(How {
+        count,
+        consumer,
+        unseen,
+        ..How::default()
+    });
 }
 
 #[test]
 fn a_topic_that_is_created_again_with_more_messages_is_read_from_its_beginning() {
-    recreate(25, false);
+    let (count, consumer, unseen) = (25, SHORT, true);
+    recreate(How {
+        count,
+        consumer,
+        unseen,
+        ..How::default()
+    });
 }
 
 #[test]
 fn a_topic_that_is_created_again_after_a_restart_of_its_broker_is_read_from_its_beginning() {
-    recreate(10, true);
+    let (count, consumer, restart) = (10, SHORT, true);
+    for unseen in [false, true] {
+        recreate(How {
+            count,
+            consumer,
+            restart,
+            unseen,
+        });
+    }
+}
+
+#[test]
+fn every_protocol_of_a_group_reads_a_topic_that_is_created_again() {
+    let (count, restart, unseen) = (10, true, false);
+    for consumer in [
+        "groupProtocol = \"consumer\"",
+        "partitionAssigners = [\"cooperative-sticky\"]\nsessionTimeout = \"6s\"",
+    ] {
+        recreate(How {
+            count,
+            consumer,
+            restart,
+            unseen,
+        });
+    }
+}
+
+/// Each member sees the new topic by itself, and none takes an offset of the old one over from the other.
+#[test]
+fn two_members_read_a_topic_that_is_created_again() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (topic, other) = (kafka.topic("shared", 2), kafka.topic("other", 2));
+    let project = Project::new(kafka);
+    project.handler("orders.lua", RECORDING);
+    project.config(
+        &(listener("orders", &topic.name, "orders.handle")
+            + &from_beginning("other", &other.name, "orders.handle")),
+    );
+    let mut first = Daemon::join(&project);
+    let second_project = project.another_member();
+    let mut second = Daemon::join(&second_project);
+    for partition in 0..2 {
+        topic.produce(numbered(0..10, partition));
+    }
+    first.wait_for("the old messages", |_| {
+        project.entries_of("done").len() >= 20
+    });
+
+    topic.delete();
+    let topic = kafka.topic_named(topic.name.clone(), 2);
+    let values = |range: std::ops::Range<u64>, partition: i32| {
+        let value = move |number| format!("new-{partition}-{number}");
+        range.map(value).collect::<Vec<_>>()
+    };
+    for (range, partition) in [(0..12, 0), (0..7, 1), (12..30, 0), (7..30, 1)] {
+        let messages = values(range, partition);
+        topic.produce(
+            messages
+                .iter()
+                .map(|value| Message::value(value).partition(partition)),
+        );
+        other.produce(numbered(100..110, partition));
+    }
+
+    first.wait_for("all messages of the new topic", |_| {
+        let done = project.values_of("done");
+        (0..2).all(|partition| {
+            values(0..30, partition)
+                .iter()
+                .all(|value| done.contains(value))
+        })
+    });
+    first.wait_for("the other topic", |_| {
+        let done = project.entries_of("done");
+        done.iter().filter(|one| one.topic == other.name).count() >= 40
+    });
+    first.wait_for("the commits in the new topic", |_| {
+        (0..2).all(|number| kafka.committed(&project.group, &topic.name, number) == Some(30))
+    });
+    assert!(!second.ended());
+    first.stop();
+    second.stop();
 }
 
 #[test]
@@ -225,4 +350,54 @@ fn a_topic_that_is_created_late_is_read_within_seconds() {
         );
         daemon.stop();
     }
+}
+
+/// A right that is granted late is found as a topic that is created late is.
+#[test]
+fn a_topic_that_may_be_read_late_is_read_within_seconds() {
+    let authorizer = "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+                      allow.everyone.if.no.acl.found=true\n";
+    let Some(kafka) = Kafka::start_own_with(authorizer) else {
+        return;
+    };
+    let (topic, other) = (kafka.topic("denied", 1), kafka.topic("allowed", 1));
+    topic.produce(new(3, 0));
+    deny(&kafka, "--add", &topic.name);
+    let project = project(
+        &kafka,
+        &(from_beginning("denied", &topic.name, "orders.handle")
+            + &from_beginning("allowed", &other.name, "orders.handle")),
+    );
+    other.produce(numbered(0..2, 0));
+    let mut daemon = Daemon::start(&project);
+    project.wait_for_entries("done", 2, DEADLINE);
+    daemon.wait_for("the error of the topic", |daemon| {
+        daemon.status()["consumers"][0]["topicErrors"][0]["topic"] == topic.name.as_str()
+    });
+
+    deny(&kafka, "--remove", &topic.name);
+
+    wait_for_new(&project, &mut daemon, 3);
+    assert_eq!(
+        daemon.status()["consumers"][0]["topicErrors"],
+        Value::Array(Vec::new())
+    );
+    daemon.stop();
+}
+
+/// Adds or removes the rule that nobody may do anything with the topic.
+fn deny(kafka: &Kafka, change: &str, topic: &str) {
+    let output = java()
+        .args(["org.apache.kafka.tools.AclCommand", "--bootstrap-server"])
+        .arg(kafka.bootstrap())
+        .args([change, "--force", "--topic", topic])
+        .args(["--deny-principal", "User:ANONYMOUS", "--operation", "All"])
+        .output()
+        .expect("java was found before");
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
