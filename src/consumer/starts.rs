@@ -231,6 +231,26 @@ impl Consumer {
                     "starts at the beginning: it is new to the group"
                 );
             }
+            Why::End { left_out } => {
+                log!(
+                    info,
+                    consumer,
+                    consumer,
+                    topic,
+                    partition,
+                    offset,
+                    left_out,
+                    "starts at the end"
+                );
+            }
+            why => self.say_error_of_start(one, offset, why),
+        }
+    }
+
+    /// Messages were lost, or come again.
+    fn say_error_of_start(&mut self, one: &Assigned, offset: i64, why: Why) {
+        let (consumer, topic, partition) = (&*self.name, &*one.topic, one.partition);
+        match why {
             Why::Recreated { committed } => {
                 self.counts.partitions_recreated += 1;
                 log!(
@@ -243,18 +263,6 @@ impl Consumer {
                     committed,
                     "starts at the beginning, since its topic was deleted and created again; the offset of the group may \
                      be one of the old topic"
-                );
-            }
-            Why::End { left_out } => {
-                log!(
-                    info,
-                    consumer,
-                    consumer,
-                    topic,
-                    partition,
-                    offset,
-                    left_out,
-                    "starts at the end"
                 );
             }
             Why::BelowLogStart { lost } => {
@@ -279,6 +287,7 @@ impl Consumer {
                 offset,
                 "the committed offset lies beyond the log: it was truncated or made anew, messages are repeated"
             ),
+            Why::Committed | Why::Beginning | Why::Added | Why::End { .. } => {}
         }
     }
 }

@@ -85,24 +85,21 @@ unsafe fn read(event: NonNull<sys::rd_kafka_event_t>) -> Result<Vec<Description>
     let event = event.as_ptr();
     // SAFETY: by the contract; the result and its descriptions live as long as the event.
     unsafe {
-        let descriptions = match Error::check(sys::rd_kafka_event_error(event)) {
-            Ok(()) => {
-                let result = sys::rd_kafka_event_DescribeTopics_result(event);
-                let mut count = 0;
-                let all = if result.is_null() {
-                    std::ptr::null_mut()
-                } else {
-                    sys::rd_kafka_DescribeTopics_result_topics(result, &raw mut count)
-                };
-                Ok((0..count)
-                    .map(|index| description(*all.add(index)))
-                    .collect())
-            }
-            Err(_) => {
-                let text = CStr::from_ptr(sys::rd_kafka_event_error_string(event));
-                let text = text.to_string_lossy();
-                Err(Error::new(sys::rd_kafka_event_error(event), text))
-            }
+        let code = sys::rd_kafka_event_error(event);
+        let descriptions = if Error::check(code).is_ok() {
+            let result = sys::rd_kafka_event_DescribeTopics_result(event);
+            let mut count = 0;
+            let all = if result.is_null() {
+                std::ptr::null_mut()
+            } else {
+                sys::rd_kafka_DescribeTopics_result_topics(result, &raw mut count)
+            };
+            Ok((0..count)
+                .map(|index| description(*all.add(index)))
+                .collect())
+        } else {
+            let text = CStr::from_ptr(sys::rd_kafka_event_error_string(event));
+            Err(Error::new(code, text.to_string_lossy()))
         };
         sys::rd_kafka_event_destroy(event);
         descriptions
