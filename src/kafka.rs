@@ -20,7 +20,7 @@ mod refusal;
 
 pub(crate) use callbacks::{Event, Rebalance};
 pub(crate) use client::{Client, Closing, Committed};
-pub(crate) use descriptions::Existing;
+pub(crate) use descriptions::{Description, Existing};
 pub(crate) use error::{Class, Error};
 pub(crate) use list::TopicPartition;
 pub(crate) use message::Message;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::assignment::{Answered, Assigned, Described, Found, PartitionKey, Starts, ToConsumer};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
-use crate::kafka::{Class, Client, Error, Existing, TopicPartition};
+use crate::kafka::{Class, Client, Description, Error, Existing, TopicPartition};
 use crate::rules::commit_metadata::{self, Finished};
 use crate::rules::start_offset::{self, Known, Start, Why};
 use crate::threads::mailbox::Mailbox;
@@ -72,6 +72,7 @@ impl Lookups {
                     timeout,
                     beat,
                     known,
+                    describing: None,
                     seen: BTreeMap::new(),
                 };
                 serve(&mut brokers, &mailbox, &inbox);
@@ -107,6 +108,8 @@ struct Brokers {
     /// Each call is a turn, because a lookup may have many calls.
     beat: Beat,
     known: Arc<Mutex<KnownTopics>>,
+    /// The broker that describes topics, until it does not answer.
+    describing: Option<i32>,
     /// The first id of each topic that this client was told.
     seen: BTreeMap<Arc<str>, String>,
 }
@@ -136,13 +139,16 @@ impl Brokers {
         let mut descriptions = Vec::with_capacity(topics.len());
         for some in topics.chunks(DESCRIBED_MAX) {
             self.beat.turn();
-            match self.client.describe(some, self.timeout) {
+            match self.describe_some(some) {
                 Ok(some) => descriptions.extend(some),
                 Err(error) if error.is_unsupported() || error.class() == Class::Lasting => {
                     self.known().say_without_ids();
                     return Ok(Described::default());
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.describing = None;
+                    return Err(error);
+                }
             }
         }
         self.beat.turn();
@@ -166,6 +172,16 @@ impl Brokers {
             }
         }
         Ok(described)
+    }
+
+    fn describe_some(&mut self, topics: &[Arc<str>]) -> Result<Vec<Description>, Error> {
+        let broker = match self.describing {
+            Some(broker) => broker,
+            None => self.client.broker_id(self.timeout)?,
+        };
+        self.describing = Some(broker);
+        self.beat.turn();
+        self.client.describe(topics, broker, self.timeout)
     }
 
     /// Whether this client knows an older topic of that name. librdkafka keeps the leader epochs of its partitions

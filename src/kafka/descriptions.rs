@@ -31,10 +31,12 @@ pub(crate) struct Existing {
 }
 
 impl Client {
-    /// Describes these topics, in one request. No topic is created by it. **Blocks** up to the time-out.
+    /// Describes these topics, in one request to this broker. librdkafka would ask the controller, and wait where
+    /// there is none. No topic is created by it. **Blocks** up to the time-out.
     pub(crate) fn describe(
         &self,
         topics: &[Arc<str>],
+        broker: i32,
         timeout: Duration,
     ) -> Result<Vec<Description>, Error> {
         let names: Vec<CString> = topics
@@ -49,16 +51,21 @@ impl Client {
         // call, which copies what it needs; an answer after the time-out finds the queue gone and is dropped.
         unsafe {
             let options = sys::rd_kafka_AdminOptions_new(rk, api);
-            let refused = sys::rd_kafka_AdminOptions_set_request_timeout(
+            let (errstr, size) = (text.as_mut_ptr(), text.len());
+            let is_set = Error::check(sys::rd_kafka_AdminOptions_set_request_timeout(
                 options,
                 millis(timeout),
-                text.as_mut_ptr(),
-                text.len(),
-            );
+                errstr,
+                size,
+            ))
+            .and_then(|()| {
+                let refused = sys::rd_kafka_AdminOptions_set_broker(options, broker, errstr, size);
+                Error::check(refused)
+            });
             let queue = sys::rd_kafka_queue_new(rk);
             let topics =
                 sys::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
-            let result = Error::check(refused).and_then(|()| {
+            let result = is_set.and_then(|()| {
                 sys::rd_kafka_DescribeTopics(rk, topics, options, queue);
                 let event = sys::rd_kafka_queue_poll(queue, millis(timeout + SLACK));
                 NonNull::new(event).map_or_else(
