@@ -84,6 +84,18 @@ pub(crate) struct Found {
 pub(crate) struct Starts {
     pub(crate) found: Vec<Found>,
     pub(crate) open: Vec<(Assigned, kafka::Error)>,
+    /// Topics that were created again since this client knows them. Without a new client nothing of them can start.
+    pub(crate) recreated: Vec<Arc<str>>,
+}
+
+/// What the brokers say of the subscribed topics.
+#[derive(Default)]
+pub(crate) struct Described {
+    /// Topics that do not exist or may not be read.
+    pub(crate) missing: Vec<(Arc<str>, kafka::Error)>,
+    pub(crate) existing: Vec<Arc<str>>,
+    /// As in `Starts`.
+    pub(crate) recreated: Vec<Arc<str>>,
 }
 
 pub(crate) enum Answered {
@@ -92,6 +104,10 @@ pub(crate) enum Answered {
         starts: Result<Starts, kafka::Error>,
     },
     Topics(Result<Vec<(String, usize)>, kafka::Error>),
+    Described {
+        id: u64,
+        described: Result<Described, kafka::Error>,
+    },
 }
 
 /// The messages to a consumer's thread.

@@ -15,6 +15,7 @@ mod epoch;
 mod fairness;
 mod held;
 mod intake;
+mod known_topics;
 mod leave;
 pub(crate) mod lookups;
 mod lost_offsets;
@@ -27,12 +28,13 @@ mod standstill;
 mod starts;
 mod subscription;
 mod superseded;
+mod topic_watch;
 mod trouble;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::assignment::Answered;
@@ -52,15 +54,19 @@ use commits::Commits;
 use connections::Connections;
 use held::{Held, Stage};
 use intake::Intake;
+use known_topics::KnownTopics;
 use phase::Phase;
 use report::State;
 use subscription::Topics;
+use topic_watch::TopicWatch;
 use trouble::{Subject, Trouble};
 
 /// The longest time between two turns: polls count towards the poll limit, and the daemon watches for progress.
 const TURN: Duration = Duration::from_secs(1);
 /// How long one query may take. A query is repeated after a failure, and a stop waits for it.
 const QUERY: Duration = Duration::from_secs(3);
+/// Twice `metadataMaxAge`, and this long at least: until then every member of the group has seen a new topic id.
+const SPREAD_MIN: Duration = Duration::from_secs(300);
 
 pub(crate) struct Consumer {
     name: Arc<str>,
@@ -72,8 +78,11 @@ pub(crate) struct Consumer {
     inbox: Arc<Mailbox<ToConsumer>>,
     workers: Vec<Arc<Mailbox<ToWorker>>>,
     endings: Endings,
+    supervisor: Supervisor,
     lookups: Lookups,
+    known: Arc<Mutex<KnownTopics>>,
     topics: Topics,
+    watch: TopicWatch,
     phase: Phase,
     held: HashMap<PartitionKey, Held>,
     intake: Intake,
@@ -112,30 +121,22 @@ impl Consumer {
             epochs,
             topics,
         } = start;
-        let bell = {
-            let inbox = inbox.clone();
-            Arc::new(move || inbox.ring())
-        };
-        let properties = settings
-            .properties
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.text.as_str()));
-        let client = Arc::new(Client::new(properties, bell)?);
         let security = Security::of(
             settings
                 .properties
                 .get("security.protocol")
                 .map_or("", |value| &value.text),
         );
-        let lookups = Lookups::start(
-            &settings.name,
-            client.clone(),
-            inbox.clone(),
-            settings.request_timeout.min(QUERY),
-            &supervisor,
-        )?;
+        let name: Arc<str> = settings.name.as_str().into();
+        let known = Arc::new(Mutex::new(KnownTopics::open(
+            &bundle.config.daemon.state_directory,
+            &name,
+            &settings.group_id,
+            settings.metadata_max_age.max(SPREAD_MIN) * 2,
+        )));
+        let (client, lookups) = connect(&settings, &inbox, &known, &supervisor)?;
         Ok(Self {
-            name: settings.name.as_str().into(),
+            name,
             group: settings.group_id.as_str().into(),
             needed: topics,
             outbox: Arc::new(Outbox::new(
@@ -144,11 +145,14 @@ impl Consumer {
                 &supervisor,
             )),
             topics: Topics::new(&bundle.config, &settings.name),
+            watch: TopicWatch::new(Instant::now()),
+            known,
             settings,
             bundle,
             inbox,
             workers,
             endings: supervisor.endings(),
+            supervisor,
             lookups,
             phase: Phase::default(),
             held: HashMap::new(),
@@ -191,9 +195,14 @@ impl Consumer {
             let mut deadline = self.look_at;
             if is_due {
                 self.look_around(now);
-                if self.is_closed(now) {
-                    self.tell_left_out(None);
-                    return self.leave();
+                if let Some(left) = self.has_left(now) {
+                    if !left.again {
+                        self.tell_left_out(None);
+                        return self.leave();
+                    }
+                    if let Err(error) = self.join_again(now) {
+                        return self.give_up(&error);
+                    }
                 }
                 deadline = if self.intake.is_to_look() {
                     now
@@ -217,6 +226,7 @@ impl Consumer {
         self.progress(now);
         self.commit(now);
         self.subscribe(now);
+        self.watch(now);
         self.look(now);
         if was_moved || self.held.len() != held {
             self.intake.look_anew();
@@ -263,6 +273,7 @@ impl Consumer {
                 self.topics.trouble(&topic, &error);
                 let place = Subject::Topic(topic);
                 self.trouble.tell(&self.name, &error, &place, now);
+                self.watch.hurry(now);
             }
         }
     }
@@ -314,6 +325,9 @@ impl Consumer {
             }
             ToConsumer::Answered(Answered::Starts { id, starts }) => self.starts(id, starts, now),
             ToConsumer::Answered(Answered::Topics(topics)) => self.topics_found(topics, now),
+            ToConsumer::Answered(Answered::Described { id, described }) => {
+                self.described(id, described, now);
+            }
             ToConsumer::Reload(bundle) => self.reload(bundle, now),
             ToConsumer::Retire { bundle, done } => self.retire(bundle, done, now),
             // The receiver is gone if the send fails.
@@ -346,6 +360,40 @@ impl Consumer {
                 .endings
                 .send(Ending::Failed(format!("consumer `{}`: {error}", self.name)));
         }
+        self.watch_after(error);
         self.trouble.note(&self.name, error, place, Instant::now());
     }
+
+    /// The group was left, and no other client can be made.
+    fn give_up(self, error: &anyhow::Error) {
+        let sentence = format!("consumer `{}`: {error:#}", self.name);
+        // The first ending counts.
+        let _ = self.endings.send(Ending::Failed(sentence));
+        self.leave();
+    }
+}
+
+/// A client, and the thread for its lookups.
+fn connect(
+    settings: &config::Consumer,
+    inbox: &Arc<Mailbox<ToConsumer>>,
+    known: &Arc<Mutex<KnownTopics>>,
+    supervisor: &Supervisor,
+) -> anyhow::Result<(Arc<Client>, Lookups)> {
+    let bell = {
+        let inbox = inbox.clone();
+        Arc::new(move || inbox.ring())
+    };
+    let properties = settings.properties.iter();
+    let properties = properties.map(|(name, value)| (name.as_str(), value.text.as_str()));
+    let client = Arc::new(Client::new(properties, bell)?);
+    let lookups = Lookups::start(
+        &settings.name,
+        client.clone(),
+        known.clone(),
+        inbox.clone(),
+        settings.request_timeout.min(QUERY),
+        supervisor,
+    )?;
+    Ok((client, lookups))
 }

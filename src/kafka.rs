@@ -1,13 +1,14 @@
 //! Kafka, as the rest of the program needs it. **Only this module names rdkafka**, and it knows nothing of Lua.
 //!
 //! The consumer has a handle of its own (`client`), since the crate's consumers return one message a call. `queries`
-//! has its requests to the brokers, `list` and `message` are its data, `error` classifies errors, and `connection` has
-//! the steps of its connections.
+//! and `descriptions` have its requests to the brokers, `list` and `message` are its data, `error` classifies errors,
+//! and `connection` has the steps of its connections.
 
 pub(crate) mod admin;
 mod callbacks;
 mod client;
 mod connection;
+mod descriptions;
 mod error;
 mod list;
 pub(crate) mod log;
@@ -22,6 +23,7 @@ mod refusal;
 pub(crate) use callbacks::{Event, Rebalance};
 pub(crate) use client::{Client, Closing, Committed, Taken};
 pub(crate) use connection::{Broker, Closed, Connection, Security, Step};
+pub(crate) use descriptions::{Description, Existing};
 pub(crate) use error::{Class, Error};
 pub(crate) use list::TopicPartition;
 pub(crate) use message::Message;

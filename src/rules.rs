@@ -8,3 +8,4 @@ pub(crate) mod offsets;
 pub(crate) mod retry;
 pub(crate) mod route;
 pub(crate) mod start_offset;
+pub(crate) mod topic_ids;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::assignment::Partition;
 use crate::clock::now_ms;
 use crate::config::Ordering;
+use crate::consumer::lookups::Lookup;
 use crate::failpoint::failpoint;
 use crate::kafka::{Class, Client, Committed, Error, TopicPartition};
 use crate::log::log;
@@ -77,6 +78,14 @@ impl Commits {
         self.in_flight.is_none()
     }
 
+    /// A commit in flight is not answered any more.
+    pub(super) fn forget_client(&mut self) {
+        let sent = self.in_flight.take().unwrap_or_default();
+        self.waiters
+            .extend(sent.into_iter().flat_map(|sent| sent.waiters));
+        self.not_before = None;
+    }
+
     pub(super) fn takes_metadata(&self) -> bool {
         !self.refused_metadata
     }
@@ -90,8 +99,9 @@ impl Held {
 
     /// Whether the target differs from the group's committed offset.
     pub(super) fn position_moved(&self) -> bool {
-        if self.plan.listeners.is_empty() {
-            // No listener takes the topic, so this consumer commits nothing for it.
+        if self.plan.listeners.is_empty() || self.is_of_deleted_topic {
+            // No listener takes the topic, so this consumer commits nothing for it. Neither may an offset of a deleted
+            // topic be committed in the one that has its name.
             return false;
         }
         let is_requested = self.epoch.tracker.is_requested() || self.epoch.unsent.awaited;
@@ -107,6 +117,7 @@ impl Held {
     /// Whether a commit lists the messages finished beyond its offset.
     fn tells_finished(&self) -> bool {
         self.epoch.committed_changes.is_some()
+            && !self.is_of_deleted_topic
             && self.plan.ordering != Ordering::Partition
             && self.epoch.tracker.is_automatic()
             && self.epoch.tracker.target() == self.epoch.tracker.finished()
@@ -288,6 +299,7 @@ impl Consumer {
     fn committed(&mut self, reply: &Committed, now: Instant) {
         failpoint!("after-commit");
         let (mut failed, mut refused, mut unheard) = (None, false, Vec::new());
+        let mut first = Vec::new();
         for sent in self.commits.in_flight.take().unwrap_or_default() {
             let own = reply.partitions.iter().find(|one| {
                 one.topic == sent.partition.topic && one.partition == sent.partition.number
@@ -306,6 +318,9 @@ impl Consumer {
             };
             match result {
                 Ok(()) => {
+                    if std::mem::take(&mut held.owes_first_commit) {
+                        first.push(held.key());
+                    }
                     held.epoch.committed = Some(sent.offset);
                     held.epoch.committed_changes = sent.changes.or(held.epoch.committed_changes);
                     held.epoch.finished_since_commit = held
@@ -334,6 +349,9 @@ impl Consumer {
                     self.commits.waiters.extend(sent.waiters);
                 }
             }
+        }
+        for key in first {
+            self.lookups.ask(Lookup::Committed(key));
         }
         self.commits.not_before = None;
         if refused {
@@ -368,6 +386,7 @@ impl Consumer {
 
     fn commit_failed(&mut self, error: &Error, unheard: &[Unheard], now: Instant) {
         self.counts.commit_errors += 1;
+        self.watch_after(error);
         self.commits.not_before = Some(now + PAUSE);
         if unheard.is_empty() {
             self.trouble.note(&self.name, error, Subject::Commits, now);

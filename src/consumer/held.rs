@@ -28,6 +28,10 @@ pub(super) struct Held {
     pub(super) last_commit: Instant,
     /// Messages taken in this assignment.
     pub(super) received: u64,
+    /// The topic was deleted, and perhaps created again: the partition commits nothing more.
+    pub(super) is_of_deleted_topic: bool,
+    /// The topic was created again, and the group has no offset of the new one yet.
+    pub(super) owes_first_commit: bool,
 }
 
 /// Whether the next message of a partition continues at the expected offset.
@@ -76,6 +80,8 @@ impl Held {
             pauses: Pauses::default(),
             last_commit: now,
             received: 0,
+            is_of_deleted_topic: false,
+            owes_first_commit: false,
         }
     }
 

@@ -13,12 +13,14 @@ use crate::rules::offsets::Position;
 use crate::rules::route;
 use crate::rules::start_offset::{Start, Why};
 
+use super::connections::Connections;
 use super::drain::{Drain, LAST_COMMIT};
 use super::held::{Held, Stage, apply_pauses};
 use super::pauses::Pauses;
-use super::phase::{Leaving, Retiring};
+use super::phase::{Leaving, Phase, Retiring};
+use super::topic_watch::TopicWatch;
 use super::trouble::Subject;
-use super::{Consumer, TURN};
+use super::{Consumer, TURN, connect};
 
 /// How long leaving the group may take.
 const LEAVE: Duration = Duration::from_secs(5);
@@ -159,6 +161,7 @@ impl Consumer {
             if let Some(new) = self.held.get_mut(key) {
                 new.pauses = Pauses::of_same_assignment();
                 new.epoch.committed = old.epoch.committed;
+                new.owes_first_commit = old.owes_first_commit;
                 if new.plan.manual.is_empty() {
                     new.epoch.tracker.seed(old.epoch.tracker.beyond());
                 }
@@ -174,13 +177,49 @@ impl Consumer {
     }
 
     pub(super) fn begin_close(&mut self, deadline: Instant, now: Instant) {
-        let deadline = deadline.max(now);
+        self.begin_leaving(deadline.max(now), false);
+    }
+
+    /// These topics were deleted and created again. Nothing of the old ones counts any more, and only a new client
+    /// fetches from the new ones. So the consumer drains, leaves the group, and joins it again with a new client.
+    pub(super) fn begin_again(&mut self, topics: &[Arc<str>], now: Instant) {
+        if self.phase.is_closing() {
+            return;
+        }
+        let mut positions = Vec::new();
+        for held in self.held.values_mut() {
+            let partition = &held.epoch.partition;
+            if topics.contains(&partition.topic) {
+                let position = held.epoch.tracker.finished().offset;
+                let (topic, number) = (&partition.topic, partition.number);
+                positions.push(format!("{topic}[{number}]: {position}"));
+                held.is_of_deleted_topic = true;
+                held.release();
+                held.cancel();
+            }
+        }
+        positions.sort();
+        log!(
+            warn,
+            consumer,
+            consumer = &*self.name,
+            topics = topics.join(", "),
+            positions = positions.join(", "),
+            "leaves the group and joins it again, since topics were created again; the positions are those of the old \
+             topics"
+        );
+        self.begin_leaving(now + self.drain_time(), true);
+    }
+
+    fn begin_leaving(&mut self, deadline: Instant, again: bool) {
+        let is_told = self.phase.leaving.as_ref().is_some_and(|one| one.is_told);
         self.phase.leaving = Some(Leaving {
             drain: Drain::new(deadline)
                 .cancels_again(TURN)
                 .ends_after(LAST_COMMIT),
             until: deadline + LAST_COMMIT + LEAVE,
-            is_told: false,
+            is_told,
+            again,
         });
         self.phase.ask_late_at = None;
         self.phase.emptying = None;
@@ -192,11 +231,9 @@ impl Consumer {
         failpoint!("drain-begun");
     }
 
-    /// Whether the consumer has drained, committed and left the group, or its time is over.
-    pub(super) fn is_closed(&mut self, now: Instant) -> bool {
-        let Some(mut leaving) = self.phase.leaving.take() else {
-            return false;
-        };
+    /// After the consumer has drained, committed and left the group, or its time is over.
+    pub(super) fn has_left(&mut self, now: Instant) -> Option<Leaving> {
+        let mut leaving = self.phase.leaving.take()?;
         let mut is_closed = false;
         if leaving.is_told {
             is_closed = self.client.closing() == Closing::Closed || now >= leaving.until;
@@ -207,8 +244,39 @@ impl Consumer {
                 is_closed = true;
             }
         }
+        if is_closed {
+            return Some(leaving);
+        }
         self.phase.leaving = Some(leaving);
-        is_closed
+        None
+    }
+
+    /// Puts a new client in the place of the one that has left the group. Whatever comes from the old one counts no
+    /// more.
+    pub(super) fn join_again(&mut self, now: Instant) -> anyhow::Result<()> {
+        self.say_given_up(|_| true, now);
+        self.held.values().for_each(Held::cancel);
+        self.held.clear();
+        let (client, lookups) =
+            connect(&self.settings, &self.inbox, &self.known, &self.supervisor)?;
+        self.client = client;
+        self.connections = Connections::new(now);
+        // The old thread is the last one that has the old client.
+        self.lookups = lookups;
+        self.phase = Phase {
+            retired: self.phase.retired.take(),
+            retiring: self.phase.retiring.take(),
+            asked: self.phase.asked,
+            joins_again: true,
+            ..Phase::default()
+        };
+        self.intake.forget_topics();
+        self.intake.look_anew();
+        self.commits.forget_client();
+        self.answer_waiters(now);
+        self.topics.subscribe_again();
+        self.watch = TopicWatch::new(now);
+        Ok(())
     }
 
     /// The end: no worker may hold a partition of this consumer now, or the client stays until the process ends.

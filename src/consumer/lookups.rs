@@ -1,25 +1,29 @@
-//! A thread for lookups at the brokers: committed offsets, watermarks, topics. The consumer's thread waits for none
-//! of them.
+//! A thread for lookups at the brokers: committed offsets, watermarks, topics and their ids. The consumer's thread
+//! waits for none of them.
 //!
 //! Lookups run one after the other, and each of their calls has a deadline. A failure is an answer too, after which
 //! the consumer repeats the lookup.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::assignment::{Answered, Assigned, Found, PartitionKey, Starts, ToConsumer};
+use crate::assignment::{Answered, Assigned, Described, Found, PartitionKey, Starts, ToConsumer};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
-use crate::kafka::{Client, Error, TopicPartition};
+use crate::kafka::{Class, Client, Description, Error, Existing, TopicPartition};
 use crate::rules::commit_metadata::{self, Finished};
 use crate::rules::start_offset::{self, Known, Start, Why};
 use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
 use crate::threads::supervisor::{Handle, Kind, Supervisor};
 
+use super::known_topics::KnownTopics;
+
 /// How often the thread turns at least, so that a hang is detected.
 const TURN: Duration = Duration::from_secs(1);
+/// The most topics that one request describes.
+const DESCRIBED_MAX: usize = 100;
 /// How long one turn may take beyond the deadline of a call.
 const TURN_GRACE: Duration = Duration::from_secs(10);
 
@@ -31,6 +35,13 @@ pub(crate) enum Lookup {
     },
     /// The existing topics.
     Topics,
+    /// What the brokers say of the subscribed topics.
+    Describe {
+        id: u64,
+        topics: Vec<Arc<str>>,
+    },
+    /// The group has an offset of a topic that was created again.
+    Committed(PartitionKey),
     Stop,
 }
 
@@ -42,10 +53,11 @@ pub(crate) struct Lookups {
 }
 
 impl Lookups {
-    /// `timeout` bounds each call to the brokers.
-    pub(crate) fn start(
+    /// `timeout` bounds each call to the brokers. The thread lives as long as the client.
+    pub(super) fn start(
         consumer: &str,
         client: Arc<Client>,
+        known: Arc<Mutex<KnownTopics>>,
         inbox: Arc<Mailbox<ToConsumer>>,
         timeout: Duration,
         supervisor: &Supervisor,
@@ -55,12 +67,15 @@ impl Lookups {
         let thread = supervisor.spawn(&name, Kind::Counted(timeout + TURN_GRACE), {
             let mailbox = mailbox.clone();
             move |beat| {
-                let brokers = Brokers {
+                let mut brokers = Brokers {
                     client,
                     timeout,
                     beat,
+                    known,
+                    describing: None,
+                    seen: BTreeMap::new(),
                 };
-                serve(&brokers, &mailbox, &inbox);
+                serve(&mut brokers, &mailbox, &inbox);
             }
         })?;
         Ok(Self {
@@ -92,6 +107,11 @@ struct Brokers {
     timeout: Duration,
     /// Each call is a turn, because a lookup may have many calls.
     beat: Beat,
+    known: Arc<Mutex<KnownTopics>>,
+    /// The broker that describes topics, until it does not answer.
+    describing: Option<i32>,
+    /// The first id of each topic that this client was told.
+    seen: BTreeMap<Arc<str>, String>,
 }
 
 impl Brokers {
@@ -109,9 +129,73 @@ impl Brokers {
         self.beat.turn();
         self.client.topics(self.timeout)
     }
+
+    fn known(&self) -> MutexGuard<'_, KnownTopics> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Describes the topics, and compares their ids with the known ones.
+    fn describe(&mut self, topics: &[Arc<str>]) -> Result<Described, Error> {
+        let mut descriptions = Vec::with_capacity(topics.len());
+        for some in topics.chunks(DESCRIBED_MAX) {
+            self.beat.turn();
+            match self.describe_some(some) {
+                Ok(some) => descriptions.extend(some),
+                Err(error) if error.is_unsupported() || error.class() == Class::Lasting => {
+                    self.known().say_without_ids();
+                    return Ok(Described::default());
+                }
+                Err(error) => {
+                    self.describing = None;
+                    return Err(error);
+                }
+            }
+        }
+        self.beat.turn();
+        if self.known().needs_cluster() {
+            let cluster = self.client.cluster_id(self.timeout);
+            self.known().is_of(cluster.unwrap_or_default());
+        }
+        let existing = descriptions.iter().filter_map(|one| {
+            let existing = one.result.as_ref().ok()?;
+            Some((&*one.topic, existing))
+        });
+        self.known().note(existing);
+        let mut described = Described::default();
+        for one in descriptions {
+            match one.result {
+                Err(error) => described.missing.push((one.topic, error)),
+                Ok(existing) if self.is_recreated(&one.topic, &existing) => {
+                    described.recreated.push(one.topic);
+                }
+                Ok(_) => described.existing.push(one.topic),
+            }
+        }
+        Ok(described)
+    }
+
+    fn describe_some(&mut self, topics: &[Arc<str>]) -> Result<Vec<Description>, Error> {
+        let broker = match self.describing {
+            Some(broker) => broker,
+            None => self.client.broker_id(self.timeout)?,
+        };
+        self.describing = Some(broker);
+        self.beat.turn();
+        self.client.describe(topics, broker, self.timeout)
+    }
+
+    /// Whether this client knows an older topic of that name. librdkafka keeps the leader epochs of its partitions
+    /// and ignores lower ones, which those of a new topic may be: it would never fetch from them.
+    fn is_recreated(&mut self, topic: &Arc<str>, existing: &Existing) -> bool {
+        let Some(id) = &existing.id else {
+            return false;
+        };
+        let seen = self.seen.entry(topic.clone()).or_insert_with(|| id.clone());
+        seen != id
+    }
 }
 
-fn serve(brokers: &Brokers, mailbox: &Mailbox<Lookup>, inbox: &Mailbox<ToConsumer>) {
+fn serve(brokers: &mut Brokers, mailbox: &Mailbox<Lookup>, inbox: &Mailbox<ToConsumer>) {
     let mut letters = Vec::new();
     loop {
         brokers.beat.turn();
@@ -128,20 +212,59 @@ fn serve(brokers: &Brokers, mailbox: &Mailbox<Lookup>, inbox: &Mailbox<ToConsume
                     starts: starts(brokers, partitions),
                 },
                 Lookup::Topics => Answered::Topics(brokers.topics()),
+                Lookup::Describe { id, topics } => Answered::Described {
+                    id,
+                    described: describe(brokers, &topics),
+                },
+                Lookup::Committed(key) => {
+                    brokers.known().committed(&key.topic, key.number);
+                    continue;
+                }
                 Lookup::Stop => return,
             }));
         }
     }
 }
 
-fn starts(brokers: &Brokers, assigned: Vec<Assigned>) -> Result<Starts, Error> {
+fn describe(brokers: &mut Brokers, topics: &[Arc<str>]) -> Result<Described, Error> {
+    let mut described = brokers.describe(topics)?;
+    brokers.known().bound(topics);
+    // A topic between two leaders exists all the same.
+    let is_lasting = |(_, error): &(Arc<str>, Error)| error.class() == Class::Lasting;
+    described.missing.retain(is_lasting);
+    Ok(described)
+}
+
+fn starts(brokers: &mut Brokers, mut assigned: Vec<Assigned>) -> Result<Starts, Error> {
+    // First: if a topic is created again after this, a later description shows it.
+    let topics: BTreeSet<_> = assigned.iter().map(|one| one.topic.clone()).collect();
+    let described = brokers.describe(&topics.into_iter().collect::<Vec<_>>())?;
+    let mut starts = Starts {
+        recreated: described.recreated,
+        ..Starts::default()
+    };
+    if !starts.recreated.is_empty() {
+        return Ok(starts);
+    }
+    for (topic, error) in described.missing {
+        let missing = assigned.extract_if(.., |one| one.topic == topic);
+        starts.open.extend(missing.map(|one| (one, error.clone())));
+    }
+    look_up(brokers, assigned, &mut starts)?;
+    let is_recreated = |found: &&Found| matches!(found.start.why, Why::Recreated { .. });
+    let recreated = starts.found.iter().filter(is_recreated);
+    let recreated = recreated.map(|found| (&*found.assigned.topic, found.assigned.partition));
+    brokers.known().begin(recreated);
+    Ok(starts)
+}
+
+fn look_up(brokers: &Brokers, assigned: Vec<Assigned>, starts: &mut Starts) -> Result<(), Error> {
     let asked: Vec<_> = assigned
         .iter()
         .map(|one| TopicPartition::new(&one.topic, one.partition))
         .collect();
     let mut known = committed(brokers, &asked)?;
     let added = topics_with_positions(brokers, &assigned, &mut known)?;
-    let mut starts = Starts::default();
     for one in assigned {
         let is_added = added.contains(&one.topic);
         match start(brokers, &one, &known, is_added) {
@@ -154,7 +277,7 @@ fn starts(brokers: &Brokers, assigned: Vec<Assigned>) -> Result<Starts, Error> {
             Err(error) => starts.open.push((one, error)),
         }
     }
-    Ok(starts)
+    Ok(())
 }
 
 fn start(
@@ -169,17 +292,19 @@ fn start(
         None => None,
     };
     let committed = position.map(|position| (position.offset, position.leader_epoch));
+    let is_recreated = brokers.known().is_open(&one.topic, one.partition);
     let watermarks = match (brokers.watermarks(&one.topic, one.partition), committed) {
         (Ok(watermarks), _) => watermarks,
         // Whether the offset is out of range shows when the leader is back.
-        (Err(_), Some((offset, _))) => (offset, offset),
-        (Err(error), None) => return Err(error),
+        (Err(_), Some((offset, _))) if !is_recreated => (offset, offset),
+        (Err(error), _) => return Err(error),
     };
     let start = start_offset::resolve(&Known {
         committed,
         watermarks,
         policy: one.policy,
         is_added,
+        is_recreated,
     });
     let position = position.filter(|_| one.policy.automatic && start.why == Why::Committed);
     let finished = position.and_then(|position| {

@@ -74,6 +74,7 @@ impl Consumer {
 
     fn begin_assign(&mut self, partitions: &[TopicPartition], now: Instant) {
         self.phase.has_joined = true;
+        self.phase.joins_again = false;
         self.counts.assigned += 1;
         self.expect_repeats();
         self.phase.asked += 1;
@@ -143,6 +144,8 @@ impl Consumer {
         now: Instant,
     ) {
         let is_lost = failed.is_some() || self.client.is_assignment_lost();
+        // A deleted topic is one of the reasons.
+        self.watch.hurry(now);
         if let Some(error) = failed {
             self.error(error, Subject::Group);
         }

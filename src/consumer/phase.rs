@@ -30,6 +30,8 @@ pub(super) struct Phase {
     pub(super) ask_late_at: Option<Instant>,
     pub(super) asked_late: Option<u64>,
     pub(super) has_joined: bool,
+    /// A new client joins the group in place of an old one.
+    pub(super) joins_again: bool,
 }
 
 #[derive(Default)]
@@ -83,7 +85,7 @@ impl Phase {
         !matches!(self.doing, Doing::Steady) || !self.queue.is_empty()
     }
 
-    /// `Close` has come.
+    /// `Close` has come, or the client is to be replaced.
     pub(super) fn is_closing(&self) -> bool {
         self.leaving.is_some()
     }
@@ -116,12 +118,15 @@ impl Phase {
 
     /// For the status.
     pub(super) fn name(&self, is_connecting: bool) -> &'static str {
+        let again = |leaving: &Leaving| leaving.again;
         match self.doing {
+            _ if self.leaving.as_ref().is_some_and(again) => "rebalancing",
             _ if self.is_closing() => "draining",
             _ if is_connecting => CONNECTING,
             Doing::Assigning { .. } | Doing::Revoking(_) => "rebalancing",
             Doing::Steady if self.emptying.is_some() => "rebalancing",
             Doing::Steady if self.has_joined => "assigned",
+            Doing::Steady if self.joins_again => "rebalancing",
             Doing::Steady => "joining",
         }
     }
@@ -140,4 +145,6 @@ pub(super) struct Leaving {
     pub(super) until: Instant,
     /// The client was told to leave the group.
     pub(super) is_told: bool,
+    /// A new client takes the place of this one.
+    pub(super) again: bool,
 }

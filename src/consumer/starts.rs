@@ -44,6 +44,7 @@ impl Consumer {
             return;
         }
         match starts {
+            Ok(starts) if !starts.recreated.is_empty() => self.begin_again(&starts.recreated, now),
             Ok(starts) => {
                 self.phase.doing = Doing::Steady;
                 if !self.client.is_cooperative() {
@@ -84,6 +85,9 @@ impl Consumer {
     fn late_starts(&mut self, starts: Result<Starts, Error>, now: Instant) {
         self.phase.asked_late = None;
         let mut starts = match starts {
+            Ok(starts) if !starts.recreated.is_empty() && !self.phase.is_closing() => {
+                return self.begin_again(&starts.recreated, now);
+            }
             Ok(starts) if !self.phase.is_busy() && !self.phase.is_closing() => starts,
             _ if self.phase.is_closing() => return,
             _ => {
@@ -187,7 +191,8 @@ impl Consumer {
         };
         let epoch = EpochState::new(partition, &plan, &begin, now);
         let worker = self.worker_of(&key.topic, key.number, plan.concurrency());
-        let held = Held::new(epoch, plan, worker, stage, now);
+        let mut held = Held::new(epoch, plan, worker, stage, now);
+        held.owes_first_commit = matches!(start.why, Why::Recreated { .. });
         self.held.insert(key.clone(), held);
     }
 
@@ -242,6 +247,28 @@ impl Consumer {
                     "starts at the end"
                 );
             }
+            why => self.say_error_of_start(one, offset, why),
+        }
+    }
+
+    /// Messages were lost, or come again.
+    fn say_error_of_start(&mut self, one: &Assigned, offset: i64, why: Why) {
+        let (consumer, topic, partition) = (&*self.name, &*one.topic, one.partition);
+        match why {
+            Why::Recreated { committed } => {
+                self.counts.partitions_recreated += 1;
+                log!(
+                    error,
+                    consumer,
+                    consumer,
+                    topic,
+                    partition,
+                    offset,
+                    committed,
+                    "starts at the beginning, since its topic was deleted and created again; the offset of the group may \
+                     be one of the old topic"
+                );
+            }
             Why::BelowLogStart { lost } => {
                 self.counts.messages_lost += lost.unsigned_abs();
                 log!(
@@ -264,6 +291,7 @@ impl Consumer {
                 offset,
                 "the committed offset lies beyond the log: it was truncated or made anew, messages are repeated"
             ),
+            Why::Committed | Why::Beginning | Why::Added | Why::End { .. } => {}
         }
     }
 }

@@ -37,8 +37,11 @@ pub(super) struct Topics {
     expanded: Option<Vec<Arc<str>>>,
     is_asking: bool,
     subscribed: Vec<Arc<str>>,
-    /// Subscribed topics with an error, until one of their partitions is assigned.
+    /// Subscribed topics with an error, until they are there or one of their partitions is assigned.
     troubled: BTreeMap<Arc<str>, TopicError>,
+    /// Topics that were missing and are there, until librdkafka has seen them: a lookup of all topics shows them to
+    /// it.
+    come: BTreeSet<Arc<str>>,
 }
 
 impl Topics {
@@ -53,6 +56,7 @@ impl Topics {
             is_asking: false,
             subscribed: Vec::new(),
             troubled: BTreeMap::new(),
+            come: BTreeSet::new(),
         }
     }
 
@@ -100,6 +104,39 @@ impl Topics {
                 .is_some_and(|known| !known.contains(topic))
     }
 
+    pub(super) fn is_troubled(&self, topic: &str) -> bool {
+        self.troubled.contains_key(topic)
+    }
+
+    /// Topics are missing. A topic that a pattern matched is then one that is no longer subscribed to.
+    pub(super) fn are_missing(&mut self, missing: &[(Arc<str>, Error)]) {
+        for (topic, error) in missing {
+            self.trouble(topic, error);
+        }
+        let is_literal = |(topic, _): &(Arc<str>, Error)| self.wanted.topics.contains(topic);
+        if !missing.iter().all(is_literal) {
+            self.ask_at = None;
+        }
+    }
+
+    /// A topic that was missing is there.
+    pub(super) fn has_come(&mut self, topic: Arc<str>) {
+        self.troubled.remove(&topic);
+        self.come.insert(topic);
+        self.ask_at = None;
+    }
+
+    /// A new client is to subscribe.
+    pub(super) fn subscribe_again(&mut self) {
+        self.subscribed.clear();
+        self.come.clear();
+        self.is_asking = false;
+    }
+
+    fn needs_lookup(&self) -> bool {
+        self.wanted.needs_topics() || !self.come.is_empty()
+    }
+
     pub(super) fn trouble(&mut self, topic: &Arc<str>, error: &Error) {
         let since = self
             .troubled
@@ -135,10 +172,7 @@ impl Consumer {
             return;
         }
         let topics = &mut self.topics;
-        if topics.wanted.needs_topics()
-            && !topics.is_asking
-            && topics.ask_at.is_none_or(|at| at <= now)
-        {
+        if topics.needs_lookup() && !topics.is_asking && topics.ask_at.is_none_or(|at| at <= now) {
             topics.is_asking = true;
             topics.ask_at = Some(now + self.settings.metadata_max_age);
             self.lookups.ask(Lookup::Topics);
@@ -214,7 +248,12 @@ impl Consumer {
         match found {
             Ok(existing) => {
                 self.trouble.over(&Subject::Lookups);
-                if self.topics.wanted.lacks_retries(&existing) {
+                self.topics.come.retain(|topic| {
+                    let is_seen = |(name, _): &(String, usize)| *name == **topic;
+                    !existing.iter().any(is_seen)
+                });
+                let lacks = self.topics.wanted.lacks_retries(&existing);
+                if lacks || !self.topics.come.is_empty() {
                     let pause = &mut self.topics.pause;
                     self.topics.ask_at = Some(now + *pause);
                     *pause = (*pause * 2).min(self.settings.metadata_max_age);

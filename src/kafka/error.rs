@@ -113,6 +113,14 @@ impl Error {
         }
     }
 
+    /// Whether the brokers do not know the request.
+    pub(crate) fn is_unsupported(&self) -> bool {
+        matches!(
+            self.code,
+            Code::UnsupportedFeature | Code::UnsupportedVersion
+        )
+    }
+
     /// Whether the error follows the errors of each broker, without their reasons.
     pub(crate) fn is_summary(&self) -> bool {
         self.code == Code::AllBrokersDown

@@ -51,6 +51,39 @@ impl Client {
         Ok((low, high))
     }
 
+    /// The id of a broker that answers. **Blocks** up to the time-out.
+    pub(crate) fn broker_id(&self, timeout: Duration) -> Result<i32, Error> {
+        let mut metadata: *const sys::rd_kafka_metadata = ptr::null();
+        let all = 0;
+        // SAFETY: the out-pointer is a local variable; the result is read once and freed.
+        unsafe {
+            Error::check(sys::rd_kafka_metadata(
+                self.rk.as_ptr(),
+                all,
+                ptr::null_mut(),
+                &raw mut metadata,
+                millis(timeout),
+            ))?;
+            let id = (*metadata).orig_broker_id;
+            sys::rd_kafka_metadata_destroy(metadata);
+            Ok(id)
+        }
+    }
+
+    /// The id of the cluster; `None` if no broker has told it in time. **Blocks** up to the time-out.
+    pub(crate) fn cluster_id(&self, timeout: Duration) -> Option<String> {
+        // SAFETY: the handle is alive; librdkafka allocates the string, which is copied and freed once.
+        unsafe {
+            let id = sys::rd_kafka_clusterid(self.rk.as_ptr(), millis(timeout));
+            if id.is_null() {
+                return None;
+            }
+            let text = CStr::from_ptr(id).to_string_lossy().into_owned();
+            sys::rd_kafka_mem_free(self.rk.as_ptr(), id.cast());
+            Some(text)
+        }
+    }
+
     /// All existing topics, with the number of their partitions. **Blocks** up to the time-out.
     pub(crate) fn topics(&self, timeout: Duration) -> Result<Vec<(String, usize)>, Error> {
         let mut metadata: *const sys::rd_kafka_metadata = ptr::null();
@@ -85,6 +118,6 @@ impl Client {
     }
 }
 
-fn millis(duration: Duration) -> c_int {
+pub(super) fn millis(duration: Duration) -> c_int {
     c_int::try_from(duration.as_millis()).unwrap_or(c_int::MAX)
 }

@@ -41,6 +41,8 @@ pub(crate) struct Known {
     pub(crate) policy: Policy,
     /// Whether the group has a position on another partition of the topic: then this partition was added later.
     pub(crate) is_added: bool,
+    /// The topic was created again since the group began with it: a committed offset may be one of the old topic.
+    pub(crate) is_recreated: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +63,10 @@ pub(crate) enum Why {
     },
     /// The partition, or its topic, is younger than the group's positions.
     Added,
+    /// The topic was created again. The group has this offset, which may be one of the old topic.
+    Recreated {
+        committed: Option<i64>,
+    },
     /// Retention took this many messages that were not handled.
     BelowLogStart {
         lost: i64,
@@ -77,6 +83,10 @@ pub(crate) fn resolve(facts: &Known) -> Start {
         why,
     };
     match facts.committed {
+        committed if facts.is_recreated => {
+            let committed = committed.map(|(offset, _)| offset);
+            at(low, Why::Recreated { committed })
+        }
         Some((offset, _)) if offset < low => at(low, Why::BelowLogStart { lost: low - offset }),
         // With a leader epoch the broker can tell where the log diverged, and librdkafka queries it. Without one,
         // the start of the log repeats messages rather than skips them.
@@ -118,6 +128,7 @@ mod tests {
         watermarks: (10, 20),
         policy: POLICY,
         is_added: false,
+        is_recreated: false,
     };
 
     #[track_caller]
@@ -193,6 +204,19 @@ mod tests {
             10,
             Why::Added,
         );
+    }
+
+    #[test]
+    fn a_topic_that_was_created_again_starts_at_its_beginning_whatever_the_group_has() {
+        for committed in [None, Some((15, 2)), Some((5, -1)), Some((30, 4))] {
+            let recreated = Known {
+                committed,
+                is_recreated: true,
+                ..FACTS
+            };
+            let committed = committed.map(|(offset, _)| offset);
+            check(recreated, 10, Why::Recreated { committed });
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub(crate) fn readiness(status: &Status, stall_after: Duration, now_ms: i64) -> 
             reasons.extend(lasting.map(|error| failing(consumer, error)));
         }
         reasons.extend(membership);
+        reasons.extend(missing_topics(consumer, limit_ms, now_ms));
         for partition in &consumer.partitions {
             let error = partition.error.as_ref();
             let error = error.filter(|error| is_lasting(error, limit_ms, now_ms));
@@ -74,6 +75,21 @@ fn failing(consumer: &ConsumerStatus, error: &ErrorStatus) -> Reason {
         since: error.since,
         why: error.error.clone(),
     }
+}
+
+/// A configured topic without which messages may stay unhandled: it was deleted, never created, or may not be read.
+fn missing_topics(
+    consumer: &ConsumerStatus,
+    limit_ms: i64,
+    now_ms: i64,
+) -> impl Iterator<Item = Reason> {
+    let errors = consumer.topic_errors.iter();
+    let lasting = errors.filter(move |one| now_ms - one.since >= limit_ms);
+    lasting.map(|one| Reason {
+        what: format!("topic {} of consumer {}", one.topic, consumer.name),
+        since: one.since,
+        why: one.error.clone(),
+    })
 }
 
 fn breaker(listener: &ListenerStatus) -> Option<Reason> {
@@ -137,7 +153,7 @@ fn standstill(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::status::Blocked;
+    use crate::telemetry::status::{Blocked, TopicError};
 
     const NOW: i64 = 1_000_000;
     const LIMIT: Duration = Duration::from_secs(60);
@@ -303,6 +319,21 @@ mod tests {
         check(&one, &[why]);
         let reason = &readiness(&one, LIMIT, NOW).reasons[0];
         assert_eq!((&*reason.what, reason.since), ("listener orders", 7));
+    }
+
+    #[test]
+    fn a_topic_that_stays_missing_is_a_reason() {
+        let mut one = status("assigned", partition());
+        one.consumers[0].topic_errors = vec![TopicError {
+            topic: "gone".to_owned(),
+            error: "unknown topic".to_owned(),
+            since: NOW - 59_999,
+        }];
+        check(&one, &[]);
+        one.consumers[0].topic_errors[0].since = NOW - 60_000;
+        check(&one, &["unknown topic"]);
+        let reason = &readiness(&one, LIMIT, NOW).reasons[0];
+        assert_eq!(reason.what, "topic gone of consumer default");
     }
 
     #[test]

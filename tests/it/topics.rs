@@ -1,4 +1,6 @@
-//! Topics that must exist before a message fails.
+//! Topics that must exist before a message fails, and topics that are deleted, created again, or created late.
+
+mod recreated;
 
 use crate::support::client::numbered;
 use crate::support::daemon::Daemon;

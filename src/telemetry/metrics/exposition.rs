@@ -108,6 +108,10 @@ fn consumer(samples: &mut Samples, status: &ConsumerStatus, counts: &ConsumerCou
     }
     samples.add(&f::KAFKA_ERRORS, &[name], count(counts.errors));
     samples.add(&f::MESSAGES_LOST, &[name], count(counts.messages_lost));
+    let missing = status.topic_errors.len() as u64;
+    samples.add(&f::TOPICS_MISSING, &[name], count(missing));
+    let recreated = count(counts.partitions_recreated);
+    samples.add(&f::PARTITIONS_RECREATED, &[name], recreated);
 }
 
 /// A listener may run in several workers: their counts are added.

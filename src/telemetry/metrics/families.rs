@@ -93,6 +93,10 @@ families! {
         "Errors of brokers, group and partitions";
     MESSAGES_LOST: Counter "moontide_messages_lost" &["consumer"],
         "Messages that retention deleted before they were handled, at most";
+    TOPICS_MISSING: Gauge "moontide_topics_missing" &["consumer"],
+        "Subscribed topics that do not exist or may not be read";
+    PARTITIONS_RECREATED: Counter "moontide_partitions_recreated" &["consumer"],
+        "Partitions that started at the beginning because their topic was deleted and created again";
     READY: Gauge "moontide_ready" &[],
         "1 while /ready answers 200";
     BUNDLE: Gauge "moontide_bundle_number" &[],
