@@ -67,6 +67,7 @@ pub(crate) struct Member {
     place: Project,
     /// It is to be killed at a fail point.
     armed: bool,
+    starts: u64,
     pub(crate) samples: Vec<Sample>,
     last_sample: Instant,
 }
@@ -112,6 +113,7 @@ impl Fleet {
             daemon: None,
             place,
             armed: false,
+            starts: 0,
             samples: Vec::new(),
             last_sample: Instant::now(),
         });
@@ -240,6 +242,11 @@ impl Fleet {
         }
     }
 
+    /// Starts of daemons after the first of each member.
+    pub(crate) fn restarts(&self) -> u64 {
+        self.members.iter().map(|member| member.starts - 1).sum()
+    }
+
     /// What the veteran holds in the end, next to what it held once it had warmed up: whether that has grown.
     pub(crate) fn grown(&self) -> Option<String> {
         let (first, last) = self.members[0].ends()?;
@@ -265,6 +272,7 @@ impl Member {
         assert!(self.daemon.is_none(), "{} runs already", self.instance);
         self.daemon = Some(Daemon::spawn_with(&self.place, environment));
         self.armed = !environment.is_empty();
+        self.starts += 1;
         self.last_sample = Instant::now();
     }
 

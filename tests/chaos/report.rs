@@ -21,6 +21,17 @@ pub(crate) struct Report {
     fail_points: BTreeMap<String, u32>,
     begun: Option<(&'static str, Duration)>,
     end: String,
+    summary: String,
+}
+
+/// What a run comes to, in numbers.
+pub(crate) struct Totals {
+    /// Acknowledged by the brokers.
+    pub(crate) produced: i64,
+    /// Those that have their outcome.
+    pub(crate) handled: i64,
+    pub(crate) restarts: u64,
+    pub(crate) violations: usize,
 }
 
 /// A fault and what followed.
@@ -48,6 +59,7 @@ impl Report {
             fail_points: BTreeMap::new(),
             begun: None,
             end: String::new(),
+            summary: String::new(),
         }
     }
 
@@ -80,6 +92,38 @@ impl Report {
         self.faults.iter().filter(others).count() + kills as usize
     }
 
+    /// A few lines that stand for themselves.
+    pub(crate) fn summarize(&self, totals: &Totals) -> String {
+        let mut kinds: BTreeMap<&str, u32> = BTreeMap::new();
+        for fault in &self.faults {
+            *kinds.entry(fault.name).or_default() += 1;
+        }
+        if let Some((name, _)) = self.begun {
+            *kinds.entry(name).or_default() += 1;
+        }
+        let kinds: Vec<String> = kinds
+            .iter()
+            .map(|(name, times)| format!("{name} {times}"))
+            .collect();
+        let lines = [
+            (
+                "minutes",
+                format!("{:.1}", self.started.elapsed().as_secs_f64() / 60.0),
+            ),
+            ("seed", self.seed.to_string()),
+            ("faults", self.count().to_string()),
+            ("by kind", kinds.join(", ")),
+            ("messages produced", totals.produced.to_string()),
+            ("messages handled", totals.handled.to_string()),
+            ("restarts of daemons", totals.restarts.to_string()),
+            ("violations", totals.violations.to_string()),
+        ];
+        lines.iter().fold(String::new(), |mut text, (name, value)| {
+            writeln!(text, "{name}: {value}").unwrap();
+            text
+        })
+    }
+
     /// The faults so far, in their order.
     pub(crate) fn story(&self) -> String {
         let mut story: Vec<String> = self
@@ -98,9 +142,10 @@ impl Report {
         story.join("\n")
     }
 
-    pub(crate) fn close(&mut self, oracle: &Oracle, acked: i64, copies: i64, fleet: &Fleet) {
+    pub(crate) fn close(&mut self, oracle: &Oracle, totals: &Totals, copies: i64, fleet: &Fleet) {
+        self.summary = self.summarize(totals);
         let mut text = String::new();
-        let count = self.count();
+        let (acked, count) = (totals.produced, self.count());
         writeln!(text, "| | |\n| --- | --- |").unwrap();
         let lines = [
             (
@@ -142,10 +187,11 @@ impl Report {
                 oracle.jobs_begun.to_string(),
             ),
             ("… given up, and told so", oracle.jobs_told.to_string()),
-            ("**lost**", (acked - oracle.finished()).to_string()),
+            ("restarts of daemons", totals.restarts.to_string()),
+            ("**lost**", (acked - totals.handled).to_string()),
             (
                 "**out of order, committed too early, stalled, gone back**",
-                oracle.violations.len().to_string(),
+                totals.violations.to_string(),
             ),
         ];
         for (name, value) in lines {
@@ -207,8 +253,16 @@ impl Report {
             let points: Vec<String> = points.collect();
             writeln!(text, "\nKilled at fail points: {}.", points.join(", ")).unwrap();
         }
+        writeln!(text, "\n## Summary\n\n{}", indented(&self.summary)).unwrap();
         text
     }
+}
+
+/// As a block of code of a page.
+fn indented(lines: &str) -> String {
+    lines
+        .lines()
+        .fold(String::new(), |text, line| text + "    " + line + "\n")
 }
 
 /// What the member that was never killed has held.
