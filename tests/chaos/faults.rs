@@ -3,7 +3,7 @@
 //! It returns when nothing is wrong outside any more; whether the daemons recover is for the stage to see.
 
 mod brokers; // they go, come back, hand over what they lead
-mod failpoints; // daemons killed at chosen places
+mod failpoints; // daemons killed at chosen places, workers that panic there
 mod letters; // the dead-letter topic takes nothing
 mod members; // daemons killed, frozen, coming and going
 mod network; // slow, broken, swallowing everything
@@ -22,6 +22,7 @@ pub(crate) const ALL: &[(&str, Fault)] = &[
     ("members come and go", members::storm),
     ("another group protocol", members::change_protocol),
     ("killed at fail points", failpoints::kill),
+    ("a worker panics", failpoints::panic),
     ("storm of reloads", reloads::storm),
     ("partitions added", topics::add_partitions),
     ("topic made anew", topics::recreate),

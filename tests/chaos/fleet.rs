@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::fate::{HANDLER, SIDE, TIMEOUT};
 use crate::oracle::Order;
-use crate::support::daemon::{Daemon, Jobs};
+use crate::support::daemon::{Daemon, Jobs, Line};
 use crate::support::kafka::unique;
 use crate::support::project::{Project, from_beginning};
 
@@ -27,6 +27,9 @@ pub(crate) const PROTOCOLS: [Protocol; 3] =
 
 /// A member that was frozen for longer than this is no member any more.
 pub(crate) const SESSION: Duration = Duration::from_secs(6);
+
+/// A worker that panics leaves another one that has to drain.
+const SECTIONS: &str = "[lua]\nworkers = 2\n[daemon]\ndrainDeadline = \"5s\"";
 
 impl Protocol {
     fn lines(self) -> &'static str {
@@ -65,7 +68,7 @@ pub(crate) struct Member {
     /// Before its directory: its log is read when the test panics.
     daemon: Option<Daemon>,
     place: Project,
-    /// It is to be killed at a fail point.
+    /// It is to end at a fail point.
     armed: bool,
     starts: u64,
     pub(crate) samples: Vec<Sample>,
@@ -105,7 +108,7 @@ impl Fleet {
     pub(crate) fn join(&mut self) -> usize {
         let mut place = Project::at(self.bootstrap.clone())
             .consumer("@CONSUMER@")
-            .sections("[daemon]\ndrainDeadline = \"5s\"");
+            .sections(SECTIONS);
         place.group.clone_from(&self.group);
         let instance = format!("m{}", unique("").rsplit('-').next().unwrap_or_default());
         self.members.push(Member {
@@ -295,16 +298,30 @@ impl Member {
 
     /// Whether it was killed, as one at a fail point is.
     pub(crate) fn was_killed(&mut self) -> bool {
-        let ended = self.daemon.as_mut().is_some_and(Daemon::ended);
-        if ended {
-            let mut daemon = self.daemon.take().expect("it ended");
-            assert_eq!(
-                daemon.exit_code(Duration::ZERO),
-                128 + libc::SIGKILL,
-                "it was killed"
-            );
-        }
-        ended
+        let Some(mut daemon) = self.take_ended() else {
+            return false;
+        };
+        let code = daemon.exit_code(Duration::ZERO);
+        assert_eq!(code, 128 + libc::SIGKILL, "it was killed");
+        true
+    }
+
+    /// Whether it has ended by the panic of a worker: with 1, after the other threads have drained.
+    pub(crate) fn has_panicked(&mut self) -> bool {
+        let Some(mut daemon) = self.take_ended() else {
+            return false;
+        };
+        let is_panic =
+            |line: &Line| line.is("panicked") && line.field("thread").starts_with("worker-");
+        assert_eq!(daemon.count(is_panic), 1, "a worker has panicked");
+        assert_eq!(daemon.exit_code(Duration::ZERO), 1, "a panic is a failure");
+        let in_order = daemon.count(|line| line.is("stopped"));
+        assert_eq!(in_order, 1, "every other thread has ended");
+        true
+    }
+
+    fn take_ended(&mut self) -> Option<Daemon> {
+        self.daemon.take_if(Daemon::ended)
     }
 
     /// In order, within the usual deadline. Returns the exit code and the counts of its jobs outside.

@@ -8,6 +8,9 @@ use crate::fleet::{Fleet, Sample};
 use crate::oracle::Oracle;
 use crate::stage::Setting;
 
+/// The faults of which each has a fail point after the other.
+const AT_FAIL_POINTS: [&str; 2] = ["killed at fail points", "a worker panics"];
+
 /// A number of a sample.
 type Column = fn(&Sample) -> f64;
 
@@ -80,16 +83,16 @@ impl Report {
         ));
     }
 
-    /// A daemon was killed there.
+    /// A daemon was killed there, or a worker has panicked.
     pub(crate) fn reached(&mut self, fail_point: &str) {
         *self.fail_points.entry(fail_point.to_owned()).or_default() += 1;
     }
 
-    /// What `killed at fail points` brings is many faults, one after the other.
+    /// What a fault at fail points brings is many faults, one after the other.
     fn count(&self) -> usize {
-        let others = |one: &&Happened| one.name != "killed at fail points";
-        let kills: u32 = self.fail_points.values().sum();
-        self.faults.iter().filter(others).count() + kills as usize
+        let others = |one: &&Happened| !AT_FAIL_POINTS.contains(&one.name);
+        let ends: u32 = self.fail_points.values().sum();
+        self.faults.iter().filter(others).count() + ends as usize
     }
 
     /// A few lines that stand for themselves.
@@ -152,10 +155,7 @@ impl Report {
                 "time",
                 format!("{:.1} minutes", self.started.elapsed().as_secs_f64() / 60.0),
             ),
-            (
-                "faults, each kill at a fail point as one",
-                count.to_string(),
-            ),
+            ("faults, each end at a fail point as one", count.to_string()),
             (
                 "seconds from one to the next, on average",
                 format!("{:.1}", self.started.elapsed().as_secs_f64() / count as f64),
@@ -251,7 +251,7 @@ impl Report {
                 .iter()
                 .map(|(name, times)| format!("{name} {times}"));
             let points: Vec<String> = points.collect();
-            writeln!(text, "\nKilled at fail points: {}.", points.join(", ")).unwrap();
+            writeln!(text, "\nEnds at fail points: {}.", points.join(", ")).unwrap();
         }
         writeln!(text, "\n## Summary\n\n{}", indented(&self.summary)).unwrap();
         text
