@@ -4,10 +4,11 @@
 
 mod brokers; // they go, come back, hand over what they lead
 mod failpoints; // daemons killed at chosen places, workers that panic there
-mod letters; // the dead-letter topic takes nothing
+mod letters; // the dead-letter topic takes nothing, or not everything
 mod members; // daemons killed, frozen, coming and going
 mod network; // slow, broken, swallowing everything
 mod reloads; // files that change in quick succession
+mod side; // a topic beside the load
 mod topics; // made anew, cut off, grown, full of odd data
 
 use crate::dice::Dice;
@@ -30,6 +31,7 @@ pub(crate) const ALL: &[(&str, Fault)] = &[
     ("unclean leader election", topics::truncate),
     ("odd data", topics::oddities),
     ("dead letters refused", letters::refuse),
+    ("records refused for good", letters::refuse_for_good),
     ("broker killed", brokers::kill),
     ("coordinator killed", brokers::kill_coordinator),
     ("brokers restarted in turn", brokers::roll),

@@ -5,12 +5,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use crate::fate::{HANDLER, SIDE, TIMEOUT};
 use crate::oracle::Order;
-use crate::support::daemon::{Daemon, Jobs, Line};
+use crate::support::daemon::{Daemon, Jobs, Line, moontide};
 use crate::support::kafka::unique;
 use crate::support::project::{Project, from_beginning};
 
@@ -51,6 +51,8 @@ pub(crate) struct Fleet {
     pub(crate) topic: String,
     /// A further topic with a listener of its own, which the oracle does not look at.
     pub(crate) side_topic: Option<String>,
+    /// The policies of its listener, as in config.toml.
+    pub(crate) side_policy: String,
     /// A key that a reload takes by joining anew.
     pub(crate) max_wait_ms: u32,
     pub(crate) protocol: Protocol,
@@ -93,6 +95,7 @@ impl Fleet {
             bootstrap,
             topic: topic.to_owned(),
             side_topic: None,
+            side_policy: String::new(),
             max_wait_ms: 500,
             protocol,
             group: unique("chaos"),
@@ -161,7 +164,7 @@ impl Fleet {
         let side = self
             .side_topic
             .iter()
-            .map(|topic| from_beginning("side", topic, "side"));
+            .map(|topic| from_beginning("side", topic, "side") + &self.side_policy);
         let consumer = format!(
             "{}\nmaxWaitTimeInMs = {}",
             self.protocol.lines(),
@@ -289,6 +292,12 @@ impl Member {
 
     pub(crate) fn place(&self) -> &Project {
         &self.place
+    }
+
+    /// A command of an operator. It may have nothing to do here.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Output {
+        let arguments = [arguments, &["--config"]].concat();
+        moontide(&arguments, &self.place.path("config.toml"))
     }
 
     pub(crate) fn kill(&mut self) {

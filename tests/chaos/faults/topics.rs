@@ -1,22 +1,19 @@
 //! What happens to topics: they grow, are made anew, lose what was read, and hold whatever somebody has put there.
 //!
-//! Each has a topic and a listener of its own, which a reload brings and another takes away, beside the load.
+//! Each but the first has a topic beside the load.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use rdkafka::admin::TopicReplication;
 
 use super::members::{start_all, stop_all};
+use super::side::{HANDLED, forget, listen, listen_to, produce, topic, wait_for};
 use crate::dice::Dice;
 use crate::driver::PARTITIONS_MAX;
 use crate::stage::Stage;
-use crate::support::client::{Message, Topic};
+use crate::support::client::Message;
 use crate::support::kafka::unique;
-
-const HANDLED: Duration = Duration::from_secs(90);
 
 pub(crate) fn add_partitions(stage: &mut Stage, _: &mut Dice) {
     let count = stage.load().partitions.load(Ordering::SeqCst) + 2;
@@ -166,46 +163,4 @@ pub(crate) fn oddities(stage: &mut Stage, _: &mut Dice) {
     }
     forget(stage);
     stage.cluster.delete_topic(&name);
-}
-
-/// A topic of this fault alone, and a listener for it.
-fn listen(stage: &mut Stage, name: &str, partitions: i32, settings: &[(&str, &str)]) -> String {
-    let name = unique(name);
-    stage.cluster.create_topic(&name, partitions, settings);
-    listen_to(stage, &name);
-    name
-}
-
-fn listen_to(stage: &mut Stage, name: &str) {
-    stage.fleet.side_topic = Some(name.to_owned());
-    stage.fleet.write_all();
-}
-
-fn forget(stage: &mut Stage) {
-    stage.fleet.side_topic = None;
-    stage.fleet.write_all();
-}
-
-/// Any broker that runs tells where the others are.
-fn topic<'a>(cluster: &'a crate::cluster::Cluster, name: &str) -> Topic<'a> {
-    let node = cluster.nodes.iter().find(|node| node.is_running());
-    node.expect("a broker runs").existing_topic(name)
-}
-
-fn produce(stage: &Stage, name: &str, word: &str, range: Range<u32>) {
-    let messages = range.map(|number| Message::value(format!("{word}-{number}")));
-    topic(&stage.cluster, name).produce(messages.map(|message| message.partition(0)));
-}
-
-/// Until all of them are handled, however often.
-fn wait_for(stage: &mut Stage, name: &str, word: &str, range: Range<u32>) {
-    let expected: Vec<String> = range.map(|number| format!("{word}-{number}")).collect();
-    stage.wait(
-        &format!("`{word}` of {name} is handled"),
-        HANDLED,
-        |stage| {
-            let values: BTreeSet<String> = stage.fleet.side_values(name).into_iter().collect();
-            expected.iter().all(|value| values.contains(value))
-        },
-    );
 }
