@@ -4,6 +4,7 @@
 
 mod brokers; // they go, come back, hand over what they lead
 mod failpoints; // daemons killed at chosen places, workers that panic there
+mod idle; // peers that connect and say nothing
 mod letters; // the dead-letter topic takes nothing, or not everything
 mod members; // daemons killed, frozen, coming and going
 mod network; // slow, broken, swallowing everything
@@ -32,6 +33,7 @@ pub(crate) const ALL: &[(&str, Fault)] = &[
     ("odd data", topics::oddities),
     ("dead letters refused", letters::refuse),
     ("records refused for good", letters::refuse_for_good),
+    ("idle connections", idle::crowd),
     ("broker killed", brokers::kill),
     ("coordinator killed", brokers::kill_coordinator),
     ("brokers restarted in turn", brokers::roll),
@@ -52,6 +54,7 @@ pub(crate) const QUICK: &[&str] = &[
     "storm of reloads",
     "retention passes a position",
     "odd data",
+    "idle connections",
     "leaders moved",
     "slow network",
     "connections reset",

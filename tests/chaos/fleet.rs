@@ -29,7 +29,8 @@ pub(crate) const PROTOCOLS: [Protocol; 3] =
 pub(crate) const SESSION: Duration = Duration::from_secs(6);
 
 /// A worker that panics leaves another one that has to drain.
-const SECTIONS: &str = "[lua]\nworkers = 2\n[daemon]\ndrainDeadline = \"5s\"";
+const SECTIONS: &str =
+    "[http]\nlisten = \"127.0.0.1:0\"\n[lua]\nworkers = 2\n[daemon]\ndrainDeadline = \"5s\"";
 
 impl Protocol {
     fn lines(self) -> &'static str {
@@ -264,10 +265,8 @@ impl Fleet {
 
     pub(crate) fn sample(&mut self) {
         for member in &mut self.members {
-            if member.daemon.is_some() && member.last_sample.elapsed() >= Duration::from_secs(5) {
-                member.last_sample = Instant::now();
-                let sample = member.look();
-                member.samples.extend(sample);
+            if member.last_sample.elapsed() >= Duration::from_secs(5) {
+                member.sample();
             }
         }
     }
@@ -298,6 +297,13 @@ impl Member {
     pub(crate) fn command(&self, arguments: &[&str]) -> Output {
         let arguments = [arguments, &["--config"]].concat();
         moontide(&arguments, &self.place.path("config.toml"))
+    }
+
+    /// Where the HTTP server listens, once it does.
+    pub(crate) fn http_address(&self) -> Option<String> {
+        let lines = self.daemon.as_ref()?.lines();
+        let line = lines.iter().find(|line| line.is("http listens"))?;
+        Some(line.field("address"))
     }
 
     pub(crate) fn kill(&mut self) {
@@ -349,7 +355,16 @@ impl Member {
         Some((*first, *self.samples.last()?))
     }
 
-    fn look(&self) -> Option<Sample> {
+    /// What it holds at the end counts, whenever it was looked at last.
+    pub(crate) fn sample(&mut self) {
+        if self.daemon.is_some() {
+            self.last_sample = Instant::now();
+            let sample = self.look();
+            self.samples.extend(sample);
+        }
+    }
+
+    pub(crate) fn look(&self) -> Option<Sample> {
         let pid = self.pid();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let number = |field: &str| -> Option<u64> {

@@ -259,6 +259,7 @@ impl Stage {
             (0..crate::driver::PARTITIONS_MAX)
                 .all(|partition| oracle.committed_at(partition) == stage.load().acked(partition))
         });
+        self.fleet.members[0].sample();
         for index in 0..self.fleet.members.len() {
             if self.fleet.members[index].is_running() {
                 self.stop(index);
