@@ -11,6 +11,7 @@ mod network; // slow, broken, swallowing everything
 mod reloads; // files that change in quick succession
 mod side; // a topic beside the load
 mod topics; // made anew, cut off, grown, full of odd data
+mod transactions; // records that nobody is to see
 
 use crate::dice::Dice;
 use crate::stage::Stage;
@@ -31,6 +32,7 @@ pub(crate) const ALL: &[(&str, Fault)] = &[
     ("retention passes a position", topics::retention),
     ("unclean leader election", topics::truncate),
     ("odd data", topics::oddities),
+    ("aborted tails", transactions::abort),
     ("dead letters refused", letters::refuse),
     ("records refused for good", letters::refuse_for_good),
     ("idle connections", idle::crowd),
