@@ -19,8 +19,6 @@ const PARTITIONS: i32 = 3;
 const REQUEST: Duration = Duration::from_secs(30);
 /// Fewer than the transactions that the brokers give up by themselves, after a minute.
 const OPEN: Duration = Duration::from_secs(2);
-/// Long enough for a record to be handled that nobody is to see.
-const QUIET: Duration = Duration::from_secs(1);
 
 /// A member is killed while transactions come to their ends, or the group starts again before an aborted tail; both where
 /// there is time.
@@ -63,7 +61,8 @@ pub(crate) fn abort(stage: &mut Stage, dice: &mut Dice) {
     writer.write(1, End::Commit);
     writer.write(1 + dice.below(50), End::Abort);
     check(stage, &writer, "what lies between aborted tails");
-    stage.pass(QUIET);
+    // The position moves over what nobody is to see.
+    writer.ledger.wait_for_commits(stage);
     check(stage, &writer, "what lies between aborted tails");
     forget(stage);
     stage.cluster.delete_topic(&name);
