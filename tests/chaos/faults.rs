@@ -29,6 +29,7 @@ pub(crate) const ALL: &[(&str, Fault)] = &[
     ("storm of reloads", reloads::storm),
     ("partitions added", topics::add_partitions),
     ("topic made anew", topics::recreate),
+    ("topic made anew at once", topics::recreate_at_once),
     ("retention passes a position", topics::retention),
     ("unclean leader election", topics::truncate),
     ("odd data", topics::oddities),
