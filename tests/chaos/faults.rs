@@ -3,12 +3,15 @@
 //! It returns when nothing is wrong outside any more; whether the daemons recover is for the stage to see.
 
 mod brokers; // they go, come back, hand over what they lead
-mod failpoints; // daemons killed at chosen places
-mod letters; // the dead-letter topic takes nothing
+mod failpoints; // daemons killed at chosen places, workers that panic there
+mod idle; // peers that connect and say nothing
+mod letters; // the dead-letter topic takes nothing, or not everything
 mod members; // daemons killed, frozen, coming and going
 mod network; // slow, broken, swallowing everything
 mod reloads; // files that change in quick succession
+mod side; // a topic beside the load
 mod topics; // made anew, cut off, grown, full of odd data
+mod transactions; // records that nobody is to see
 
 use crate::dice::Dice;
 use crate::stage::Stage;
@@ -22,13 +25,18 @@ pub(crate) const ALL: &[(&str, Fault)] = &[
     ("members come and go", members::storm),
     ("another group protocol", members::change_protocol),
     ("killed at fail points", failpoints::kill),
+    ("a worker panics", failpoints::panic),
     ("storm of reloads", reloads::storm),
     ("partitions added", topics::add_partitions),
     ("topic made anew", topics::recreate),
+    ("topic made anew at once", topics::recreate_at_once),
     ("retention passes a position", topics::retention),
     ("unclean leader election", topics::truncate),
     ("odd data", topics::oddities),
+    ("aborted tails", transactions::abort),
     ("dead letters refused", letters::refuse),
+    ("records refused for good", letters::refuse_for_good),
+    ("idle connections", idle::crowd),
     ("broker killed", brokers::kill),
     ("coordinator killed", brokers::kill_coordinator),
     ("brokers restarted in turn", brokers::roll),
@@ -49,6 +57,7 @@ pub(crate) const QUICK: &[&str] = &[
     "storm of reloads",
     "retention passes a position",
     "odd data",
+    "idle connections",
     "leaders moved",
     "slow network",
     "connections reset",

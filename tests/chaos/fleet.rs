@@ -5,12 +5,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use crate::fate::{HANDLER, SIDE, TIMEOUT};
 use crate::oracle::Order;
-use crate::support::daemon::{Daemon, Jobs};
+use crate::support::daemon::{Daemon, Jobs, Line, moontide};
 use crate::support::kafka::unique;
 use crate::support::project::{Project, from_beginning};
 
@@ -27,6 +27,10 @@ pub(crate) const PROTOCOLS: [Protocol; 3] =
 
 /// A member that was frozen for longer than this is no member any more.
 pub(crate) const SESSION: Duration = Duration::from_secs(6);
+
+/// A worker that panics leaves another one that has to drain.
+const SECTIONS: &str =
+    "[http]\nlisten = \"127.0.0.1:0\"\n[lua]\nworkers = 2\n[daemon]\ndrainDeadline = \"5s\"";
 
 impl Protocol {
     fn lines(self) -> &'static str {
@@ -48,6 +52,8 @@ pub(crate) struct Fleet {
     pub(crate) topic: String,
     /// A further topic with a listener of its own, which the oracle does not look at.
     pub(crate) side_topic: Option<String>,
+    /// The policies of its listener, as in config.toml.
+    pub(crate) side_policy: String,
     /// A key that a reload takes by joining anew.
     pub(crate) max_wait_ms: u32,
     pub(crate) protocol: Protocol,
@@ -65,8 +71,9 @@ pub(crate) struct Member {
     /// Before its directory: its log is read when the test panics.
     daemon: Option<Daemon>,
     place: Project,
-    /// It is to be killed at a fail point.
+    /// It is to end at a fail point.
     armed: bool,
+    starts: u64,
     pub(crate) samples: Vec<Sample>,
     last_sample: Instant,
 }
@@ -89,6 +96,7 @@ impl Fleet {
             bootstrap,
             topic: topic.to_owned(),
             side_topic: None,
+            side_policy: String::new(),
             max_wait_ms: 500,
             protocol,
             group: unique("chaos"),
@@ -104,7 +112,7 @@ impl Fleet {
     pub(crate) fn join(&mut self) -> usize {
         let mut place = Project::at(self.bootstrap.clone())
             .consumer("@CONSUMER@")
-            .sections("[daemon]\ndrainDeadline = \"5s\"");
+            .sections(SECTIONS);
         place.group.clone_from(&self.group);
         let instance = format!("m{}", unique("").rsplit('-').next().unwrap_or_default());
         self.members.push(Member {
@@ -112,6 +120,7 @@ impl Fleet {
             daemon: None,
             place,
             armed: false,
+            starts: 0,
             samples: Vec::new(),
             last_sample: Instant::now(),
         });
@@ -156,7 +165,7 @@ impl Fleet {
         let side = self
             .side_topic
             .iter()
-            .map(|topic| from_beginning("side", topic, "side"));
+            .map(|topic| from_beginning("side", topic, "side") + &self.side_policy);
         let consumer = format!(
             "{}\nmaxWaitTimeInMs = {}",
             self.protocol.lines(),
@@ -240,6 +249,11 @@ impl Fleet {
         }
     }
 
+    /// Starts of daemons after the first of each member.
+    pub(crate) fn restarts(&self) -> u64 {
+        self.members.iter().map(|member| member.starts - 1).sum()
+    }
+
     /// What the veteran holds in the end, next to what it held once it had warmed up: whether that has grown.
     pub(crate) fn grown(&self) -> Option<String> {
         let (first, last) = self.members[0].ends()?;
@@ -251,10 +265,8 @@ impl Fleet {
 
     pub(crate) fn sample(&mut self) {
         for member in &mut self.members {
-            if member.daemon.is_some() && member.last_sample.elapsed() >= Duration::from_secs(5) {
-                member.last_sample = Instant::now();
-                let sample = member.look();
-                member.samples.extend(sample);
+            if member.last_sample.elapsed() >= Duration::from_secs(5) {
+                member.sample();
             }
         }
     }
@@ -265,6 +277,7 @@ impl Member {
         assert!(self.daemon.is_none(), "{} runs already", self.instance);
         self.daemon = Some(Daemon::spawn_with(&self.place, environment));
         self.armed = !environment.is_empty();
+        self.starts += 1;
         self.last_sample = Instant::now();
     }
 
@@ -280,6 +293,19 @@ impl Member {
         &self.place
     }
 
+    /// A command of an operator. It may have nothing to do here.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Output {
+        let arguments = [arguments, &["--config"]].concat();
+        moontide(&arguments, &self.place.path("config.toml"))
+    }
+
+    /// Where the HTTP server listens, once it does.
+    pub(crate) fn http_address(&self) -> Option<String> {
+        let lines = self.daemon.as_ref()?.lines();
+        let line = lines.iter().find(|line| line.is("http listens"))?;
+        Some(line.field("address"))
+    }
+
     pub(crate) fn kill(&mut self) {
         let mut daemon = self.daemon.take().expect("the daemon runs");
         daemon.kill();
@@ -287,16 +313,30 @@ impl Member {
 
     /// Whether it was killed, as one at a fail point is.
     pub(crate) fn was_killed(&mut self) -> bool {
-        let ended = self.daemon.as_mut().is_some_and(Daemon::ended);
-        if ended {
-            let mut daemon = self.daemon.take().expect("it ended");
-            assert_eq!(
-                daemon.exit_code(Duration::ZERO),
-                128 + libc::SIGKILL,
-                "it was killed"
-            );
-        }
-        ended
+        let Some(mut daemon) = self.take_ended() else {
+            return false;
+        };
+        let code = daemon.exit_code(Duration::ZERO);
+        assert_eq!(code, 128 + libc::SIGKILL, "it was killed");
+        true
+    }
+
+    /// Whether it has ended by the panic of a worker: with 1, after the other threads have drained.
+    pub(crate) fn has_panicked(&mut self) -> bool {
+        let Some(mut daemon) = self.take_ended() else {
+            return false;
+        };
+        let is_panic =
+            |line: &Line| line.is("panicked") && line.field("thread").starts_with("worker-");
+        assert_eq!(daemon.count(is_panic), 1, "a worker has panicked");
+        assert_eq!(daemon.exit_code(Duration::ZERO), 1, "a panic is a failure");
+        let in_order = daemon.count(|line| line.is("stopped"));
+        assert_eq!(in_order, 1, "every other thread has ended");
+        true
+    }
+
+    fn take_ended(&mut self) -> Option<Daemon> {
+        self.daemon.take_if(Daemon::ended)
     }
 
     /// In order, within the usual deadline. Returns the exit code and the counts of its jobs outside.
@@ -315,7 +355,16 @@ impl Member {
         Some((*first, *self.samples.last()?))
     }
 
-    fn look(&self) -> Option<Sample> {
+    /// What it holds at the end counts, whenever it was looked at last.
+    pub(crate) fn sample(&mut self) {
+        if self.daemon.is_some() {
+            self.last_sample = Instant::now();
+            let sample = self.look();
+            self.samples.extend(sample);
+        }
+    }
+
+    pub(crate) fn look(&self) -> Option<Sample> {
         let pid = self.pid();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let number = |field: &str| -> Option<u64> {

@@ -8,6 +8,9 @@ use crate::fleet::{Fleet, Sample};
 use crate::oracle::Oracle;
 use crate::stage::Setting;
 
+/// The faults of which each has a fail point after the other.
+const AT_FAIL_POINTS: [&str; 2] = ["killed at fail points", "a worker panics"];
+
 /// A number of a sample.
 type Column = fn(&Sample) -> f64;
 
@@ -21,6 +24,17 @@ pub(crate) struct Report {
     fail_points: BTreeMap<String, u32>,
     begun: Option<(&'static str, Duration)>,
     end: String,
+    summary: String,
+}
+
+/// What a run comes to, in numbers.
+pub(crate) struct Totals {
+    /// Acknowledged by the brokers.
+    pub(crate) produced: i64,
+    /// Those that have their outcome.
+    pub(crate) handled: i64,
+    pub(crate) restarts: u64,
+    pub(crate) violations: usize,
 }
 
 /// A fault and what followed.
@@ -48,6 +62,7 @@ impl Report {
             fail_points: BTreeMap::new(),
             begun: None,
             end: String::new(),
+            summary: String::new(),
         }
     }
 
@@ -68,16 +83,48 @@ impl Report {
         ));
     }
 
-    /// A daemon was killed there.
+    /// A daemon was killed there, or a worker has panicked.
     pub(crate) fn reached(&mut self, fail_point: &str) {
         *self.fail_points.entry(fail_point.to_owned()).or_default() += 1;
     }
 
-    /// What `killed at fail points` brings is many faults, one after the other.
+    /// What a fault at fail points brings is many faults, one after the other.
     fn count(&self) -> usize {
-        let others = |one: &&Happened| one.name != "killed at fail points";
-        let kills: u32 = self.fail_points.values().sum();
-        self.faults.iter().filter(others).count() + kills as usize
+        let others = |one: &&Happened| !AT_FAIL_POINTS.contains(&one.name);
+        let ends: u32 = self.fail_points.values().sum();
+        self.faults.iter().filter(others).count() + ends as usize
+    }
+
+    /// A few lines that stand for themselves.
+    pub(crate) fn summarize(&self, totals: &Totals) -> String {
+        let mut kinds: BTreeMap<&str, u32> = BTreeMap::new();
+        for fault in &self.faults {
+            *kinds.entry(fault.name).or_default() += 1;
+        }
+        if let Some((name, _)) = self.begun {
+            *kinds.entry(name).or_default() += 1;
+        }
+        let kinds: Vec<String> = kinds
+            .iter()
+            .map(|(name, times)| format!("{name} {times}"))
+            .collect();
+        let lines = [
+            (
+                "minutes",
+                format!("{:.1}", self.started.elapsed().as_secs_f64() / 60.0),
+            ),
+            ("seed", self.seed.to_string()),
+            ("faults", self.count().to_string()),
+            ("by kind", kinds.join(", ")),
+            ("messages produced", totals.produced.to_string()),
+            ("messages handled", totals.handled.to_string()),
+            ("restarts of daemons", totals.restarts.to_string()),
+            ("violations", totals.violations.to_string()),
+        ];
+        lines.iter().fold(String::new(), |mut text, (name, value)| {
+            writeln!(text, "{name}: {value}").unwrap();
+            text
+        })
     }
 
     /// The faults so far, in their order.
@@ -98,19 +145,17 @@ impl Report {
         story.join("\n")
     }
 
-    pub(crate) fn close(&mut self, oracle: &Oracle, acked: i64, copies: i64, fleet: &Fleet) {
+    pub(crate) fn close(&mut self, oracle: &Oracle, totals: &Totals, copies: i64, fleet: &Fleet) {
+        self.summary = self.summarize(totals);
         let mut text = String::new();
-        let count = self.count();
+        let (acked, count) = (totals.produced, self.count());
         writeln!(text, "| | |\n| --- | --- |").unwrap();
         let lines = [
             (
                 "time",
                 format!("{:.1} minutes", self.started.elapsed().as_secs_f64() / 60.0),
             ),
-            (
-                "faults, each kill at a fail point as one",
-                count.to_string(),
-            ),
+            ("faults, each end at a fail point as one", count.to_string()),
             (
                 "seconds from one to the next, on average",
                 format!("{:.1}", self.started.elapsed().as_secs_f64() / count as f64),
@@ -142,10 +187,11 @@ impl Report {
                 oracle.jobs_begun.to_string(),
             ),
             ("… given up, and told so", oracle.jobs_told.to_string()),
-            ("**lost**", (acked - oracle.finished()).to_string()),
+            ("restarts of daemons", totals.restarts.to_string()),
+            ("**lost**", (acked - totals.handled).to_string()),
             (
                 "**out of order, committed too early, stalled, gone back**",
-                oracle.violations.len().to_string(),
+                totals.violations.to_string(),
             ),
         ];
         for (name, value) in lines {
@@ -205,10 +251,18 @@ impl Report {
                 .iter()
                 .map(|(name, times)| format!("{name} {times}"));
             let points: Vec<String> = points.collect();
-            writeln!(text, "\nKilled at fail points: {}.", points.join(", ")).unwrap();
+            writeln!(text, "\nEnds at fail points: {}.", points.join(", ")).unwrap();
         }
+        writeln!(text, "\n## Summary\n\n{}", indented(&self.summary)).unwrap();
         text
     }
+}
+
+/// As a block of code of a page.
+fn indented(lines: &str) -> String {
+    lines
+        .lines()
+        .fold(String::new(), |text, line| text + "    " + line + "\n")
 }
 
 /// What the member that was never killed has held.

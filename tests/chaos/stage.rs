@@ -19,7 +19,7 @@ use crate::faults::Fault;
 use crate::fleet::{Fleet, Protocol};
 use crate::letters;
 use crate::oracle::{Oracle, Order};
-use crate::report::{Happened, Report};
+use crate::report::{self, Happened, Report, Totals};
 
 /// Without a fault, no partition may stand still before messages for so long.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -214,6 +214,7 @@ impl Stage {
             (floors.clone(), acked.collect())
         };
         let story = self.report.story();
+        report::say(&self.report.summarize(&self.totals(1)));
         let evidence = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{}", self.seed));
         self.fleet.keep_evidence(&evidence);
         panic!(
@@ -221,6 +222,16 @@ impl Stage {
             self.seed,
             evidence.display()
         );
+    }
+
+    fn totals(&self, violations: usize) -> Totals {
+        let oracle = self.oracle();
+        Totals {
+            produced: self.load().acked_in_all(),
+            handled: oracle.finished(),
+            restarts: self.fleet.restarts(),
+            violations: violations.max(oracle.violations.len()),
+        }
     }
 
     /// A member stops in order, and none of its jobs outside is left.
@@ -248,6 +259,7 @@ impl Stage {
             (0..crate::driver::PARTITIONS_MAX)
                 .all(|partition| oracle.committed_at(partition) == stage.load().acked(partition))
         });
+        self.fleet.members[0].sample();
         for index in 0..self.fleet.members.len() {
             if self.fleet.members[index].is_running() {
                 self.stop(index);
@@ -262,10 +274,10 @@ impl Stage {
         if let Some(sentence) = self.fleet.grown() {
             self.fail(&sentence);
         }
-        let acked = self.load().acked_in_all();
-        let oracle = self.watch.oracle();
+        let totals = self.totals(0);
         let copies = self.load().copies_in_all();
-        self.report.close(&oracle, acked, copies, &self.fleet);
+        let oracle = self.watch.oracle();
+        self.report.close(&oracle, &totals, copies, &self.fleet);
         self.report.clone()
     }
 }

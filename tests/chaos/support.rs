@@ -6,6 +6,8 @@
 pub(crate) mod client;
 #[path = "../it/support/daemon.rs"]
 pub(crate) mod daemon;
+#[path = "../it/support/http.rs"]
+pub(crate) mod http;
 #[path = "../it/support/kafka.rs"]
 pub(crate) mod kafka;
 #[path = "../it/support/project.rs"]

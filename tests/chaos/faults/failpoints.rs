@@ -1,4 +1,4 @@
-//! Daemons that are killed at chosen places, where a power cut would be worst.
+//! Daemons that are killed at chosen places, where a power cut would be worst, and daemons whose workers panic there.
 
 use std::time::Duration;
 
@@ -36,6 +36,19 @@ const PLACES: &[(&str, By, usize)] = &[
     ("drain-begun", By::Stop, 1),
 ];
 
+/// Where a worker panics, by what, and at which pass at most.
+const PANICS: &[(&str, By, usize)] = &[
+    ("worker-turn", By::Work, 500),
+    ("before-handler", By::Work, 3000),
+    ("after-handler", By::Work, 3000),
+    ("before-lane", By::Work, 10),
+    ("after-lane", By::Work, 10),
+    ("handler-waits", By::Work, 10),
+    ("letter-sent", By::Work, 1),
+    ("letter-acknowledged", By::Work, 1),
+    ("worker-stop", By::Stop, 1),
+];
+
 /// Longer than a rebalance that waits for a member that was killed.
 const REACHES: Duration = Duration::from_secs(45);
 
@@ -52,12 +65,34 @@ pub(crate) fn kill(stage: &mut Stage, dice: &mut Dice) {
     }
 }
 
-fn kill_at(stage: &mut Stage, (name, by, most): (&str, By, usize), dice: &mut Dice) {
-    let recruits = stage.fleet.recruits();
-    let index = dice.one_of(&recruits);
-    let value = format!("{name}={}", 1 + dice.below(most));
-    stage.fleet.members[index].kill();
-    stage.fleet.members[index].start(&[("MOONTIDE_FAILPOINT", &value)]);
+/// A worker panics, the others drain, and the daemon ends; whoever started it starts it again after a while, as systemd
+/// does. Every place once; in a short round some of them.
+pub(crate) fn panic(stage: &mut Stage, dice: &mut Dice) {
+    let mut places = PANICS.to_vec();
+    dice.shuffle(&mut places);
+    places.truncate(stage.short(2, PANICS.len()));
+    for (name, by, most) in places {
+        let index = dice.one_of(&stage.fleet.recruits());
+        let value = format!("{name}={}:panic", 1 + dice.below(most));
+        stage.stop(index);
+        arm(stage, index, &value, by);
+        if by == By::Stop {
+            send_signal(stage.fleet.members[index].pid(), libc::SIGTERM);
+        }
+        stage.wait(
+            &format!("a daemon ends by the panic at {value}"),
+            REACHES,
+            |stage| stage.fleet.members[index].has_panicked(),
+        );
+        stage.report.reached(&format!("{name}:panic"));
+        stage.pass(dice.time(0..2000));
+        stage.fleet.members[index].start(&[]);
+    }
+}
+
+/// Starts a member with a fault at a fail point, and waits until it works where something else is to bring it there.
+fn arm(stage: &mut Stage, index: usize, value: &str, by: By) {
+    stage.fleet.members[index].start(&[("MOONTIDE_FAILPOINT", value)]);
     if by != By::Work {
         let instance = stage.fleet.members[index].instance.clone();
         let runs = stage.oracle().runs_of(&instance);
@@ -65,6 +100,14 @@ fn kill_at(stage: &mut Stage, (name, by, most): (&str, By, usize), dice: &mut Di
             stage.oracle().runs_of(&instance) > runs
         });
     }
+}
+
+fn kill_at(stage: &mut Stage, (name, by, most): (&str, By, usize), dice: &mut Dice) {
+    let recruits = stage.fleet.recruits();
+    let index = dice.one_of(&recruits);
+    let value = format!("{name}={}", 1 + dice.below(most));
+    stage.fleet.members[index].kill();
+    arm(stage, index, &value, by);
     match by {
         By::Work => {}
         By::Rebalance => {

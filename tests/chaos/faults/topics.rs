@@ -1,22 +1,22 @@
 //! What happens to topics: they grow, are made anew, lose what was read, and hold whatever somebody has put there.
 //!
-//! Each has a topic and a listener of its own, which a reload brings and another takes away, beside the load.
+//! Each but the first has a topic beside the load.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use rdkafka::admin::TopicReplication;
 
 use super::members::{start_all, stop_all};
+use super::side::{HANDLED, forget, listen, listen_to, produce, topic, wait_for};
 use crate::dice::Dice;
 use crate::driver::PARTITIONS_MAX;
 use crate::stage::Stage;
-use crate::support::client::{Message, Topic};
-use crate::support::kafka::unique;
+use crate::support::client::Message;
+use crate::support::kafka::{send_signal, unique};
 
-const HANDLED: Duration = Duration::from_secs(90);
+/// Of a topic that is deleted and created again at once.
+const PARTITIONS: i32 = 2;
 
 pub(crate) fn add_partitions(stage: &mut Stage, _: &mut Dice) {
     let count = stage.load().partitions.load(Ordering::SeqCst) + 2;
@@ -44,6 +44,59 @@ pub(crate) fn recreate(stage: &mut Stage, _: &mut Dice) {
         }
     }
     forget(stage);
+}
+
+/// Deleted and created again at once, amid messages, or while every member stands still: what was acknowledged after the
+/// creation is handled, whatever the group has committed before.
+pub(crate) fn recreate_at_once(stage: &mut Stage, dice: &mut Dice) {
+    let name = listen(stage, "hurried", PARTITIONS, &[]);
+    // Each life is longer than the one before: the old position is an offset of the new topic too.
+    let mut count = 100 + dice.below(200) as u32;
+    produce(stage, &name, "life0", 0..count);
+    wait_for(stage, &name, "life0", 0..count);
+    for life in 1..=stage.short(2, 4) {
+        // Some of them may be unhandled when the topic goes, and go with it.
+        produce(stage, &name, "last", 0..dice.below(400) as u32);
+        let is_unseen = dice.below(2) == 0;
+        if is_unseen {
+            signal_all(stage, libc::SIGSTOP);
+        }
+        stage.cluster.delete_topic(&name);
+        stage.cluster.create_topic(&name, PARTITIONS, &[]);
+        wait_until_empty(stage, &name);
+        count = 2 * count + 400;
+        let word = format!("life{life}");
+        produce(stage, &name, &word, 0..count / 2);
+        if is_unseen {
+            signal_all(stage, libc::SIGCONT);
+        }
+        if dice.below(2) == 0 {
+            wait_for(stage, &name, &word, 0..count / 2);
+            let index = dice.one_of(&stage.fleet.recruits());
+            stage.fleet.members[index].kill();
+            stage.fleet.members[index].start(&[]);
+        }
+        produce(stage, &name, &word, count / 2..count);
+        wait_for(stage, &name, &word, 0..count);
+    }
+    forget(stage);
+    stage.cluster.delete_topic(&name);
+}
+
+fn signal_all(stage: &Stage, signal: i32) {
+    for index in stage.fleet.members_alive() {
+        send_signal(stage.fleet.members[index].pid(), signal);
+    }
+}
+
+/// Every broker has forgotten the old topic: what is acknowledged from now on stands in the new one.
+fn wait_until_empty(stage: &mut Stage, name: &str) {
+    stage.wait("the new topic is empty", HANDLED, |stage| {
+        (0..PARTITIONS).all(|partition| {
+            let watermarks = stage.cluster.watermarks(name, partition);
+            watermarks.is_ok_and(|watermarks| watermarks == (0, 0))
+        })
+    });
 }
 
 /// While nobody looks, the broker deletes what the group has not read yet; what is left is read.
@@ -166,46 +219,4 @@ pub(crate) fn oddities(stage: &mut Stage, _: &mut Dice) {
     }
     forget(stage);
     stage.cluster.delete_topic(&name);
-}
-
-/// A topic of this fault alone, and a listener for it.
-fn listen(stage: &mut Stage, name: &str, partitions: i32, settings: &[(&str, &str)]) -> String {
-    let name = unique(name);
-    stage.cluster.create_topic(&name, partitions, settings);
-    listen_to(stage, &name);
-    name
-}
-
-fn listen_to(stage: &mut Stage, name: &str) {
-    stage.fleet.side_topic = Some(name.to_owned());
-    stage.fleet.write_all();
-}
-
-fn forget(stage: &mut Stage) {
-    stage.fleet.side_topic = None;
-    stage.fleet.write_all();
-}
-
-/// Any broker that runs tells where the others are.
-fn topic<'a>(cluster: &'a crate::cluster::Cluster, name: &str) -> Topic<'a> {
-    let node = cluster.nodes.iter().find(|node| node.is_running());
-    node.expect("a broker runs").existing_topic(name)
-}
-
-fn produce(stage: &Stage, name: &str, word: &str, range: Range<u32>) {
-    let messages = range.map(|number| Message::value(format!("{word}-{number}")));
-    topic(&stage.cluster, name).produce(messages.map(|message| message.partition(0)));
-}
-
-/// Until all of them are handled, however often.
-fn wait_for(stage: &mut Stage, name: &str, word: &str, range: Range<u32>) {
-    let expected: Vec<String> = range.map(|number| format!("{word}-{number}")).collect();
-    stage.wait(
-        &format!("`{word}` of {name} is handled"),
-        HANDLED,
-        |stage| {
-            let values: BTreeSet<String> = stage.fleet.side_values(name).into_iter().collect();
-            expected.iter().all(|value| values.contains(value))
-        },
-    );
 }
