@@ -357,7 +357,9 @@ fn a_file_that_is_shortened_ends_nothing() {
             let slots: Vec<_> = (0..1000)
                 .map(|offset| page.begin(&place, offset, false))
                 .collect();
-            slots.into_iter().for_each(|slot| page.end(slot));
+            for slot in slots {
+                page.end(slot);
+            }
             page.look();
         }
     }
