@@ -349,7 +349,7 @@ impl Daemon {
             Some(Ending::Failed(_)) => drain.min(DRAIN_AFTER_FAILURE),
             _ => drain,
         });
-        let ended = Ended::from(ending);
+        let mut ended = Ended::from(ending);
         let deadline = self.shutdown.deadline().unwrap_or_else(Instant::now);
         let last = deadline + AFTER_DRAIN + LAST_RESORT;
         notifier.extend_timeout(last.saturating_duration_since(Instant::now()));
@@ -375,11 +375,12 @@ impl Daemon {
                 log!(info, daemon, "stopped");
             } else {
                 last_resort.keep();
-                log!(
-                    error,
-                    daemon,
-                    "stopped without draining: the deadline has passed"
-                );
+                let reason = "stopped without draining: the deadline has passed";
+                log!(error, daemon, "{reason}");
+                // The end that was asked for is not the one that came.
+                if ended == Ended::Stopped {
+                    ended = Ended::Failed(reason.to_owned());
+                }
             }
         }
         (ended, last_resort)

@@ -437,6 +437,7 @@ impl Worker {
         }
         self.gates.flush(now);
         self.log.tell_ended(now);
+        self.running.look();
         let (calls, slots) = (&self.calls, &self.slots);
         self.timers
             .prune(calls.len() + slots.len(), |wake| match wake {

@@ -8,6 +8,7 @@
 mod layout;
 mod memory;
 mod page;
+mod shortened;
 #[cfg(test)]
 mod tests;
 
@@ -65,7 +66,7 @@ impl Journal {
 
     fn open(directory: &Path, workers: usize, crashes_max: u32) -> Result<(Self, Vec<Page>)> {
         own_folder::make(directory)
-            .with_context(|| format!("cannot create state directory `{}`", directory.display()))?;
+            .with_context(|| format!("cannot use state directory `{}`", directory.display()))?;
         let lock = lock(directory)?;
         let boot = boot();
         let left = read(directory)?;
@@ -93,13 +94,14 @@ impl Journal {
     /// Marks the process as stopping: its end from now on is no crash, unless a worker has panicked.
     pub(crate) fn stopping(&self) {
         self.memory.stopping();
+        self.memory.look();
     }
 }
 
 fn lock(directory: &Path) -> Result<File> {
     let path = directory.join(LOCK);
     let place = || format!("cannot lock `{}`", path.display());
-    let file = options().create(true).open(&path).with_context(place)?;
+    let file = own_folder::open(&path, options().create(true)).with_context(place)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => bail!(
@@ -114,7 +116,7 @@ fn lock(directory: &Path) -> Result<File> {
 fn read(directory: &Path) -> Result<Option<Vec<u8>>> {
     let path = directory.join(FILE);
     let place = || format!("cannot read `{}`", path.display());
-    let file = match File::open(&path) {
+    let file = match own_folder::open(&path, OpenOptions::new().read(true)) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(place),
@@ -130,7 +132,7 @@ fn read(directory: &Path) -> Result<Option<Vec<u8>>> {
 fn write(directory: &Path, image: &[u8]) -> Result<File> {
     let (path, new) = (directory.join(FILE), directory.join(NEW));
     let write = || {
-        let mut file = options().create(true).truncate(true).open(&new)?;
+        let mut file = own_folder::create(&new)?;
         file.write_all(image)?;
         std::fs::rename(&new, &path)?;
         Ok(file)

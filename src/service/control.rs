@@ -75,7 +75,7 @@ impl Server {
         let path = socket_path(directory)?;
         own_folder::make(directory).with_context(|| {
             let directory = directory.display();
-            format!("cannot create runtime directory `{directory}`; `daemon.runtimeDirectory` names another")
+            format!("cannot use runtime directory `{directory}`; `daemon.runtimeDirectory` names another")
         })?;
         let lock = lock(directory)?;
         // This process has the lock, so a socket is a leftover, unless the lock's file was deleted under a running
@@ -247,14 +247,8 @@ fn lock(directory: &Path) -> Result<File> {
     let path = directory.join(LOCK);
     let place = || format!("cannot lock `{}`", path.display());
     let mut options = OpenOptions::new();
-    let mut file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .with_context(place)?;
+    let options = options.read(true).write(true).create(true).mode(0o600);
+    let mut file = own_folder::open(&path, options).with_context(place)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

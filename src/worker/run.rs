@@ -182,7 +182,7 @@ impl Worker {
                 record: message,
                 attempt: 1,
             };
-            let Called { step, asked, next } = self.call(slot, offset, config, &call, None);
+            let Called { step, asked, next } = self.call(slot, offset, config, &call, false);
             if let Some(asked) = asked {
                 let who = Who {
                     listener: &config.listeners[listener].name,
@@ -373,7 +373,9 @@ impl Worker {
             (call.topic, call.partition, call.record) = (topic, origin.partition, record);
         }
         let alone = head.lane.alone && self.gatekeeper.is_alone();
-        let called = self.call(slot, offset, head.config, &call, Some(alone));
+        failpoint!("before-lane");
+        let called = self.call(slot, offset, head.config, &call, alone);
+        failpoint!("after-lane");
         let Called { step, asked, next } = called;
         let vm = self.engine.generation();
         if let Some(asked) = asked {
@@ -398,22 +400,12 @@ impl Worker {
         offset: i64,
         config: &Config,
         call: &Call<'_>,
-        alone: Option<bool>,
+        alone: bool,
     ) -> Called {
-        let has_lane = alone.is_some();
-        self.running
-            .begin(&slot.place, offset, alone.unwrap_or_default());
-        if has_lane {
-            failpoint!("before-lane");
-        } else {
-            failpoint!("before-handler");
-        }
+        self.running.begin(&slot.place, offset, alone);
+        failpoint!("before-handler");
         let step = self.engine.call(call);
-        if has_lane {
-            failpoint!("after-lane");
-        } else {
-            failpoint!("after-handler");
-        }
+        failpoint!("after-handler");
         let asked = self.engine.take_requested(self.engine.generation());
         let next = self.look_after(slot, offset, config, call.listener);
         Called { step, asked, next }

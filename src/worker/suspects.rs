@@ -33,6 +33,11 @@ pub(super) struct Running {
 }
 
 impl Running {
+    /// Logs the loss of the journal.
+    pub(super) fn look(&self) {
+        self.page.look();
+    }
+
     pub(super) fn new(page: Page) -> Self {
         Self {
             page,

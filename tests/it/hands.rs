@@ -43,6 +43,36 @@ fn check(project: &Project, arguments: &[&str], code: i32, words: &str) {
     );
 }
 
+/// A command of another project may reach this daemon, so each command says which one answers.
+#[test]
+fn a_command_says_which_daemon_answers() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("who", 1);
+    let project = Project::new(kafka);
+    project.handler("moody.lua", MOODY);
+    project.config(&from_beginning("moody", &topic.name, "moody"));
+    let daemon = Daemon::start(&project);
+    let config = project.path("config.toml");
+    let who = format!(
+        "moontide: pid {} answers, with configuration {}",
+        daemon.pid(),
+        config.display()
+    );
+    check(&project, &["retry"], 0, &who);
+    let other = Project::new(kafka);
+    other.write("config.toml", "");
+    let output = Command::new(env!("CARGO_BIN_EXE_moontide"))
+        .arg("status")
+        .arg("--config")
+        .arg(other.path("config.toml"))
+        .env("RUNTIME_DIRECTORY", project.path("."))
+        .output()
+        .unwrap();
+    let not = format!("{who}, not {}\n", other.path("config.toml").display());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), not);
+    daemon.stop();
+}
+
 /// A message that fails for ever, and one whose call waits for ever, are given up; what is behind them comes.
 #[test]
 fn a_message_that_blocks_is_skipped() {
@@ -57,25 +87,6 @@ fn a_message_that_blocks_is_skipped() {
     let values = ["bad", "1", "slow", "3"];
     topic.produce(values.map(|value| Message::value(value).partition(1)));
     let mut daemon = Daemon::start(&project);
-    let config = project.path("config.toml");
-    let who = format!(
-        "moontide: pid {} answers, with configuration {}",
-        daemon.pid(),
-        config.display()
-    );
-    check(&project, &["retry"], 0, &who);
-    // A command of another project that reaches this daemon.
-    let other = Project::new(kafka);
-    other.write("config.toml", "");
-    let output = Command::new(env!("CARGO_BIN_EXE_moontide"))
-        .arg("status")
-        .arg("--config")
-        .arg(other.path("config.toml"))
-        .env("RUNTIME_DIRECTORY", project.path("."))
-        .output()
-        .unwrap();
-    let not = format!("{who}, not {}\n", other.path("config.toml").display());
-    assert_eq!(String::from_utf8_lossy(&output.stderr), not);
     daemon.wait_for("it blocks", |daemon| {
         daemon.status()["consumers"][0]["partitions"][1]["blocked"]["offset"] == 0
     });

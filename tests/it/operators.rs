@@ -260,6 +260,67 @@ fn a_broker_that_is_frozen_is_no_reason_to_spin_or_to_hang() {
     daemon.stop();
 }
 
+/// Another process shortens the journal under a running daemon, which would be a SIGBUS.
+#[test]
+fn a_journal_that_is_shortened_is_an_error_and_no_end() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("shortened", 1);
+    let project = recording(kafka, &topic.name);
+    let mut daemon = Daemon::start(&project);
+    topic.produce(numbered(0..1, 0));
+    project.wait_for_entries("done", 1, DEADLINE);
+
+    std::fs::write(project.path("running"), "").unwrap();
+    topic.produce(numbered(1..100, 0));
+    project.wait_for_entries("done", 100, DEADLINE);
+    let line = daemon.wait_line("it is told", |line| {
+        line.mentions("another process has shortened the journal")
+    });
+    assert!(line.is_error());
+    daemon.stop();
+}
+
+/// A FIFO in the place of the journal holds up neither the start nor the stop.
+#[test]
+fn a_fifo_in_the_state_directory_holds_up_nothing() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("fifo", 1);
+    let project = recording(kafka, &topic.name);
+    let made = std::process::Command::new("mkfifo")
+        .arg(project.path("running"))
+        .status();
+    assert!(made.unwrap().success());
+    let mut daemon = Daemon::start(&project);
+    let line = daemon.wait_line("it is told", |line| line.mentions("no journal"));
+    assert!(
+        line.field("error").contains("it is a FIFO, not a file"),
+        "{line:?}"
+    );
+    topic.produce(numbered(0..1, 0));
+    project.wait_for_entries("done", 1, DEADLINE);
+    daemon.stop();
+}
+
+/// A directory in which everybody may write is refused, with the command that mends it.
+#[test]
+fn a_directory_that_is_open_to_all_is_refused() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("open", 1);
+    let project = recording(kafka, &topic.name);
+    let mode = |mode| {
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(project.path("."), permissions).unwrap();
+    };
+    mode(0o777);
+    let mut daemon = Daemon::spawn(&project);
+    assert_eq!(daemon.exit_code(DEADLINE), 1);
+    let text = daemon.log_text();
+    assert!(text.contains("has mode 0777"), "{text}");
+    assert!(text.contains("`chmod 700 "), "{text}");
+    mode(0o700);
+    Daemon::start(&project).stop();
+}
+
 /// A handlers folder that goes away, as in the midst of a deployment: the old bundle goes on until there is a new one.
 #[test]
 fn a_folder_that_goes_and_comes_back_is_seen() {

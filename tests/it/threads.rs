@@ -312,7 +312,7 @@ fn a_stop_does_not_wait_for_a_worker_that_hangs() {
         (done.len() == 20).then(|| done[0].partition)
     });
     daemon.term();
-    daemon.exit_code(STOP);
+    assert_eq!(daemon.exit_code(STOP), 1, "it is no orderly stop");
     let committed = |partition| kafka.committed(&project.group, &topic.name, partition);
     assert_eq!(committed(other), Some(20));
     assert_eq!(committed(1 - other).unwrap_or(0), 0);

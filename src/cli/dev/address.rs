@@ -3,8 +3,8 @@
 //! The file lies in the runtime directory of the config, and is removed with the process that wrote it. If a killed
 //! process left it behind, nothing listens at its address. So the file alone never counts as a broker.
 
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,11 +29,13 @@ pub(crate) struct Address {
 /// The broker of the `moontide dev` that runs with this runtime directory, if any.
 pub(crate) fn find(runtime_directory: &Path) -> Result<Option<Address>> {
     let path = runtime_directory.join(FILE);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
+    let mut text = String::new();
+    match own_folder::open(&path, OpenOptions::new().read(true)) {
+        Ok(mut file) => file.read_to_string(&mut text),
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| path.display().to_string()),
-    };
+        Err(error) => Err(error),
+    }
+    .with_context(|| path.display().to_string())?;
     let address: Address =
         serde_json::from_str(&text).with_context(|| path.display().to_string())?;
     Ok(address.answers().then_some(address))
@@ -77,7 +79,7 @@ fn write_whole(path: &Path, text: &str) -> io::Result<()> {
         own_folder::make(directory)?;
     }
     let new = path.with_extension("json.new");
-    fs::write(&new, text)?;
+    own_folder::create(&new)?.write_all(text.as_bytes())?;
     fs::rename(new, path)
 }
 

@@ -16,9 +16,11 @@ use std::sync::{Mutex, PoisonError};
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::layout::{self, CRASHES, Crashed, Layout, NAMES_MAX, STOPPING, WORD};
+use super::shortened::Guard;
 use crate::log::log;
 
 pub(super) struct Memory {
+    guard: Guard,
     map: MmapRaw,
     layout: Layout,
     names: Mutex<HashMap<(String, String), usize>>,
@@ -27,6 +29,8 @@ pub(super) struct Memory {
     crashes_max: u32,
     left_out: AtomicU64,
     has_panicked: AtomicBool,
+    /// The shortening was logged.
+    is_told: AtomicBool,
 }
 
 impl Memory {
@@ -40,6 +44,7 @@ impl Memory {
         let map = MmapOptions::new()
             .len(layout.words() * WORD)
             .map_raw(file)?;
+        let guard = Guard::new(&map)?;
         let names = layout::names(crashed);
         let mut history: HashMap<_, Vec<_>> = HashMap::new();
         for (index, (name, one)) in layout::records(crashed).enumerate() {
@@ -47,6 +52,7 @@ impl Memory {
             place.push((one.offset, Layout::history(index)));
         }
         Ok(Self {
+            guard,
             map,
             layout,
             names: Mutex::new(
@@ -60,6 +66,7 @@ impl Memory {
             crashes_max,
             left_out: AtomicU64::new(0),
             has_panicked: AtomicBool::new(false),
+            is_told: AtomicBool::new(false),
         })
     }
 
@@ -69,8 +76,8 @@ impl Memory {
 
     pub(super) fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping has this many words, begins at a page's boundary, is readable and writable, and lives
-        // as long as `self`. This process makes no other reference to it, and atomics allow for other writers. No
-        // other process shortens the file: it belongs to this user alone, and the lock keeps out another Moontide.
+        // as long as `self`. This process makes no other reference to it, and atomics allow for other writers. If
+        // another process shortens the file, the guard puts plain memory in the place of what is lost.
         unsafe { std::slice::from_raw_parts(self.map.as_mut_ptr().cast(), self.layout.words()) }
     }
 
@@ -125,6 +132,18 @@ impl Memory {
     /// Records that a worker's thread has panicked: its running messages stay in the journal.
     pub(super) fn panicked(&self) {
         self.has_panicked.store(true, Ordering::Release);
+    }
+
+    /// Logs once that another process has shortened the file.
+    pub(super) fn look(&self) {
+        if self.guard.is_shortened() && !self.is_told.swap(true, Ordering::Relaxed) {
+            log!(
+                error,
+                crash,
+                "another process has shortened the journal of running messages: until the next start, a message that \
+                 kills the process is not found"
+            );
+        }
     }
 
     pub(super) fn leave_out(&self) {

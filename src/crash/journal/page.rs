@@ -78,6 +78,13 @@ impl Page {
         }
     }
 
+    /// Logs once that another process has shortened the journal. Called every second or so.
+    pub(crate) fn look(&self) {
+        if let Some(memory) = &self.memory {
+            memory.look();
+        }
+    }
+
     /// Records the begin of a call. `alone`: nothing else runs in the process.
     pub(crate) fn begin(&mut self, place: &InPartition, offset: i64, alone: bool) -> Slot {
         let Some(memory) = &self.memory else {

@@ -342,3 +342,58 @@ proptest! {
         prop_assert_eq!(layout::decode(&image, 1).unwrap().counted(), crashed);
     }
 }
+
+/// Another process shortens the file under a running daemon.
+#[test]
+fn a_file_that_is_shortened_ends_nothing() {
+    let temp = TempDir::new().unwrap();
+    let (journal, mut pages) = open(temp.path());
+    let path = temp.path().join(FILE);
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    for length in [4096, 0] {
+        file.set_len(length).unwrap();
+        for page in &mut pages {
+            let place = page.partition_of("group", "orders", length as i32);
+            let slots: Vec<_> = (0..1000)
+                .map(|offset| page.begin(&place, offset, false))
+                .collect();
+            for slot in slots {
+                page.end(slot);
+            }
+            page.look();
+        }
+    }
+    journal.stopping();
+    drop((journal, pages));
+    let (_journal, pages) = open(temp.path());
+    assert_eq!(suspect(&pages, 0, 7), None);
+}
+
+/// A FIFO or a link in the place of a file neither holds up the start nor leads out of the folder.
+#[test]
+fn what_lies_in_the_place_of_a_file_is_refused_or_replaced() {
+    let temp = TempDir::new().unwrap();
+    let (folder, outside) = (temp.path().join("state"), temp.path().join("outside"));
+    own_folder::make(&folder).unwrap();
+    std::fs::write(&outside, "mine").unwrap();
+    let fifo = |name: &str| {
+        let _ = std::fs::remove_file(folder.join(name));
+        let made = Command::new("mkfifo").arg(folder.join(name)).status();
+        assert!(made.unwrap().success());
+    };
+    for name in [FILE, LOCK] {
+        fifo(name);
+        let error = format!("{:#}", Journal::open(&folder, 2, 2).err().unwrap());
+        assert!(error.contains("it is a FIFO, not a file"), "{error}");
+        std::fs::remove_file(folder.join(name)).unwrap();
+        std::os::unix::fs::symlink(&outside, folder.join(name)).unwrap();
+        let error = format!("{:#}", Journal::open(&folder, 2, 2).err().unwrap());
+        assert!(error.contains("it is a link, not a file"), "{error}");
+        std::fs::remove_file(folder.join(name)).unwrap();
+    }
+    std::os::unix::fs::symlink(&outside, folder.join(NEW)).unwrap();
+    drop(open(&folder));
+    fifo(NEW);
+    drop(open(&folder));
+    assert_eq!(std::fs::read_to_string(&outside).unwrap(), "mine");
+}
