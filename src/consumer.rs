@@ -47,6 +47,7 @@ use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
 use crate::threads::supervisor::{Ending, Endings, Supervisor};
 
+use budget::Ahead;
 use commits::Commits;
 use held::{Held, Stage};
 use intake::Intake;
@@ -116,6 +117,7 @@ impl Consumer {
             .iter()
             .map(|(name, value)| (name.as_str(), value.text.as_str()));
         let client = Arc::new(Client::new(properties, bell)?);
+        let ahead = Ahead::of(|name| settings.properties.get(name).map(|one| one.text.as_str()));
         let lookups = Lookups::start(
             &settings.name,
             client.clone(),
@@ -141,7 +143,7 @@ impl Consumer {
             lookups,
             phase: Phase::default(),
             held: HashMap::new(),
-            intake: Intake::new(epochs),
+            intake: Intake::new(epochs, ahead),
             commits: Commits::default(),
             trouble: Trouble::default(),
             state: State::new(Instant::now()),

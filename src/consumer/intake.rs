@@ -17,7 +17,7 @@ use crate::rules::lanes;
 use crate::rules::offsets::{Arrival, Position};
 use crate::telemetry::status::Pause;
 
-use super::budget::{BATCH_MAX, InFlight, Room, Share};
+use super::budget::{Ahead, BATCH_MAX, InFlight, Room, Share};
 use super::fairness::Wanted;
 use super::held::{Held, Stage, Trust};
 use super::{Consumer, line_limit};
@@ -34,6 +34,8 @@ pub(super) struct Intake {
     /// A new epoch began within a batch, so the room still counts the messages of the old epoch.
     is_outdated: bool,
     pub(super) wanted: Wanted,
+    /// The bounds of librdkafka's queue.
+    ahead: Ahead,
     /// Limits the log lines about due times that lie too far ahead.
     pub(super) early_limit: RateLimit,
 }
@@ -54,6 +56,8 @@ struct Run {
     before: (usize, usize),
     first: u64,
     messages: Vec<Message>,
+    /// The bytes of the messages that librdkafka counts.
+    counted: usize,
     /// The start of the log, looked up at the first missing offset of the run.
     log_start: Option<i64>,
 }
@@ -75,7 +79,7 @@ impl Run {
 }
 
 impl Intake {
-    pub(super) fn new(epochs: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(epochs: Arc<AtomicU64>, ahead: Ahead) -> Self {
         Self {
             names: HashMap::new(),
             epochs,
@@ -83,6 +87,7 @@ impl Intake {
             room: None,
             is_outdated: false,
             wanted: Wanted::default(),
+            ahead,
             early_limit: line_limit(),
         }
     }
@@ -252,6 +257,7 @@ impl Consumer {
         if run.messages.is_empty() {
             run.first = number;
         }
+        run.counted += message.counted_bytes();
         run.messages.push(message);
     }
 
@@ -301,6 +307,15 @@ impl Consumer {
         run.log_start = None;
         if let Some(mut held) = run.held.take() {
             let ((before, bytes_before), (messages, bytes)) = (run.before, held.epoch.in_flight());
+            let counted = std::mem::take(&mut run.counted);
+            if took {
+                // A new epoch within the batch has fewer messages than before: the next batch tells.
+                let (new, bytes) = (
+                    messages.saturating_sub(before),
+                    bytes.saturating_sub(bytes_before),
+                );
+                held.is_heavy = self.intake.ahead.is_heavy(new, bytes, counted);
+            }
             room.came(before, messages, bytes.saturating_sub(bytes_before));
             if holds_up(&held, &room.share) {
                 room.hold_up(held.epoch.partition.epoch);
