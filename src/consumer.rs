@@ -50,6 +50,7 @@ use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
 use crate::threads::supervisor::{Ending, Endings, Supervisor};
 
+use budget::Ahead;
 use commits::Commits;
 use connections::Connections;
 use held::{Held, Stage};
@@ -135,6 +136,7 @@ impl Consumer {
             settings.metadata_max_age.max(SPREAD_MIN) * 2,
         )));
         let (client, lookups) = connect(&settings, &inbox, &known, &supervisor)?;
+        let ahead = Ahead::of(|name| settings.properties.get(name).map(|one| one.text.as_str()));
         Ok(Self {
             name,
             group: settings.group_id.as_str().into(),
@@ -156,7 +158,7 @@ impl Consumer {
             lookups,
             phase: Phase::default(),
             held: HashMap::new(),
-            intake: Intake::new(epochs),
+            intake: Intake::new(epochs, ahead),
             commits: Commits::default(),
             connections: Connections::new(Instant::now()),
             security,

@@ -19,8 +19,38 @@ const POOL: usize = 16_384;
 const SHARE_MIN: usize = 64;
 /// The most bytes in flight of one consumer. A single message passes, however large it is.
 const BYTES_MAX: usize = 32 << 20;
+/// More real bytes than that in librdkafka's queue are too many.
+const HEAVY: usize = 2 * BYTES_MAX;
 /// The least share of a partition in these bytes.
 const SHARE_BYTES_MIN: usize = 64 << 10;
+
+/// The bounds of librdkafka's own queue. It counts the messages of a consumer and the bytes of their values, neither
+/// headers nor its bookkeeping.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ahead {
+    messages: usize,
+    bytes: usize,
+}
+
+impl Ahead {
+    /// By the properties of the consumer, in librdkafka's words.
+    pub(super) fn of<'a>(property: impl Fn(&str) -> Option<&'a str>) -> Self {
+        let number = |name| property(name).and_then(|text| text.parse().ok());
+        let kilobytes: Option<usize> = number("queued.max.messages.kbytes");
+        Self {
+            messages: number("queued.min.messages").unwrap_or(usize::MAX),
+            bytes: kilobytes.map_or(usize::MAX, |many| many.saturating_mul(1024)),
+        }
+    }
+
+    /// Whether librdkafka's queue may take far more memory than the budget, full of messages like these. `bytes` are
+    /// their real bytes, `counted` those of their values.
+    pub(super) fn is_heavy(self, messages: usize, bytes: usize, counted: usize) -> bool {
+        let by_count = self.messages.saturating_mul(bytes / messages.max(1));
+        let by_bytes = self.bytes.saturating_mul(bytes / counted.max(1));
+        by_count.min(by_bytes) > HEAVY
+    }
+}
 
 /// The most that one partition may have in flight: the whole budget if it is alone, else a part of the free budget.
 /// So partitions that are held up leave room for the others, however many they are.
@@ -209,6 +239,26 @@ mod tests {
             leader_epoch: -1,
         };
         Tracker::new(start, Vec::new(), vec!["a".into()], false)
+    }
+
+    /// 10,000 messages and 16 MiB of values: small messages and large values fit, large headers do not.
+    #[test]
+    fn messages_are_heavy_whose_bytes_librdkafka_does_not_count() {
+        let properties = |name: &str| match name {
+            "queued.min.messages" => Some("10000"),
+            "queued.max.messages.kbytes" => Some("16384"),
+            _ => None,
+        };
+        let ahead = Ahead::of(properties);
+        let is_heavy =
+            |bytes: usize, counted: usize| ahead.is_heavy(100, 100 * bytes, 100 * counted);
+        assert!(!is_heavy(750, 10));
+        assert!(!is_heavy(1_640, 1_000));
+        assert!(!is_heavy(1_000_700, 1_000_000));
+        assert!(is_heavy(160_000, 10));
+        assert!(is_heavy(160_000, 0));
+        assert!(is_heavy(80_000, 8_000));
+        assert!(!ahead.is_heavy(0, 0, 0));
     }
 
     /// Each takes as much as it gets, one after the other, and finishes nothing.

@@ -1,6 +1,9 @@
 //! Fairness between partitions. A partition that has used up its share of the budget holds up the others, because
 //! taking messages cannot choose among partitions. After some time it is paused; it is resumed with half of its
 //! share.
+//!
+//! Heavy messages are larger than librdkafka counts, and its queue would hold too many of them. A partition of such
+//! messages is paused as soon as it has used up its share, also if it is alone: the pause empties its queue.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -53,6 +56,8 @@ impl Held {
             if share.is_half_free(tracker) {
                 self.pauses.remove_budget(now);
             }
+        } else if self.is_heavy {
+            self.pauses.add_budget(now);
         } else if share.partitions > 1 {
             let is_slow = is_slow || self.pauses.budget_took >= SLOW;
             let since = *self.pauses.full_since.get_or_insert(now);

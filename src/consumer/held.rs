@@ -25,6 +25,8 @@ pub(super) struct Held {
     /// The end of the partition was told while it was suspect.
     pub(super) has_doubtful_end: bool,
     pub(super) pauses: Pauses,
+    /// The messages of its last batch are larger than librdkafka counts: full of them, its queue takes much memory.
+    pub(super) is_heavy: bool,
     pub(super) last_commit: Instant,
     /// Messages taken in this assignment.
     pub(super) received: u64,
@@ -78,6 +80,7 @@ impl Held {
             trust: Trust::Sound,
             has_doubtful_end: false,
             pauses: Pauses::default(),
+            is_heavy: false,
             last_commit: now,
             received: 0,
             is_of_deleted_topic: false,

@@ -18,7 +18,7 @@ use crate::rules::offsets::{Arrival, Position};
 use crate::telemetry::status::Pause;
 
 use super::Consumer;
-use super::budget::{BATCH_MAX, InFlight, Room, Share};
+use super::budget::{Ahead, BATCH_MAX, InFlight, Room, Share};
 use super::fairness::Wanted;
 use super::held::{Held, Stage, Trust};
 use super::trouble::{Subject, line_limit};
@@ -35,6 +35,8 @@ pub(super) struct Intake {
     /// A new epoch began within a batch, so the room still counts the messages of the old epoch.
     is_outdated: bool,
     pub(super) wanted: Wanted,
+    /// The bounds of librdkafka's queue.
+    ahead: Ahead,
     /// Limits the log lines about due times that lie too far ahead.
     pub(super) early_limit: RateLimit,
 }
@@ -55,6 +57,8 @@ struct Run {
     before: (usize, usize),
     first: u64,
     messages: Vec<Message>,
+    /// The bytes of the messages that librdkafka counts.
+    counted: usize,
     /// The start of the log, looked up at the first missing offset of the run.
     log_start: Option<i64>,
 }
@@ -76,7 +80,7 @@ impl Run {
 }
 
 impl Intake {
-    pub(super) fn new(epochs: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(epochs: Arc<AtomicU64>, ahead: Ahead) -> Self {
         Self {
             names: HashMap::new(),
             epochs,
@@ -84,6 +88,7 @@ impl Intake {
             room: None,
             is_outdated: false,
             wanted: Wanted::default(),
+            ahead,
             early_limit: line_limit(),
         }
     }
@@ -250,6 +255,7 @@ impl Consumer {
         if run.messages.is_empty() {
             run.first = number;
         }
+        run.counted += message.counted_bytes();
         run.messages.push(message);
     }
 
@@ -299,6 +305,15 @@ impl Consumer {
         run.log_start = None;
         if let Some(mut held) = run.held.take() {
             let ((before, bytes_before), (messages, bytes)) = (run.before, held.epoch.in_flight());
+            let counted = std::mem::take(&mut run.counted);
+            if took {
+                // A new epoch within the batch has fewer messages than before: the next batch tells.
+                let (new, bytes) = (
+                    messages.saturating_sub(before),
+                    bytes.saturating_sub(bytes_before),
+                );
+                held.is_heavy = self.intake.ahead.is_heavy(new, bytes, counted);
+            }
             room.came(before, messages, bytes.saturating_sub(bytes_before));
             if holds_up(&held, &room.share) {
                 room.hold_up(held.epoch.partition.epoch);

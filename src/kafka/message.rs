@@ -25,6 +25,14 @@ const PAGE: usize = 4096;
 /// In a long value, the processor soon predicts the next bytes by itself.
 const BYTES_AHEAD: usize = 512;
 
+/// What librdkafka allocates for one message, and the entries of trackers, lanes and queues.
+const BOOKKEEPING: usize = 640;
+/// What librdkafka allocates for one header beside its bytes.
+const HEADER_BOOKKEEPING: usize = 96;
+/// Headers that librdkafka does not parse have no known size. They are more than 100,000, of 2 bytes at least, or
+/// broken.
+const REFUSED_BYTES: usize = 1 << 20;
+
 enum Body {
     Native {
         message: NonNull<sys::rd_kafka_message_t>,
@@ -91,10 +99,34 @@ impl Message {
         }
     }
 
-    /// The message's share of the budget: its bytes and the bookkeeping around them.
+    /// The message's share of the budget: its bytes, and the bookkeeping of librdkafka and Moontide around them.
     pub(crate) fn bytes(&self) -> usize {
-        const BOOKKEEPING: usize = 128;
-        BOOKKEEPING + self.key().map_or(0, <[u8]>::len) + self.value().map_or(0, <[u8]>::len)
+        let headers = match &self.0 {
+            Body::Native {
+                headers: Headers::None,
+                ..
+            } => 0,
+            Body::Native {
+                headers: Headers::Refused,
+                ..
+            } => REFUSED_BYTES,
+            _ => self.header_bytes(),
+        };
+        BOOKKEEPING + headers + self.key().map_or(0, <[u8]>::len) + self.counted_bytes()
+    }
+
+    /// The headers lie in the fetch buffer, and librdkafka copies each of them when it parses them.
+    fn header_bytes(&self) -> usize {
+        let mut bytes = 0;
+        self.headers(&mut |name, value| {
+            bytes += HEADER_BOOKKEEPING + 2 * (name.len() + value.map_or(0, <[u8]>::len));
+        });
+        bytes
+    }
+
+    /// The bytes that librdkafka counts against its own limit: the value alone.
+    pub(crate) fn counted_bytes(&self) -> usize {
+        self.value().map_or(0, <[u8]>::len)
     }
 
     /// Whether the message has headers that librdkafka does not parse, so that no handler sees them. Unknown for a

@@ -14,9 +14,21 @@ pub(crate) struct App {
     clock: Clock,
     /// The runtime that serves the handlers' waits for work outside.
     pub(crate) outside: Outside,
-    /// Plain data by name, for `app.setAttr` and `app.getAttr`.
-    attributes: RwLock<HashMap<Box<[u8]>, Arc<Value>>>,
+    attributes: RwLock<Attributes>,
 }
+
+/// Plain data by name, for `app.setAttr` and `app.getAttr`. They lie outside of the VMs and their limit.
+#[derive(Debug, Default)]
+struct Attributes {
+    by_name: HashMap<Box<[u8]>, (Arc<Value>, usize)>,
+    /// The bytes of all names and values.
+    bytes: usize,
+}
+
+/// The most bytes of all attributes.
+pub(super) const BYTES_MAX: usize = 64 << 20;
+/// What a name costs beside its bytes.
+const NAME_BYTES: usize = 96;
 
 impl App {
     #[cfg_attr(
@@ -34,16 +46,35 @@ impl App {
         &self.clock
     }
 
-    /// `Nil` removes the attribute.
-    pub(super) fn set(&self, key: Box<[u8]>, value: Value) {
+    /// `Nil` removes the attribute. `bytes` is the size of the value. Fails when all attributes together would be too
+    /// large; the attribute then keeps its old value.
+    pub(super) fn set(&self, key: Box<[u8]>, value: Value, bytes: usize) -> Result<(), String> {
         let mut attributes = self
             .attributes
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        match value {
-            Value::Nil => attributes.remove(&key),
-            value => attributes.insert(key, Arc::new(value)),
+        let old = attributes.by_name.get(&key).map_or(0, |(_, bytes)| *bytes);
+        let others = attributes.bytes - old;
+        let bytes = match value {
+            Value::Nil => 0,
+            _ => bytes + key.len() + NAME_BYTES,
         };
+        if bytes > BYTES_MAX - others {
+            return Err(format!(
+                "`app.setAttr`: all attributes would have {} bytes, at most {BYTES_MAX} are allowed; set attributes to \
+                 nil that are no longer needed",
+                others + bytes
+            ));
+        }
+        attributes.bytes = others + bytes;
+        let old = match value {
+            Value::Nil => attributes.by_name.remove(&key),
+            value => attributes.by_name.insert(key, (Arc::new(value), bytes)),
+        };
+        // A large value is freed without the lock.
+        drop(attributes);
+        drop(old);
+        Ok(())
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Option<Arc<Value>> {
@@ -51,6 +82,6 @@ impl App {
             .attributes
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        attributes.get(key).cloned()
+        attributes.by_name.get(key).map(|(value, _)| value.clone())
     }
 }

@@ -19,25 +19,59 @@ const VALUES_MAX: usize = 1_000_000;
 /// Values between two checks of the watchdog.
 const STEPS: usize = 256;
 
-/// Copies the value at `index`. Raises nothing.
-pub(super) unsafe fn read(state: *mut lua_State, index: c_int) -> Result<Value, String> {
+/// What a value costs beside the bytes of a string: its own, and those around it in a table.
+const VALUE_BYTES: usize = 2 * size_of::<Value>();
+
+/// What a copy has read so far.
+struct Reading {
+    values: usize,
+    bytes: usize,
+    most: usize,
+}
+
+impl Reading {
+    fn add(&mut self, bytes: usize) -> Result<(), String> {
+        self.bytes += bytes;
+        if self.bytes > self.most {
+            return Err(format!("more than {} bytes", self.most));
+        }
+        Ok(())
+    }
+}
+
+/// Copies the value at `index`, of at most `most` bytes. Returns the copy and its bytes. Raises nothing.
+pub(super) unsafe fn read(
+    state: *mut lua_State,
+    index: c_int,
+    most: usize,
+) -> Result<(Value, usize), String> {
+    let mut reading = Reading {
+        values: 0,
+        bytes: 0,
+        most,
+    };
     // SAFETY: the caller's index is valid.
-    unsafe { read_within(state, ffi::lua_absindex(state, index), DEPTH_MAX, &mut 0) }
+    let value = unsafe {
+        let index = ffi::lua_absindex(state, index);
+        read_within(state, index, DEPTH_MAX, &mut reading)?
+    };
+    Ok((value, reading.bytes))
 }
 
 unsafe fn read_within(
     state: *mut lua_State,
     index: c_int,
     depth: usize,
-    values: &mut usize,
+    reading: &mut Reading,
 ) -> Result<Value, String> {
-    *values += 1;
-    if *values > VALUES_MAX {
+    reading.values += 1;
+    if reading.values > VALUES_MAX {
         return Err(format!("more than {VALUES_MAX} values"));
     }
-    if values.is_multiple_of(STEPS) && hook::ends() {
+    if reading.values.is_multiple_of(STEPS) && hook::ends() {
         return Err("the call has ended".to_owned());
     }
+    reading.add(VALUE_BYTES)?;
     // SAFETY: nothing here converts in place, and `lua_next` gets only keys that it returned.
     unsafe {
         Ok(match ffi::lua_type(state, index) {
@@ -47,7 +81,11 @@ unsafe fn read_within(
                 Value::Integer(ffi::lua_tointeger(state, index))
             }
             ffi::LUA_TNUMBER => Value::Number(ffi::lua_tonumber(state, index)),
-            ffi::LUA_TSTRING => Value::Bytes(bytes_at(state, index).unwrap_or_default().into()),
+            ffi::LUA_TSTRING => {
+                let bytes = bytes_at(state, index).unwrap_or_default();
+                reading.add(bytes.len())?;
+                Value::Bytes(bytes.into())
+            }
             ffi::LUA_TLIGHTUSERDATA if is_null(state, index) => Value::Null,
             ffi::LUA_TTABLE => {
                 if depth == 0 || ffi::lua_checkstack(state, 4) == 0 {
@@ -60,11 +98,12 @@ unsafe fn read_within(
                 while ffi::lua_next(state, index) != 0 {
                     let top = ffi::lua_gettop(state);
                     pairs.push((
-                        read_within(state, top - 1, depth - 1, values)?,
-                        read_within(state, top, depth - 1, values)?,
+                        read_within(state, top - 1, depth - 1, reading)?,
+                        read_within(state, top, depth - 1, reading)?,
                     ));
                     ffi::lua_settop(state, top - 1);
                 }
+                pairs.shrink_to_fit();
                 Value::Table(pairs)
             }
             _ => return Err(format!("{} cannot be copied", type_name(state, index))),

@@ -121,7 +121,7 @@ fn start(state: *mut lua_State, shared: &Shared, entry: &Entry) -> bool {
     let Body::Outside(start) = entry.body else {
         return false;
     };
-    match arguments(state, entry.path).and_then(|values| guarded(|| start(values))) {
+    match arguments(state, shared, entry.path).and_then(|values| guarded(|| start(values))) {
         Ok(job) => {
             shared.begin(Wait::Outside(job));
             true
@@ -133,13 +133,14 @@ fn start(state: *mut lua_State, shared: &Shared, entry: &Entry) -> bool {
     }
 }
 
-/// Copies of the arguments. Raises nothing.
-fn arguments(state: *mut lua_State, path: &str) -> Result<Vec<Value>, Fault> {
+/// Copies of the arguments, of which each has at most as many bytes as the VM. Raises nothing.
+fn arguments(state: *mut lua_State, shared: &Shared, path: &str) -> Result<Vec<Value>, Fault> {
     // SAFETY: all are valid indices.
     unsafe {
         (1..=ffi::lua_gettop(state))
             .map(|index| {
-                plain::read(state, index).map_err(|reason| {
+                let copy = plain::read(state, index, shared.memory);
+                copy.map(|(value, _)| value).map_err(|reason| {
                     let message = format!("`{path}` takes plain data, argument {index}: {reason}");
                     Fault::new("invalid", message)
                 })

@@ -330,3 +330,44 @@ fn c_code_that_does_not_end_ends_the_process_and_names_its_message() {
     });
     daemon.stop();
 }
+
+/// librdkafka counts the values of messages alone. Large headers bring no more memory into the process than large values
+/// do, however many such messages wait, and all of them arrive once.
+#[test]
+fn messages_with_large_headers_have_a_bound() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("headers", 1);
+    let project = Project::new(kafka);
+    let handler = r#"
+        local record = require "record"
+        local tide = require "tide"
+        return function(message, ctx)
+          while not io.open("gate") do tide.sleep(20) end
+          record.line("done", { topic = "", partition = 0, offset = message.offset, value = "" }, ctx)
+        end
+        "#;
+    project.handler("orders.lua", handler);
+    project.config(&from_beginning("orders", &topic.name, "orders"));
+    let large = Message::value("small")
+        .partition(0)
+        .header("large", Some(&[b'x'; 80_000]));
+    let count = 4_000;
+    for _ in 0..count / 500 {
+        topic.produce((0..500).map(|_| large.clone()));
+    }
+    let mut daemon = Daemon::join(&project);
+
+    daemon.wait_for("the budget is used up", |daemon| {
+        daemon.status()["consumers"][0]["partitions"][0]["paused"] == "budget"
+    });
+    let memory = daemon.peak_memory();
+    assert!(memory < 200 << 20, "{memory} bytes while they wait");
+
+    project.open_gate();
+    daemon.wait_for("all have run", |_| project.entries().len() >= count);
+    let offsets: Vec<i64> = project.entries().iter().map(|one| one.offset).collect();
+    assert_eq!(offsets, (0..count as i64).collect::<Vec<_>>());
+    let memory = daemon.peak_memory();
+    assert!(memory < 200 << 20, "{memory} bytes in the end");
+    daemon.stop();
+}

@@ -9,6 +9,7 @@ use std::ffi::c_int;
 use mlua::ffi::{self, lua_State};
 
 use super::fields::unknown;
+use crate::lua::attributes::BYTES_MAX;
 use crate::lua::plain;
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, push_bytes};
@@ -67,9 +68,9 @@ unsafe extern "C-unwind" fn set(state: *mut lua_State) -> c_int {
         let shared = Shared::of(state);
         shared.attempt(state, || {
             let key: Box<[u8]> = bytes_at(state, 1).unwrap_or_default().into();
-            let value = plain::read(state, 2)
+            let (value, bytes) = plain::read(state, 2, BYTES_MAX)
                 .map_err(|reason| format!("`app.setAttr` takes plain data: {reason}"))?;
-            shared.app.set(key, value);
+            shared.app.set(key, value, bytes)?;
             Ok(0)
         })
     }

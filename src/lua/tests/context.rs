@@ -339,3 +339,30 @@ fn attributes_have_a_bound() {
         failure.message
     );
 }
+
+/// They lie outside of the VMs, whose limit does not bound them.
+#[test]
+fn attributes_have_a_bound_together() {
+    let app = Arc::new(App::default());
+    let run = |code: &str| handler(code).build_with(&app).unwrap().run();
+    let many = "for at = 1, 6 do ctx.app.setAttr('a' .. at, ('x'):rep(10 << 20)) end";
+    assert!(matches!(run(many), Step::Done));
+    let too_much = "ctx.app.setAttr('b', ('x'):rep(10 << 20))";
+    let message = failure(run(too_much)).message;
+    assert!(
+        message.contains("`app.setAttr`: all attributes would have 734")
+            && message.contains("at most 67108864 are allowed"),
+        "{message}"
+    );
+    // The same text in many places is copied to each.
+    let shared = "local s, t = ('x'):rep(1 << 20), {} for at = 1, 80 do t[at] = s end ctx.app.setAttr('b', t)";
+    let message = failure(run(shared)).message;
+    assert!(
+        message.ends_with("takes plain data: more than 67108864 bytes"),
+        "{message}"
+    );
+    let replaced =
+        "for _ = 1, 20 do ctx.app.setAttr('a1', ('y'):rep(10 << 20)) end ctx.app.setAttr('a2')";
+    assert!(matches!(run(replaced), Step::Done));
+    assert!(matches!(run(too_much), Step::Done));
+}
