@@ -201,9 +201,9 @@ fn serve(brokers: &mut Brokers, mailbox: &Mailbox<Lookup>, inbox: &Mailbox<ToCon
         brokers.beat.turn();
         failpoint!("lookups-turn");
         mailbox.wait(&mut letters, Instant::now() + TURN);
-        // `Stop` goes before the lookups that are still queued.
+        // `Stop` goes before the lookups that are still queued, but what was committed is noted.
         if letters.iter().any(|letter| matches!(letter, Lookup::Stop)) {
-            return;
+            letters.retain(|letter| matches!(letter, Lookup::Committed(_) | Lookup::Stop));
         }
         for lookup in letters.drain(..) {
             inbox.send(ToConsumer::Answered(match lookup {

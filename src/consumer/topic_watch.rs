@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::assignment::Described;
 use crate::consumer::lookups::Lookup;
-use crate::kafka::{Class, Error};
+use crate::kafka::Error;
 use crate::log::log;
 
 use super::Consumer;
@@ -66,9 +66,9 @@ impl TopicWatch {
 }
 
 impl Consumer {
-    /// An error may tell of a topic that is gone, or created again.
+    /// The error may tell of a topic that is gone, or created again.
     pub(super) fn watch_after(&mut self, error: &Error) {
-        if error.class() == Class::Lasting {
+        if error.is_of_topic() {
             self.watch.hurry(Instant::now());
         }
     }

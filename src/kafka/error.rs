@@ -113,6 +113,18 @@ impl Error {
         }
     }
 
+    /// Whether a topic is missing, is another one than before, or may not be read.
+    pub(crate) fn is_of_topic(&self) -> bool {
+        matches!(
+            self.code,
+            Code::TopicAuthorizationFailed
+                | Code::UnknownTopicOrPartition
+                | Code::UnknownTopic
+                | Code::UnknownTopicId
+                | Code::InvalidTopic
+        )
+    }
+
     /// Whether the brokers do not know the request.
     pub(crate) fn is_unsupported(&self) -> bool {
         matches!(

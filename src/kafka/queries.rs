@@ -52,9 +52,11 @@ impl Client {
     }
 
     /// The id of a broker that answers. **Blocks** up to the time-out.
+    ///
+    /// It asks for all topics: a question for the known ones lets the brokers create those that are missing.
     pub(crate) fn broker_id(&self, timeout: Duration) -> Result<i32, Error> {
         let mut metadata: *const sys::rd_kafka_metadata = ptr::null();
-        let all = 0;
+        let all = 1;
         // SAFETY: the out-pointer is a local variable; the result is read once and freed.
         unsafe {
             Error::check(sys::rd_kafka_metadata(
