@@ -20,7 +20,7 @@ use crate::rules::start_offset;
 use super::Consumer;
 use super::commit_requests::{Unheard, Waiter};
 use super::epoch::Unsent;
-use super::held::Held;
+use super::held::{Held, TopicState};
 use super::trouble::{Subject, line_limits};
 
 /// The longest time between commits without a configured interval or threshold.
@@ -99,7 +99,7 @@ impl Held {
 
     /// Whether the target differs from the group's committed offset.
     pub(super) fn position_moved(&self) -> bool {
-        if self.plan.listeners.is_empty() || self.is_of_deleted_topic {
+        if self.plan.listeners.is_empty() || self.topic == TopicState::Deleted {
             // No listener takes the topic, so this consumer commits nothing for it. Neither may an offset of a deleted
             // topic be committed in the one that has its name.
             return false;
@@ -117,7 +117,7 @@ impl Held {
     /// Whether a commit lists the messages finished beyond its offset.
     fn tells_finished(&self) -> bool {
         self.epoch.committed_changes.is_some()
-            && !self.is_of_deleted_topic
+            && self.topic != TopicState::Deleted
             && self.plan.ordering != Ordering::Partition
             && self.epoch.tracker.is_automatic()
             && self.epoch.tracker.target() == self.epoch.tracker.finished()
@@ -318,7 +318,8 @@ impl Consumer {
             };
             match result {
                 Ok(()) => {
-                    if std::mem::take(&mut held.owes_first_commit) {
+                    if held.topic == TopicState::Recreated {
+                        held.topic = TopicState::Known;
                         first.push(held.key());
                     }
                     held.epoch.committed = Some(sent.offset);

@@ -30,10 +30,17 @@ pub(super) struct Held {
     pub(super) last_commit: Instant,
     /// Messages taken in this assignment.
     pub(super) received: u64,
-    /// The topic was deleted, and perhaps created again: the partition commits nothing more.
-    pub(super) is_of_deleted_topic: bool,
-    /// The topic was created again, and the group has no offset of the new one yet.
-    pub(super) owes_first_commit: bool,
+    pub(super) topic: TopicState,
+}
+
+/// Whether the topic is the one of the group's offsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TopicState {
+    Known,
+    /// It was created again, and the group has no offset of the new one yet.
+    Recreated,
+    /// It was deleted, and perhaps created again: the partition commits nothing more.
+    Deleted,
 }
 
 /// Whether the next message of a partition continues at the expected offset.
@@ -83,8 +90,7 @@ impl Held {
             is_heavy: false,
             last_commit: now,
             received: 0,
-            is_of_deleted_topic: false,
-            owes_first_commit: false,
+            topic: TopicState::Known,
         }
     }
 

@@ -15,7 +15,7 @@ use crate::rules::start_offset::{Start, Why};
 
 use super::connections::Connections;
 use super::drain::{Drain, LAST_COMMIT};
-use super::held::{Held, Stage, apply_pauses};
+use super::held::{Held, Stage, TopicState, apply_pauses};
 use super::pauses::Pauses;
 use super::phase::{Leaving, Phase, Retiring};
 use super::topic_watch::TopicWatch;
@@ -161,7 +161,7 @@ impl Consumer {
             if let Some(new) = self.held.get_mut(key) {
                 new.pauses = Pauses::of_same_assignment();
                 new.epoch.committed = old.epoch.committed;
-                new.owes_first_commit = old.owes_first_commit;
+                new.topic = old.topic;
                 if new.plan.manual.is_empty() {
                     new.epoch.tracker.seed(old.epoch.tracker.beyond());
                 }
@@ -193,7 +193,7 @@ impl Consumer {
                 let position = held.epoch.tracker.finished().offset;
                 let (topic, number) = (&partition.topic, partition.number);
                 positions.push(format!("{topic}[{number}]: {position}"));
-                held.is_of_deleted_topic = true;
+                held.topic = TopicState::Deleted;
                 held.release();
                 held.cancel();
             }

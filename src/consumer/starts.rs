@@ -17,7 +17,7 @@ use crate::rules::start_offset::{Start, Why};
 
 use super::Consumer;
 use super::epoch::{Begin, EpochState};
-use super::held::{Held, Stage};
+use super::held::{Held, Stage, TopicState};
 use super::membership::names;
 use super::phase::Doing;
 use super::trouble::Subject;
@@ -192,7 +192,9 @@ impl Consumer {
         let epoch = EpochState::new(partition, &plan, &begin, now);
         let worker = self.worker_of(&key.topic, key.number, plan.concurrency());
         let mut held = Held::new(epoch, plan, worker, stage, now);
-        held.owes_first_commit = matches!(start.why, Why::Recreated { .. });
+        if matches!(start.why, Why::Recreated { .. }) {
+            held.topic = TopicState::Recreated;
+        }
         self.held.insert(key.clone(), held);
     }
 
