@@ -16,8 +16,8 @@ const BLOCKS: &str = "io.open(\"loading\", \"w\"):close()\n\
                       os.execute(\"for i in $(seq 600); do [ -e gate ] && break; sleep 0.1; done\")\n\
                       return { handle = function() end }\n";
 
-/// The time of a stop with nothing to drain, on a busy machine. A load that is waited for takes longer.
-const STOP: Duration = Duration::from_secs(4);
+/// The time of a stop with nothing to drain, on a busy machine. A load that is waited for takes a minute.
+const STOP: Duration = Duration::from_secs(20);
 
 fn project(blocking: &str) -> Project {
     let sections = "[log]\nformat = \"json\"\n[http]\nlisten = \"127.0.0.1:0\"\n[daemon]\n";
