@@ -152,12 +152,6 @@ impl Reloader {
             Ok(bundle) => bundle,
             Err(error) => return rejected(error),
         };
-        let known = |warning: &&String| {
-            current.config.warnings.contains(*warning) || self.unusable.contains(*warning)
-        };
-        for warning in new.config.warnings.iter().filter(|one| !known(one)) {
-            log!(warn, reload, "{warning}");
-        }
         let difference = config_changes::difference(&current.config, &new.config);
         new.config = Arc::new(config_changes::effective(&current.config, &new.config));
         let new = Arc::new(new);
@@ -179,6 +173,12 @@ impl Reloader {
         failpoint!("before-swap");
         self.fleet.apply(&new, vms, &difference, open);
         failpoint!("after-swap");
+        let known = |warning: &&String| {
+            current.config.warnings.contains(*warning) || self.unusable.contains(*warning)
+        };
+        for warning in new.config.warnings.iter().filter(|one| !known(one)) {
+            log!(warn, reload, "{warning}");
+        }
         self.follow();
         Outcome::Applied(difference)
     }

@@ -108,3 +108,21 @@ fn files_that_nothing_loads_refuse_no_reload() {
     );
     daemon.stop();
 }
+
+/// A start logs the warnings of the configuration, and a reload those that are new.
+#[test]
+fn a_reload_logs_its_new_warnings() {
+    let project = project("");
+    let mut daemon = Daemon::start(&project);
+    let listener = from_beginning("orders", "orders", "orders.handle");
+    project.config(&(listener + "[http]\n"));
+    let line = daemon.wait_line("the warning", |line| {
+        line.mentions("`[http]` has no `listen`")
+    });
+    assert_eq!(line.field("level"), "WARN", "{line:?}");
+    let (code, printed) = daemon.reload();
+    assert_eq!(code, 0, "{printed}");
+    let warned = daemon.count(|line| line.mentions("`[http]` has no `listen`"));
+    assert_eq!(warned, 1, "once");
+    daemon.stop();
+}
