@@ -13,6 +13,7 @@ mod drain;
 mod ends;
 mod epoch;
 mod fairness;
+mod first_seen;
 mod held;
 mod intake;
 mod known_topics;

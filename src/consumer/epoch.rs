@@ -12,8 +12,8 @@ use crate::config::Ordering;
 use crate::rules::offsets::{Position, Tracker};
 use crate::rules::route::Plan;
 
+use super::first_seen::FirstSeen;
 use super::lost_offsets::LostOffsets;
-use super::not_due::FirstSeen;
 use super::standstill::Standstill;
 
 pub(super) struct EpochState {

@@ -350,7 +350,7 @@ fn messages_with_large_headers_have_a_bound() {
     project.config(&from_beginning("orders", &topic.name, "orders"));
     let large = Message::value("small")
         .partition(0)
-        .header("large", Some(&[b'x'; 80_000]));
+        .header("large", Some(&vec![b'x'; 80_000]));
     let count = 4_000;
     for _ in 0..count / 500 {
         topic.produce((0..500).map(|_| large.clone()));
