@@ -49,7 +49,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Arguments),
-    /// Checks the configuration and its handlers without a broker, and prints what would run.
+    /// Checks the configuration and its handlers without a broker, and prints consumers and listeners.
     Check(check::Arguments),
     Dev(dev::Arguments),
     Send(send::Arguments),
@@ -58,12 +58,11 @@ enum Command {
     Status(status::Arguments),
     Skip(operator_commands::Skip),
     Retry(operator_commands::Retry),
-    /// Stops a listener from taking messages; calls under way finish
+    /// Pauses a listener: it takes no messages, and calls under way finish
     ///
-    /// Its messages wait, and with them what is behind them in their lanes. It lasts until `moontide resume` or a restart;
-    /// a reload does not end it.
+    /// Its messages wait, and so do later messages of their lanes. The pause lasts until `moontide resume` or a restart, through reloads.
     Pause(operator_commands::OneListener),
-    /// Lets a paused listener take messages again
+    /// Resumes a paused listener
     Resume(operator_commands::OneListener),
     /// Prints the JSON Schema of the configuration.
     Schema(schema::Arguments),

@@ -293,7 +293,7 @@ impl Daemon {
         if ended == Ended::Stopped
             && let Some(reason) = panicked_meanwhile(&mut inputs.endings)
         {
-            log!(error, daemon, reason, "stopped, but not in order");
+            log!(error, daemon, reason, "stopped with errors");
             ended = Ended::Failed(reason);
         }
         feeder.abort();

@@ -88,7 +88,7 @@ pub(crate) struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureKind {
     Raised,
-    /// The handler asked for a retry, a dead letter or a skip.
+    /// The handler requested a retry, a dead letter or a skip.
     Asked,
     /// The handler returned `nil, err` or `false, err`.
     Returned,
@@ -119,9 +119,9 @@ impl Failure {
     /// A verdict as the reason why a message is retried, skipped or dead-lettered.
     pub(crate) fn of_verdict(verdict: &Verdict) -> Self {
         let asked = match verdict {
-            Verdict::Retry { .. } => "the handler asked for a retry",
-            Verdict::DeadLetter { .. } => "the handler asked for a dead letter",
-            Verdict::Skip { .. } => "the handler asked to skip the message",
+            Verdict::Retry { .. } => "the handler requested a retry",
+            Verdict::DeadLetter { .. } => "the handler requested a dead letter",
+            Verdict::Skip { .. } => "the handler requested a skip",
         };
         Self {
             kind: FailureKind::Asked,

@@ -33,7 +33,7 @@ use welcome::Welcome;
 /// The limit for a send to the embedded broker, which answers within milliseconds.
 const SEND_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Runs the handlers on an embedded broker, for writing them without any Kafka.
+/// Runs the daemon on an embedded broker, for writing handlers without Kafka.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
     /// Partitions of each topic
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=1000))]
     partitions: i32,
-    /// Messages to deliver, one JSON object a line [default: messages.jsonl beside the configuration, if it is there]
+    /// Messages to deliver, one JSON object a line [default: messages.jsonl beside the configuration, if it exists]
     #[arg(long, value_name = "FILE")]
     messages: Option<PathBuf>,
 }

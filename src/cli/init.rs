@@ -22,7 +22,7 @@ const FILES: &[(&str, &str)] = &[
 /// Writes a small project that runs as it is.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Where to; created if it is not there
+    /// The folder of the project; created if it is missing
     #[arg(default_value = ".")]
     directory: PathBuf,
 }

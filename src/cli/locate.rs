@@ -64,7 +64,7 @@ impl Daemon {
                     .map(|place| format!("`{}`", place.display()))
                     .collect();
                 bail!(
-                    "no moontide runs with runtime directory {}; start it with `moontide run`, or name the directory by \
+                    "no daemon runs with runtime directory {}; start it with `moontide run`, or name the directory by \
                      --runtime-directory",
                     tried.join(" or ")
                 )
@@ -90,7 +90,7 @@ impl Daemon {
         self.say_who(&identity, request);
         match response {
             Response::Error(error) => bail!("{error}"),
-            response => answer(response).context("moontide has answered another request"),
+            response => answer(response).context("the daemon answered another request"),
         }
     }
 
@@ -137,8 +137,7 @@ impl Daemon {
         match found {
             Some(place) => Ok(Looked::Found(place.clone())),
             None if !path.exists() => bail!(
-                "{} does not exist, which would say where moontide runs; name it by --config, or the runtime directory by \
-                 --runtime-directory",
+                "{} does not exist, and it names the runtime directory of the daemon; pass --config, or --runtime-directory",
                 path.display()
             ),
             None => Ok(Looked::Nowhere(own.into_iter().chain(usual).collect())),
@@ -337,7 +336,7 @@ mod tests {
         };
         let error = daemon.directory().unwrap_err().to_string();
         let expected = format!(
-            "no moontide runs with runtime directory `{}` or `{}` or `/run/moontide`; start it with `moontide run`, or name \
+            "no daemon runs with runtime directory `{}` or `{}` or `/run/moontide`; start it with `moontide run`, or name \
              the directory by --runtime-directory",
             new.display(),
             folder.path().join(".moontide").display()

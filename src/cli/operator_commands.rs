@@ -12,9 +12,9 @@ use crate::telemetry::status::{Order, Request, Response};
 /// Longer than the daemon waits for its own threads.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Gives up a message that is in flight: its handlers are not run (again), and its lane goes on
+/// Gives up a message in flight: its handlers do not run again, and its lane goes on
 ///
-/// A call of it that runs is ended. Exits with 1, and says why, where the message is not in flight in this daemon.
+/// Ends a running call of the message. Exits with 1 and the reason if the message is not in flight in this daemon.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Skip {
     #[command(flatten)]
@@ -24,20 +24,20 @@ pub(crate) struct Skip {
     partition: i32,
     #[arg(value_parser = clap::value_parser!(i64).range(0..))]
     offset: i64,
-    /// Only for this listener; default: all that have no outcome yet
+    /// The listener; default: all listeners in which the message has no outcome yet
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
-    /// Send it to the listener's dead-letter topic
+    /// Sends the message to the listener's dead-letter topic
     #[arg(long)]
     dead_letter: bool,
 }
 
-/// Ends back-offs at once: what has failed runs again now
+/// Ends back-offs: failed messages run again at once
 #[derive(Debug, clap::Args)]
 pub(crate) struct Retry {
     #[command(flatten)]
     common: Common,
-    /// Only this listener's; default: those of all listeners
+    /// The listener; default: all listeners
     listener: Option<String>,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct OneListener {
 struct Common {
     #[command(flatten)]
     daemon: locate::Daemon,
-    /// Why, for the log
+    /// The reason, for the log
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }

@@ -13,16 +13,15 @@ use crate::telemetry::status::{ReloadReport, ReloadResult, Request, Response};
 
 /// Reloads config and handlers of the running daemon
 ///
-/// Exits with 0 when they are in force, with 1 when they are bad (the old ones stay in force) or no daemon runs, and with
-/// 3 when all is in force but what takes a restart.
+/// Exits with 0 when the files are in force, with 1 when they are bad or no daemon runs, and with 3 when a changed key needs a restart.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     daemon: locate::Daemon,
-    /// Seconds to wait for the outcome
+    /// Seconds to wait for the result
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     deadline: u64,
-    /// Print the outcome as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }

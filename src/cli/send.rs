@@ -19,15 +19,15 @@ use crate::rules::route::takes;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Sends one message to the broker of `moontide dev`, or to another one that is asked for.
+/// Sends one message to the broker of `moontide dev`, or to other brokers.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The topic, which has to exist
+    /// The topic, which must exist
     topic: String,
     /// The value, or `-` for all of standard input, byte by byte
     #[arg(required_unless_present = "null", allow_negative_numbers = true)]
     value: Option<String>,
-    /// A null value: a tombstone
+    /// Sends a null value, which is a tombstone
     #[arg(long, conflicts_with = "value")]
     null: bool,
     /// The key; decides the partition
@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
     /// A header; may be given several times
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
     headers: Vec<(String, String)>,
-    /// The partition, whatever the key
+    /// The partition; overrides the key
     #[arg(short, long, allow_negative_numbers = true)]
     partition: Option<u16>,
     /// Let the broker create the topic
@@ -44,10 +44,10 @@ pub(crate) struct Arguments {
     create: bool,
     #[command(flatten)]
     daemon: locate::Daemon,
-    /// To these brokers, without TLS and SASL
+    /// Sends to these brokers, without TLS and SASL
     #[arg(long, value_name = "HOST:PORT,…", conflicts_with = "config_brokers")]
     brokers: Option<String>,
-    /// To the brokers of the configuration, as its consumers reach them
+    /// Sends to the brokers of the configuration, with its connection settings
     #[arg(long)]
     config_brokers: bool,
 }
@@ -117,7 +117,7 @@ impl Target {
 
 fn nobody_there(config: &Path) -> String {
     format!(
-        "no `moontide dev` runs with {}; start it, or say where to send: --config-brokers, or --brokers HOST:PORT",
+        "no `moontide dev` runs with {}; start it, or name the brokers: --config-brokers, or --brokers HOST:PORT",
         config.display()
     )
 }

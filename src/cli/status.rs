@@ -17,7 +17,7 @@ use picture::{View, picture};
 const DEADLINE: Duration = Duration::from_secs(10);
 const WIDTH_DEFAULT: usize = 100;
 
-/// Shows what the running daemon does: consumers, partitions, what is blocked and why
+/// Shows consumers, partitions and blocked messages of the running daemon
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

@@ -64,8 +64,7 @@ impl Held {
                 partition = partition.number,
                 listener = &*ask.listener,
                 offset = position,
-                "too many messages were finished without ctx.commitOffsets in their lanes: the position stays until the \
-                 partition is assigned anew"
+                "too many messages finished without ctx.commitOffsets in their lanes: the position stays until the next assignment of the partition"
             );
         }
     }
@@ -85,7 +84,7 @@ impl Consumer {
         let is_ahead = listeners_since_bundle > self.bundle.number;
         match self.of(partition) {
             None => reply.committed(Err(
-                "the partition was revoked; whoever has it now gets the message again".to_owned(),
+                "the partition was revoked; its new owner gets the message again".to_owned(),
             )),
             Some(held) if !is_ahead && !held.plan.has(&ask.listener) => {
                 // The request is of an older bundle, and would count as finished for the present listeners. It is
@@ -202,7 +201,7 @@ impl Consumer {
                 offset,
                 error,
                 left_out = (left_out > 0).then_some(left_out),
-                "not committed, though ctx.commitOffsets asked for it"
+                "the offset that ctx.commitOffsets requested is not committed"
             );
         }
     }

@@ -380,8 +380,7 @@ impl Consumer {
             warn,
             consumer,
             consumer = &*self.name,
-            "the brokers refuse a commit's metadata (`offset.metadata.max.bytes`): messages that are finished beyond a \
-             position run again after a restart"
+            "the brokers refuse a commit's metadata (`offset.metadata.max.bytes`): messages that finished beyond the position run again after a restart"
         );
     }
 

@@ -271,7 +271,7 @@ impl Consumer {
             partition = old.number,
             offset,
             position = held.epoch.tracker.finished().offset,
-            "the partition went back: its log was truncated or made anew; messages from here on are handled again"
+            "the log of the partition was truncated or created again: messages from this offset on are handled again"
         );
         old.end();
         self.intake.is_outdated = true;

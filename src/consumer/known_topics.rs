@@ -139,7 +139,7 @@ impl KnownTopics {
                 warn,
                 consumer,
                 consumer = &*self.consumer,
-                "the brokers tell no ids of topics: a topic that is deleted and created again is not recognised"
+                "the brokers have no ids of topics: a topic that is deleted and created again is not recognised"
             );
         }
     }
@@ -191,7 +191,7 @@ impl KnownTopics {
                 consumer = &*self.consumer,
                 file = %self.path.display(),
                 %error,
-                "the ids of topics are not written: a topic that is created again while the daemon is stopped is not \
+                "the ids of topics cannot be written: a topic that is created again while the daemon is stopped is not \
                  recognised"
             );
         }

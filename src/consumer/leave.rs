@@ -205,8 +205,7 @@ impl Consumer {
             consumer = &*self.name,
             topics = topics.join(", "),
             positions = positions.join(", "),
-            "leaves the group and joins it again, since topics were created again; the positions are those of the old \
-             topics"
+            "leaves the group and joins it again, because topics were created again; the positions are those of the old topics"
         );
         self.begin_leaving(now + self.drain_time(), true);
     }
@@ -240,7 +239,7 @@ impl Consumer {
         } else if self.go_on_draining(&mut leaving.drain, |_| true, now) {
             leaving.is_told = true;
             if let Err(error) = self.client.close() {
-                log!(warn, consumer, consumer = &*self.name, %error, "not closed in order");
+                log!(warn, consumer, consumer = &*self.name, %error, "the client did not close cleanly");
                 is_closed = true;
             }
         }

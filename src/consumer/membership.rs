@@ -279,7 +279,7 @@ impl Consumer {
     /// messages.
     fn say_overdue(&self) {
         let sentence = format!(
-            "consumer `{}`: a handler can't be ended, and its partition is wanted",
+            "consumer `{}`: a handler cannot be ended, and its partition must be released",
             self.name
         );
         // The first ending counts.

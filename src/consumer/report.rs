@@ -89,8 +89,7 @@ impl Held {
                 lost = lost.count,
                 first,
                 last,
-                "the next offset is older than the log: there were markers of transactions, compacted messages, or such \
-                 as were deleted before they were handled"
+                "the next offset is older than the log: the gap may be transaction markers, compacted messages, or messages deleted before they were handled"
             );
         }
     }
@@ -123,7 +122,7 @@ impl Consumer {
                 consumer,
                 of,
                 left_out,
-                "lines of commits that failed left out"
+                "lines about failed commits left out"
             );
         }
     }

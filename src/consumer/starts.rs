@@ -234,7 +234,7 @@ impl Consumer {
                     topic,
                     partition,
                     offset,
-                    "starts at the beginning: it is new to the group"
+                    "starts at the beginning: the partition is newer than the group"
                 );
             }
             Why::End { left_out } => {
@@ -267,8 +267,7 @@ impl Consumer {
                     partition,
                     offset,
                     committed,
-                    "starts at the beginning, since its topic was deleted and created again; the offset of the group may \
-                     be one of the old topic"
+                    "starts at the beginning, because its topic was deleted and created again; the offset of the group may belong to the old topic"
                 );
             }
             Why::BelowLogStart { lost } => {
@@ -291,7 +290,7 @@ impl Consumer {
                 topic,
                 partition,
                 offset,
-                "the committed offset lies beyond the log: it was truncated or made anew, messages are repeated"
+                "the committed offset lies beyond the log: the log was truncated or created again, and messages are repeated"
             ),
             Why::Committed | Why::Beginning | Why::Added | Why::End { .. } => {}
         }

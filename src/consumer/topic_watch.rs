@@ -134,13 +134,7 @@ impl Consumer {
         }
         if !come.is_empty() {
             let (consumer, topics) = (&*self.name, come.join(", "));
-            log!(
-                info,
-                consumer,
-                consumer,
-                topics,
-                "topics are there that were missing"
-            );
+            log!(info, consumer, consumer, topics, "missing topics exist now");
         }
         let is_changed = !gone.is_empty() || !come.is_empty();
         self.topics.are_missing(&described.missing);

@@ -129,7 +129,7 @@ impl Trouble {
                 consumer,
                 of,
                 left_out,
-                "lines of kafka errors left out"
+                "lines about kafka errors left out"
             );
         }
     }

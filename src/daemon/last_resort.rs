@@ -35,7 +35,7 @@ impl LastResort {
                 log!(
                     error,
                     daemon,
-                    "the stop does not end: ending at once; what was not committed will be delivered again"
+                    "the stop exceeds its deadline: the process ends now, and uncommitted messages are delivered again"
                 );
                 flush.now();
                 // SAFETY: it only ends the process. Nothing unfinished was committed, so that nothing is lost.
@@ -43,7 +43,7 @@ impl LastResort {
             }
         });
         if let Err(error) = &thread {
-            log!(warn, daemon, %error, "the stop has no last resort");
+            log!(warn, daemon, %error, "no thread watches the deadline of the stop");
         }
         Self {
             disarm: Some(disarm),

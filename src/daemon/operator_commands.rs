@@ -125,7 +125,7 @@ impl OperatorCommands {
                 by = %who,
                 reason,
                 outcome,
-                "message skipped by hand"
+                "an operator skipped the message"
             );
             return Ok(outcome);
         }
@@ -133,7 +133,7 @@ impl OperatorCommands {
             return Err(why);
         }
         if replies.is_late {
-            return Err(late("it is skipped when that ends"));
+            return Err(late("the message is skipped when the call ends"));
         }
         Err(why_not(&self.roster.status(), message))
     }
@@ -144,7 +144,7 @@ impl OperatorCommands {
             reply,
         });
         let ended: usize = replies.answers.iter().sum();
-        log!(info, control, listener, ended, by = %who, reason, "back-offs ended by hand");
+        log!(info, control, listener, ended, by = %who, reason, "an operator ended the back-offs");
         let of = listener.map_or_else(String::new, |name| format!(" of listener `{name}`"));
         let sentence = match ended {
             0 => format!("no message{of} is in back-off"),
@@ -152,7 +152,7 @@ impl OperatorCommands {
             many => format!("{many} messages{of} run again now"),
         };
         if replies.is_late {
-            format!("{sentence}; {}", late("what waits there follows"))
+            format!("{sentence}; {}", late("messages that wait there follow"))
         } else {
             sentence
         }
@@ -163,7 +163,7 @@ impl OperatorCommands {
         if let Some(before) = status.paused.iter().find(|one| one.listener == listener) {
             return format!("listener `{listener}` is paused already, by {}", before.by);
         }
-        log!(warn, control, listener, by = %who, reason, "listener paused by hand");
+        log!(warn, control, listener, by = %who, reason, "an operator paused the listener");
         status.paused.push(Paused {
             listener: listener.to_owned(),
             since: now_ms(),
@@ -190,7 +190,7 @@ impl OperatorCommands {
             return Ok(format!("listener `{listener}` is not paused"));
         };
         let before = status.paused.remove(index);
-        log!(warn, control, listener, by = %who, reason, paused_by = before.by, "listener resumed by hand");
+        log!(warn, control, listener, by = %who, reason, paused_by = before.by, "an operator resumed the listener");
         self.tell(listener, false);
         Ok(format!("listener `{listener}` takes messages again"))
     }
@@ -242,7 +242,7 @@ fn replies<T>(receiver: &mpsc::Receiver<T>, until: Instant) -> Replies<T> {
 
 fn late(then: &str) -> String {
     let seconds = ANSWER.as_secs();
-    format!("a worker has not answered within {seconds} s, since a handler computes; {then}")
+    format!("a worker has not answered within {seconds} s, because a handler computes; {then}")
 }
 
 fn check_listener(config: &Config, name: Option<&str>) -> Result<(), String> {
@@ -272,7 +272,7 @@ fn why_not(consumers: &[ConsumerStatus], message: &Handle) -> String {
     let Some(found) = found else {
         if has_topic {
             return format!(
-                "partition {partition} of topic `{topic}` is not assigned to this moontide: ask the one that has it"
+                "partition {partition} of topic `{topic}` is not assigned to this daemon: ask the daemon that has it"
             );
         }
         let meant = nearest(topic, topics.by_ref().map(String::as_str));
@@ -290,7 +290,7 @@ fn why_not(consumers: &[ConsumerStatus], message: &Handle) -> String {
     }
     match &found.blocked {
         Some(blocked) if blocked.offset != *offset => format!(
-            "message {topic}[{partition}]@{offset} is not in flight: what blocks there is offset {} in listener `{}`",
+            "message {topic}[{partition}]@{offset} is not in flight: the blocking message has offset {} in listener `{}`",
             blocked.offset, blocked.listener
         ),
         _ => format!(
@@ -351,7 +351,7 @@ mod tests {
             "orders",
             2,
             5,
-            "partition 2 of topic `orders` is not assigned to this moontide: ask the one that has it",
+            "partition 2 of topic `orders` is not assigned to this daemon: ask the daemon that has it",
         );
         check(
             None,

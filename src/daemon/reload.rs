@@ -208,7 +208,7 @@ impl Reloader {
                     info,
                     reload,
                     bundle = number,
-                    "the files are again what runs"
+                    "the files match the running bundle again"
                 );
             }
             Outcome::Unchanged | Outcome::Superseded => {}
@@ -242,7 +242,7 @@ impl Reloader {
                         reload,
                         bundle = number,
                         error,
-                        "reload rejected: the old bundle goes on"
+                        "reload rejected: the old bundle stays in force"
                     );
                 }
             }

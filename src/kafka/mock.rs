@@ -42,7 +42,7 @@ impl Broker {
         )
         .context("embedded broker")?;
         let Some(cluster) = client.mock_cluster() else {
-            bail!("embedded broker: the client came without its cluster");
+            bail!("embedded broker: the client has no mock cluster");
         };
         let address = cluster.bootstrap_servers();
         drop(cluster);

@@ -90,7 +90,7 @@ fn native_headers(headers: &[Header]) -> Result<*mut sys::rd_kafka_headers_t, Co
                 size as isize,
             );
             if let Err(error) = super::Error::check(added) {
-                log!(debug, kafka, %error, "a header was not taken");
+                log!(debug, kafka, %error, "librdkafka refused a header");
                 sys::rd_kafka_headers_destroy(list);
                 return Err(Code::from(added));
             }

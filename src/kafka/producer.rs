@@ -5,7 +5,7 @@
 //! answered exactly once. This module must not know the purpose of the records.
 #![expect(
     unsafe_code,
-    reason = "who waits for a record's answer passes through librdkafka as an address"
+    reason = "the waiter of a record passes through librdkafka as an address"
 )]
 
 use std::collections::BTreeMap;
@@ -256,7 +256,7 @@ impl Producer {
         if self.client.flush(left()).is_err() {
             self.client.purge(PurgeConfig::default().queue().inflight());
             if let Err(error) = self.client.flush(REPORT_GRACE) {
-                log!(warn, kafka, %error, "records without an answer when their producer was closed");
+                log!(warn, kafka, %error, "a producer closed with unacknowledged records");
             }
         }
     }

@@ -156,7 +156,7 @@ fn guarded(work: impl FnOnce() -> Result<Job, Fault>) -> Result<Job, Fault> {
 
 /// The log has the panic itself.
 fn lost() -> Fault {
-    let message = "a defect of Moontide ended this; the log has a line of the target `panic`";
+    let message = "a bug of Moontide ended the call; the log has a line of the target `panic`";
     Fault::new("internal", message)
 }
 

@@ -184,7 +184,7 @@ impl RequiredTopic {
                 format!(", or set `{}.allowAutoTopicCreation = true`", purpose.key())
             }
             (None, Create::Never) => {
-                "; Moontide makes no topic of a topic that is made itself".to_owned()
+                "; Moontide creates no topic for a topic that Moontide itself created".to_owned()
             }
         };
         format!(

@@ -82,7 +82,7 @@ impl Server {
         // daemon.
         match UnixStream::connect(&path) {
             Ok(_) => bail!(
-                "another moontide runs with runtime directory `{}`",
+                "another daemon runs with runtime directory `{}`",
                 directory.display()
             ),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -91,7 +91,7 @@ impl Server {
             })?,
         }
         let (listener, file) = listen(&path)
-            .with_context(|| format!("cannot make control socket `{}`", path.display()))?;
+            .with_context(|| format!("cannot create control socket `{}`", path.display()))?;
         Ok(Self {
             listener,
             path,
@@ -156,12 +156,12 @@ impl Server {
         match made {
             Ok((listener, file)) => {
                 (self.listener, self.file) = (listener, file);
-                log!(warn, control, %path, "the control socket was deleted; it is made anew");
+                log!(warn, control, %path, "the control socket was deleted: creating it again");
                 true
             }
             Err(error) => {
                 if self.failures.allow(Instant::now()).is_some() {
-                    log!(warn, control, %path, %error, "the control socket was deleted and cannot be made anew");
+                    log!(warn, control, %path, %error, "the control socket was deleted and cannot be created again");
                 }
                 false
             }
@@ -204,11 +204,11 @@ pub(crate) fn ask(directory: &Path, request: &Request, deadline: Duration) -> Re
     let mut stream = UnixStream::connect(&path).map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
             let directory = directory.display();
-            anyhow!("no moontide runs with runtime directory `{directory}`; start it with `moontide run`")
+            anyhow!("no daemon runs with runtime directory `{directory}`; start it with `moontide run`")
         }
         ErrorKind::PermissionDenied => {
             let path = path.display();
-            anyhow!("control socket `{path}`: permission denied; ask as the daemon's user or as root")
+            anyhow!("control socket `{path}`: permission denied; run the command as the daemon's user or as root")
         }
         _ => anyhow!(error).context(format!("control socket `{}`", path.display())),
     })?;
@@ -222,13 +222,13 @@ pub(crate) fn ask(directory: &Path, request: &Request, deadline: Duration) -> Re
         .map_err(|error| match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => {
                 anyhow!(
-                    "moontide has not answered within {} s; it may still be at it",
+                    "the daemon has not answered within {} s; the request may still be under way",
                     deadline.as_secs()
                 )
             }
-            _ => anyhow!(error).context("moontide ended before it answered"),
+            _ => anyhow!(error).context("the daemon ended before it answered"),
         })?;
-    serde_json::from_slice(&answer).context("moontide's answer is of another version")
+    serde_json::from_slice(&answer).context("the answer of the daemon is of another version")
 }
 
 fn socket_path(directory: &Path) -> Result<PathBuf> {
@@ -261,7 +261,7 @@ fn lock(directory: &Path) -> Result<File> {
                 format!(", pid {}", pid.trim())
             };
             bail!(
-                "another moontide runs with runtime directory `{}`{pid}",
+                "another daemon runs with runtime directory `{}`{pid}",
                 directory.display()
             );
         }

@@ -236,7 +236,7 @@ async fn hear(ears: &mut Ears, reactions: &Reactions, beat: &Beat) {
                 log!(
                     warn,
                     signals,
-                    "a second signal: ending at once; what was not committed will be delivered again"
+                    "second signal: the process ends now, and uncommitted messages are delivered again"
                 );
                 (reactions.flush)();
                 // SAFETY: it only ends the process. Nothing unfinished was committed, so that nothing is lost.

@@ -73,7 +73,7 @@ impl Notifier {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.send(&[NotifyState::Reloading, now]),
             Err(error) => {
-                log!(warn, systemd, %error, "the service manager was not told of the reload");
+                log!(warn, systemd, %error, "the service manager was not notified of the reload");
             }
         }
     }
@@ -110,7 +110,7 @@ impl Notifier {
             let now = Instant::now();
             if let Some(thread) = progress.stalled(now) {
                 if limit.allow(now).is_some() {
-                    log!(error, systemd, %thread, "a thread stands still, the watchdog is not fed");
+                    log!(error, systemd, %thread, "a thread stands still: systemd's watchdog is not notified");
                 }
                 continue;
             }

@@ -356,7 +356,7 @@ impl Eye {
         if let Some(error) = refusal.filter(|_| !self.warned) {
             self.warned = true;
             let every_ms = self.pace.poll.as_millis();
-            log!(warn, watch, %error, every_ms, "file events are refused: looking for changes of config and handlers instead");
+            log!(warn, watch, %error, every_ms, "the kernel refuses file events: config and handlers are polled for changes");
         }
     }
 }

@@ -144,7 +144,7 @@ async fn answer(
         }
         Err(_) => refusal(
             StatusCode::INTERNAL_SERVER_ERROR,
-            "the page could not be made",
+            "the page cannot be built",
         ),
     })
 }
@@ -176,12 +176,12 @@ impl Refused {
         match self {
             Self::NotFound => refusal(
                 StatusCode::NOT_FOUND,
-                "nothing is here; there are /metrics, /live, /ready and /status",
+                "no such page; the pages are /metrics, /live, /ready and /status",
             ),
             Self::NotAllowed => {
                 let mut response = refusal(
                     StatusCode::METHOD_NOT_ALLOWED,
-                    "this can only be read, with GET or HEAD",
+                    "this page takes only GET and HEAD",
                 );
                 let headers = response.headers_mut();
                 headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));

@@ -172,7 +172,7 @@ impl Guard {
             journald = of(1),
             file = of(2),
             total = total.iter().sum::<u64>(),
-            "log lines were dropped: not read in time, or no room on the disk"
+            "log lines were dropped: their sink is too slow, or the disk is full"
         );
     }
 
@@ -273,7 +273,7 @@ fn filter(directives: &str) -> anyhow::Result<EnvFilter> {
         ",notify=warn"
     };
     config::level::parse(&format!("{directives}{quiet}"))
-        .with_context(|| format!("{place}: `{directives}` is no list of levels by target"))
+        .with_context(|| format!("{place}: `{directives}` is not a list of levels by target"))
 }
 
 fn main_layer(

@@ -120,7 +120,7 @@ impl Outside {
                         warn,
                         lua,
                         job = name,
-                        "a job did not end when it was told to: it is dropped"
+                        "a job did not end within its grace period: it is dropped"
                     );
                     reply.forget();
                     Was::Dropped

@@ -69,7 +69,7 @@ impl Worker {
                     partition = partition.number,
                     offset = message.offset(),
                     bundle = bundle.number,
-                    "message skipped: its listener is gone"
+                    "message skipped: its listener was removed"
                 );
             });
             slot.ask_as_automatic(&before);

@@ -98,7 +98,7 @@ impl Log {
                 left_out,
                 reason = error,
                 retry_in_ms,
-                "handler asked for a retry"
+                "handler requested a retry"
             );
             return;
         }
@@ -125,7 +125,7 @@ impl Log {
         let Some(left_out) = self.allow(&place.listener.name) else {
             return;
         };
-        let what = "message skipped: its handler asked for that";
+        let what = "message skipped: its handler requested it";
         say!(info, place, left_out, reason, "{what}");
     }
 
@@ -133,7 +133,7 @@ impl Log {
     pub(super) fn buried(&mut self, place: &Coordinates<'_>, failure: &Failure) {
         let what = match failure.kind {
             FailureKind::Asked => {
-                "message goes to the dead-letter topic: its handler or an operator asked for that"
+                "message goes to the dead-letter topic: its handler or an operator requested it"
             }
             _ => "message goes to the dead-letter topic: its handler failed",
         };
@@ -149,7 +149,7 @@ impl Log {
         let (listener, what) = match stray {
             Stray::Gone(listener) => (
                 Some(listener.as_str()),
-                "message skipped: its listener is gone",
+                "message skipped: its listener was removed",
             ),
             Stray::Unreadable => (
                 None,
@@ -181,7 +181,7 @@ impl Log {
                 partition = partition.number,
                 offset = message.offset(),
                 left_out = (left_out > 0).then_some(left_out),
-                "message runs without its headers: librdkafka reads none of more than 100,000, and no broken ones"
+                "the message runs without headers: librdkafka reads neither more than 100,000 headers nor broken ones"
             );
         }
     }

@@ -110,7 +110,7 @@ impl Worker {
                     ));
                 }
                 if lane.progress[index].stage == Stage::Sending {
-                    return Err(format!("{place}: its dead letter is on its way already"));
+                    return Err(format!("{place}: its dead letter is already on its way"));
                 }
             }
         }
@@ -201,7 +201,7 @@ fn meant(lane: &Lane<Message>, listener: Option<&str>) -> Result<Vec<usize>, Str
         .map(|(index, _)| index)
         .collect();
     if open.is_empty() {
-        return Err("it has its outcome already".to_owned());
+        return Err("it already has its outcome".to_owned());
     }
     Ok(open)
 }

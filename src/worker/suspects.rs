@@ -181,7 +181,7 @@ impl Worker {
         if !head.lane.alone {
             head.lane.alone = true;
             let error = format!(
-                "was running in {} crashes: it runs when nothing else does, and all wait for it",
+                "was running in {} crashes: it runs alone, and all other messages wait for it",
                 suspect.crashes
             );
             head.block(self.clock.wall_ms(), &error, None);
@@ -222,7 +222,7 @@ impl Worker {
         let failure = Failure {
             kind: FailureKind::Raised,
             message: format!(
-                "the process died {crashes} times while this message was running, and once nothing else was"
+                "the process died {crashes} times while this message was running, and once while it ran alone"
             ),
             traceback: None,
         };

@@ -510,7 +510,7 @@ fn the_policies_of_a_listener_are_told_in_words() {
         "ordering = 'key'\nmaxInFlight = 8\ndeadLetter = { topic = '{topic}.{group}.{listener}' }\n",
         &[
             "a new group starts at the end; commits by itself",
-            "in the order of their key, in none where they have no key; at most 8 in flight",
+            "in the order of their key; without a key in no order; at most 8 in flight",
             usual,
             "what fails runs 5 times, after waits of 300ms to 30s, then becomes a dead letter",
             "dead letters go to t.g.orders.gotData, with headers as of moontide, at most 600 a minute; one that is too large holds up its lane, one that is refused holds up its lane",
@@ -525,7 +525,7 @@ fn the_policies_of_a_listener_are_told_in_words() {
             "in no order; at most 1000 in flight",
             usual,
             "what fails runs 3 times, by way of t.g.retry.5s, t.g.retry.1m (made where missing), which gives their order up, then is skipped",
-            "dead letters that ctx.deadLetter asks for go to t.dead, with headers as of spring, at most 600 a minute; one that is too large loses its value, one that is refused holds up its lane",
+            "dead letters that ctx.deadLetter requests go to t.dead, with headers as of spring, at most 600 a minute; one that is too large loses its value, one that is refused holds up its lane",
         ],
     );
 }

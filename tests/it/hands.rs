@@ -129,7 +129,7 @@ fn a_message_that_blocks_is_skipped() {
         "is finished already: the position is 4",
     );
     let line = daemon.wait_line("who did it", |line| {
-        line.is("message skipped by hand") && line.field("offset") == "0"
+        line.is("an operator skipped the message") && line.field("offset") == "0"
     });
     assert_eq!(line.field("reason"), "nobody can repair it");
     assert!(line.field("by").contains("uid "), "{line:?}");
@@ -264,7 +264,9 @@ fn a_back_off_is_ended_by_retry() {
 
     project.wait_for_entries("done", 3, DEADLINE);
     check(&project, &["retry"], 0, "no message is in back-off");
-    let line = daemon.wait_line("who did it", |line| line.is("back-offs ended by hand"));
+    let line = daemon.wait_line("who did it", |line| {
+        line.is("an operator ended the back-offs")
+    });
     assert_eq!(line.field("reason"), "it is back");
     daemon.stop();
 }
@@ -313,7 +315,9 @@ fn a_paused_listener_takes_nothing_until_it_is_resumed() {
     assert!(!project.values_of("done").contains(&"10".to_owned()));
     check(&project, &["resume", "orders"], 0, "is not paused");
     assert!(daemon.status()["paused"].as_array().unwrap().is_empty());
-    daemon.wait_line("who did it", |line| line.is("listener resumed by hand"));
+    daemon.wait_line("who did it", |line| {
+        line.is("an operator resumed the listener")
+    });
     daemon.stop();
     assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(10));
 }

@@ -197,7 +197,7 @@ fn live_fails_while_a_thread_stands_still() {
     let thread = wait_some("/live fails", DEADLINE, || live(&address));
     assert_eq!(thread, "consumer-default");
     daemon.wait_line("the same in the log", |line| {
-        line.is("a thread stands still, the watchdog is not fed")
+        line.is("a thread stands still: systemd's watchdog is not notified")
     });
 
     drop(halted);

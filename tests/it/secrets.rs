@@ -141,7 +141,7 @@ fn files_that_are_the_same_again_open_no_secret() {
     daemon.wait_line("the bad file is refused", |line| line.mentions("not TOML"));
     project.write("config.toml", &text);
     daemon.wait_line("the files are as before", |line| {
-        line.is("the files are again what runs")
+        line.is("the files match the running bundle again")
     });
 
     assert!(fifo.reader().is_none(), "nobody waits for it");

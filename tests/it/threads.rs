@@ -246,7 +246,7 @@ fn a_hang_of_a_thread_that_counts_fails_live() {
         let named = wait_some("/live fails", DEADLINE, || dead_thread(&address));
         assert!(named.starts_with(thread), "{named}");
         daemon.wait_line("the same in the log", |line| {
-            line.is("a thread stands still, the watchdog is not fed")
+            line.is("a thread stands still: systemd's watchdog is not notified")
                 && line.is_error()
                 && line.field("thread").starts_with(&named)
         });

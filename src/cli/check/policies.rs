@@ -20,7 +20,7 @@ pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
     let commit = if listener.run.auto_commit {
         "commits by itself"
     } else {
-        "commits by ctx.commitOffsets alone"
+        "commits: only by ctx.commitOffsets"
     };
     let limits = &listener.limits;
     let mut lines = vec![
@@ -31,7 +31,7 @@ pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
             listener.max_in_flight
         ),
         format!(
-            "at most {} of Lua without a pause, {} of a whole call",
+            "at most {} of Lua without a wait, {} of a whole call",
             short(limits.blocking),
             short(limits.timeout)
         ),
@@ -57,10 +57,10 @@ fn order(listener: &Listener) -> &'static str {
     match (listener.ordering, listener.null_keys) {
         (Ordering::Partition, _) => "in the order of their partition",
         (Ordering::Key, NullKeys::Parallel) => {
-            "in the order of their key, in none where they have no key"
+            "in the order of their key; without a key in no order"
         }
         (Ordering::Key, NullKeys::Partition) => {
-            "in the order of their key, those of a partition without a key in theirs"
+            "in the order of their key; those without a key in the order of their partition"
         }
         (Ordering::None, _) => "in no order",
     }
@@ -85,19 +85,19 @@ fn failure(listener: &Listener, group: &str) -> String {
             .collect();
         let missing = made(retry.create_topics);
         format!(
-            "by way of {}{missing}, which gives their order up",
+            "through {}{missing}, which gives up their order",
             names.join(", ")
         )
     };
     let last = match listener.on_error {
-        OnError::Retry => return format!("what fails runs again until it is done, {waits}"),
+        OnError::Retry => return format!("a failed message runs again until it is done, {waits}"),
         OnError::DeadLetter => "becomes a dead letter",
         OnError::Skip => "is skipped",
         OnError::Stop => "stops the daemon",
     };
     match retry.attempts {
         Some(1) | None => format!("what fails {last}"),
-        Some(attempts) => format!("what fails runs {attempts} times, {waits}, then {last}"),
+        Some(attempts) => format!("a failed message runs {attempts} times, {waits}, then {last}"),
     }
 }
 
@@ -112,7 +112,7 @@ fn dead_letters(listener: &Listener, dead_letter: &DeadLetter, group: &str) -> S
     let who = if listener.on_error == OnError::DeadLetter {
         "dead letters"
     } else {
-        "dead letters that ctx.deadLetter asks for"
+        "dead letters that ctx.deadLetter requests"
     };
     let large = match dead_letter.too_large {
         TooLarge::Block => "holds up its lane",

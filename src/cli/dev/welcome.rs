@@ -23,7 +23,7 @@ pub(super) struct Welcome<'a> {
 impl Welcome<'_> {
     pub(super) fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!(
-            "{}: an embedded broker on {} stands in for the config's; it forgets everything at the end",
+            "{}: an embedded broker on {} replaces the brokers of the config; its messages end with it",
             bold("moontide dev"),
             bold(self.address)
         )];

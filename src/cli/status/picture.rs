@@ -159,7 +159,7 @@ fn consumer(consumer: &ConsumerStatus, view: &View) -> Vec<String> {
     lines.extend(view.text("  topics  ", &subscription, false));
     for one in &consumer.topic_errors {
         let text = format!(
-            "{} can't be had, for {}: {}",
+            "{} is unknown, for {}: {}",
             one.topic,
             view.since(one.since),
             one.error
@@ -175,9 +175,7 @@ fn consumer(consumer: &ConsumerStatus, view: &View) -> Vec<String> {
     let hidden = consumer.partitions.len() - chosen.len();
     if hidden > 0 {
         let hidden = count(hidden, "other partition");
-        lines.push(format!(
-            "  … and {hidden} with no more lag; --all shows them"
-        ));
+        lines.push(format!("  … and {hidden} without lag; --all shows them"));
     }
     lines.extend(failing(&consumer.partitions, view));
     lines.extend(blocked(&consumer.partitions, view));

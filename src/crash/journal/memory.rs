@@ -151,7 +151,7 @@ impl Memory {
             log!(
                 warn,
                 crash,
-                "the journal of running messages is full: some run without a line in it"
+                "the journal of running messages is full: some messages run without an entry"
             );
         }
     }

@@ -91,7 +91,7 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
         let shared = Shared::of(state);
         let Some(ctx) = block_at(state, 1) else {
             // Only `debug` reaches this function.
-            shared.raise(state, "this is no `ctx`".to_owned());
+            shared.raise(state, "this value is not a `ctx`".to_owned());
         };
         match bytes_at(state, 2).unwrap_or_default() {
             b"topic" => push_topic(state, &ctx),

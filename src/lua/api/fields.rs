@@ -47,7 +47,7 @@ unsafe fn message(state: *mut lua_State, key: c_int, object: &str, fields: &[&st
     let name = String::from_utf8_lossy(bytes);
     let nearest = suggestion(&name, fields);
     let hint = match (object, &*name) {
-        ("tide", "http") => "; a client of HTTP is not there yet",
+        ("tide", "http") => "; a client for HTTP does not exist yet",
         ("ctx", "value" | "key" | "timestamp") => {
             "; the message is the first argument of a handler"
         }

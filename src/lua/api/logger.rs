@@ -54,7 +54,7 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
         let shared = Shared::of(state);
         if block_at(state, 1).is_none() {
             // Only `debug` reaches this function with another value.
-            shared.raise(state, "this is no logger".to_owned());
+            shared.raise(state, "this value is not a logger".to_owned());
         }
         let level = match bytes_at(state, 2).unwrap_or_default() {
             b"debug" => 0,

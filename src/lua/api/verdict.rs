@@ -37,7 +37,7 @@ impl Shared {
         let mut kept = self.verdict.borrow_mut();
         if kept.is_some() {
             return Err(format!(
-                "`{name}` comes too late: what becomes of the message has been said, and the call ends"
+                "`{name}` comes too late: the call has already requested the end of the message"
             ));
         }
         *kept = Some(verdict);
@@ -115,7 +115,7 @@ unsafe fn retry_at(state: *mut lua_State) -> Result<Verdict, String> {
                     && crate::duration::parse(text).is_some()
                 {
                     return Err(format!(
-                        "`ctx.retry` takes a reason; a delay is told by its name: `ctx.retry{{ after = {text:?} }}`"
+                        "`ctx.retry` takes a reason; write a delay as a named field: `ctx.retry{{ after = {text:?} }}`"
                     ));
                 }
                 Ok(Verdict::Retry {

@@ -37,7 +37,10 @@ fn first_errors_have_a_hint() {
         "the first argument of a handler is the message itself",
     );
     says("local v = 'x' .. message.value", "it is a tombstone");
-    says("local v = tide.http", "; a client of HTTP is not there yet");
+    says(
+        "local v = tide.http",
+        "; a client for HTTP does not exist yet",
+    );
     says(
         "local v = ctx.value",
         "; the message is the first argument of a handler",

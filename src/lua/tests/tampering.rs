@@ -92,19 +92,19 @@ fn methods_look_at_what_they_are_called_with() {
     for (body, said) in [
         (
             "debug.getmetatable(ctx.logger).__index(io.stdout, 'info')",
-            "this is no logger",
+            "this value is not a logger",
         ),
         (
             "debug.getmetatable(ctx.logger).__index()",
-            "this is no logger",
+            "this value is not a logger",
         ),
         (
             "debug.getmetatable(ctx).__index(io.stdout, 'topic')",
-            "this is no `ctx`",
+            "this value is not a `ctx`",
         ),
         (
             "debug.getmetatable(ctx).__index(tide.json.null, 'topic')",
-            "this is no `ctx`",
+            "this value is not a `ctx`",
         ),
         (
             "debug.getregistry()",

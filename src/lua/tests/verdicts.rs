@@ -117,7 +117,7 @@ fn arguments_are_checked_and_a_bad_one_is_a_failure() {
         ),
         (
             "ctx.retry('5s')",
-            "`ctx.retry` takes a reason; a delay is told by its name: `ctx.retry{ after = \"5s\" }`",
+            "`ctx.retry` takes a reason; write a delay as a named field: `ctx.retry{ after = \"5s\" }`",
         ),
         (
             "ctx.deadLetter({})",
@@ -356,7 +356,7 @@ fn a_verdict_and_a_given_up_call_have_words() {
     let failure = Failure::of_verdict(&skip("x"));
     assert_eq!(failure.message, "x");
     let none = Failure::of_verdict(&Verdict::DeadLetter { reason: None });
-    assert_eq!(none.message, "the handler asked for a dead letter");
+    assert_eq!(none.message, "the handler requested a dead letter");
     let timeout = Failure::timeout(Duration::from_secs(300));
     assert_eq!(timeout.kind, FailureKind::Timeout);
     assert_eq!(

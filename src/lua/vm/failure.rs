@@ -62,7 +62,7 @@ pub(in crate::lua) unsafe fn describe(
             None
         };
         if ffi::lua_checkstack(main, 8) == 0 {
-            return words("an error that could not be read: the stack is full");
+            return words("an error that cannot be read: the stack is full");
         }
         // The value is copied: the `__close` methods that are still open get the value too.
         if ffi::lua_checkstack(state, 1) != 0 {
@@ -81,7 +81,7 @@ pub(in crate::lua) unsafe fn describe_top(main: *mut lua_State) -> Words {
     // SAFETY: a light C function allocates nothing; all else runs protected.
     unsafe {
         if ffi::lua_checkstack(main, 8) == 0 {
-            return words("an error that could not be read: the stack is full");
+            return words("an error that cannot be read: the stack is full");
         }
         ffi::lua_pushcclosure(main, message_of, 0);
         ffi::lua_insert(main, -2);
@@ -134,7 +134,7 @@ pub(in crate::lua) fn too_long(limit: Duration) -> String {
 pub(in crate::lua) fn too_long_a_wait(place: Option<String>, max: Duration) -> Words {
     let place = place.map_or_else(String::new, |place| format!("{place}: "));
     words(&format!(
-        "{place}takes more than {} s with this wait, for which everything else stands still",
+        "{place}takes more than {} s in a wait that holds every other message up",
         max.as_secs()
     ))
 }

@@ -60,7 +60,7 @@ unsafe extern "C-unwind" fn set_locale(state: *mut lua_State) -> c_int {
         if ffi::lua_type(state, 1) > ffi::LUA_TNIL {
             Shared::of(state).raise(
                 state,
-                "`os.setlocale` would change the locale of every handler; without a locale it tells the one in force"
+                "`os.setlocale` would change the locale of every handler; without a locale it returns the present one"
                     .to_owned(),
             );
         }

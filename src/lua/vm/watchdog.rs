@@ -206,7 +206,7 @@ fn give_up(beat: &Beat, ran: Duration) -> ! {
         partition = words.partition,
         offset = words.offset,
         seconds = ran.as_secs(),
-        "a handler is stuck in code that nothing can interrupt; the process ends"
+        "a handler is in code that cannot be interrupted, beyond the last deadline: the process aborts"
     );
     // Lets a log writer on another thread write the line.
     std::thread::sleep(Duration::from_millis(200));

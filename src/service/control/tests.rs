@@ -172,7 +172,7 @@ async fn a_client_does_not_wait_beyond_its_deadline() {
 async fn without_a_daemon_the_client_says_what_to_do() {
     let temp = TempDir::new().unwrap();
     let expected = format!(
-        "no moontide runs with runtime directory `{}`; start it with `moontide run`",
+        "no daemon runs with runtime directory `{}`; start it with `moontide run`",
         temp.path().display()
     );
     let answer = ask_beside(temp.path(), Request::Status, DEADLINE).await;
@@ -203,7 +203,7 @@ async fn a_runtime_directory_has_one_daemon() {
     let temp = TempDir::new().unwrap();
     let first = Server::bind(temp.path(), CONFIG.as_ref()).unwrap();
     let said = format!(
-        "another moontide runs with runtime directory `{}`",
+        "another daemon runs with runtime directory `{}`",
         temp.path().display()
     );
     let expected = format!("{said}, pid {}", std::process::id());

@@ -96,7 +96,7 @@ impl LogFile {
                     log,
                     file,
                     error,
-                    "log file not opened: the file before it goes on"
+                    "the log file cannot be opened: the previous file stays in use"
                 );
             }
         }
@@ -123,7 +123,7 @@ impl LogFile {
         for (_, path) in &old[..beyond.min(old.len())] {
             if let Err(error) = fs::remove_file(path) {
                 let file = path.display().to_string();
-                log!(warn, log, file, %error, "old log file not deleted");
+                log!(warn, log, file, %error, "an old log file cannot be deleted");
             }
         }
     }

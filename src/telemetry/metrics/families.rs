@@ -36,13 +36,13 @@ macro_rules! families {
 
 families! {
     RECEIVED: Counter "moontide_messages_received" PARTITION,
-        "Messages taken from the partition in this assignment";
+        "Messages received from the partition in this assignment";
     FINISHED: Counter "moontide_messages_finished" &["consumer", "topic", "partition", "outcome"],
-        "Messages that have their outcome, in this assignment";
+        "Messages with an outcome, in this assignment";
     IN_FLIGHT: Gauge "moontide_messages_in_flight" PARTITION,
-        "Messages taken and unfinished";
+        "Messages received that have no outcome yet";
     IN_FLIGHT_BYTES: Gauge "moontide_in_flight_bytes" PARTITION,
-        "Bytes of the messages taken and unfinished";
+        "Bytes of the messages in flight";
     LAG: Gauge "moontide_lag_messages" PARTITION,
         "Offsets between the position and the end of the partition";
     LAG_UNKNOWN: Gauge "moontide_lag_unknown_seconds" PARTITION,
@@ -50,49 +50,49 @@ families! {
     FAILING: Gauge "moontide_partition_failing" PARTITION,
         "1 while an error of the partition keeps its messages from the consumer";
     LAG_SECONDS: Gauge "moontide_lag_seconds" PARTITION,
-        "Age of the oldest message that is not handled, by its timestamp; 0 without lag";
+        "Age of the oldest message without an outcome, by its timestamp; 0 without lag";
     OLDEST_UNFINISHED: Gauge "moontide_oldest_unfinished_seconds" PARTITION,
-        "Time since the oldest unfinished message was taken; 0 where there is none";
+        "Time since the oldest message in flight was received; 0 without one";
     STANDSTILL: Gauge "moontide_standstill_seconds" PARTITION,
-        "Time that the position stands still although there is something to do";
+        "Time for which the position stands still although messages wait";
     POSITION: Gauge "moontide_position_offset" PARTITION,
-        "Below it every message has its outcome";
+        "The position: every message before it has its outcome";
     COMMITTED: Gauge "moontide_committed_offset" PARTITION,
-        "The offset of the group, as far as it is known";
+        "The committed offset of the group; missing while it is not known";
     BLOCKED: Gauge "moontide_partition_blocked" PARTITION,
-        "1 while a failed message keeps its lane waiting";
+        "1 while a failed message blocks its lane";
     PAUSED: Gauge "moontide_partition_paused" PARTITION,
-        "1 while the partition rests on purpose: its share is used up, its messages are not due, or its listener is paused";
+        "1 while the partition is paused: its share of the budget is used up, its messages are not due, or its listener is paused";
 
     RUN: Histogram "moontide_handler_run_seconds" LISTENER,
-        "From the start of a call to its end, waits included; every run counts";
+        "Time from the start of a call to its end, waits included; every run counts";
     WAIT: Histogram "moontide_handler_wait_seconds" LISTENER,
-        "From the moment at which a message was taken to its first run";
+        "Time from the receipt of a message to its first run";
     FAILURES: Counter "moontide_handler_failures" LISTENER,
         "Calls that failed";
     RETRIES: Counter "moontide_handler_retries" LISTENER,
-        "Calls that were not the first for their message";
+        "Runs of a message after its first run";
     OUTCOMES: Counter "moontide_listener_outcomes" &["listener", "outcome"],
-        "Messages by what became of them in this listener";
+        "Outcomes of messages in this listener";
     LIMIT_KILLS: Counter "moontide_limit_kills" &["listener", "limit"],
-        "Calls that a limit has ended";
+        "Calls that a limit ended";
     UNACKNOWLEDGED: Gauge "moontide_records_unacknowledged" LISTENER,
-        "Messages that wait until the broker acknowledges their dead letters, or their records for retry topics";
+        "Messages whose dead letter or retry record the broker has not acknowledged yet";
     BREAKER: Gauge "moontide_breaker_state" &["listener", "state"],
-        "1 for the state that the breaker is in";
+        "1 for the present state of the breaker";
     LISTENER_PAUSED: Gauge "moontide_listener_paused" LISTENER,
-        "1 while somebody has paused the listener";
+        "1 while an operator has paused the listener";
 
     ASSIGNED: Gauge "moontide_consumer_assigned" &["consumer"],
         "1 while the consumer is connected, and a member of its group with its partitions";
     REBALANCES: Counter "moontide_rebalances" &["consumer", "kind"],
-        "Rebalances that the consumer took part in";
+        "Rebalances of the consumer";
     COMMITS: Counter "moontide_commits" &["consumer", "result"],
-        "Commits that were answered, each of one or several partitions";
+        "Commits with an answer of the broker, each of one or several partitions";
     KAFKA_ERRORS: Counter "moontide_kafka_errors" &["consumer"],
         "Errors of brokers, group and partitions";
     MESSAGES_LOST: Counter "moontide_messages_lost" &["consumer"],
-        "Messages that retention deleted before they were handled, at most";
+        "Messages that retention deleted before they were handled; an upper bound";
     TOPICS_MISSING: Gauge "moontide_topics_missing" &["consumer"],
         "Subscribed topics that do not exist or may not be read";
     PARTITIONS_RECREATED: Counter "moontide_partitions_recreated" &["consumer"],
@@ -106,17 +106,17 @@ families! {
     LOAD_STUCK: Gauge "moontide_load_stuck" &[],
         "1 while the code of a load that was given up still runs: no reload is possible";
     RELOADS: Counter "moontide_reloads" &["result"],
-        "Reloads by how they ended";
+        "Reloads by result";
     LUA_MEMORY: Gauge "moontide_lua_memory_bytes" &["worker"],
         "Memory of the worker's VMs";
     VMS_REPLACED: Counter "moontide_vms_replaced" &["worker"],
-        "VMs replaced because a limit was exceeded in them";
+        "VMs replaced because a call exceeded a limit";
     DROPPED_LINES: Counter "moontide_log_lines_dropped" &[],
         "Log lines dropped because their sink was too slow or failed";
     BUILD: Info "moontide_build" &["version", "librdkafka"],
         "What runs";
     CPU: Counter "process_cpu_seconds" &[],
-        "Processor time of the process, user and system";
+        "CPU time of the process, user and system";
     RESIDENT: Gauge "process_resident_memory_bytes" &[],
         "Memory that is held now";
     VIRTUAL: Gauge "process_virtual_memory_bytes" &[],

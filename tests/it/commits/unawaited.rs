@@ -41,7 +41,7 @@ end
 "#;
 
 fn is_unheard(line: &Line) -> bool {
-    line.is("not committed, though ctx.commitOffsets asked for it")
+    line.is("the offset that ctx.commitOffsets requested is not committed")
 }
 
 fn commits(samples: &Samples, result: &str) -> u64 {

@@ -325,7 +325,7 @@ fn of_many_partitions_the_troubled_ones_are_shown() {
         "{shown:?}"
     );
     assert!(
-        few.contains("  … and 480 other partitions with no more lag; --all shows them\n"),
+        few.contains("  … and 480 other partitions without lag; --all shows them\n"),
         "{few}"
     );
     assert!(
