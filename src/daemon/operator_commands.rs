@@ -372,7 +372,7 @@ mod tests {
             "orders",
             1,
             107,
-            "message orders[1]@107 is not in flight: what blocks there is offset 100 in listener `orders`",
+            "message orders[1]@107 is not in flight: the blocking message has offset 100 in listener `orders`",
         );
     }
 

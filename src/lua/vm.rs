@@ -19,6 +19,7 @@ pub(crate) mod last_words;
 pub(crate) mod load;
 pub(crate) mod replaced;
 pub(crate) mod run;
+mod run_queue;
 pub(crate) mod ticket;
 pub(crate) mod watchdog;
 

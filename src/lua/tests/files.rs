@@ -185,7 +185,7 @@ fn init_does_not_wait_for_long() {
     let mut f = Setup::new().file("init.lua", init).build();
     assert_eq!(
         f.vm.start(&f.pulse).unwrap_err().to_string(),
-        "handlers/init.lua:2: takes more than 10 s with this wait, for which everything else stands still"
+        "handlers/init.lua:2: takes more than 10 s in a wait that holds every other message up"
     );
 }
 

@@ -49,6 +49,8 @@ pub(in crate::lua) struct Beat {
     /// The place where the hook first ended a slice, and its sequence.
     place: Mutex<Option<(u64, String)>>,
     pub(super) thread: libc::pthread_t,
+    /// The kernel's id of the thread.
+    pub(super) task: libc::pid_t,
     pub(super) name: String,
     pub(super) start: Instant,
     registry: Arc<Registry>,
@@ -61,6 +63,8 @@ pub(super) struct Seen {
     pub(super) last: Instant,
     /// The sum of the samples so far: a process that was stopped and continues loses no time.
     pub(super) ran: Duration,
+    /// The time on the run queue up to the last sample, once the slice is slow.
+    pub(super) waited: Option<Duration>,
 }
 
 pub(super) struct Registry {
@@ -124,6 +128,8 @@ impl Pulse {
             place: Mutex::new(None),
             // SAFETY: asks for the calling thread's own id.
             thread: unsafe { libc::pthread_self() },
+            // SAFETY: as above.
+            task: unsafe { libc::gettid() },
             name: name.to_owned(),
             start: Instant::now(),
             registry: Arc::clone(registry),
@@ -131,6 +137,7 @@ impl Pulse {
                 sequence: 0,
                 last: Instant::now(),
                 ran: Duration::ZERO,
+                waited: None,
             }),
         });
         registry

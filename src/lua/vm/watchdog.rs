@@ -19,6 +19,7 @@ use anyhow::Context as _;
 use super::beat::{Beat, Pulse, Registry, Seen};
 use super::failure;
 use super::hook;
+use super::run_queue;
 use super::ticket::Ticket;
 use crate::failpoint::failpoint;
 use crate::log::log;
@@ -142,11 +143,12 @@ fn look_at(beat: &Beat, now: Instant) -> bool {
             sequence,
             last: now,
             ran: Duration::ZERO,
+            waited: None,
         };
         return true;
     }
-    let passed = now.duration_since(seen.last);
-    seen.ran += passed.min(LOOK_MAX);
+    let ran = running_time(beat, &mut seen, now);
+    seen.ran += ran;
     seen.last = now;
     let ran = seen.ran;
     let limit = beat.limit();
@@ -169,6 +171,22 @@ fn look_at(beat: &Beat, now: Instant) -> bool {
     match &beat.ticket {
         Some(ticket) => give_up_load(beat, ticket, sequence, ran.saturating_sub(last)),
         None => give_up(beat, ran),
+    }
+}
+
+/// The part of the time since the last sample that counts. On a busy machine a thread may wait for a CPU for most of
+/// the time: this is not the time of its code, and must not end it. The first part of a slice counts in full, so that
+/// short slices cost no look at the kernel's counter.
+fn running_time(beat: &Beat, seen: &mut Seen, now: Instant) -> Duration {
+    let passed = now.duration_since(seen.last).min(LOOK_MAX);
+    if seen.ran < SLOW {
+        return passed;
+    }
+    let before = seen.waited;
+    seen.waited = run_queue::waited(beat.task);
+    match (before, seen.waited) {
+        (Some(before), Some(waited)) => passed.saturating_sub(waited.saturating_sub(before)),
+        _ => passed,
     }
 }
 
