@@ -269,7 +269,8 @@ impl Consumer {
             }
             Event::Connection(change) => self.connections.change(change, now),
             Event::Closed(broker, closed) => {
-                let hint = self.security.hint_closed(closed);
+                let may_be_wrong = !self.connections.has_worked(&broker);
+                let hint = self.security.hint_closed(closed).filter(|_| may_be_wrong);
                 self.broker_error(&broker, Error::closed(closed.to_string()), hint, now);
             }
             Event::TopicError(topic, error) => {

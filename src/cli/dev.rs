@@ -11,6 +11,7 @@ mod welcome;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,6 +108,16 @@ fn offer_init(config: &Path) -> Result<(), Exit> {
     }
 }
 
+/// The embedded broker begins without topics and offsets, and so does the state.
+fn forget_state(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove `{}`", directory.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The embedded broker with everything that the daemon finds on it at its start.
 struct Stage {
     broker: Broker,
@@ -131,6 +142,7 @@ impl Stage {
                 path.display()
             );
         }
+        forget_state(&adjust::state_directory(config))?;
         let (messages, samples) = read_samples(arguments, path)?;
         let broker = Broker::start()?;
         let mut topics = adjust::literal_topics(config);

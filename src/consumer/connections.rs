@@ -29,6 +29,8 @@ struct One {
     since: Instant,
     /// The last connection was too short: the next one has to prove itself.
     was_short: bool,
+    /// A connection has lasted: the kind of the port is right.
+    has_worked: bool,
 }
 
 impl One {
@@ -53,10 +55,12 @@ impl Connections {
             step,
             since: now,
             was_short: false,
+            has_worked: false,
         });
         let lasted = now.saturating_duration_since(one.since);
         if step == Step::Down && one.step == Step::Up {
             one.was_short = lasted < SHORT;
+            one.has_worked |= !one.was_short;
         }
         (one.step, one.since) = (step, now);
         self.look(now);
@@ -67,6 +71,14 @@ impl Connections {
         let mut names = self.each.keys();
         let known = names.find(|(_, id)| broker.id >= 0 && *id == broker.id);
         known.map_or_else(|| broker.name.clone(), |(name, _)| name.clone())
+    }
+
+    /// Whether the broker has worked before, so that a closed connection says nothing about the kind of its port.
+    pub(super) fn has_worked(&self, broker: &Broker) -> bool {
+        let mut each = self.each.iter();
+        each.any(|((name, id), one)| {
+            one.has_worked && (*name == broker.name || (broker.id >= 0 && *id == broker.id))
+        })
     }
 
     /// Whether the broker of this name can be used.

@@ -6,8 +6,7 @@
 //! the ids.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -199,15 +198,15 @@ impl KnownTopics {
 }
 
 fn read(path: &std::path::Path) -> io::Result<Option<Written>> {
-    match fs::metadata(path) {
+    let mut file = match own_folder::open(path, OpenOptions::new().read(true)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-        Ok(metadata) if metadata.len() > FILE_BYTES_MAX => {
-            return Err(io::Error::other("the file is too large"));
-        }
-        Ok(_) => {}
+        opened => opened?,
+    };
+    if file.metadata()?.len() > FILE_BYTES_MAX {
+        return Err(io::Error::other("the file is too large"));
     }
-    let bytes = fs::read(path)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
     serde_json::from_slice(&bytes)
         .map(Some)
         .map_err(io::Error::from)
@@ -218,9 +217,7 @@ fn write(path: &std::path::Path, bytes: &[u8]) -> io::Result<()> {
         own_folder::make(directory)?;
     }
     let new = path.with_extension("new");
-    let mut options = OpenOptions::new();
-    let options = options.write(true).create(true).truncate(true).mode(0o600);
-    let written = options.open(&new).and_then(|mut file| {
+    let written = own_folder::create(&new).and_then(|mut file| {
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&new, path)

@@ -13,7 +13,6 @@ use crate::kafka::Error;
 use crate::log::log;
 
 use super::Consumer;
-use super::trouble::Subject;
 
 /// The pause before the next description after an error, and while a topic is missing: doubled up to the longest.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -98,11 +97,12 @@ impl Consumer {
             Err(error) => {
                 let pause = self.watch.longer_pause();
                 self.watch.answered(pause, now);
-                self.trouble.note(&self.name, &error, Subject::Lookups, now);
+                // Errors of brokers have their own place, and a partition that cannot start without a description
+                // has this one. An idle consumer may not ask again for long, so that here it would outlive its cause.
+                log!(debug, consumer, consumer = &*self.name, %error, "topics are not described");
                 return;
             }
         };
-        self.trouble.over(&Subject::Lookups);
         if self.note_missing(&described) {
             self.watch.pause = PAUSE;
         }

@@ -105,7 +105,7 @@ fn lock(directory: &Path) -> Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => bail!(
-            "another moontide runs with state directory `{}`; `daemon.stateDirectory` gives each its own",
+            "another daemon runs with state directory `{}`; `daemon.stateDirectory` gives each its own",
             directory.display()
         ),
         Err(TryLockError::Error(error)) => Err(error).with_context(place),

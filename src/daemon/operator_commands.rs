@@ -290,7 +290,8 @@ fn why_not(consumers: &[ConsumerStatus], message: &Handle) -> String {
     }
     match &found.blocked {
         Some(blocked) if blocked.offset != *offset => format!(
-            "message {topic}[{partition}]@{offset} is not in flight: the blocking message has offset {} in listener `{}`",
+            "message {topic}[{partition}]@{offset} neither runs nor blocks its lane: the blocking message is \
+             {topic}[{partition}]@{} in listener `{}`; skip that one first",
             blocked.offset, blocked.listener
         ),
         _ => format!(
@@ -372,7 +373,7 @@ mod tests {
             "orders",
             1,
             107,
-            "message orders[1]@107 is not in flight: the blocking message has offset 100 in listener `orders`",
+            "message orders[1]@107 neither runs nor blocks its lane: the blocking message is orders[1]@100 in listener `orders`; skip that one first",
         );
     }
 

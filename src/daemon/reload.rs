@@ -86,7 +86,11 @@ impl Reloader {
     pub(super) fn reload(&mut self, force: bool) -> Option<ReloadReport> {
         let outcome = self.try_reload(force);
         if matches!(outcome, Outcome::Superseded) {
-            log!(info, reload, "load cancelled: the files have changed again");
+            log!(
+                info,
+                reload,
+                "load cancelled: the files have changed again, or the daemon stops"
+            );
             return None;
         }
         let report = self.report(&outcome, force);

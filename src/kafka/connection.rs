@@ -163,10 +163,10 @@ impl Security {
     /// The key that may be wrong when the other side closes connections.
     pub(crate) fn hint_closed(self, closed: Closed) -> Option<&'static str> {
         match (closed, self.tls, self.sasl) {
-            (Closed::Unanswered, false, _) => {
-                Some("the port may want TLS (`ssl` is not set), or be none of a Kafka broker")
-            }
-            (Closed::Unanswered, true, _) => Some("the port may be none of a Kafka broker"),
+            (Closed::Unanswered, false, _) => Some(
+                "the port may want TLS (`ssl` is not set), or it is not the port of a Kafka broker",
+            ),
+            (Closed::Unanswered, true, _) => Some("it may not be the port of a Kafka broker"),
             (Closed::Refused, ..) => Some("see `sasl`: mechanism, user name and password"),
             (Closed::Answered, _, false) => {
                 Some("the port may want authentication (`sasl` is not set)")
@@ -180,7 +180,7 @@ impl Security {
         let has = |part: &str| error.contains(part);
         let answer = foreign_answer(error).unwrap_or_default();
         if answer == *b"HTTP" {
-            Some("an HTTP server listens at this port, and no Kafka broker")
+            Some("an HTTP server listens at this port, not a Kafka broker")
         } else if !self.tls && answer.starts_with(&TLS_ALERT) {
             Some("the port wants TLS: set `ssl`")
         } else if self.tls && (has("PLAINTEXT") || has("wrong version number")) {

@@ -66,8 +66,16 @@ impl Client {
                 &raw mut metadata,
                 millis(timeout),
             ))?;
-            let id = (*metadata).orig_broker_id;
+            // The answer may come by a connection of the configuration's address, which has no id.
+            let mut id = (*metadata).orig_broker_id;
+            if id < 0 && (*metadata).broker_cnt > 0 {
+                id = (*(*metadata).brokers).id;
+            }
             sys::rd_kafka_metadata_destroy(metadata);
+            if id < 0 {
+                let timed_out = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__TIMED_OUT;
+                return Err(Error::new(timed_out, "no broker has told its id"));
+            }
             Ok(id)
         }
     }

@@ -13,6 +13,7 @@ mod limits;
 mod loads;
 mod parallel;
 mod records;
+mod starved;
 mod tampering;
 mod verdicts;
 mod waits;

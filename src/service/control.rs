@@ -13,7 +13,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -97,7 +97,11 @@ impl Server {
             path,
             identity: Identity {
                 pid: std::process::id(),
-                config: config.display().to_string(),
+                // A client may have another working directory.
+                config: path::absolute(config)
+                    .unwrap_or_else(|_| config.to_owned())
+                    .display()
+                    .to_string(),
             },
             file,
             failures: RateLimit::new(1, Duration::from_secs(60)),

@@ -83,7 +83,7 @@ impl Log {
         failure: &Failure,
         next: Option<Duration>,
     ) {
-        if next.is_some() && !place.attempt.is_power_of_two() {
+        if next.is_some() && !place.is_first && !place.attempt.is_power_of_two() {
             return;
         }
         let Some(left_out) = self.allow(&place.listener.name) else {
@@ -102,7 +102,7 @@ impl Log {
             );
             return;
         }
-        let traceback = failure.traceback.as_deref().filter(|_| place.attempt == 1);
+        let traceback = failure.traceback.as_deref().filter(|_| place.is_first);
         say!(
             error,
             place,

@@ -25,6 +25,8 @@ pub(super) struct Coordinates<'a> {
     pub(super) offset: i64,
     pub(super) attempt: u32,
     pub(super) bundle: u64,
+    /// No run of the message has failed in this bundle before.
+    pub(super) is_first: bool,
 }
 
 impl Worker {
@@ -114,6 +116,17 @@ impl Worker {
         failure: &Failure,
         after: Option<Duration>,
     ) -> Stage {
+        let stage = self.after_failure(head, failure, after);
+        head.progress().failed_in = Some(self.engine.bundle().number);
+        stage
+    }
+
+    fn after_failure(
+        &mut self,
+        head: &mut Head<'_>,
+        failure: &Failure,
+        after: Option<Duration>,
+    ) -> Stage {
         let Some(listener) = named(head.config, head.listener()) else {
             return Stage::Final;
         };
@@ -196,12 +209,15 @@ impl Worker {
         head: &Head<'a>,
         listener: &'a Listener,
     ) -> Coordinates<'a> {
+        let progress = &head.lane.progress[head.index];
+        let bundle = self.engine.bundle().number;
         Coordinates {
             listener,
             partition: head.slot.partition.clone(),
             offset: head.lane.message.offset(),
-            attempt: head.lane.progress[head.index].attempt,
-            bundle: self.engine.bundle().number,
+            attempt: progress.attempt,
+            bundle,
+            is_first: progress.failed_in != Some(bundle),
         }
     }
 }

@@ -321,14 +321,18 @@ impl Member {
         true
     }
 
-    /// Whether it has ended by the panic of a worker: with 1, after the other threads have drained.
+    /// Whether a worker has panicked. The other threads may still drain.
     pub(crate) fn has_panicked(&mut self) -> bool {
+        let daemon = self.daemon.as_mut().expect("the daemon runs");
+        daemon.count(is_panic_of_worker) == 1
+    }
+
+    /// Whether it has ended by that panic: with 1, after the other threads have drained.
+    pub(crate) fn has_ended_by_panic(&mut self) -> bool {
         let Some(mut daemon) = self.take_ended() else {
             return false;
         };
-        let is_panic =
-            |line: &Line| line.is("panicked") && line.field("thread").starts_with("worker-");
-        assert_eq!(daemon.count(is_panic), 1, "a worker has panicked");
+        assert_eq!(daemon.count(is_panic_of_worker), 1, "a worker has panicked");
         assert_eq!(daemon.exit_code(Duration::ZERO), 1, "a panic is a failure");
         let in_order = daemon.count(|line| line.is("stopped"));
         assert_eq!(in_order, 1, "every other thread has ended");
@@ -377,4 +381,8 @@ impl Member {
             threads: number("Threads:")? as usize,
         })
     }
+}
+
+fn is_panic_of_worker(line: &Line) -> bool {
+    line.is("panicked") && line.field("thread").starts_with("worker-")
 }

@@ -496,14 +496,14 @@ fn check_policies(listener: &str, expected: &[&str]) {
 
 #[test]
 fn the_policies_of_a_listener_are_told_in_words() {
-    let usual = "at most 5s of Lua without a pause, 5m of a whole call";
+    let usual = "at most 5s of Lua without a wait, 5m of a whole call";
     check_policies(
         "",
         &[
             "a new group starts at the end; commits by itself",
             "in the order of their partition; at most 1000 in flight",
             usual,
-            "what fails runs again until it is done, after waits of 300ms to 30s",
+            "a failed message runs again until it is done, after waits of 300ms to 30s",
         ],
     );
     check_policies(
@@ -512,7 +512,7 @@ fn the_policies_of_a_listener_are_told_in_words() {
             "a new group starts at the end; commits by itself",
             "in the order of their key; without a key in no order; at most 8 in flight",
             usual,
-            "what fails runs 5 times, after waits of 300ms to 30s, then becomes a dead letter",
+            "a failed message runs 5 times, after waits of 300ms to 30s, then becomes a dead letter",
             "dead letters go to t.g.orders.gotData, with headers as of moontide, at most 600 a minute; one that is too large holds up its lane, one that is refused holds up its lane",
             "the breaker opens when 50 % of at least 20 runs in 30s fail, pauses for 30s, and closes after 3 probes",
         ],
@@ -524,7 +524,7 @@ fn the_policies_of_a_listener_are_told_in_words() {
             "a new group starts at the beginning; commits by itself",
             "in no order; at most 1000 in flight",
             usual,
-            "what fails runs 3 times, by way of t.g.retry.5s, t.g.retry.1m (made where missing), which gives their order up, then is skipped",
+            "a failed message runs 3 times, through t.g.retry.5s, t.g.retry.1m (made where missing), which gives up their order, then is skipped",
             "dead letters that ctx.deadLetter requests go to t.dead, with headers as of spring, at most 600 a minute; one that is too large loses its value, one that is refused holds up its lane",
         ],
     );

@@ -154,7 +154,7 @@ fn what_cannot_be_skipped_is_told_with_what_could() {
         &project,
         &["skip", &topic.name, "1", "1"],
         1,
-        "offset 0 in listener `moody`",
+        "@0 in listener `moody`; skip that one first",
     );
     check(
         &project,
@@ -166,7 +166,7 @@ fn what_cannot_be_skipped_is_told_with_what_could() {
         &project,
         &["skip", &topic.name, "7", "0"],
         1,
-        "not assigned to this moontide",
+        "not assigned to this daemon",
     );
     check(
         &project,
@@ -334,7 +334,7 @@ fn without_a_daemon_nothing_is_done() {
         &["pause", "orders"],
         &["resume", "orders"],
     ] {
-        check(&project, order, 1, "no moontide runs");
+        check(&project, order, 1, "no daemon runs");
     }
     // And a coordinate that is none is a wrong command line.
     assert_eq!(run(&project, &["skip", "orders", "-1", "0"]).0, 2);

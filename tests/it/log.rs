@@ -207,7 +207,7 @@ fn headers_that_nobody_can_read_are_told() {
     let mut daemon = Daemon::start(&project);
 
     let line = daemon.wait_line("it is told", |line| {
-        line.mentions("message runs without its headers")
+        line.mentions("the message runs without headers")
     });
 
     assert_eq!(line.field("level"), "WARN");

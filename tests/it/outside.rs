@@ -119,7 +119,7 @@ fn a_panic_fails_its_message_and_the_daemon_goes_on() {
     }
     let skipped = |line: &Line| {
         line.field("message").starts_with("message skipped")
-            && line.mentions("a defect of Moontide ended this")
+            && line.mentions("a bug of Moontide ended the call")
     };
     assert_eq!(daemon.count(skipped), 2);
     let jobs = daemon.stop_counted();

@@ -243,9 +243,7 @@ fn innocent_messages_are_cleared_by_running_alone() {
     });
     daemon.wait_for("the status says why", |daemon| {
         let partitions = daemon.status()["consumers"][0]["partitions"].clone();
-        partitions
-            .to_string()
-            .contains("it runs when nothing else does")
+        partitions.to_string().contains("it runs alone")
     });
     project.open_gate();
     project.wait_for_entries("done", 6, DEADLINE);

@@ -1,141 +1,131 @@
 //! How often the file of a secret is opened: once a load, and by no command that does not load.
-//!
-//! The file is a FIFO, which gives its content once: whoever opened it a second time would wait for ever.
+#![expect(unsafe_code, reason = "inotify(7) tells each open of a file")]
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::fd::{AsRawFd as _, FromRawFd as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+use std::process::Command;
 
 use tempfile::TempDir;
 
 use crate::support::daemon::Daemon;
 use crate::support::project::{Project, RECORDING, listener};
-use crate::support::wait::{DEADLINE, wait_some};
 
-/// A secret that can be read once for each time that it is fed.
-struct Fifo {
+const SECRET: &str = "hunter2";
+
+/// The file of a secret, and the events of its opens.
+struct Secret {
     folder: TempDir,
+    events: File,
 }
 
-impl Fifo {
+impl Secret {
     fn new() -> Self {
         let folder = TempDir::new().unwrap();
-        let made = Command::new("mkfifo")
-            .arg(folder.path().join("secret"))
-            .status()
-            .unwrap();
-        assert!(made.success());
-        Self { folder }
+        let path = folder.path().join("secret");
+        fs::write(&path, format!("{SECRET}\n")).unwrap();
+        // SAFETY: a new descriptor, which `File` owns from here on.
+        let events = unsafe {
+            let descriptor = libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC);
+            assert!(descriptor >= 0);
+            File::from_raw_fd(descriptor)
+        };
+        let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+        // The kernel merges equal events in a row; with those of closing there are none.
+        let mask = libc::IN_OPEN | libc::IN_CLOSE;
+        // SAFETY: the descriptor and the string are alive.
+        let watch = unsafe { libc::inotify_add_watch(events.as_raw_fd(), path.as_ptr(), mask) };
+        assert!(watch >= 0);
+        Self { folder, events }
     }
 
     fn path(&self) -> PathBuf {
         self.folder.path().join("secret")
     }
 
-    /// The other end, where a reader has it open or waits for it.
-    fn reader(&self) -> Option<File> {
-        let mut options = OpenOptions::new();
-        options.write(true).custom_flags(libc::O_NONBLOCK);
-        options.open(self.path()).ok()
-    }
-
-    /// Waits for a reader and gives it the secret.
-    #[track_caller]
-    fn feed(&self, secret: &str) {
-        let mut reader = wait_some("the secret is opened", DEADLINE, || self.reader());
-        reader.write_all(secret.as_bytes()).unwrap();
+    /// The opens since the last call.
+    fn opens(&self) -> usize {
+        const EVENT: usize = size_of::<libc::inotify_event>();
+        let mut opens = 0;
+        let mut buffer = [0; 64 * EVENT];
+        while let Ok(size) = (&self.events).read(&mut buffer) {
+            // Events of a file have no name, so that all have one size. The mask is their second field.
+            let masks = buffer[..size]
+                .chunks_exact(EVENT)
+                .map(|event| u32::from_ne_bytes(event[4..8].try_into().unwrap()));
+            opens += masks.filter(|mask| mask & libc::IN_OPEN != 0).count();
+        }
+        opens
     }
 }
 
-/// A project whose listener joins with a password from the FIFO; nothing listens at its broker's address.
-fn project(fifo: &Fifo) -> Project {
+/// A project whose listener joins with this password; nothing listens at its broker's address.
+fn project(secret: &Secret) -> Project {
     let project = Project::at("127.0.0.1:1".into());
     project.handler("orders.lua", RECORDING);
     let sasl = format!(
         "[kafkaConfig]\nsasl = {{ mechanism = \"plain\", username = \"ada\", password = \"${{file:{}}}\" }}\n",
-        fifo.path().display()
+        secret.path().display()
     );
     let text = project.config_text(&listener("orders", "orders", "orders.handle"));
     project.write("config.toml", &text.replace("[kafkaConfig]\n", &sasl));
     project
 }
 
-/// A command that is ended with its test.
-struct Running(Child);
-
-impl Running {
-    fn start(arguments: &[&str], config: &Path) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_moontide"));
-        command.args(arguments).arg("--config").arg(config);
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        Self(command.spawn().unwrap())
-    }
-
-    #[track_caller]
-    fn exit_code(mut self) -> Option<i32> {
-        wait_some("the command ends", DEADLINE, || self.0.try_wait().unwrap()).code()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
 #[test]
 fn a_check_opens_a_secret_once() {
-    let fifo = Fifo::new();
-    let project = project(&fifo);
-    let check = Running::start(&["check"], &project.path("config.toml"));
+    let secret = Secret::new();
+    let project = project(&secret);
 
-    fifo.feed("hunter2\n");
+    let mut check = Command::new(env!("CARGO_BIN_EXE_moontide"));
+    check
+        .arg("check")
+        .arg("--config")
+        .arg(project.path("config.toml"));
+    let output = check.output().unwrap();
 
-    assert_eq!(check.exit_code(), Some(0));
+    assert_eq!(output.status.code(), Some(0));
+    assert!(!String::from_utf8_lossy(&output.stdout).contains(SECRET));
+    assert_eq!(secret.opens(), 1);
 }
 
 /// The place of the handlers and of the socket stands in the file too.
 #[test]
 fn a_start_and_a_reload_open_a_secret_once_each_and_a_status_does_not() {
-    let fifo = Fifo::new();
-    let project = project(&fifo);
+    let secret = Secret::new();
+    let project = project(&secret);
     let mut daemon = Daemon::spawn(&project);
-    fifo.feed("hunter2\n");
     daemon.wait_line("ready", |line| line.is("ready"));
+    assert_eq!(secret.opens(), 1);
     assert!(daemon.try_status().is_some());
-    assert!(fifo.reader().is_none(), "nobody waits for it");
+    assert_eq!(secret.opens(), 0);
 
-    let (code, printed) = thread::scope(|scope| {
-        let reload = scope.spawn(|| daemon.reload());
-        fifo.feed("hunter2\n");
-        reload.join().unwrap()
-    });
+    let (code, printed) = daemon.reload();
     assert_eq!(code, 0, "{printed}");
+    assert_eq!(secret.opens(), 1);
 
     // By the watch.
     project.handler("orders.lua", &RECORDING.replace("done", "again"));
-    fifo.feed("hunter2\n");
     daemon.wait_for("the new bundle is in force", |daemon| {
         daemon.count(|line| line.is("reloaded")) == 2
     });
-    assert!(fifo.reader().is_none(), "nobody waits for it");
-    assert!(!daemon.log_text().contains("hunter2"));
+    assert_eq!(secret.opens(), 1);
+    assert!(!daemon.log_text().contains(SECRET));
     daemon.stop();
 }
 
 /// Files whose bytes are what runs are loaded no further.
 #[test]
 fn files_that_are_the_same_again_open_no_secret() {
-    let fifo = Fifo::new();
-    let project = project(&fifo);
+    let secret = Secret::new();
+    let project = project(&secret);
     let mut daemon = Daemon::spawn(&project);
-    fifo.feed("hunter2\n");
     daemon.wait_line("ready", |line| line.is("ready"));
     let text = fs::read_to_string(project.path("config.toml")).unwrap();
+    assert_eq!(secret.opens(), 1);
 
     project.write("config.toml", "this is not TOML");
     daemon.wait_line("the bad file is refused", |line| line.mentions("not TOML"));
@@ -144,6 +134,6 @@ fn files_that_are_the_same_again_open_no_secret() {
         line.is("the files match the running bundle again")
     });
 
-    assert!(fifo.reader().is_none(), "nobody waits for it");
+    assert_eq!(secret.opens(), 0);
     daemon.stop();
 }

@@ -326,7 +326,8 @@ fn a_stop_that_does_not_end_has_a_last_resort() {
     daemon.wait_line("ready", |line| line.is("ready"));
     daemon.term();
     assert_eq!(daemon.exit_code(STOP), 1);
-    let is_said = |line: &Line| line.is_error() && line.field("message").contains("ending at once");
+    let is_said =
+        |line: &Line| line.is_error() && line.field("message").contains("the process ends now");
     assert_eq!(daemon.count(is_said), 1);
 }
 

@@ -96,7 +96,7 @@ fn failure(listener: &Listener, group: &str) -> String {
         OnError::Stop => "stops the daemon",
     };
     match retry.attempts {
-        Some(1) | None => format!("what fails {last}"),
+        Some(1) | None => format!("a failed message {last}"),
         Some(attempts) => format!("a failed message runs {attempts} times, {waits}, then {last}"),
     }
 }

@@ -3,6 +3,7 @@
 //! Pure, and the same for the config of the start and of every reload, so that a reload shows only the edits.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{Config, LogFormat, Topic};
@@ -54,6 +55,13 @@ pub(super) fn adjust(config: &mut Config, address: &str) {
     config.log.file = None;
     // A person at the terminal sees each save at work.
     config.daemon.watch = true;
+    // The embedded broker forgets everything, so that nothing may be left for its next start, or for `moontide run`.
+    config.daemon.state_directory = state_directory(config);
+}
+
+/// The state of one run of `dev`.
+pub(super) fn state_directory(config: &Config) -> PathBuf {
+    config.daemon.runtime_directory.join("dev")
 }
 
 fn replace_broker(properties: &mut BTreeMap<String, Value>, address: &str) {
@@ -108,6 +116,7 @@ mod tests {
         assert!(!config.daemon.watch);
         adjust(&mut config, "127.0.0.1:1");
         assert!(config.daemon.watch);
+        assert!(config.daemon.state_directory.ends_with(".moontide/dev"));
     }
 
     #[test]

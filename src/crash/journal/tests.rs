@@ -200,7 +200,7 @@ fn a_second_process_in_one_directory_goes_without() {
     let temp = TempDir::new().unwrap();
     let _first = open(temp.path());
     let error = Journal::open(temp.path(), 1, 3).err().unwrap().to_string();
-    assert!(error.starts_with("another moontide runs with state directory"));
+    assert!(error.starts_with("another daemon runs with state directory"));
     let (journal, mut pages) = Journal::start(temp.path(), 2, 3);
     assert!(journal.is_none());
     let place = pages[0].partition_of("group", "orders", 0);

@@ -11,17 +11,18 @@ use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, type_name};
 use crate::nearest::suggestion;
 
-/// Raises for the unknown field at `key` of a module.
+/// Raises for the unknown field at `key` of a module, one of `modules`.
 pub(in crate::lua) unsafe fn unknown_of(
     state: *mut lua_State,
     shared: &Shared,
     key: c_int,
     module: &Module,
+    modules: &[Module],
 ) -> c_int {
     // SAFETY: `attempt` raises after its closure has returned, and the names with it.
     unsafe {
         shared.attempt(state, || {
-            Err(message(state, key, module.path, &module.names()))
+            Err(message(state, key, module.path, &module.fields(modules)))
         })
     }
 }
@@ -48,6 +49,7 @@ unsafe fn message(state: *mut lua_State, key: c_int, object: &str, fields: &[&st
     let nearest = suggestion(&name, fields);
     let hint = match (object, &*name) {
         ("tide", "http") => "; a client for HTTP does not exist yet",
+        ("tide" | "ctx", "produce" | "send" | "emit") => "; a handler cannot send records yet",
         ("ctx", "value" | "key" | "timestamp") => {
             "; the message is the first argument of a handler"
         }

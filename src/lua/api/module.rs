@@ -42,8 +42,16 @@ pub(in crate::lua) enum Body {
 }
 
 impl Module {
-    pub(in crate::lua) fn names(&self) -> Vec<&'static str> {
-        self.entries.iter().map(|entry| entry.name).collect()
+    /// The names of its fields: its entries, and those of `modules` that lie in it.
+    pub(in crate::lua) fn fields(&self, modules: &[Self]) -> Vec<&'static str> {
+        let inner = modules.iter().filter_map(|module| {
+            let name = module.path.strip_prefix(self.path)?.strip_prefix('.')?;
+            (name != "echo").then_some(name)
+        });
+        let own = self.entries.iter().map(|entry| entry.name);
+        let mut names: Vec<_> = own.chain(inner).collect();
+        names.sort_unstable();
+        names
     }
 }
 

@@ -120,7 +120,7 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
     // SAFETY: only `push_module` makes this closure; Lua calls it with a table and a key.
     unsafe {
         let module = &*ffi::lua_touserdata(state, ffi::lua_upvalueindex(2)).cast::<Module>();
-        fields::unknown_of(state, Shared::of(state), 2, module)
+        fields::unknown_of(state, Shared::of(state), 2, module, MODULES)
     }
 }
 

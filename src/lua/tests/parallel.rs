@@ -326,7 +326,7 @@ fn a_panic_in_a_module_is_an_error_of_that_call() {
     for outside in ["true", "false"] {
         let message = fails(&format!("tide.echo.panic({outside})"));
         assert!(
-            message.contains("a defect of Moontide"),
+            message.contains("a bug of Moontide"),
             "{outside}: {message}"
         );
     }

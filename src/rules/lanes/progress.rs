@@ -25,6 +25,8 @@ pub(crate) struct Progress {
     pub(crate) stage: Stage,
     /// The first failure, in milliseconds since the Unix epoch.
     pub(crate) failing_since: Option<i64>,
+    /// The bundle of the last failure.
+    pub(crate) failed_in: Option<u64>,
     /// The present call or record began while its listener committed automatically, and the listener is manual now:
     /// its end alone finishes it.
     pub(crate) finishes_after_switch_to_manual: bool,
@@ -214,6 +216,7 @@ impl Progress {
             attempt: 0,
             stage: Stage::Due,
             failing_since: None,
+            failed_in: None,
             finishes_after_switch_to_manual: false,
         }
     }

@@ -164,7 +164,7 @@ async fn a_client_does_not_wait_beyond_its_deadline() {
     let answer = ask_beside(temp.path(), Request::Status, Duration::from_millis(20)).await;
     assert_eq!(
         error(answer),
-        "moontide has not answered within 0 s; it may still be at it"
+        "the daemon has not answered within 0 s; the request may still be under way"
     );
 }
 

@@ -51,6 +51,8 @@ const PANICS: &[(&str, By, usize)] = &[
 
 /// Longer than a rebalance that waits for a member that was killed.
 const REACHES: Duration = Duration::from_secs(45);
+/// A drain, the last commit, and the end of every thread.
+const ENDS: Duration = Duration::from_secs(45);
 
 /// Tries to have something taken away from one member.
 const REBALANCES: usize = 3;
@@ -79,10 +81,13 @@ pub(crate) fn panic(stage: &mut Stage, dice: &mut Dice) {
         if by == By::Stop {
             send_signal(stage.fleet.members[index].pid(), libc::SIGTERM);
         }
+        stage.wait(&format!("a worker panics at {value}"), REACHES, |stage| {
+            stage.fleet.members[index].has_panicked()
+        });
         stage.wait(
-            &format!("a daemon ends by the panic at {value}"),
-            REACHES,
-            |stage| stage.fleet.members[index].has_panicked(),
+            &format!("the daemon ends by the panic at {value}"),
+            ENDS,
+            |stage| stage.fleet.members[index].has_ended_by_panic(),
         );
         stage.report.reached(&format!("{name}:panic"));
         stage.pass(dice.time(0..2000));
