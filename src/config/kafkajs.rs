@@ -76,8 +76,7 @@ impl Mapping<'_> {
         self.set("enable.auto.offset.store", false, &[]);
         // Where to start is decided at the assignment; underneath, a truncated log repeats rather than skips.
         self.set("auto.offset.reset", "earliest", &[]);
-        // Larger zstd batches never arrive. Brokers limit only their compressed bytes, and other codecs have no limit.
-        // It stays below the number that the answer of an HTTP server begins with, so that librdkafka refuses that.
+        // Larger zstd batches never arrive. An HTTP answer, read as a size, is larger still, and so is refused.
         self.set("receive.message.max.bytes", 1 << 30, &[]);
         // The end of a partition is the only word about offsets without a message (see `consumer/ends.rs`).
         self.set("enable.partition.eof", true, &[]);

@@ -93,7 +93,7 @@ impl Reloader {
             );
             return None;
         }
-        let report = self.report(&outcome, force);
+        let mut report = self.report(&outcome, force);
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.bundle = self.fleet.bundle_status();
         // Under the lock: the end of the load clears it under the same lock.
@@ -106,7 +106,13 @@ impl Reloader {
                 status.disk = None;
                 status.waiting_for_restart.clone_from(&difference.restart);
             }
-            Outcome::Unchanged => status.disk = None,
+            Outcome::Unchanged => {
+                status.disk = None;
+                // The watch may have taken the change before the command that asks now.
+                report
+                    .waiting_for_restart
+                    .clone_from(&status.waiting_for_restart);
+            }
             Outcome::Rejected(_, error) => status.disk = Some(error.clone()),
             Outcome::Superseded => {}
         }
