@@ -62,8 +62,8 @@ pub(super) struct Seen {
     pub(super) sequence: u64,
     pub(super) last: Instant,
     /// The sum of the samples so far: a process that was stopped and continues loses no time.
-    pub(super) ran: Duration,
-    /// The time on the run queue up to the last sample, once the slice is slow.
+    pub(super) passed: Duration,
+    /// The time on the run queue when the slice became slow.
     pub(super) waited: Option<Duration>,
 }
 
@@ -136,7 +136,7 @@ impl Pulse {
             seen: Mutex::new(Seen {
                 sequence: 0,
                 last: Instant::now(),
-                ran: Duration::ZERO,
+                passed: Duration::ZERO,
                 waited: None,
             }),
         });

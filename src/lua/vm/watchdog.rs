@@ -142,15 +142,12 @@ fn look_at(beat: &Beat, now: Instant) -> bool {
         *seen = Seen {
             sequence,
             last: now,
-            ran: Duration::ZERO,
+            passed: Duration::ZERO,
             waited: None,
         };
         return true;
     }
     let ran = running_time(beat, &mut seen, now);
-    seen.ran += ran;
-    seen.last = now;
-    let ran = seen.ran;
     let limit = beat.limit();
     if ran >= SLOW && beat.slow.load(Ordering::Relaxed) != sequence {
         let since = now.duration_since(beat.start).saturating_sub(ran);
@@ -174,20 +171,21 @@ fn look_at(beat: &Beat, now: Instant) -> bool {
     }
 }
 
-/// The part of the time since the last sample that counts. On a busy machine a thread may wait for a CPU for most of
-/// the time: this is not the time of its code, and must not end it. The first part of a slice counts in full, so that
-/// short slices cost no look at the kernel's counter.
+/// The time of the slice that counts. On a busy machine a thread may wait for a CPU for most of the time: this is not
+/// the time of its code, and must not end it. The kernel adds a wait when it ends, so that the sum is right and a
+/// difference between two samples is not. The first part of a slice counts in full, so that short slices cost no look
+/// at the kernel's counter.
 fn running_time(beat: &Beat, seen: &mut Seen, now: Instant) -> Duration {
-    let passed = now.duration_since(seen.last).min(LOOK_MAX);
-    if seen.ran < SLOW {
-        return passed;
+    seen.passed += now.duration_since(seen.last).min(LOOK_MAX);
+    seen.last = now;
+    if seen.passed < SLOW {
+        return seen.passed;
     }
-    let before = seen.waited;
-    seen.waited = run_queue::waited(beat.task);
-    match (before, seen.waited) {
-        (Some(before), Some(waited)) => passed.saturating_sub(waited.saturating_sub(before)),
-        _ => passed,
-    }
+    let Some(waited) = run_queue::waited(beat.task) else {
+        return seen.passed;
+    };
+    let before = *seen.waited.get_or_insert(waited);
+    seen.passed.saturating_sub(waited.saturating_sub(before))
 }
 
 /// Gives up a load in code that does not return; its owner goes on without it. Returns whether the load is still to be

@@ -83,9 +83,9 @@ fn head_is_answered_without_a_body() {
 
 #[test]
 fn other_paths_and_methods_are_refused_in_words() {
-    let there = "there are /metrics, /live, /ready and /status\n";
+    let there = "the pages are /metrics, /live, /ready and /status\n";
     check("GET /", "404 Not Found", there);
-    check("POST /metrics", "405 ", "with GET or HEAD\n");
+    check("POST /metrics", "405 ", "only GET and HEAD\n");
     let answer = ask("DELETE /live HTTP/1.1\r\nhost: x\r\n\r\n");
     assert!(answer.contains("allow: GET, HEAD\r\n"), "{answer}");
 }
