@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::bundle::{self, Bundle, Snapshot};
-use crate::config::Written;
+use crate::config::{Sources, Written};
 use crate::message::OwnedRecord;
 
 pub use handler::Handler;
@@ -70,7 +70,10 @@ fn bundle(handler: &str) -> Bundle {
     let snapshot = Snapshot {
         written: Written::parse("/micro/config.toml".as_ref(), CONFIG, &|_| None),
         handlers: PathBuf::from("/micro/handlers"),
-        sources: Arc::new(BTreeMap::from([("micro.lua".to_owned(), text)])),
+        sources: Arc::new(Sources {
+            files: BTreeMap::from([("micro.lua".to_owned(), text)]),
+            ..Sources::default()
+        }),
         hash: 0,
     };
     bundle::check(snapshot, 1).unwrap_or_else(|errors| panic!("{errors}"))
