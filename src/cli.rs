@@ -60,7 +60,8 @@ enum Command {
     Retry(operator_commands::Retry),
     /// Pauses a listener: it takes no messages, and calls under way finish
     ///
-    /// Its messages wait, and so do later messages of their lanes. The pause lasts until `moontide resume` or a restart, through reloads.
+    /// Its messages wait, and so do later messages of their lanes. The pause lasts until `moontide resume` or a restart,
+    /// through reloads.
     Pause(operator_commands::OneListener),
     /// Resumes a paused listener
     Resume(operator_commands::OneListener),

@@ -13,8 +13,8 @@ pub(crate) const BESIDE: &str = ".moontide";
 /// The bits by which others than the owner may write: they could put anything in the place of the daemon's files.
 const WRITABLE: u32 = 0o022;
 
-/// Makes the folder if it is missing, and refuses one in which another user may write. The folder beside a configuration is in a project, so its version control is
-/// told to ignore it.
+/// Makes the folder if it is missing, and refuses one in which another user may write. The folder beside a
+/// configuration is in a project, so its version control is told to ignore it.
 pub(crate) fn make(directory: &Path) -> io::Result<()> {
     let is_new = !directory.exists();
     DirBuilder::new()

@@ -13,7 +13,8 @@ use crate::telemetry::status::{ReloadReport, ReloadResult, Request, Response};
 
 /// Reloads config and handlers of the running daemon
 ///
-/// Exits with 0 when the files are in force, with 1 when they are bad or no daemon runs, and with 3 when a changed key needs a restart.
+/// Exits with 0 when the files are in force, with 1 when they are bad or no daemon runs, and with 3 when a changed key
+/// needs a restart.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

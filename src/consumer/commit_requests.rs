@@ -64,7 +64,8 @@ impl Held {
                 partition = partition.number,
                 listener = &*ask.listener,
                 offset = position,
-                "too many messages finished without ctx.commitOffsets in their lanes: the position stays until the next assignment of the partition"
+                "too many messages finished without ctx.commitOffsets in their lanes: the position stays until the next \
+                 assignment of the partition"
             );
         }
     }

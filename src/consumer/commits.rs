@@ -380,7 +380,8 @@ impl Consumer {
             warn,
             consumer,
             consumer = &*self.name,
-            "the brokers refuse a commit's metadata (`offset.metadata.max.bytes`): messages that finished beyond the position run again after a restart"
+            "the brokers refuse a commit's metadata (`offset.metadata.max.bytes`): messages that finished beyond the \
+             position run again after a restart"
         );
     }
 

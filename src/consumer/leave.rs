@@ -205,7 +205,8 @@ impl Consumer {
             consumer = &*self.name,
             topics = topics.join(", "),
             positions = positions.join(", "),
-            "leaves the group and joins it again, because topics were created again; the positions are those of the old topics"
+            "leaves the group and joins it again, because topics were created again; the positions are those of the \
+             old topics"
         );
         self.begin_leaving(now + self.drain_time(), true);
     }

@@ -89,7 +89,8 @@ impl Held {
                 lost = lost.count,
                 first,
                 last,
-                "the next offset is older than the log: the gap may be transaction markers, compacted messages, or messages deleted before they were handled"
+                "the next offset is older than the log: the gap may be transaction markers, compacted messages, or \
+                 messages deleted before they were handled"
             );
         }
     }

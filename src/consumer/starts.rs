@@ -267,7 +267,8 @@ impl Consumer {
                     partition,
                     offset,
                     committed,
-                    "starts at the beginning, because its topic was deleted and created again; the offset of the group may belong to the old topic"
+                    "starts at the beginning, because its topic was deleted and created again; the offset of the group \
+                     may belong to the old topic"
                 );
             }
             Why::BelowLogStart { lost } => {
@@ -290,7 +291,8 @@ impl Consumer {
                 topic,
                 partition,
                 offset,
-                "the committed offset lies beyond the log: the log was truncated or created again, and messages are repeated"
+                "the committed offset lies beyond the log: the log was truncated or created again, and messages are \
+                 repeated"
             ),
             Why::Committed | Why::Beginning | Why::Added | Why::End { .. } => {}
         }

@@ -166,7 +166,7 @@ fn look_at(beat: &Beat, now: Instant) -> bool {
         return true;
     }
     match &beat.ticket {
-        Some(ticket) => give_up_load(beat, ticket, sequence, ran.saturating_sub(last)),
+        Some(ticket) => give_up_load(beat, ticket, sequence, ran, last),
         None => give_up(beat, ran),
     }
 }
@@ -189,22 +189,29 @@ fn running_time(beat: &Beat, seen: &mut Seen, now: Instant) -> Duration {
 }
 
 /// Gives up a load in code that does not return; its owner goes on without it. Returns whether the load is still to be
-/// looked at often. `waited` is the time since it was first to be given up.
-fn give_up_load(beat: &Beat, ticket: &Ticket, sequence: u64, waited: Duration) -> bool {
+/// looked at often. It has run for `ran`, and was to be given up after `last`.
+fn give_up_load(
+    beat: &Beat,
+    ticket: &Ticket,
+    sequence: u64,
+    ran: Duration,
+    last: Duration,
+) -> bool {
     if ticket.is_given_up() {
         return false;
     }
     // The handler of the next tick's signal notes the position.
     beat.unended.store(sequence, Ordering::Release);
-    if !beat.last_words.has_position(sequence) && waited < POSITION {
+    if !beat.last_words.has_position(sequence) && ran.saturating_sub(last) < POSITION {
         return true;
     }
     let position = beat.last_words.position(sequence);
     let position = position.unwrap_or_else(|| beat.last_words.read().listener);
     let limit = beat.limit().as_millis();
     ticket.give_up(format!(
-        "{position}: code that nothing can interrupt (a C function or a `__gc` method) runs for much longer than {limit} ms \
-         (limits.blocking) while the file loads; give it a time-out of its own"
+        "{position}: code that nothing can interrupt (a C function or a `__gc` method) has run for {} s while the file \
+         loads, and limits.blocking is {limit} ms; bound its time, or call it elsewhere",
+        ran.as_secs()
     ));
     false
 }
