@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::{self, Config, Errors, Sources, Written, is_library, regular_file};
+use crate::config::{self, Config, Errors, Sources, Written, is_library};
+use crate::files::regular_file;
 
 const FILES_MAX: usize = 10_000;
 const FOLDERS_MAX: usize = 1_000;

@@ -20,7 +20,6 @@ mod process;
 #[cfg(test)]
 mod reference;
 mod refused;
-pub(crate) mod regular_file;
 mod scene;
 mod shape;
 mod sources;

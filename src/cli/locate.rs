@@ -16,7 +16,7 @@ use super::ConfigOption;
 use super::terminal::{complain, harmless};
 use crate::service::control;
 use crate::telemetry::status::{Answer, Identity, Request, Response};
-use crate::{config, own_folder};
+use crate::{config, files::own_folder};
 
 /// The limit for a daemon, possibly another one, to report its configuration.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -127,7 +127,7 @@ impl Daemon {
             return Ok(Looked::Nowhere(vec![directory.clone()]));
         }
         let path = self.config.path();
-        let text = config::regular_file::read_to_string(&path).unwrap_or_default();
+        let text = crate::files::regular_file::read_to_string(&path).unwrap_or_default();
         let environment = |name: &str| std::env::var(name).ok();
         let Candidates { own, usual } = candidates(&path, &text, &environment);
         let found = own

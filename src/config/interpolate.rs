@@ -10,8 +10,8 @@ use toml::Spanned;
 use toml::de::{DeArray, DeValue};
 
 use super::error::{Report, words};
-use super::regular_file;
 use super::tree::Tree;
+use crate::files::regular_file;
 
 /// Where the values of references come from.
 pub(super) struct Lookup<'a> {

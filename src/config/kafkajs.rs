@@ -190,7 +190,7 @@ impl Mapping<'_> {
                         ca.clone()
                     } else {
                         let path = self.folder.join(ca);
-                        super::regular_file::read_to_string(&path).or_else(|error| {
+                        crate::files::regular_file::read_to_string(&path).or_else(|error| {
                             complain(&["ssl", "ca"], unreadable("ssl.ca", &path, &error))
                         })?
                     };
@@ -289,7 +289,7 @@ impl Mapping<'_> {
         keys: &'static [&'static str],
     ) -> Result<(), Complaint> {
         let path = self.folder.join(value);
-        if let Err(error) = super::regular_file::open(&path) {
+        if let Err(error) = crate::files::regular_file::open(&path) {
             return complain(keys, unreadable(&keys.join("."), &path, &error));
         }
         self.set(location, path.display(), keys);

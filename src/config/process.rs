@@ -145,9 +145,8 @@ pub(super) fn daemon(
     let folder = scene.folder;
     let or_beside = |path: Option<&PathBuf>, name: &str| match path {
         Some(path) => folder.join(path),
-        None => {
-            of_service(environment, name).unwrap_or_else(|| folder.join(crate::own_folder::BESIDE))
-        }
+        None => of_service(environment, name)
+            .unwrap_or_else(|| folder.join(crate::files::own_folder::BESIDE)),
     };
     let state_directory = or_beside(daemon.state_directory.as_ref(), "STATE_DIRECTORY");
     let runtime_directory = or_beside(daemon.runtime_directory.as_ref(), "RUNTIME_DIRECTORY");

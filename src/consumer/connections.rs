@@ -157,6 +157,16 @@ mod tests {
     }
 
     #[test]
+    fn a_broker_has_worked_once_a_connection_has_lasted() {
+        let a = Broker::new("a:1", -1);
+        let (connections, _) = after(&[(0, Up), (100, Down)]);
+        assert!(!connections.has_worked(&a));
+        let (connections, _) = after(&[(0, Up), (5_000, Down), (5_100, Up), (5_200, Down)]);
+        assert!(connections.has_worked(&a));
+        assert!(!connections.has_worked(&Broker::new("b:1", -1)));
+    }
+
+    #[test]
     fn the_connections_of_a_broker_have_one_name() {
         let now = Instant::now();
         let mut connections = Connections::new(now);

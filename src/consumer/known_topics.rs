@@ -14,9 +14,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::now_ms;
+use crate::files::own_folder;
 use crate::kafka::Existing;
 use crate::log::log;
-use crate::own_folder;
 use crate::rules::topic_ids::{Noted, TopicIds};
 
 /// More topics than this are kept only while they are subscribed to.

@@ -20,8 +20,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
+use crate::files::own_folder;
 use crate::log::log;
-use crate::own_folder;
 
 use layout::{Crashed, FILE_BYTES_MAX, Layout, Left};
 use memory::Memory;

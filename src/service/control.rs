@@ -22,8 +22,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, timeout};
 
 use crate::config::{SOCKET, SOCKET_PATH_BYTES_MAX};
+use crate::files::own_folder;
 use crate::log::log;
-use crate::own_folder;
 use crate::rate_limit::RateLimit;
 use crate::telemetry::connections::{Connections, Seat, lengthen_backlog};
 use crate::telemetry::status::{Answer, Identity, Request, Response};

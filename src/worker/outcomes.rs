@@ -25,7 +25,7 @@ pub(super) struct Coordinates<'a> {
     pub(super) offset: i64,
     pub(super) attempt: u32,
     pub(super) bundle: u64,
-    /// No run of the message has failed in this bundle before.
+    /// The first failure of the message, or its first one in this bundle.
     pub(super) is_first: bool,
 }
 
@@ -217,7 +217,9 @@ impl Worker {
             offset: head.lane.message.offset(),
             attempt: progress.attempt,
             bundle,
-            is_first: progress.failed_in != Some(bundle),
+            is_first: progress
+                .failed_in
+                .map_or(progress.attempt == 1, |failed_in| failed_in != bundle),
         }
     }
 }

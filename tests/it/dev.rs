@@ -256,6 +256,23 @@ fn ctrl_c_ends_dev_in_success_and_send_then_says_that_nobody_is_there() {
     );
 }
 
+/// The embedded broker forgets its topics, and so does the state: a second start takes none for one created again.
+#[test]
+fn each_start_begins_anew_without_a_warning() {
+    let project = new_project();
+    for _ in 0..2 {
+        let mut dev = Dev::start(project.path(), &[]);
+        dev.wait_line("ada ordered a tail for the kite");
+        dev.wait_any_line("assigned");
+        for level in ["WARN", "ERROR"] {
+            assert_eq!(dev.seen(level), 0, "{}", dev.seen.join("\n"));
+        }
+        assert_eq!(dev.interrupt(), Some(0));
+    }
+    let state = project.path().join(".moontide");
+    assert!(!state.join("topics-default.json").exists());
+}
+
 #[test]
 fn a_second_dev_of_one_project_is_refused() {
     let project = new_project();

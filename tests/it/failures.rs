@@ -250,3 +250,31 @@ fn strange_errors_are_failures_like_others() {
     daemon.stop();
     assert_eq!(kafka.committed(&project.group, &topic.name, 0), Some(6));
 }
+
+/// A new handler that fails too is told at once, with its traceback, and not only at the next power of two.
+#[test]
+fn the_first_failure_of_a_new_bundle_is_logged() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("anew", 1);
+    let project = Project::new(kafka);
+    let raises = |text: &str| format!("return function() error(\"{text}\") end\n");
+    project.handler("anew.lua", &raises("the old bug"));
+    project.config(
+        &(from_beginning("anew", &topic.name, "anew")
+            + "retry = { initialDelay = \"100ms\", maxDelay = \"100ms\" }\n"),
+    );
+    topic.produce([Message::value("1").partition(0)]);
+    let mut daemon = Daemon::start(&project);
+    // The next one that is logged in this bundle is the sixteenth.
+    daemon.wait_line("attempt 8", |line| {
+        line.is("handler failed") && line.field("attempt") == "8"
+    });
+
+    project.handler("anew.lua", &raises("the new bug"));
+
+    let line = daemon.wait_line("the new bug", |line| {
+        line.is("handler failed") && line.field("error").contains("the new bug")
+    });
+    assert!(line.field("traceback").contains("anew.lua"), "{line:?}");
+    daemon.stop();
+}

@@ -287,13 +287,22 @@ fn a_fifo_in_the_state_directory_holds_up_nothing() {
     let topic = kafka.topic("fifo", 1);
     let project = recording(kafka, &topic.name);
     let made = std::process::Command::new("mkfifo")
-        .arg(project.path("running"))
+        .args([project.path("running"), project.path("topics-default.json")])
         .status();
     assert!(made.unwrap().success());
     let mut daemon = Daemon::start(&project);
+    let line = daemon.wait_line("the ids are told", |line| {
+        line.mentions("the ids of topics are not known")
+    });
+    assert!(
+        line.field("error")
+            .contains("it is a named pipe, not a file"),
+        "{line:?}"
+    );
     let line = daemon.wait_line("it is told", |line| line.mentions("no journal"));
     assert!(
-        line.field("error").contains("it is a FIFO, not a file"),
+        line.field("error")
+            .contains("it is a named pipe, not a file"),
         "{line:?}"
     );
     topic.produce(numbered(0..1, 0));

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::own_folder;
+use crate::files::own_folder;
 
 const FILE: &str = "dev.json";
 

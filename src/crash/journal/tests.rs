@@ -384,7 +384,7 @@ fn what_lies_in_the_place_of_a_file_is_refused_or_replaced() {
     for name in [FILE, LOCK] {
         fifo(name);
         let error = format!("{:#}", Journal::open(&folder, 2, 2).err().unwrap());
-        assert!(error.contains("it is a FIFO, not a file"), "{error}");
+        assert!(error.contains("it is a named pipe, not a file"), "{error}");
         std::fs::remove_file(folder.join(name)).unwrap();
         std::os::unix::fs::symlink(&outside, folder.join(name)).unwrap();
         let error = format!("{:#}", Journal::open(&folder, 2, 2).err().unwrap());

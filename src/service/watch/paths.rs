@@ -16,7 +16,7 @@ use std::path::{Component, Path, PathBuf};
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind};
 
-use crate::config::regular_file;
+use crate::files::regular_file;
 
 /// The limit of Linux itself.
 const SYMLINKS_MAX: usize = 40;

@@ -53,6 +53,11 @@ fn the_reload_command_tells_how_it_ended() {
     assert_eq!(code, 3, "{printed}");
     assert!(printed.contains("workers"), "{printed}");
     running.handles_as("newer");
+    let (code, printed) = running.daemon.reload();
+    assert_eq!(
+        code, 3,
+        "nothing has changed, and a key still waits: {printed}"
+    );
     assert!(
         running.daemon.status()["waitingForRestart"]
             .to_string()

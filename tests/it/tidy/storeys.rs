@@ -21,7 +21,7 @@ pub(super) const STOREYS: [Storey; 14] = [
             "message",
             "topic_name",
             "rate_limit",
-            "own_folder",
+            "files",
             "clock",
             "duration",
             "failpoint",

@@ -2,10 +2,10 @@
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{
-    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
-};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
+
+use crate::files::regular_file;
 
 /// The folder beside the configuration, if neither the file nor systemd names another.
 pub(crate) const BESIDE: &str = ".moontide";
@@ -49,7 +49,7 @@ fn check(directory: &Path, found: &Metadata, own: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a file in a folder of the daemon's own: never by a link, and without a wait for the other end of a FIFO.
+/// Opens a file in a folder of the daemon's own: never by a link, and without a wait for the other end of a named pipe.
 pub(crate) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let refuse = |what: &str| {
@@ -84,16 +84,7 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
 }
 
 fn kind(found: &Metadata) -> &'static str {
-    let kind = found.file_type();
-    if kind.is_fifo() {
-        "a FIFO"
-    } else if kind.is_dir() {
-        "a folder"
-    } else if kind.is_socket() {
-        "a socket"
-    } else {
-        "a device"
-    }
+    regular_file::kind(found.file_type()).unwrap_or("a folder")
 }
 
 #[cfg(test)]
@@ -163,7 +154,7 @@ mod tests {
         fs::create_dir(at("folder")).unwrap();
         for (name, kind) in [
             ("link", "a link"),
-            ("fifo", "a FIFO"),
+            ("fifo", "a named pipe"),
             ("folder", "a folder"),
         ] {
             for write in [false, true] {
