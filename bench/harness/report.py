@@ -2,16 +2,19 @@
 
 import json
 import textwrap
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 
 from . import plot
 from .plot import short
-from .settings import ROOT
+from .settings import PAGE, ROOT
 
 
-# The goals as they were measured in a busy hour (HOUR=busy).
-BUSY = ROOT / "bench/busy.json"
+# The goals as they were measured in a quiet hour and in a busy one (HOUR=busy).
+GOALS = ROOT / "bench/goals.json"
+# The table of goals stands between these lines, in the page and in the README.
+MARKS = ("<!-- goals -->", "<!-- end of goals -->")
+README = ROOT / "README.md"
 
 
 @dataclass(frozen=True)
@@ -141,13 +144,25 @@ class Report:
         (self.plots / f"{workload.name}.svg").write_text(plot.bars(title, unit, rows))
         return [f"![{title}]({self.plots.name}/{workload.name}.svg)", ""]
 
+    def _hours(self):
+        """The goals of both hours: this run's, and those of the other hour as they were kept."""
+        hours = json.loads(GOALS.read_text()) if GOALS.exists() else {}
+        return hours | {"busy" if self.settings.busy else "quiet": {
+            "revision": self.facts["Moontide"], "load": self.facts["load when it began"], "rounds": self.settings.rounds,
+            "goals": [asdict(goal) for goal in self.goals],
+        }}
+
+    def keep_goals(self):
+        """After a whole run: its goals in both tables. The figures of a busy hour stand nowhere else."""
+        if self.settings.is_whole:
+            hours = self._hours()
+            GOALS.write_text(json.dumps(hours, indent=1, ensure_ascii=False) + "\n")
+            for page in (PAGE, README):
+                page.write_text(with_goals(page.read_text(), hours))
+
     def write(self, peers):
-        """The whole page anew, so that a run that is broken off leaves what it had. A busy hour gives a column alone."""
+        """The whole page anew, so that a run that is broken off leaves what it had."""
         if self.settings.busy:
-            BUSY.write_text(json.dumps({
-                "revision": self.facts["Moontide"], "load": self.facts["load when it began"],
-                "goals": [[goal.workload, goal.against, goal.quantity, goal.measured] for goal in self.goals],
-            }, indent=1, ensure_ascii=False) + "\n")
             return
         parts = [
             "# Performance",
@@ -164,7 +179,7 @@ class Report:
             parts.append("**These are small runs, which show that everything works, and nothing about speed.**")
         parts += [table(("", ""), self.facts.items())]
         if self.goals:
-            parts += ["## Goals", *goals_of(self.goals, json.loads(BUSY.read_text()) if BUSY.exists() else None)]
+            parts += ["## Goals", MARKS[0], *goals_of(self._hours()), MARKS[1]]
         parts += self.sections
         if self.memory:
             parts.append(self._memory())
@@ -176,20 +191,29 @@ class Report:
         self.page.write_text("\n\n".join(parts) + "\n")
 
 
-def goals_of(goals, busy):
-    """The table of goals, with the ratios of a busy hour where one was measured."""
-    there = {tuple(key): measured for *key, measured in busy["goals"]} if busy else {}
-    rows = [(
-        goal.workload, goal.against, goal.quantity, goal.wanted, goal.measured,
-        there.get((goal.workload, goal.against, goal.quantity), ""), goal.cpu,
-        "reached" if goal.is_reached else "**missed**",
-    ) for goal in goals]
-    head = ("workload", "against", "quantity", "goal", "measured", "in a busy hour", "CPU µs a message", "result")
-    note = ("CPU time is that of Moontide and of the other program. It is the steadier figure: on a machine that others share, "
-            "a rate depends on the hour.")
-    if busy:
-        note += f" The busy hour: {busy['revision']}, with a load of {busy['load']} when the run began."
-    return [table(head, rows), wrapped(note)]
+def goals_of(hours):
+    """The table of goals: what a quiet hour gave, and beside it a busy one."""
+    quiet, busy = (hours.get(hour, {"goals": []}) for hour in ("quiet", "busy"))
+    key = ("workload", "against", "quantity")
+    there = {tuple(goal[name] for name in key): goal for goal in busy["goals"]}
+    rows = []
+    for goal in quiet["goals"]:
+        other = there.get(tuple(goal[name] for name in key), {})
+        rows.append((*(goal[name] for name in key), goal["wanted"], goal["measured"], other.get("measured", ""),
+                     goal["cpu"], other.get("cpu", ""), "reached" if goal["is_reached"] else "**missed**"))
+    head = (*key, "goal", "quiet hour", "busy hour", "CPU µs, quiet", "CPU µs, busy", "result, quiet")
+    notes = ["CPU time is that of a message: Moontide's, and the other program's. It is the steadier figure: on a machine "
+             "that others share, a rate depends on the hour."]
+    notes += [f"The {name} hour: {hour['revision']}, rounds: {hour['rounds']}, load when the run began: {hour['load']}."
+              for name, hour in (("quiet", quiet), ("busy", busy)) if hour["goals"]]
+    return [table(head, rows), wrapped(" ".join(notes))]
+
+
+def with_goals(text, hours):
+    """The text with the table of goals between its marks."""
+    before, _, rest = text.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    return "\n\n".join([before + MARKS[0], *goals_of(hours), MARKS[1] + after])
 
 
 def wrapped(paragraph):

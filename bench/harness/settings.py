@@ -8,6 +8,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 # Everything that is fetched, built or written while measuring.
 PLACE = TARGET / "bench"
+# The page of a whole run.
+PAGE = ROOT / "docs/performance.md"
 
 KNOWN = {
     "QUICK": "1 for a small subset of small runs, to see that everything works",
@@ -18,7 +20,7 @@ KNOWN = {
     "LOSS": "percent of CPU time that bench/compare lets a workload lose; without it only the rate is judged, by 10",
     "MOONTIDE": "a binary that is built already",
     "OUT": "the page to write",
-    "HOUR": "busy: nothing but the ratios of the goals is kept, as the page's column of a busy hour",
+    "HOUR": "busy: only the goals are kept, as the columns of a busy hour",
 }
 
 
@@ -47,8 +49,8 @@ class Settings:
         self.peers = [name for name in said["PEERS"].split(",") if name] if "PEERS" in said else None
         self.moontide = Path(said["MOONTIDE"]).resolve() if "MOONTIDE" in said else None
         # What was measured in part must not replace the page of a whole run.
-        whole = not (self.quick or self.only or self.scale != 1 or self.peers is not None)
-        default = ROOT / "docs/performance.md" if whole else PLACE / "performance.md"
+        self.is_whole = not (self.quick or self.only or self.scale != 1 or self.peers is not None or "OUT" in said)
+        default = PAGE if self.is_whole else PLACE / "performance.md"
         self.page = Path(said["OUT"]).resolve() if "OUT" in said else default
         # A run that takes longer gives no figure.
         self.seconds_max = 60 if self.quick else 300
