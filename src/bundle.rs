@@ -174,6 +174,9 @@ impl Reader {
         }
         let key = format!("{below}{name}");
         match fs::metadata(path) {
+            Ok(meta) if meta.is_dir() && is_lua(name) => {
+                self.unusable(key, "is a folder, not a regular file");
+            }
             Ok(meta) if meta.is_dir() => return self.folder(path, &format!("{key}/")),
             Ok(meta) if is_lua(name) => return self.file(path, key, &meta),
             Ok(_) => {}
@@ -321,6 +324,7 @@ mod tests {
             ("handlers/x.test.lua", "c"),
             ("handlers/old.d/x.lua", "d"),
             ("handlers/table.lua", "e"),
+            ("handlers/folder.lua/x.lua", "f"),
         ]);
         let at = |name: &str| folder.path().join(name);
         let path = at("config.toml");
@@ -333,6 +337,7 @@ mod tests {
         assert_eq!(snapshot.hash, hash, "nothing that runs has changed");
         let config = check(snapshot, 1).unwrap().config;
         let beginnings = [
+            "folder.lua: is a folder, not a regular file",
             "gone.lua: is a link to a file that does not exist",
             "old.d/x.lua: is never loaded, since the dot",
             "orders.sync-conflict.lua: is never loaded, since the dot",
@@ -346,7 +351,7 @@ mod tests {
             let expected = at("handlers").join(beginning).display().to_string();
             assert!(warning.starts_with(&expected), "{warning}");
         }
-        assert!(config.warnings[2].contains("rename it to `orders_sync-conflict.lua`"));
+        assert!(config.warnings[3].contains("rename it to `orders_sync-conflict.lua`"));
     }
 
     #[test]

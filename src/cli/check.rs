@@ -14,6 +14,7 @@ use serde_json::{Value as Json, json};
 
 use log_file::Found;
 
+use super::terminal::harmless;
 use super::{ConfigOption, Exit};
 use crate::bundle::{self, Bundle};
 use crate::config::{Config, Consumer, Errors, Listener};
@@ -53,12 +54,12 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
             );
             Exit::BadConfig
         }
-        (Err(Bad::Config(errors)), false) => {
-            print(&mut std::io::stderr(), &format!("{errors}\n"));
-            Exit::BadConfig
-        }
-        (Err(Bad::Outside(errors)), false) => {
-            print(&mut std::io::stderr(), &format!("{}\n", errors.join("\n")));
+        (Err(bad), false) => {
+            let text = match bad {
+                Bad::Config(errors) => errors.to_string(),
+                Bad::Outside(errors) => errors.join("\n"),
+            };
+            print(&mut std::io::stderr(), &(harmless(&text) + "\n"));
             Exit::BadConfig
         }
     }

@@ -119,7 +119,7 @@ pub(super) struct Subscription {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub(super) struct RunConfig {
-    /// Whether Moontide commits offsets by itself; false: only `ctx.commitOffsets` commits.
+    /// Whether Moontide commits offsets automatically; false: only `ctx.commitOffsets` commits.
     pub(super) auto_commit: bool,
     /// The time between commits; without interval and threshold: when a partition is idle, else every second.
     pub(super) auto_commit_interval: Option<Millis>,
@@ -267,7 +267,7 @@ pub(super) struct Daemon {
     pub(super) runtime_directory: Option<PathBuf>,
     /// The number of crashes during the run of a message after which that message runs alone.
     pub(super) crashes: u32,
-    /// Whether a change of the configuration or of a handler begins a reload by itself.
+    /// Whether a change of the configuration or of a handler begins a reload automatically.
     pub(super) watch: bool,
 }
 

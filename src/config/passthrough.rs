@@ -61,6 +61,21 @@ pub(super) fn resolve(
     passed
 }
 
+/// What to write instead of a librdkafka property that stands among the keys of kafkajs.
+pub(super) fn misplaced(property: &str) -> Option<String> {
+    if !property.contains('.') {
+        return None;
+    }
+    match reserved(property) {
+        Some(reason) => Some(format!("librdkafka's `{property}` {reason}")),
+        // No value fits every property. Only the name counts here.
+        None if property::check(property, "") == Err(Refusal::Unknown) => None,
+        None => Some(format!(
+            "`{property}` is a property of librdkafka: write `librdkafka.\"{property}\"`"
+        )),
+    }
+}
+
 /// librdkafka's sentence, unless it could repeat a secret.
 pub(super) fn reason(name: &str, value: &str, sentence: String) -> String {
     if property::is_sensitive(name) && !value.is_empty() {

@@ -40,6 +40,22 @@ pub(super) fn is_harmless(key: &str, value: &DeValue<'_>) -> bool {
     matches!(key, "enforceRequestTimeout" | "eachBatchAutoResolve") && value.as_bool() == Some(true)
 }
 
+/// The right form of a key whose value often has a wrong type.
+pub(super) fn form(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "brokers" => "brokers = [\"localhost:9092\"]",
+        "topic" => "topics = [\"orders\", \"returns\"]` for several, or `topic = \"orders\"",
+        "topics" => "topics = [\"orders\"]` or `topic = \"orders\"",
+        "deadLetter" => "deadLetter = { topic = \"{topic}.dead\" }",
+        "retry" => "retry = { attempts = 5 }",
+        "limits" => "limits = { timeout = \"5min\" }",
+        "subscription" => "subscription = { fromBeginning = true }",
+        "runConfig" => "runConfig = { autoCommit = true }",
+        "librdkafka" => "librdkafka.\"socket.keepalive.enable\" = true",
+        _ => return None,
+    })
+}
+
 /// The hint for a value that is not supported, or not yet.
 pub(super) fn value(key: &str, value: &str) -> Option<&'static str> {
     match (key, value) {
@@ -69,6 +85,9 @@ fn file(key: &str) -> Option<&'static str> {
     match key {
         "metrics" | "prometheus" | "health" | "healthcheck" | "status" => {
             Some("write `[http]` with `listen`; it serves /metrics, /live, /ready and /status")
+        }
+        "listener" | "handlers" | "topics" => {
+            Some("write a `[[listeners]]` for each topic and handler")
         }
         "producers" | "producerConfig" => Some("this version has no producers yet"),
         "subscription" | "runConfig" | "ordering" | "onError" | "retry" | "deadLetter"

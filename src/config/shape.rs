@@ -9,9 +9,9 @@ use toml::de::{DeArray, DeInteger, DeValue};
 
 use super::error::Report;
 use super::file::File;
-use super::refused;
 use super::tree::Tree;
 use super::unit::{Millis, Size};
+use super::{passthrough, refused};
 use crate::kafka::property;
 use crate::nearest::nearest;
 
@@ -114,6 +114,7 @@ impl<'w> Walk<'w, '_> {
                     mask_all(value, self.report);
                     self.unknown(
                         key,
+                        value,
                         properties
                             .into_iter()
                             .flatten()
@@ -137,6 +138,7 @@ impl<'w> Walk<'w, '_> {
     fn unknown(
         &mut self,
         key: &Spanned<std::borrow::Cow<'_, str>>,
+        value: &Spanned<DeValue<'_>>,
         names: impl Iterator<Item = &'w str>,
         scope: &str,
     ) {
@@ -149,6 +151,9 @@ impl<'w> Walk<'w, '_> {
         }
         let message = if let Some(instead) = refused::key(scope, name) {
             format!("{}: {instead}", self.written_path())
+        } else if let Some(instead) = misplaced(scope, &dotted(name, value.get_ref())) {
+            let (_, table) = written_path(&self.path);
+            format!("unknown key in `{}`: {instead}", table.unwrap_or_default())
         } else {
             let (key, table) = written_path(&self.path);
             let table = table.map_or_else(
@@ -267,11 +272,15 @@ impl<'w> Walk<'w, '_> {
 
     fn wrong_type(&mut self, value: &Spanned<DeValue<'_>>, schema: &Json) -> bool {
         let (found, expected) = (describe_kind(kind(value.get_ref())), self.describe(schema));
-        let instead = if self.path == ["listeners"] {
-            "; write `[[listeners]]`"
-        } else {
-            ""
+        let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
+        let instead = match path[..] {
+            ["listeners"] => Some("write `[[listeners]]`".to_owned()),
+            // An array of tables, where there is one table.
+            [table] if value.get_ref().is_array() => Some(format!("write `[{table}]`")),
+            [.., key] => refused::form(key).map(|form| format!("write `{form}`")),
+            [] => None,
         };
+        let instead = instead.map_or_else(String::new, |instead| format!("; {instead}"));
         self.report.error(
             Some(value.span()),
             format!(
@@ -340,6 +349,22 @@ impl<'w> Walk<'w, '_> {
             (_, Some(table)) => format!("`{table}`"),
             (key, None) => format!("`{key}`"),
         }
+    }
+}
+
+/// The hint for a property of librdkafka in a table of kafkajs' keys.
+fn misplaced(scope: &str, property: &str) -> Option<String> {
+    matches!(scope, "Client" | "Consumer")
+        .then(|| passthrough::misplaced(property))
+        .flatten()
+}
+
+/// The name as its user sees it: `group.id = "a"` is a table `group` for TOML.
+fn dotted(name: &str, value: &DeValue<'_>) -> String {
+    let inner = value.as_table().and_then(|table| table.iter().next());
+    match inner {
+        Some((key, value)) => format!("{name}.{}", dotted(key.get_ref(), value.get_ref())),
+        None => name.to_owned(),
     }
 }
 

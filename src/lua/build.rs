@@ -221,7 +221,9 @@ impl Vm {
         let function = self.protected(|| unsafe {
             returned::handler_of(self.main, handler.function.as_deref(), &place)
         });
-        let function = function.map_err(|message| Error { message })?;
+        let function = function.map_err(|message| Error {
+            message: format!("{message} (listener `{}`)", listener.name),
+        })?;
         self.shared.handlers.borrow_mut().push(function);
         Ok(())
     }

@@ -500,7 +500,7 @@ fn the_policies_of_a_listener_are_told_in_words() {
     check_policies(
         "",
         &[
-            "a new group starts at the end; commits by itself",
+            "a new group starts at the end; commits automatically",
             "in the order of their partition; at most 1000 in flight",
             usual,
             "a failed message runs again until it is done, after waits of 300ms to 30s",
@@ -509,11 +509,11 @@ fn the_policies_of_a_listener_are_told_in_words() {
     check_policies(
         "ordering = 'key'\nmaxInFlight = 8\ndeadLetter = { topic = '{topic}.{group}.{listener}' }\n",
         &[
-            "a new group starts at the end; commits by itself",
+            "a new group starts at the end; commits automatically",
             "in the order of their key; without a key in no order; at most 8 in flight",
             usual,
             "a failed message runs 5 times, after waits of 300ms to 30s, then becomes a dead letter",
-            "dead letters go to t.g.orders.gotData, with headers as of moontide, at most 600 a minute; one that is too large holds up its lane, one that is refused holds up its lane",
+            "dead letters go to t.g.orders.gotData, with headers as of moontide, at most 600 a minute; one that is too large blocks its lane, one that is refused blocks its lane",
             "the breaker opens when 50 % of at least 20 runs in 30s fail, pauses for 30s, and closes after 3 probes",
         ],
     );
@@ -521,11 +521,11 @@ fn the_policies_of_a_listener_are_told_in_words() {
         "ordering = 'none'\nonError = 'skip'\nretry = { topics = ['5s', '1m'], allowAutoTopicCreation = true }\n\
          deadLetter = { headerStyle = 'spring', tooLarge = 'dropValue' }\nsubscription = { fromBeginning = true }\n",
         &[
-            "a new group starts at the beginning; commits by itself",
+            "a new group starts at the beginning; commits automatically",
             "in no order; at most 1000 in flight",
             usual,
             "a failed message runs 3 times, through t.g.retry.5s, t.g.retry.1m (made where missing), which gives up their order, then is skipped",
-            "dead letters that ctx.deadLetter requests go to t.dead, with headers as of spring, at most 600 a minute; one that is too large loses its value, one that is refused holds up its lane",
+            "dead letters that ctx.deadLetter requests go to t.dead, with headers as of spring, at most 600 a minute; one that is too large loses its value, one that is refused blocks its lane",
         ],
     );
 }

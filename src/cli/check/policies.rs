@@ -18,7 +18,7 @@ pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
         "the end"
     };
     let commit = if listener.run.auto_commit {
-        "commits by itself"
+        "commits automatically"
     } else {
         "commits: only by ctx.commitOffsets"
     };
@@ -115,12 +115,12 @@ fn dead_letters(listener: &Listener, dead_letter: &DeadLetter, group: &str) -> S
         "dead letters that ctx.deadLetter requests"
     };
     let large = match dead_letter.too_large {
-        TooLarge::Block => "holds up its lane",
+        TooLarge::Block => "blocks its lane",
         TooLarge::DropValue => "loses its value",
         TooLarge::Skip => "is skipped",
     };
     let refused = match dead_letter.refused {
-        OnRefusal::Block => "holds up its lane",
+        OnRefusal::Block => "blocks its lane",
         OnRefusal::Skip => "is skipped",
     };
     format!(

@@ -193,7 +193,7 @@ impl One<'_, '_, '_> {
                 )
             } else if let Some(own) = names.iter().find(is_own) {
                 format!(
-                    "`retry.topics` gives the topic `{own}`, which Moontide consumes by itself; remove it from the topics of the listener"
+                    "`retry.topics` gives the topic `{own}`, which Moontide itself consumes; remove it from the topics of the listener"
                 )
             } else {
                 continue;

@@ -181,10 +181,7 @@ fn there_are_no_retry_topics_of_retry_topics() {
     let found = refused("t.other.retry.1m").unwrap_or_default();
     assert!(found.contains(said), "{found}");
     let found = refused("^.*\\.retry\\..*").unwrap_or_default();
-    assert!(
-        found.contains("which Moontide consumes by itself"),
-        "{found}"
-    );
+    assert!(found.contains("which Moontide itself consumes"), "{found}");
     assert_eq!(refused("^t.*"), None);
     assert_eq!(refused("t.retry"), None);
 }

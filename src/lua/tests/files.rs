@@ -29,8 +29,8 @@ fn all_bad_handlers_are_told_at_once_and_a_bad_file_once() {
     assert_eq!(
         setup.error(),
         "handlers/a.lua:1: unexpected symbol near <eof>\n\
-         handlers/b.lua: no function `gotDatta` in the table that it returns, did you mean `gotData`?\n\
-         handlers/b.lua: `n` is a number, but should be a function"
+         handlers/b.lua: no function `gotDatta` in the table that it returns, did you mean `gotData`? (listener `b.gotDatta`)\n\
+         handlers/b.lua: `n` is a number, but should be a function (listener `b.n`)"
     );
 }
 
@@ -45,23 +45,25 @@ fn a_bad_file_is_told_with_its_place() {
     assert_eq!(module("\nerror('boom')", "h"), "handlers/h.lua:2: boom");
     assert_eq!(
         module(MODULE, "h.gotdata"),
-        "handlers/h.lua: no function `gotdata` in the table that it returns, did you mean `gotData`?"
+        "handlers/h.lua: no function `gotdata` in the table that it returns, did you mean `gotData`? (listener `h.gotdata`)"
     );
     assert_eq!(
         module(MODULE, "h.zzzzzzzz"),
-        "handlers/h.lua: no function `zzzzzzzz` in the table that it returns, there are `gotData`, `other`"
+        "handlers/h.lua: no function `zzzzzzzz` in the table that it returns, there are `gotData`, `other` \
+         (listener `h.zzzzzzzz`)"
     );
     assert_eq!(
         module(MODULE, "h.n"),
-        "handlers/h.lua: `n` is a number, but should be a function"
+        "handlers/h.lua: `n` is a number, but should be a function (listener `h.n`)"
     );
     assert_eq!(
         module(MODULE, "h"),
-        "handlers/h.lua: returns a table, but the handler names no function of it; there are `gotData`, `other`"
+        "handlers/h.lua: returns a table, but the handler names no function of it; there are `gotData`, \
+         `other` (listener `h`)"
     );
     assert_eq!(
         module("return 1", "h"),
-        "handlers/h.lua: returns a number, but should return a function"
+        "handlers/h.lua: returns a number, but should return a function (listener `h`)"
     );
     assert_eq!(
         module("\u{feff}#!/usr/bin/env lua\nerror('boom')", "h"),
@@ -78,7 +80,7 @@ fn a_bad_file_is_told_with_its_place() {
     );
     assert_eq!(
         module("", "h.f"),
-        "handlers/h.lua: returns nothing, but should return a table with the function `f`"
+        "handlers/h.lua: returns nothing, but should return a table with the function `f` (listener `h.f`)"
     );
     assert_eq!(
         module("", "g"),

@@ -88,7 +88,7 @@ fn an_inherited_handler_has_a_hint() {
     assert_eq!(
         error,
         "handlers/h.lua: no function `run` in the table that it returns, there are no functions in it; a function that it \
-         inherits by `__index` is not seen: write `M.run = Base.run`"
+         inherits by `__index` is not seen: write `M.run = Base.run` (listener `h.run`)"
     );
 }
 
