@@ -44,7 +44,7 @@ use crate::bundle::Bundle;
 use crate::config;
 use crate::consumer::lookups::Lookups;
 use crate::failpoint::failpoint;
-use crate::kafka::{Broker, Class, Client, Error, Event, Security};
+use crate::kafka::{Broker, Class, Client, Closed, Error, Event, Security};
 use crate::outgoing::outbox::Outbox;
 use crate::telemetry::metrics::ConsumerCounts;
 use crate::threads::mailbox::Mailbox;
@@ -267,12 +267,12 @@ impl Consumer {
                 let hint = self.security.hint(&error.to_string());
                 self.broker_error(&broker, error, hint, now);
             }
-            Event::Connection(change) => self.connections.change(change, now),
-            Event::Closed(broker, closed) => {
-                let may_be_wrong = !self.connections.has_worked(&broker);
-                let hint = self.security.hint_closed(closed).filter(|_| may_be_wrong);
-                self.broker_error(&broker, Error::closed(closed.to_string()), hint, now);
+            Event::Connection(change) => {
+                if self.connections.change(&change, now) {
+                    self.closed(&change.broker, Closed::Silent, now);
+                }
             }
+            Event::Closed(broker, closed) => self.closed(&broker, closed, now),
             Event::TopicError(topic, error) => {
                 self.topics.trouble(&topic, &error);
                 let place = Subject::Topic(topic);
@@ -280,6 +280,12 @@ impl Consumer {
                 self.watch.hurry(now);
             }
         }
+    }
+
+    fn closed(&mut self, broker: &Broker, closed: Closed, now: Instant) {
+        let may_be_wrong = !self.connections.has_worked(broker);
+        let hint = self.security.hint_closed(closed).filter(|_| may_be_wrong);
+        self.broker_error(broker, Error::closed(closed.to_string()), hint, now);
     }
 
     fn broker_error(&mut self, broker: &Broker, error: Error, hint: Option<&str>, now: Instant) {

@@ -12,6 +12,8 @@ use crate::kafka::{Broker, Connection, Step};
 /// A connection that ends within this time may have been of no use: a side that wants authentication closes it after
 /// the first request.
 const SHORT: Duration = Duration::from_secs(2);
+/// A connection that ends without an answer after this time got none. librdkafka waits ten seconds for it.
+const SILENT: Duration = Duration::from_secs(5);
 /// How long there may be no connection before that is an outage: librdkafka sometimes closes one to open another.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -48,10 +50,11 @@ impl Connections {
         }
     }
 
-    /// Notes a step.
-    pub(super) fn change(&mut self, change: Connection, now: Instant) {
+    /// Notes a step. Returns whether the connection ended because the other side did not answer.
+    pub(super) fn change(&mut self, change: &Connection, now: Instant) -> bool {
         let Connection { broker, step } = change;
-        let one = self.each.entry((broker.name, broker.id)).or_insert(One {
+        let (key, step) = ((broker.name.clone(), broker.id), *step);
+        let one = self.each.entry(key).or_insert(One {
             step,
             since: now,
             was_short: false,
@@ -62,8 +65,10 @@ impl Connections {
             one.was_short = lasted < SHORT;
             one.has_worked |= !one.was_short;
         }
+        let is_silent = step == Step::Down && one.step == Step::Asks && lasted >= SILENT;
         (one.step, one.since) = (step, now);
         self.look(now);
+        is_silent
     }
 
     /// The name under which the errors of a broker are kept, whichever of its connections had them.
@@ -116,7 +121,7 @@ mod tests {
         for &(at_ms, step) in steps {
             now = start + Duration::from_millis(at_ms);
             let broker = Broker::new("a:1", -1);
-            connections.change(Connection { broker, step }, now);
+            connections.change(&Connection { broker, step }, now);
         }
         (connections, now)
     }
@@ -151,6 +156,22 @@ mod tests {
     }
 
     #[test]
+    fn a_port_that_accepts_and_does_not_answer_is_silent() {
+        let start = Instant::now();
+        let mut connections = Connections::new(start);
+        let mut change = |seconds, step| {
+            let broker = Broker::new("a:1", -1);
+            let now = start + Duration::from_secs(seconds);
+            connections.change(&Connection { broker, step }, now)
+        };
+        assert!(!change(0, Connects) && !change(0, Asks) && change(10, Down));
+        assert!(!change(10, Down), "once an attempt");
+        assert!(!change(11, Connects) && !change(30, Asks));
+        assert!(!change(31, Down), "it was closed");
+        assert!(!change(32, Up) && !change(60, Down));
+    }
+
+    #[test]
     fn a_connection_that_lasted_may_end() {
         let (connections, now) = after(&[(0, Up), (5_000, Down), (5_001, Idle), (5_100, Up)]);
         assert!(connections.works("a:1", now));
@@ -172,7 +193,7 @@ mod tests {
         let mut connections = Connections::new(now);
         for (name, id, step) in [("old:1", 7, Up), ("new:1", -1, Down)] {
             let broker = Broker::new(name, id);
-            connections.change(Connection { broker, step }, now);
+            connections.change(&Connection { broker, step }, now);
         }
         assert_eq!(&*connections.name_of(&Broker::new("new:1", 7)), "old:1");
         assert_eq!(&*connections.name_of(&Broker::new("new:1", -1)), "new:1");

@@ -318,13 +318,8 @@ mod tests {
         trouble.look(&connections, false, now);
         assert_eq!(places(&trouble), ["broker a:1"]);
         let broker = Broker::new("a:1", 4);
-        connections.change(
-            Connection {
-                broker,
-                step: Step::Up,
-            },
-            now,
-        );
+        let step = Step::Up;
+        connections.change(&Connection { broker, step }, now);
         trouble.look(&connections, false, now);
         assert_eq!(places(&trouble), [""; 0]);
 

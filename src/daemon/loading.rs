@@ -68,6 +68,11 @@ impl Loading {
         }
     }
 
+    /// Whether the daemon stops, so that nothing more is loaded.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.0.is_stopping.load(Ordering::SeqCst)
+    }
+
     /// The daemon stops: nobody waits for a load any more.
     pub(super) fn stop(&self) {
         self.0.is_stopping.store(true, Ordering::SeqCst);

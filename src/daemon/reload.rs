@@ -43,6 +43,8 @@ enum Outcome {
     Unchanged,
     /// The hash of the bytes, if they could be read, and the reason for the rejection.
     Rejected(Option<u64>, String),
+    /// An earlier load has not ended, so nobody knows whether these bytes are good: their hash, and the reason.
+    Refused(u64, String),
     /// The load was cancelled: the disk has newer bytes, or the daemon stops.
     Superseded,
 }
@@ -86,11 +88,12 @@ impl Reloader {
     pub(super) fn reload(&mut self, force: bool) -> Option<ReloadReport> {
         let outcome = self.try_reload(force);
         if matches!(outcome, Outcome::Superseded) {
-            log!(
-                info,
-                reload,
-                "load cancelled: the files have changed again, or the daemon stops"
-            );
+            let why = if self.loading.is_stopping() {
+                "the daemon stops"
+            } else {
+                "the files have changed again"
+            };
+            log!(info, reload, why, "load cancelled");
             return None;
         }
         let mut report = self.report(&outcome, force);
@@ -114,13 +117,14 @@ impl Reloader {
                     .clone_from(&status.waiting_for_restart);
             }
             Outcome::Rejected(_, error) => status.disk = Some(error.clone()),
+            Outcome::Refused(..) => status.disk = None,
             Outcome::Superseded => {}
         }
         if force || !matches!(outcome, Outcome::Unchanged) {
             match outcome {
                 Outcome::Applied(_) => status.reloads.applied += 1,
                 Outcome::Unchanged => status.reloads.unchanged += 1,
-                Outcome::Rejected(..) => status.reloads.rejected += 1,
+                Outcome::Rejected(..) | Outcome::Refused(..) => status.reloads.rejected += 1,
                 Outcome::Superseded => {}
             }
             status.last_reload = Some(report.clone());
@@ -156,7 +160,7 @@ impl Reloader {
             _ => {}
         }
         if let Some(refusal) = self.fleet.loader().refusal() {
-            return rejected(refusal);
+            return Outcome::Refused(hash, refusal);
         }
         let mut new = match load::check(snapshot, current.number + 1, self.adjust.as_ref()) {
             Ok(bundle) => bundle,
@@ -242,22 +246,35 @@ impl Reloader {
                     );
                 }
             }
-            Outcome::Rejected(hash, error) => {
-                report.result = ReloadResult::Rejected;
-                report.message.clone_from(error);
-                self.rejected = hash.map(|hash| (hash, error.clone()));
-                if force || hash.is_none() || was_rejected != self.rejected {
-                    log!(
-                        error,
-                        reload,
-                        bundle = number,
-                        error,
-                        "reload rejected: the old bundle stays in force"
-                    );
-                }
+            Outcome::Rejected(None, error) => self.reject(&mut report, None, error, true),
+            Outcome::Rejected(Some(hash), error) | Outcome::Refused(hash, error) => {
+                let rejected = Some((*hash, error.clone()));
+                let is_news = force || was_rejected != rejected;
+                self.reject(&mut report, rejected, error, is_news);
             }
         }
         report
+    }
+
+    fn reject(
+        &mut self,
+        report: &mut ReloadReport,
+        rejected: Option<(u64, String)>,
+        error: &str,
+        is_news: bool,
+    ) {
+        report.result = ReloadResult::Rejected;
+        error.clone_into(&mut report.message);
+        self.rejected = rejected;
+        if is_news {
+            log!(
+                error,
+                reload,
+                bundle = report.bundle,
+                error,
+                "reload rejected: the old bundle stays in force"
+            );
+        }
     }
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct Security {
 /// When the other side closed a connection, if it did so soon after its begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closed {
+    /// The client closed it, after it had waited for the first answer.
+    Silent,
     /// Without an answer to the first request.
     Unanswered,
     /// While the client authenticates.
@@ -133,6 +135,7 @@ impl Closed {
 impl fmt::Display for Closed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Silent => "the other side accepts the connection, but does not answer",
             Self::Unanswered => "the other side closes the connection without an answer",
             Self::Refused => "the other side closes the connection during the authentication",
             Self::Answered => "the other side closes the connection after its first answer",
@@ -166,6 +169,9 @@ impl Security {
             (Closed::Unanswered, false, _) => Some(
                 "the port may want TLS (`ssl` is not set), or it is not the port of a Kafka broker",
             ),
+            (Closed::Silent, ..) => {
+                Some("it may not be the port of a Kafka broker, or the broker hangs")
+            }
             (Closed::Unanswered, true, _) => Some("it may not be the port of a Kafka broker"),
             (Closed::Refused, ..) => Some("see `sasl`: mechanism, user name and password"),
             (Closed::Answered, _, false) => {

@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -219,4 +220,15 @@ fn a_server_of_http_is_told_as_such() {
         }
     };
     check_foreign(serve, "", &["an HTTP server"]);
+}
+
+/// A broker that hangs, a proxy without a broker behind it, a server of a protocol whose client speaks second.
+#[test]
+fn a_server_that_does_not_answer_is_told_as_such() {
+    let accepted = Mutex::new(Vec::new());
+    check_foreign(
+        move |stream| accepted.lock().unwrap().push(stream),
+        "",
+        &["does not answer", "may not be the port of a Kafka broker"],
+    );
 }
