@@ -44,7 +44,7 @@ use crate::bundle::Bundle;
 use crate::config;
 use crate::consumer::lookups::Lookups;
 use crate::failpoint::failpoint;
-use crate::kafka::{Broker, Class, Client, Closed, Error, Event, Security};
+use crate::kafka::{Broker, Class, Client, Error, Event, Security, Unfit};
 use crate::outgoing::outbox::Outbox;
 use crate::telemetry::metrics::ConsumerCounts;
 use crate::threads::mailbox::Mailbox;
@@ -269,10 +269,10 @@ impl Consumer {
             }
             Event::Connection(change) => {
                 if self.connections.change(&change, now) {
-                    self.closed(&change.broker, Closed::Silent, now);
+                    self.unfit(&change.broker, Unfit::Silent, now);
                 }
             }
-            Event::Closed(broker, closed) => self.closed(&broker, closed, now),
+            Event::Unfit(broker, unfit) => self.unfit(&broker, unfit, now),
             Event::TopicError(topic, error) => {
                 self.topics.trouble(&topic, &error);
                 let place = Subject::Topic(topic);
@@ -282,10 +282,13 @@ impl Consumer {
         }
     }
 
-    fn closed(&mut self, broker: &Broker, closed: Closed, now: Instant) {
+    fn unfit(&mut self, broker: &Broker, unfit: Unfit, now: Instant) {
+        if unfit == Unfit::WithoutTopics {
+            self.connections.without_topics(broker, now);
+        }
         let may_be_wrong = !self.connections.has_worked(broker);
-        let hint = self.security.hint_closed(closed).filter(|_| may_be_wrong);
-        self.broker_error(broker, Error::closed(closed.to_string()), hint, now);
+        let hint = self.security.hint_unfit(unfit).filter(|_| may_be_wrong);
+        self.broker_error(broker, Error::closed(unfit.to_string()), hint, now);
     }
 
     fn broker_error(&mut self, broker: &Broker, error: Error, hint: Option<&str>, now: Instant) {

@@ -22,7 +22,7 @@ mod refusal;
 
 pub(crate) use callbacks::{Event, Rebalance};
 pub(crate) use client::{Client, Closing, Committed, Taken};
-pub(crate) use connection::{Broker, Closed, Connection, Security, Step};
+pub(crate) use connection::{Broker, Connection, Security, Step, Unfit};
 pub(crate) use descriptions::{Description, Existing};
 pub(crate) use error::{Class, Error};
 pub(crate) use list::TopicPartition;

@@ -33,12 +33,14 @@ struct One {
     was_short: bool,
     /// A connection has lasted: the kind of the port is right.
     has_worked: bool,
+    /// The other side of this connection knows no topics.
+    is_without_topics: bool,
 }
 
 impl One {
     fn works(&self, now: Instant) -> bool {
         let lasts = now.saturating_duration_since(self.since) >= SHORT;
-        self.step == Step::Up && (!self.was_short || lasts)
+        self.step == Step::Up && !self.is_without_topics && (!self.was_short || lasts)
     }
 }
 
@@ -59,7 +61,9 @@ impl Connections {
             since: now,
             was_short: false,
             has_worked: false,
+            is_without_topics: false,
         });
+        one.is_without_topics &= step == Step::Up;
         let lasted = now.saturating_duration_since(one.since);
         if step == Step::Down && one.step == Step::Up {
             one.was_short = lasted < SHORT;
@@ -69,6 +73,15 @@ impl Connections {
         (one.step, one.since) = (step, now);
         self.look(now);
         is_silent
+    }
+
+    /// The open connection to this broker is of no use.
+    pub(super) fn without_topics(&mut self, broker: &Broker, now: Instant) {
+        let key = (broker.name.clone(), broker.id);
+        if let Some(one) = self.each.get_mut(&key) {
+            one.is_without_topics = true;
+        }
+        self.look(now);
     }
 
     /// The name under which the errors of a broker are kept, whichever of its connections had them.
@@ -169,6 +182,20 @@ mod tests {
         assert!(!change(11, Connects) && !change(30, Asks));
         assert!(!change(31, Down), "it was closed");
         assert!(!change(32, Up) && !change(60, Down));
+    }
+
+    #[test]
+    fn a_broker_without_topics_does_not_work_while_the_connection_lasts() {
+        let (mut connections, now) = after(&[(0, Up)]);
+        let broker = Broker::new("a:1", -1);
+        connections.without_topics(&broker, now);
+        assert!(!connections.works("a:1", now));
+        assert!(connections.are_none(now + GRACE));
+        for step in [Down, Up] {
+            let broker = broker.clone();
+            connections.change(&Connection { broker, step }, now + SHORT);
+        }
+        assert!(connections.works("a:1", now + SHORT));
     }
 
     #[test]

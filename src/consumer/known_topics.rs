@@ -131,6 +131,11 @@ impl KnownTopics {
         }
     }
 
+    /// Whether it was said that there are no ids.
+    pub(super) fn is_without_ids(&self) -> bool {
+        self.is_without_ids
+    }
+
     /// The brokers describe no topic to this client, or have no ids.
     pub(super) fn say_without_ids(&mut self) {
         if !std::mem::replace(&mut self.is_without_ids, true) {

@@ -134,6 +134,16 @@ impl Brokers {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Says so once, unless the other side knows no topics at all, as a KRaft controller: that says nothing of brokers.
+    fn without_ids(&mut self) -> Result<(), Error> {
+        if !self.known().is_without_ids() {
+            let topics = self.client.topics(self.timeout);
+            topics.inspect_err(|_| self.describing = None)?;
+            self.known().say_without_ids();
+        }
+        Ok(())
+    }
+
     /// Describes the topics, and compares their ids with the known ones.
     fn describe(&mut self, topics: &[Arc<str>]) -> Result<Described, Error> {
         let mut descriptions = Vec::with_capacity(topics.len());
@@ -142,7 +152,7 @@ impl Brokers {
             match self.describe_some(some) {
                 Ok(some) => descriptions.extend(some),
                 Err(error) if error.is_unsupported() || error.class() == Class::Lasting => {
-                    self.known().say_without_ids();
+                    self.without_ids()?;
                     return Ok(Described::default());
                 }
                 Err(error) => {

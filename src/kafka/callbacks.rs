@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rdkafka_sys as sys;
 
 use super::list;
-use super::{Broker, Closed, Connection, Error, Step, TopicPartition};
+use super::{Broker, Connection, Error, Step, TopicPartition, Unfit};
 
 /// Rings when a queue becomes non-empty.
 pub(crate) type Bell = Arc<dyn Fn() + Send + Sync>;
@@ -32,8 +32,8 @@ pub(crate) enum Event {
     /// Of the group, or of the client as a whole.
     Error(Error),
     BrokerError(Broker, Error),
-    /// The broker, or what is there in its place, closes connections soon after their begin.
-    Closed(Broker, Closed),
+    /// This client cannot use the broker, or what is there in its place.
+    Unfit(Broker, Unfit),
     Connection(Connection),
     /// The error of a subscribed topic that is not available.
     TopicError(Arc<str>, Error),
@@ -211,10 +211,8 @@ pub(super) unsafe extern "C" fn on_log(
     let Some(shared) = shared else {
         return super::log::line(level, &facility, &client, &text);
     };
-    if facility == "FAIL"
-        && let Some((broker, closed)) = Closed::of_line(&text)
-    {
-        shared.push(Event::Closed(broker, closed));
+    if let Some((broker, unfit)) = Unfit::of_line(&facility, &text) {
+        shared.push(Event::Unfit(broker, unfit));
         (shared.bell)();
     }
     if level <= shared.log_level {

@@ -43,18 +43,23 @@ pub(crate) struct Security {
     pub(crate) sasl: bool,
 }
 
-/// When the other side closed a connection, if it did so soon after its begin.
+/// What shows that the other side is no broker that this client can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Closed {
-    /// The client closed it, after it had waited for the first answer.
+pub(crate) enum Unfit {
+    /// It does not answer the first request.
     Silent,
-    /// Without an answer to the first request.
+    /// It closes the connection without an answer to the first request.
     Unanswered,
-    /// While the client authenticates.
+    /// It closes the connection while the client authenticates.
     Refused,
-    /// After that answer, and before it was of any use.
+    /// It closes the connection after the first answer, before that was of any use.
     Answered,
+    /// It does not know the request for topics and brokers.
+    WithoutTopics,
 }
+
+/// librdkafka's text of the error for a request that the other side does not know.
+const UNSUPPORTED: &str = "Required feature not supported by broker";
 
 /// How long a connection lasts at most that ends soon.
 const SOON_MS: u64 = 2_000;
@@ -112,33 +117,45 @@ impl Step {
     }
 }
 
-impl Closed {
-    /// From a line of librdkafka with the facility `FAIL`:
-    /// `[thrd:NAME]: BROKER: Disconnected: REASON (after 42ms in state APIVERSION_QUERY)`.
-    pub(super) fn of_line(text: &str) -> Option<(Broker, Self)> {
+impl Unfit {
+    /// From a line of librdkafka's log. With the facility `FAIL` it is
+    /// `[thrd:NAME]: BROKER: Disconnected: REASON (after 42ms in state APIVERSION_QUERY)`, and with `METADATA`
+    /// `[thrd:NAME]: BROKER: Metadata request failed: WHY: ERROR (0ms): Permanent`.
+    pub(super) fn of_line(facility: &str, text: &str) -> Option<(Broker, Self)> {
         let text = text.strip_prefix("[thrd:").map_or(text, |rest| {
             rest.split_once("]: ").map_or(rest, |(_, text)| text)
         });
         let (broker, error) = Broker::of_error(text)?;
+        let unfit = match facility {
+            "FAIL" => Self::of_closed(error)?,
+            "METADATA" if error.contains(UNSUPPORTED) => Self::WithoutTopics,
+            _ => return None,
+        };
+        Some((broker, unfit))
+    }
+
+    fn of_closed(error: &str) -> Option<Self> {
         let (_, after) = error.strip_prefix("Disconnected")?.rsplit_once("(after ")?;
         let (ms, state) = after.split_once("ms in state ")?;
-        let closed = match state.split([',', ')']).next()? {
+        Some(match state.split([',', ')']).next()? {
             "APIVERSION_QUERY" => Self::Unanswered,
             "AUTH_LEGACY" | "AUTH_HANDSHAKE" | "AUTH_REQ" => Self::Refused,
             "UP" if ms.parse::<u64>().ok()? < SOON_MS => Self::Answered,
             _ => return None,
-        };
-        Some((broker, closed))
+        })
     }
 }
 
-impl fmt::Display for Closed {
+impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Silent => "the other side accepts the connection, but does not answer",
             Self::Unanswered => "the other side closes the connection without an answer",
             Self::Refused => "the other side closes the connection during the authentication",
             Self::Answered => "the other side closes the connection after its first answer",
+            Self::WithoutTopics => {
+                "the other side knows no request for topics: it may be a KRaft controller; write the address of a broker"
+            }
         })
     }
 }
@@ -164,20 +181,20 @@ impl Security {
     }
 
     /// The key that may be wrong when the other side closes connections.
-    pub(crate) fn hint_closed(self, closed: Closed) -> Option<&'static str> {
-        match (closed, self.tls, self.sasl) {
-            (Closed::Unanswered, false, _) => Some(
+    pub(crate) fn hint_unfit(self, unfit: Unfit) -> Option<&'static str> {
+        match (unfit, self.tls, self.sasl) {
+            (Unfit::Unanswered, false, _) => Some(
                 "the port may want TLS (`ssl` is not set), or it is not the port of a Kafka broker",
             ),
-            (Closed::Silent, ..) => {
+            (Unfit::Silent, ..) => {
                 Some("it may not be the port of a Kafka broker, or the broker hangs")
             }
-            (Closed::Unanswered, true, _) => Some("it may not be the port of a Kafka broker"),
-            (Closed::Refused, ..) => Some("see `sasl`: mechanism, user name and password"),
-            (Closed::Answered, _, false) => {
+            (Unfit::Unanswered, true, _) => Some("it may not be the port of a Kafka broker"),
+            (Unfit::Refused, ..) => Some("see `sasl`: mechanism, user name and password"),
+            (Unfit::Answered, _, false) => {
                 Some("the port may want authentication (`sasl` is not set)")
             }
-            (Closed::Answered, _, true) => None,
+            (Unfit::Answered, _, true) | (Unfit::WithoutTopics, ..) => None,
         }
     }
 
@@ -257,19 +274,29 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_that_the_other_side_closes_connections() {
-        let of = |text: &str| Closed::of_line(text).map(|(broker, closed)| (broker.id, closed));
+    fn a_line_says_that_the_other_side_is_unfit() {
+        let of_line = |facility: &str, text: &str| {
+            Unfit::of_line(facility, text).map(|(broker, unfit)| (broker.id, unfit))
+        };
+        let of = |text: &str| of_line("FAIL", text);
+        let line = "[thrd:main]: 127.0.0.1:1/bootstrap: Metadata request failed: connected: Local: Required feature not \
+                    supported by broker (0ms): Permanent";
+        assert_eq!(of_line("METADATA", line), Some((-1, Unfit::WithoutTopics)));
+        assert_eq!(of(line), None);
+        let line =
+            "127.0.0.1:1/1: Metadata request failed: connected: Local: Timed out (0ms): Retry";
+        assert_eq!(of_line("METADATA", line), None);
         let peer = "Disconnected: connection closed by peer: receive 0 after POLLIN";
         let line = format!(
             "[thrd:127.0.0.1:1/bootstrap]: 127.0.0.1:1/bootstrap: {peer} (after 42ms in state APIVERSION_QUERY, 12 \
              identical error(s) suppressed)"
         );
-        assert_eq!(of(&line), Some((-1, Closed::Unanswered)));
+        assert_eq!(of(&line), Some((-1, Unfit::Unanswered)));
         let line = format!("127.0.0.1:1/4: {peer} (after 5ms in state AUTH_REQ)");
-        assert_eq!(of(&line), Some((4, Closed::Refused)));
+        assert_eq!(of(&line), Some((4, Unfit::Refused)));
         let line = "127.0.0.1:1/4: Disconnected: verify that security.protocol is correctly configured (after 7ms in \
                     state UP)";
-        assert_eq!(of(line), Some((4, Closed::Answered)));
+        assert_eq!(of(line), Some((4, Unfit::Answered)));
         assert_eq!(
             of("127.0.0.1:1/4: Disconnected (after 5021ms in state UP)"),
             None

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::client::numbered;
-use crate::support::daemon::{Daemon, moontide};
+use crate::support::daemon::{Daemon, Line, moontide};
 use crate::support::http::{address, get, scrape};
 use crate::support::kafka::{self, Kafka, java};
 use crate::support::project::{Project, RECORDING, from_beginning, listener};
@@ -181,7 +181,12 @@ fn check_foreign(serve: impl Fn(TcpStream) + Send + 'static, lines: &str, words:
     let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let place = server.local_addr().unwrap().to_string();
     std::thread::spawn(move || server.incoming().flatten().for_each(serve));
-    let project = Project::at(place.clone());
+    check_unfit(&place, lines, words);
+}
+
+/// A port that is not that of a broker, and what the daemon says of it. Returns the log.
+fn check_unfit(place: &str, lines: &str, words: &[&str]) -> Vec<Line> {
+    let project = Project::at(place.to_owned());
     project.handler("all.lua", RECORDING);
     let text = project
         .config_text(&listener("orders", "orders", "all.handle"))
@@ -199,7 +204,9 @@ fn check_foreign(serve: impl Fn(TcpStream) + Send + 'static, lines: &str, words:
             && error.starts_with(&format!("broker {place}: "))
             && words.iter().all(|word| error.contains(word))
     });
+    let log = daemon.lines();
     daemon.stop();
+    log
 }
 
 #[test]
@@ -231,4 +238,13 @@ fn a_server_that_does_not_answer_is_told_as_such() {
         "",
         &["does not answer", "may not be the port of a Kafka broker"],
     );
+}
+
+/// A controller speaks Kafka's protocol, but has no topics. That says nothing of what brokers have.
+#[test]
+fn the_port_of_a_controller_is_told_as_such() {
+    let Some(kafka) = kafka::shared() else { return };
+    let words = ["KRaft controller", "write the address of a broker"];
+    let log = check_unfit(&kafka.controller(), "", &words);
+    assert!(!log.iter().any(|line| line.mentions("ids of topics")));
 }

@@ -17,10 +17,11 @@ use crate::support::http::get;
 
 const HTTP: usize = 500;
 const CONTROL: usize = 200;
-/// The time that a server gives one idle peer: nobody waits for one.
-const IN_TIME: Duration = Duration::from_secs(2);
-/// The same for a command, whose process starts first.
-const COMMAND: Duration = Duration::from_secs(5);
+/// The time that a server gives one idle peer.
+const IDLE: Duration = Duration::from_secs(2);
+/// A server that waited for these hundreds of peers would take minutes. A machine that is busy with a storm takes
+/// seconds for anything; a test of the server itself has the bound of an idle machine.
+const IN_TIME: Duration = Duration::from_secs(10);
 /// Connections to brokers and the like, which come and go meanwhile.
 const OTHERS: usize = 30;
 const PAUSE: Duration = Duration::from_millis(100);
@@ -30,7 +31,7 @@ pub(crate) fn crowd(stage: &mut Stage, dice: &mut Dice) {
     allow_descriptors();
     let index = dice.below(stage.fleet.members.len());
     let mut address = None;
-    stage.wait("the HTTP server listens", IN_TIME * 10, |stage| {
+    stage.wait("the HTTP server listens", IDLE * 10, |stage| {
         address = stage.fleet.members[index].http_address();
         address.is_some()
     });
@@ -54,7 +55,7 @@ pub(crate) fn crowd(stage: &mut Stage, dice: &mut Dice) {
         stage.pass(PAUSE);
     }
     drop((http, control));
-    stage.wait("the idle connections are closed", IN_TIME * 10, |stage| {
+    stage.wait("the idle connections are closed", IDLE * 10, |stage| {
         descriptors(stage) < before + OTHERS
     });
 }
@@ -67,7 +68,7 @@ fn probe(stage: &mut Stage, index: usize, address: &str) {
     let asked = Instant::now();
     let told = stage.fleet.members[index].command(&["status", "--json"]);
     let status = asked.elapsed();
-    if answer.code != 200 || !told.status.success() || live > IN_TIME || status > COMMAND {
+    if answer.code != 200 || !told.status.success() || live > IN_TIME || status > IN_TIME {
         stage.fail(&format!(
             "beside idle connections /live is {} after {live:?}, the status {:?} after {status:?}",
             answer.code, told.status

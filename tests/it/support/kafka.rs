@@ -147,6 +147,12 @@ impl Kafka {
         format!("127.0.0.1:{}", self.ports.0)
     }
 
+    /// Where the controllers speak to each other, which is no port for clients.
+    #[allow(dead_code, reason = "of the binaries that share this, one uses it")]
+    pub(crate) fn controller(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.1)
+    }
+
     /// Starts on the same ports and data as before.
     pub(crate) fn start(&self) {
         let mut running = self.running.lock().unwrap();
