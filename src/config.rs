@@ -161,6 +161,7 @@ pub(crate) enum TooLarge {
     /// The message stays and blocks its lane.
     Block,
     /// It is sent without its value, and a header says so.
+    Kafka,
     DropValue,
     Skip,
 }

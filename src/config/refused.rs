@@ -232,7 +232,9 @@ fn dead_letter(key: &str) -> Option<&'static str> {
         "partition" | "partitioner" => {
             Some("a dead letter goes to the partition of the same number; remove it")
         }
-        "headers" => Some("write `headerStyle` = \"moontide\", \"spring\" or \"connect\""),
+        "headers" => {
+            Some("write `headerStyle` = \"moontide\", \"spring\", \"connect\" or \"kafka\"")
+        }
         _ => None,
     }
 }

@@ -163,6 +163,7 @@ pub(super) fn as_json(listener: &Listener, group: &str) -> Json {
         "name": listener.name,
         "consumer": listener.consumer,
         "topics": listener.topics.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        HeaderStyle::Kafka => "kafka",
         "handler": listener.handler.text,
         "subscription": { "fromBeginning": listener.from_beginning },
         "runConfig": {
