@@ -407,7 +407,7 @@ impl Worker {
         let step = self.engine.call(call);
         failpoint!("after-handler");
         let asked = self.engine.take_requested(self.engine.generation());
-        let next = self.look_after(slot, offset, config, call.listener);
+        let next = self.look_after(slot, offset, config, call);
         Called { step, asked, next }
     }
 
@@ -424,12 +424,13 @@ impl Worker {
     }
 
     /// Warns of a call that held the VM for long: other partitions then have their turn.
-    fn look_after(&mut self, slot: &Slot, offset: i64, config: &Config, listener: usize) -> Next {
+    fn look_after(&mut self, slot: &Slot, offset: i64, config: &Config, call: &Call<'_>) -> Next {
         let Some(held) = self.engine.take_slow() else {
             return Next::Continue;
         };
         self.meter.held(held);
-        warn_of_slow(slot, offset, &config.listeners[listener].name, held);
+        let listener = &config.listeners[call.listener].name;
+        warn_of_slow(slot, offset, call.record, listener, held);
         Next::YieldTurn
     }
 }

@@ -47,3 +47,4 @@ mod systemd; // the shipped units under a real systemd
 mod threads; // our own threads: panics end the daemon, hangs are seen, outages are neither
 mod tidy; // rules of ARCHITECTURE.md that a look at the files can hold
 mod topics; // topics that must exist before a message fails, are deleted, created again, or created late
+mod trace; // where the trace context of a message goes, and where it is seen
