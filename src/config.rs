@@ -107,6 +107,14 @@ pub(crate) struct Listener {
     pub(crate) dead_letter: Option<DeadLetter>,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) limits: Limits,
+    pub(crate) rate_limit: Option<RateLimit>,
+}
+
+/// At most so many runs begin in so much time, retries included, in the whole process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RateLimit {
+    pub(crate) messages: u64,
+    pub(crate) per: Duration,
 }
 
 /// Which messages run one after the other.
@@ -153,6 +161,7 @@ pub(crate) enum HeaderStyle {
     Moontide,
     Spring,
     Connect,
+    Kafka,
 }
 
 /// The policy for a dead letter that is too large for the broker even without traceback and error.
@@ -161,7 +170,6 @@ pub(crate) enum TooLarge {
     /// The message stays and blocks its lane.
     Block,
     /// It is sent without its value, and a header says so.
-    Kafka,
     DropValue,
     Skip,
 }

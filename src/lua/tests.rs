@@ -232,6 +232,7 @@ fn listener(text: &str, blocking: Duration) -> Listener {
             blocking,
             timeout: Duration::from_secs(300),
         },
+        rate_limit: None,
     }
 }
 

@@ -117,6 +117,7 @@ rows! {
         dead_letter: Live "deadLetter.*",
         breaker: Live "breaker.*",
         limits: Live "limits.*",
+        rate_limit: Live "rateLimit.*",
     }
 }
 

@@ -39,6 +39,7 @@ mod poison; // messages that kill the process
 mod poisonous; // what a message that never ends costs the others
 mod positions; // where a partition starts
 mod protocols; // how a group shares its partitions: assignors, KIP-848, a drain before each revocation
+mod rates; // rate limits of listeners
 mod reload; // files that change while the daemon runs
 mod retries; // messages that wait in retry topics
 mod secrets; // how often the file of a secret is opened

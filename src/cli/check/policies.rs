@@ -37,6 +37,16 @@ pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
         ),
         failure(listener, group),
     ];
+    if let Some(limit) = &listener.rate_limit {
+        lines.insert(
+            3,
+            format!(
+                "at most {} in {}, retries included, over all workers",
+                super::counted(limit.messages as usize, "run"),
+                short(limit.per)
+            ),
+        );
+    }
     if let Some(dead_letter) = &listener.dead_letter {
         lines.push(dead_letters(listener, dead_letter, group));
     }
@@ -153,6 +163,7 @@ fn style(style: HeaderStyle) -> &'static str {
         HeaderStyle::Moontide => "moontide",
         HeaderStyle::Spring => "spring",
         HeaderStyle::Connect => "connect",
+        HeaderStyle::Kafka => "kafka",
     }
 }
 
@@ -163,7 +174,6 @@ pub(super) fn as_json(listener: &Listener, group: &str) -> Json {
         "name": listener.name,
         "consumer": listener.consumer,
         "topics": listener.topics.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        HeaderStyle::Kafka => "kafka",
         "handler": listener.handler.text,
         "subscription": { "fromBeginning": listener.from_beginning },
         "runConfig": {
@@ -197,26 +207,7 @@ pub(super) fn as_json(listener: &Listener, group: &str) -> Json {
             "topics": retry.topics.iter().map(|delay| millis(*delay)).collect::<Vec<_>>(),
             "allowAutoTopicCreation": retry.create_topics,
         },
-        "deadLetter": listener.dead_letter.as_ref().map(|dead_letter| json!({
-            "topic": dead_letter.topic,
-            "topics": listener
-                .topics
-                .iter()
-                .map(|topic| dead_letter.topic_of(&name(topic), group, &listener.name))
-                .collect::<Vec<_>>(),
-            "headerStyle": style(dead_letter.header_style),
-            "allowAutoTopicCreation": dead_letter.create_topic,
-            "tooLarge": match dead_letter.too_large {
-                TooLarge::Block => "block",
-                TooLarge::DropValue => "dropValue",
-                TooLarge::Skip => "skip",
-            },
-            "refused": match dead_letter.refused {
-                OnRefusal::Block => "block",
-                OnRefusal::Skip => "skip",
-            },
-            "maxPerMinute": dead_letter.per_minute_max,
-        })),
+        "deadLetter": dead_letter_as_json(listener, group),
         "breaker": listener.breaker.as_ref().map(|breaker| json!({
             "failureRatio": breaker.ratio,
             "window": millis(breaker.window),
@@ -228,5 +219,30 @@ pub(super) fn as_json(listener: &Listener, group: &str) -> Json {
             "blocking": millis(listener.limits.blocking),
             "timeout": millis(listener.limits.timeout),
         },
+        "rateLimit": listener.rate_limit.map(|limit| json!({
+            "messages": limit.messages,
+            "per": millis(limit.per),
+        })),
     })
+}
+
+fn dead_letter_as_json(listener: &Listener, group: &str) -> Option<Json> {
+    let dead_letter = listener.dead_letter.as_ref()?;
+    let topic = |topic: &Topic| dead_letter.topic_of(&name(topic), group, &listener.name);
+    Some(json!({
+        "topic": dead_letter.topic,
+        "topics": listener.topics.iter().map(topic).collect::<Vec<_>>(),
+        "headerStyle": style(dead_letter.header_style),
+        "allowAutoTopicCreation": dead_letter.create_topic,
+        "tooLarge": match dead_letter.too_large {
+            TooLarge::Block => "block",
+            TooLarge::DropValue => "dropValue",
+            TooLarge::Skip => "skip",
+        },
+        "refused": match dead_letter.refused {
+            OnRefusal::Block => "block",
+            OnRefusal::Skip => "skip",
+        },
+        "maxPerMinute": dead_letter.per_minute_max,
+    }))
 }
