@@ -108,6 +108,8 @@ pub(crate) struct Listener {
     pub(crate) breaker: Option<Breaker>,
     pub(crate) limits: Limits,
     pub(crate) rate_limit: Option<RateLimit>,
+    /// A message does not run before it is that old. The listeners of a topic agree on it.
+    pub(crate) delay: Option<Duration>,
 }
 
 /// At most so many runs begin in so much time, retries included, in the whole process.

@@ -94,6 +94,8 @@ pub(super) struct Policies {
     pub(super) limits: Limits,
     /// The most runs in a time, retries included, over all workers: false, or a table; absent: no limit.
     pub(super) rate_limit: Option<RateLimit>,
+    /// The age, by its timestamp, that a message has when it runs; 0 or absent: none.
+    pub(super) delay: Option<Millis>,
 }
 
 /// A number whose default is not 0.

@@ -20,6 +20,9 @@ use crate::nearest::nearest;
 /// The longest time of a rate limit.
 const PER_MAX: Millis = Millis(24 * 3_600_000);
 
+/// The longest delay.
+const DELAY_MAX: Millis = Millis(30 * 24 * 3_600_000);
+
 /// Default of `limits.blocking`; a shorter `limits.timeout` shortens it.
 pub(super) const BLOCKING: Millis = Millis(5_000);
 
@@ -159,6 +162,13 @@ impl One<'_, '_, '_> {
         let breaker = self.breaker(policies);
         let limits = self.limits(&policies.limits);
         let rate_limit = self.rate_limit(policies.rate_limit.as_ref());
+        let delay = policies.delay.filter(|delay| delay.0 > 0);
+        if let Some(found) = delay.filter(|delay| *delay > DELAY_MAX) {
+            self.error(
+                &["delay"],
+                format!("`delay` is {found}, not from 0 to 30 d"),
+            );
+        }
         let max_in_flight = policies.max_in_flight.0;
         if max_in_flight == 0 {
             self.error(
@@ -182,6 +192,7 @@ impl One<'_, '_, '_> {
             breaker,
             limits,
             rate_limit,
+            delay: delay.map(Millis::duration),
         })
     }
 

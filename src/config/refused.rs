@@ -73,7 +73,7 @@ fn file(key: &str) -> Option<&'static str> {
         }
         "producers" | "producerConfig" => Some("this version has no producers yet"),
         "subscription" | "runConfig" | "ordering" | "onError" | "retry" | "deadLetter"
-        | "breaker" | "limits" | "rateLimit" => {
+        | "breaker" | "limits" | "rateLimit" | "delay" => {
             Some("write it in `[listenerDefaults]` or in a `[[listeners]]`")
         }
         _ => None,
@@ -171,6 +171,7 @@ fn listener(key: &str) -> Option<&'static str> {
         ),
         "order" | "orderBy" => Some("write `ordering` = \"partition\", \"key\" or \"none\""),
         "circuitBreaker" => Some("write `breaker`"),
+        "delayMs" | "minAge" | "deliverAfter" | "delayed" => Some("write `delay = \"15m\"`"),
         "throttle" | "throttling" | "rate" | "maxRate" | "messagesPerSecond" => {
             Some("write `rateLimit = { messages = 100, per = \"1s\" }`")
         }

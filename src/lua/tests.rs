@@ -233,6 +233,7 @@ fn listener(text: &str, blocking: Duration) -> Listener {
             timeout: Duration::from_secs(300),
         },
         rate_limit: None,
+        delay: None,
     }
 }
 

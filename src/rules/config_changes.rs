@@ -118,6 +118,7 @@ rows! {
         breaker: Live "breaker.*",
         limits: Live "limits.*",
         rate_limit: Live "rateLimit.*",
+        delay: Live "delay",
     }
 }
 

@@ -10,6 +10,7 @@ mod commits; // what is committed, and when
 mod context; // what a handler is given
 mod crowd; // several listeners and groups on one topic
 mod data; // what can stand in a topic
+mod delays; // topics whose messages run when they are old enough
 mod dev; // init, dev and send, as a newcomer meets them
 mod distress; // when all handlers fail, or no dead letter can be sent
 mod docs; // what the documents show is what the program takes

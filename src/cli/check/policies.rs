@@ -37,6 +37,10 @@ pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
         ),
         failure(listener, group),
     ];
+    if let Some(delay) = listener.delay {
+        let delay = short(delay);
+        lines[0] += &format!("; a message runs when it is {delay} old by its timestamp");
+    }
     if let Some(limit) = &listener.rate_limit {
         lines.insert(
             3,
@@ -192,6 +196,7 @@ pub(super) fn as_json(listener: &Listener, group: &str) -> Json {
             NullKeys::Partition => "partition",
         }),
         "maxInFlight": listener.max_in_flight,
+        "delay": listener.delay.map(millis),
         "onError": match listener.on_error {
             OnError::Retry => "retry",
             OnError::DeadLetter => "deadLetter",
