@@ -26,7 +26,7 @@ impl TraceId {
         let mut fields = known.split(|byte| *byte == b'-');
         let mut next = |length: usize| {
             let field = fields.next().filter(|field| field.len() == length)?;
-            field.iter().all(is_digit).then_some(field)
+            field.iter().copied().all(is_digit).then_some(field)
         };
         let (version, trace, parent) = (next(2)?, next(ID)?, next(16)?);
         next(2)?;
@@ -61,7 +61,7 @@ impl TraceId {
 }
 
 /// Upper-case digits are invalid.
-fn is_digit(byte: &u8) -> bool {
+fn is_digit(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 

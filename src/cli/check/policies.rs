@@ -37,10 +37,6 @@ pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
         ),
         failure(listener, group),
     ];
-    if let Some(delay) = listener.delay {
-        let delay = short(delay);
-        lines[0] += &format!("; a message runs when it is {delay} old by its timestamp");
-    }
     if let Some(limit) = &listener.rate_limit {
         lines.insert(
             3,
@@ -49,6 +45,13 @@ pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
                 super::counted(limit.messages as usize, "run"),
                 short(limit.per)
             ),
+        );
+    }
+    if let Some(delay) = listener.delay {
+        let delay = short(delay);
+        lines.insert(
+            1,
+            format!("a message runs when it is {delay} old by its timestamp"),
         );
     }
     if let Some(dead_letter) = &listener.dead_letter {

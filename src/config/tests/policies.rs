@@ -125,6 +125,17 @@ fn a_rate_limit_is_a_number_of_runs_in_a_time() {
 }
 
 #[test]
+fn a_delay_of_nothing_is_none() {
+    let minutes = |minutes: u64| Some(Duration::from_secs(60 * minutes));
+    assert_eq!(listener("").delay, None);
+    assert_eq!(listener("delay = '15m'\n").delay, minutes(15));
+    assert_eq!(listener("delay = '30d'\n").delay, minutes(30 * 24 * 60));
+    let defaults = "[listenerDefaults]\ndelay = '15m'\n";
+    let inherited = [BROKERS, GROUP, defaults, LISTENER, "delay = 0\n"].concat();
+    assert_eq!(loaded(&inherited).listeners[0].delay, None);
+}
+
+#[test]
 fn the_placeholders_of_a_dead_letter_topic_are_replaced_once() {
     let dead_letter = DeadLetter {
         topic: "{listener}-{topic}.{group}.{topic}".into(),
