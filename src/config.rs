@@ -107,6 +107,16 @@ pub(crate) struct Listener {
     pub(crate) dead_letter: Option<DeadLetter>,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) limits: Limits,
+    pub(crate) rate_limit: Option<RateLimit>,
+    /// A message does not run before it is that old. The listeners of a topic agree on it.
+    pub(crate) delay: Option<Duration>,
+}
+
+/// At most so many runs begin in so much time, retries included, in the whole process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RateLimit {
+    pub(crate) messages: u64,
+    pub(crate) per: Duration,
 }
 
 /// Which messages run one after the other.
@@ -153,6 +163,7 @@ pub(crate) enum HeaderStyle {
     Moontide,
     Spring,
     Connect,
+    Kafka,
 }
 
 /// The policy for a dead letter that is too large for the broker even without traceback and error.

@@ -2,6 +2,8 @@
 //!
 //! This module knows neither Kafka's client nor Lua, so that each side can be tested without the other.
 
+pub(crate) mod trace;
+
 /// A callback that gets a header's name and value.
 pub(crate) type EachHeader<'a> = &'a mut dyn FnMut(&[u8], Option<&[u8]>);
 

@@ -5,6 +5,7 @@ pub(crate) mod commit_metadata;
 pub(crate) mod config_changes;
 pub(crate) mod lanes;
 pub(crate) mod offsets;
+pub(crate) mod pace;
 pub(crate) mod retry;
 pub(crate) mod route;
 pub(crate) mod start_offset;

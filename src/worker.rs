@@ -17,6 +17,7 @@ mod ids;
 mod meter;
 mod operator_commands;
 mod outcomes;
+pub(crate) mod rates;
 mod report;
 mod run;
 mod slot;
@@ -54,6 +55,7 @@ use forwarding::Forwarded;
 use gates::Gates;
 use ids::{LaneId, RecordId};
 use meter::Meter;
+use rates::Rates;
 use slot::Slot;
 use suspects::{Gatekeeper, Running};
 use timers::{Timers, Wake};
@@ -141,6 +143,7 @@ pub(crate) struct Start {
     /// The worker's own page of the journal.
     pub(crate) page: Page,
     pub(crate) solo: Arc<Exclusive<ToWorker>>,
+    pub(crate) rates: Arc<Rates>,
     pub(crate) chance: fastrand::Rng,
 }
 
@@ -163,7 +166,7 @@ impl Worker {
     pub(crate) fn new(start: Start) -> Self {
         let clock = start.app.clock().clone();
         let now = clock.now();
-        let mut gates = Gates::new(clock.clone());
+        let mut gates = Gates::new(clock.clone(), start.rates);
         gates.set_listeners(&start.bundle.config, start.index, start.count);
         let meter = Meter::new(names(&start.bundle.config), now);
         Self {
@@ -389,7 +392,7 @@ impl Worker {
         self.forwarded.retain(|id, _| id.lane.epoch != epoch);
         self.running.end_all(epoch);
         self.forget_alone(epoch);
-        self.gates.forget_probes(|id| id.epoch == epoch);
+        self.gates.forget_partition(epoch);
         partition.set_blocked(None);
         self.report();
         partition.inbox.send(ToConsumer::Drained(partition.clone()));
@@ -408,6 +411,7 @@ impl Worker {
     /// moment.
     fn fire(&mut self, now: Instant) {
         self.gates.tick(now);
+        self.wake_called();
         while self.clock.since(now) < QUANTUM_TIME
             && let Some(wake) = self.timers.due(now)
         {

@@ -89,7 +89,7 @@ fn pair(
         earlier.name, later.name
     );
     let (a, b) = (&earlier.run, &later.run);
-    let differ: [(&[&str], bool); 6] = [
+    let differ: [(&[&str], bool); 7] = [
         (&["ordering"], earlier.ordering != later.ordering),
         (
             &["nullKeys"],
@@ -99,6 +99,7 @@ fn pair(
             &["maxInFlight"],
             earlier.max_in_flight != later.max_in_flight,
         ),
+        (&["delay"], earlier.delay != later.delay),
         (
             &["runConfig", "autoCommitInterval"],
             a.auto_commit_interval != b.auto_commit_interval,

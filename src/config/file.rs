@@ -92,6 +92,10 @@ pub(super) struct Policies {
     pub(super) breaker: Option<Breaker>,
     /// The time limits of a call.
     pub(super) limits: Limits,
+    /// The most runs in a time, retries included, over all workers: false, or a table; absent: no limit.
+    pub(super) rate_limit: Option<RateLimit>,
+    /// The age, by its timestamp, that a message has when it runs; 0 or absent: none.
+    pub(super) delay: Option<Millis>,
 }
 
 /// A number whose default is not 0.
@@ -172,6 +176,33 @@ impl Default for Limits {
         Self {
             blocking: None,
             timeout: Millis(300_000),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum RateLimit {
+    On(bool),
+    Table(RateLimitTable),
+}
+
+/// The rate limit of a listener.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct RateLimitTable {
+    /// The number of runs, retries included.
+    pub(super) messages: Option<u64>,
+    /// The time in which at most that many runs begin.
+    pub(super) per: Millis,
+}
+
+impl Default for RateLimitTable {
+    fn default() -> Self {
+        Self {
+            messages: None,
+            per: Millis(1_000),
         }
     }
 }

@@ -11,9 +11,17 @@ use super::file::{self, File};
 use super::names::{is_library, parse_handler, parse_topic};
 use super::tree::Step;
 use super::unit::Millis;
-use super::{DEFAULT_CONSUMER, Handler, Limits, Listener, NullKeys, Ordering, Run, Scene, Topic};
+use super::{
+    DEFAULT_CONSUMER, Handler, Limits, Listener, NullKeys, Ordering, RateLimit, Run, Scene, Topic,
+};
 use crate::config::Sources;
 use crate::nearest::nearest;
+
+/// The longest time of a rate limit.
+const PER_MAX: Millis = Millis(24 * 3_600_000);
+
+/// The longest delay.
+const DELAY_MAX: Millis = Millis(30 * 24 * 3_600_000);
 
 /// Default of `limits.blocking`; a shorter `limits.timeout` shortens it.
 pub(super) const BLOCKING: Millis = Millis(5_000);
@@ -153,6 +161,14 @@ impl One<'_, '_, '_> {
         let dead_letter = self.dead_letter(policies, known, group);
         let breaker = self.breaker(policies);
         let limits = self.limits(&policies.limits);
+        let rate_limit = self.rate_limit(policies.rate_limit.as_ref());
+        let delay = policies.delay.filter(|delay| delay.0 > 0);
+        if let Some(found) = delay.filter(|delay| *delay > DELAY_MAX) {
+            self.error(
+                &["delay"],
+                format!("`delay` is {found}, not from 0 to 30 d"),
+            );
+        }
         let max_in_flight = policies.max_in_flight.0;
         if max_in_flight == 0 {
             self.error(
@@ -175,6 +191,8 @@ impl One<'_, '_, '_> {
             dead_letter,
             breaker,
             limits,
+            rate_limit,
+            delay: delay.map(Millis::duration),
         })
     }
 
@@ -229,6 +247,53 @@ impl One<'_, '_, '_> {
         Limits {
             blocking: blocking.duration(),
             timeout: timeout.duration(),
+        }
+    }
+
+    fn rate_limit(&mut self, written: Option<&file::RateLimit>) -> Option<RateLimit> {
+        let table = match written {
+            None | Some(file::RateLimit::On(false)) => return None,
+            Some(file::RateLimit::On(true)) => {
+                self.error(
+                    &["rateLimit"],
+                    "`rateLimit` is true, which names no rate; write `rateLimit = { messages = 100, per = \"1s\" }`",
+                );
+                return None;
+            }
+            Some(file::RateLimit::Table(table)) => table,
+        };
+        let per = table.per;
+        if !(Millis(1)..=PER_MAX).contains(&per) {
+            self.error(
+                &["rateLimit", "per"],
+                format!("`rateLimit.per` is {per}, not from 1 ms to 24 h"),
+            );
+            return None;
+        }
+        let most = per.0.saturating_mul(1_000);
+        match table.messages {
+            None if self.scene.report.is_left_out("messages") => None,
+            None => {
+                self.error(
+                    &["rateLimit"],
+                    "`rateLimit.messages` is missing: the number of runs in `rateLimit.per`",
+                );
+                None
+            }
+            Some(messages) if messages == 0 || messages > most => {
+                self.error(
+                    &["rateLimit", "messages"],
+                    format!(
+                        "`rateLimit.messages` is {messages}, not from 1 to {most}, one for each microsecond of \
+                         `rateLimit.per`; `rateLimit = false` is no limit, and `moontide pause` halts a listener"
+                    ),
+                );
+                None
+            }
+            Some(messages) => Some(RateLimit {
+                messages,
+                per: per.duration(),
+            }),
         }
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use toml::Spanned;
 
 use super::error::Report;
-use super::file::{BreakerTable, DeadLetter, File, Http, SslTable};
+use super::file::{BreakerTable, DeadLetter, File, Http, RateLimitTable, SslTable};
 use super::{listeners, shape, tree};
 use crate::log::TARGETS;
 
@@ -69,6 +69,7 @@ fn every_key_of_the_schema_stands_in_the_reference() {
         ("DeadLetter", ".listenerDefaults.deadLetter"),
         ("BreakerTable", ".listenerDefaults.breaker"),
         ("Limits", ".listenerDefaults.limits"),
+        ("RateLimitTable", ".listenerDefaults.rateLimit"),
         ("Listener", ".listeners"),
         ("Lua", ".lua"),
         ("Log", ".log"),
@@ -122,6 +123,8 @@ fn the_values_of_the_reference_are_the_defaults() {
     equal(&listener["deadLetter"], &dead_letter, ".deadLetter");
     let breaker = serde_json::to_value(BreakerTable::default()).unwrap();
     equal(&listener["breaker"], &breaker, ".breaker");
+    let rate_limit = serde_json::to_value(RateLimitTable::default()).unwrap();
+    equal(&listener["rateLimit"], &rate_limit, ".rateLimit");
     let http = serde_json::to_value(Http::default()).unwrap();
     equal(&written["http"], &http, ".http");
 }

@@ -23,6 +23,7 @@ pub(super) fn key(scope: &str, key: &str) -> Option<&'static str> {
         "DeadLetter" => dead_letter(key),
         "BreakerTable" => breaker(key),
         "Limits" => limits(key),
+        "RateLimitTable" => rate_limit(key),
         "Http" => http(key),
         "Daemon" => daemon(key),
         _ => None,
@@ -91,7 +92,9 @@ fn file(key: &str) -> Option<&'static str> {
         }
         "producers" | "producerConfig" => Some("this version has no producers yet"),
         "subscription" | "runConfig" | "ordering" | "onError" | "retry" | "deadLetter"
-        | "breaker" | "limits" => Some("write it in `[listenerDefaults]` or in a `[[listeners]]`"),
+        | "breaker" | "limits" | "rateLimit" | "delay" => {
+            Some("write it in `[listenerDefaults]` or in a `[[listeners]]`")
+        }
         _ => None,
     }
 }
@@ -187,6 +190,10 @@ fn listener(key: &str) -> Option<&'static str> {
         ),
         "order" | "orderBy" => Some("write `ordering` = \"partition\", \"key\" or \"none\""),
         "circuitBreaker" => Some("write `breaker`"),
+        "delayMs" | "minAge" | "deliverAfter" | "delayed" => Some("write `delay = \"15m\"`"),
+        "throttle" | "throttling" | "rate" | "maxRate" | "messagesPerSecond" => {
+            Some("write `rateLimit = { messages = 100, per = \"1s\" }`")
+        }
         "timeout" => Some("write it as `limits.timeout`"),
         "headerStyle" | "tooLarge" | "refused" | "maxPerMinute" => {
             Some("write it under `deadLetter`")
@@ -251,7 +258,9 @@ fn dead_letter(key: &str) -> Option<&'static str> {
         "partition" | "partitioner" => {
             Some("a dead letter goes to the partition of the same number; remove it")
         }
-        "headers" => Some("write `headerStyle` = \"moontide\", \"spring\" or \"connect\""),
+        "headers" => {
+            Some("write `headerStyle` = \"moontide\", \"spring\", \"connect\" or \"kafka\"")
+        }
         _ => None,
     }
 }
@@ -273,6 +282,15 @@ fn limits(key: &str) -> Option<&'static str> {
     match key {
         "memory" => Some("memory is limited for a VM, not for a call; write `memory` in `[lua]`"),
         "cpu" => Some("write `blocking`: the longest computing without a pause"),
+        _ => None,
+    }
+}
+
+fn rate_limit(key: &str) -> Option<&'static str> {
+    match key {
+        "runs" | "limit" | "rate" | "count" | "max" => Some("write `messages`"),
+        "interval" | "window" | "period" | "within" | "every" => Some("write `per`"),
+        "burst" => Some("runs are spread evenly over `per`; remove it"),
         _ => None,
     }
 }

@@ -16,7 +16,7 @@ use crate::kafka::property;
 use crate::nearest::nearest;
 
 /// Where a key that stands in the wrong table belongs, by the name of the table's type.
-const TABLES: [(&str, &str); 14] = [
+const TABLES: [(&str, &str); 15] = [
     ("Client", "`[kafkaConfig]`"),
     ("Consumer", "`[consumerConfig]`"),
     ("Policies", "`[[listeners]]` or `[listenerDefaults]`"),
@@ -27,6 +27,7 @@ const TABLES: [(&str, &str); 14] = [
     ("DeadLetter", "`deadLetter` of a listener"),
     ("BreakerTable", "`breaker` of a listener"),
     ("Limits", "`limits` of a listener"),
+    ("RateLimitTable", "`rateLimit` of a listener"),
     ("Lua", "`[lua]`"),
     ("Log", "`[log]`"),
     ("Daemon", "`[daemon]`"),

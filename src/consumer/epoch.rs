@@ -34,7 +34,7 @@ pub(super) struct EpochState {
     pub(super) end_unknown_since: Option<Instant>,
     pub(super) ages: Standstill,
     pub(super) lost: LostOffsets,
-    /// For a retry topic.
+    /// For a retry topic, or a topic with a delay.
     pub(super) first_seen: FirstSeen,
 }
 

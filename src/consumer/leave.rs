@@ -79,6 +79,9 @@ impl Consumer {
                 // Waiters whose request came before the bundle wait for an answer now.
                 let mut waiters = self.commits.waiters.iter();
                 held.epoch.unsent.awaited |= waiters.any(|one| one.is_of(&held.epoch.partition));
+                if plan.delay != held.plan.delay {
+                    held.pauses.look_again_at(now);
+                }
                 held.plan = Arc::new(plan);
                 held.comes_back = held.stage != Stage::Active;
             }

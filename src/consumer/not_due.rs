@@ -1,6 +1,9 @@
-//! Retry topics: a partition whose next message is not due is paused until it is, **and no longer than the delay of
-//! the topic from the moment at which the message was seen**. A later due time comes from a wrong clock or a forged
-//! record.
+//! Retry topics and topics with a delay: a partition whose next message is not due is paused until it is, **and no
+//! longer than the delay of the topic from the moment at which the message was seen**. A later due time comes from a
+//! wrong clock or a forged record.
+//!
+//! A message of a retry topic is due at the time that its record names. With `delay` a message is due when it is that
+//! old by its timestamp; without one it counts as made when it was seen.
 //!
 //! A pause discards the prefetched messages, and its end seeks back to the message that came too early. So no message
 //! of a paused partition stays in memory. Never during a rebalance: an assignment forgets the pauses, and the message
@@ -13,6 +16,7 @@ use crate::kafka::Message;
 use crate::log::log;
 use crate::message::Record;
 use crate::outgoing::retry_topic;
+use crate::rules::route::Plan;
 use crate::topic_name;
 
 use super::Consumer;
@@ -27,19 +31,32 @@ const NAP_MAX: Duration = Duration::from_secs(60);
 /// Clocks of two hosts differ by less: a due time that lies further beyond the delay gets a log line.
 const CLOCKS_APART: Duration = Duration::from_secs(60);
 
+/// How long before its due time a message comes; `None` for one that is due.
+fn early(plan: &Plan, topic: &str, message: &dyn Record, now_ms: i64) -> Option<Duration> {
+    let due_ms = match plan.delay {
+        Some(delay) if message.timestamp_ms() < 0 => return Some(delay),
+        Some(delay) => {
+            let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+            message.timestamp_ms().saturating_add(delay_ms)
+        }
+        None => retry_topic::origin(topic, message)?.due_ms,
+    };
+    let early_ms = u64::try_from(due_ms.saturating_sub(now_ms)).ok()?;
+    (early_ms > 0).then(|| Duration::from_millis(early_ms))
+}
+
 impl Consumer {
     /// Whether the message came too early. Its partition is then paused, and its messages in the rest of the batch
     /// are dropped.
     pub(super) fn is_early(&mut self, held: &mut Held, message: &Message) -> bool {
-        if !held.plan.is_retry {
+        if !held.plan.is_retry && held.plan.delay.is_none() {
             return false;
         }
-        let origin = retry_topic::origin(&held.epoch.partition.topic, message);
-        let early_ms = origin.map_or(0, |origin| origin.due_ms.saturating_sub(now_ms()));
-        let Some(early) = u64::try_from(early_ms).ok().filter(|early| *early > 0) else {
+        let topic = &held.epoch.partition.topic;
+        let Some(early) = early(&held.plan, topic, message, now_ms()) else {
             return false;
         };
-        let (early, now) = (Duration::from_millis(early), Instant::now());
+        let now = Instant::now();
         let wait = self.wait_at_most(held, message.offset(), early, now);
         if wait.is_zero() {
             return false;
@@ -62,7 +79,7 @@ impl Consumer {
     ) -> Duration {
         let partition = &held.epoch.partition;
         let (topic, number) = (&*partition.topic, partition.number);
-        let Some(delay) = topic_name::retry_delay(topic) else {
+        let Some(delay) = held.plan.delay.or_else(|| topic_name::retry_delay(topic)) else {
             return early;
         };
         let end = || {
@@ -70,9 +87,9 @@ impl Consumer {
             known.map(|(_, end)| end)
         };
         let first_seen = &mut held.epoch.first_seen;
-        let (wait, is_new) = first_seen.wait(offset, early, delay, end, now);
-        if is_new
-            && early > delay.saturating_add(CLOCKS_APART)
+        let wait = first_seen.wait(offset, early, delay, end, now);
+        if early > delay.saturating_add(CLOCKS_APART)
+            && first_seen.is_to_tell()
             && let Some(left_out) = self.intake.early_limit.allow(now)
         {
             let left_out = (left_out > 0).then_some(left_out);
@@ -85,8 +102,8 @@ impl Consumer {
                 offset,
                 due_in_ms = early.as_millis() as i64,
                 left_out,
-                "a retry is due later than its topic's delay: a clock was wrong, or the record is forged; it waits for \
-                 the delay"
+                "a message is due later than its topic's delay: a clock was wrong, or the record is forged; it waits \
+                 for the delay"
             );
         }
         wait
@@ -128,5 +145,47 @@ impl Consumer {
             .values()
             .filter(|held| held.stage == Stage::Active);
         active.filter_map(|held| held.pauses.not_due_until()).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::OwnedRecord;
+
+    const NOW: i64 = 1_700_000_000_000;
+    const DELAY: Duration = Duration::from_secs(900);
+
+    fn early_by(plan: &Plan, timestamp_ms: i64) -> Option<u64> {
+        let message = OwnedRecord {
+            timestamp_ms,
+            ..OwnedRecord::default()
+        };
+        let early = early(plan, "orders", &message, NOW);
+        early.map(|early| early.as_millis() as u64)
+    }
+
+    #[test]
+    fn a_message_is_due_when_it_is_as_old_as_the_delay() {
+        let plan = Plan {
+            delay: Some(DELAY),
+            ..Plan::nobody()
+        };
+        assert_eq!(early_by(&plan, NOW), Some(900_000));
+        assert_eq!(early_by(&plan, NOW - 899_999), Some(1));
+        assert_eq!(early_by(&plan, NOW - 900_000), None);
+        assert_eq!(early_by(&plan, 0), None);
+        assert_eq!(early_by(&plan, i64::MAX), Some((i64::MAX - NOW) as u64));
+        // Without a timestamp: from the first sight on.
+        assert_eq!(early_by(&plan, -1), Some(900_000));
+    }
+
+    #[test]
+    fn a_message_of_a_retry_topic_is_due_when_its_record_says() {
+        let plan = Plan {
+            is_retry: true,
+            ..Plan::nobody()
+        };
+        assert_eq!(early_by(&plan, NOW), None);
     }
 }

@@ -48,7 +48,7 @@ enum Told {
 pub(super) struct Pauses {
     reasons: Reasons,
     told: Told,
-    /// For a retry topic: the next message is not due before this moment.
+    /// The next message is not due before this moment: in a retry topic, or in a topic with a delay.
     not_due_until: Option<Instant>,
     /// Since when the partition has used up its share of the budget without a pause.
     pub(super) full_since: Option<Instant>,
@@ -96,6 +96,11 @@ impl Pauses {
         self.told = Told::Unknown;
     }
 
+    /// Another delay is in force: the next message may be due now.
+    pub(super) fn look_again_at(&mut self, now: Instant) {
+        self.not_due_until = self.not_due_until.map(|until| until.min(now));
+    }
+
     pub(super) fn remove_not_due(&mut self) {
         self.reasons.remove(Pause::NotDue);
         self.not_due_until = None;
@@ -132,6 +137,17 @@ impl Pauses {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_delay_ends_the_wait_for_the_present_one_and_begins_none() {
+        let (mut pauses, now) = (Pauses::default(), Instant::now());
+        pauses.look_again_at(now);
+        assert_eq!(pauses.not_due_until(), None);
+        pauses.set_not_due(at(now, 500));
+        pauses.look_again_at(at(now, 10));
+        assert_eq!(pauses.not_due_until(), Some(at(now, 10)));
+        assert_eq!(pauses.shown(), Some(Pause::NotDue));
+    }
 
     fn at(start: Instant, ms: u64) -> Instant {
         start + Duration::from_millis(ms)

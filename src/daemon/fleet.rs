@@ -23,6 +23,7 @@ use crate::telemetry::status::{BundleStatus, ConsumerStatus};
 use crate::threads::mailbox::Mailbox;
 use crate::threads::outside::Snapshot;
 use crate::threads::supervisor::{Ending, Handle, Kind, Supervisor};
+use crate::worker::rates::Rates;
 use crate::worker::{self, Worker};
 
 use super::topics::Topics;
@@ -227,6 +228,7 @@ impl Fleet {
         let (journal, pages) = Journal::start(&daemon.state_directory, count, daemon.crashes_max);
         let mailboxes: Vec<_> = vms.iter().map(|_| Arc::new(Mailbox::default())).collect();
         let solo = Arc::new(Exclusive::new(mailboxes.clone()));
+        let rates = Arc::new(Rates::new(Instant::now()));
         {
             let mut members = self.roster.lock();
             members.journal = journal;
@@ -234,19 +236,19 @@ impl Fleet {
         }
         let parts = vms.into_iter().zip(pages).zip(mailboxes);
         for (index, ((vm, page), mailbox)) in parts.enumerate() {
-            self.start_worker(index, count, vm, page, mailbox, solo.clone())?;
+            let shared = (solo.clone(), rates.clone());
+            self.start_worker((index, count), vm, page, mailbox, shared)?;
         }
         Ok(())
     }
 
     fn start_worker(
         &mut self,
-        index: usize,
-        count: usize,
+        (index, count): (usize, usize),
         vm: Vm,
         page: Page,
         mailbox: Arc<Mailbox<ToWorker>>,
-        solo: Arc<Exclusive<ToWorker>>,
+        (solo, rates): (Arc<Exclusive<ToWorker>>, Arc<Rates>),
     ) -> anyhow::Result<()> {
         let name = format!("worker-{index}");
         let kind = Kind::Counted(worker::turn_max(&self.bundle.config));
@@ -267,6 +269,7 @@ impl Fleet {
                 vm,
                 page,
                 solo,
+                rates,
                 chance: fastrand::Rng::new(),
             };
             Worker::new(start).run();

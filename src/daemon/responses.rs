@@ -2,7 +2,7 @@
 //!
 //! A page is made on request, never ahead: without requests the daemon collects nothing.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::telemetry::http::{Content, JSON, Page, Source};
 use crate::telemetry::logging::Guard;
 use crate::telemetry::metrics::{self, ConsumerSnapshot, Format, Process, WorkerSnapshot};
 use crate::telemetry::ready::readiness;
-use crate::telemetry::status::{ListenerStatus, Pause, Status};
+use crate::telemetry::status::{ListenerStatus, Status};
 use crate::threads::progress::Stalled;
 use crate::threads::supervisor::Supervisor;
 
@@ -93,7 +93,7 @@ fn json(is_well: bool, page: &impl serde::Serialize) -> Content {
 /// Asks every thread; this takes a second when one of them does not answer.
 pub(super) fn gather(roster: &Roster, status: &Mutex<Status>) -> Gathered {
     let (mut consumers, workers) = roster.ask();
-    mark_paused(&mut consumers, &workers);
+    mark_waiting(&mut consumers, &workers);
     let mut status = status
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -132,18 +132,22 @@ fn listeners(config: &Config, workers: &[WorkerSnapshot]) -> Vec<ListenerStatus>
     listeners.map(|listener| merged(&listener.name)).collect()
 }
 
-/// Only a partition's worker knows which listener its messages wait for.
-fn mark_paused(consumers: &mut [ConsumerSnapshot], workers: &[WorkerSnapshot]) {
-    let waiting: HashSet<_> = workers
-        .iter()
-        .flat_map(|worker| &worker.partitions)
-        .filter(|one| one.waits_for_paused)
-        .map(|one| (&*one.consumer, &*one.topic, one.partition))
+/// Only a partition's worker knows which listener its messages wait for. A position does not stand still while a rate
+/// limit holds its message.
+fn mark_waiting(consumers: &mut [ConsumerSnapshot], workers: &[WorkerSnapshot]) {
+    let partitions = workers.iter().flat_map(|worker| &worker.partitions);
+    let waiting: HashMap<_, _> = partitions
+        .map(|one| ((&*one.consumer, &*one.topic, one.partition), one))
         .collect();
     for consumer in consumers.iter_mut().map(|one| &mut one.status) {
         for one in &mut consumer.partitions {
-            if waiting.contains(&(&*consumer.name, &*one.topic, one.partition)) {
-                one.paused = Some(Pause::Listener);
+            let Some(found) = waiting.get(&(&*consumer.name, &*one.topic, one.partition)) else {
+                continue;
+            };
+            one.paused = found.waits.or(one.paused);
+            let since = one.stands_still_since.zip(found.held_until);
+            if let Some((since, until)) = since {
+                one.stands_still_since = Some(since.max(until));
             }
         }
     }
@@ -153,7 +157,7 @@ fn mark_paused(consumers: &mut [ConsumerSnapshot], workers: &[WorkerSnapshot]) {
 mod tests {
     use super::*;
     use crate::telemetry::metrics::{Outcomes, PartitionSnapshot};
-    use crate::telemetry::status::ConsumerStatus;
+    use crate::telemetry::status::{ConsumerStatus, Pause};
 
     #[test]
     fn a_thread_that_stands_still_is_named_and_ends_live() {
@@ -171,38 +175,48 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_that_waits_for_a_paused_listener_says_so() {
+    fn a_partition_that_waits_for_its_listener_says_so() {
         let partition = |partition| crate::telemetry::status::PartitionStatus {
             topic: "orders".to_owned(),
             partition,
+            stands_still_since: Some(1_000),
             ..Default::default()
         };
         let mut consumers = [ConsumerSnapshot {
             status: ConsumerStatus {
                 name: "default".to_owned(),
-                partitions: vec![partition(0), partition(1)],
+                partitions: (0..4).map(partition).collect(),
                 ..ConsumerStatus::default()
             },
             ..ConsumerSnapshot::default()
         }];
-        let waits = PartitionSnapshot {
+        let snapshot = |partition, waits, held_until| PartitionSnapshot {
             consumer: "default".into(),
             topic: "orders".into(),
-            partition: 1,
+            partition,
             outcomes: Outcomes::default(),
-            waits_for_paused: true,
+            waits,
+            held_until,
         };
         let worker = WorkerSnapshot {
-            partitions: vec![waits],
+            partitions: vec![
+                snapshot(1, Some(Pause::Listener), None),
+                snapshot(2, Some(Pause::RateLimit), Some(9_000)),
+                snapshot(3, None, Some(500)),
+            ],
             ..WorkerSnapshot::default()
         };
-        mark_paused(&mut consumers, &[worker]);
-        let paused: Vec<_> = consumers[0]
-            .status
-            .partitions
-            .iter()
-            .map(|one| one.paused)
+        mark_waiting(&mut consumers, &[worker]);
+        let partitions = consumers[0].status.partitions.iter();
+        let found: Vec<_> = partitions
+            .map(|one| (one.paused, one.stands_still_since))
             .collect();
-        assert_eq!(paused, [None, Some(Pause::Listener)]);
+        let expected = [
+            (None, Some(1_000)),
+            (Some(Pause::Listener), Some(1_000)),
+            (Some(Pause::RateLimit), Some(9_000)),
+            (None, Some(1_000)),
+        ];
+        assert_eq!(found, expected);
     }
 }

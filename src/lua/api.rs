@@ -10,4 +10,5 @@ pub(crate) mod logger;
 pub(crate) mod message;
 pub(crate) mod module;
 pub(crate) mod tide;
+pub(crate) mod trace;
 pub(crate) mod verdict;

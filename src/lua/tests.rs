@@ -15,6 +15,7 @@ mod parallel;
 mod records;
 mod starved;
 mod tampering;
+mod trace;
 mod verdicts;
 mod waits;
 
@@ -231,6 +232,8 @@ fn listener(text: &str, blocking: Duration) -> Listener {
             blocking,
             timeout: Duration::from_secs(300),
         },
+        rate_limit: None,
+        delay: None,
     }
 }
 

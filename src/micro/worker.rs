@@ -64,6 +64,7 @@ impl Worker {
             vm,
             page: pages.pop().expect("a page for each worker"),
             solo: Arc::new(Exclusive::new(vec![mailbox])),
+            rates: Arc::new(worker::rates::Rates::new(Instant::now())),
             chance: fastrand::Rng::with_seed(1),
         };
         Self {

@@ -3,20 +3,22 @@
 //! Pure: a record and the facts in, the record to send out. Key, value, foreign headers and timestamp stay unchanged,
 //! byte for byte. A message that is dead-lettered again keeps its first origin, whatever the style of that.
 //!
-//! | | `moontide` (text) | `spring` | `connect` (text) |
-//! | --- | --- | --- | --- |
-//! | topic | `moontide-origin-topic` | `kafka_dlt-original-topic` | `__connect.errors.topic` |
-//! | partition | `moontide-origin-partition` | `kafka_dlt-original-partition` (int32) | `__connect.errors.partition` |
-//! | offset | `moontide-origin-offset` | `kafka_dlt-original-offset` (int64) | `__connect.errors.offset` |
-//! | timestamp | `moontide-origin-timestamp` | `kafka_dlt-original-timestamp` (int64) | `moontide-origin-timestamp` |
-//! | group | `moontide-group` | `kafka_dlt-original-consumer-group` | `moontide-group` |
-//! | error | `moontide-error` | `kafka_dlt-exception-message` | `__connect.errors.exception.message` |
-//! | traceback | `moontide-traceback` | `kafka_dlt-exception-stacktrace` | `__connect.errors.exception.stacktrace` |
+//! | | `moontide` (text) | `spring` | `connect` (text) | `kafka` (text) |
+//! | --- | --- | --- | --- | --- |
+//! | topic | `moontide-origin-topic` | `kafka_dlt-original-topic` | `__connect.errors.topic` | `__dlq.errors.topic` |
+//! | partition | `….-partition` | `….-partition` (int32) | `….partition` | `….partition` |
+//! | offset | `….-offset` | `….-offset` (int64) | `….offset` | `….offset` |
+//! | timestamp | `….-timestamp` | `….-timestamp` (int64) | as `moontide` | as `moontide` |
+//! | group | `moontide-group` | `kafka_dlt-original-consumer-group` | as `moontide` | `….group` |
+//! | error | `moontide-error` | `kafka_dlt-exception-message` | `….exception.message` | `….message` |
+//! | traceback | `moontide-traceback` | `kafka_dlt-exception-stacktrace` | `….exception.stacktrace` | as `moontide` |
 //!
 //! Every style also has `moontide-listener`, `moontide-attempts`, `moontide-first-failure`, `moontide-last-failure`
 //! (milliseconds since the epoch, like timestamps) and `moontide-bundle`, as text. `moontide-value-dropped` has the
 //! length of a value that was left out. `spring` adds `kafka_dlt-exception-fqcn`. `connect` adds
-//! `__connect.errors.exception.class.name`, `….stage` and `….connector.name` (the listener), for tools that expect them.
+//! `__connect.errors.exception.class.name`, `….stage` and `….connector.name` (the listener), for tools that expect
+//! them.
+//! `kafka` has the names that brokers write for share groups (KIP-1191), and adds `….delivery.count` (the runs).
 
 use crate::config::{DeadLetter, HeaderStyle};
 use crate::message::{Outgoing, Record};
@@ -58,6 +60,10 @@ struct Names {
     group: &'static str,
     error: &'static str,
     traceback: &'static str,
+    /// A further header with the listener's name.
+    listener: Option<&'static str>,
+    /// A further header with the number of runs.
+    attempts: Option<&'static str>,
     /// Numbers of the origin are big-endian integers, not text.
     is_binary: bool,
     fixed: &'static [(&'static str, &'static str)],
@@ -71,6 +77,8 @@ const MOONTIDE: Names = Names {
     group: "moontide-group",
     error: "moontide-error",
     traceback: "moontide-traceback",
+    listener: None,
+    attempts: None,
     is_binary: false,
     fixed: &[],
 };
@@ -83,6 +91,8 @@ const SPRING: Names = Names {
     group: "kafka_dlt-original-consumer-group",
     error: "kafka_dlt-exception-message",
     traceback: "kafka_dlt-exception-stacktrace",
+    listener: None,
+    attempts: None,
     is_binary: true,
     fixed: &[("kafka_dlt-exception-fqcn", CLASS)],
 };
@@ -95,6 +105,8 @@ const CONNECT: Names = Names {
     group: MOONTIDE.group,
     error: "__connect.errors.exception.message",
     traceback: "__connect.errors.exception.stacktrace",
+    listener: Some("__connect.errors.connector.name"),
+    attempts: None,
     is_binary: false,
     fixed: &[
         ("__connect.errors.exception.class.name", CLASS),
@@ -102,7 +114,19 @@ const CONNECT: Names = Names {
     ],
 };
 
-const CONNECTOR: &str = "__connect.errors.connector.name";
+const KAFKA: Names = Names {
+    topic: "__dlq.errors.topic",
+    partition: "__dlq.errors.partition",
+    offset: "__dlq.errors.offset",
+    timestamp: MOONTIDE.timestamp,
+    group: "__dlq.errors.group",
+    error: "__dlq.errors.message",
+    traceback: MOONTIDE.traceback,
+    listener: None,
+    attempts: Some("__dlq.errors.delivery.count"),
+    is_binary: false,
+    fixed: &[],
+};
 
 /// The dead letter of `source`, which may come from a retry topic: its origin counts. The dead letter goes to the
 /// partition of the same number; if that does not exist, the outbox decides by the key.
@@ -158,8 +182,11 @@ pub(crate) fn record(
     for (name, value) in names.fixed {
         add(name, (*value).into());
     }
-    if policy.header_style == HeaderStyle::Connect {
-        add(CONNECTOR, facts.listener.into());
+    if let Some(name) = names.listener {
+        add(name, facts.listener.into());
+    }
+    if let Some(name) = names.attempts {
+        add(name, text(facts.attempts));
     }
     add(names.error, cut(facts.error, ERROR_MAX));
     if let Some(traceback) = facts.traceback {
@@ -202,8 +229,8 @@ pub(crate) fn without_value(outgoing: &mut Outgoing) {
 
 /// The origin of a message before its first dead letter; of several styles the one whose header comes first counts.
 pub(crate) fn origin(source: &dyn Record) -> Option<Origin> {
-    let styles = [&MOONTIDE, &SPRING, &CONNECT];
-    let mut found: [Found; 3] = Default::default();
+    let styles = [&MOONTIDE, &SPRING, &CONNECT, &KAFKA];
+    let mut found: [Found; 4] = Default::default();
     let mut seen = 0;
     source.headers(&mut |name, value| {
         let Some(value) = value else { return };
@@ -227,7 +254,7 @@ pub(crate) fn origin(source: &dyn Record) -> Option<Origin> {
     let is_same = |one: &Origin| {
         one.topic == first.topic && (one.partition, one.offset) == (first.partition, first.offset)
     };
-    // Kafka Connect has no header for it, but another style may have one.
+    // Not every tool writes a header for it, but another style may have one.
     first.timestamp_ms = first
         .timestamp_ms
         .or(same.filter(is_same).find_map(|one| one.timestamp_ms));
@@ -283,6 +310,7 @@ fn names(style: HeaderStyle) -> &'static Names {
         HeaderStyle::Moontide => &MOONTIDE,
         HeaderStyle::Spring => &SPRING,
         HeaderStyle::Connect => &CONNECT,
+        HeaderStyle::Kafka => &KAFKA,
     }
 }
 
@@ -299,14 +327,13 @@ fn is_replaced(style: HeaderStyle, name: &[u8]) -> bool {
             names.traceback,
         ]
         .into_iter()
+        .chain(names.listener)
+        .chain(names.attempts)
         .chain(names.fixed.iter().map(|(name, _)| *name))
         .any(|one| one.as_bytes() == name)
     };
     let always = [LISTENER, ATTEMPTS, FIRST_FAILURE, LAST_FAILURE, BUNDLE];
-    of(&MOONTIDE)
-        || of(names(style))
-        || always.iter().any(|one| one.as_bytes() == name)
-        || (style == HeaderStyle::Connect && name == CONNECTOR.as_bytes())
+    of(&MOONTIDE) || of(names(style)) || always.iter().any(|one| one.as_bytes() == name)
 }
 
 fn text(number: impl Into<i128>) -> Vec<u8> {

@@ -117,6 +117,8 @@ rows! {
         dead_letter: Live "deadLetter.*",
         breaker: Live "breaker.*",
         limits: Live "limits.*",
+        rate_limit: Live "rateLimit.*",
+        delay: Live "delay",
     }
 }
 

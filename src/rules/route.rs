@@ -33,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) listeners_hash: u32,
     /// A retry topic: each message names its listener, and the time before which it is not taken.
     pub(crate) is_retry: bool,
+    /// Of no retry topic: a message is not taken before it is that old.
+    pub(crate) delay: Option<Duration>,
 }
 
 impl Plan {
@@ -51,6 +53,7 @@ impl Plan {
             null_keys: NullKeys::Parallel,
             listeners_hash: 0,
             is_retry: false,
+            delay: None,
         }
     }
 
@@ -126,6 +129,8 @@ pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan>
             first.ordering
         },
         is_retry,
+        // What comes back from a retry topic has waited in its own topic.
+        delay: first.delay.filter(|_| !is_retry),
         null_keys: first.null_keys,
         listeners_hash: commit_metadata::listeners_hash(
             listeners.iter().map(|index| &*of(index).name),

@@ -57,6 +57,9 @@ pub(crate) struct ListenerStatus {
     pub(crate) breaker_since: Option<i64>,
     pub(crate) breaker_reason: Option<String>,
     pub(crate) paused: bool,
+    /// Its rate limit holds messages now.
+    #[serde(default)]
+    pub(crate) rate_limited: bool,
     /// Messages that wait until the broker acknowledges their dead letters or their records for retry topics.
     pub(crate) unacknowledged: usize,
     /// The last error of a send of one of them.
@@ -77,6 +80,7 @@ impl ListenerStatus {
     /// Merges the same listener of another worker.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.paused |= other.paused;
+        self.rate_limited |= other.rate_limited;
         self.unacknowledged += other.unacknowledged;
         if self.send_error.is_none() {
             self.send_error.clone_from(&other.send_error);
@@ -236,16 +240,18 @@ pub(crate) struct PartitionStatus {
     pub(crate) blocked: Option<Blocked>,
 }
 
-/// The reason why nothing is fetched from a partition.
+/// The reason why nothing is fetched from a partition, or why its next message does not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Pause {
     /// The partition has used up its share of the messages in flight.
     Budget,
-    /// Of a retry topic: the next message is not due yet.
+    /// Of a retry topic or a topic with a delay: the next message is not due yet.
     NotDue,
     /// Its messages in flight wait for a listener that an operator has paused.
     Listener,
+    /// Its messages in flight wait for the rate limit of a listener.
+    RateLimit,
 }
 
 /// A message that keeps its lane waiting.

@@ -9,6 +9,7 @@ use crate::kafka::Message;
 use crate::log::log;
 use crate::lua::{Failure, FailureKind};
 use crate::message::Record as _;
+use crate::message::trace::TraceId;
 use crate::rate_limit::RateLimits;
 use crate::telemetry::shell;
 
@@ -33,6 +34,7 @@ macro_rules! say {
             offset = $place.offset,
             attempt = $place.attempt,
             bundle = $place.bundle,
+            trace_id = $place.trace.as_ref().map(TraceId::as_str),
             left_out = ($left_out > 0).then_some($left_out),
             $($rest)*
         )

@@ -1,9 +1,11 @@
-//! The gate of each listener: a listener takes messages if its breaker lets them run and no operator has paused it.
+//! The gate of each listener: a listener takes messages if its breaker lets them run, no operator has paused it, and
+//! its rate limit has room.
 //!
 //! A message whose listener takes none is held in its lane, without an attempt. When a gate opens, all held messages
-//! try again.
+//! try again. A rate limit calls those that it holds one by one, in the order of its queue.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
@@ -13,6 +15,7 @@ use crate::rules::breaker::{self, Breaker, DeadLetterPermit, Opened};
 
 use super::Worker;
 use super::ids::LaneId;
+use super::rates::{Admission, Rate, Rates, Waiter};
 
 /// How long a probe is reserved for messages that have not failed before.
 const FRESH_FIRST: Duration = Duration::from_millis(500);
@@ -24,8 +27,31 @@ pub(super) enum Gate {
     Wait,
 }
 
+/// Whether the next message of a partition, which has no lane, may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// At once.
+    Run,
+    /// In a lane, which asks for itself.
+    InLane,
+    /// Held until a gate opens.
+    Wait,
+}
+
+/// The gate of a listener, for status and metrics.
+pub(super) struct State<'a> {
+    pub(super) name: &'a str,
+    pub(super) breaker: breaker::State,
+    pub(super) is_paused: bool,
+    /// Its rate limit holds messages now.
+    pub(super) is_limited: bool,
+    /// How often its rate limit has held a lane.
+    pub(super) rate_limit_holds: u64,
+}
+
 pub(super) struct Gates {
     clock: Clock,
+    rates: Arc<Rates>,
     /// By the listener's index in the config.
     listeners: Vec<One>,
     /// At least one listener does not take messages.
@@ -36,12 +62,16 @@ pub(super) struct Gates {
     opened: bool,
     /// When a breaker may admit a probe or a dead letter.
     next_try: Option<Instant>,
+    /// What rate limits have called and the worker has not woken yet.
+    called: Vec<Waiter>,
 }
 
 struct One {
     name: String,
     breaker: Breaker,
     is_paused: bool,
+    rate: Option<Rate>,
+    rate_limit_holds: u64,
     /// Successful runs that are not yet reported to the breaker.
     done: u32,
     /// The lane of the probe under way.
@@ -51,14 +81,16 @@ struct One {
 }
 
 impl Gates {
-    pub(super) fn new(clock: Clock) -> Self {
+    pub(super) fn new(clock: Clock, rates: Arc<Rates>) -> Self {
         Self {
             clock,
+            rates,
             listeners: Vec::new(),
             any_shut: false,
             paused: BTreeSet::new(),
             opened: false,
             next_try: None,
+            called: Vec::new(),
         }
     }
 
@@ -66,6 +98,7 @@ impl Gates {
     /// closed: the new bundle may have fixed the failures.
     pub(super) fn set_listeners(&mut self, config: &Config, index: usize, count: usize) {
         let mut old = std::mem::take(&mut self.listeners);
+        let now = self.clock.now();
         self.listeners = config
             .listeners
             .iter()
@@ -75,15 +108,18 @@ impl Gates {
                     share.max(1) as u32
                 });
                 let known = old.iter().position(|one| one.name == listener.name);
-                let breaker = match known.map(|place| old.swap_remove(place)) {
+                let (breaker, rate_limit_holds) = match known.map(|place| old.swap_remove(place)) {
                     Some(mut one) => {
                         one.breaker.set_policy(listener.breaker, letters);
-                        one.breaker
+                        (one.breaker, one.rate_limit_holds)
                     }
-                    None => Breaker::new(listener.breaker, letters),
+                    None => (Breaker::new(listener.breaker, letters), 0),
                 };
+                let limit = listener.rate_limit;
                 One {
                     is_paused: self.paused.contains(&listener.name),
+                    rate: limit.map(|limit| self.rates.of(&listener.name, limit, now)),
+                    rate_limit_holds,
                     name: listener.name.clone(),
                     breaker,
                     done: 0,
@@ -92,13 +128,16 @@ impl Gates {
                 }
             })
             .collect();
+        drop(old);
+        self.rates.prune(config);
+        self.called.clear();
         self.opened = true;
         self.look();
     }
 
-    /// Whether every gate is open, by breakers and by pauses.
-    pub(super) fn all_pass(&self) -> bool {
-        !self.any_shut
+    /// Whether the listener takes every message: no breaker, no pause, no rate limit has a say.
+    pub(super) fn is_open(&self, listener: usize) -> bool {
+        !self.any_shut || self.listeners.get(listener).is_none_or(One::is_open)
     }
 
     /// A run succeeded.
@@ -145,10 +184,7 @@ impl Gates {
     }
 
     fn look(&mut self) {
-        self.any_shut = self
-            .listeners
-            .iter()
-            .any(|one| one.is_paused || !one.breaker.is_closed());
+        self.any_shut = !self.listeners.iter().all(One::is_open);
     }
 
     /// Held messages try again at this moment.
@@ -158,14 +194,31 @@ impl Gates {
 
     /// When held messages try again.
     pub(super) fn next_try(&self) -> Option<Instant> {
-        self.next_try
+        if !self.any_shut {
+            return self.next_try;
+        }
+        let rates = self.listeners.iter().filter_map(|one| one.rate.as_ref());
+        rates.filter_map(Rate::next).chain(self.next_try).min()
     }
 
-    /// The pause of a breaker may be over: held messages try again.
+    /// The pause of a breaker may be over: held messages try again. A rate limit calls those that may run now.
     pub(super) fn tick(&mut self, now: Instant) {
+        if self.any_shut {
+            for rate in self
+                .listeners
+                .iter_mut()
+                .filter_map(|one| one.rate.as_mut())
+            {
+                rate.tick(now, &mut self.called);
+            }
+        }
         if self.next_try.take_if(|at| *at <= now).is_some() {
             self.opened = true;
         }
+    }
+
+    fn take_called(&mut self) -> Vec<Waiter> {
+        std::mem::take(&mut self.called)
     }
 
     /// Whether messages may pass that could not at the last call.
@@ -189,28 +242,67 @@ impl Gates {
     /// Whether this listener may run a message of that lane now. This begins a probe, preferably with a message that
     /// has not failed before: a probe tests the listener, not one message.
     pub(super) fn gate(&mut self, listener: usize, id: LaneId, failed: bool) -> Gate {
-        if self.all_pass() {
+        if self.is_open(listener) {
             return Gate::Pass;
         }
         let gate = self.look_at(listener);
-        if let Some(one) = self.listeners.get_mut(listener)
-            && gate == Gate::Pass
-            && !one.breaker.is_closed()
-        {
-            let now = self.clock.now();
+        let now = self.clock.now();
+        let Some(one) = self
+            .listeners
+            .get_mut(listener)
+            .filter(|_| gate == Gate::Pass)
+        else {
+            return gate;
+        };
+        let is_probe = !one.breaker.is_closed();
+        if is_probe {
             let until = *one.wanted.get_or_insert(now) + FRESH_FIRST;
             if failed && now < until {
                 self.try_again_at(until);
                 return Gate::Wait;
             }
+        }
+        if !one.admit(Waiter::Lane(id), now) {
+            return Gate::Wait;
+        }
+        if is_probe {
             one.wanted = None;
             one.breaker.probing();
             one.probe = Some(id);
         }
-        gate
+        Gate::Pass
     }
 
-    /// Whether this listener takes messages now.
+    /// Whether this listener, the only one of its topic, may run the next message of a partition now. `is_plain`: the
+    /// message needs no lane.
+    pub(super) fn begin(&mut self, listener: usize, epoch: u64, is_plain: bool) -> Begin {
+        let plain = if is_plain { Begin::Run } else { Begin::InLane };
+        if self.is_open(listener) {
+            return plain;
+        }
+        if self.look_at(listener) == Gate::Wait {
+            return Begin::Wait;
+        }
+        let now = self.clock.now();
+        match self.listeners.get_mut(listener) {
+            Some(one) if is_plain && one.breaker.is_closed() => {
+                if one.admit(Waiter::Partition(epoch), now) {
+                    Begin::Run
+                } else {
+                    Begin::Wait
+                }
+            }
+            _ => Begin::InLane,
+        }
+    }
+
+    /// When the last run of a listener with a rate limit was admitted.
+    pub(super) fn admitted(&self, listener: usize) -> Option<Instant> {
+        let one = self.listeners.get(listener).filter(|_| self.any_shut)?;
+        one.rate.as_ref().and_then(Rate::admitted)
+    }
+
+    /// Whether breaker and operator let this listener take messages now.
     pub(super) fn look_at(&mut self, listener: usize) -> Gate {
         let Some(one) = self.listeners.get_mut(listener) else {
             return Gate::Pass;
@@ -297,27 +389,78 @@ impl Gates {
 
     /// The call of this lane ended without an outcome: if it was a probe, another probe may run.
     pub(super) fn forget_probe(&mut self, id: LaneId) {
-        self.forget_probes(|one| one == id);
+        self.forget(|one| one == id, |_| false);
     }
 
-    pub(super) fn forget_probes(&mut self, is_meant: impl Fn(LaneId) -> bool) {
+    /// The partition is gone.
+    pub(super) fn forget_partition(&mut self, epoch: u64) {
+        self.forget(|one| one.epoch == epoch, |one| one == epoch);
+    }
+
+    fn forget(&mut self, is_lane: impl Fn(LaneId) -> bool, is_partition: impl Fn(u64) -> bool) {
         for one in &mut self.listeners {
-            if one.probe.take_if(|probe| is_meant(*probe)).is_some() {
+            if one.probe.take_if(|probe| is_lane(*probe)).is_some() {
                 one.breaker.cancelled();
                 self.opened = true;
+            }
+            if let Some(rate) = &mut one.rate {
+                rate.forget(|waiter| match waiter {
+                    Waiter::Lane(id) => is_lane(id),
+                    Waiter::Partition(epoch) => is_partition(epoch),
+                });
             }
         }
     }
 
-    /// For each listener, the breaker's state and whether an operator has paused it, for the status and the metrics.
-    pub(super) fn states(&self) -> impl Iterator<Item = (&str, breaker::State, bool)> {
-        self.listeners
-            .iter()
-            .map(|one| (one.name.as_str(), one.breaker.state(), one.is_paused))
+    /// The gate of each listener, for the status and the metrics.
+    pub(super) fn states(&self) -> impl Iterator<Item = State<'_>> {
+        self.listeners.iter().map(|one| State {
+            name: &one.name,
+            breaker: one.breaker.state(),
+            is_paused: one.is_paused,
+            is_limited: one.rate.as_ref().is_some_and(Rate::holds_any),
+            rate_limit_holds: one.rate_limit_holds,
+        })
+    }
+}
+
+impl One {
+    fn is_open(&self) -> bool {
+        !self.is_paused && self.breaker.is_closed() && self.rate.is_none()
+    }
+
+    /// Whether the rate limit has room for this run; if not, it waits in the queue of the limit.
+    fn admit(&mut self, waiter: Waiter, now: Instant) -> bool {
+        let Some(rate) = &mut self.rate else {
+            return true;
+        };
+        match rate.admit(waiter, now) {
+            Admission::Run => true,
+            Admission::Held { is_new } => {
+                self.rate_limit_holds += u64::from(is_new);
+                false
+            }
+        }
     }
 }
 
 impl Worker {
+    /// What rate limits have called tries again.
+    pub(super) fn wake_called(&mut self) {
+        for waiter in self.gates.take_called() {
+            match waiter {
+                Waiter::Partition(epoch) => self.wake(epoch),
+                Waiter::Lane(id) => {
+                    let slot = self.slots.get_mut(&id.epoch);
+                    if let Some(lane) = slot.and_then(|slot| slot.lanes.get_mut(id.lane)) {
+                        lane.release_held();
+                        self.wake_lane(id);
+                    }
+                }
+            }
+        }
+    }
+
     /// Held messages try again, if a gate has opened.
     pub(super) fn release_held(&mut self) {
         if !self.gates.take_opened() {

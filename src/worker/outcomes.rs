@@ -8,6 +8,7 @@ use crate::config::{Config, Listener, OnError};
 use crate::failpoint::failpoint;
 use crate::lua::{Failure, FailureKind, Step, Verdict};
 use crate::message::Record as _;
+use crate::message::trace::TraceId;
 use crate::outgoing::retry_topic;
 use crate::rules::lanes::Stage;
 use crate::rules::retry;
@@ -27,6 +28,7 @@ pub(super) struct Coordinates<'a> {
     pub(super) bundle: u64,
     /// The first failure of the message, or its first one in this bundle.
     pub(super) is_first: bool,
+    pub(super) trace: Option<TraceId>,
 }
 
 impl Worker {
@@ -220,6 +222,7 @@ impl Worker {
             is_first: progress
                 .failed_in
                 .map_or(progress.attempt == 1, |failed_in| failed_in != bundle),
+            trace: TraceId::of_message(&head.lane.message),
         }
     }
 }

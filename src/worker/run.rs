@@ -14,7 +14,7 @@ use crate::wait::Requested;
 
 use super::calls::Limits;
 use super::commit_requests::Who;
-use super::gates::Gate;
+use super::gates::{Begin, Gate};
 use super::head::Head;
 use super::slot::Slot;
 use super::suspects::Suspicion;
@@ -167,14 +167,20 @@ impl Worker {
         let Some((number, message)) = slot.lanes.fresh() else {
             return Next::PartitionIdle;
         };
-        if let [listener] = slot.plan.listeners[..]
-            && self.gates.all_pass()
-            && !slot.plan.is_retry
-        {
-            let offset = message.offset();
-            if slot.place.suspect(offset).is_some() {
-                return self.open_lane(slot, config, None, turn);
+        let offset = message.offset();
+        let begin = match slot.plan.listeners[..] {
+            [listener] => {
+                let is_plain = !slot.plan.is_retry && slot.place.suspect(offset).is_none();
+                self.gates.begin(listener, slot.partition.epoch, is_plain)
             }
+            _ => Begin::InLane,
+        };
+        if begin == Begin::Wait {
+            return Next::PartitionIdle;
+        }
+        if let [listener] = slot.plan.listeners[..]
+            && begin == Begin::Run
+        {
             let call = Call {
                 listener,
                 topic: &slot.partition.topic,
@@ -204,11 +210,6 @@ impl Worker {
             self.meter.first(listener, taken);
             return self.open_lane(slot, config, Some(step), turn);
         }
-        if let [listener] = slot.plan.listeners[..]
-            && let Gate::Wait = self.gates.look_at(listener)
-        {
-            return Next::PartitionIdle;
-        }
         self.open_lane(slot, config, None, turn)
     }
 
@@ -233,6 +234,7 @@ impl Worker {
         }
         if let Some(step) = step {
             lane.progress[0].attempt = 1;
+            lane.admitted = self.gates.admitted(slot.plan.listeners[0]);
             self.count_run(slot.plan.listeners[0], &step);
             let vm = self.engine.generation();
             let mut head = Head {
@@ -343,6 +345,11 @@ impl Worker {
             head.progress().stage = Stage::Held;
             return Next::Continue;
         }
+        if head.progress().failed_in.is_none()
+            && let Some(at) = self.gates.admitted(listener)
+        {
+            head.lane.admitted = Some(at);
+        }
         turn.ran += 1;
         self.run_head(head, listener)
     }
@@ -407,7 +414,7 @@ impl Worker {
         let step = self.engine.call(call);
         failpoint!("after-handler");
         let asked = self.engine.take_requested(self.engine.generation());
-        let next = self.look_after(slot, offset, config, call.listener);
+        let next = self.look_after(slot, offset, config, call);
         Called { step, asked, next }
     }
 
@@ -424,12 +431,13 @@ impl Worker {
     }
 
     /// Warns of a call that held the VM for long: other partitions then have their turn.
-    fn look_after(&mut self, slot: &Slot, offset: i64, config: &Config, listener: usize) -> Next {
+    fn look_after(&mut self, slot: &Slot, offset: i64, config: &Config, call: &Call<'_>) -> Next {
         let Some(held) = self.engine.take_slow() else {
             return Next::Continue;
         };
         self.meter.held(held);
-        warn_of_slow(slot, offset, &config.listeners[listener].name, held);
+        let listener = &config.listeners[call.listener].name;
+        warn_of_slow(slot, offset, call.record, listener, held);
         Next::YieldTurn
     }
 }

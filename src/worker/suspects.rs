@@ -13,6 +13,7 @@ use crate::crash::journal::{self, InPartition, Page};
 use crate::log::log;
 use crate::lua::{Failure, FailureKind};
 use crate::message::Record as _;
+use crate::message::trace::TraceId;
 use crate::rules::lanes::Stage;
 use crate::telemetry::shell;
 
@@ -199,6 +200,7 @@ impl Worker {
             return;
         };
         let has_topic = listener.dead_letter.is_some();
+        let trace = TraceId::of_message(&head.lane.message);
         log!(
             error,
             worker,
@@ -206,6 +208,7 @@ impl Worker {
             topic = &*head.slot.partition.topic,
             partition = head.slot.partition.number,
             offset = head.lane.message.offset(),
+            trace_id = trace.as_ref().map(TraceId::as_str),
             crashes,
             follows = if has_topic {
                 "dead letter"

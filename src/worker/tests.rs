@@ -13,6 +13,7 @@ use crate::config::Written;
 use crate::crash::journal::Journal;
 use crate::lua::Watchdog;
 use crate::message::OwnedRecord;
+use crate::telemetry::status::Pause;
 use crate::threads::progress::Progress;
 use crate::threads::supervisor::Ending;
 use crate::threads::supervisor::Supervisor;
@@ -78,6 +79,7 @@ impl Fixture {
             vm,
             page: pages.pop().unwrap(),
             solo: Arc::new(Exclusive::new(vec![mailbox])),
+            rates: Arc::new(Rates::new(began)),
             chance: fastrand::Rng::with_seed(7),
         });
         Self {
@@ -220,6 +222,85 @@ fn an_open_breaker_lets_a_probe_pass_after_its_pause() {
     );
     fixture.send(&["a"]);
     assert_eq!(fixture.finish(), Duration::from_millis(63_500));
+}
+
+/// 4 a second: a run each 250 ms. The third run, a retry, counts too.
+#[test]
+fn a_rate_limit_counts_every_run() {
+    let mut fixture = Fixture::new(
+        "rateLimit = { messages = 4 }\nretry = { initialDelay = \"1ms\", maxDelay = \"1ms\", jitter = 0.0 }",
+        r#"
+        local failed = false
+        return function(message)
+          if message.value == "bad" and not failed then failed = true error("once") end
+        end
+        "#,
+    );
+    fixture.send(&["a", "bad", "c", "d"]);
+    let took = fixture.finish();
+    // One may begin a twentieth of a second early.
+    assert_eq!(took, Duration::from_millis(4 * 250 - 50));
+    assert_eq!(fixture.finished, [0, 1, 2, 3]);
+    let snapshot = fixture.worker.snapshot();
+    assert_eq!(snapshot.listeners[0].counts.rate_limit_holds, 4);
+    assert_eq!(snapshot.listeners[0].counts.run.count(), 5);
+}
+
+#[test]
+fn a_call_that_waits_takes_one_run_of_the_limit() {
+    let mut fixture = Fixture::new(
+        "rateLimit = { messages = 1, per = \"10s\" }\nordering = \"none\"\nlimits = { timeout = \"1h\" }",
+        r#"
+        local tide = require("tide")
+        return function() tide.sleep("1m") tide.sleep("1m") end
+        "#,
+    );
+    fixture.send(&["a", "b", "c"]);
+    assert_eq!(fixture.finish(), Duration::from_millis(19_500 + 120_000));
+}
+
+/// A slow limit holds a position for hours: it does not stand still, and it says why it waits.
+#[test]
+fn a_partition_that_a_rate_limit_holds_says_so() {
+    let mut fixture = Fixture::new(
+        "rateLimit = { messages = 1, per = \"2h\" }",
+        "return function() end",
+    );
+    fixture.send(&["a", "b"]);
+    while fixture.turn() == Turn::Busy {}
+    let partition = fixture.worker.snapshot().partitions.remove(0);
+    assert_eq!(partition.waits, Some(Pause::RateLimit));
+    assert_eq!(partition.held_until, Some(NOON_MS));
+    assert!(fixture.worker.snapshot().listeners[0].status.rate_limited);
+    fixture.finish();
+    let snapshot = fixture.worker.snapshot();
+    assert_eq!(snapshot.partitions[0].waits, None);
+    assert!(!snapshot.listeners[0].status.rate_limited);
+}
+
+/// After the hours it waits for something else: only that counts.
+#[test]
+fn a_message_counts_as_standing_still_from_its_run_on() {
+    let mut fixture = Fixture::new(
+        "rateLimit = { messages = 1, per = \"1h\" }\nlimits = { timeout = \"3h\" }",
+        r#"
+        local tide = require("tide")
+        return function(message) if message.value == "slow" then tide.sleep("2h") end end
+        "#,
+    );
+    fixture.send(&["a", "slow"]);
+    let hour = Duration::from_secs(3600);
+    while fixture.worker.clock.since(fixture.began) < 2 * hour {
+        if let Turn::Until(at) = fixture.turn() {
+            fixture.clock.advance_to(at);
+        }
+    }
+    let partition = fixture.worker.snapshot().partitions.remove(0);
+    let admitted = NOON_MS + 57 * 60_000;
+    assert_eq!(
+        (partition.waits, partition.held_until),
+        (None, Some(admitted))
+    );
 }
 
 #[test]

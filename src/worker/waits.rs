@@ -7,7 +7,8 @@ use crate::config::Config;
 use crate::kafka::Message;
 use crate::log::log;
 use crate::lua::{CallId, Failure, Step};
-use crate::message::Record as _;
+use crate::message::Record;
+use crate::message::trace::TraceId;
 use crate::rules::lanes::{Lane, LaneState, Stage};
 use crate::rules::offsets::Ask;
 use crate::wait::{Answer, Cancel, Reply, Wait, WaitId, Waits};
@@ -174,7 +175,8 @@ impl Worker {
         let config = self.engine.bundle().config.clone();
         if let Some(mut lane) = slot.lanes.take(open.lane) {
             if let Some(held) = self.engine.take_slow() {
-                warn_of_slow(&slot, lane.message.offset(), &open.listener, held);
+                let message = &lane.message;
+                warn_of_slow(&slot, message.offset(), message, &open.listener, held);
             }
             let key = open.lane;
             self.step_on(&mut slot, &config, &mut lane, vm, open, step);
@@ -289,7 +291,14 @@ impl Worker {
 }
 
 /// Other calls of the VM waited for this call.
-pub(super) fn warn_of_slow(slot: &Slot, offset: i64, listener: &str, held: Duration) {
+pub(super) fn warn_of_slow(
+    slot: &Slot,
+    offset: i64,
+    message: &dyn Record,
+    listener: &str,
+    held: Duration,
+) {
+    let trace = TraceId::of_message(message);
     log!(
         warn,
         worker,
@@ -297,6 +306,7 @@ pub(super) fn warn_of_slow(slot: &Slot, offset: i64, listener: &str, held: Durat
         topic = &*slot.partition.topic,
         partition = slot.partition.number,
         offset,
+        trace_id = trace.as_ref().map(TraceId::as_str),
         held_ms = held.as_millis() as u64,
         "handler held the vm: other handlers waited"
     );

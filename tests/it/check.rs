@@ -507,6 +507,17 @@ fn the_policies_of_a_listener_are_told_in_words() {
         ],
     );
     check_policies(
+        "rateLimit = { messages = 5, per = '1m' }\ndelay = '15m'\n",
+        &[
+            "a new group starts at the end; commits by itself",
+            "a message runs when it is 15m old by its timestamp",
+            "in the order of their partition; at most 1000 in flight",
+            usual,
+            "at most 5 runs in 1m, retries included, over all workers",
+            "a failed message runs again until it is done, after waits of 300ms to 30s",
+        ],
+    );
+    check_policies(
         "ordering = 'key'\nmaxInFlight = 8\ndeadLetter = { topic = '{topic}.{group}.{listener}' }\n",
         &[
             "a new group starts at the end; commits automatically",
@@ -549,6 +560,7 @@ fn the_policies_of_a_listener_are_told_by_the_configurations_names() {
     assert_eq!(found["deadLetter"]["topics"][0], "t.dead");
     assert_eq!(found["breaker"]["minimumRuns"], 20);
     assert_eq!(found["limits"]["timeout"], 300_000);
+    assert!(found["rateLimit"].is_null());
     assert_eq!(json["http"]["listen"], "127.0.0.1:0");
     assert_eq!(json["daemon"]["crashes"], 7);
     assert_eq!(json["warnings"].as_array().unwrap().len(), 1);

@@ -327,7 +327,7 @@ fn page_has(page: &str, source: &str, begins: &[&str]) {
 
 #[test]
 fn the_page_on_dead_letters_has_every_header() {
-    let headers = ["moontide-", "kafka_dlt-", "__connect."];
+    let headers = ["moontide-", "kafka_dlt-", "__connect.", "__dlq."];
     page_has(
         "docs/guide/dead-letters.md",
         "src/outgoing/dead_letter.rs",

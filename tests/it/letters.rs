@@ -90,7 +90,7 @@ fn a_letter_that_is_dead_lettered_again_says_where_it_was_first() {
     daemon.stop();
 }
 
-/// The headers that tools of Spring and of Kafka Connect read, as they write them.
+/// The headers that tools of Spring, of Kafka Connect and of share groups read, as they write them.
 #[test]
 fn a_dead_letter_may_have_the_headers_of_other_tools() {
     let Some(kafka) = kafka::shared() else { return };
@@ -113,6 +113,16 @@ fn a_dead_letter_may_have_the_headers_of_other_tools() {
                 "__connect.errors.offset",
                 "__connect.errors.exception.message",
                 "__connect.errors.exception.stacktrace",
+            ],
+        ),
+        (
+            "kafka",
+            [
+                "__dlq.errors.topic",
+                "__dlq.errors.partition",
+                "__dlq.errors.offset",
+                "__dlq.errors.message",
+                "moontide-traceback",
             ],
         ),
     ] {
@@ -138,6 +148,10 @@ fn a_dead_letter_may_have_the_headers_of_other_tools() {
         }
         assert!(letter.header(error).contains("does not like it"));
         assert!(letter.header(traceback).contains("stack traceback"));
+        if style == "kafka" {
+            assert_eq!(letter.header("__dlq.errors.group"), project.group);
+            assert_eq!(letter.header("__dlq.errors.delivery.count"), "1");
+        }
         daemon.stop();
     }
 }

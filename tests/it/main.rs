@@ -10,6 +10,7 @@ mod commits; // what is committed, and when
 mod context; // what a handler is given
 mod crowd; // several listeners and groups on one topic
 mod data; // what can stand in a topic
+mod delays; // topics whose messages run when they are old enough
 mod dev; // init, dev and send, as a newcomer meets them
 mod distress; // when all handlers fail, or no dead letter can be sent
 mod docs; // what the documents show is what the program takes
@@ -39,6 +40,7 @@ mod poison; // messages that kill the process
 mod poisonous; // what a message that never ends costs the others
 mod positions; // where a partition starts
 mod protocols; // how a group shares its partitions: assignors, KIP-848, a drain before each revocation
+mod rates; // rate limits of listeners
 mod reload; // files that change while the daemon runs
 mod retries; // messages that wait in retry topics
 mod secrets; // how often the file of a secret is opened
@@ -47,3 +49,4 @@ mod systemd; // the shipped units under a real systemd
 mod threads; // our own threads: panics end the daemon, hangs are seen, outages are neither
 mod tidy; // rules of ARCHITECTURE.md that a look at the files can hold
 mod topics; // topics that must exist before a message fails, are deleted, created again, or created late
+mod trace; // where the trace context of a message goes, and where it is seen

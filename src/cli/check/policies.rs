@@ -37,6 +37,23 @@ pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
         ),
         failure(listener, group),
     ];
+    if let Some(limit) = &listener.rate_limit {
+        lines.insert(
+            3,
+            format!(
+                "at most {} in {}, retries included, over all workers",
+                super::counted(limit.messages as usize, "run"),
+                short(limit.per)
+            ),
+        );
+    }
+    if let Some(delay) = listener.delay {
+        let delay = short(delay);
+        lines.insert(
+            1,
+            format!("a message runs when it is {delay} old by its timestamp"),
+        );
+    }
     if let Some(dead_letter) = &listener.dead_letter {
         lines.push(dead_letters(listener, dead_letter, group));
     }
@@ -153,6 +170,7 @@ fn style(style: HeaderStyle) -> &'static str {
         HeaderStyle::Moontide => "moontide",
         HeaderStyle::Spring => "spring",
         HeaderStyle::Connect => "connect",
+        HeaderStyle::Kafka => "kafka",
     }
 }
 
@@ -181,6 +199,7 @@ pub(super) fn as_json(listener: &Listener, group: &str) -> Json {
             NullKeys::Partition => "partition",
         }),
         "maxInFlight": listener.max_in_flight,
+        "delay": listener.delay.map(millis),
         "onError": match listener.on_error {
             OnError::Retry => "retry",
             OnError::DeadLetter => "deadLetter",
@@ -196,26 +215,7 @@ pub(super) fn as_json(listener: &Listener, group: &str) -> Json {
             "topics": retry.topics.iter().map(|delay| millis(*delay)).collect::<Vec<_>>(),
             "allowAutoTopicCreation": retry.create_topics,
         },
-        "deadLetter": listener.dead_letter.as_ref().map(|dead_letter| json!({
-            "topic": dead_letter.topic,
-            "topics": listener
-                .topics
-                .iter()
-                .map(|topic| dead_letter.topic_of(&name(topic), group, &listener.name))
-                .collect::<Vec<_>>(),
-            "headerStyle": style(dead_letter.header_style),
-            "allowAutoTopicCreation": dead_letter.create_topic,
-            "tooLarge": match dead_letter.too_large {
-                TooLarge::Block => "block",
-                TooLarge::DropValue => "dropValue",
-                TooLarge::Skip => "skip",
-            },
-            "refused": match dead_letter.refused {
-                OnRefusal::Block => "block",
-                OnRefusal::Skip => "skip",
-            },
-            "maxPerMinute": dead_letter.per_minute_max,
-        })),
+        "deadLetter": dead_letter_as_json(listener, group),
         "breaker": listener.breaker.as_ref().map(|breaker| json!({
             "failureRatio": breaker.ratio,
             "window": millis(breaker.window),
@@ -227,5 +227,30 @@ pub(super) fn as_json(listener: &Listener, group: &str) -> Json {
             "blocking": millis(listener.limits.blocking),
             "timeout": millis(listener.limits.timeout),
         },
+        "rateLimit": listener.rate_limit.map(|limit| json!({
+            "messages": limit.messages,
+            "per": millis(limit.per),
+        })),
     })
+}
+
+fn dead_letter_as_json(listener: &Listener, group: &str) -> Option<Json> {
+    let dead_letter = listener.dead_letter.as_ref()?;
+    let topic = |topic: &Topic| dead_letter.topic_of(&name(topic), group, &listener.name);
+    Some(json!({
+        "topic": dead_letter.topic,
+        "topics": listener.topics.iter().map(topic).collect::<Vec<_>>(),
+        "headerStyle": style(dead_letter.header_style),
+        "allowAutoTopicCreation": dead_letter.create_topic,
+        "tooLarge": match dead_letter.too_large {
+            TooLarge::Block => "block",
+            TooLarge::DropValue => "dropValue",
+            TooLarge::Skip => "skip",
+        },
+        "refused": match dead_letter.refused {
+            OnRefusal::Block => "block",
+            OnRefusal::Skip => "skip",
+        },
+        "maxPerMinute": dead_letter.per_minute_max,
+    }))
 }

@@ -3,8 +3,8 @@
 use super::table::{self, ROWS_MAX};
 use super::words::{count, duration, first_line, harmless};
 use crate::telemetry::status::{
-    Blocked, ConsumerStatus, ErrorStatus, PartitionStatus, Reason, ReloadReport, ReloadResult,
-    Status,
+    Blocked, ConsumerStatus, ErrorStatus, PartitionStatus, Pause, Reason, ReloadReport,
+    ReloadResult, Status,
 };
 
 /// The most reasons for a missing readiness that are shown without `--all`.
@@ -167,6 +167,7 @@ fn consumer(consumer: &ConsumerStatus, view: &View) -> Vec<String> {
         lines.extend(view.text("  topic   ", &text, true));
     }
     lines.push(format!("  {}", table::summary(&consumer.partitions)));
+    lines.extend(waiting(&consumer.partitions));
     let chosen = table::chosen(&consumer.partitions, view.all);
     if !chosen.is_empty() {
         lines.push(String::new());
@@ -180,6 +181,21 @@ fn consumer(consumer: &ConsumerStatus, view: &View) -> Vec<String> {
     lines.extend(failing(&consumer.partitions, view));
     lines.extend(blocked(&consumer.partitions, view));
     lines
+}
+
+/// How many partitions wait without a fault.
+fn waiting(partitions: &[PartitionStatus]) -> Vec<String> {
+    let line = |pause: Pause, what: &str| {
+        let waiting = partitions.iter().filter(|one| one.paused == Some(pause));
+        let number = waiting.count();
+        let waits = if number == 1 { "waits" } else { "wait" };
+        (number > 0).then(|| format!("  {} {waits} {what}", count(number, "partition")))
+    };
+    let lines = [
+        line(Pause::RateLimit, "for the rate limit of a listener"),
+        line(Pause::NotDue, "until the next message is due"),
+    ];
+    lines.into_iter().flatten().collect()
 }
 
 /// The partitions from which nothing is received.

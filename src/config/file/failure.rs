@@ -88,6 +88,7 @@ pub(in crate::config) enum HeaderStyle {
     Moontide,
     Spring,
     Connect,
+    Kafka,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -227,6 +227,7 @@ impl One<'_, '_, '_> {
                 file::HeaderStyle::Moontide => HeaderStyle::Moontide,
                 file::HeaderStyle::Spring => HeaderStyle::Spring,
                 file::HeaderStyle::Connect => HeaderStyle::Connect,
+                file::HeaderStyle::Kafka => HeaderStyle::Kafka,
             },
             create_topic: table.allow_auto_topic_creation,
             too_large: match table.too_large {

@@ -104,6 +104,38 @@ fn a_breaker_is_on_where_it_is_written_and_off_where_it_is_refused() {
 }
 
 #[test]
+fn a_rate_limit_is_a_number_of_runs_in_a_time() {
+    let limit = |messages, seconds| {
+        let per = Duration::from_secs(seconds);
+        Some(RateLimit { messages, per })
+    };
+    assert_eq!(listener("").rate_limit, None);
+    let found = listener("rateLimit = { messages = 100 }\n").rate_limit;
+    assert_eq!(found, limit(100, 1));
+    let found = listener("rateLimit = { messages = 5, per = '1m' }\n").rate_limit;
+    assert_eq!(found, limit(5, 60));
+    let defaults = "[listenerDefaults]\nrateLimit = { messages = 7, per = '2s' }\n";
+    let inherited = |more: &str| {
+        let text = [BROKERS, GROUP, defaults, LISTENER, more].concat();
+        loaded(&text).listeners.remove(0).rate_limit
+    };
+    assert_eq!(inherited(""), limit(7, 2));
+    assert_eq!(inherited("rateLimit = { messages = 1 }\n"), limit(1, 2));
+    assert_eq!(inherited("rateLimit = false\n"), None);
+}
+
+#[test]
+fn a_delay_of_nothing_is_none() {
+    let minutes = |minutes: u64| Some(Duration::from_secs(60 * minutes));
+    assert_eq!(listener("").delay, None);
+    assert_eq!(listener("delay = '15m'\n").delay, minutes(15));
+    assert_eq!(listener("delay = '30d'\n").delay, minutes(30 * 24 * 60));
+    let defaults = "[listenerDefaults]\ndelay = '15m'\n";
+    let inherited = [BROKERS, GROUP, defaults, LISTENER, "delay = 0\n"].concat();
+    assert_eq!(loaded(&inherited).listeners[0].delay, None);
+}
+
+#[test]
 fn the_placeholders_of_a_dead_letter_topic_are_replaced_once() {
     let dead_letter = DeadLetter {
         topic: "{listener}-{topic}.{group}.{topic}".into(),

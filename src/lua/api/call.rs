@@ -32,6 +32,9 @@ pub(super) unsafe fn block_at(state: *mut lua_State, index: c_int) -> Option<Ctx
     }
 }
 
+/// The first user value of a ctx.
+pub(super) const MESSAGE: c_int = 1;
+
 /// The index of a method's own ctx.
 pub(super) const OWN: c_int = ffi::lua_upvalueindex(2);
 

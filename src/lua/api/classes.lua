@@ -22,6 +22,12 @@
 ---@field setAttr fun(key: string, value: any)
 ---@field getAttr fun(key: string): any
 
+---The trace context of a message: its headers of W3C Trace Context and W3C Baggage.
+---@class trace
+---@field traceparent string? nil also for an invalid one
+---@field tracestate string? nil without a valid traceparent
+---@field baggage string?
+
 ---The call of a handler.
 ---@class ctx
 ---@field topic string
@@ -36,6 +42,7 @@
 ---@field startTime integer milliseconds since the epoch
 ---@field attempt integer runs of the message, this one included
 ---@field headers fun(name: string): string[]
+---@field trace trace
 ---@field app app
 ---@field commitOffsets fun(offset: integer|string, options?: { wait?: boolean }): integer?
 ---@field retry fun(reason?: string|{ after?: number|string, reason?: string })

@@ -9,19 +9,19 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_CFunction, lua_State};
 
-use super::call::{Ctx, OWN, block_at, enter, push_topic};
+use super::call::{Ctx, MESSAGE, OWN, block_at, enter, push_topic};
 use super::fields::unknown;
-use super::{app, commit, logger, verdict};
+use super::{app, commit, logger, trace, verdict};
 use crate::lua::shared::Frame;
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, push_bytes};
 
-/// The user values of a ctx.
-const MESSAGE: c_int = 1;
+/// The user values of a ctx, after its message.
 const REQUEST_CONTEXT: c_int = 2;
 const ATTRIBUTES: c_int = 3;
+const TRACE: c_int = 4;
 
-pub(in crate::lua) const FIELDS: [&str; 17] = [
+pub(in crate::lua) const FIELDS: [&str; 18] = [
     "topic",
     "partition",
     "message",
@@ -33,6 +33,7 @@ pub(in crate::lua) const FIELDS: [&str; 17] = [
     "startTime",
     "attempt",
     "headers",
+    "trace",
     "app",
     "commitOffsets",
     "offset",
@@ -68,7 +69,7 @@ pub(in crate::lua) unsafe fn push(
     let call = frame.call;
     // SAFETY: the block is large enough for a `Ctx`, and Lua aligns it for any type.
     unsafe {
-        let block = ffi::lua_newuserdatauv(state, size_of::<Ctx>(), 3).cast::<Ctx>();
+        let block = ffi::lua_newuserdatauv(state, size_of::<Ctx>(), TRACE).cast::<Ctx>();
         block.write(Ctx {
             call: frame.id,
             listener: call.listener,
@@ -105,6 +106,7 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
                 push_bytes(state, shared.listener_name(ctx.listener).as_bytes());
                 logger::push(state, 1);
             }
+            b"trace" => push_trace(state, shared),
             b"app" => app::push(state),
             b"getLogger" => push_method(state, shared, get_logger),
             b"setAttr" => push_method(state, shared, set_attribute),
@@ -134,7 +136,7 @@ unsafe extern "C-unwind" fn new_index(state: *mut lua_State) -> c_int {
 
 /// Pushes the table at `value` of the userdata at `ctx`; the table is made at its first use.
 unsafe fn push_own_table(state: *mut lua_State, ctx: c_int, value: c_int) {
-    // SAFETY: the userdata has three values.
+    // SAFETY: the userdata has four values.
     unsafe {
         if ffi::lua_getiuservalue(state, ctx, value) == ffi::LUA_TTABLE {
             return;
@@ -143,6 +145,21 @@ unsafe fn push_own_table(state: *mut lua_State, ctx: c_int, value: c_int) {
         ffi::lua_createtable(state, 0, 0);
         ffi::lua_pushvalue(state, -1);
         ffi::lua_setiuservalue(state, ctx, value);
+    }
+}
+
+/// Pushes the trace context of the ctx, the first argument; the table is made at its first use.
+unsafe fn push_trace(state: *mut lua_State, shared: &Shared) {
+    // SAFETY: as in `push_own_table`.
+    unsafe {
+        if ffi::lua_getiuservalue(state, 1, TRACE) == ffi::LUA_TTABLE {
+            return;
+        }
+        ffi::lua_pop(state, 1);
+        ffi::lua_getiuservalue(state, 1, MESSAGE);
+        trace::push(state, shared);
+        ffi::lua_pushvalue(state, -1);
+        ffi::lua_setiuservalue(state, 1, TRACE);
     }
 }
 

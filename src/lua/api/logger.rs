@@ -6,9 +6,10 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-use super::call::{Ctx, block_at, push_topic};
+use super::call::{Ctx, MESSAGE, block_at, push_topic};
 use super::fields::unknown;
 use super::tide::json;
+use super::trace;
 use crate::log::{LINE_BYTES_MAX, cut, log};
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, push_bytes};
@@ -16,8 +17,10 @@ use crate::lua::stack::{bytes_at, push_bytes};
 const METATABLE: &std::ffi::CStr = c"moontide.logger";
 const LEVELS: [&str; 4] = ["debug", "info", "warn", "error"];
 
-/// The user value of a logger, whose block is a `Ctx`.
+/// The user values of a logger, whose block is a `Ctx`.
 const NAME: c_int = 1;
+/// The id of the message's trace; nil without one.
+const TRACE: c_int = 2;
 
 pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     // SAFETY: runs protected.
@@ -40,10 +43,15 @@ pub(in crate::lua) unsafe fn push(state: *mut lua_State, ctx: c_int) {
     // SAFETY: the block is a copy of the ctx's.
     unsafe {
         let coordinates = *ffi::lua_touserdata(state, ctx).cast::<Ctx>();
-        let block = ffi::lua_newuserdatauv(state, size_of::<Ctx>(), 1).cast::<Ctx>();
+        let block = ffi::lua_newuserdatauv(state, size_of::<Ctx>(), TRACE).cast::<Ctx>();
         block.write(coordinates);
         ffi::lua_insert(state, -2);
         ffi::lua_setiuservalue(state, -2, NAME);
+        ffi::lua_getiuservalue(state, ctx, MESSAGE);
+        if let Some(id) = trace::id(state) {
+            push_bytes(state, id.as_str().as_bytes());
+            ffi::lua_setiuservalue(state, -2, TRACE);
+        }
         ffi::luaL_setmetatable(state, METATABLE.as_ptr());
     }
 }
@@ -88,16 +96,19 @@ unsafe extern "C-unwind" fn log(state: *mut lua_State) -> c_int {
         ffi::luaL_tolstring(state, 1, std::ptr::null_mut());
         ffi::lua_getiuservalue(state, OWN, NAME);
         push_topic(state, &coordinates);
+        ffi::lua_getiuservalue(state, OWN, TRACE);
         let fields = match ffi::lua_type(state, 2) {
             ffi::LUA_TNIL => None,
             _ => json::encode(state, 2, json::Strictness::Log).ok(),
         };
         let fields = fields.as_deref().map(|fields| cut(fields, LINE_BYTES_MAX));
+        let trace_id = bytes_at(state, 6).map(String::from_utf8_lossy);
         let line = Line {
             listener: shared.listener_name(coordinates.listener),
             topic: &text(state, 5),
             coordinates: &coordinates,
             logger: &text(state, 4),
+            trace_id: trace_id.as_deref(),
             message: &text(state, 3),
             fields: fields.as_deref(),
         };
@@ -118,6 +129,7 @@ struct Line<'a> {
     topic: &'a str,
     coordinates: &'a Ctx,
     logger: &'a str,
+    trace_id: Option<&'a str>,
     message: &'a str,
     fields: Option<&'a str>,
 }
@@ -133,6 +145,7 @@ macro_rules! event {
             partition = $line.coordinates.partition,
             offset = $line.coordinates.offset,
             logger = $line.logger,
+            trace_id = $line.trace_id,
             fields = $line.fields,
             "{}",
             $line.message

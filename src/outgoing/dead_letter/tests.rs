@@ -8,10 +8,11 @@ use crate::config::{OnRefusal, TooLarge};
 use crate::message::{Header, OwnedRecord};
 use crate::outgoing::dead_letter::*;
 
-const STYLES: [HeaderStyle; 3] = [
+const STYLES: [HeaderStyle; 4] = [
     HeaderStyle::Moontide,
     HeaderStyle::Spring,
     HeaderStyle::Connect,
+    HeaderStyle::Kafka,
 ];
 
 fn policy(header_style: HeaderStyle) -> DeadLetter {
@@ -151,6 +152,29 @@ fn connects_numbers_are_text() {
     check(&letter, "moontide-group", b"billing");
 }
 
+/// As `ShareGroupDLQStateManager` of Apache Kafka 4.4 writes them.
+#[test]
+fn kafkas_headers_are_text_and_have_the_names_of_share_groups() {
+    let letter = record(&policy(HeaderStyle::Kafka), &message(&[]), &facts());
+    let expected = [
+        ("__dlq.errors.topic", "orders"),
+        ("__dlq.errors.partition", "7"),
+        ("__dlq.errors.offset", "1234"),
+        ("moontide-origin-timestamp", "1600000000000"),
+        ("__dlq.errors.group", "billing"),
+        ("moontide-listener", "bills"),
+        ("moontide-attempts", "5"),
+        ("moontide-first-failure", "1700000000001"),
+        ("moontide-last-failure", "1700000009002"),
+        ("moontide-bundle", "42"),
+        ("__dlq.errors.delivery.count", "5"),
+        ("__dlq.errors.message", "orders.lua:3: no price"),
+        ("moontide-traceback", "stack traceback:\n\torders.lua:3"),
+    ];
+    let expected = expected.map(|(name, value)| header(name, value.as_bytes()));
+    assert_eq!(letter.headers, expected);
+}
+
 #[test]
 fn a_letter_that_fails_again_keeps_its_first_origin_in_every_pair_of_styles() {
     for first in STYLES {
@@ -181,6 +205,26 @@ fn a_letter_that_fails_again_keeps_its_first_origin_in_every_pair_of_styles() {
             check(&letter, names(second).error, b"worse");
         }
     }
+}
+
+#[test]
+fn the_letter_of_a_share_group_tells_its_origin() {
+    let letter = [
+        header("__dlq.errors.topic", b"rides"),
+        header("__dlq.errors.partition", b"2"),
+        header("__dlq.errors.offset", b"99"),
+        header("__dlq.errors.group", b"taxis"),
+        header("__dlq.errors.delivery.count", b"5"),
+    ];
+    let style = policy(HeaderStyle::Spring);
+    let again = record(&style, &message(&letter), &facts());
+    assert_eq!(again.headers[..5], letter, "they stay");
+    check(&again, "kafka_dlt-original-topic", b"rides");
+    check(&again, "kafka_dlt-original-partition", &[0, 0, 0, 2]);
+    let own = record(&policy(HeaderStyle::Kafka), &message(&letter), &facts());
+    check(&own, "__dlq.errors.topic", b"rides");
+    check(&own, "__dlq.errors.offset", b"99");
+    check(&own, "__dlq.errors.group", b"billing");
 }
 
 #[test]
@@ -281,6 +325,8 @@ fn a_name() -> impl Strategy<Value = Vec<u8>> {
         MOONTIDE.topic,
         SPRING.offset,
         CONNECT.partition,
+        "__connect.errors.connector.name",
+        "__dlq.errors.delivery.count",
         ATTEMPTS,
         "moontide-retry-due",
     ];

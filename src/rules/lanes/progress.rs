@@ -11,6 +11,9 @@ pub(crate) struct Lane<M> {
     /// The head runs with no other call in its VM: it is suspected to have used up the memory, or to have ended the
     /// process.
     pub(crate) alone: bool,
+    /// When a rate limit let the head run, unless it has failed since. Until then it was not the head that held the
+    /// lane up.
+    pub(crate) admitted: Option<Instant>,
     /// The messages behind the head, with their numbers.
     pub(super) waiting: VecDeque<(u64, M)>,
     pub(super) is_ready: bool,
@@ -75,6 +78,7 @@ impl<M> Lane<M> {
             message,
             progress: names.map(Progress::new).collect(),
             alone: false,
+            admitted: None,
             waiting: VecDeque::new(),
             is_ready: false,
         }
@@ -141,6 +145,7 @@ impl<M> Lane<M> {
             message,
             progress,
             alone: false,
+            admitted: None,
             waiting,
             is_ready: false,
         })
@@ -188,7 +193,7 @@ impl<M> Lane<M> {
         ended
     }
 
-    pub(super) fn release_held(&mut self) -> bool {
+    pub(crate) fn release_held(&mut self) -> bool {
         let mut released = false;
         for progress in &mut self.progress {
             if progress.stage == Stage::Held {

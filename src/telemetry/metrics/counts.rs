@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::telemetry::status::{ConsumerStatus, ListenerStatus};
+use crate::telemetry::status::{ConsumerStatus, ListenerStatus, Pause};
 
 use super::Histogram;
 
@@ -74,6 +74,8 @@ pub(crate) struct ListenerCounts {
     pub(crate) retries: u64,
     pub(crate) outcomes: Outcomes,
     pub(crate) limit_kills: LimitKills,
+    /// How often the rate limit of the listener has held a lane.
+    pub(crate) rate_limit_holds: u64,
 }
 
 impl ListenerCounts {
@@ -86,6 +88,7 @@ impl ListenerCounts {
         self.limit_kills.blocking += other.limit_kills.blocking;
         self.limit_kills.timeout += other.limit_kills.timeout;
         self.limit_kills.memory += other.limit_kills.memory;
+        self.rate_limit_holds += other.rate_limit_holds;
     }
 }
 
@@ -133,6 +136,9 @@ pub(crate) struct PartitionSnapshot {
     pub(crate) topic: Arc<str>,
     pub(crate) partition: i32,
     pub(crate) outcomes: Outcomes,
-    /// Its messages in flight wait for a listener that an operator has paused.
-    pub(crate) waits_for_paused: bool,
+    /// Why its listener does not take its next message now: an operator has paused the listener, or its rate limit is
+    /// used up.
+    pub(crate) waits: Option<Pause>,
+    /// Until then a rate limit has held the message that the position waits for; milliseconds since the epoch.
+    pub(crate) held_until: Option<i64>,
 }

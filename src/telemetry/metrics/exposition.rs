@@ -134,6 +134,7 @@ fn listeners(samples: &mut Samples, facts: &Scrape<'_>) {
         }
         samples.add(&f::FAILURES, &[name], count(sum.failures));
         samples.add(&f::RETRIES, &[name], count(sum.retries));
+        samples.add(&f::RATE_LIMIT_HOLDS, &[name], count(sum.rate_limit_holds));
         for (limit, value) in [
             ("blocking", kills.blocking),
             ("timeout", kills.timeout),

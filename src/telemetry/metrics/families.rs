@@ -62,7 +62,7 @@ families! {
     BLOCKED: Gauge "moontide_partition_blocked" PARTITION,
         "1 while a failed message blocks its lane";
     PAUSED: Gauge "moontide_partition_paused" PARTITION,
-        "1 while the partition is paused: its share of the budget is used up, its messages are not due, or its listener is paused";
+        "1 while the partition waits: its budget or the rate limit of its listener is used up, its messages are not due, or its listener is paused";
 
     RUN: Histogram "moontide_handler_run_seconds" LISTENER,
         "Time from the start of a call to its end, waits included; every run counts";
@@ -82,6 +82,8 @@ families! {
         "1 for the present state of the breaker";
     LISTENER_PAUSED: Gauge "moontide_listener_paused" LISTENER,
         "1 while an operator has paused the listener";
+    RATE_LIMIT_HOLDS: Counter "moontide_rate_limit_holds" LISTENER,
+        "Times that the rate limit of the listener has held a lane";
 
     ASSIGNED: Gauge "moontide_consumer_assigned" &["consumer"],
         "1 while the consumer is connected, and a member of its group with its partitions";

@@ -52,6 +52,7 @@ fn listener_status(name: &str) -> ListenerStatus {
 fn worker(listener: &str) -> WorkerSnapshot {
     let mut counts = ListenerCounts {
         failures: 4,
+        rate_limit_holds: 6,
         limit_kills: LimitKills {
             blocking: 1,
             ..LimitKills::default()
@@ -75,7 +76,8 @@ fn worker(listener: &str) -> WorkerSnapshot {
                 skipped: 1,
                 ..Outcomes::default()
             },
-            waits_for_paused: false,
+            waits: None,
+            held_until: None,
         }],
     }
 }
@@ -136,6 +138,7 @@ fn a_partition_shows_under_its_consumer_topic_and_number() {
 #[test]
 fn a_listener_adds_up_over_the_workers_and_one_that_is_gone_does_not_show() {
     check("moontide_handler_failures_total{listener=\"orders\"} 8");
+    check("moontide_rate_limit_holds_total{listener=\"orders\"} 12");
     check("moontide_breaker_state{listener=\"orders\",state=\"half_open\"} 1");
     check("moontide_breaker_state{listener=\"orders\",state=\"closed\"} 0");
     check("moontide_limit_kills_total{listener=\"orders\",limit=\"blocking\"} 2");

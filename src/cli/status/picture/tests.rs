@@ -112,6 +112,39 @@ consumer default, group orders-group: assigned
 }
 
 #[test]
+fn what_waits_without_a_fault_is_told_by_its_number() {
+    let waits = |number, pause| PartitionStatus {
+        paused: Some(pause),
+        ..partition("orders", number, 5)
+    };
+    let pauses = [
+        Pause::RateLimit,
+        Pause::Budget,
+        Pause::NotDue,
+        Pause::RateLimit,
+    ];
+    let partitions = (0..)
+        .zip(pauses)
+        .map(|(number, pause)| waits(number, pause));
+    let status = Status {
+        consumers: vec![consumer_of(partitions.collect())],
+        ..status()
+    };
+    let picture = picture(&status, &view());
+    let mut lines = picture
+        .lines()
+        .skip_while(|line| !line.contains("4 partitions of"));
+    assert_eq!(
+        lines.nth(1),
+        Some("  2 partitions wait for the rate limit of a listener")
+    );
+    assert_eq!(
+        lines.next(),
+        Some("  1 partition waits until the next message is due")
+    );
+}
+
+#[test]
 fn why_it_is_not_ready_shows_with_the_first_reasons() {
     let reason = |partition| Reason {
         what: format!("partition orders[{partition}] of consumer default"),

@@ -1,0 +1,112 @@
+//! `ctx.trace`: the trace context in the headers of a message, as a table that is made at its first use.
+//!
+//! A message costs nothing for it: its header table is asked when a handler asks, or writes a line of the log.
+
+#![expect(unsafe_code, reason = "C functions for Lua")]
+
+use std::ffi::c_int;
+
+use mlua::ffi::{self, lua_State};
+
+use crate::lua::shared::Shared;
+use crate::lua::stack::{bytes_at, push_bytes};
+use crate::message::trace::{BAGGAGE, TRACEPARENT, TRACESTATE, TraceId};
+
+/// Replaces the message on top of the stack with the table of its trace context.
+pub(super) unsafe fn push(state: *mut lua_State, shared: &Shared) {
+    // SAFETY: as in `id`; the table has room for its fields.
+    unsafe {
+        push_headers(state);
+        ffi::lua_createtable(state, 0, 3);
+        let has_trace = traceparent(state, -2).is_some();
+        // The state belongs to the parent: without one it says nothing.
+        let names = [TRACEPARENT, TRACESTATE].into_iter().filter(|_| has_trace);
+        for name in names.chain([BAGGAGE]) {
+            push_bytes(state, name.as_bytes());
+            match joined(state, -3, name) {
+                Some(value) => {
+                    shared.push_owned(state, value);
+                    ffi::lua_rawset(state, -3);
+                }
+                None => ffi::lua_pop(state, 1),
+            }
+        }
+        ffi::lua_replace(state, -3);
+        ffi::lua_pop(state, 1);
+    }
+}
+
+/// Takes the message on top of the stack away, and returns the id of its trace.
+pub(super) unsafe fn id(state: *mut lua_State) -> Option<TraceId> {
+    // SAFETY: there is room for a few values, and an id has no destructor.
+    unsafe {
+        push_headers(state);
+        let id = traceparent(state, -1);
+        ffi::lua_pop(state, 2);
+        id
+    }
+}
+
+/// Pushes the headers of the message on top of the stack; the handler may have put anything in their place.
+unsafe fn push_headers(state: *mut lua_State) {
+    // SAFETY: a field is read without metamethods, of tables only.
+    unsafe {
+        if ffi::lua_type(state, -1) != ffi::LUA_TTABLE {
+            return ffi::lua_pushnil(state);
+        }
+        push_bytes(state, b"headers");
+        if ffi::lua_rawget(state, -2) != ffi::LUA_TTABLE {
+            ffi::lua_pop(state, 1);
+            ffi::lua_pushnil(state);
+        }
+    }
+}
+
+/// Pushes the value of a header: nil, a string, or the list of a header that repeats.
+unsafe fn push_value(state: *mut lua_State, headers: c_int, name: &str) -> c_int {
+    // SAFETY: as in `push_headers`.
+    unsafe {
+        let headers = ffi::lua_absindex(state, headers);
+        if ffi::lua_type(state, headers) != ffi::LUA_TTABLE {
+            ffi::lua_pushnil(state);
+            return ffi::LUA_TNIL;
+        }
+        push_bytes(state, name.as_bytes());
+        ffi::lua_rawget(state, headers)
+    }
+}
+
+/// The trace of the one `traceparent`.
+unsafe fn traceparent(state: *mut lua_State, headers: c_int) -> Option<TraceId> {
+    // SAFETY: the string is on the stack while it is read.
+    unsafe {
+        push_value(state, headers, TRACEPARENT);
+        let id = bytes_at(state, -1).and_then(TraceId::of);
+        ffi::lua_pop(state, 1);
+        id
+    }
+}
+
+/// The values of a header, with a comma between two of them, as both specifications join lists. `None` if all are
+/// empty.
+unsafe fn joined(state: *mut lua_State, headers: c_int, name: &str) -> Option<Vec<u8>> {
+    // SAFETY: nothing raises while the bytes are pending: a raw read by number allocates nothing.
+    unsafe {
+        let count = match push_value(state, headers, name) {
+            ffi::LUA_TTABLE => ffi::lua_rawlen(state, -1) as i64,
+            _ => 0,
+        };
+        let mut whole = bytes_at(state, -1).unwrap_or_default().to_vec();
+        for place in 1..=count {
+            ffi::lua_rawgeti(state, -1, place);
+            let value = bytes_at(state, -1).unwrap_or_default();
+            if !whole.is_empty() && !value.is_empty() {
+                whole.push(b',');
+            }
+            whole.extend_from_slice(value);
+            ffi::lua_pop(state, 1);
+        }
+        ffi::lua_pop(state, 1);
+        (!whole.is_empty()).then_some(whole)
+    }
+}
