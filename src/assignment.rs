@@ -200,6 +200,8 @@ pub(crate) enum ToWorker {
     Status(mpsc::Sender<WorkerSnapshot>),
     /// An operator command.
     Order(Order),
+    /// The daemon stops: no tick of a timer begins any more, and those that run end until this moment.
+    EndTicks(Instant),
     Stop,
 }
 

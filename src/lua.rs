@@ -116,6 +116,15 @@ impl Failure {
         }
     }
 
+    /// The worker gave the call up, for this reason.
+    pub(crate) fn given_up(message: String) -> Self {
+        Self {
+            kind: FailureKind::Raised,
+            message,
+            traceback: None,
+        }
+    }
+
     /// A verdict as the reason why a message is retried, skipped or dead-lettered.
     pub(crate) fn of_verdict(verdict: &Verdict) -> Self {
         let asked = match verdict {

@@ -8,4 +8,5 @@ pub(crate) mod offsets;
 pub(crate) mod retry;
 pub(crate) mod route;
 pub(crate) mod start_offset;
+pub(crate) mod timers;
 pub(crate) mod topic_ids;

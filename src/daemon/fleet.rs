@@ -79,6 +79,9 @@ impl Roster {
         if let Some(journal) = &members.journal {
             journal.stopping();
         }
+        for worker in &members.workers {
+            worker.send(ToWorker::EndTicks(deadline));
+        }
         for inbox in members.consumers.values() {
             inbox.send(ToConsumer::Close(deadline));
         }

@@ -15,6 +15,7 @@ mod parallel;
 mod records;
 mod starved;
 mod tampering;
+mod timers;
 mod verdicts;
 mod waits;
 

@@ -44,6 +44,7 @@ impl Worker {
             vms_replaced: self.engine.replaced(),
             partitions: partitions.collect(),
             listeners,
+            timers: self.ticks.snapshot(),
         }
     }
 

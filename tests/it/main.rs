@@ -46,4 +46,5 @@ mod secure; // TLS and SASL against a real broker, and that no secret is shown
 mod systemd; // the shipped units under a real systemd
 mod threads; // our own threads: panics end the daemon, hangs are seen, outages are neither
 mod tidy; // rules of ARCHITECTURE.md that a look at the files can hold
+mod timers; // functions that run by the clock
 mod topics; // topics that must exist before a message fails, are deleted, created again, or created late

@@ -22,6 +22,10 @@
 ---@field setAttr fun(key: string, value: any)
 ---@field getAttr fun(key: string): any
 
+---A timer, of `tide.every` or `tide.after`.
+---@class tide.Timer
+---@field cancel fun() no further tick begins
+
 ---The call of a handler.
 ---@class ctx
 ---@field topic string

@@ -6,6 +6,7 @@
 mod echo;
 pub(crate) mod json;
 mod parallel;
+mod timers;
 
 use std::ffi::c_int;
 use std::ptr;
@@ -24,6 +25,7 @@ const TIDE: Module = Module {
     path: "tide",
     about: "The library of handlers.",
     entries: &[
+        timers::AFTER,
         Entry {
             name: "app",
             path: "tide.app",
@@ -33,6 +35,7 @@ const TIDE: Module = Module {
                 unsafe { app::push(state) }
             }),
         },
+        timers::EVERY,
         Entry {
             name: "now",
             path: "tide.now",
@@ -76,6 +79,7 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     unsafe {
         suspend::install(state);
         json::install(state, shared);
+        timers::install(state, shared);
         for module in MODULES {
             push_module(state, shared, module);
             if let Some(name) = module.path.strip_prefix("tide.") {

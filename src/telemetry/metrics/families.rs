@@ -82,6 +82,8 @@ families! {
         "1 for the present state of the breaker";
     LISTENER_PAUSED: Gauge "moontide_listener_paused" LISTENER,
         "1 while an operator has paused the listener";
+    TICKS: Counter "moontide_timer_ticks" &["timer", "result"],
+        "Ticks of the timer by result; missed ones were due while the last one ran";
 
     ASSIGNED: Gauge "moontide_consumer_assigned" &["consumer"],
         "1 while the consumer is connected, and a member of its group with its partitions";
