@@ -9,6 +9,7 @@ mod budget;
 mod commit_requests;
 mod commits;
 mod connections;
+mod control;
 mod drain;
 mod ends;
 mod epoch;
@@ -45,6 +46,7 @@ use crate::config;
 use crate::consumer::lookups::Lookups;
 use crate::failpoint::failpoint;
 use crate::kafka::{Broker, Class, Client, Error, Event, Security};
+use crate::lua::control::Control;
 use crate::outgoing::outbox::Outbox;
 use crate::telemetry::metrics::ConsumerCounts;
 use crate::threads::mailbox::Mailbox;
@@ -81,6 +83,8 @@ pub(crate) struct Consumer {
     workers: Vec<Arc<Mailbox<ToWorker>>>,
     endings: Endings,
     supervisor: Supervisor,
+    /// The requests of handlers.
+    control: Arc<Control>,
     lookups: Lookups,
     known: Arc<Mutex<KnownTopics>>,
     topics: Topics,
@@ -106,6 +110,7 @@ pub(crate) struct Start {
     pub(crate) inbox: Arc<Mailbox<ToConsumer>>,
     pub(crate) workers: Vec<Arc<Mailbox<ToWorker>>>,
     pub(crate) supervisor: Supervisor,
+    pub(crate) control: Arc<Control>,
     /// Numbers the epochs of partitions, for the whole process.
     pub(crate) epochs: Arc<AtomicU64>,
     /// Receives the topics that patterns match.
@@ -120,6 +125,7 @@ impl Consumer {
             inbox,
             workers,
             supervisor,
+            control,
             epochs,
             topics,
         } = start;
@@ -130,6 +136,7 @@ impl Consumer {
                 .map_or("", |value| &value.text),
         );
         let name: Arc<str> = settings.name.as_str().into();
+        control.connect(bell(&inbox));
         let known = Arc::new(Mutex::new(KnownTopics::open(
             &bundle.config.daemon.state_directory,
             &name,
@@ -156,6 +163,7 @@ impl Consumer {
             workers,
             endings: supervisor.endings(),
             supervisor,
+            control,
             lookups,
             phase: Phase::default(),
             held: HashMap::new(),
@@ -191,6 +199,7 @@ impl Consumer {
                 self.open(letter, now);
             }
             is_due |= self.settle_replies(now);
+            is_due |= self.serve_requests();
             if is_due {
                 self.intake.look_anew();
             }
@@ -377,6 +386,12 @@ impl Consumer {
     }
 }
 
+/// Wakes the consumer's thread.
+fn bell(inbox: &Arc<Mailbox<ToConsumer>>) -> Arc<dyn Fn() + Send + Sync> {
+    let inbox = inbox.clone();
+    Arc::new(move || inbox.ring())
+}
+
 /// A client, and the thread for its lookups.
 fn connect(
     settings: &config::Consumer,
@@ -384,13 +399,9 @@ fn connect(
     known: &Arc<Mutex<KnownTopics>>,
     supervisor: &Supervisor,
 ) -> anyhow::Result<(Arc<Client>, Lookups)> {
-    let bell = {
-        let inbox = inbox.clone();
-        Arc::new(move || inbox.ring())
-    };
     let properties = settings.properties.iter();
     let properties = properties.map(|(name, value)| (name.as_str(), value.text.as_str()));
-    let client = Arc::new(Client::new(properties, bell)?);
+    let client = Arc::new(Client::new(properties, bell(inbox))?);
     let lookups = Lookups::start(
         &settings.name,
         client.clone(),

@@ -6,6 +6,7 @@
 mod api;
 mod attributes;
 mod build;
+pub(crate) mod control;
 mod loader;
 mod plain;
 mod shared;
@@ -35,6 +36,8 @@ pub(crate) struct Call<'a> {
     pub(crate) record: &'a dyn Record,
     /// Runs of this message by this listener, this one included.
     pub(crate) attempt: u32,
+    /// The record lies in a retry topic; topic and partition are those of its origin.
+    pub(crate) is_retry: bool,
 }
 
 /// A call that waits; unique within its VM.

@@ -10,3 +10,4 @@ pub(crate) mod route;
 pub(crate) mod start_offset;
 pub(crate) mod timers;
 pub(crate) mod topic_ids;
+pub(crate) mod topic_pauses;

@@ -303,6 +303,11 @@ impl Worker {
             // The receiver is gone if the send fails.
             ToWorker::Status(reply) => drop(reply.send(self.snapshot())),
             ToWorker::Order(order) => self.obey(order),
+            ToWorker::Wake(partition) if self.slots.contains_key(&partition.epoch) => {
+                self.wake(partition.epoch);
+            }
+            // None of its messages has come here.
+            ToWorker::Wake(_) => {}
             ToWorker::EndTicks(deadline) => self.ticks.end_until(deadline),
             ToWorker::Stop => {
                 self.stops = true;

@@ -12,6 +12,7 @@ use crate::log::log;
 use crate::rules::offsets::Position;
 use crate::rules::route;
 use crate::rules::start_offset::{Start, Why};
+use crate::telemetry::status::Pause;
 
 use super::connections::Connections;
 use super::drain::{Drain, LAST_COMMIT};
@@ -20,7 +21,7 @@ use super::pauses::Pauses;
 use super::phase::{Leaving, Phase, Retiring};
 use super::topic_watch::TopicWatch;
 use super::trouble::Subject;
-use super::{Consumer, TURN, connect};
+use super::{Consumer, TURN, bell, connect};
 
 /// How long leaving the group may take.
 const LEAVE: Duration = Duration::from_secs(5);
@@ -160,6 +161,7 @@ impl Consumer {
             self.hold(key, start, now);
             if let Some(new) = self.held.get_mut(key) {
                 new.pauses = Pauses::of_same_assignment();
+                new.pauses.set_by_handler(old.pauses.has(Pause::Handler));
                 new.epoch.committed = old.epoch.committed;
                 new.topic = old.topic;
                 if new.plan.manual.is_empty() {
@@ -257,6 +259,8 @@ impl Consumer {
         self.say_given_up(|_| true, now);
         self.held.values().for_each(Held::cancel);
         self.held.clear();
+        self.control.disconnect();
+        self.control.connect(bell(&self.inbox));
         let (client, lookups) =
             connect(&self.settings, &self.inbox, &self.known, &self.supervisor)?;
         self.client = client;
@@ -282,6 +286,7 @@ impl Consumer {
     /// The end: no worker may hold a partition of this consumer now, or the client stays until the process ends.
     pub(super) fn leave(mut self) {
         self.say_given_up(|_| true, Instant::now());
+        self.control.disconnect();
         self.inbox.close();
         self.outbox.close(Instant::now() + LAST_LETTERS);
         log!(info, consumer, consumer = &*self.name, "left the group");

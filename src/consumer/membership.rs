@@ -223,6 +223,9 @@ impl Consumer {
     fn unassign(&mut self, revoking: &Revoking) {
         failpoint!("before-unassign");
         let gone = list(self.held.values().filter(|held| revoking.goes.takes(held)));
+        for one in &gone {
+            self.control.end(&one.topic, one.partition);
+        }
         self.held.retain(|_, held| !revoking.goes.takes(held));
         // After the loss of everything, the consumer joins the group anew; after a partial revocation it stays a
         // member.

@@ -291,6 +291,7 @@ impl Fleet {
                 .map(|worker| worker.mailbox.clone())
                 .collect(),
             supervisor: self.supervisor.clone(),
+            control: self.app.consumers.of(&settings.name),
             epochs: self.epochs.clone(),
             topics: self.topics.mailbox(),
         })

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use crate::clock::Clock;
 use crate::rules::timers::Timers;
 
+use super::control::Consumers;
+
 /// Shared by all workers and bundles.
 #[derive(Debug, Default)]
 pub(crate) struct App {
@@ -16,6 +18,8 @@ pub(crate) struct App {
     clock: Clock,
     /// The runtime that serves the handlers' waits for work outside.
     pub(crate) outside: Outside,
+    /// The requests of handlers to consumers.
+    pub(crate) consumers: Consumers,
     /// Which ticks of the handlers' timers are due.
     pub(crate) timers: Mutex<Timers>,
     attributes: RwLock<Attributes>,

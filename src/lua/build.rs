@@ -16,7 +16,7 @@ use std::time::Duration;
 use mlua::ffi::{self, lua_State};
 
 use super::App;
-use super::api::{app, logger, message, tide};
+use super::api::{app, consumer, logger, message, tide};
 use super::shared::{Shared, Stage};
 use super::vm::Vm;
 use super::vm::beat::Pulse;
@@ -313,6 +313,7 @@ unsafe extern "C-unwind" fn setup(state: *mut lua_State) -> c_int {
         load::install(state, shared);
         logger::install(state, shared);
         app::install(state, shared);
+        consumer::install(state, shared);
         tide::install(state, shared);
         message::push_entry(state, shared);
         let entry = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);

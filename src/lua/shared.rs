@@ -20,7 +20,7 @@ use super::stack::push_bytes;
 use super::{Call, Verdict};
 use crate::bundle::Bundle;
 use crate::clock::Clock;
-use crate::config::Sources;
+use crate::config::{Config, Sources};
 use crate::rules::timers::Timer;
 use crate::wait::{Answer, Fault, Requested, Value, Wait, WaitId, Waits};
 
@@ -105,6 +105,7 @@ pub(super) struct Shared {
     pub(super) folder: String,
     /// Bytes that Lua may hold; data built outside the VM on its behalf has the same limit.
     pub(super) memory: usize,
+    pub(super) config: Arc<Config>,
     /// The number of the bundle.
     pub(super) bundle: u64,
     /// The index of the worker that has the VM in force; none before.
@@ -178,6 +179,7 @@ impl Shared {
                 |name| name.to_string_lossy().into_owned(),
             ),
             memory: config.lua.memory,
+            config: Arc::clone(config),
             bundle: bundle.number,
             worker: Cell::new(None),
             stage: Cell::new(Stage::Loads),

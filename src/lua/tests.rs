@@ -2,6 +2,7 @@
 
 mod calls;
 mod commits;
+mod consumer;
 mod context;
 mod docs;
 mod files;
@@ -129,6 +130,7 @@ impl Fixture {
             partition: 3,
             record,
             attempt: 1,
+            is_retry: false,
         };
         self.vm.call(&self.pulse, &call)
     }

@@ -233,7 +233,19 @@ pub(crate) struct PartitionStatus {
     pub(crate) stands_still_since: Option<i64>,
     #[serde(default)]
     pub(crate) paused: Option<Pause>,
+    /// The code that has paused it; beside another reason too.
+    #[serde(default)]
+    pub(crate) paused_by: Option<PausedBy>,
     pub(crate) blocked: Option<Blocked>,
+}
+
+/// The code that has paused a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PausedBy {
+    /// The listener, and the position of the call.
+    pub(crate) who: String,
+    pub(crate) since: i64,
 }
 
 /// The reason why nothing is fetched from a partition.
@@ -246,6 +258,8 @@ pub(crate) enum Pause {
     NotDue,
     /// Its messages in flight wait for a listener that an operator has paused.
     Listener,
+    /// A handler, a timer or init.lua has paused it.
+    Handler,
 }
 
 /// A message that keeps its lane waiting.

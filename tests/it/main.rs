@@ -8,6 +8,7 @@ mod automatic; // when automatic listeners commit, and how much of a topic runs 
 mod check; // what `moontide check` refuses, word for word, and what it prints
 mod commits; // what is committed, and when
 mod context; // what a handler is given
+mod control; // what code requests of its consumer: pause, resume, seek
 mod crowd; // several listeners and groups on one topic
 mod data; // what can stand in a topic
 mod dev; // init, dev and send, as a newcomer meets them

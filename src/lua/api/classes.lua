@@ -26,6 +26,26 @@
 ---@class tide.Timer
 ---@field cancel fun() no further tick begins
 
+---A partition of a topic that the consumer has; without a field, that of the message.
+---@class consumer.Partition
+---@field topic? string
+---@field partition? integer
+
+---Partitions of a topic; without `partition` and `partitions` the whole topic.
+---@class consumer.Selection
+---@field topic? string
+---@field partition? integer
+---@field partitions? integer[]
+
+---A consumer of the process.
+---@class consumer
+---@field pause fun(which?: consumer.Selection|consumer.Selection[])
+---@field resume fun(which?: consumer.Selection|consumer.Selection[])
+---@field paused fun(): { topic: string, partitions: integer[] }[]
+---@field position fun(of?: consumer.Partition): integer
+---@field committed fun(of?: consumer.Partition): integer?
+---@field lag fun(of?: consumer.Partition): integer
+
 ---The call of a handler.
 ---@class ctx
 ---@field topic string
@@ -41,6 +61,7 @@
 ---@field attempt integer runs of the message, this one included
 ---@field headers fun(name: string): string[]
 ---@field app app
+---@field consumer consumer
 ---@field commitOffsets fun(offset: integer|string, options?: { wait?: boolean }): integer?
 ---@field retry fun(reason?: string|{ after?: number|string, reason?: string })
 ---@field deadLetter fun(reason?: string)

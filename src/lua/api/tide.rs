@@ -4,7 +4,9 @@
 
 #[cfg(feature = "failpoints")]
 mod echo;
+mod error;
 pub(crate) mod json;
+mod kafka;
 mod parallel;
 mod timers;
 
@@ -63,7 +65,9 @@ pub(in crate::lua) const MODULES: &[Module] = &[
     TIDE,
     #[cfg(feature = "failpoints")]
     echo::MODULE,
+    error::MODULE,
     json::MODULE,
+    kafka::MODULE,
 ];
 
 /// The type definitions of `tide` for `LuaLS`.
