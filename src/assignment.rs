@@ -16,6 +16,7 @@ use crate::outgoing::required_topics::RequiredTopic;
 use crate::rules::commit_metadata::Finished;
 use crate::rules::offsets::Ask;
 use crate::rules::route::Plan;
+use crate::rules::seek;
 use crate::rules::start_offset::{Policy, Start};
 use crate::telemetry::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::telemetry::status::Blocked;
@@ -121,6 +122,12 @@ pub(crate) enum Answered {
         starts: Result<Starts, kafka::Error>,
     },
     Topics(Result<Vec<(String, usize)>, kafka::Error>),
+    /// Where the seek of a handler leads to.
+    Sought {
+        id: u64,
+        key: PartitionKey,
+        found: Result<seek::Found, kafka::Error>,
+    },
     Described {
         id: u64,
         described: Result<Described, kafka::Error>,

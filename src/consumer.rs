@@ -26,6 +26,7 @@ mod not_due;
 mod pauses;
 mod phase;
 mod report;
+mod seeks;
 mod standstill;
 mod starts;
 mod subscription;
@@ -338,6 +339,9 @@ impl Consumer {
             }
             ToConsumer::Answered(Answered::Starts { id, starts }) => self.starts(id, starts, now),
             ToConsumer::Answered(Answered::Topics(topics)) => self.topics_found(topics, now),
+            ToConsumer::Answered(Answered::Sought { id, key, found }) => {
+                self.sought(id, &key, found, now);
+            }
             ToConsumer::Answered(Answered::Described { id, described }) => {
                 self.described(id, described, now);
             }

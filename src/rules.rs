@@ -7,6 +7,7 @@ pub(crate) mod lanes;
 pub(crate) mod offsets;
 pub(crate) mod retry;
 pub(crate) mod route;
+pub(crate) mod seek;
 pub(crate) mod start_offset;
 pub(crate) mod timers;
 pub(crate) mod topic_ids;

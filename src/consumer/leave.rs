@@ -95,7 +95,7 @@ impl Consumer {
     }
 
     /// Released partitions finish until a deadline, as if their topic had been removed.
-    fn end_in_time(&mut self, now: Instant) {
+    pub(super) fn end_in_time(&mut self, now: Instant) {
         let is_releasing = |held: &Held| held.stage == Stage::Releasing;
         if self.phase.retiring.is_none()
             && !self.phase.is_closing()
@@ -136,8 +136,15 @@ impl Consumer {
         self.release_ended(now);
         // The new epoch does not know the requests of the old one, so one attempt to commit them comes first.
         let will_commit = self.commits.not_before.is_none();
+        let sought = self.control.seeks();
+        let is_sought = |held: &Held| {
+            let (topic, number) = (&*held.epoch.partition.topic, held.epoch.partition.number);
+            let mut keys = sought.iter().map(|one| (&*one.key.0, one.key.1));
+            keys.any(|key| key == (topic, number))
+        };
         let back = |held: &&Held| {
             held.comes_back
+                && !is_sought(held)
                 && held.stage == Stage::Drained
                 && !(will_commit && held.has_uncommitted_requests())
         };

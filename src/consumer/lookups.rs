@@ -15,6 +15,7 @@ use crate::clock::now_ms;
 use crate::failpoint::failpoint;
 use crate::kafka::{Class, Client, Description, Error, Existing, TopicPartition};
 use crate::rules::commit_metadata::{self, Finished};
+use crate::rules::seek::{self, Target};
 use crate::rules::start_offset::{self, Known, Start, Why};
 use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
@@ -48,6 +49,12 @@ pub(crate) enum Lookup {
         key: PartitionKey,
         position: i64,
         reply: oneshot::Sender<Result<Value, Fault>>,
+    },
+    /// The offset of a handler's seek.
+    Seek {
+        id: u64,
+        key: PartitionKey,
+        target: Target,
     },
     /// The group has an offset of a topic that was created again.
     Committed(PartitionKey),
@@ -221,6 +228,11 @@ fn serve(brokers: &mut Brokers, mailbox: &Mailbox<Lookup>, inbox: &Mailbox<ToCon
                     starts: starts(brokers, partitions),
                 },
                 Lookup::Topics => Answered::Topics(brokers.topics()),
+                Lookup::Seek { id, key, target } => Answered::Sought {
+                    id,
+                    found: find(brokers, &key, target),
+                    key,
+                },
                 Lookup::Describe { id, topics } => Answered::Described {
                     id,
                     described: describe(brokers, &topics),
@@ -251,6 +263,21 @@ fn lag(brokers: &Brokers, key: &PartitionKey, position: i64) -> Result<Value, Fa
         Fault::new("unreachable", message)
     });
     end.map(|(_, end)| Value::Integer((end - position).max(0)))
+}
+
+fn find(brokers: &Brokers, key: &PartitionKey, target: Target) -> Result<seek::Found, Error> {
+    let watermarks = brokers.watermarks(&key.topic, key.number)?;
+    let at = match target {
+        Target::Timestamp(ms) => {
+            brokers.beat.turn();
+            let timeout = brokers.timeout;
+            brokers
+                .client
+                .offset_at(&key.topic, key.number, ms, timeout)?
+        }
+        _ => None,
+    };
+    Ok(seek::resolve(target, watermarks, at))
 }
 
 fn describe(brokers: &mut Brokers, topics: &[Arc<str>]) -> Result<Described, Error> {

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::oneshot;
 
+use crate::rules::seek::Target;
 use crate::rules::topic_pauses::{By, Selection, TopicPauses};
 use crate::wait::{Fault, Value};
 
@@ -52,8 +53,21 @@ struct State {
     partitions: BTreeMap<Key, Weak<dyn Holdable>>,
     resumed: Vec<Key>,
     questions: Vec<Question>,
+    /// The last request of each partition, until its new epoch begins.
+    seeks: BTreeMap<Key, Sought>,
+    last_seek: u64,
     /// Wakes the consumer's thread; none before the first one starts.
     bell: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+/// A request to go on at another position.
+#[derive(Clone, Debug)]
+pub(crate) struct Sought {
+    /// Unique in the consumer.
+    pub(crate) id: u64,
+    pub(crate) key: Key,
+    pub(crate) target: Target,
+    pub(crate) by: By,
 }
 
 /// What a handler waits to hear of a partition.
@@ -94,15 +108,20 @@ pub(crate) fn not_ours(key: &Key) -> Fault {
 }
 
 impl State {
-    fn is_held(&self, topic: &str, number: i32) -> bool {
+    fn is_paused(&self, topic: &str, number: i32) -> bool {
         self.pauses.of(topic, number).is_some()
+    }
+
+    /// Whether no run of the partition may begin.
+    fn is_held(&self, key: &Key) -> bool {
+        self.is_paused(&key.0, key.1) || self.seeks.contains_key(key)
     }
 
     /// Marks the partitions of a topic as the requests want them, and notes those that may go on.
     fn mark(&mut self, topic: &str) {
         let all = (topic.to_owned(), i32::MIN)..=(topic.to_owned(), i32::MAX);
         for (key, partition) in self.partitions.range(all) {
-            let is_held = self.pauses.of(topic, key.1).is_some();
+            let is_held = self.pauses.of(topic, key.1).is_some() || self.seeks.contains_key(key);
             if let Some(partition) = partition.upgrade() {
                 partition.set_held(is_held);
             }
@@ -143,7 +162,7 @@ impl Control {
             for one in selections {
                 let named = one.partitions.iter().flatten();
                 let mut keys = named.map(|number| (one.topic.clone(), *number));
-                let is_strange = |key: &Key| !state.has(key) && !state.is_held(&key.0, key.1);
+                let is_strange = |key: &Key| !state.has(key) && !state.is_paused(&key.0, key.1);
                 if let Some(key) = keys.find(is_strange) {
                     return Err(not_ours(&key));
                 }
@@ -161,10 +180,31 @@ impl Control {
         let state = self.lock();
         let mut paused: BTreeMap<String, Vec<i32>> = BTreeMap::new();
         let keys = state.partitions.keys();
-        for (topic, number) in keys.filter(|(topic, number)| state.is_held(topic, *number)) {
+        for (topic, number) in keys.filter(|(topic, number)| state.is_paused(topic, *number)) {
             paused.entry(topic.clone()).or_default().push(*number);
         }
         paused
+    }
+
+    /// Leaves word: the partition goes on at another position as soon as no call of it runs. The last word counts.
+    pub(super) fn seek(&self, key: Key, target: Target, by: By) -> Result<(), Fault> {
+        self.change(|state| {
+            if !state.has(&key) {
+                return Err(not_ours(&key));
+            }
+            if let Some(partition) = state.partitions.get(&key).and_then(Weak::upgrade) {
+                partition.set_held(true);
+            }
+            state.last_seek += 1;
+            let sought = Sought {
+                id: state.last_seek,
+                key: key.clone(),
+                target,
+                by,
+            };
+            state.seeks.insert(key, sought);
+            Ok(())
+        })
     }
 
     /// Asks the consumer's thread.
@@ -209,6 +249,7 @@ impl Control {
         let mut state = self.lock();
         state.bell = None;
         state.partitions.clear();
+        state.seeks.clear();
         // The replies of open questions say that nobody answers.
         let questions = std::mem::take(&mut state.questions);
         drop(state);
@@ -216,19 +257,35 @@ impl Control {
     }
 
     /// An epoch of a partition begins: its pauses hold from the first message on.
-    pub(crate) fn begin(&self, topic: &str, number: i32, partition: Weak<dyn Holdable>) {
-        let mut state = self.lock();
-        if let Some(partition) = partition.upgrade() {
-            partition.set_held(state.is_held(topic, number));
+    pub(crate) fn begin(&self, topic: &str, number: i32, weak: Weak<dyn Holdable>) {
+        let (key, mut state) = ((topic.to_owned(), number), self.lock());
+        if let Some(partition) = weak.upgrade() {
+            partition.set_held(state.is_held(&key));
         }
-        state
-            .partitions
-            .insert((topic.to_owned(), number), partition);
+        state.partitions.insert(key, weak);
     }
 
-    /// The assignment has lost the partition.
-    pub(crate) fn end(&self, topic: &str, number: i32) {
-        self.lock().partitions.remove(&(topic.to_owned(), number));
+    /// The assignment has lost the partition. Returns the seek that cannot be done any more.
+    pub(crate) fn end(&self, topic: &str, number: i32) -> Option<Sought> {
+        let (key, mut state) = ((topic.to_owned(), number), self.lock());
+        state.partitions.remove(&key);
+        state.seeks.remove(&key)
+    }
+
+    /// The requests to go on at another position.
+    pub(crate) fn seeks(&self) -> Vec<Sought> {
+        self.lock().seeks.values().cloned().collect()
+    }
+
+    /// Takes this request, unless a later one has replaced it.
+    pub(crate) fn take_seek(&self, topic: &str, number: i32, id: u64) -> Option<Sought> {
+        let (key, mut state) = ((topic.to_owned(), number), self.lock());
+        let is_last = state.seeks.get(&key).is_some_and(|sought| sought.id == id);
+        if is_last {
+            state.seeks.remove(&key)
+        } else {
+            None
+        }
     }
 
     /// The work since the last call, if there is any.

@@ -11,6 +11,8 @@ use crate::support::kafka;
 use crate::support::project::{Project, from_beginning};
 use crate::support::wait::{DEADLINE, stays};
 
+mod seek; // a partition goes on at another position
+
 const A_WHILE: Duration = Duration::from_millis(1500);
 
 /// Pauses its topic at a message `stop`; a timer resumes it when the gate is open. `WHO` records.

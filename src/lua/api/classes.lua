@@ -41,6 +41,7 @@
 ---@class consumer
 ---@field pause fun(which?: consumer.Selection|consumer.Selection[])
 ---@field resume fun(which?: consumer.Selection|consumer.Selection[])
+---@field seek fun(to: { offset?: integer|string, timestamp?: integer, topic?: string, partition?: integer })
 ---@field paused fun(): { topic: string, partitions: integer[] }[]
 ---@field position fun(of?: consumer.Partition): integer
 ---@field committed fun(of?: consumer.Partition): integer?

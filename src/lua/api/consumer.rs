@@ -35,15 +35,24 @@ const BYTES_MAX: usize = 1 << 20;
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// The methods, by index.
-const METHODS: [&str; 6] = ["committed", "lag", "pause", "paused", "position", "resume"];
+const METHODS: [&str; 7] = [
+    "committed",
+    "lag",
+    "pause",
+    "paused",
+    "position",
+    "resume",
+    "seek",
+];
 /// The same as errors name them.
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "consumer.committed",
     "consumer.lag",
     "consumer.pause",
     "consumer.paused",
     "consumer.position",
     "consumer.resume",
+    "consumer.seek",
 ];
 
 /// The block of a consumer's userdata; it has no destructor.
@@ -289,6 +298,12 @@ impl Of<'_> {
             "consumer.resume" => {
                 let selections = self.selections(name, argument)?;
                 control.resume(&selections)?;
+                Ok(Next::Nothing)
+            }
+            "consumer.seek" => {
+                let (key, target) = forms::seek(name, argument, &self.own)?;
+                self.knows(&key.0)?;
+                control.seek(key, target, self.by.clone())?;
                 Ok(Next::Nothing)
             }
             "consumer.paused" => Ok(Next::Value(paused(&control))),

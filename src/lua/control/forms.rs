@@ -2,6 +2,7 @@
 
 use super::Key;
 use crate::nearest::suggestion;
+use crate::rules::seek::Target;
 use crate::rules::topic_pauses::Selection;
 use crate::wait::{Fault, Value};
 
@@ -173,6 +174,64 @@ fn key(name: &str, topic: Option<String>, number: Option<i32>, own: &Own) -> Res
     }
 }
 
+/// The argument of `seek`: the partition, and where it goes on.
+pub(in crate::lua) fn seek(
+    name: &str,
+    argument: &Value,
+    own: &Own,
+) -> Result<(Key, Target), Fault> {
+    let fields = ["offset", "partition", "timestamp", "topic"];
+    let (mut topic, mut number, mut target) = (None, None, None);
+    for (field, value) in named(name, argument, &fields)? {
+        match field {
+            "topic" => topic = Some(topic_of(name, value)?),
+            "partition" => number = Some(number_of(name, value)?),
+            _ if target.is_some() => {
+                return Err(invalid(format!(
+                    "`{name}` takes either `offset` or `timestamp`"
+                )));
+            }
+            "offset" => target = Some(offset_of(name, value)?),
+            _ => target = Some(timestamp_of(name, value)?),
+        }
+    }
+    let target = target.ok_or_else(|| {
+        invalid(format!(
+            "`{name}` needs `offset` or `timestamp`, as `{{ offset = \"beginning\" }}`"
+        ))
+    })?;
+    Ok((key(name, topic, number, own)?, target))
+}
+
+/// An integer, also as kafkajs writes it: -1 is the end, -2 the beginning, and a string may have the digits.
+fn offset_of(name: &str, value: &Value) -> Result<Target, Fault> {
+    let number = match value {
+        Value::Integer(number) => Some(*number),
+        _ => value.text().and_then(|text| text.parse().ok()),
+    };
+    match (number, value.text()) {
+        (Some(-1), _) | (_, Some("end")) => Ok(Target::End),
+        (Some(-2), _) | (_, Some("beginning")) => Ok(Target::Beginning),
+        (Some(offset), _) if offset >= 0 => Ok(Target::Offset(offset)),
+        _ => Err(invalid(format!(
+            "`offset` of `{name}` is an integer from 0, \"beginning\" (-2) or \"end\" (-1), not {}",
+            value
+                .text()
+                .map_or_else(|| value.describe(), |text| format!("{text:?}"))
+        ))),
+    }
+}
+
+fn timestamp_of(name: &str, value: &Value) -> Result<Target, Fault> {
+    match value {
+        Value::Integer(ms) if *ms >= 0 => Ok(Target::Timestamp(*ms)),
+        _ => Err(invalid(format!(
+            "`timestamp` of `{name}` is an integer of milliseconds since the epoch, not {}",
+            value.describe()
+        ))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,6 +347,44 @@ mod tests {
             let message = refused(argument, own);
             assert!(message.contains(expected), "{message}");
         }
+    }
+
+    #[test]
+    fn every_form_of_a_seek_is_read() {
+        let of = |field: &str, value: Value| seek("seek", &table(&[(field, value)]), &own());
+        for (value, expected) in [
+            (Value::Integer(7), Target::Offset(7)),
+            (Value::Integer(-1), Target::End),
+            (Value::Integer(-2), Target::Beginning),
+            (text("end"), Target::End),
+            (text("beginning"), Target::Beginning),
+            (text("-2"), Target::Beginning),
+            (text("42"), Target::Offset(42)),
+        ] {
+            let found = of("offset", value).unwrap();
+            assert_eq!(found, (("orders".to_owned(), 3), expected));
+        }
+        let found = of("timestamp", Value::Integer(5)).unwrap();
+        assert_eq!(found.1, Target::Timestamp(5));
+        for value in [
+            Value::Integer(-3),
+            Value::Number(1.5),
+            text("latest"),
+            Value::Nil,
+        ] {
+            assert!(of("offset", value).is_err());
+        }
+        assert!(of("timestamp", text("5")).is_err());
+        let both = [
+            ("offset", Value::Integer(1)),
+            ("timestamp", Value::Integer(1)),
+        ];
+        let neither = [("topic", text("a")), ("partition", Value::Integer(1))];
+        for argument in [table(&both), table(&neither), Value::Nil] {
+            assert_eq!(seek("seek", &argument, &own()).unwrap_err().kind, "invalid");
+        }
+        let retry = table(&[("offset", Value::Integer(1)), ("topic", text("a"))]);
+        assert!(seek("seek", &retry, &Own::Retry).is_err());
     }
 
     #[test]

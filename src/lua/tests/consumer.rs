@@ -64,6 +64,31 @@ fn a_pause_holds_the_partition_at_once_in_every_form() {
     assert_eq!(held(resumed), [false, true]);
 }
 
+/// A call that fails after its seek, or seeks again, leaves the last word.
+#[test]
+fn a_seek_holds_the_partition_at_once_and_the_last_one_counts() {
+    use crate::rules::seek::Target;
+    let body = "ctx.consumer.seek{ offset = 5 } ctx.consumer:seek{ offset = 'end' } ctx.consumer.resume() error('boom')";
+    let (mut f, app, held) = fixture(body);
+    failure(f.run());
+    let held = held.map(|one| one.0.load(Ordering::Relaxed));
+    assert_eq!(held, [true, false], "a resume does not end it");
+    let control = app.consumers.of("default");
+    let seeks = control.seeks();
+    assert_eq!((seeks.len(), seeks[0].target), (1, Target::End));
+    assert!(
+        seeks[0]
+            .by
+            .who
+            .starts_with("listener `h`, handlers/h.lua:2"),
+        "{}",
+        seeks[0].by.who
+    );
+    assert!(control.take_seek("orders", 3, seeks[0].id - 1).is_none());
+    assert!(control.take_seek("orders", 3, seeks[0].id).is_some());
+    assert!(control.seeks().is_empty());
+}
+
 #[test]
 fn the_paused_partitions_of_the_assignment_are_listed() {
     let body = "local c = ctx.consumer assert(#c.paused() == 0) c.pause{ topic = 'orders' } local p = c.paused() assert(#p == 1 and p[1].topic == 'orders' and table.concat(p[1].partitions, ',') == '3,4')";
@@ -107,6 +132,16 @@ fn a_partition_that_is_not_ours_is_refused_with_its_kind_and_nothing_is_done() {
             "ctx.consumer.pause{ topics = 1 }",
             "invalid",
             "knows no `topics`, did you mean `topic`?",
+        ),
+        (
+            "ctx.consumer.seek{ offset = 5, partition = 9 }",
+            "notFound",
+            "partition orders[9] is not assigned",
+        ),
+        (
+            "ctx.consumer.seek{ offset = -3 }",
+            "invalid",
+            "is an integer from 0",
         ),
         ("ctx.consumer.pause(print)", "invalid", "takes plain data"),
     ] {

@@ -22,6 +22,8 @@ pub(crate) struct ConsumerCounts {
     pub(crate) errors: u64,
     /// An upper bound of the messages that the brokers deleted before they were handled.
     pub(crate) messages_lost: u64,
+    /// An upper bound of the messages that seeks of handlers passed over.
+    pub(crate) passed_over: u64,
     /// Partitions that started at their beginning because their topic was created again.
     pub(crate) partitions_recreated: u64,
 }

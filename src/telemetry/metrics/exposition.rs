@@ -111,6 +111,8 @@ fn consumer(samples: &mut Samples, status: &ConsumerStatus, counts: &ConsumerCou
     }
     samples.add(&f::KAFKA_ERRORS, &[name], count(counts.errors));
     samples.add(&f::MESSAGES_LOST, &[name], count(counts.messages_lost));
+    let passed_over = count(counts.passed_over);
+    samples.add(&f::PASSED_OVER, &[name], passed_over);
     let missing = status.topic_errors.len() as u64;
     samples.add(&f::TOPICS_MISSING, &[name], count(missing));
     let recreated = count(counts.partitions_recreated);

@@ -95,6 +95,8 @@ families! {
         "Errors of brokers, group and partitions";
     MESSAGES_LOST: Counter "moontide_messages_lost" &["consumer"],
         "Messages that retention deleted before they were handled; an upper bound";
+    PASSED_OVER: Counter "moontide_messages_passed_over" &["consumer"],
+        "Messages that seeks of handlers passed over; an upper bound";
     TOPICS_MISSING: Gauge "moontide_topics_missing" &["consumer"],
         "Subscribed topics that do not exist or may not be read";
     PARTITIONS_RECREATED: Counter "moontide_partitions_recreated" &["consumer"],
