@@ -2,19 +2,21 @@
 //! between these two threads.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
 use crate::bundle::Bundle;
 use crate::config::Config;
 use crate::kafka;
+use crate::lua::control::Holdable;
 use crate::lua::{CallId, Vm};
 use crate::outgoing::outbox::{Outbox, Refused};
 use crate::outgoing::required_topics::RequiredTopic;
 use crate::rules::commit_metadata::Finished;
 use crate::rules::offsets::Ask;
 use crate::rules::route::Plan;
+use crate::rules::seek;
 use crate::rules::start_offset::{Policy, Start};
 use crate::telemetry::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::telemetry::status::Blocked;
@@ -23,6 +25,21 @@ use crate::wait::{Answer, Reply, WaitId};
 
 /// With more partitions than this, a partition without messages in flight frees the memory that it had for them.
 pub(crate) const MANY: usize = 64;
+
+/// The epoch has ended.
+const OVER: u8 = 1;
+/// A handler has paused the partition.
+const HELD: u8 = 2;
+
+/// What a worker may do in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admits {
+    /// Runs may begin.
+    Runs,
+    /// What runs goes on, and records of ended messages are sent; no run begins.
+    NoRuns,
+    Nothing,
+}
 
 /// An epoch of a partition. Each assignment, seek or reset makes a new one, and requests for an old one are refused.
 /// It holds the client, because no message may outlive the client.
@@ -40,7 +57,8 @@ pub(crate) struct Partition {
     pub(crate) seed: u64,
     /// The mailbox for finished messages and requests.
     pub(crate) inbox: Arc<Mailbox<ToConsumer>>,
-    over: AtomicBool,
+    /// `OVER` and `HELD`: one read tells a worker both.
+    state: AtomicU8,
     blocked: Mutex<Option<Blocked>>,
     _client: Arc<kafka::Client>,
 }
@@ -104,6 +122,12 @@ pub(crate) enum Answered {
         starts: Result<Starts, kafka::Error>,
     },
     Topics(Result<Vec<(String, usize)>, kafka::Error>),
+    /// Where the seek of a handler leads to.
+    Sought {
+        id: u64,
+        key: PartitionKey,
+        found: Result<seek::Found, kafka::Error>,
+    },
     Described {
         id: u64,
         described: Result<Described, kafka::Error>,
@@ -200,6 +224,10 @@ pub(crate) enum ToWorker {
     Status(mpsc::Sender<WorkerSnapshot>),
     /// An operator command.
     Order(Order),
+    /// A handler has resumed the partition: its runs may begin.
+    Wake(Arc<Partition>),
+    /// The daemon stops: no tick of a timer begins any more, and those that run end until this moment.
+    EndTicks(Instant),
     Stop,
 }
 
@@ -257,7 +285,7 @@ impl Partition {
             outbox: of.outbox,
             seed: of.seed,
             inbox: of.inbox,
-            over: AtomicBool::new(false),
+            state: AtomicU8::new(0),
             blocked: Mutex::default(),
             _client: of.client,
         }
@@ -269,11 +297,20 @@ impl Partition {
 
     /// The epoch ends: no further call may start, even before the worker reads `Release`.
     pub(crate) fn end(&self) {
-        self.over.store(true, Ordering::Release);
+        self.state.fetch_or(OVER, Ordering::Release);
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire)
+        self.admits() == Admits::Nothing
+    }
+
+    /// Which runs may begin now.
+    pub(crate) fn admits(&self) -> Admits {
+        match self.state.load(Ordering::Acquire) {
+            0 => Admits::Runs,
+            HELD => Admits::NoRuns,
+            _ => Admits::Nothing,
+        }
     }
 
     pub(crate) fn blocked(&self) -> Option<Blocked> {
@@ -285,6 +322,16 @@ impl Partition {
 
     pub(crate) fn set_blocked(&self, blocked: Option<Blocked>) {
         *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = blocked;
+    }
+}
+
+impl Holdable for Partition {
+    fn set_held(&self, is_held: bool) {
+        if is_held {
+            self.state.fetch_or(HELD, Ordering::Release);
+        } else {
+            self.state.fetch_and(!HELD, Ordering::Release);
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod budget;
 mod commit_requests;
 mod commits;
 mod connections;
+mod control;
 mod drain;
 mod ends;
 mod epoch;
@@ -25,6 +26,7 @@ mod not_due;
 mod pauses;
 mod phase;
 mod report;
+mod seeks;
 mod standstill;
 mod starts;
 mod subscription;
@@ -45,6 +47,7 @@ use crate::config;
 use crate::consumer::lookups::Lookups;
 use crate::failpoint::failpoint;
 use crate::kafka::{Broker, Class, Client, Error, Event, Security, Unfit};
+use crate::lua::control::Control;
 use crate::outgoing::outbox::Outbox;
 use crate::telemetry::metrics::ConsumerCounts;
 use crate::threads::mailbox::Mailbox;
@@ -81,6 +84,8 @@ pub(crate) struct Consumer {
     workers: Vec<Arc<Mailbox<ToWorker>>>,
     endings: Endings,
     supervisor: Supervisor,
+    /// The requests of handlers.
+    control: Arc<Control>,
     lookups: Lookups,
     known: Arc<Mutex<KnownTopics>>,
     topics: Topics,
@@ -106,6 +111,7 @@ pub(crate) struct Start {
     pub(crate) inbox: Arc<Mailbox<ToConsumer>>,
     pub(crate) workers: Vec<Arc<Mailbox<ToWorker>>>,
     pub(crate) supervisor: Supervisor,
+    pub(crate) control: Arc<Control>,
     /// Numbers the epochs of partitions, for the whole process.
     pub(crate) epochs: Arc<AtomicU64>,
     /// Receives the topics that patterns match.
@@ -120,6 +126,7 @@ impl Consumer {
             inbox,
             workers,
             supervisor,
+            control,
             epochs,
             topics,
         } = start;
@@ -130,6 +137,7 @@ impl Consumer {
                 .map_or("", |value| &value.text),
         );
         let name: Arc<str> = settings.name.as_str().into();
+        control.connect(bell(&inbox));
         let known = Arc::new(Mutex::new(KnownTopics::open(
             &bundle.config.daemon.state_directory,
             &name,
@@ -156,6 +164,7 @@ impl Consumer {
             workers,
             endings: supervisor.endings(),
             supervisor,
+            control,
             lookups,
             phase: Phase::default(),
             held: HashMap::new(),
@@ -191,6 +200,7 @@ impl Consumer {
                 self.open(letter, now);
             }
             is_due |= self.settle_replies(now);
+            is_due |= self.serve_requests();
             if is_due {
                 self.intake.look_anew();
             }
@@ -338,6 +348,9 @@ impl Consumer {
             }
             ToConsumer::Answered(Answered::Starts { id, starts }) => self.starts(id, starts, now),
             ToConsumer::Answered(Answered::Topics(topics)) => self.topics_found(topics, now),
+            ToConsumer::Answered(Answered::Sought { id, key, found }) => {
+                self.sought(id, &key, found, now);
+            }
             ToConsumer::Answered(Answered::Described { id, described }) => {
                 self.described(id, described, now);
             }
@@ -386,6 +399,12 @@ impl Consumer {
     }
 }
 
+/// Wakes the consumer's thread.
+fn bell(inbox: &Arc<Mailbox<ToConsumer>>) -> Arc<dyn Fn() + Send + Sync> {
+    let inbox = inbox.clone();
+    Arc::new(move || inbox.ring())
+}
+
 /// A client, and the thread for its lookups.
 fn connect(
     settings: &config::Consumer,
@@ -393,13 +412,9 @@ fn connect(
     known: &Arc<Mutex<KnownTopics>>,
     supervisor: &Supervisor,
 ) -> anyhow::Result<(Arc<Client>, Lookups)> {
-    let bell = {
-        let inbox = inbox.clone();
-        Arc::new(move || inbox.ring())
-    };
     let properties = settings.properties.iter();
     let properties = properties.map(|(name, value)| (name.as_str(), value.text.as_str()));
-    let client = Arc::new(Client::new(properties, bell)?);
+    let client = Arc::new(Client::new(properties, bell(inbox))?);
     let lookups = Lookups::start(
         &settings.name,
         client.clone(),

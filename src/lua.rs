@@ -6,6 +6,7 @@
 mod api;
 mod attributes;
 mod build;
+pub(crate) mod control;
 mod loader;
 mod plain;
 mod shared;
@@ -35,6 +36,8 @@ pub(crate) struct Call<'a> {
     pub(crate) record: &'a dyn Record,
     /// Runs of this message by this listener, this one included.
     pub(crate) attempt: u32,
+    /// The record lies in a retry topic; topic and partition are those of its origin.
+    pub(crate) is_retry: bool,
 }
 
 /// A call that waits; unique within its VM.
@@ -112,6 +115,15 @@ impl Failure {
             message: format!(
                 "took more than {limit}, its waits included (limits.timeout), and was given up; raise the limit, or wait for less"
             ),
+            traceback: None,
+        }
+    }
+
+    /// The worker gave the call up, for this reason.
+    pub(crate) fn given_up(message: String) -> Self {
+        Self {
+            kind: FailureKind::Raised,
+            message,
             traceback: None,
         }
     }

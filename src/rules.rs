@@ -8,5 +8,8 @@ pub(crate) mod offsets;
 pub(crate) mod pace;
 pub(crate) mod retry;
 pub(crate) mod route;
+pub(crate) mod seek;
 pub(crate) mod start_offset;
+pub(crate) mod timers;
 pub(crate) mod topic_ids;
+pub(crate) mod topic_pauses;

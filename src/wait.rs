@@ -71,6 +71,29 @@ pub(crate) enum Value {
     Table(Vec<(Value, Value)>),
 }
 
+impl Value {
+    /// A string that is text.
+    pub(crate) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
+            _ => None,
+        }
+    }
+
+    /// For errors: a number itself, or the type of another value.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Nil => "nil".to_owned(),
+            Self::Boolean(value) => value.to_string(),
+            Self::Integer(value) => value.to_string(),
+            Self::Number(value) => value.to_string(),
+            Self::Bytes(_) => "a string".to_owned(),
+            Self::Null => "null".to_owned(),
+            Self::Table(_) => "a table".to_owned(),
+        }
+    }
+}
+
 /// An error with a kind. A handler sees a table with `kind` and `message`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {

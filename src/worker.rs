@@ -25,6 +25,7 @@ mod suspects;
 mod taken;
 #[cfg(test)]
 mod tests;
+mod ticks;
 mod timers;
 mod unreported;
 mod vms;
@@ -58,7 +59,8 @@ use meter::Meter;
 use rates::Rates;
 use slot::Slot;
 use suspects::{Gatekeeper, Running};
-use timers::{Timers, Wake};
+use ticks::Ticks;
+use timers::Timers;
 use unreported::Unreported;
 use vms::Vms;
 
@@ -99,12 +101,15 @@ pub(crate) struct Worker {
     running: Running,
     gatekeeper: Gatekeeper,
     timers: Timers,
+    ticks: Ticks,
     unreported: Unreported,
     log: failures::Log,
     /// When messages that wait for long were last looked for.
     looked: Instant,
     /// Nothing starts in the next turn: another worker is to run alone, or there is no VM.
     is_held: bool,
+    /// `ToWorker::Stop` has arrived.
+    stops: bool,
     clock: Clock,
     /// For the jitter of retries.
     chance: fastrand::Rng,
@@ -169,7 +174,7 @@ impl Worker {
         let mut gates = Gates::new(clock.clone(), start.rates);
         gates.set_listeners(&start.bundle.config, start.index, start.count);
         let meter = Meter::new(names(&start.bundle.config), now);
-        Self {
+        let mut worker = Self {
             index: start.index,
             count: start.count,
             mailbox: start.mailbox,
@@ -190,13 +195,17 @@ impl Worker {
             running: Running::new(start.page),
             gatekeeper: Gatekeeper::new(start.solo, start.index),
             timers: Timers::default(),
+            ticks: Ticks::new(start.index),
             unreported: Unreported::default(),
             log: failures::Log::new(clock.clone()),
             looked: now,
             is_held: false,
+            stops: false,
             clock,
             chance: start.chance,
-        }
+        };
+        worker.follow_timers();
+        worker
     }
 
     /// Runs until `ToWorker::Stop`.
@@ -218,12 +227,6 @@ impl Worker {
     pub(crate) fn turn(&mut self, letters: &mut Vec<ToWorker>) -> Turn {
         failpoint!("worker-turn");
         for letter in letters.drain(..) {
-            if matches!(letter, ToWorker::Stop) {
-                failpoint!("worker-stop");
-                self.gatekeeper.gone();
-                self.log.tell_rest();
-                return Turn::Stopped;
-            }
             self.open(letter);
         }
         let mut now = self.clock.now();
@@ -234,7 +237,15 @@ impl Worker {
         }
         self.fire(now);
         self.look(now);
-        if self.calls.is_empty() && self.gatekeeper.may_go_on() {
+        self.run_ticks(now);
+        self.end_ticks(now);
+        if self.stops && self.ticks.is_idle() {
+            failpoint!("worker-stop");
+            self.gatekeeper.gone();
+            self.log.tell_rest();
+            return Turn::Stopped;
+        }
+        if self.runs_nothing() && self.gatekeeper.may_go_on() {
             self.wake_alone();
         }
         if !self.is_held
@@ -253,13 +264,14 @@ impl Worker {
     fn end_turn(&mut self) -> Turn {
         self.beat.turn();
         let down_until = self.engine.down_until();
-        self.is_held = self.gatekeeper.is_held(self.calls.is_empty()) || down_until.is_some();
+        self.is_held = self.gatekeeper.is_held(self.runs_nothing()) || down_until.is_some();
         if (!self.ready.is_empty() && !self.is_held) || !self.answers.is_empty() {
             return Turn::Busy;
         }
         self.report();
         let look_at = self.clock.now() + TURN;
-        let others = [down_until, self.timers.next(), self.gates.next_try()];
+        let tick = self.ticks.next().filter(|_| !self.is_held);
+        let others = [down_until, self.timers.next(), self.gates.next_try(), tick];
         Turn::Until(others.into_iter().flatten().fold(look_at, Instant::min))
     }
 
@@ -294,7 +306,16 @@ impl Worker {
             // The receiver is gone if the send fails.
             ToWorker::Status(reply) => drop(reply.send(self.snapshot())),
             ToWorker::Order(order) => self.obey(order),
-            ToWorker::Stop => {}
+            ToWorker::Wake(partition) if self.slots.contains_key(&partition.epoch) => {
+                self.wake(partition.epoch);
+            }
+            // None of its messages has come here.
+            ToWorker::Wake(_) => {}
+            ToWorker::EndTicks(deadline) => self.ticks.end_until(deadline),
+            ToWorker::Stop => {
+                self.stops = true;
+                self.ticks.end_until(self.clock.now());
+            }
         }
     }
 
@@ -405,50 +426,6 @@ impl Worker {
         {
             self.resume(vm, call, wait, answer);
         }
-    }
-
-    /// Fires the timers that are due, for as long as a turn may take: many calls may have slept until the same
-    /// moment.
-    fn fire(&mut self, now: Instant) {
-        self.gates.tick(now);
-        self.wake_called();
-        while self.clock.since(now) < QUANTUM_TIME
-            && let Some(wake) = self.timers.due(now)
-        {
-            match wake {
-                Wake::Call(vm, call, wait) => self.resume(vm, call, wait, Answer::Slept),
-                Wake::Timeout(vm, call) => self.time_out(vm, call),
-                Wake::Lane(id) => {
-                    if let Some(slot) = self.slots.get_mut(&id.epoch)
-                        && let Some(one) = slot.lanes.get_mut(id.lane)
-                    {
-                        one.tick(now);
-                        self.wake_lane(id);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Once a second, copies messages that have waited for longer than that, so that they pin no fetch buffer.
-    fn look(&mut self, now: Instant) {
-        if now.duration_since(self.looked) < TURN {
-            return;
-        }
-        self.looked = now;
-        for slot in self.slots.values_mut() {
-            slot.lanes.each_old(Message::detach);
-        }
-        self.gates.flush(now);
-        self.log.tell_ended(now);
-        self.running.look();
-        let (calls, slots) = (&self.calls, &self.slots);
-        self.timers
-            .prune(calls.len() + slots.len(), |wake| match wake {
-                Wake::Timeout(vm, call) => calls.get(vm, call).is_some(),
-                Wake::Call(vm, call, wait) => calls.waits(vm, call, wait),
-                Wake::Lane(id) => slots.contains_key(&id.epoch),
-            });
     }
 
     /// Reports after a turn of this partition, which began at `began`. A report wakes the consumer, which takes

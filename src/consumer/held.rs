@@ -31,6 +31,15 @@ pub(super) struct Held {
     /// Messages taken in this assignment.
     pub(super) received: u64,
     pub(super) topic: TopicState,
+    pub(super) seeking: Seeking,
+}
+
+/// The lookup for the seek of a partition.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seeking {
+    /// The request whose position is being looked up.
+    pub(super) asked: Option<u64>,
+    pub(super) not_before: Option<Instant>,
 }
 
 /// Whether the topic is the one of the group's offsets.
@@ -91,6 +100,7 @@ impl Held {
             last_commit: now,
             received: 0,
             topic: TopicState::Known,
+            seeking: Seeking::default(),
         }
     }
 

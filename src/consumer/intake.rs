@@ -295,7 +295,10 @@ impl Consumer {
             seed: fastrand::u64(..),
         };
         let epoch = self.intake.epochs.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Partition::new(epoch, topic, number, shared))
+        let partition = Arc::new(Partition::new(epoch, topic, number, shared));
+        let weak = Arc::downgrade(&partition);
+        self.control.begin(topic, number, weak);
+        partition
     }
 
     /// Ends a run: its messages go to the worker, and the partition returns to `Consumer::held`.

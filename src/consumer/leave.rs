@@ -12,6 +12,7 @@ use crate::log::log;
 use crate::rules::offsets::Position;
 use crate::rules::route;
 use crate::rules::start_offset::{Start, Why};
+use crate::telemetry::status::Pause;
 
 use super::connections::Connections;
 use super::drain::{Drain, LAST_COMMIT};
@@ -20,7 +21,7 @@ use super::pauses::Pauses;
 use super::phase::{Leaving, Phase, Retiring};
 use super::topic_watch::TopicWatch;
 use super::trouble::Subject;
-use super::{Consumer, TURN, connect};
+use super::{Consumer, TURN, bell, connect};
 
 /// How long leaving the group may take.
 const LEAVE: Duration = Duration::from_secs(5);
@@ -97,7 +98,7 @@ impl Consumer {
     }
 
     /// Released partitions finish until a deadline, as if their topic had been removed.
-    fn end_in_time(&mut self, now: Instant) {
+    pub(super) fn end_in_time(&mut self, now: Instant) {
         let is_releasing = |held: &Held| held.stage == Stage::Releasing;
         if self.phase.retiring.is_none()
             && !self.phase.is_closing()
@@ -138,8 +139,15 @@ impl Consumer {
         self.release_ended(now);
         // The new epoch does not know the requests of the old one, so one attempt to commit them comes first.
         let will_commit = self.commits.not_before.is_none();
+        let sought = self.control.seeks();
+        let is_sought = |held: &Held| {
+            let (topic, number) = (&*held.epoch.partition.topic, held.epoch.partition.number);
+            let mut keys = sought.iter().map(|one| (&*one.key.0, one.key.1));
+            keys.any(|key| key == (topic, number))
+        };
         let back = |held: &&Held| {
             held.comes_back
+                && !is_sought(held)
                 && held.stage == Stage::Drained
                 && !(will_commit && held.has_uncommitted_requests())
         };
@@ -163,6 +171,7 @@ impl Consumer {
             self.hold(key, start, now);
             if let Some(new) = self.held.get_mut(key) {
                 new.pauses = Pauses::of_same_assignment();
+                new.pauses.set_by_handler(old.pauses.has(Pause::Handler));
                 new.epoch.committed = old.epoch.committed;
                 new.topic = old.topic;
                 if new.plan.manual.is_empty() {
@@ -260,6 +269,8 @@ impl Consumer {
         self.say_given_up(|_| true, now);
         self.held.values().for_each(Held::cancel);
         self.held.clear();
+        self.control.disconnect();
+        self.control.connect(bell(&self.inbox));
         let (client, lookups) =
             connect(&self.settings, &self.inbox, &self.known, &self.supervisor)?;
         self.client = client;
@@ -285,6 +296,7 @@ impl Consumer {
     /// The end: no worker may hold a partition of this consumer now, or the client stays until the process ends.
     pub(super) fn leave(mut self) {
         self.say_given_up(|_| true, Instant::now());
+        self.control.disconnect();
         self.inbox.close();
         self.outbox.close(Instant::now() + LAST_LETTERS);
         log!(info, consumer, consumer = &*self.name, "left the group");

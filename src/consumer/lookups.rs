@@ -8,15 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
+
 use crate::assignment::{Answered, Assigned, Described, Found, PartitionKey, Starts, ToConsumer};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
 use crate::kafka::{Class, Client, Description, Error, Existing, TopicPartition};
 use crate::rules::commit_metadata::{self, Finished};
+use crate::rules::seek::{self, Target};
 use crate::rules::start_offset::{self, Known, Start, Why};
 use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
 use crate::threads::supervisor::{Handle, Kind, Supervisor};
+use crate::wait::{Fault, Value};
 
 use super::known_topics::KnownTopics;
 
@@ -39,6 +43,18 @@ pub(crate) enum Lookup {
     Describe {
         id: u64,
         topics: Vec<Arc<str>>,
+    },
+    /// The end of a partition, for a handler that asks for the lag behind this position.
+    Lag {
+        key: PartitionKey,
+        position: i64,
+        reply: oneshot::Sender<Result<Value, Fault>>,
+    },
+    /// The offset of a handler's seek.
+    Seek {
+        id: u64,
+        key: PartitionKey,
+        target: Target,
     },
     /// The group has an offset of a topic that was created again.
     Committed(PartitionKey),
@@ -222,6 +238,11 @@ fn serve(brokers: &mut Brokers, mailbox: &Mailbox<Lookup>, inbox: &Mailbox<ToCon
                     starts: starts(brokers, partitions),
                 },
                 Lookup::Topics => Answered::Topics(brokers.topics()),
+                Lookup::Seek { id, key, target } => Answered::Sought {
+                    id,
+                    found: find(brokers, &key, target),
+                    key,
+                },
                 Lookup::Describe { id, topics } => Answered::Described {
                     id,
                     described: describe(brokers, &topics),
@@ -230,10 +251,43 @@ fn serve(brokers: &mut Brokers, mailbox: &Mailbox<Lookup>, inbox: &Mailbox<ToCon
                     brokers.known().committed(&key.topic, key.number);
                     continue;
                 }
+                Lookup::Lag {
+                    key,
+                    position,
+                    reply,
+                } => {
+                    // The handler may have been given up.
+                    let _ = reply.send(lag(brokers, &key, position));
+                    continue;
+                }
                 Lookup::Stop => return,
             }));
         }
     }
+}
+
+fn lag(brokers: &Brokers, key: &PartitionKey, position: i64) -> Result<Value, Fault> {
+    let (topic, number) = (&key.topic, key.number);
+    let end = brokers.watermarks(topic, number).map_err(|error| {
+        let message = format!("the brokers do not tell the end of {topic}[{number}]: {error}");
+        Fault::new("unreachable", message)
+    });
+    end.map(|(_, end)| Value::Integer((end - position).max(0)))
+}
+
+fn find(brokers: &Brokers, key: &PartitionKey, target: Target) -> Result<seek::Found, Error> {
+    let watermarks = brokers.watermarks(&key.topic, key.number)?;
+    let at = match target {
+        Target::Timestamp(ms) => {
+            brokers.beat.turn();
+            let timeout = brokers.timeout;
+            brokers
+                .client
+                .offset_at(&key.topic, key.number, ms, timeout)?
+        }
+        _ => None,
+    };
+    Ok(seek::resolve(target, watermarks, at))
 }
 
 fn describe(brokers: &mut Brokers, topics: &[Arc<str>]) -> Result<Described, Error> {

@@ -28,6 +28,7 @@ impl Consumer {
         self.drain_without_worker();
         self.progress_retiring(now);
         self.bring_back(now);
+        self.progress_seeks(now);
         self.ask_late(now);
         loop {
             let moved = match std::mem::take(&mut self.phase.doing) {
@@ -223,6 +224,9 @@ impl Consumer {
     fn unassign(&mut self, revoking: &Revoking) {
         failpoint!("before-unassign");
         let gone = list(self.held.values().filter(|held| revoking.goes.takes(held)));
+        for one in &gone {
+            self.say_unsought(&one.topic, one.partition);
+        }
         self.held.retain(|_, held| !revoking.goes.takes(held));
         // After the loss of everything, the consumer joins the group anew; after a partial revocation it stays a
         // member.

@@ -66,9 +66,9 @@ impl Pauses {
         }
     }
 
-    /// The client has assigned the partition again, which resumes it.
+    /// The client has assigned the partition again, which resumes it. A pause by a handler is told again.
     pub(super) fn assigned_again(&mut self) {
-        (self.reasons, self.told) = (Reasons::default(), Told::Fetch);
+        (self.reasons, self.told) = (self.of_handlers(), Told::Fetch);
         self.not_due_until = None;
     }
 
@@ -88,7 +88,7 @@ impl Pauses {
     /// The next message is not due before `until`. This replaces a pause for the budget: its end seeks back, and no
     /// message of the partition is in flight until then.
     pub(super) fn set_not_due(&mut self, until: Instant) {
-        self.reasons = Reasons::default();
+        self.reasons = self.of_handlers();
         self.reasons.add(Pause::NotDue);
         self.not_due_until = Some(until);
         self.full_since = None;
@@ -110,6 +110,24 @@ impl Pauses {
         self.not_due_until
     }
 
+    /// Whether a handler has paused the partition; this holds beside every other reason.
+    pub(super) fn set_by_handler(&mut self, is_paused: bool) {
+        if is_paused {
+            self.reasons.add(Pause::Handler);
+        } else {
+            self.reasons.remove(Pause::Handler);
+        }
+    }
+
+    /// The reason that only handlers remove.
+    fn of_handlers(&self) -> Reasons {
+        let mut reasons = Reasons::default();
+        if self.has(Pause::Handler) {
+            reasons.add(Pause::Handler);
+        }
+        reasons
+    }
+
     pub(super) fn has(&self, reason: Pause) -> bool {
         self.reasons.has(reason)
     }
@@ -121,7 +139,7 @@ impl Pauses {
 
     /// For the status: the reason that lasts longer.
     pub(super) fn shown(&self) -> Option<Pause> {
-        let reasons = [Pause::NotDue, Pause::Budget];
+        let reasons = [Pause::Handler, Pause::NotDue, Pause::Budget];
         reasons.into_iter().find(|reason| self.has(*reason))
     }
 
@@ -187,6 +205,24 @@ mod tests {
         assert_eq!(pauses.change(), Some(true));
         pauses.assigned_again();
         assert_eq!((pauses.change(), pauses.is_any()), (None, false));
+    }
+
+    #[test]
+    fn a_pause_by_a_handler_outlives_every_other_reason_and_an_assignment() {
+        let (mut pauses, now) = (Pauses::default(), Instant::now());
+        pauses.set_by_handler(true);
+        assert_eq!(pauses.change(), Some(true));
+        pauses.set_by_handler(true);
+        assert_eq!(pauses.change(), None);
+        pauses.add_budget(now);
+        pauses.set_not_due(at(now, 500));
+        assert_eq!(pauses.shown(), Some(Pause::Handler));
+        pauses.remove_not_due();
+        assert_eq!(pauses.change(), Some(true), "messages came in between");
+        pauses.assigned_again();
+        assert_eq!(pauses.change(), Some(true), "the assignment resumed it");
+        pauses.set_by_handler(false);
+        assert_eq!(pauses.change(), Some(false));
     }
 
     #[test]

@@ -233,6 +233,7 @@ impl Consumer {
                 .filter(|_| held.stage == Stage::Active)
                 .map(since),
             paused: held.pauses.shown(),
+            paused_by: self.paused_by(&held.key()),
             blocked: held.epoch.partition.blocked(),
         }
     }

@@ -294,7 +294,7 @@ impl Consumer {
                 "the committed offset lies beyond the log: the log was truncated or created again, and messages are \
                  repeated"
             ),
-            Why::Committed | Why::Beginning | Why::Added | Why::End { .. } => {}
+            Why::Committed | Why::Beginning | Why::Added | Why::End { .. } | Why::Sought => {}
         }
     }
 }

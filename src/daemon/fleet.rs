@@ -80,6 +80,9 @@ impl Roster {
         if let Some(journal) = &members.journal {
             journal.stopping();
         }
+        for worker in &members.workers {
+            worker.send(ToWorker::EndTicks(deadline));
+        }
         for inbox in members.consumers.values() {
             inbox.send(ToConsumer::Close(deadline));
         }
@@ -291,6 +294,7 @@ impl Fleet {
                 .map(|worker| worker.mailbox.clone())
                 .collect(),
             supervisor: self.supervisor.clone(),
+            control: self.app.consumers.of(&settings.name),
             epochs: self.epochs.clone(),
             topics: self.topics.mailbox(),
         })

@@ -15,6 +15,7 @@ use crate::clock::now_ms;
 use crate::config::Config;
 use crate::log::log;
 use crate::nearest::nearest;
+use crate::rules::route;
 use crate::service::control::Who;
 use crate::telemetry::status::{ConsumerStatus, Order, Paused, Response, Status};
 
@@ -192,7 +193,9 @@ impl OperatorCommands {
         let before = status.paused.remove(index);
         log!(warn, control, listener, by = %who, reason, paused_by = before.by, "an operator resumed the listener");
         self.tell(listener, false);
-        Ok(format!("listener `{listener}` takes messages again"))
+        drop(status);
+        let kept = kept_by_code(config, &self.roster.status(), listener);
+        Ok(format!("listener `{listener}` takes messages again{kept}"))
     }
 
     fn tell(&self, listener: &str, paused: bool) {
@@ -256,6 +259,28 @@ fn check_listener(config: &Config, name: Option<&str>) -> Result<(), String> {
         "no listener is named `{name}`{}",
         meant.unwrap_or_default()
     ))
+}
+
+/// The partitions of a listener that handlers have paused: an operator does not resume them.
+fn kept_by_code(config: &Config, consumers: &[ConsumerStatus], listener: &str) -> String {
+    let mut kept = Vec::new();
+    for consumer in consumers {
+        for one in &consumer.partitions {
+            let plan = route::plan(config, &consumer.name, &one.topic);
+            if let Some(by) = &one.paused_by
+                && plan.is_some_and(|plan| plan.has(listener))
+            {
+                kept.push(format!("{}[{}] (by {})", one.topic, one.partition, by.who));
+            }
+        }
+    }
+    if kept.is_empty() {
+        return String::new();
+    }
+    format!(
+        ", except in partitions that code has paused and has to resume: {}",
+        kept.join(", ")
+    )
 }
 
 /// The reason why no worker has the message.

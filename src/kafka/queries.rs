@@ -4,6 +4,7 @@
 
 use std::ffi::{CStr, CString, c_int};
 use std::ptr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka_sys as sys;
@@ -49,6 +50,31 @@ impl Client {
             )
         })?;
         Ok((low, high))
+    }
+
+    /// The offset of the first message of this time or a later one; `None` if there is none yet. **Blocks** up to the
+    /// time-out.
+    pub(crate) fn offset_at(
+        &self,
+        topic: &Arc<str>,
+        partition: i32,
+        ms: i64,
+        timeout: Duration,
+    ) -> Result<Option<i64>, Error> {
+        let list = List::of(&[TopicPartition::at(topic, partition, ms, -1)]);
+        // SAFETY: handle and list are alive; the list is filled in place.
+        Error::check(unsafe {
+            sys::rd_kafka_offsets_for_times(self.rk.as_ptr(), list.as_ptr(), millis(timeout))
+        })?;
+        let found = list.read().into_iter().next();
+        match found {
+            Some(TopicPartition {
+                error: Some(error), ..
+            }) => Err(error),
+            // -1 stands for the end.
+            Some(one) => Ok(Some(one.offset).filter(|offset| *offset >= 0)),
+            None => Ok(None),
+        }
     }
 
     /// The id of a broker that answers. **Blocks** up to the time-out.

@@ -3,6 +3,7 @@
 pub(crate) mod app;
 pub(crate) mod call;
 pub(crate) mod commit;
+pub(crate) mod consumer;
 pub(crate) mod ctx;
 pub(crate) mod duration;
 pub(crate) mod fields;

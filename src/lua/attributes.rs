@@ -1,11 +1,15 @@
-//! The parts that all VMs of the process share: attributes, the runtime of the outside, and the clock.
+//! The parts that all VMs of the process share: attributes, the runtime of the outside, the schedule of timers,
+//! and the clock.
 
 use crate::threads::outside::Outside;
 use crate::wait::Value;
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::clock::Clock;
+use crate::rules::timers::Timers;
+
+use super::control::Consumers;
 
 /// Shared by all workers and bundles.
 #[derive(Debug, Default)]
@@ -14,6 +18,10 @@ pub(crate) struct App {
     clock: Clock,
     /// The runtime that serves the handlers' waits for work outside.
     pub(crate) outside: Outside,
+    /// The requests of handlers to consumers.
+    pub(crate) consumers: Consumers,
+    /// Which ticks of the handlers' timers are due.
+    pub(crate) timers: Mutex<Timers>,
     attributes: RwLock<Attributes>,
 }
 

@@ -16,8 +16,8 @@ use std::time::Duration;
 use mlua::ffi::{self, lua_State};
 
 use super::App;
-use super::api::{app, logger, message, tide};
-use super::shared::Shared;
+use super::api::{app, consumer, logger, message, tide};
+use super::shared::{Shared, Stage};
 use super::vm::Vm;
 use super::vm::beat::Pulse;
 use super::vm::failure;
@@ -52,11 +52,7 @@ impl Vm {
     /// Builds a new VM. Runs init.lua's chunk, but not its functions, and every file that a listener's handler names.
     pub(crate) fn build(bundle: &Bundle, app: &Arc<App>, pulse: &Pulse) -> Result<Self, Error> {
         let config = Arc::clone(&bundle.config);
-        let shared = Box::new(Shared::new(
-            Arc::clone(app),
-            Arc::clone(&bundle.sources),
-            &config,
-        ));
+        let shared = Box::new(Shared::new(Arc::clone(app), bundle));
         let heap = Box::new(Heap::new());
         // SAFETY: the heap stays at its address, and outlives the state.
         let main =
@@ -72,12 +68,16 @@ impl Vm {
         vm.load_init(pulse)?;
         vm.load_handlers(pulse)?;
         vm.collect_garbage(pulse)?;
+        vm.shared.stage.set(Stage::Runs);
         Ok(vm)
     }
 
     /// Runs init.lua's function, or its `start`.
     pub(crate) fn start(&mut self, pulse: &Pulse) -> Result<(), Error> {
-        self.hook_of_init(pulse, self.hooks.start)
+        self.shared.stage.set(Stage::Loads);
+        let started = self.hook_of_init(pulse, self.hooks.start);
+        self.shared.stage.set(Stage::Runs);
+        started
     }
 
     /// Runs init.lua's `shutdown`.
@@ -315,6 +315,7 @@ unsafe extern "C-unwind" fn setup(state: *mut lua_State) -> c_int {
         load::install(state, shared);
         logger::install(state, shared);
         app::install(state, shared);
+        consumer::install(state, shared);
         tide::install(state, shared);
         message::push_entry(state, shared);
         let entry = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);

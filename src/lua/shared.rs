@@ -18,13 +18,34 @@ use mlua::ffi::{self, lua_State};
 use super::attributes::App;
 use super::stack::push_bytes;
 use super::{Call, Verdict};
+use crate::bundle::Bundle;
 use crate::clock::Clock;
-use crate::config::Config;
-use crate::config::Sources;
+use crate::config::{Config, Sources};
+use crate::rules::timers::Timer;
 use crate::wait::{Answer, Fault, Requested, Value, Wait, WaitId, Waits};
 
 /// The token that a coroutine of the host yields when it waits; Lua code cannot make it.
 pub(super) static TOKEN: u8 = 0;
+
+/// What the VM does, which decides where a timer may be declared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Files run at their top level, or `start` of init.lua does.
+    Loads,
+    /// Calls, ticks and `shutdown`.
+    Runs,
+}
+
+/// A timer that a file of a VM has declared.
+pub(super) struct Declared {
+    pub(super) timer: Timer,
+    /// `handlers/jobs.lua:12`.
+    pub(super) position: Arc<str>,
+    /// Registry reference to the function.
+    pub(super) function: c_int,
+    /// Cancelled before its VM was in force.
+    pub(super) is_cancelled: bool,
+}
 
 /// The Lua function of a listener.
 #[derive(Clone, Copy)]
@@ -84,6 +105,14 @@ pub(super) struct Shared {
     pub(super) folder: String,
     /// Bytes that Lua may hold; data built outside the VM on its behalf has the same limit.
     pub(super) memory: usize,
+    pub(super) config: Arc<Config>,
+    /// The number of the bundle.
+    pub(super) bundle: u64,
+    /// The index of the worker that has the VM in force; none before.
+    pub(super) worker: Cell<Option<usize>>,
+    pub(super) stage: Cell<Stage>,
+    /// In the order of their declaration.
+    pub(super) timers: RefCell<Vec<Declared>>,
     /// Names of the listeners, by index.
     pub(super) listeners: Vec<String>,
     /// Handlers, by index of the listener.
@@ -136,12 +165,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(app: Arc<App>, sources: Arc<Sources>, config: &Config) -> Self {
+    pub(super) fn new(app: Arc<App>, bundle: &Bundle) -> Self {
+        let config = &bundle.config;
         let folder = config.lua.handlers.file_name();
         Self {
             clock: app.clock().clone(),
             app,
-            sources,
+            sources: Arc::clone(&bundle.sources),
             path: config.lua.path.clone(),
             cpath: config.lua.cpath.clone(),
             folder: folder.map_or_else(
@@ -149,6 +179,11 @@ impl Shared {
                 |name| name.to_string_lossy().into_owned(),
             ),
             memory: config.lua.memory,
+            config: Arc::clone(config),
+            bundle: bundle.number,
+            worker: Cell::new(None),
+            stage: Cell::new(Stage::Loads),
+            timers: RefCell::default(),
             listeners: config
                 .listeners
                 .iter()

@@ -99,6 +99,16 @@ pub(super) unsafe fn is_token(state: *mut lua_State, results: c_int) -> bool {
     unsafe { results == 1 && ptr::eq(ffi::lua_touserdata(state, -1).cast(), ptr::from_ref(&TOKEN)) }
 }
 
+/// Suspends the running coroutine for a wait outside that `shared` has begun; its answer is returned or raised.
+pub(super) unsafe fn wait_for_answer(state: *mut lua_State) -> c_int {
+    // SAFETY: no Rust value is pending.
+    unsafe {
+        ffi::lua_settop(state, 0);
+        push_token(state);
+        ffi::lua_yieldk(state, 1, 0, Some(land))
+    }
+}
+
 unsafe extern "C-unwind" fn enter(state: *mut lua_State) -> c_int {
     // SAFETY: only `push_entry` makes this closure. Every Rust value is dropped, or in `shared`, before anything
     // raises.
@@ -108,9 +118,7 @@ unsafe extern "C-unwind" fn enter(state: *mut lua_State) -> c_int {
         // The check comes before the module does anything.
         may_wait(state, shared, entry.path);
         if start(state, shared, entry) {
-            ffi::lua_settop(state, 0);
-            push_token(state);
-            return ffi::lua_yieldk(state, 1, 0, Some(land));
+            return wait_for_answer(state);
         }
         raise(state, shared)
     }
@@ -183,7 +191,7 @@ unsafe extern "C-unwind" fn land(state: *mut lua_State, _: c_int, _: lua_KContex
 }
 
 /// Raises the fault in `shared`: a table with `kind` and `message`.
-unsafe fn raise(state: *mut lua_State, shared: &Shared) -> ! {
+pub(super) unsafe fn raise(state: *mut lua_State, shared: &Shared) -> ! {
     // SAFETY: the fault stays in `shared` until the next one. A finalizer that runs meanwhile cannot wait, so it
     // leaves no fault.
     unsafe {

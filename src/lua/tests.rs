@@ -2,6 +2,7 @@
 
 mod calls;
 mod commits;
+mod consumer;
 mod context;
 mod docs;
 mod files;
@@ -15,6 +16,7 @@ mod parallel;
 mod records;
 mod starved;
 mod tampering;
+mod timers;
 mod trace;
 mod verdicts;
 mod waits;
@@ -129,6 +131,7 @@ impl Fixture {
             partition: 3,
             record,
             attempt: 1,
+            is_retry: false,
         };
         self.vm.call(&self.pulse, &call)
     }

@@ -36,6 +36,7 @@ use super::shared::Frame;
 use super::shared::Shared;
 use super::{Call, CallId, Failure, FailureKind, Step};
 use crate::config::Config;
+use crate::rules::timers::Timer;
 use crate::wait::{Answer, Requested, WaitId};
 use beat::Pulse;
 use failure::Words;
@@ -55,13 +56,61 @@ pub(super) const FINALIZERS: Duration = Duration::from_secs(1);
 /// The limit of the `__close` methods of a call that is given up.
 const CLOSING: Duration = Duration::from_secs(1);
 
+/// The limit of one stretch of a tick that computes: the default of a listener's.
+const TICK_BLOCKING: Duration = Duration::from_secs(5);
+
 /// A call that waits.
 struct Waiting {
     coroutine: Coroutine,
-    listener: usize,
-    topic: Arc<str>,
-    partition: i32,
-    offset: i64,
+    origin: Origin,
+}
+
+/// What a call is for.
+enum Origin {
+    Message {
+        listener: usize,
+        topic: Arc<str>,
+        partition: i32,
+        offset: i64,
+    },
+    /// A tick; the position of its declaration.
+    Timer(Arc<str>),
+}
+
+impl Origin {
+    fn about<'a>(&'a self, config: &'a Config) -> About<'a> {
+        match self {
+            Self::Message {
+                listener,
+                topic,
+                partition,
+                offset,
+            } => About {
+                listener: &config.listeners[*listener].name,
+                topic,
+                partition: *partition,
+                offset: *offset,
+            },
+            Self::Timer(position) => about_timer(position),
+        }
+    }
+
+    /// The limit of one stretch of the call.
+    fn blocking(&self, config: &Config) -> Duration {
+        match self {
+            Self::Message { listener, .. } => config.listeners[*listener].limits.blocking,
+            Self::Timer(_) => TICK_BLOCKING,
+        }
+    }
+}
+
+fn about_timer(position: &str) -> About<'_> {
+    About {
+        listener: position,
+        topic: "",
+        partition: -1,
+        offset: -1,
+    }
 }
 
 /// One Lua VM with the handlers of a bundle. Calls in it take turns.
@@ -143,24 +192,64 @@ impl Vm {
         // SAFETY: the coroutine is empty and has room, and the push allocates nothing.
         unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, self.entry.into()) };
         self.shared.hand_over(&raw const frame);
-        let ended = self.run(pulse, id, coroutine, self.blocking(call.listener), &about);
+        let limit = self.config.listeners[call.listener].limits.blocking;
+        let ended = self.run(pulse, id, coroutine, limit, &about);
         self.shared.hand_over(ptr::null());
         match ended {
             Ended::Done => Step::Done,
             Ended::Waits(waits) => {
-                let waiting = Waiting {
-                    coroutine,
+                let origin = Origin::Message {
                     listener: call.listener,
                     topic: Arc::clone(call.topic),
                     partition: call.partition,
                     offset: about.offset,
                 };
-                self.waiting.insert(id, waiting);
+                self.waiting.insert(id, Waiting { coroutine, origin });
                 Step::Waits(id, waits)
             }
             Ended::Asked(verdict) => Step::Asked(verdict),
-            Ended::Failed(kind, words) => self.failed(call.listener, kind, words),
+            Ended::Failed(kind, words) => self.failed(Some(call.listener), kind, words),
         }
+    }
+
+    /// Starts a tick of the timer at this index of `Vm::timers`, and runs it until it waits or ends.
+    pub(crate) fn tick(&mut self, pulse: &Pulse, timer: usize) -> Step {
+        let declared = self.shared.timers.borrow();
+        let one = declared.get(timer);
+        let Some((position, function)) = one.map(|one| (one.position.clone(), one.function)) else {
+            return Step::Done;
+        };
+        drop(declared);
+        let about = about_timer(&position);
+        let Some(coroutine) = self.coroutine(&about) else {
+            return Step::Failed(self.out_of_memory());
+        };
+        self.last_call += 1;
+        let id = CallId(self.last_call);
+        // SAFETY: the coroutine is empty and has room, and the push allocates nothing.
+        unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, function.into()) };
+        match self.run(pulse, id, coroutine, TICK_BLOCKING, &about) {
+            Ended::Done => Step::Done,
+            Ended::Waits(waits) => {
+                let origin = Origin::Timer(position);
+                self.waiting.insert(id, Waiting { coroutine, origin });
+                Step::Waits(id, waits)
+            }
+            Ended::Asked(verdict) => Step::Asked(verdict),
+            Ended::Failed(kind, words) => Step::Failed(words.of(kind)),
+        }
+    }
+
+    /// The timers that the files have declared and not cancelled, each with its index and its position. From now on
+    /// a cancel concerns this worker.
+    pub(crate) fn timers(&self, worker: usize) -> Vec<(usize, Timer, Arc<str>)> {
+        self.shared.worker.set(Some(worker));
+        let timers = self.shared.timers.borrow();
+        let timers = timers.iter().enumerate();
+        timers
+            .filter(|(_, one)| !one.is_cancelled)
+            .map(|(index, one)| (index, one.timer.clone(), one.position.clone()))
+            .collect()
     }
 
     /// Continues a call that waits, with the answer to one of its waits.
@@ -175,14 +264,9 @@ impl Vm {
             let words = failure::words("the call does not wait any more");
             return Step::Failed(words.of(FailureKind::Raised));
         };
-        let about = About {
-            listener: &self.config.listeners[waiting.listener].name,
-            topic: &waiting.topic,
-            partition: waiting.partition,
-            offset: waiting.offset,
-        };
+        let about = waiting.origin.about(&self.config);
         self.answer(wait, answer);
-        let limit = self.blocking(waiting.listener);
+        let limit = waiting.origin.blocking(&self.config);
         match self.run(pulse, id, waiting.coroutine, limit, &about) {
             Ended::Done => Step::Done,
             Ended::Waits(waits) => {
@@ -190,12 +274,19 @@ impl Vm {
                 Step::Waits(id, waits)
             }
             Ended::Asked(verdict) => Step::Asked(verdict),
-            Ended::Failed(kind, words) => self.failed(waiting.listener, kind, words),
+            Ended::Failed(kind, words) => {
+                let listener = match waiting.origin {
+                    Origin::Message { listener, .. } => Some(listener),
+                    Origin::Timer(_) => None,
+                };
+                self.failed(listener, kind, words)
+            }
         }
     }
 
-    fn failed(&self, listener: usize, kind: FailureKind, mut words: Words) -> Step {
-        if kind == FailureKind::Raised && self.shared.handlers.borrow()[listener].is_method {
+    fn failed(&self, listener: Option<usize>, kind: FailureKind, mut words: Words) -> Step {
+        let is_method = |listener: usize| self.shared.handlers.borrow()[listener].is_method;
+        if kind == FailureKind::Raised && listener.is_some_and(is_method) {
             words.message = format!("{}; {}", words.message, hints::OF_A_METHOD);
         }
         Step::Failed(words.of(kind))
@@ -216,13 +307,8 @@ impl Vm {
         if self.closes_no_more {
             return;
         }
-        let limit = self.blocking(waiting.listener).min(CLOSING);
-        let about = About {
-            listener: &self.config.listeners[waiting.listener].name,
-            topic: &waiting.topic,
-            partition: waiting.partition,
-            offset: waiting.offset,
-        };
+        let limit = waiting.origin.blocking(&self.config).min(CLOSING);
+        let about = waiting.origin.about(&self.config);
         let Some(slice) = beat::begin_aside(own, limit, &about) else {
             return;
         };
@@ -255,10 +341,6 @@ impl Vm {
 
     pub(super) fn out_of_memory(&self) -> Failure {
         failure::out_of_memory(self.config.lua.memory).of(FailureKind::Memory)
-    }
-
-    fn blocking(&self, listener: usize) -> Duration {
-        self.config.listeners[listener].limits.blocking
     }
 
     /// Leaves the answer for the function that waits for it.

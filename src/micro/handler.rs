@@ -43,6 +43,7 @@ impl Handler {
             partition: 0,
             record: &self.record,
             attempt: 1,
+            is_retry: false,
         };
         let step = self.vm.call(&self.pulse, &call);
         assert!(matches!(step, Step::Done), "{step:?}");

@@ -73,6 +73,8 @@ pub(crate) enum Why {
     },
     /// The log ends before the committed offset.
     BeyondLogEnd,
+    /// A handler has requested it.
+    Sought,
 }
 
 pub(crate) fn resolve(facts: &Known) -> Start {

@@ -112,8 +112,8 @@ fn standstill(
     limit_ms: i64,
     now_ms: i64,
 ) -> Option<Reason> {
-    if matches!(partition.paused, Some(Pause::Listener)) {
-        // An operator has paused it.
+    if matches!(partition.paused, Some(Pause::Listener | Pause::Handler)) {
+        // An operator has paused it, or its own code.
         return None;
     }
     let is_late = |since: &i64| now_ms - since >= limit_ms;

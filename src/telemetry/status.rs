@@ -237,7 +237,19 @@ pub(crate) struct PartitionStatus {
     pub(crate) stands_still_since: Option<i64>,
     #[serde(default)]
     pub(crate) paused: Option<Pause>,
+    /// The code that has paused it; beside another reason too.
+    #[serde(default)]
+    pub(crate) paused_by: Option<PausedBy>,
     pub(crate) blocked: Option<Blocked>,
+}
+
+/// The code that has paused a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PausedBy {
+    /// The listener, and the position of the call.
+    pub(crate) who: String,
+    pub(crate) since: i64,
 }
 
 /// The reason why nothing is fetched from a partition, or why its next message does not run.
@@ -252,6 +264,8 @@ pub(crate) enum Pause {
     Listener,
     /// Its messages in flight wait for the rate limit of a listener.
     RateLimit,
+    /// A handler, a timer or init.lua has paused it.
+    Handler,
 }
 
 /// A message that keeps its lane waiting.

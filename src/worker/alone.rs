@@ -58,7 +58,7 @@ impl Alone {
 impl Worker {
     /// Whether this lane may run now because no other call does. If not, it is woken later.
     pub(super) fn may_be_alone(&mut self, id: LaneId) -> bool {
-        self.alone.enter(id) && self.calls.is_empty()
+        self.alone.enter(id) && self.runs_nothing()
     }
 
     /// Whether a lane runs alone, or is about to: this partition is woken after it.

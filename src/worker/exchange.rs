@@ -34,6 +34,7 @@ impl Worker {
         if self.engine.swap(now) {
             self.reroute();
         }
+        self.follow_timers();
     }
 
     /// A new bundle is in force: every partition gets its listeners, and all back-offs end.

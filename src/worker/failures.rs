@@ -276,6 +276,52 @@ impl Log {
         );
     }
 
+    /// A tick of a timer, which is not repeated.
+    pub(super) fn tick_failed(&mut self, timer: &str, failure: &Failure) {
+        let Some(left_out) = self.allow(timer) else {
+            return;
+        };
+        let (error, traceback) = (&*failure.message, failure.traceback.as_deref());
+        log!(
+            error,
+            worker,
+            timer,
+            error,
+            traceback,
+            left_out = (left_out > 0).then_some(left_out),
+            "tick failed"
+        );
+    }
+
+    pub(super) fn tick_missed(&mut self, timer: &str, missed: u64) {
+        let Some(left_out) = self.allow(timer) else {
+            return;
+        };
+        log!(
+            warn,
+            worker,
+            timer,
+            missed,
+            left_out = (left_out > 0).then_some(left_out),
+            "ticks missed: they were due while the one before ran, or while no worker had time"
+        );
+    }
+
+    /// Calls of the VM waited for this tick.
+    pub(super) fn slow_tick(&mut self, timer: &str, held: Duration) {
+        let Some(left_out) = self.allow(timer) else {
+            return;
+        };
+        log!(
+            warn,
+            worker,
+            timer,
+            held_ms = held.as_millis() as u64,
+            left_out = (left_out > 0).then_some(left_out),
+            "tick held the vm: handlers waited"
+        );
+    }
+
     fn last_word(&mut self, place: &Coordinates<'_>, failure: &Failure, what: &str) {
         let Some(left_out) = self.allow(&place.listener.name) else {
             return;

@@ -59,6 +59,7 @@ impl Worker {
             vms_replaced: self.engine.replaced(),
             partitions: partitions.collect(),
             listeners,
+            timers: self.ticks.snapshot(),
         }
     }
 

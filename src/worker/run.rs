@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::assignment;
+use crate::assignment::{self, Admits};
 use crate::config::{Config, Ordering};
 use crate::failpoint::failpoint;
 use crate::kafka::Message;
@@ -46,6 +46,8 @@ struct Quantum {
     /// Lanes that may not start a call in this turn; they are queued again when the turn ends. Other lanes still
     /// finish and send records, because a kept lane may wait for one of them.
     kept: Vec<u64>,
+    /// A handler has paused the partition: no run begins.
+    is_held: bool,
 }
 
 /// The next step of a partition's turn.
@@ -99,6 +101,7 @@ impl Worker {
             looked: 0,
             limits: Limits::of(&slot.plan, self.index, self.count),
             kept: Vec::new(),
+            is_held: false,
         };
         self.meter.begin(turn.started);
         let again = self.run_lanes(slot, &config, &mut turn);
@@ -110,9 +113,13 @@ impl Worker {
 
     fn run_lanes(&mut self, slot: &mut Slot, config: &Config, turn: &mut Quantum) -> bool {
         while turn.ran < QUANTUM {
-            if slot.released || slot.partition.is_over() {
-                return false;
-            }
+            // The message before this one may have paused the partition.
+            turn.is_held = match slot.partition.admits() {
+                _ if slot.released => return false,
+                Admits::Nothing => return false,
+                Admits::NoRuns => true,
+                Admits::Runs => false,
+            };
             if self.engine.is_spoiled() {
                 // No further call may run in this VM.
                 return true;
@@ -160,7 +167,7 @@ impl Worker {
                 return Next::Continue;
             }
         }
-        if !self.may_start(slot, turn.limits) {
+        if turn.is_held || !self.may_start(slot, turn.limits) {
             return Next::PartitionIdle;
         }
         prefetch(&slot.lanes);
@@ -187,6 +194,7 @@ impl Worker {
                 partition: slot.partition.number,
                 record: message,
                 attempt: 1,
+                is_retry: false,
             };
             let Called { step, asked, next } = self.call(slot, offset, config, &call, false);
             if let Some(asked) = asked {
@@ -325,6 +333,12 @@ impl Worker {
             // No further call may run in this VM.
             return Next::YieldTurn;
         }
+        if turn.is_held {
+            // Nothing waits for a lane that is to run alone, as long as it may not run.
+            self.end_alone(id);
+            turn.kept.push(key);
+            return Next::LaneBlocked;
+        }
         match self.suspect(head) {
             Suspicion::Run => {}
             Suspicion::Other => return Next::Continue,
@@ -375,6 +389,7 @@ impl Worker {
             partition: slot.partition.number,
             record: message,
             attempt,
+            is_retry: slot.plan.is_retry,
         };
         if let Some((topic, origin, record)) = &original {
             (call.topic, call.partition, call.record) = (topic, origin.partition, record);

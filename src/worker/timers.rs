@@ -4,10 +4,12 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
+use crate::kafka::Message;
 use crate::lua::CallId;
-use crate::wait::WaitId;
+use crate::wait::{Answer, WaitId};
 
 use super::ids::LaneId;
+use super::{QUANTUM_TIME, TURN, Worker};
 
 /// The heap is never pruned below this size.
 const FEW: usize = 1024;
@@ -53,6 +55,56 @@ impl Timers {
         if self.heap.len() > FEW + 2 * wanted {
             self.heap.retain(|entry| is_wanted(entry.0.wake));
         }
+    }
+}
+
+impl Worker {
+    /// Fires the timers that are due, for as long as a turn may take: many calls may have slept until the same
+    /// moment.
+    pub(super) fn fire(&mut self, now: Instant) {
+        self.gates.tick(now);
+        self.wake_called();
+        while self.clock.since(now) < QUANTUM_TIME
+            && let Some(wake) = self.timers.due(now)
+        {
+            match wake {
+                Wake::Call(vm, call, wait) => self.resume(vm, call, wait, Answer::Slept),
+                Wake::Timeout(vm, call) => self.time_out(vm, call),
+                Wake::Lane(id) => {
+                    if let Some(slot) = self.slots.get_mut(&id.epoch)
+                        && let Some(one) = slot.lanes.get_mut(id.lane)
+                    {
+                        one.tick(now);
+                        self.wake_lane(id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Once a second, copies messages that have waited for longer than that, so that they pin no fetch buffer.
+    pub(super) fn look(&mut self, now: Instant) {
+        if now.duration_since(self.looked) < TURN {
+            return;
+        }
+        self.looked = now;
+        for slot in self.slots.values_mut() {
+            slot.lanes.each_old(Message::detach);
+        }
+        self.gates.flush(now);
+        self.log.tell_ended(now);
+        self.running.look();
+        let (calls, ticks, slots) = (&self.calls, &self.ticks, &self.slots);
+        self.timers.prune(
+            calls.len() + ticks.open() + slots.len(),
+            |wake| match wake {
+                Wake::Timeout(vm, call) => calls.get(vm, call).is_some() || ticks.is_open(vm, call),
+                Wake::Call(vm, call, wait) => {
+                    calls.waits(vm, call, wait) || ticks.waits(vm, call, wait)
+                }
+                Wake::Lane(id) => slots.contains_key(&id.epoch),
+            },
+        );
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::bundle::Bundle;
 use crate::log::log;
 use crate::lua::{App, Call, CallId, FailureKind, Pulse, Step, Vm};
+use crate::rules::timers::Timer;
 use crate::wait::{Answer, Requested, WaitId};
 
 /// The pause between two attempts to replace a VM without memory, at first and at most.
@@ -74,6 +75,18 @@ impl Vms {
         let step = self.vm.call(&self.pulse, call);
         self.judge(self.generation, &step);
         step
+    }
+
+    /// Starts a tick of the timer at this index of `Vms::timers`.
+    pub(super) fn tick(&mut self, timer: usize) -> Step {
+        let step = self.vm.tick(&self.pulse, timer);
+        self.judge(self.generation, &step);
+        step
+    }
+
+    /// The timers of the VM in force, which this worker runs.
+    pub(super) fn timers(&self, worker: usize) -> Vec<(usize, Timer, Arc<str>)> {
+        self.vm.timers(worker)
     }
 
     /// `None` if that VM is gone.

@@ -43,7 +43,7 @@ impl Worker {
             open.waits.retain(|(one, _)| !given_up.contains(one));
         }
         for (id, wait) in begun {
-            let cancel = self.serve(slot, (vm, call, id), wait, &open);
+            let cancel = self.serve(Some((&mut *slot, &open)), (vm, call, id), wait);
             open.waits.push((id, cancel));
         }
         self.places.enter(&slot.partition);
@@ -53,12 +53,13 @@ impl Worker {
 
     /// **The one function that serves waits**: the worker serves timers and commits itself, the outside runtime
     /// serves the rest.
-    fn serve(
+    ///
+    /// `of` is the message of the call; a tick has none.
+    pub(super) fn serve(
         &mut self,
-        slot: &mut Slot,
+        of: Option<(&mut Slot, &Open)>,
         (vm, call, id): (u64, CallId, WaitId),
         wait: Wait,
-        open: &Open,
     ) -> Option<Cancel> {
         match wait {
             Wait::Sleep(duration) => {
@@ -68,7 +69,10 @@ impl Worker {
             }
             Wait::Commit(offset) => {
                 let reply = self.reply(vm, call, id);
-                self.commit(slot, offset, open, reply);
+                match of {
+                    Some((slot, open)) => self.commit(slot, offset, open, reply),
+                    None => reply.committed(Err("there is no message to commit".to_owned())),
+                }
                 None
             }
             Wait::Outside(job) => {
@@ -118,7 +122,7 @@ impl Worker {
         for parked in self.places.leave(partition) {
             self.wake(parked);
         }
-        if self.calls.is_empty() {
+        if self.runs_nothing() {
             self.wake_alone();
         }
     }
@@ -128,6 +132,9 @@ impl Worker {
         self.report();
         if self.engine.is_spoiled() {
             self.mend(self.clock.now());
+        }
+        if self.ticks.is_open(vm, call) {
+            return self.resume_tick(vm, call, wait, answer);
         }
         if !self.calls.waits(vm, call, wait) {
             return;
@@ -144,6 +151,9 @@ impl Worker {
 
     /// The call has waited beyond its listener's `limits.timeout`.
     pub(super) fn time_out(&mut self, vm: u64, call: CallId) {
+        if self.ticks.is_open(vm, call) {
+            return self.time_tick_out(vm, call);
+        }
         let Some(open) = self.calls.remove(vm, call) else {
             return;
         };
@@ -224,6 +234,7 @@ impl Worker {
 
     /// Gives up the calls that wait in this VM: they run again, and it counts as no attempt.
     pub(super) fn abandon(&mut self, vm: u64) {
+        self.abandon_ticks(vm);
         for (call, open) in self.calls.take_vm(vm) {
             self.beat.turn();
             self.engine.cancel(vm, call);

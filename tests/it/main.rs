@@ -8,6 +8,7 @@ mod automatic; // when automatic listeners commit, and how much of a topic runs 
 mod check; // what `moontide check` refuses, word for word, and what it prints
 mod commits; // what is committed, and when
 mod context; // what a handler is given
+mod control; // what code requests of its consumer: pause, resume, seek
 mod crowd; // several listeners and groups on one topic
 mod data; // what can stand in a topic
 mod delays; // topics whose messages run when they are old enough
@@ -48,5 +49,6 @@ mod secure; // TLS and SASL against a real broker, and that no secret is shown
 mod systemd; // the shipped units under a real systemd
 mod threads; // our own threads: panics end the daemon, hangs are seen, outages are neither
 mod tidy; // rules of ARCHITECTURE.md that a look at the files can hold
+mod timers; // functions that run by the clock
 mod topics; // topics that must exist before a message fails, are deleted, created again, or created late
 mod trace; // where the trace context of a message goes, and where it is seen

@@ -3,7 +3,7 @@
 use super::table::{self, ROWS_MAX};
 use super::words::{count, duration, first_line, harmless};
 use crate::telemetry::status::{
-    Blocked, ConsumerStatus, ErrorStatus, PartitionStatus, Pause, Reason, ReloadReport,
+    Blocked, ConsumerStatus, ErrorStatus, PartitionStatus, Pause, PausedBy, Reason, ReloadReport,
     ReloadResult, Status,
 };
 
@@ -178,6 +178,7 @@ fn consumer(consumer: &ConsumerStatus, view: &View) -> Vec<String> {
         let hidden = count(hidden, "other partition");
         lines.push(format!("  … and {hidden} without lag; --all shows them"));
     }
+    lines.extend(paused(&consumer.partitions, view));
     lines.extend(failing(&consumer.partitions, view));
     lines.extend(blocked(&consumer.partitions, view));
     lines
@@ -196,6 +197,31 @@ fn waiting(partitions: &[PartitionStatus]) -> Vec<String> {
         line(Pause::NotDue, "until the next message is due"),
     ];
     lines.into_iter().flatten().collect()
+}
+
+/// The partitions that code has paused, by the call that did so.
+fn paused(partitions: &[PartitionStatus], view: &View) -> Vec<String> {
+    let mut calls: Vec<(&PausedBy, Vec<String>)> = Vec::new();
+    for partition in partitions {
+        let Some(by) = &partition.paused_by else {
+            continue;
+        };
+        let name = format!("{}[{}]", partition.topic, partition.partition);
+        match calls.iter_mut().find(|(other, _)| *other == by) {
+            Some((_, names)) => names.push(name),
+            None => calls.push((by, vec![name])),
+        }
+    }
+    if calls.is_empty() {
+        return Vec::new();
+    }
+    let mut lines = vec![String::new()];
+    for (by, names) in calls {
+        let since = view.since(by.since);
+        let text = format!("{} for {since} by {}", names.join(", "), by.who);
+        lines.extend(view.text("  paused  ", &text, true));
+    }
+    lines
 }
 
 /// The partitions from which nothing is received.

@@ -17,6 +17,7 @@ pub(in crate::lua) struct Ctx {
     pub(in crate::lua) partition: i32,
     /// Registry reference to the topic's name.
     pub(in crate::lua) topic: c_int,
+    pub(in crate::lua) is_retry: bool,
     pub(super) attempt: u32,
     pub(super) start_ms: i64,
 }

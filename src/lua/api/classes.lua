@@ -28,6 +28,31 @@
 ---@field tracestate string? nil without a valid traceparent
 ---@field baggage string?
 
+---A timer, of `tide.every` or `tide.after`.
+---@class tide.Timer
+---@field cancel fun() no further tick begins
+
+---A partition of a topic that the consumer has; without a field, that of the message.
+---@class consumer.Partition
+---@field topic? string
+---@field partition? integer
+
+---Partitions of a topic; without `partition` and `partitions` the whole topic.
+---@class consumer.Selection
+---@field topic? string
+---@field partition? integer
+---@field partitions? integer[]
+
+---A consumer of the process.
+---@class consumer
+---@field pause fun(which?: consumer.Selection|consumer.Selection[])
+---@field resume fun(which?: consumer.Selection|consumer.Selection[])
+---@field seek fun(to: { offset?: integer|string, timestamp?: integer, topic?: string, partition?: integer })
+---@field paused fun(): { topic: string, partitions: integer[] }[]
+---@field position fun(of?: consumer.Partition): integer
+---@field committed fun(of?: consumer.Partition): integer?
+---@field lag fun(of?: consumer.Partition): integer
+
 ---The call of a handler.
 ---@class ctx
 ---@field topic string
@@ -44,6 +69,7 @@
 ---@field headers fun(name: string): string[]
 ---@field trace trace
 ---@field app app
+---@field consumer consumer
 ---@field commitOffsets fun(offset: integer|string, options?: { wait?: boolean }): integer?
 ---@field retry fun(reason?: string|{ after?: number|string, reason?: string })
 ---@field deadLetter fun(reason?: string)

@@ -11,7 +11,7 @@ use mlua::ffi::{self, lua_CFunction, lua_State};
 
 use super::call::{Ctx, MESSAGE, OWN, block_at, enter, push_topic};
 use super::fields::unknown;
-use super::{app, commit, logger, trace, verdict};
+use super::{app, commit, consumer, logger, trace, verdict};
 use crate::lua::shared::Frame;
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, push_bytes};
@@ -21,7 +21,7 @@ const REQUEST_CONTEXT: c_int = 2;
 const ATTRIBUTES: c_int = 3;
 const TRACE: c_int = 4;
 
-pub(in crate::lua) const FIELDS: [&str; 18] = [
+pub(in crate::lua) const FIELDS: [&str; 19] = [
     "topic",
     "partition",
     "message",
@@ -36,6 +36,7 @@ pub(in crate::lua) const FIELDS: [&str; 18] = [
     "trace",
     "app",
     "commitOffsets",
+    "consumer",
     "offset",
     "retry",
     "deadLetter",
@@ -76,6 +77,7 @@ pub(in crate::lua) unsafe fn push(
             offset: call.record.offset(),
             partition: call.partition,
             topic,
+            is_retry: call.is_retry,
             attempt: call.attempt,
             start_ms: shared.clock.coarse_wall_ms(),
         });
@@ -108,6 +110,7 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
             }
             b"trace" => push_trace(state, shared),
             b"app" => app::push(state),
+            b"consumer" => consumer::push_of_ctx(state, shared, &ctx),
             b"getLogger" => push_method(state, shared, get_logger),
             b"setAttr" => push_method(state, shared, set_attribute),
             b"getAttr" => push_method(state, shared, get_attribute),

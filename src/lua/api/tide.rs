@@ -4,8 +4,11 @@
 
 #[cfg(feature = "failpoints")]
 mod echo;
+mod error;
 pub(crate) mod json;
+mod kafka;
 mod parallel;
+mod timers;
 
 use std::ffi::c_int;
 use std::ptr;
@@ -24,6 +27,7 @@ const TIDE: Module = Module {
     path: "tide",
     about: "The library of handlers.",
     entries: &[
+        timers::AFTER,
         Entry {
             name: "app",
             path: "tide.app",
@@ -33,6 +37,7 @@ const TIDE: Module = Module {
                 unsafe { app::push(state) }
             }),
         },
+        timers::EVERY,
         Entry {
             name: "now",
             path: "tide.now",
@@ -60,7 +65,9 @@ pub(in crate::lua) const MODULES: &[Module] = &[
     TIDE,
     #[cfg(feature = "failpoints")]
     echo::MODULE,
+    error::MODULE,
     json::MODULE,
+    kafka::MODULE,
 ];
 
 /// The type definitions of `tide` for `LuaLS`.
@@ -76,6 +83,7 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     unsafe {
         suspend::install(state);
         json::install(state, shared);
+        timers::install(state, shared);
         for module in MODULES {
             push_module(state, shared, module);
             if let Some(name) = module.path.strip_prefix("tide.") {

@@ -365,6 +365,7 @@ fn a_vm_may_be_built_by_one_thread_and_run_by_another() {
                 partition: 0,
                 record: &record,
                 attempt: 1,
+                is_retry: false,
             },
         );
         assert_eq!(failure(step).kind, FailureKind::Blocking);

@@ -22,6 +22,8 @@ pub(crate) struct ConsumerCounts {
     pub(crate) errors: u64,
     /// An upper bound of the messages that the brokers deleted before they were handled.
     pub(crate) messages_lost: u64,
+    /// An upper bound of the messages that seeks of handlers passed over.
+    pub(crate) passed_over: u64,
     /// Partitions that started at their beginning because their topic was created again.
     pub(crate) partitions_recreated: u64,
 }
@@ -119,6 +121,32 @@ pub(crate) struct WorkerSnapshot {
     pub(crate) vms_replaced: u64,
     pub(crate) listeners: Vec<ListenerSnapshot>,
     pub(crate) partitions: Vec<PartitionSnapshot>,
+    pub(crate) timers: Vec<TimerSnapshot>,
+}
+
+/// The ticks of one timer in a worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TickCounts {
+    pub(crate) done: u64,
+    pub(crate) failed: u64,
+    /// Due while the last one still ran, or no worker had time.
+    pub(crate) missed: u64,
+}
+
+impl TickCounts {
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.done += other.done;
+        self.failed += other.failed;
+        self.missed += other.missed;
+    }
+}
+
+/// A timer in one worker.
+#[derive(Clone, Debug)]
+pub(crate) struct TimerSnapshot {
+    /// The position of its declaration.
+    pub(crate) timer: Arc<str>,
+    pub(crate) counts: TickCounts,
 }
 
 /// A listener in one worker.

@@ -10,7 +10,9 @@ use crate::telemetry::status::{BreakerState, ConsumerStatus, PartitionStatus, St
 
 use super::families as f;
 use super::text::{Samples, Value};
-use super::{ConsumerCounts, ConsumerSnapshot, ListenerCounts, Outcomes, Process, WorkerSnapshot};
+use super::{
+    ConsumerCounts, ConsumerSnapshot, ListenerCounts, Outcomes, Process, TickCounts, WorkerSnapshot,
+};
 
 /// The data of a page.
 pub(crate) struct Scrape<'a> {
@@ -43,6 +45,7 @@ pub(crate) fn exposition(facts: &Scrape<'_>) -> Result<String, fmt::Error> {
     }
     listeners(&mut samples, facts);
     breakers(&mut samples, facts.status);
+    timers(&mut samples, facts.workers);
     daemon(&mut samples, facts);
     process(&mut samples, facts);
     samples.text()
@@ -108,6 +111,8 @@ fn consumer(samples: &mut Samples, status: &ConsumerStatus, counts: &ConsumerCou
     }
     samples.add(&f::KAFKA_ERRORS, &[name], count(counts.errors));
     samples.add(&f::MESSAGES_LOST, &[name], count(counts.messages_lost));
+    let passed_over = count(counts.passed_over);
+    samples.add(&f::PASSED_OVER, &[name], passed_over);
     let missing = status.topic_errors.len() as u64;
     samples.add(&f::TOPICS_MISSING, &[name], count(missing));
     let recreated = count(counts.partitions_recreated);
@@ -161,6 +166,23 @@ fn breakers(samples: &mut Samples, status: &Status) {
         samples.add(&f::LISTENER_PAUSED, &[&one.name], paused);
         let waiting = Value::Whole(one.unacknowledged as i64);
         samples.add(&f::UNACKNOWLEDGED, &[&one.name], waiting);
+    }
+}
+
+/// A timer of the process ticks in any worker: their counts are added.
+fn timers(samples: &mut Samples, workers: &[WorkerSnapshot]) {
+    let mut sums: BTreeMap<&str, TickCounts> = BTreeMap::new();
+    for one in workers.iter().flat_map(|worker| &worker.timers) {
+        sums.entry(&one.timer).or_default().merge(one.counts);
+    }
+    for (timer, sum) in sums {
+        for (result, value) in [
+            ("done", sum.done),
+            ("failed", sum.failed),
+            ("missed", sum.missed),
+        ] {
+            samples.add(&f::TICKS, &[timer, result], count(value));
+        }
     }
 }
 

@@ -62,7 +62,7 @@ families! {
     BLOCKED: Gauge "moontide_partition_blocked" PARTITION,
         "1 while a failed message blocks its lane";
     PAUSED: Gauge "moontide_partition_paused" PARTITION,
-        "1 while the partition waits: its budget or the rate limit of its listener is used up, its messages are not due, or its listener is paused";
+        "1 while the partition waits: its budget or the rate limit of its listener is used up, its messages are not due, its listener is paused, or a handler has paused it";
 
     RUN: Histogram "moontide_handler_run_seconds" LISTENER,
         "Time from the start of a call to its end, waits included; every run counts";
@@ -84,6 +84,8 @@ families! {
         "1 while an operator has paused the listener";
     RATE_LIMIT_HOLDS: Counter "moontide_rate_limit_holds" LISTENER,
         "Times that the rate limit of the listener has held a lane";
+    TICKS: Counter "moontide_timer_ticks" &["timer", "result"],
+        "Ticks of the timer by result; missed ones were due while the last one ran";
 
     ASSIGNED: Gauge "moontide_consumer_assigned" &["consumer"],
         "1 while the consumer is connected, and a member of its group with its partitions";
@@ -95,6 +97,8 @@ families! {
         "Errors of brokers, group and partitions";
     MESSAGES_LOST: Counter "moontide_messages_lost" &["consumer"],
         "Messages that retention deleted before they were handled; an upper bound";
+    PASSED_OVER: Counter "moontide_messages_passed_over" &["consumer"],
+        "Messages that seeks of handlers passed over; an upper bound";
     TOPICS_MISSING: Gauge "moontide_topics_missing" &["consumer"],
         "Subscribed topics that do not exist or may not be read";
     PARTITIONS_RECREATED: Counter "moontide_partitions_recreated" &["consumer"],

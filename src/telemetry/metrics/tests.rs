@@ -79,6 +79,14 @@ fn worker(listener: &str) -> WorkerSnapshot {
             waits: None,
             held_until: None,
         }],
+        timers: vec![TimerSnapshot {
+            timer: "handlers/jobs.lua:3".into(),
+            counts: TickCounts {
+                done: 7,
+                failed: 1,
+                missed: 2,
+            },
+        }],
     }
 }
 
@@ -118,6 +126,16 @@ fn text() -> String {
 fn check(line: &str) {
     let text = text();
     assert!(text.lines().any(|one| one == line), "{line}\n{text}");
+}
+
+#[test]
+fn the_ticks_of_a_timer_are_those_of_all_workers() {
+    let of = "timer=\"handlers/jobs.lua:3\"";
+    for (result, count) in [("done", 21), ("failed", 3), ("missed", 6)] {
+        check(&format!(
+            "moontide_timer_ticks_total{{{of},result=\"{result}\"}} {count}"
+        ));
+    }
 }
 
 #[test]
