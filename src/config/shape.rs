@@ -16,9 +16,10 @@ use crate::kafka::property;
 use crate::nearest::nearest;
 
 /// Where a key that stands in the wrong table belongs, by the name of the table's type.
-const TABLES: [(&str, &str); 14] = [
+const TABLES: [(&str, &str); 15] = [
     ("Client", "`[kafkaConfig]`"),
     ("Consumer", "`[consumerConfig]`"),
+    ("Producer", "`[producerConfig]`"),
     ("Policies", "`[[listeners]]` or `[listenerDefaults]`"),
     ("Listener", "`[[listeners]]`"),
     ("Subscription", "`subscription` of a listener"),
@@ -349,8 +350,8 @@ fn written_path(path: &[String]) -> (String, Option<String>) {
         [list, index, rest @ ..] if list == "listeners" && index.is_empty() => {
             (Some("[[listeners]]".to_owned()), rest)
         }
-        [outer, name, rest @ ..] if outer == "consumers" => {
-            (Some(format!("[consumers.{name}]")), rest)
+        [outer, name, rest @ ..] if outer == "consumers" || outer == "producers" => {
+            (Some(format!("[{outer}.{name}]")), rest)
         }
         [table, rest @ ..] if !rest.is_empty() => (Some(format!("[{table}]")), rest),
         _ => (None, path),

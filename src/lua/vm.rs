@@ -143,6 +143,7 @@ impl Vm {
         // SAFETY: the coroutine is empty and has room, and the push allocates nothing.
         unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, self.entry.into()) };
         self.shared.hand_over(&raw const frame);
+        self.shared.listener.set(Some(call.listener));
         let ended = self.run(pulse, id, coroutine, self.blocking(call.listener), &about);
         self.shared.hand_over(ptr::null());
         match ended {
@@ -182,6 +183,7 @@ impl Vm {
             offset: waiting.offset,
         };
         self.answer(wait, answer);
+        self.shared.listener.set(Some(waiting.listener));
         let limit = self.blocking(waiting.listener);
         match self.run(pulse, id, waiting.coroutine, limit, &about) {
             Ended::Done => Step::Done,

@@ -17,7 +17,7 @@ mod text;
 pub(crate) use counts::LimitKills;
 pub(crate) use counts::{
     ConsumerCounts, ConsumerSnapshot, ListenerCounts, ListenerSnapshot, Outcome, Outcomes,
-    PartitionSnapshot, WorkerSnapshot,
+    PartitionSnapshot, ProducerSnapshot, WorkerSnapshot,
 };
 pub(crate) use exposition::{Scrape, exposition};
 pub(crate) use histogram::Histogram;

@@ -4,7 +4,9 @@
 
 #[cfg(feature = "failpoints")]
 mod echo;
+mod error;
 pub(crate) mod json;
+mod kafka;
 mod parallel;
 
 use std::ffi::c_int;
@@ -16,7 +18,7 @@ use mlua::ffi::{self, lua_KContext, lua_State};
 use super::module::{self, Body, Entry, Module};
 use super::{app, duration, fields};
 use crate::lua::shared::Shared;
-use crate::lua::stack::push_bytes;
+use crate::lua::stack::{push_bytes, push_null};
 use crate::lua::suspend;
 use crate::wait::Wait;
 
@@ -42,6 +44,18 @@ const TIDE: Module = Module {
             ],
             body: Body::C(now),
         },
+        Entry {
+            name: "null",
+            path: "tide.null",
+            types: &[
+                "The null of JSON, and the value of a tombstone.",
+                "@type lightuserdata",
+            ],
+            body: Body::Value(|state, _| {
+                // SAFETY: runs protected.
+                unsafe { push_null(state) }
+            }),
+        },
         parallel::ENTRY,
         Entry {
             name: "sleep",
@@ -60,7 +74,9 @@ pub(in crate::lua) const MODULES: &[Module] = &[
     TIDE,
     #[cfg(feature = "failpoints")]
     echo::MODULE,
+    error::MODULE,
     json::MODULE,
+    kafka::MODULE,
 ];
 
 /// The type definitions of `tide` for `LuaLS`.
@@ -76,6 +92,7 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     unsafe {
         suspend::install(state);
         json::install(state, shared);
+        kafka::install(state, shared);
         for module in MODULES {
             push_module(state, shared, module);
             if let Some(name) = module.path.strip_prefix("tide.") {
