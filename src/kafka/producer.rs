@@ -397,8 +397,19 @@ impl Brokers {
 /// Passes each delivery report to its receiver.
 struct Reports(Arc<Brokers>);
 
+/// An idempotent producer may log this at each start: the connection to an address of `brokers` ends when the id of the
+/// broker is known, and the request for a producer id is repeated on the connection that follows.
+fn is_usual(facility: &str, text: &str) -> bool {
+    facility == "GETPID" && text.contains("Broker handle destroyed")
+}
+
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        let level = if is_usual(facility, text) {
+            RDKafkaLogLevel::Debug
+        } else {
+            level
+        };
         super::log::line(level as i32, facility, "producer", text);
     }
 

@@ -134,6 +134,22 @@ mod tests {
     }
 
     #[test]
+    fn the_topics_that_produces_names_are_made_and_every_producer_sends_to_the_broker() {
+        let text = "[kafkaConfig]\nbrokers = ['theirs:9092']\n[consumerConfig]\ngroupId = 'g'\n[producers.audit]\n\
+                    ssl = true\n[[listeners]]\ntopic = 'in'\nhandler = 'h'\nproduces = ['out', 'orders.*']\n";
+        let written = Written::parse("/test/config.toml".as_ref(), text, &|_| None);
+        let sources: Sources = [("h.lua".to_owned(), [].into())].into_iter().collect();
+        let mut config = written.config(&sources).unwrap();
+        adjust(&mut config, "127.0.0.1:1");
+        let topics: Vec<_> = literal_topics(&config).into_iter().collect();
+        assert_eq!(topics, ["in", "out"]);
+        for producer in &config.producers {
+            assert_eq!(producer.properties["bootstrap.servers"].text, "127.0.0.1:1");
+            assert!(!producer.properties.contains_key("security.protocol"));
+        }
+    }
+
+    #[test]
     fn nothing_of_the_configs_own_brokers_remains() {
         let value = |text: &str| Value {
             text: text.to_owned(),

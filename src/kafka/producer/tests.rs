@@ -47,6 +47,18 @@ fn records_are_acknowledged_in_the_order_in_which_they_were_given() {
 }
 
 #[test]
+fn only_the_usual_line_of_a_start_is_left_to_the_debug_level() {
+    let usual = "[thrd:main]: Failed to acquire idempotence PID from broker 127.0.0.1:1/bootstrap: Local: Broker handle \
+                 destroyed without termination: retrying";
+    assert!(is_usual("GETPID", usual));
+    assert!(!is_usual(
+        "GETPID",
+        "Failed to acquire idempotence PID: Cluster authorization failed"
+    ));
+    assert!(!is_usual("FAIL", usual));
+}
+
+#[test]
 fn one_key_is_one_partition() {
     let broker = Broker::start().unwrap();
     broker.create_topic("orders", 5).unwrap();

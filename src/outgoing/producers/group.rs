@@ -129,7 +129,12 @@ impl Group {
             // The topic may be missing, or its configuration may not be read. The record then finds out by itself.
             Ok(Err(error)) => {
                 log!(debug, kafka, topic, %error, "the limit of a topic is not known");
-                (usize::MAX, AGAIN)
+                let lasts = if error.is_unsupported() {
+                    self.settings.metadata_max_age
+                } else {
+                    AGAIN
+                };
+                (usize::MAX, lasts)
             }
             Err(_) => (usize::MAX, AGAIN),
         };
