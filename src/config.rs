@@ -17,6 +17,8 @@ mod made;
 mod names;
 mod passthrough;
 mod process;
+mod producers;
+mod properties;
 #[cfg(test)]
 mod reference;
 mod refused;
@@ -37,6 +39,7 @@ use regex::Regex;
 
 use crate::kafka::property::Value;
 use crate::topic_name;
+use crate::wait::send::{Acks, Compression};
 
 pub(crate) use error::{Errors, words};
 pub(crate) use load::Written;
@@ -47,6 +50,9 @@ pub(crate) use sources::Sources;
 
 /// The name of the consumer of `[consumerConfig]`.
 pub(crate) const DEFAULT_CONSUMER: &str = "default";
+
+/// The name of the producer of `[producerConfig]`.
+pub(crate) const DEFAULT_PRODUCER: &str = "default";
 
 /// The control socket's name in the runtime directory.
 pub(crate) const SOCKET: &str = "moontide.sock";
@@ -59,6 +65,8 @@ pub(crate) struct Config {
     pub(crate) path: PathBuf,
     /// Every consumer that a listener uses; the one of `[consumerConfig]` is named `default`.
     pub(crate) consumers: Vec<Consumer>,
+    /// The producers of handlers; the one of `[producerConfig]` is named `default`, and comes first.
+    pub(crate) producers: Vec<Producer>,
     /// In the order of declaration.
     pub(crate) listeners: Vec<Listener>,
     pub(crate) lua: Lua,
@@ -87,6 +95,66 @@ pub(crate) struct Consumer {
     pub(crate) request_timeout: Duration,
 }
 
+/// A producer of handlers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Producer {
+    pub(crate) name: String,
+    /// All properties of librdkafka, by its names, with these `acks` and this `compression`.
+    pub(crate) properties: BTreeMap<String, Value>,
+    pub(crate) acks: Acks,
+    pub(crate) is_idempotent: bool,
+    pub(crate) compression: Compression,
+    /// The longest time that a send waits for its acknowledgement.
+    pub(crate) timeout: Duration,
+    /// `bufferMemory`: the most bytes of records without an acknowledgement.
+    pub(crate) buffer_memory: usize,
+    /// `metadataMaxAge`: how long the limit of a topic counts as known.
+    pub(crate) metadata_max_age: Duration,
+    /// Whether the file has its table: then it connects at the start, and not at the first send.
+    pub(crate) is_written: bool,
+}
+
+/// Topics to which a listener may send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Produced {
+    /// As written.
+    pub(crate) text: String,
+}
+
+impl Produced {
+    fn new(text: &str) -> Self {
+        Self {
+            text: text.to_owned(),
+        }
+    }
+
+    /// The topic, if it is one.
+    pub(crate) fn literal(&self) -> Option<&str> {
+        (!self.text.contains('*')).then_some(&self.text)
+    }
+
+    /// Each `*` stands for any characters, also for none.
+    pub(crate) fn has(&self, topic: &str) -> bool {
+        let Some((first, rest)) = self.text.split_once('*') else {
+            return self.text == topic;
+        };
+        let Some(mut left) = topic.strip_prefix(first) else {
+            return false;
+        };
+        let parts: Vec<&str> = rest.split('*').collect();
+        let Some((last, inner)) = parts.split_last() else {
+            return false;
+        };
+        for part in inner {
+            let Some(at) = left.find(part) else {
+                return false;
+            };
+            left = &left[at + part.len()..];
+        }
+        left.ends_with(last)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Listener {
     /// Unique; the key of logs, status and of a message's outcome across reloads.
@@ -110,6 +178,8 @@ pub(crate) struct Listener {
     pub(crate) rate_limit: Option<RateLimit>,
     /// A message does not run before it is that old. The listeners of a topic agree on it.
     pub(crate) delay: Option<Duration>,
+    /// The topics to which its calls may send; absent: all topics.
+    pub(crate) produces: Option<Vec<Produced>>,
 }
 
 /// At most so many runs begin in so much time, retries included, in the whole process.

@@ -10,6 +10,7 @@ mod client;
 mod connection;
 mod descriptions;
 mod error;
+mod largest_batch;
 mod list;
 pub(crate) mod log;
 mod message;

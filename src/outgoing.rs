@@ -1,7 +1,9 @@
-//! Records that leave: dead letters and retry records, the topics that they need, and the outbox that sends them.
+//! Records that leave: dead letters and retry records, the topics that they need, and the outbox that sends them; and
+//! the producers of handlers.
 
 pub(crate) mod dead_letter;
 pub(crate) mod failed_message;
 pub(crate) mod outbox;
+pub(crate) mod producers;
 pub(crate) mod required_topics;
 pub(crate) mod retry_topic;

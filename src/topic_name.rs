@@ -16,6 +16,18 @@ const RETRY: &str = "retry";
 /// The default of `deadLetter.topic`.
 const DEFAULT_DEAD_LETTER: &str = "{topic}.dead";
 
+/// Kafka's own limit for a name.
+pub(crate) const CHARACTERS_MAX: usize = 249;
+
+/// Whether Kafka takes it for a topic.
+pub(crate) fn is_topic(name: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=CHARACTERS_MAX).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name.chars().all(good)
+}
+
 /// The topic in which messages of `topic` wait for `delay`: `orders.billing.retry.10m`.
 pub(crate) fn retry_topic(topic: &str, group: &str, delay: Duration) -> String {
     format!("{topic}.{group}.{RETRY}.{}", duration::short(delay))

@@ -3,6 +3,8 @@
 //! A handler asks for a [`Wait`] and is suspended; whoever serves the wait answers by a [`Reply`]. To give a wait up is to
 //! drop its [`Cancel`]: the work hears of it and ends in its own way, so that no connection is left half used.
 
+pub(crate) mod send;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -93,12 +95,28 @@ impl Value {
         }
     }
 }
+/// The kinds of errors, by which handlers decide.
+pub(crate) const KINDS: [&str; 10] = [
+    "busy",
+    "closed",
+    "conflict",
+    "internal",
+    "invalid",
+    "notFound",
+    "refused",
+    "timeout",
+    "tooLarge",
+    "unreachable",
+];
 
 /// An error with a kind. A handler sees a table with `kind` and `message`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Fault {
+    /// One of [`KINDS`].
     pub(crate) kind: &'static str,
     pub(crate) message: String,
+    /// A further field of the table.
+    pub(crate) field: Option<(&'static str, Value)>,
 }
 
 impl Fault {
@@ -106,6 +124,7 @@ impl Fault {
         Self {
             kind,
             message: message.into(),
+            field: None,
         }
     }
 }

@@ -5,7 +5,9 @@
 
 mod log_file;
 mod policies;
+mod producers;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -18,6 +20,7 @@ use super::terminal::harmless;
 use super::{ConfigOption, Exit};
 use crate::bundle::{self, Bundle};
 use crate::config::{Config, Consumer, Errors, Listener};
+use crate::kafka::property::Value;
 use crate::lua::{Loader, Ticket, Unloaded, Vm, Watchdog};
 use crate::threads::supervisor::Supervisor;
 
@@ -163,14 +166,19 @@ fn as_text(Good { bundle, warnings }: &Good) -> String {
                 line(&mut text, format_args!("      {policy}"));
             }
         }
-        for (name, value) in &consumer.properties {
-            // A certificate has many lines; the first identifies it.
-            let value = format!("{value:?}");
-            let (first, more) = value
-                .split_once('\n')
-                .map_or((value.as_str(), ""), |(first, _)| (first, " …"));
-            line(&mut text, format_args!("  {name} = {first}{more}"));
+        properties(&mut text, &consumer.properties);
+    }
+    // Most configurations send nothing: the producer of every configuration would be noise.
+    for producer in config
+        .producers
+        .iter()
+        .filter(|one| producers::is_shown(one, config))
+    {
+        line(&mut text, format_args!("producer {}", producer.name));
+        for fact in producers::as_lines(producer) {
+            line(&mut text, format_args!("    {fact}"));
         }
+        properties(&mut text, &producer.properties);
     }
     line(
         &mut text,
@@ -192,6 +200,17 @@ fn as_text(Good { bundle, warnings }: &Good) -> String {
     text
 }
 
+fn properties(text: &mut String, properties: &BTreeMap<String, Value>) {
+    for (name, value) in properties {
+        // A certificate has many lines; the first identifies it.
+        let value = format!("{value:?}");
+        let (first, more) = value
+            .split_once('\n')
+            .map_or((value.as_str(), ""), |(first, _)| (first, " …"));
+        line(text, format_args!("  {name} = {first}{more}"));
+    }
+}
+
 fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
@@ -208,6 +227,7 @@ fn as_json(Good { bundle, warnings }: &Good) -> Json {
         "hash": format!("{:016x}", bundle.hash),
         "warnings": warnings,
         "consumers": config.consumers.iter().map(consumer_as_json).collect::<Vec<_>>(),
+        "producers": config.producers.iter().map(producers::as_json).collect::<Vec<_>>(),
         "listeners": config.listeners.iter().map(|listener| policies::as_json(listener, group(config, listener))).collect::<Vec<_>>(),
         "lua": {
             "handlers": config.lua.handlers,
@@ -247,12 +267,14 @@ fn group<'c>(config: &'c Config, listener: &Listener) -> &'c str {
 }
 
 fn consumer_as_json(consumer: &Consumer) -> Json {
-    let properties: serde_json::Map<String, Json> = consumer
-        .properties
-        .iter()
-        .map(|(name, value)| (name.clone(), format!("{value:?}").into()))
-        .collect();
+    let properties = properties_as_json(&consumer.properties);
     json!({ "name": consumer.name, "groupId": consumer.group_id, "librdkafka": properties })
+}
+
+fn properties_as_json(properties: &BTreeMap<String, Value>) -> Json {
+    let properties = properties.iter();
+    let shown = properties.map(|(name, value)| (name.clone(), format!("{value:?}").into()));
+    Json::Object(shown.collect())
 }
 
 fn bad_as_json(bad: &Bad) -> Json {

@@ -5,22 +5,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::file::{Assigner, Consumer, File, GroupProtocol};
-use super::kafkajs::{self, Properties};
-use super::passthrough;
+use super::kafkajs;
+use super::names::is_word;
+use super::passthrough::Table;
+use super::properties;
 use super::tree::{self, CLASSIC_KEYS, Step};
-use crate::kafka::property::Value;
-
 use super::{DEFAULT_CONSUMER, Scene};
-use crate::kafka::property::{self, Refusal};
+use crate::kafka::property::Role;
 
 /// librdkafka's default of `message.max.bytes`, below which `fetch.max.bytes` may not be.
 const MESSAGE_MAX_BYTES: u64 = 1_000_000;
-
-/// The schemes of an address that librdkafka accepts.
-const SCHEMES: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
-
-/// The property by which librdkafka asks for tokens itself.
-const OAUTH_METHOD: &str = "sasl.oauthbearer.method";
 
 pub(super) fn resolve(
     file: &File,
@@ -67,11 +61,7 @@ fn check_name(name: &str, path: &[&str], scene: &mut Scene<'_, '_>) {
                 "`{name}` is the name of the consumer of `[consumerConfig]`; write its keys there"
             ),
         );
-    } else if name.is_empty()
-        || !name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
-    {
+    } else if !is_word(name) {
         scene.report.error(
             at,
             format!("consumer `{name}`: a name has letters, digits, `_` and `-` only"),
@@ -111,11 +101,18 @@ fn one(
     file: &File,
     scene: &mut Scene<'_, '_>,
 ) -> Option<super::Consumer> {
-    brokers(consumer, path, scene);
+    properties::check_brokers(&consumer.client, path, scene);
+    retries(path, scene);
     let group_id = group(name, consumer, path, scene);
     classic(consumer, path, scene);
     limits(consumer, path, file, scene);
-    let properties = properties(consumer, path, scene);
+    let table = Table {
+        role: Role::Consumer,
+        client: &consumer.client,
+        path,
+    };
+    let mapped = kafkajs::consumer(consumer, scene.folder);
+    let properties = properties::resolve(&table, mapped, scene);
     Some(super::Consumer {
         name: name.to_owned(),
         group_id: group_id?,
@@ -127,58 +124,16 @@ fn one(
     })
 }
 
-fn brokers(consumer: &Consumer, path: &[&str], scene: &mut Scene<'_, '_>) {
-    let list = kafkajs::brokers(&consumer.client);
-    if list.is_empty() {
-        if !["brokers", "kafkaConfig"]
-            .iter()
-            .any(|key| scene.report.is_left_out(key))
-        {
-            let at = scene.at_keys(&["kafkaConfig"], &["brokers"]);
-            scene.report.error(
-                at,
-                "`brokers` is missing in `[kafkaConfig]`; write `brokers = [\"localhost:9092\"]`",
-            );
-        }
-        return;
+/// `retry.retries` of `[kafkaConfig]` is for producers.
+fn retries(path: &[&str], scene: &mut Scene<'_, '_>) {
+    let keys = ["retry", "retries"];
+    if scene.is_own(path, &keys) {
+        let at = scene.at_keys(path, &keys);
+        scene.report.error(
+            at,
+            "`retry.retries`: a consumer retries requests without limit; `retry.attempts` in `[[listeners]]` is for handlers",
+        );
     }
-    for broker in list {
-        if let Err(instead) = broker_address(broker) {
-            let at = scene.at_keys(path, &["brokers"]);
-            scene.report.error(
-                at,
-                format!("`brokers` has `{broker}`, which is not host:port{instead}"),
-            );
-        }
-    }
-}
-
-/// Whether librdkafka accepts the address; the error is a hint for the end of the sentence.
-fn broker_address(broker: &str) -> Result<(), String> {
-    let address = match broker.split_once("://") {
-        Some((scheme, address)) if SCHEMES.iter().any(|s| s.eq_ignore_ascii_case(scheme)) => {
-            address
-        }
-        Some((scheme, address)) => {
-            let host = address.split('/').next().unwrap_or_default();
-            return Err(format!("; remove `{scheme}://`: `{host}`"));
-        }
-        None => broker,
-    };
-    if let Some(name) = address.strip_prefix('$') {
-        let name = name.split(':').next().unwrap_or_default();
-        return Err(format!("; write the variable `{name}` as `${{{name}}}`"));
-    }
-    let (host, port) = match address.rsplit_once(':') {
-        Some((host, port)) if !address.ends_with(']') => (host, Some(port)),
-        _ => (address, None),
-    };
-    let bad_port = port.is_some_and(|port| port.parse::<u16>().ok().is_none_or(|port| port == 0));
-    let is_good = |c: char| !c.is_whitespace() && !c.is_control() && !"/$@\"'`{}()".contains(c);
-    if host.is_empty() || bad_port || !host.chars().all(is_good) {
-        return Err(String::new());
-    }
-    Ok(())
 }
 
 fn group(
@@ -287,113 +242,4 @@ fn limits(consumer: &Consumer, path: &[&str], file: &File, scene: &mut Scene<'_,
             format!("`drainDeadline` is {drain}, more than `rebalanceTimeout` {rebalance}, after which the group gives the partitions to other members"),
         );
     }
-}
-
-/// What somebody on the way to the broker could use.
-fn warn_of_open_doors(mapped: &Properties, scene: &mut Scene<'_, '_>) {
-    let is = |name: &str, value| mapped.get(name).is_some_and(|mapped| mapped.value == value);
-    let mut warn = |warning: &str| {
-        // The consumers mostly share what they inherit.
-        if !scene.report.warnings.iter().any(|one| one == warning) {
-            scene.report.warning(warning);
-        }
-    };
-    if is("sasl.mechanisms", "PLAIN") && is("security.protocol", "sasl_plaintext") {
-        warn(
-            "`sasl.mechanism` is \"plain\" without `ssl`: the password crosses the network in plain text",
-        );
-    }
-    if is("enable.ssl.certificate.verification", "false") {
-        warn("`ssl.rejectUnauthorized` is false: any server can pass for a broker");
-    }
-}
-
-fn properties(
-    consumer: &Consumer,
-    path: &[&str],
-    scene: &mut Scene<'_, '_>,
-) -> BTreeMap<String, Value> {
-    let (mapped, complaints) = kafkajs::consumer(consumer, scene.folder);
-    for complaint in complaints {
-        let at = scene.at_keys(path, complaint.keys);
-        if !complaint
-            .keys
-            .iter()
-            .any(|key| scene.report.is_left_out(key))
-        {
-            scene.report.error(at, complaint.message);
-        }
-    }
-    warn_of_open_doors(&mapped, scene);
-    let mut properties = BTreeMap::new();
-    // librdkafka's telemetry: a broker that asks for it in a wrong way can crash the client.
-    let off = Value {
-        text: "false".to_owned(),
-        secret: false,
-    };
-    properties.insert("enable.metrics.push".to_owned(), off);
-    for (name, value) in passthrough::resolve(consumer, path, &mapped, scene) {
-        properties.insert(name, value);
-    }
-    let no_oauth =
-        mapped.contains_key(OAUTH_METHOD) && property::check(OAUTH_METHOD, "oidc").is_err();
-    if no_oauth {
-        let at = scene.at_keys(path, &["sasl", "mechanism"]);
-        scene.report.error(
-            at,
-            "`sasl.mechanism` is \"oauthbearer\", but this program's librdkafka is built without libcurl, which fetches \
-             the tokens; use \"scram-sha-512\"",
-        );
-    }
-    for (name, mapped) in &mapped {
-        if !mapped.keys.is_empty()
-            && !(no_oauth && (name.contains("oauthbearer") || name.starts_with("https.")))
-            && let Err(Refusal::Invalid(sentence)) = property::check(name, &mapped.value)
-        {
-            let at = scene.at_keys(path, mapped.keys);
-            let sentence = passthrough::reason(name, &mapped.value, sentence);
-            scene
-                .report
-                .error(at, format!("`{}`: {sentence}", mapped.keys.join(".")));
-        }
-        let value = Value {
-            secret: scene.is_secret(name, &mapped.value),
-            text: mapped.value.clone(),
-        };
-        properties.entry(name.clone()).or_insert(value);
-    }
-    // What was left out for an error would be missed here.
-    if scene.report.is_empty() {
-        together(consumer, &properties, &mapped, path, scene);
-    }
-    properties
-}
-
-/// Reports what librdkafka refuses in the combination of properties, where each alone is good.
-fn together(
-    consumer: &Consumer,
-    properties: &BTreeMap<String, Value>,
-    mapped: &Properties,
-    path: &[&str],
-    scene: &mut Scene<'_, '_>,
-) {
-    let all = properties
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.text.as_str()));
-    let Err(sentence) = property::check_together(all) else {
-        return;
-    };
-    let passed = consumer
-        .client
-        .librdkafka
-        .keys()
-        .find(|name| sentence.contains(name.as_str()));
-    let named = mapped
-        .iter()
-        .find(|(name, of)| !of.keys.is_empty() && sentence.contains(name.as_str()));
-    let at = match passed {
-        Some(name) => scene.at_keys(path, &["librdkafka", name]),
-        None => scene.at_keys(path, named.map_or(&[], |(_, of)| of.keys)),
-    };
-    scene.report.error(at, format!("librdkafka: {sentence}"));
 }

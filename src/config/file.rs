@@ -5,6 +5,7 @@
 
 mod failure;
 mod kafka;
+mod producer;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub(super) use kafka::{
     Assigner, Client, Consumer, GroupProtocol, LogLevel, Mechanism, OneOrMany, Property, Sasl, Ssl,
     SslTable,
 };
+pub(super) use producer::Producer;
 
 use super::unit::{Millis, Size};
 
@@ -33,6 +35,10 @@ pub(super) struct File {
     pub(super) consumer_config: Consumer,
     /// Further consumers by name. A listener uses one with `consumer = "name"`.
     pub(super) consumers: BTreeMap<String, Consumer>,
+    /// The default producer of handlers, and the default of every named one.
+    pub(super) producer_config: Producer,
+    /// Further producers by name. A handler gets one by `tide.kafka.producer("name")`.
+    pub(super) producers: BTreeMap<String, Producer>,
     /// The defaults of every listener: any key but name, topic, topics and handler.
     pub(super) listener_defaults: Policies,
     /// Topics bound to a handler.
@@ -96,6 +102,8 @@ pub(super) struct Policies {
     pub(super) rate_limit: Option<RateLimit>,
     /// The age, by its timestamp, that a message has when it runs; 0 or absent: none.
     pub(super) delay: Option<Millis>,
+    /// The topics to which calls may send: names, or names with `*` for any characters; absent: all topics.
+    pub(super) produces: Option<Vec<String>>,
 }
 
 /// A number whose default is not 0.

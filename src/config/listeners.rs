@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::file::{self, File};
-use super::names::{is_library, parse_handler, parse_topic};
+use super::names::{is_library, parse_handler, parse_produced, parse_topic};
 use super::tree::Step;
 use super::unit::Millis;
 use super::{
-    DEFAULT_CONSUMER, Handler, Limits, Listener, NullKeys, Ordering, RateLimit, Run, Scene, Topic,
+    DEFAULT_CONSUMER, Handler, Limits, Listener, NullKeys, Ordering, Produced, RateLimit, Run,
+    Scene, Topic,
 };
 use crate::config::Sources;
 use crate::nearest::nearest;
@@ -169,6 +170,7 @@ impl One<'_, '_, '_> {
                 format!("`delay` is {found}, not from 0 to 30 d"),
             );
         }
+        let produces = self.produces(policies);
         let max_in_flight = policies.max_in_flight.0;
         if max_in_flight == 0 {
             self.error(
@@ -193,7 +195,19 @@ impl One<'_, '_, '_> {
             limits,
             rate_limit,
             delay: delay.map(Millis::duration),
+            produces,
         })
+    }
+
+    fn produces(&mut self, policies: &file::Policies) -> Option<Vec<Produced>> {
+        let mut produced = Vec::new();
+        for text in policies.produces.as_ref()? {
+            match parse_produced(text) {
+                Ok(one) => produced.push(one),
+                Err(message) => self.error(&["produces"], message),
+            }
+        }
+        Some(produced)
     }
 
     fn ordering(&mut self, policies: &file::Policies) -> (Ordering, NullKeys) {

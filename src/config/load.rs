@@ -13,7 +13,9 @@ use super::error::Report;
 use super::file::File;
 use super::scene::Scene;
 use super::tree::{self, Tree};
-use super::{Config, Errors, agree, consumers, interpolate, listeners, made, process, shape};
+use super::{
+    Config, Errors, agree, consumers, interpolate, listeners, made, process, producers, shape,
+};
 use crate::config::Sources;
 
 /// A configuration as it is written, parsed once.
@@ -147,6 +149,7 @@ fn resolve(
     scene: &mut Scene<'_, '_>,
 ) -> Config {
     let consumers = consumers::resolve(file, &listeners::used_consumers(file), scene);
+    let producers = producers::resolve(file, scene);
     let listeners = listeners::resolve(file, sources, scene);
     let made = made::of(listeners.iter().map(|(_, listener)| listener), &consumers);
     agree::check(&listeners, &made, scene);
@@ -158,6 +161,7 @@ fn resolve(
     Config {
         path: path.to_owned(),
         consumers,
+        producers,
         listeners: listeners
             .into_iter()
             .map(|(_, listener)| listener)

@@ -2,10 +2,10 @@
 
 use regex::Regex;
 
-use super::{Handler, Topic};
+use super::{Handler, Produced, Topic};
+use crate::topic_name::CHARACTERS_MAX as TOPIC_CHARACTERS_MAX;
+pub(super) use crate::topic_name::is_topic;
 
-/// Kafka's own limit.
-const TOPIC_CHARACTERS_MAX: usize = 249;
 /// The rule for names, for errors.
 pub(super) const TOPIC_FORM: &str = "a name has 1 to 249 letters, digits, `.`, `_` and `-`";
 
@@ -66,13 +66,22 @@ pub(super) fn parse_topic(name: &str) -> Result<Topic, String> {
     Ok(Topic::Literal(name.to_owned()))
 }
 
-/// Whether Kafka takes it for a topic.
-pub(super) fn is_topic(name: &str) -> bool {
-    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    (1..=TOPIC_CHARACTERS_MAX).contains(&name.len())
-        && name != "."
-        && name != ".."
-        && name.chars().all(good)
+/// A topic, or several by `*`, as a listener may send to them.
+pub(super) fn parse_produced(text: &str) -> Result<Produced, String> {
+    let letters = text.replace('*', "");
+    let is_star = letters.is_empty() && !text.is_empty();
+    if !is_star && !is_topic(&letters) {
+        return Err(format!(
+            "`produces` has `{text}`, not the name of a topic, or a name with `*` for any characters; {TOPIC_FORM}"
+        ));
+    }
+    Ok(Produced::new(text))
+}
+
+/// Whether it can be the name of a consumer or of a producer.
+pub(super) fn is_word(name: &str) -> bool {
+    let is_good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    !name.is_empty() && name.chars().all(is_good)
 }
 
 /// Whether `require` finds a library of Lua, or `tide`, under this name, and never looks for a file.
@@ -139,6 +148,32 @@ mod tests {
         for text in ["orders.lua", "a.b.c", "orders.", "orders_test.f"] {
             check(text, None);
         }
+    }
+
+    #[test]
+    fn a_produced_topic_is_a_name_or_has_stars_for_any_characters() {
+        for text in ["", "^a", "a b", ".."] {
+            assert!(parse_produced(text).is_err(), "{text}");
+        }
+        for (text, topic, expected) in [
+            ("orders", "orders", true),
+            ("orders", "orders.eu", false),
+            ("orders.*", "orders.eu", true),
+            ("orders.*", "orders", false),
+            ("*", "orders", true),
+            ("*.eu", "orders.eu", true),
+            ("a*b*c", "a1b2c", true),
+            ("a*b*c", "ac", false),
+            ("a*a", "a", false),
+        ] {
+            assert_eq!(
+                parse_produced(text).unwrap().has(topic),
+                expected,
+                "{text} {topic}"
+            );
+        }
+        assert_eq!(parse_produced("orders").unwrap().literal(), Some("orders"));
+        assert_eq!(parse_produced("orders.*").unwrap().literal(), None);
     }
 
     #[test]

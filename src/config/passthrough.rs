@@ -3,26 +3,36 @@
 //! Refused are properties that have a key in the file, so that one setting has one name, and properties that the delivery
 //! guarantees need. librdkafka itself checks names and values.
 
-use super::file::{Consumer, Property};
+use super::Scene;
+use super::file::{Client, Property};
 use super::kafkajs::Properties;
-use crate::kafka::property::Value;
+use crate::kafka::producer::is_of_connection;
+use crate::kafka::property::{self, Refusal, Role, Value};
 use crate::nearest::nearest;
 
-use super::Scene;
-use crate::kafka::property::{self, Refusal};
+/// A table of a consumer or a producer, inheritance done.
+pub(super) struct Table<'t> {
+    pub(super) role: Role,
+    pub(super) client: &'t Client,
+    pub(super) path: &'t [&'t str],
+}
 
 /// The properties of the `librdkafka` table that are passed on.
 pub(super) fn resolve(
-    consumer: &Consumer,
-    path: &[&str],
+    table: &Table<'_>,
     mapped: &Properties,
     scene: &mut Scene<'_, '_>,
 ) -> Vec<(String, Value)> {
     let mut passed = Vec::new();
-    for (name, value) in &consumer.client.librdkafka {
-        let at = scene.at_keys(path, &["librdkafka", name]);
+    for (name, value) in &table.client.librdkafka {
+        let at = scene.at_keys(table.path, &["librdkafka", name]);
         let text = value.text();
-        if let Some(reason) = reserved(name) {
+        let is_inherited = !scene.is_own(table.path, &["librdkafka", name]);
+        if table.role == Role::Producer && is_inherited && !is_of_connection(name) {
+            // `[kafkaConfig]` may have it for the consumers.
+            continue;
+        }
+        if let Some(reason) = reserved(table.role, name) {
             scene
                 .report
                 .error(at, format!("librdkafka's `{name}` {reason}"));
@@ -62,11 +72,11 @@ pub(super) fn resolve(
 }
 
 /// What to write instead of a librdkafka property that stands among the keys of kafkajs.
-pub(super) fn misplaced(property: &str) -> Option<String> {
+pub(super) fn misplaced(role: Role, property: &str) -> Option<String> {
     if !property.contains('.') {
         return None;
     }
-    match reserved(property) {
+    match reserved(role, property) {
         Some(reason) => Some(format!("librdkafka's `{property}` {reason}")),
         // No value fits every property. Only the name counts here.
         None if property::check(property, "") == Err(Refusal::Unknown) => None,
@@ -97,11 +107,23 @@ impl Property {
 }
 
 /// Why a property may not be passed through, when librdkafka would take it.
-fn reserved(property: &str) -> Option<String> {
-    if let Some(key) = named(property) {
+fn reserved(role: Role, property: &str) -> Option<String> {
+    let own = match role {
+        Role::Consumer => named_of_consumers(property),
+        Role::Producer => named_of_producers(property),
+    };
+    if let Some(key) = named(property).or(own) {
         return Some(format!("has a name here: write `{key}`"));
     }
-    let reason = match property {
+    let reason = match role {
+        Role::Consumer => set_for_consumers(property),
+        Role::Producer => set_for_producers(property),
+    };
+    reason.map(str::to_owned)
+}
+
+fn set_for_consumers(property: &str) -> Option<&'static str> {
+    Some(match property {
         "enable.auto.commit"
         | "auto.commit.enable"
         | "enable.auto.offset.store"
@@ -114,15 +136,38 @@ fn reserved(property: &str) -> Option<String> {
         "enable.partition.eof" => "is set by Moontide: it must stay true",
         "group.protocol.type" => "would keep this consumer out of every consumer group",
         "rebalance_cb" | "offset_commit_cb" | "consume_cb" | "enabled_events" | "opaque"
-        | "default_topic_conf" => {
-            "takes a callback or a pointer, which a configuration cannot hold"
-        }
+        | "default_topic_conf" => CALLBACK,
         _ => return None,
-    };
-    Some(reason.to_owned())
+    })
 }
 
-/// The key of the file for a property of librdkafka, its aliases included.
+fn set_for_producers(property: &str) -> Option<&'static str> {
+    Some(match property {
+        "linger.ms" | "queue.buffering.max.ms" => {
+            "is set by Moontide: a send waits for its answer, so its records do not linger"
+        }
+        "queue.buffering.max.messages" | "queue.buffering.max.kbytes" => {
+            "is set by Moontide: write `bufferMemory`"
+        }
+        "message.max.bytes" => {
+            "is set by Moontide: the topic's `max.message.bytes` decides, and `bufferMemory`"
+        }
+        "enable.gapless.guarantee" => "would end the producer for good where one record is refused",
+        "transactional.id" | "transaction.timeout.ms" => {
+            "needs transactions, which this version does not have"
+        }
+        "delivery.report.only.error" | "produce.offset.report" => {
+            "is set by Moontide: a send returns the offset of each record"
+        }
+        "dr_cb" | "dr_msg_cb" | "partitioner_cb" | "msg_order_cmp" | "enabled_events"
+        | "opaque" | "default_topic_conf" => CALLBACK,
+        _ => return None,
+    })
+}
+
+const CALLBACK: &str = "takes a callback or a pointer, which a configuration cannot hold";
+
+/// The key of the connection for a property of librdkafka, its aliases included.
 fn named(property: &str) -> Option<&'static str> {
     Some(match property {
         "bootstrap.servers" | "metadata.broker.list" => "brokers",
@@ -154,14 +199,33 @@ fn named(property: &str) -> Option<&'static str> {
         "sasl.oauthbearer.token.endpoint.url" => "sasl.tokenEndpointUrl",
         "sasl.oauthbearer.scope" => "sasl.scope",
         "sasl.oauthbearer.extensions" => "sasl.extensions",
+        "topic.metadata.refresh.interval.ms" | "metadata.max.age.ms" => "metadataMaxAge",
+        "allow.auto.create.topics" => "allowAutoTopicCreation",
+        _ => return None,
+    })
+}
+
+/// The key of a producer for a property of librdkafka, its aliases included.
+fn named_of_producers(property: &str) -> Option<&'static str> {
+    Some(match property {
+        "acks" | "request.required.acks" => "acks",
+        "enable.idempotence" => "idempotent",
+        "compression.codec" | "compression.type" => "compression",
+        "message.timeout.ms" | "delivery.timeout.ms" => "timeout",
+        "retries" | "message.send.max.retries" => "retry.retries",
+        _ => return None,
+    })
+}
+
+/// The key of a consumer for a property of librdkafka, its aliases included.
+fn named_of_consumers(property: &str) -> Option<&'static str> {
+    Some(match property {
         "group.id" => "groupId",
         "group.protocol" => "groupProtocol",
         "partition.assignment.strategy" => "partitionAssigners",
         "session.timeout.ms" => "sessionTimeout",
         "max.poll.interval.ms" => "rebalanceTimeout",
         "heartbeat.interval.ms" => "heartbeatInterval",
-        "topic.metadata.refresh.interval.ms" | "metadata.max.age.ms" => "metadataMaxAge",
-        "allow.auto.create.topics" => "allowAutoTopicCreation",
         "max.partition.fetch.bytes" | "fetch.message.max.bytes" => "maxBytesPerPartition",
         "fetch.min.bytes" => "minBytes",
         "fetch.max.bytes" => "maxBytes",

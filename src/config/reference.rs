@@ -62,6 +62,7 @@ fn every_key_of_the_schema_stands_in_the_reference() {
         ("SslTable", ".kafkaConfig.ssl"),
         ("Sasl", ".kafkaConfig.sasl"),
         ("Consumer", ".consumerConfig"),
+        ("Producer", ".producerConfig"),
         ("Policies", ".listenerDefaults"),
         ("Subscription", ".listenerDefaults.subscription"),
         ("RunConfig", ".listenerDefaults.runConfig"),
@@ -97,7 +98,8 @@ fn every_key_of_the_schema_stands_in_the_reference() {
         };
         for key in table["properties"].as_object().unwrap().keys() {
             let inherited = match name {
-                "Consumer" => found.contains(&format!(".kafkaConfig.{key}")),
+                "Consumer" | "Producer" => found.contains(&format!(".kafkaConfig.{key}")),
+                "ClientRetry" => found.contains(&format!(".producerConfig.retry.{key}")),
                 "Listener" => found.contains(&format!(".listenerDefaults.{key}")),
                 _ => false,
             };

@@ -13,6 +13,7 @@ pub(super) fn key(scope: &str, key: &str) -> Option<&'static str> {
     let own = match scope {
         "File" => file(key),
         "Client" | "Consumer" => client(key).or_else(|| consumer(key)),
+        "Producer" => client(key).or_else(|| producer(key)),
         "SslTable" => ssl(key),
         "Sasl" => sasl(key),
         "ClientRetry" => client_retry(key),
@@ -90,7 +91,7 @@ fn file(key: &str) -> Option<&'static str> {
         "listener" | "handlers" | "topics" => {
             Some("write a `[[listeners]]` for each topic and handler")
         }
-        "producers" | "producerConfig" => Some("this version has no producers yet"),
+        "producer" => Some("write `[producerConfig]`, or a further producer as `[producers.NAME]`"),
         "subscription" | "runConfig" | "ordering" | "onError" | "retry" | "deadLetter"
         | "breaker" | "limits" | "rateLimit" | "delay" => {
             Some("write it in `[listenerDefaults]` or in a `[[listeners]]`")
@@ -122,6 +123,24 @@ fn consumer(key: &str) -> Option<&'static str> {
         | "partitionsConsumedConcurrently" => {
             Some("write it under `runConfig` in a `[[listeners]]` or in `[listenerDefaults]`")
         }
+        _ => None,
+    }
+}
+
+fn producer(key: &str) -> Option<&'static str> {
+    match key {
+        "createPartitioner" => Some(
+            "a configuration cannot hold a function; keys are mapped as by Java's clients (murmur2), and a record may have \
+             a `partition`",
+        ),
+        "transactionalId" | "transactionTimeout" => {
+            Some("this version has no transactions yet; remove it")
+        }
+        "lingerMs" | "linger" => {
+            Some("a send waits for its answer, so its records do not linger; remove it")
+        }
+        "batchSize" => Some("write `librdkafka.\"batch.size\"`"),
+        "requestTimeoutMs" | "deliveryTimeout" => Some("write `timeout`"),
         _ => None,
     }
 }
@@ -158,9 +177,6 @@ fn client_retry(key: &str) -> Option<&'static str> {
         "factor" | "multiplier" => {
             Some("librdkafka doubles its back-off with 20 % jitter; remove it")
         }
-        "retries" => Some(
-            "a consumer retries requests without limit; `retry.attempts` in `[[listeners]]` is for handlers",
-        ),
         "restartOnFailure" => {
             Some("a fatal error of a consumer ends the daemon, and systemd restarts it; remove it")
         }

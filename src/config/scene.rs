@@ -35,6 +35,18 @@ impl Scene<'_, '_> {
         self.at_keys(table, key.map_or(&[], std::slice::from_ref))
     }
 
+    /// Whether the table itself has these keys, and does not inherit them from `[kafkaConfig]`.
+    pub(super) fn is_own(&self, table: &[&str], keys: &[&str]) -> bool {
+        let (inner, last) = match keys {
+            [way @ .., last] => ([table, way].concat(), last),
+            [] => return false,
+        };
+        let is_there =
+            tree::table(self.tree, &inner).is_some_and(|table| table.contains_key(*last));
+        let at = self.at_keys(table, keys);
+        is_there && at != self.at_keys(&["kafkaConfig"], keys)
+    }
+
     /// The line on which something stands, from 1.
     pub(super) fn line(&self, path: &[Step<'_>]) -> Option<usize> {
         if self.report.is_full() {

@@ -12,13 +12,14 @@ use super::file::File;
 use super::tree::Tree;
 use super::unit::{Millis, Size};
 use super::{passthrough, refused};
-use crate::kafka::property;
+use crate::kafka::property::{self, Role};
 use crate::nearest::nearest;
 
 /// Where a key that stands in the wrong table belongs, by the name of the table's type.
-const TABLES: [(&str, &str); 15] = [
+const TABLES: [(&str, &str); 16] = [
     ("Client", "`[kafkaConfig]`"),
     ("Consumer", "`[consumerConfig]`"),
+    ("Producer", "`[producerConfig]`"),
     ("Policies", "`[[listeners]]` or `[listenerDefaults]`"),
     ("Listener", "`[[listeners]]`"),
     ("Subscription", "`subscription` of a listener"),
@@ -355,9 +356,12 @@ impl<'w> Walk<'w, '_> {
 
 /// The hint for a property of librdkafka in a table of kafkajs' keys.
 fn misplaced(scope: &str, property: &str) -> Option<String> {
-    matches!(scope, "Client" | "Consumer")
-        .then(|| passthrough::misplaced(property))
-        .flatten()
+    let role = match scope {
+        "Client" | "Consumer" => Role::Consumer,
+        "Producer" => Role::Producer,
+        _ => return None,
+    };
+    passthrough::misplaced(role, property)
 }
 
 /// The name as its user sees it: `group.id = "a"` is a table `group` for TOML.
@@ -375,8 +379,8 @@ fn written_path(path: &[String]) -> (String, Option<String>) {
         [list, index, rest @ ..] if list == "listeners" && index.is_empty() => {
             (Some("[[listeners]]".to_owned()), rest)
         }
-        [outer, name, rest @ ..] if outer == "consumers" => {
-            (Some(format!("[consumers.{name}]")), rest)
+        [outer, name, rest @ ..] if outer == "consumers" || outer == "producers" => {
+            (Some(format!("[{outer}.{name}]")), rest)
         }
         [table, rest @ ..] if !rest.is_empty() => (Some(format!("[{table}]")), rest),
         _ => (None, path),

@@ -77,7 +77,8 @@ pub(super) fn table<'t, 'i>(tree: &'t Tree<'i>, path: &[&str]) -> Option<&'t Tre
     tree.get(*last)?.get_ref().as_table()
 }
 
-/// Fills every table with the keys that it inherits: kafkaConfig → consumerConfig → consumers.*, listenerDefaults → listeners.
+/// Fills every table with the keys that it inherits: kafkaConfig → consumerConfig → consumers.*, kafkaConfig →
+/// producerConfig → producers.*, listenerDefaults → listeners.
 pub(super) fn inherit(tree: &mut Tree<'_>) {
     let kafka = table(tree, &["kafkaConfig"]).cloned().unwrap_or_default();
     let consumer = entry(tree, "consumerConfig");
@@ -96,6 +97,16 @@ pub(super) fn inherit(tree: &mut Tree<'_>) {
                     without.extend(CLASSIC_KEYS);
                 }
                 fill(named, &consumer, &without);
+            }
+        }
+    }
+    let producer = entry(tree, "producerConfig");
+    fill(producer, &kafka, &[]);
+    let producer = producer.clone();
+    if let Some(DeValue::Table(producers)) = tree.get_mut("producers").map(Spanned::get_mut) {
+        for (_, named) in producers.iter_mut() {
+            if let DeValue::Table(named) = named.get_mut() {
+                fill(named, &producer, &[]);
             }
         }
     }

@@ -16,9 +16,10 @@ use crate::crash::exclusive::Exclusive;
 use crate::crash::journal::{Journal, Page};
 use crate::log::log;
 use crate::lua::{App, Loader, Ticket, Unloaded, Vm, Watchdog};
+use crate::outgoing::producers::Producers;
 use crate::outgoing::required_topics::RequiredTopic;
 use crate::rules::config_changes::Difference;
-use crate::telemetry::metrics::{ConsumerSnapshot, WorkerSnapshot};
+use crate::telemetry::metrics::{ConsumerSnapshot, ProducerSnapshot, WorkerSnapshot};
 use crate::telemetry::status::{BundleStatus, ConsumerStatus};
 use crate::threads::mailbox::Mailbox;
 use crate::threads::outside::Snapshot;
@@ -35,10 +36,13 @@ const CONSUMER_TURN: Duration = Duration::from_secs(10);
 const SWAP: Duration = Duration::from_secs(60);
 /// How long a thread may take to answer with its status.
 const ANSWER: Duration = Duration::from_secs(1);
+/// How long the last records of handlers wait for their answers when the daemon stops late.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 pub(super) struct Fleet {
     bundle: Arc<Bundle>,
     app: Arc<App>,
+    producers: Arc<Producers>,
     watchdog: Arc<Watchdog>,
     loader: Loader,
     supervisor: Supervisor,
@@ -69,6 +73,7 @@ struct Members {
     workers: Vec<Arc<Mailbox<ToWorker>>>,
     config: Option<Arc<Config>>,
     journal: Option<Journal>,
+    producers: Option<Arc<Producers>>,
     /// The last answers of the workers, used while they are busy.
     said: Vec<WorkerSnapshot>,
 }
@@ -146,6 +151,11 @@ impl Roster {
         self.lock().workers.clone()
     }
 
+    pub(super) fn producers(&self) -> Vec<ProducerSnapshot> {
+        let producers = self.lock().producers.clone();
+        producers.map_or_else(Vec::new, |producers| producers.snapshots())
+    }
+
     /// The configuration in force.
     pub(super) fn config(&self) -> Option<Arc<Config>> {
         self.lock().config.clone()
@@ -165,7 +175,9 @@ impl Fleet {
     ) -> Result<Self, StartError> {
         let watchdog = Arc::new(Watchdog::start(&supervisor)?);
         let mut loader = Loader::new(watchdog.clone(), supervisor.clone(), at_late_end);
-        let (bundle, app) = (Arc::new(bundle), Arc::new(App::default()));
+        let producers = Arc::new(Producers::new(&supervisor));
+        let app = Arc::new(App::with_producers(producers.clone()));
+        let bundle = Arc::new(bundle);
         let vms = match load::vms(&mut loader, &Ticket::default(), &bundle, &app) {
             Ok(vms) => vms,
             Err(Unloaded::Failed(error) | Unloaded::Stuck(error)) => {
@@ -179,6 +191,7 @@ impl Fleet {
         let mut fleet = Self {
             bundle,
             app,
+            producers,
             watchdog,
             loader,
             supervisor,
@@ -188,7 +201,12 @@ impl Fleet {
             roster: Roster::default(),
             topics,
         };
-        fleet.roster.lock().config = Some(fleet.bundle.config.clone());
+        {
+            let mut members = fleet.roster.lock();
+            members.config = Some(fleet.bundle.config.clone());
+            members.producers = Some(fleet.producers.clone());
+        }
+        fleet.producers.put_in_force(&fleet.bundle.config);
         fleet.start_workers(vms)?;
         for settings in &fleet.bundle.config.consumers.clone() {
             fleet.start_consumer(settings)?;
@@ -333,6 +351,7 @@ impl Fleet {
         }
         self.swap(bundle, vms);
         self.bundle = bundle.clone();
+        self.producers.put_in_force(&bundle.config);
         self.topics.follow(&bundle.config, open);
         self.roster.lock().config = Some(bundle.config.clone());
         for consumer in self.consumers.values() {
@@ -413,7 +432,11 @@ impl Fleet {
             in_time &= worker.thread.join(deadline + AFTER_DRAIN);
         }
         in_time &= topics.join(deadline + AFTER_DRAIN);
-        in_time & end_outside(&self.app, deadline + AFTER_DRAIN)
+        in_time &= end_outside(&self.app, deadline + AFTER_DRAIN);
+        in_time
+            & self
+                .producers
+                .close(deadline.max(Instant::now() + LAST_ANSWERS))
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) struct Reloader {
 
 /// The result of a reload.
 enum Outcome {
-    Applied(Difference),
+    Applied(Box<Difference>),
     Unchanged,
     /// The hash of the bytes, if they could be read, and the reason for the rejection.
     Rejected(Option<u64>, String),
@@ -194,7 +194,7 @@ impl Reloader {
             log!(warn, reload, "{warning}");
         }
         self.follow();
-        Outcome::Applied(difference)
+        Outcome::Applied(Box::new(difference))
     }
 
     /// Applies the live keys outside of the fleet.

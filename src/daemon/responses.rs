@@ -10,7 +10,9 @@ use crate::clock::now_ms;
 use crate::config::Config;
 use crate::telemetry::http::{Content, JSON, Page, Source};
 use crate::telemetry::logging::Guard;
-use crate::telemetry::metrics::{self, ConsumerSnapshot, Format, Process, WorkerSnapshot};
+use crate::telemetry::metrics::{
+    self, ConsumerSnapshot, Format, Process, ProducerSnapshot, WorkerSnapshot,
+};
 use crate::telemetry::ready::readiness;
 use crate::telemetry::status::{ListenerStatus, Status};
 use crate::threads::progress::Stalled;
@@ -35,6 +37,7 @@ pub(super) struct Gathered {
     pub(super) status: Status,
     consumers: Vec<ConsumerSnapshot>,
     workers: Vec<WorkerSnapshot>,
+    producers: Vec<ProducerSnapshot>,
 }
 
 impl Responses {
@@ -60,6 +63,7 @@ impl Responses {
             status: &gathered.status,
             consumers: &gathered.consumers,
             workers: &gathered.workers,
+            producers: &gathered.producers,
             process: Process::look(),
             dropped_lines: self.guard.dropped_lines(),
             librdkafka: &crate::kafka::version(),
@@ -94,11 +98,13 @@ fn json(is_well: bool, page: &impl serde::Serialize) -> Content {
 pub(super) fn gather(roster: &Roster, status: &Mutex<Status>) -> Gathered {
     let (mut consumers, workers) = roster.ask();
     mark_waiting(&mut consumers, &workers);
+    let producers = roster.producers();
     let mut status = status
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
     status.consumers = consumers.iter().map(|one| one.status.clone()).collect();
+    status.producers = producers.iter().map(|one| one.status.clone()).collect();
     if let Some(config) = roster.config() {
         status.listeners = listeners(&config, &workers);
         let stall_after = config.http.as_ref().map(|http| http.stall_after);
@@ -109,6 +115,7 @@ pub(super) fn gather(roster: &Roster, status: &Mutex<Status>) -> Gathered {
         status,
         consumers,
         workers,
+        producers,
     }
 }
 

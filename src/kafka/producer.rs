@@ -26,7 +26,7 @@ use rdkafka::util::IntoOpaque as _;
 
 use crate::failpoint::failpoint;
 use crate::kafka::property::Value;
-use crate::kafka::refusal::Refusal;
+use crate::kafka::refusal::{self, Refusal};
 use crate::log::log;
 pub(crate) use crate::message::Outgoing;
 use crate::threads::supervisor::{Handle, Kind, Supervisor};
@@ -71,12 +71,16 @@ const END: Duration = Duration::from_secs(1);
 pub(crate) struct Acknowledged {
     pub(crate) partition: i32,
     pub(crate) offset: i64,
+    /// Milliseconds since the epoch.
+    pub(crate) timestamp_ms: Option<i64>,
 }
 
 /// Why a record was not acknowledged, in a sentence that names its topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     code: Option<Code>,
+    /// One of [`crate::wait::KINDS`].
+    pub(crate) kind: &'static str,
     pub(crate) sentence: String,
 }
 
@@ -233,7 +237,7 @@ impl Producer {
             topic: record.topic.clone(),
             then: Mutex::new(Some(then)),
         });
-        let rk = self.client.client().native_ptr();
+        let rk = self.native();
         let opaque = waiting.into_ptr();
         // SAFETY: the handle belongs to this producer, whose delivery callback takes a `Box<Waiting>`.
         if let Err(error) = unsafe { record.enqueue(rk, opaque) } {
@@ -247,6 +251,20 @@ impl Producer {
     /// Whether the client has ended for good; it would refuse every further record.
     pub(crate) fn is_dead(&self) -> bool {
         self.client.client().fatal_error().is_some()
+    }
+
+    /// Records without an answer yet.
+    pub(crate) fn in_flight(&self) -> usize {
+        usize::try_from(self.client.in_flight_count()).unwrap_or(0)
+    }
+
+    /// The first error since the last acknowledgement.
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.brokers.last_error().clone()
+    }
+
+    pub(super) fn native(&self) -> *mut rdkafka_sys::rd_kafka_t {
+        self.client.client().native_ptr()
     }
 
     /// Waits until every record has its answer. Records without an answer at the deadline are given up, and their
@@ -294,8 +312,13 @@ pub(super) fn connection(
 ) -> impl Iterator<Item = (&str, &str)> {
     properties
         .iter()
-        .filter(|(name, _)| CONNECTION.iter().any(|prefix| name.starts_with(prefix)))
+        .filter(|(name, _)| is_of_connection(name))
         .map(|(name, value)| (name.as_str(), value.text.as_str()))
+}
+
+/// Whether a property names the address of the brokers or the identity.
+pub(crate) fn is_of_connection(name: &str) -> bool {
+    CONNECTION.iter().any(|prefix| name.starts_with(prefix))
 }
 
 impl Failure {
@@ -332,14 +355,21 @@ struct Brokers {
 impl Brokers {
     fn failure(&self, topic: &str, error: &KafkaError) -> Failure {
         let code = error.rdkafka_error_code();
+        let mut kind = code.map_or("refused", refusal::kind);
         let text = match code {
-            Some(Code::MessageTimedOut) => self.unreachable(error),
+            Some(Code::MessageTimedOut) => {
+                if self.last_error().is_some() {
+                    kind = "unreachable";
+                }
+                self.unreachable(error)
+            }
             Some(Code::PurgeQueue | Code::PurgeInflight) => "the producer was closed".to_owned(),
             Some(code) => code.to_string(),
             None => error.to_string(),
         };
         Failure {
             code,
+            kind,
             sentence: format!("topic `{topic}`: {text}"),
         }
     }
@@ -367,8 +397,19 @@ impl Brokers {
 /// Passes each delivery report to its receiver.
 struct Reports(Arc<Brokers>);
 
+/// An idempotent producer may log this at each start: the connection to an address of `brokers` ends when the id of the
+/// broker is known, and the request for a producer id is repeated on the connection that follows.
+fn is_usual(facility: &str, text: &str) -> bool {
+    facility == "GETPID" && text.contains("Broker handle destroyed")
+}
+
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        let level = if is_usual(facility, text) {
+            RDKafkaLogLevel::Debug
+        } else {
+            level
+        };
         super::log::line(level as i32, facility, "producer", text);
     }
 
@@ -389,6 +430,7 @@ impl ProducerContext<NoCustomPartitioner> for Reports {
                 waiting.answer(Ok(Acknowledged {
                     partition: message.partition(),
                     offset: message.offset(),
+                    timestamp_ms: message.timestamp().to_millis(),
                 }));
             }
             // The broker's own error message is not available: librdkafka 2.12.1 frees it before it calls this.
@@ -402,84 +444,4 @@ impl ProducerContext<NoCustomPartitioner> for Reports {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kafka::mock::Broker;
-
-    fn producer(brokers: &str, deadline: Duration) -> Producer {
-        let value = |text: &str| Value {
-            text: text.to_owned(),
-            secret: false,
-        };
-        let properties = [
-            ("bootstrap.servers", brokers),
-            ("group.id", "not a producer's"),
-        ];
-        let properties = properties.map(|(name, text)| (name.to_owned(), value(text)));
-        Producer::new(&BTreeMap::from(properties), deadline).unwrap()
-    }
-
-    fn record(topic: &str, partition: i32, value: &str) -> Outgoing {
-        Outgoing {
-            topic: topic.to_owned(),
-            partition: Some(partition),
-            value: Some(value.into()),
-            headers: vec![
-                (b"trace".to_vec(), Some(b"1".to_vec())),
-                (b"empty".to_vec(), None),
-            ],
-            ..Outgoing::default()
-        }
-    }
-
-    #[test]
-    fn records_are_acknowledged_in_the_order_in_which_they_were_given() {
-        let broker = Broker::start().unwrap();
-        broker.create_topic("orders", 2).unwrap();
-        broker.create_topic("orders", 2).unwrap();
-        let producer = producer(broker.address(), Duration::from_secs(20));
-        let records = [
-            record("orders", 0, "a"),
-            record("orders", 1, "b"),
-            record("orders", 0, "c"),
-        ];
-        let acknowledged = producer.send_all(&records).unwrap();
-        let at = |partition, offset| Acknowledged { partition, offset };
-        assert_eq!(acknowledged, [at(0, 0), at(1, 0), at(0, 1)]);
-        assert_eq!(producer.topics().unwrap(), ["orders"]);
-    }
-
-    #[test]
-    fn one_key_is_one_partition() {
-        let broker = Broker::start().unwrap();
-        broker.create_topic("orders", 5).unwrap();
-        let producer = producer(broker.address(), Duration::from_secs(20));
-        let keyed = Outgoing {
-            topic: "orders".to_owned(),
-            key: Some(b"k".to_vec()),
-            ..Outgoing::default()
-        };
-        let acknowledged = producer.send_all(&vec![keyed; 8]).unwrap();
-        assert!(
-            acknowledged
-                .iter()
-                .all(|each| each.partition == acknowledged[0].partition),
-            "{acknowledged:?}"
-        );
-    }
-
-    #[test]
-    fn a_broker_that_is_not_there_is_named_with_the_deadline() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        drop(listener);
-        let error = producer(&address, Duration::from_millis(300))
-            .send(&record("orders", 0, "a"))
-            .unwrap_err();
-        let error = format!("{error:#}");
-        assert!(
-            error.contains(&format!("{address} did not answer within 0.3 s")),
-            "{error}"
-        );
-    }
-}
+mod tests;

@@ -8,6 +8,7 @@ use std::fmt;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
+use rdkafka::producer::BaseProducer;
 use rdkafka::types::RDKafkaConfRes;
 
 /// The value of a librdkafka property; a secret value is never shown.
@@ -21,6 +22,13 @@ impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.secret { "***" } else { &self.text })
     }
+}
+
+/// The kind of client that properties are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Consumer,
+    Producer,
 }
 
 /// Why librdkafka refuses a property.
@@ -64,6 +72,7 @@ const ELSEWHERE: [&str; 8] = [
 ///
 /// A client is made and dropped. Without brokers it opens no connection, and without a group its drop takes no time.
 pub(crate) fn check_together<'p>(
+    role: Role,
     properties: impl Iterator<Item = (&'p str, &'p str)>,
 ) -> Result<(), String> {
     let properties: BTreeMap<&str, &str> = properties.collect();
@@ -86,8 +95,12 @@ pub(crate) fn check_together<'p>(
             }
         }
     }
-    match client.create::<BaseConsumer>() {
-        Ok(_) => Ok(()),
+    let made = match role {
+        Role::Consumer => client.create::<BaseConsumer>().map(drop),
+        Role::Producer => client.create::<BaseProducer>().map(drop),
+    };
+    match made {
+        Ok(()) => Ok(()),
         Err(KafkaError::ClientCreation(sentence)) => Err(sentence.trim().to_owned()),
         Err(error) => Err(error.to_string()),
     }
@@ -123,11 +136,15 @@ mod tests {
     #[test]
     fn what_is_right_alone_may_be_wrong_together() {
         assert_eq!(
-            check_together([("fetch.max.bytes", "2000000")].into_iter()),
+            check_together(Role::Consumer, [("fetch.max.bytes", "2000000")].into_iter()),
             Ok(())
         );
-        let sentence = check_together([("fetch.max.bytes", "1000")].into_iter()).unwrap_err();
+        let small = [("fetch.max.bytes", "1000")].into_iter();
+        let sentence = check_together(Role::Consumer, small).unwrap_err();
         assert!(sentence.contains("message.max.bytes"), "{sentence}");
+        let mixed = [("enable.idempotence", "true"), ("acks", "1")].into_iter();
+        let sentence = check_together(Role::Producer, mixed).unwrap_err();
+        assert!(sentence.contains("acks"), "{sentence}");
     }
 
     #[test]

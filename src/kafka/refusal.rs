@@ -1,4 +1,5 @@
-//! Refusals of a record by the client or a broker: the one table from the error code to its consequence.
+//! Refusals of a record by the client or a broker: the tables from the error code to its consequence, and to the kind of
+//! error that a handler sees.
 //!
 //! The module is pure. A broker answers a request as a whole, so a code may be the fault of another record in it.
 //! Only the answer to a request of one record describes that record.
@@ -38,6 +39,40 @@ const TABLE: &[(Code, Refusal)] = &[
     (Code::UnsupportedForMessageFormat, Refusal::ForGood),
 ];
 
+/// The kind of error for a handler that waits for the record; the kind of every other code is `refused`.
+const KINDS: &[(Code, &str)] = &[
+    (Code::UnknownTopic, "notFound"),
+    (Code::UnknownTopicOrPartition, "notFound"),
+    (Code::UnknownPartition, "notFound"),
+    (Code::MessageSizeTooLarge, "tooLarge"),
+    (Code::MessageBatchTooLarge, "tooLarge"),
+    (Code::InvalidTopic, "invalid"),
+    (Code::InvalidTimestamp, "invalid"),
+    (Code::InvalidRecord, "invalid"),
+    (Code::InvalidMessage, "invalid"),
+    (Code::InvalidArgument, "invalid"),
+    (Code::UnsupportedForMessageFormat, "invalid"),
+    (Code::MessageTimedOut, "timeout"),
+    (Code::RequestTimedOut, "timeout"),
+    (Code::OperationTimedOut, "timeout"),
+    (Code::NotEnoughReplicas, "timeout"),
+    (Code::NotEnoughReplicasAfterAppend, "timeout"),
+    (Code::BrokerTransportFailure, "unreachable"),
+    (Code::AllBrokersDown, "unreachable"),
+    (Code::Resolve, "unreachable"),
+    (Code::QueueFull, "busy"),
+    (Code::PurgeQueue, "closed"),
+    (Code::PurgeInflight, "closed"),
+    (Code::Fatal, "closed"),
+];
+
+pub(super) fn kind(code: Code) -> &'static str {
+    let mut table = KINDS.iter();
+    table
+        .find(|(one, _)| *one == code)
+        .map_or("refused", |(_, kind)| kind)
+}
+
 impl Refusal {
     pub(super) fn of(code: Code) -> Self {
         let mut table = TABLE.iter();
@@ -50,6 +85,14 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_kind_is_one_that_handlers_know() {
+        for (code, kind) in KINDS {
+            assert!(crate::wait::KINDS.contains(kind), "{code:?}");
+        }
+        assert_eq!(super::kind(Code::TopicAuthorizationFailed), "refused");
+    }
 
     #[test]
     fn a_code_that_nobody_has_thought_of_is_tried_again() {

@@ -1,15 +1,24 @@
-//! The parts that all VMs of the process share: attributes, the runtime of the outside, the schedule of timers,
-//! and the clock.
+//! The parts that all VMs of the process share: attributes, the runtime of the outside, producers, the schedule of
+//! timers, and the clock.
 
-use crate::threads::outside::Outside;
-use crate::wait::Value;
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::rules::timers::Timers;
+use crate::threads::outside::Outside;
+use crate::wait::Value;
+use crate::wait::send::Senders;
 
 use super::control::Consumers;
+
+/// Where VMs get the producers of their configuration from.
+pub(crate) trait ProducerSource: fmt::Debug + Send + Sync {
+    /// Connects to no broker yet.
+    fn open(&self, config: &Arc<Config>) -> Arc<dyn Senders>;
+}
 
 /// Shared by all workers and bundles.
 #[derive(Debug, Default)]
@@ -22,6 +31,8 @@ pub(crate) struct App {
     pub(crate) consumers: Consumers,
     /// Which ticks of the handlers' timers are due.
     pub(crate) timers: Mutex<Timers>,
+    /// `None` where no handler runs: in `moontide check`.
+    producers: Option<Arc<dyn ProducerSource>>,
     attributes: RwLock<Attributes>,
 }
 
@@ -48,6 +59,17 @@ impl App {
             clock,
             ..Self::default()
         }
+    }
+
+    pub(crate) fn with_producers(producers: Arc<dyn ProducerSource>) -> Self {
+        Self {
+            producers: Some(producers),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn senders(&self, config: &Arc<Config>) -> Option<Arc<dyn Senders>> {
+        self.producers.as_ref().map(|source| source.open(config))
     }
 
     pub(crate) fn clock(&self) -> &Clock {

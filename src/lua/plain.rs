@@ -124,7 +124,13 @@ pub(super) unsafe fn push(state: *mut lua_State, value: &Value) {
             Value::Null => push_null(state),
             Value::Table(pairs) => {
                 ffi::luaL_checkstack(state, 4, std::ptr::null());
-                ffi::lua_createtable(state, 0, pairs.len() as c_int);
+                let is_list = matches!(pairs.first(), Some((Value::Integer(1), _)));
+                let (list, others) = if is_list {
+                    (pairs.len(), 0)
+                } else {
+                    (0, pairs.len())
+                };
+                ffi::lua_createtable(state, list as c_int, others as c_int);
                 for (key, value) in pairs {
                     push(state, key);
                     push(state, value);

@@ -22,6 +22,7 @@ use crate::bundle::Bundle;
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::rules::timers::Timer;
+use crate::wait::send::Senders;
 use crate::wait::{Answer, Fault, Requested, Value, Wait, WaitId, Waits};
 
 /// The token that a coroutine of the host yields when it waits; Lua code cannot make it.
@@ -115,6 +116,12 @@ pub(super) struct Shared {
     pub(super) timers: RefCell<Vec<Declared>>,
     /// Names of the listeners, by index.
     pub(super) listeners: Vec<String>,
+    /// Names of the producers.
+    pub(super) producers: Vec<String>,
+    /// `None` where no handler runs.
+    pub(super) senders: Option<Arc<dyn Senders>>,
+    /// The listener of the running slice, by index; `None` in init.lua.
+    pub(super) listener: Cell<Option<usize>>,
     /// Handlers, by index of the listener.
     pub(super) handlers: RefCell<Vec<Function>>,
     /// The call that `entry` starts next; null after `entry` has taken it.
@@ -170,6 +177,7 @@ impl Shared {
         let folder = config.lua.handlers.file_name();
         Self {
             clock: app.clock().clone(),
+            senders: app.senders(config),
             app,
             sources: Arc::clone(&bundle.sources),
             path: config.lua.path.clone(),
@@ -189,6 +197,12 @@ impl Shared {
                 .iter()
                 .map(|listener| listener.name.clone())
                 .collect(),
+            producers: config
+                .producers
+                .iter()
+                .map(|producer| producer.name.clone())
+                .collect(),
+            listener: Cell::new(None),
             handlers: RefCell::default(),
             frame: Cell::new(ptr::null()),
             required: RefCell::default(),

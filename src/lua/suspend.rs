@@ -13,16 +13,20 @@ use std::sync::Arc;
 
 use mlua::ffi::{self, lua_KContext, lua_KFunction, lua_State};
 
-use super::api::module::{Body, Entry};
+use super::api::module::{Body, Caller, Entry};
 use super::plain;
 use super::shared::{Shared, TOKEN};
-use super::stack::push_bytes;
+use super::stack::{bytes_at, push_bytes};
 use crate::wait::{Answer, Fault, Job, Value, Wait};
 
 /// The metatable of faults.
 const FAULT: &CStr = c"moontide.fault";
+/// The metatable of tables whose functions are bound to a value.
+pub(super) const OBJECT: &CStr = c"moontide.object";
 /// The upvalue of `enter` with its entry.
 const ENTRY: c_int = ffi::lua_upvalueindex(2);
+/// The upvalue with a value that comes before the arguments, where there is one.
+const BOUND: c_int = ffi::lua_upvalueindex(3);
 
 /// Makes the metatable of faults.
 pub(super) unsafe fn install(state: *mut lua_State) {
@@ -43,6 +47,41 @@ pub(super) unsafe fn push_entry(state: *mut lua_State, shared: &Shared, entry: &
     unsafe {
         ffi::lua_pushlightuserdata(state, ptr::from_ref(entry).cast_mut().cast());
         shared.push_function(state, enter, 1);
+    }
+}
+
+/// As `push_entry`, for a function that gets the value on top of the stack before its arguments. That value is taken
+/// from the stack.
+pub(super) unsafe fn push_bound_entry(
+    state: *mut lua_State,
+    shared: &Shared,
+    entry: &'static Entry,
+) {
+    // SAFETY: runs protected; the entry is static.
+    unsafe {
+        ffi::lua_pushlightuserdata(state, ptr::from_ref(entry).cast_mut().cast());
+        ffi::lua_insert(state, -2);
+        shared.push_function(state, enter, 2);
+    }
+}
+
+/// Puts the bound value before the arguments; a first argument that is the function's own object is left out.
+unsafe fn bind(state: *mut lua_State) {
+    // SAFETY: a C function of Lua; values are compared, never converted in place.
+    unsafe {
+        if ffi::lua_type(state, BOUND) == ffi::LUA_TNONE {
+            return;
+        }
+        if ffi::lua_type(state, 1) == ffi::LUA_TTABLE && ffi::lua_getmetatable(state, 1) != 0 {
+            ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, OBJECT.as_ptr());
+            let is_own = ffi::lua_rawequal(state, -1, -2) != 0;
+            ffi::lua_pop(state, 2);
+            if is_own {
+                ffi::lua_remove(state, 1);
+            }
+        }
+        ffi::lua_pushvalue(state, BOUND);
+        ffi::lua_insert(state, 1);
     }
 }
 
@@ -117,6 +156,7 @@ unsafe extern "C-unwind" fn enter(state: *mut lua_State) -> c_int {
         let entry = &*ffi::lua_touserdata(state, ENTRY).cast::<Entry>();
         // The check comes before the module does anything.
         may_wait(state, shared, entry.path);
+        bind(state);
         if start(state, shared, entry) {
             return wait_for_answer(state);
         }
@@ -129,7 +169,12 @@ fn start(state: *mut lua_State, shared: &Shared, entry: &Entry) -> bool {
     let Body::Outside(start) = entry.body else {
         return false;
     };
-    match arguments(state, shared, entry.path).and_then(|values| guarded(|| start(values))) {
+    let caller = Caller {
+        listener: shared.listener.get(),
+        senders: shared.senders.as_deref(),
+    };
+    let values = arguments(state, shared, entry.path);
+    match values.and_then(|values| guarded(|| start(&caller, values))) {
         Ok(job) => {
             shared.begin(Wait::Outside(job));
             true
@@ -190,7 +235,30 @@ unsafe extern "C-unwind" fn land(state: *mut lua_State, _: c_int, _: lua_KContex
     }
 }
 
-/// Raises the fault in `shared`: a table with `kind` and `message`.
+/// The kind of the fault at `index`; `None` for any other value.
+pub(super) unsafe fn kind_at<'k>(state: *mut lua_State, index: c_int) -> Option<&'k [u8]> {
+    // SAFETY: values are read, never converted in place; the fault, which is on the stack, keeps its kind.
+    unsafe {
+        if ffi::lua_type(state, index) != ffi::LUA_TTABLE
+            || ffi::lua_getmetatable(state, index) == 0
+        {
+            return None;
+        }
+        ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, FAULT.as_ptr());
+        let is_fault = ffi::lua_rawequal(state, -1, -2) != 0;
+        ffi::lua_pop(state, 2);
+        if !is_fault {
+            return None;
+        }
+        push_bytes(state, b"kind");
+        ffi::lua_rawget(state, index);
+        let kind = bytes_at(state, -1);
+        ffi::lua_pop(state, 1);
+        kind
+    }
+}
+
+/// Raises the fault in `shared`: a table with `kind`, `message` and its further field.
 pub(super) unsafe fn raise(state: *mut lua_State, shared: &Shared) -> ! {
     // SAFETY: the fault stays in `shared` until the next one. A finalizer that runs meanwhile cannot wait, so it
     // leaves no fault.
@@ -204,6 +272,11 @@ pub(super) unsafe fn raise(state: *mut lua_State, shared: &Shared) -> ! {
             push_bytes(state, fault.message.as_bytes());
             ffi::lua_concat(state, 2);
             ffi::lua_setfield(state, -2, c"message".as_ptr());
+            if let Some((name, value)) = &fault.field {
+                push_bytes(state, name.as_bytes());
+                plain::push(state, value);
+                ffi::lua_rawset(state, -3);
+            }
         }
         ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, FAULT.as_ptr());
         ffi::lua_setmetatable(state, -2);

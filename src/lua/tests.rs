@@ -14,6 +14,7 @@ mod limits;
 mod loads;
 mod parallel;
 mod records;
+mod sends;
 mod starved;
 mod tampering;
 mod timers;
@@ -31,7 +32,7 @@ use super::{App, Call, CallId, Failure, Pulse, Step, Vm, Watchdog};
 use crate::bundle::Bundle;
 use crate::config::{
     Config, Daemon, Handler, Limits, Listener, Log, LogFormat, Lua, NullKeys, OnError, Ordering,
-    Retry, Rotation, Run, Topic,
+    Producer, Retry, Rotation, Run, Topic,
 };
 use crate::message::OwnedRecord;
 use crate::threads::supervisor::Supervisor;
@@ -53,6 +54,7 @@ struct Setup {
     memory: usize,
     path: String,
     cpath: String,
+    producers: Vec<Producer>,
 }
 
 impl Setup {
@@ -64,6 +66,7 @@ impl Setup {
             memory: 256 << 20,
             path: String::new(),
             cpath: String::new(),
+            producers: Vec::new(),
         }
     }
 
@@ -231,6 +234,7 @@ fn listener(text: &str, blocking: Duration) -> Listener {
             topics: Vec::new(),
             create_topics: false,
         },
+        produces: None,
         limits: Limits {
             blocking,
             timeout: Duration::from_secs(300),
@@ -244,6 +248,7 @@ fn config(setup: &Setup, listeners: Vec<Listener>) -> Config {
     Config {
         path: PathBuf::from("/etc/moontide/config.toml"),
         consumers: Vec::new(),
+        producers: setup.producers.clone(),
         listeners,
         lua: Lua {
             handlers: PathBuf::from("/etc/moontide/handlers"),

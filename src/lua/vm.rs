@@ -95,6 +95,14 @@ impl Origin {
         }
     }
 
+    /// The listener whose rules hold for the call.
+    fn listener(&self) -> Option<usize> {
+        match self {
+            Self::Message { listener, .. } => Some(*listener),
+            Self::Timer(_) => None,
+        }
+    }
+
     /// The limit of one stretch of the call.
     fn blocking(&self, config: &Config) -> Duration {
         match self {
@@ -193,6 +201,7 @@ impl Vm {
         unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, self.entry.into()) };
         self.shared.hand_over(&raw const frame);
         let limit = self.config.listeners[call.listener].limits.blocking;
+        self.shared.listener.set(Some(call.listener));
         let ended = self.run(pulse, id, coroutine, limit, &about);
         self.shared.hand_over(ptr::null());
         match ended {
@@ -228,6 +237,7 @@ impl Vm {
         let id = CallId(self.last_call);
         // SAFETY: the coroutine is empty and has room, and the push allocates nothing.
         unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, function.into()) };
+        self.shared.listener.set(None);
         match self.run(pulse, id, coroutine, TICK_BLOCKING, &about) {
             Ended::Done => Step::Done,
             Ended::Waits(waits) => {
@@ -267,6 +277,7 @@ impl Vm {
         let about = waiting.origin.about(&self.config);
         self.answer(wait, answer);
         let limit = waiting.origin.blocking(&self.config);
+        self.shared.listener.set(waiting.origin.listener());
         match self.run(pulse, id, waiting.coroutine, limit, &about) {
             Ended::Done => Step::Done,
             Ended::Waits(waits) => {

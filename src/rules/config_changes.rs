@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-use crate::config::{Config, Consumer, Daemon, Http, Listener, Log, Lua};
+use crate::config::{Config, Consumer, Daemon, Http, Listener, Log, Lua, Producer};
 
 /// When the new value of a key takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +101,21 @@ rows! {
 }
 
 rows! {
+    /// Keys of `[producerConfig]` and `[producers.NAME]`: each bundle has its own producers, and shares equal ones.
+    PRODUCER: Producer {
+        name: Live,
+        properties: Live "*",
+        acks: Live "acks",
+        is_idempotent: Live "idempotent",
+        compression: Live "compression",
+        timeout: Live "timeout",
+        buffer_memory: Live "bufferMemory",
+        metadata_max_age: Live "metadataMaxAge",
+        is_written: Live,
+    }
+}
+
+rows! {
     /// Keys of `[listenerDefaults]` and `[[listeners]]`: each bundle has its own listeners.
     LISTENER: Listener {
         name: Live "name",
@@ -119,6 +134,7 @@ rows! {
         limits: Live "limits.*",
         rate_limit: Live "rateLimit.*",
         delay: Live "delay",
+        produces: Live "produces",
     }
 }
 
@@ -132,17 +148,18 @@ pub(crate) struct Difference {
     pub(crate) rejoin: Vec<String>,
     /// Keys (`lua.workers`) whose new value waits for a restart.
     pub(crate) restart: Vec<String>,
-    pub(crate) listeners: Listeners,
+    pub(crate) listeners: Changes,
+    pub(crate) producers: Changes,
     /// Keys (`log.level`) outside consumers and listeners whose new value is in force at once.
     pub(crate) live: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Listeners {
+pub(crate) struct Changes {
     pub(crate) added: Vec<String>,
     pub(crate) removed: Vec<String>,
     pub(crate) changed: Vec<String>,
-    /// The listeners that stay have another order, in which they run for a topic that they share.
+    /// Those that stay have another order; listeners run in it for a topic that they share.
     pub(crate) reordered: bool,
 }
 
@@ -160,7 +177,14 @@ pub(crate) fn difference(old: &Config, new: &Config) -> Difference {
         |listener| listener.name.clone(),
         |old, new| changed(LISTENER, Class::Live, old, new).is_empty(),
     );
+    let producers = compare(
+        &old.producers,
+        &new.producers,
+        |producer| producer.name.clone(),
+        |old, new| changed(PRODUCER, Class::Live, old, new).is_empty(),
+    );
     Difference {
+        producers,
         added: consumers.added,
         removed: consumers.removed,
         rejoin: consumers.changed,
@@ -176,6 +200,7 @@ fn process_keys(class: Class, old: &Config, new: &Config) -> Vec<String> {
     let Config {
         path: _,
         consumers: _,
+        producers: _,
         listeners: _,
         lua,
         log,
@@ -243,6 +268,9 @@ impl Difference {
         part("consumers added", &self.added);
         part("consumers removed", &self.removed);
         part("consumers that join anew", &self.rejoin);
+        part("producers added", &self.producers.added);
+        part("producers removed", &self.producers.removed);
+        part("producers changed", &self.producers.changed);
         part("changed", &self.live);
         if self.listeners.reordered {
             part("changed", &["order of listeners".to_owned()]);
@@ -259,9 +287,9 @@ fn compare<T>(
     new: &[T],
     name: impl Fn(&T) -> String,
     same: impl Fn(&T, &T) -> bool,
-) -> Listeners {
+) -> Changes {
     let find = |items: &[T], wanted: &str| items.iter().position(|item| name(item) == wanted);
-    let mut result = Listeners::default();
+    let mut result = Changes::default();
     let mut last = None;
     for item in new {
         let Some(place) = find(old, &name(item)) else {

@@ -17,7 +17,7 @@ mod text;
 pub(crate) use counts::LimitKills;
 pub(crate) use counts::{
     ConsumerCounts, ConsumerSnapshot, ListenerCounts, ListenerSnapshot, Outcome, Outcomes,
-    PartitionSnapshot, TickCounts, TimerSnapshot, WorkerSnapshot,
+    PartitionSnapshot, ProducerSnapshot, TickCounts, TimerSnapshot, WorkerSnapshot,
 };
 pub(crate) use exposition::{Scrape, exposition};
 pub(crate) use histogram::Histogram;

@@ -36,6 +36,26 @@ pub(crate) struct Status {
     #[serde(default)]
     pub(crate) listeners: Vec<ListenerStatus>,
     pub(crate) consumers: Vec<ConsumerStatus>,
+    /// The producers of the bundle in force.
+    #[serde(default)]
+    pub(crate) producers: Vec<ProducerStatus>,
+}
+
+/// A producer of handlers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ProducerStatus {
+    pub(crate) name: String,
+    /// Clients, of which each pair of `acks` and `compression` has its own; none before its first use.
+    pub(crate) clients: usize,
+    /// Sends that wait for room in `bufferMemory`.
+    pub(crate) queued: usize,
+    /// Records without an acknowledgement, and their bytes.
+    pub(crate) in_flight: usize,
+    pub(crate) in_flight_bytes: usize,
+    /// The last error, until a record is acknowledged.
+    pub(crate) error: Option<String>,
+    pub(crate) error_since: Option<i64>,
 }
 
 /// A load that does not end.

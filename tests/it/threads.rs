@@ -140,6 +140,33 @@ fn a_panic_of_a_producer_ends_the_daemon() {
     assert_eq!(committed.unwrap_or(0), 0);
 }
 
+/// A project with a producer of handlers, which is made at the start. A send waits for a second at most.
+fn producing() -> Project {
+    let sections = sections() + "\n[producerConfig]\ntimeout = \"1s\"";
+    let project = idle(NOWHERE).sections(&sections);
+    project.config(&from_beginning("orders", "orders", "orders.handle"));
+    project
+}
+
+#[test]
+fn a_panic_of_a_producer_of_handlers_ends_the_daemon() {
+    let project = producing();
+    let mut daemon = spawn(&project, "producer-turn=2:panic");
+    ends_by_a_panic(&mut daemon, "src/kafka/producer.rs", "send-default");
+}
+
+/// Its allowance is the deadline of a send and 10 s.
+#[test]
+fn a_hang_of_a_producer_of_handlers_fails_live() {
+    let project = producing();
+    let mut daemon = spawn(&project, "producer-turn=2:hang");
+    let address = address(&mut daemon);
+    let named = wait_some("/live fails", DEADLINE, || dead_thread(&address));
+    assert_eq!(named, "send-default");
+    daemon.term();
+    daemon.exit_code(STOP);
+}
+
 /// A listener whose messages all become dead letters.
 fn failing<'a>(kafka: &'a Kafka, name: &str) -> (Project, crate::support::client::Topic<'a>) {
     let topic = kafka.topic(name, 1);

@@ -57,6 +57,12 @@ pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
     if let Some(dead_letter) = &listener.dead_letter {
         lines.push(dead_letters(listener, dead_letter, group));
     }
+    if let Some(topics) = produces(listener) {
+        lines.push(match topics.as_slice() {
+            [] => "sends to no topic".to_owned(),
+            topics => format!("sends to {} only", topics.join(", ")),
+        });
+    }
     if let Some(breaker) = &listener.breaker {
         lines.push(format!(
             "the breaker opens when {} % of at least {} runs in {} fail, pauses for {}, and closes after {}",
@@ -68,6 +74,12 @@ pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// The topics to which it may send.
+fn produces(listener: &Listener) -> Option<Vec<&str>> {
+    let topics = listener.produces.as_ref()?.iter();
+    Some(topics.map(|one| one.text.as_str()).collect())
 }
 
 fn order(listener: &Listener) -> &'static str {
@@ -223,10 +235,8 @@ pub(super) fn as_json(listener: &Listener, group: &str) -> Json {
             "pause": millis(breaker.pause),
             "probes": breaker.probes,
         })),
-        "limits": {
-            "blocking": millis(listener.limits.blocking),
-            "timeout": millis(listener.limits.timeout),
-        },
+        "produces": produces(listener),
+        "limits": limits(listener),
         "rateLimit": listener.rate_limit.map(|limit| json!({
             "messages": limit.messages,
             "per": millis(limit.per),
@@ -253,4 +263,9 @@ fn dead_letter_as_json(listener: &Listener, group: &str) -> Option<Json> {
         },
         "maxPerMinute": dead_letter.per_minute_max,
     }))
+}
+
+fn limits(listener: &Listener) -> Json {
+    let limits = &listener.limits;
+    json!({ "blocking": millis(limits.blocking), "timeout": millis(limits.timeout) })
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{Config, LogFormat, Topic};
+use crate::config::{Config, LogFormat, Produced, Topic};
 use crate::kafka::property::Value;
 use crate::outgoing::required_topics::{self, Create};
 
@@ -45,6 +45,9 @@ pub(super) fn adjust(config: &mut Config, address: &str) {
         replace_broker(&mut consumer.properties, address);
         consumer.metadata_max_age = consumer.metadata_max_age.min(METADATA_MAX_AGE);
     }
+    for producer in &mut config.producers {
+        replace_address(&mut producer.properties, address);
+    }
     for listener in &mut config.listeners {
         listener.from_beginning = true;
         listener.retry.max_delay = listener.retry.max_delay.min(RETRY_MAX);
@@ -65,19 +68,25 @@ pub(super) fn state_directory(config: &Config) -> PathBuf {
 }
 
 fn replace_broker(properties: &mut BTreeMap<String, Value>, address: &str) {
-    properties.retain(|name, _| !REMOVED.iter().any(|prefix| name.starts_with(prefix)));
-    for (name, text) in [("bootstrap.servers", address)].iter().chain(SESSION) {
-        properties.insert(
-            (*name).to_owned(),
-            Value {
-                text: (*text).to_owned(),
-                secret: false,
-            },
-        );
-    }
+    replace_address(properties, address);
+    let session = SESSION.iter().map(|(name, text)| property(name, text));
+    properties.extend(session);
 }
 
-/// The topics that the listeners name.
+fn replace_address(properties: &mut BTreeMap<String, Value>, address: &str) {
+    properties.retain(|name, _| !REMOVED.iter().any(|prefix| name.starts_with(prefix)));
+    properties.extend([property("bootstrap.servers", address)]);
+}
+
+fn property(name: &str, text: &str) -> (String, Value) {
+    let value = Value {
+        text: text.to_owned(),
+        secret: false,
+    };
+    (name.to_owned(), value)
+}
+
+/// The topics that the listeners name, those to which they send included.
 pub(super) fn literal_topics(config: &Config) -> BTreeSet<String> {
     let topics = config
         .listeners
@@ -87,7 +96,12 @@ pub(super) fn literal_topics(config: &Config) -> BTreeSet<String> {
         Topic::Literal(name) => Some(name.clone()),
         Topic::Pattern(_) => None,
     });
-    literal.collect()
+    let lists = config
+        .listeners
+        .iter()
+        .filter_map(|one| one.produces.as_ref());
+    let produced = lists.flatten().filter_map(Produced::literal);
+    literal.chain(produced.map(str::to_owned)).collect()
 }
 
 /// The topics of dead letters and retries, including those of `matched` topics.
@@ -117,6 +131,22 @@ mod tests {
         adjust(&mut config, "127.0.0.1:1");
         assert!(config.daemon.watch);
         assert!(config.daemon.state_directory.ends_with(".moontide/dev"));
+    }
+
+    #[test]
+    fn the_topics_that_produces_names_are_made_and_every_producer_sends_to_the_broker() {
+        let text = "[kafkaConfig]\nbrokers = ['theirs:9092']\n[consumerConfig]\ngroupId = 'g'\n[producers.audit]\n\
+                    ssl = true\n[[listeners]]\ntopic = 'in'\nhandler = 'h'\nproduces = ['out', 'orders.*']\n";
+        let written = Written::parse("/test/config.toml".as_ref(), text, &|_| None);
+        let sources: Sources = [("h.lua".to_owned(), [].into())].into_iter().collect();
+        let mut config = written.config(&sources).unwrap();
+        adjust(&mut config, "127.0.0.1:1");
+        let topics: Vec<_> = literal_topics(&config).into_iter().collect();
+        assert_eq!(topics, ["in", "out"]);
+        for producer in &config.producers {
+            assert_eq!(producer.properties["bootstrap.servers"].text, "127.0.0.1:1");
+            assert!(!producer.properties.contains_key("security.protocol"));
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use super::table::{self, ROWS_MAX};
 use super::words::{count, duration, first_line, harmless};
 use crate::telemetry::status::{
-    Blocked, ConsumerStatus, ErrorStatus, PartitionStatus, Pause, PausedBy, Reason, ReloadReport,
-    ReloadResult, Status,
+    Blocked, ConsumerStatus, ErrorStatus, PartitionStatus, Pause, PausedBy, ProducerStatus, Reason,
+    ReloadReport, ReloadResult, Status,
 };
 
 /// The most reasons for a missing readiness that are shown without `--all`.
@@ -31,8 +31,33 @@ pub(super) fn picture(status: &Status, view: &View) -> String {
     if status.consumers.is_empty() {
         lines.extend([String::new(), "no consumers".to_owned()]);
     }
+    let producers = status.producers.iter();
+    let used: Vec<_> = producers.filter(|producer| producer.clients > 0).collect();
+    if !used.is_empty() {
+        lines.push(String::new());
+    }
+    for producer in used {
+        lines.extend(self::producer(producer, view));
+    }
     lines.push(String::new());
     lines.join("\n")
+}
+
+fn producer(producer: &ProducerStatus, view: &View) -> Vec<String> {
+    let in_flight = count(producer.in_flight, "record");
+    let mut text = format!("{in_flight} in flight ({} bytes)", producer.in_flight_bytes);
+    if producer.queued > 0 {
+        let queued = count(producer.queued, "send");
+        text = format!("{text}, {queued} waiting for room");
+    }
+    let mut lines = vec![format!("producer  {}: {text}", harmless(&producer.name))];
+    if let Some(error) = &producer.error {
+        let since = producer
+            .error_since
+            .map_or_else(String::new, |since| format!("for {}: ", view.since(since)));
+        lines.extend(view.text("          ", &format!("{since}{error}"), true));
+    }
+    lines
 }
 
 fn head(status: &Status, view: &View) -> Vec<String> {

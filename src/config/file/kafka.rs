@@ -160,6 +160,8 @@ pub(in crate::config) struct ClientRetry {
     pub(in crate::config) initial_retry_time: Option<Millis>,
     /// The longest delay; absent: the defaults of librdkafka, 1 s for a request and 10 s for a connection.
     pub(in crate::config) max_retry_time: Option<Millis>,
+    /// For producers: the repeats of a request, within the time-out of the record; absent: no limit but that.
+    pub(in crate::config) retries: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use mlua::ffi::{lua_CFunction, lua_State};
 
 use crate::lua::shared::Shared;
+use crate::wait::send::Senders;
 use crate::wait::{Fault, Job, Value};
 
 /// `tide`, or a table in it.
@@ -28,15 +29,19 @@ pub(in crate::lua) struct Entry {
     pub(in crate::lua) body: Body,
 }
 
+/// What a function of a module may use beside its arguments.
+pub(in crate::lua) struct Caller<'c> {
+    /// The listener whose call runs, by index; `None` in init.lua.
+    pub(in crate::lua) listener: Option<usize>,
+    /// `None` where no handler runs.
+    pub(in crate::lua) senders: Option<&'c dyn Senders>,
+}
+
 pub(in crate::lua) enum Body {
     /// A C function whose first upvalue is `Shared`. It may wait by `suspend::begin`.
     C(lua_CFunction),
     /// Requests work outside: plain data in, plain data out, without Lua's API.
-    #[cfg_attr(
-        not(feature = "failpoints"),
-        expect(dead_code, reason = "`tide.echo` is in binaries of tests alone")
-    )]
-    Outside(fn(Vec<Value>) -> Result<Job, Fault>),
+    Outside(fn(&Caller<'_>, Vec<Value>) -> Result<Job, Fault>),
     /// Pushes a value that each VM makes once.
     Value(unsafe fn(*mut lua_State, &Shared)),
 }

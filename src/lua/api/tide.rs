@@ -19,7 +19,7 @@ use mlua::ffi::{self, lua_KContext, lua_State};
 use super::module::{self, Body, Entry, Module};
 use super::{app, duration, fields};
 use crate::lua::shared::Shared;
-use crate::lua::stack::push_bytes;
+use crate::lua::stack::{push_bytes, push_null};
 use crate::lua::suspend;
 use crate::wait::Wait;
 
@@ -46,6 +46,18 @@ const TIDE: Module = Module {
                 "@return integer",
             ],
             body: Body::C(now),
+        },
+        Entry {
+            name: "null",
+            path: "tide.null",
+            types: &[
+                "The null of JSON, and the value of a tombstone.",
+                "@type lightuserdata",
+            ],
+            body: Body::Value(|state, _| {
+                // SAFETY: runs protected.
+                unsafe { push_null(state) }
+            }),
         },
         parallel::ENTRY,
         Entry {
@@ -84,6 +96,7 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
         suspend::install(state);
         json::install(state, shared);
         timers::install(state, shared);
+        kafka::install(state, shared);
         for module in MODULES {
             push_module(state, shared, module);
             if let Some(name) = module.path.strip_prefix("tide.") {

@@ -44,6 +44,7 @@ impl Vm {
         let id = CallId(self.last_call);
         // SAFETY: the coroutine is empty and has room; the push allocates nothing.
         unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, function.into()) };
+        self.shared.listener.set(None);
         let mut served = Served::new(Instant::now() + HOOK_MAX);
         loop {
             match self.run(pulse, id, coroutine, limit, &about) {

@@ -1,6 +1,6 @@
 //! Holds the class comments of config.toml equal to the tables: `#key = value  # live: …`.
 
-use super::{CONSUMER, Class, DAEMON, HTTP, LISTENER, LOG, LUA, Row};
+use super::{CONSUMER, Class, DAEMON, HTTP, LISTENER, LOG, LUA, PRODUCER, Row};
 
 const REFERENCE: &str = include_str!("../../../config.toml");
 
@@ -71,6 +71,11 @@ fn scope(key: &str) -> (Keys, &str) {
             let (_, rest) = rest.split_once('.').expect("a consumer's name and a key");
             (keys(CONSUMER), rest)
         }
+        "producerConfig" => (keys(PRODUCER), rest),
+        "producers" => {
+            let (_, rest) = rest.split_once('.').expect("a producer's name and a key");
+            (keys(PRODUCER), rest)
+        }
         "listenerDefaults" | "listeners" => (keys(LISTENER), rest),
         _ => (process(), key),
     }
@@ -104,7 +109,7 @@ fn every_row_has_a_key_in_config_toml() {
         let (keys, short) = scope(&key);
         used.extend(row(&keys, short).map(|(row, _)| row));
     }
-    let all = [process(), keys(CONSUMER), keys(LISTENER)].concat();
+    let all = [process(), keys(CONSUMER), keys(PRODUCER), keys(LISTENER)].concat();
     for (key, _) in all {
         assert!(used.contains(&key), "config.toml lacks `{key}`");
     }
@@ -119,7 +124,8 @@ fn the_rows_of_a_scope_have_the_classes_that_it_can_apply() {
             .all(|(_, class)| *class == Class::Rejoin)
     );
     assert!(
-        keys(LISTENER)
+        [keys(LISTENER), keys(PRODUCER)]
+            .concat()
             .iter()
             .all(|(_, class)| *class == Class::Live)
     );

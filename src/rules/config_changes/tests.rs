@@ -140,6 +140,28 @@ fn the_order_of_consumers_means_nothing() {
 }
 
 #[test]
+fn producers_come_go_and_change_by_name() {
+    let named = |name: &str| crate::config::Producer {
+        name: name.into(),
+        ..config().producers.remove(0)
+    };
+    check(
+        |new| {
+            new.producers[0].timeout = Duration::from_secs(1);
+            new.producers.push(named("audit"));
+        },
+        |expected| {
+            expected.producers.added = names(&["audit"]);
+            expected.producers.changed = names(&["default"]);
+        },
+    );
+    let (old, mut new) = (config(), config());
+    new.producers.clear();
+    let sentence = difference(&old, &new).sentence();
+    assert_eq!(sentence, "producers removed: `default`");
+}
+
+#[test]
 fn listeners_come_go_and_change_by_name() {
     check(
         |new| {

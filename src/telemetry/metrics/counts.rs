@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::telemetry::status::{ConsumerStatus, ListenerStatus, Pause};
+use crate::telemetry::status::{ConsumerStatus, ListenerStatus, Pause, ProducerStatus};
 
 use super::Histogram;
 
@@ -26,6 +26,16 @@ pub(crate) struct ConsumerCounts {
     pub(crate) passed_over: u64,
     /// Partitions that started at their beginning because their topic was created again.
     pub(crate) partitions_recreated: u64,
+}
+
+/// A producer of handlers at one moment, with its counts since its first use.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ProducerSnapshot {
+    pub(crate) status: ProducerStatus,
+    /// Records, by what became of them.
+    pub(crate) acknowledged: u64,
+    pub(crate) failed: u64,
+    pub(crate) sends: Histogram,
 }
 
 /// A consumer at one moment.

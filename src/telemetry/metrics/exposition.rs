@@ -11,7 +11,8 @@ use crate::telemetry::status::{BreakerState, ConsumerStatus, PartitionStatus, St
 use super::families as f;
 use super::text::{Samples, Value};
 use super::{
-    ConsumerCounts, ConsumerSnapshot, ListenerCounts, Outcomes, Process, TickCounts, WorkerSnapshot,
+    ConsumerCounts, ConsumerSnapshot, ListenerCounts, Outcomes, Process, ProducerSnapshot,
+    TickCounts, WorkerSnapshot,
 };
 
 /// The data of a page.
@@ -19,6 +20,7 @@ pub(crate) struct Scrape<'a> {
     pub(crate) status: &'a Status,
     pub(crate) consumers: &'a [ConsumerSnapshot],
     pub(crate) workers: &'a [WorkerSnapshot],
+    pub(crate) producers: &'a [ProducerSnapshot],
     pub(crate) process: Process,
     pub(crate) dropped_lines: u64,
     pub(crate) librdkafka: &'a str,
@@ -46,6 +48,9 @@ pub(crate) fn exposition(facts: &Scrape<'_>) -> Result<String, fmt::Error> {
     listeners(&mut samples, facts);
     breakers(&mut samples, facts.status);
     timers(&mut samples, facts.workers);
+    for one in facts.producers {
+        producer(&mut samples, one);
+    }
     daemon(&mut samples, facts);
     process(&mut samples, facts);
     samples.text()
@@ -184,6 +189,26 @@ fn timers(samples: &mut Samples, workers: &[WorkerSnapshot]) {
             samples.add(&f::TICKS, &[timer, result], count(value));
         }
     }
+}
+
+fn producer(samples: &mut Samples, one: &ProducerSnapshot) {
+    let status = &one.status;
+    let name = status.name.as_str();
+    for (result, value) in [("acknowledged", one.acknowledged), ("failed", one.failed)] {
+        samples.add(&f::SENT, &[name, result], count(value));
+    }
+    for (family, value) in [
+        (&f::SENDS_QUEUED, status.queued),
+        (&f::SENT_IN_FLIGHT, status.in_flight),
+        (&f::SENT_BYTES, status.in_flight_bytes),
+    ] {
+        samples.add(family, &[name], count(value as u64));
+    }
+    samples.add(
+        &f::SENDS,
+        &[name],
+        Value::Times(Box::new(one.sends.clone())),
+    );
 }
 
 fn daemon(samples: &mut Samples, facts: &Scrape<'_>) {

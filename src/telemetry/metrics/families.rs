@@ -23,6 +23,7 @@ pub(crate) struct Family {
 
 const PARTITION: &[&str] = &["consumer", "topic", "partition"];
 const LISTENER: &[&str] = &["listener"];
+const PRODUCER: &[&str] = &["producer"];
 
 macro_rules! families {
     ($($constant:ident: $kind:ident $name:literal $labels:expr, $help:literal;)*) => {
@@ -103,6 +104,16 @@ families! {
         "Subscribed topics that do not exist or may not be read";
     PARTITIONS_RECREATED: Counter "moontide_partitions_recreated" &["consumer"],
         "Partitions that started at the beginning because their topic was deleted and created again";
+    SENDS: Histogram "moontide_send_seconds" PRODUCER,
+        "Time from the start of a send to its end, the wait for room included";
+    SENT: Counter "moontide_records_sent" &["producer", "result"],
+        "Records of ended sends, by whether a broker acknowledged them in time";
+    SENDS_QUEUED: Gauge "moontide_sends_queued" PRODUCER,
+        "Sends that wait for room in bufferMemory";
+    SENT_IN_FLIGHT: Gauge "moontide_sent_records_in_flight" PRODUCER,
+        "Records of sends without an acknowledgement";
+    SENT_BYTES: Gauge "moontide_sent_in_flight_bytes" PRODUCER,
+        "Bytes of these records";
     READY: Gauge "moontide_ready" &[],
         "1 while /ready answers 200";
     BUNDLE: Gauge "moontide_bundle_number" &[],

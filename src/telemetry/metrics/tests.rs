@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::families::{ALL, Family, Kind};
 use crate::telemetry::metrics::*;
 use crate::telemetry::status::{
-    BreakerState, ConsumerStatus, ListenerStatus, PartitionStatus, Readiness, Status,
+    BreakerState, ConsumerStatus, ListenerStatus, PartitionStatus, ProducerStatus, Readiness,
+    Status,
 };
 
 const NOW: i64 = 1_700_000_000_000;
@@ -90,6 +91,25 @@ fn worker(listener: &str) -> WorkerSnapshot {
     }
 }
 
+fn producer() -> ProducerSnapshot {
+    let mut one = ProducerSnapshot {
+        status: ProducerStatus {
+            name: "audit".to_owned(),
+            clients: 1,
+            queued: 2,
+            in_flight: 3,
+            in_flight_bytes: 400,
+            error: None,
+            error_since: None,
+        },
+        acknowledged: 50,
+        failed: 6,
+        ..ProducerSnapshot::default()
+    };
+    one.sends.record(Duration::from_millis(1));
+    one
+}
+
 fn text() -> String {
     let status = Status {
         started_at: NOW - 1_000,
@@ -107,6 +127,7 @@ fn text() -> String {
         status: &status,
         consumers: &[consumer()],
         workers: &[worker("orders"), worker("orders"), worker("gone")],
+        producers: &[producer()],
         process: Process {
             cpu_seconds: Some(0.5),
             resident_bytes: Some(1),
@@ -136,6 +157,21 @@ fn the_ticks_of_a_timer_are_those_of_all_workers() {
             "moontide_timer_ticks_total{{{of},result=\"{result}\"}} {count}"
         ));
     }
+}
+
+#[test]
+fn a_producer_shows_under_its_name() {
+    let of = "{producer=\"audit\"";
+    check(&format!(
+        "moontide_records_sent_total{of},result=\"acknowledged\"}} 50"
+    ));
+    check(&format!(
+        "moontide_records_sent_total{of},result=\"failed\"}} 6"
+    ));
+    check(&format!("moontide_sends_queued{of}}} 2"));
+    check(&format!("moontide_sent_records_in_flight{of}}} 3"));
+    check(&format!("moontide_sent_in_flight_bytes{of}}} 400"));
+    check(&format!("moontide_send_seconds_count{of}}} 1"));
 }
 
 #[test]

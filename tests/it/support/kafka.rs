@@ -131,16 +131,30 @@ impl Kafka {
 
     /// The process stands still until it is told to go on: as behind a network that swallows everything.
     pub(crate) fn freeze(&self) {
-        self.signal(libc::SIGSTOP);
+        let pid = self.signal(libc::SIGSTOP);
+        // The signal returns before every thread of the broker has stopped.
+        wait_for("the broker stands still", DEADLINE, || {
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+            threads.flatten().all(|thread| {
+                let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+                let state = stat
+                    .rsplit_once(") ")
+                    .map(|(_, rest)| rest.starts_with('T'));
+                state.unwrap_or(true)
+            })
+        });
     }
 
     pub(crate) fn thaw(&self) {
         self.signal(libc::SIGCONT);
     }
 
-    fn signal(&self, signal: i32) {
+    /// Returns the process to which it was sent.
+    fn signal(&self, signal: i32) -> i32 {
         let running = self.running.lock().unwrap();
-        send_signal(running.as_ref().expect("the broker runs").pid, signal);
+        let pid = running.as_ref().expect("the broker runs").pid;
+        send_signal(pid, signal);
+        pid
     }
 
     pub(crate) fn bootstrap(&self) -> String {

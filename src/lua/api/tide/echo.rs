@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use crate::lua::api::module::{Body, Entry, Module};
+use crate::lua::api::module::{Body, Caller, Entry, Module};
 use crate::wait::{Fault, Job, Told, Value};
 
 pub(super) const MODULE: Module = Module {
@@ -25,7 +25,7 @@ pub(super) const MODULE: Module = Module {
             name: "fault",
             path: "tide.echo.fault",
             types: &["Raises an error of the kind `timeout`, later."],
-            body: Body::Outside(|_| {
+            body: Body::Outside(|_, _| {
                 Ok(job("echo.fault", |_| async {
                     Err(Fault::new("timeout", "no answer within 10 ms"))
                 }))
@@ -35,7 +35,7 @@ pub(super) const MODULE: Module = Module {
             name: "panic",
             path: "tide.echo.panic",
             types: &["Panics, here or outside.", "@param outside boolean"],
-            body: Body::Outside(|arguments| {
+            body: Body::Outside(|_, arguments| {
                 let outside = matches!(arguments.first(), Some(Value::Boolean(true)));
                 assert!(outside, "a panic in a module");
                 Ok(job("echo.panic", |_| async { panic!("a panic outside") }))
@@ -45,7 +45,7 @@ pub(super) const MODULE: Module = Module {
             name: "stubborn",
             path: "tide.echo.stubborn",
             types: &["Never answers, and does not end when it is told to."],
-            body: Body::Outside(|_| {
+            body: Body::Outside(|_, _| {
                 Ok(job("echo.stubborn", |_| async {
                     std::future::pending().await
                 }))
@@ -64,7 +64,7 @@ where
     }
 }
 
-fn later(mut arguments: Vec<Value>) -> Result<Job, Fault> {
+fn later(_: &Caller<'_>, mut arguments: Vec<Value>) -> Result<Job, Fault> {
     let delay = match arguments.get(1) {
         None | Some(Value::Nil) => Duration::ZERO,
         Some(Value::Integer(ms)) if *ms >= 0 => Duration::from_millis(*ms as u64),

@@ -1,4 +1,4 @@
-//! `tide.error`: the kinds of errors that functions of `tide` raise as tables.
+//! `tide.error`: the errors that have a kind.
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
@@ -8,63 +8,55 @@ use mlua::ffi::{self, lua_State};
 
 use crate::lua::api::module::{Body, Entry, Module};
 use crate::lua::shared::Shared;
-use crate::lua::stack::{bytes_at, push_bytes, type_name};
-use crate::lua::vm::failure;
+use crate::lua::stack::{bytes_at, type_name};
+use crate::lua::suspend;
 use crate::nearest::suggestion;
+use crate::wait::KINDS;
 
 pub(super) const MODULE: Module = Module {
     path: "tide.error",
-    about: "The kinds of errors.",
+    about: "Errors that have a kind.",
     entries: &[Entry {
         name: "is",
         path: "tide.error.is",
         types: &[
-            "Whether an error is of this kind.",
+            "Tells whether `err` is an error of a function of `tide`, and of this kind.",
             "@param err any",
-            "@param kind \"timeout\"|\"unreachable\"|\"refused\"|\"busy\"|\"closed\"|\"invalid\"|\"tooLarge\"|\"notFound\"|\"conflict\"|\"internal\"",
+            "@param kind \"busy\"|\"closed\"|\"conflict\"|\"internal\"|\"invalid\"|\"notFound\"|\"refused\"|\"timeout\"|\"tooLarge\"|\"unreachable\"",
             "@return boolean",
         ],
         body: Body::C(is),
     }],
 };
 
-/// Every kind of an error.
-const KINDS: [&str; 10] = [
-    "timeout",
-    "unreachable",
-    "refused",
-    "busy",
-    "closed",
-    "invalid",
-    "tooLarge",
-    "notFound",
-    "conflict",
-    "internal",
-];
-
 unsafe extern "C-unwind" fn is(state: *mut lua_State) -> c_int {
-    // SAFETY: `attempt` raises after its closure has returned; raw access runs no code of the user.
+    // SAFETY: a C function of Lua, with plain data pending.
     unsafe {
+        let shared = Shared::of(state);
         ffi::lua_settop(state, 2);
-        Shared::of(state).attempt(state, || {
-            let Some(kind) = bytes_at(state, 2) else {
-                let found = type_name(state, 2);
-                return Err(format!("`tide.error.is` takes a kind, not {found}"));
-            };
-            if KINDS.iter().any(|one| one.as_bytes() == kind) {
-                return Ok(0);
-            }
-            let kind = failure::cut(kind, 100);
-            let nearest = suggestion(&kind, &KINDS);
-            Err(format!("`tide.error.is` knows no kind `{kind}`, {nearest}"))
+        ffi::luaL_checkstack(state, 4, std::ptr::null());
+        shared.attempt(state, || {
+            known(bytes_at(state, 2), type_name(state, 2)).map(|()| 0)
         });
-        let mut is_kind = 0;
-        if ffi::lua_type(state, 1) == ffi::LUA_TTABLE {
-            push_bytes(state, b"kind");
-            ffi::lua_rawget(state, 1);
-            is_kind = ffi::lua_rawequal(state, 2, 3);
-        }
-        ffi::lua_pushboolean(state, is_kind);
+        let is_it = suspend::kind_at(state, 1) == bytes_at(state, 2);
+        ffi::lua_pushboolean(state, is_it.into());
         1
     }
+}
+
+/// A kind that does not exist would never match.
+fn known(kind: Option<&[u8]>, found: &str) -> Result<(), String> {
+    let Some(kind) = kind else {
+        return Err(format!(
+            "`tide.error.is` takes the name of a kind, not {found}"
+        ));
+    };
+    if KINDS.iter().any(|one| one.as_bytes() == kind) {
+        return Ok(());
+    }
+    let kind = String::from_utf8_lossy(kind);
+    Err(format!(
+        "`tide.error.is`: there is no kind `{kind}`, {}",
+        suggestion(&kind, &KINDS)
+    ))
 }

@@ -1,0 +1,301 @@
+//! From the options of `send` and `sendBatch` to a request. Pure: plain data in, plain data out.
+//!
+//! An error is the part of a sentence behind the name of the function.
+
+use std::time::Duration;
+
+use super::Read;
+use super::fields::{Fields, kind, list};
+use crate::duration;
+use crate::message::{Header, Outgoing};
+use crate::topic_name::is_topic;
+use crate::wait::Value;
+use crate::wait::send::{Acks, Compression, Request};
+
+const RECORD: [&str; 5] = ["value", "key", "headers", "partition", "timestamp"];
+const OPTIONS: [&str; 3] = ["acks", "compression", "timeout"];
+/// Every field of `send`.
+const ALL: [&str; 10] = [
+    "topic",
+    "messages",
+    "value",
+    "key",
+    "headers",
+    "partition",
+    "timestamp",
+    "acks",
+    "compression",
+    "timeout",
+];
+
+pub(super) fn send(value: Value) -> Result<Read, String> {
+    let mut fields = Fields::of(value, String::new(), "a table of options")?;
+    let mut request = options(&mut fields)?;
+    let topic = topic(&mut fields)?;
+    let is_one = !fields.has("messages");
+    if is_one {
+        request.records.push(record(&mut fields, &topic)?);
+    } else {
+        let messages = fields.take("messages");
+        if let Some(flat) = RECORD.iter().find(|name| fields.has(name)) {
+            return fields.error(format!(
+                "`{flat}` stands beside `messages`; write it into each message, or leave `messages` out"
+            ));
+        }
+        request.records = records(messages, &topic, &fields.place)?;
+    }
+    fields.end(&ALL)?;
+    Ok(Read { request, is_one })
+}
+
+pub(super) fn send_batch(value: Value) -> Result<Read, String> {
+    let mut fields = Fields::of(value, String::new(), "a table of options")?;
+    let mut request = options(&mut fields)?;
+    let topics = match list(fields.take("topicMessages")) {
+        Ok(topics) => topics,
+        Err(found) => {
+            return fields.error(format!(
+                "`topicMessages` is {found}, not a list of tables with `topic` and `messages`"
+            ));
+        }
+    };
+    fields.end(&[&["topicMessages"], &OPTIONS[..]].concat())?;
+    for (index, value) in topics.into_iter().enumerate() {
+        let place = format!(": entry {} of `topicMessages`", index + 1);
+        let mut fields = Fields::of(value, place, "a table with `topic` and `messages`")?;
+        let topic = topic(&mut fields)?;
+        let messages = fields.take("messages");
+        request
+            .records
+            .extend(records(messages, &topic, &fields.place)?);
+        fields.end(&["topic", "messages"])?;
+    }
+    Ok(Read {
+        request,
+        is_one: false,
+    })
+}
+
+fn options(fields: &mut Fields) -> Result<Request, String> {
+    Ok(Request {
+        acks: acks(fields)?,
+        compression: compression(fields)?,
+        timeout: timeout(fields)?,
+        ..Request::default()
+    })
+}
+
+fn acks(fields: &mut Fields) -> Result<Option<Acks>, String> {
+    let value = fields.take("acks");
+    let acks = match &value {
+        Value::Nil => return Ok(None),
+        Value::Integer(number) => Acks::of(*number),
+        _ => None,
+    };
+    if acks.is_none() {
+        let found = shown(&value);
+        return fields.error(format!(
+            "`acks` is {found}, not -1 (all replicas in sync), 1 (the leader) or 0 (none)"
+        ));
+    }
+    Ok(acks)
+}
+
+fn compression(fields: &mut Fields) -> Result<Option<Compression>, String> {
+    let value = fields.take("compression");
+    let compression = match &value {
+        Value::Nil => return Ok(None),
+        Value::Bytes(word) => std::str::from_utf8(word).ok().and_then(Compression::of),
+        _ => None,
+    };
+    if compression.is_none() {
+        let words = Compression::WORDS.join("\", \"");
+        return fields.error(format!(
+            "`compression` is {}, not one of \"{words}\"",
+            shown(&value)
+        ));
+    }
+    Ok(compression)
+}
+
+fn timeout(fields: &mut Fields) -> Result<Option<Duration>, String> {
+    let value = fields.take("timeout");
+    let timeout = match &value {
+        Value::Nil => return Ok(None),
+        Value::Integer(ms) => duration::of_ms(*ms as f64),
+        Value::Number(ms) => duration::of_ms(*ms),
+        Value::Bytes(text) => std::str::from_utf8(text).ok().and_then(duration::parse),
+        _ => None,
+    };
+    if timeout.is_none_or(|timeout| timeout.is_zero()) {
+        return fields.error(format!(
+            "`timeout` is {}, not {} above 0",
+            shown(&value),
+            duration::FORM
+        ));
+    }
+    Ok(timeout)
+}
+
+fn topic(fields: &mut Fields) -> Result<String, String> {
+    match fields.take("topic") {
+        Value::Bytes(name) => {
+            let name = String::from_utf8_lossy(&name).into_owned();
+            if !is_topic(&name) {
+                return fields.error(format!(
+                    "`topic` is {name:?}, not a valid name: a name has 1 to 249 letters, digits, `.`, `_` and `-`"
+                ));
+            }
+            Ok(name)
+        }
+        Value::Nil => fields.error("`topic` is missing"),
+        other => fields.error(format!("`topic` is {}, not a string", kind(&other))),
+    }
+}
+
+fn records(messages: Value, topic: &str, place: &str) -> Result<Vec<Outgoing>, String> {
+    let messages = list(messages).map_err(|found| {
+        format!("{place}: `messages` is {found}, not a list of tables such as {{ value = \"…\" }}")
+    })?;
+    let read = |(index, value)| {
+        let place = format!("{place}: message {}", index + 1);
+        let mut fields = Fields::of(value, place, "a table such as { value = \"…\" }")?;
+        let record = record(&mut fields, topic)?;
+        fields.end(&RECORD)?;
+        Ok(record)
+    };
+    messages.into_iter().enumerate().map(read).collect()
+}
+
+fn record(fields: &mut Fields, topic: &str) -> Result<Outgoing, String> {
+    Ok(Outgoing {
+        topic: topic.to_owned(),
+        value: value(fields)?,
+        key: key(fields)?,
+        headers: headers(fields)?,
+        partition: partition(fields)?,
+        timestamp_ms: timestamp(fields)?,
+    })
+}
+
+fn value(fields: &mut Fields) -> Result<Option<Vec<u8>>, String> {
+    match fields.take("value") {
+        Value::Bytes(bytes) => Ok(Some(bytes.into_vec())),
+        Value::Null => Ok(None),
+        Value::Nil => fields.error(
+            "`value` is missing; `tide.null` is a tombstone, so `value = message.value or tide.null` forwards one",
+        ),
+        other => fields.error(format!(
+            "`value` is {}, not a string; `tide.json.encode` makes a string of it",
+            kind(&other)
+        )),
+    }
+}
+
+fn key(fields: &mut Fields) -> Result<Option<Vec<u8>>, String> {
+    match fields.take("key") {
+        Value::Bytes(bytes) => Ok(Some(bytes.into_vec())),
+        Value::Nil | Value::Null => Ok(None),
+        other => fields.error(format!(
+            "`key` is {}, not a string; `tostring` makes a string of a number",
+            kind(&other)
+        )),
+    }
+}
+
+/// In the order of their names: a table has no order.
+fn headers(fields: &mut Fields) -> Result<Vec<Header>, String> {
+    let pairs = match fields.take("headers") {
+        Value::Nil => return Ok(Vec::new()),
+        Value::Table(pairs) => pairs,
+        other => {
+            return fields.error(format!(
+                "`headers` is {}, not a table such as {{ name = \"value\" }}",
+                kind(&other)
+            ));
+        }
+    };
+    let mut headers: Vec<Header> = Vec::with_capacity(pairs.len());
+    for (name, value) in pairs {
+        let Value::Bytes(name) = name else {
+            return fields.error(format!(
+                "`headers` has {} as a name, not a string",
+                kind(&name)
+            ));
+        };
+        let shown = String::from_utf8_lossy(&name).into_owned();
+        let values = match value {
+            table @ Value::Table(_) => list(table),
+            other => Ok(vec![other]),
+        };
+        let values = match values {
+            Ok(values) => values,
+            Err(found) => {
+                return fields.error(format!(
+                    "header `{shown}` is {found}, not a string or a list of strings"
+                ));
+            }
+        };
+        for value in values {
+            match value {
+                Value::Bytes(bytes) => headers.push((name.to_vec(), Some(bytes.into_vec()))),
+                Value::Null => headers.push((name.to_vec(), None)),
+                other => {
+                    return fields.error(format!(
+                        "header `{shown}` is {}, not a string or a list of strings; `tostring` makes a string of a \
+                         number",
+                        kind(&other)
+                    ));
+                }
+            }
+        }
+    }
+    // The sort is stable, so the values of one name keep the order of their list.
+    headers.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(headers)
+}
+
+fn partition(fields: &mut Fields) -> Result<Option<i32>, String> {
+    let value = fields.take("partition");
+    match whole(&value) {
+        _ if value == Value::Nil => Ok(None),
+        Some(number) if (0..=i64::from(i32::MAX)).contains(&number) => Ok(Some(number as i32)),
+        _ => fields.error(format!(
+            "`partition` is {}, not an integer from 0",
+            shown(&value)
+        )),
+    }
+}
+
+fn timestamp(fields: &mut Fields) -> Result<Option<i64>, String> {
+    let value = fields.take("timestamp");
+    match whole(&value) {
+        _ if value == Value::Nil => Ok(None),
+        Some(ms) if ms >= 0 => Ok(Some(ms)),
+        _ => fields.error(format!(
+            "`timestamp` is {}, not milliseconds since the epoch as an integer from 0",
+            shown(&value)
+        )),
+    }
+}
+
+/// An integer, also one that Lua's division made a float.
+fn whole(value: &Value) -> Option<i64> {
+    match value {
+        Value::Integer(number) => Some(*number),
+        Value::Number(number) if number.fract() == 0.0 && number.abs() < 2f64.powi(53) => {
+            Some(*number as i64)
+        }
+        _ => None,
+    }
+}
+
+/// A value for errors: numbers and short strings themselves, else the type.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Integer(number) => number.to_string(),
+        Value::Number(number) => number.to_string(),
+        Value::Bytes(bytes) if bytes.len() <= 32 => format!("{:?}", String::from_utf8_lossy(bytes)),
+        other => kind(other).to_owned(),
+    }
+}

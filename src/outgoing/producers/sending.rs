@@ -1,0 +1,293 @@
+//! One call of `send`: its records, until each has its answer or the time is over.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::time::timeout_at;
+
+use crate::duration::short;
+use crate::kafka::Refusal;
+use crate::kafka::producer::{Acknowledged, Failure, Producer};
+use crate::message::Outgoing;
+use crate::wait::Fault;
+use crate::wait::send::{Acks, Coordinates, Failed, Fate, Request};
+
+use super::clients::{Pair, Way};
+use super::group::Group;
+use super::stats::Stats;
+
+/// The answer to one record, by its index in the request.
+type Report = (usize, Way, Result<Acknowledged, Failure>);
+
+/// Sends the records, which have so many bytes, and waits for their answers.
+pub(super) async fn send(
+    group: Arc<Group>,
+    request: Request,
+    timeout: Duration,
+    bytes: usize,
+) -> Result<Vec<Coordinates>, Failed> {
+    let began = Instant::now();
+    let mut count = Count {
+        stats: group.stats.clone(),
+        began,
+        open: request.records.len(),
+    };
+    let pair = Pair {
+        acks: request.acks.unwrap_or(group.settings.acks),
+        compression: request.compression.unwrap_or(group.settings.compression),
+    };
+    let (reports, answers) = mpsc::unbounded_channel();
+    let mut call = Call {
+        fates: vec![None; request.records.len()],
+        records: request.records,
+        function: request.function,
+        deadline: (began + timeout).into(),
+        timeout,
+        held: None,
+        group,
+        pair,
+        reports,
+    };
+    let result = call.run(answers, bytes).await;
+    let error = result.as_ref().err().map(|failed| failed.message.as_str());
+    count.end(call.written(), error);
+    result
+}
+
+/// Counts the end of a call, also of one that is given up.
+struct Count {
+    stats: Arc<Stats>,
+    began: Instant,
+    /// Records that are not counted yet.
+    open: usize,
+}
+
+impl Count {
+    fn end(&mut self, written: usize, error: Option<&str>) {
+        let failed = std::mem::take(&mut self.open).saturating_sub(written);
+        self.stats
+            .ended(self.began.elapsed(), written, failed, error);
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        if self.open > 0 {
+            self.end(0, None);
+        }
+    }
+}
+
+struct Call {
+    group: Arc<Group>,
+    pair: Pair,
+    function: &'static str,
+    records: Vec<Outgoing>,
+    fates: Vec<Option<Fate>>,
+    deadline: tokio::time::Instant,
+    timeout: Duration,
+    /// The room for the records; each record in flight has it, too.
+    held: Option<Arc<OwnedSemaphorePermit>>,
+    reports: UnboundedSender<Report>,
+}
+
+/// Counts a send that waits for room.
+struct Queued<'s>(&'s Stats);
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.queued(-1);
+    }
+}
+
+impl Call {
+    async fn run(
+        &mut self,
+        answers: UnboundedReceiver<Report>,
+        bytes: usize,
+    ) -> Result<Vec<Coordinates>, Failed> {
+        self.take_room(bytes)
+            .await
+            .map_err(|fault| self.none(&fault))?;
+        let producer = self.client().await.map_err(|fault| self.none(&fault))?;
+        for index in 0..self.records.len() {
+            self.enqueue(index, Way::Together, &producer);
+        }
+        self.wait(answers).await;
+        let error = producer.last_error();
+        drop(producer);
+        self.result(error)
+    }
+
+    async fn take_room(&mut self, bytes: usize) -> Result<(), Fault> {
+        let stats = self.group.stats.clone();
+        stats.queued(1);
+        let queued = Queued(&stats);
+        let room = timeout_at(self.deadline, self.group.room(bytes)).await;
+        drop(queued);
+        let Ok(Some(room)) = room else {
+            let message = format!(
+                "no record was sent: within {} there was no room for {bytes} bytes beside the unacknowledged ones \
+                 (`bufferMemory` {})",
+                short(self.timeout),
+                self.group.settings.buffer_memory
+            );
+            return Err(Fault::new("busy", message));
+        };
+        self.held = Some(Arc::new(room));
+        Ok(())
+    }
+
+    async fn client(&self) -> Result<Arc<Producer>, Fault> {
+        let topics: BTreeSet<&str> = self.records.iter().map(|one| one.topic.as_str()).collect();
+        let topics: Vec<&str> = topics.into_iter().collect();
+        let largest = timeout_at(self.deadline, self.group.largest(self.pair, &topics)).await;
+        let largest = largest.unwrap_or_else(|_| {
+            let message = format!(
+                "no record was sent: no broker answered within {}",
+                short(self.timeout)
+            );
+            Err(Fault::new("unreachable", message))
+        })?;
+        self.group.client(self.pair, Way::Together, largest)
+    }
+
+    fn enqueue(&self, index: usize, way: Way, producer: &Producer) {
+        let record = &self.records[index];
+        let (stats, held) = (self.group.stats.clone(), self.held.clone());
+        let (reports, bytes) = (self.reports.clone(), record.size());
+        stats.sent(bytes);
+        let then = move |answer| {
+            stats.reported(bytes);
+            drop(held);
+            // The call may have been given up.
+            let _ = reports.send((index, way, answer));
+        };
+        producer.send_then(record, Box::new(then));
+    }
+
+    /// Until every record has its answer, or the time is over.
+    async fn wait(&mut self, mut answers: UnboundedReceiver<Report>) {
+        let mut open = self.records.len();
+        while open > 0 {
+            let Ok(Some((index, way, answer))) = timeout_at(self.deadline, answers.recv()).await
+            else {
+                return;
+            };
+            let fate = match answer {
+                Ok(acknowledged) => Fate::Written(self.coordinates(acknowledged)),
+                Err(failure) => {
+                    if failure.refusal() == Refusal::TooLarge {
+                        self.group.forget(&self.records[index].topic);
+                    }
+                    if way == Way::Together && may_be_a_neighbour(failure.refusal()) {
+                        match self.group.client(self.pair, Way::Alone, usize::MAX) {
+                            Ok(alone) => {
+                                self.enqueue(index, Way::Alone, &alone);
+                                continue;
+                            }
+                            Err(fault) => Fate::Failed(fault),
+                        }
+                    } else {
+                        Fate::Failed(Fault::new(failure.kind, failure.sentence))
+                    }
+                }
+            };
+            self.fates[index] = Some(fate);
+            open -= 1;
+        }
+    }
+
+    fn coordinates(&self, acknowledged: Acknowledged) -> Coordinates {
+        let is_answered = self.pair.acks != Acks::None && acknowledged.offset >= 0;
+        Coordinates {
+            partition: acknowledged.partition,
+            offset: is_answered.then_some(acknowledged.offset),
+            timestamp_ms: acknowledged.timestamp_ms,
+        }
+    }
+
+    fn written(&self) -> usize {
+        let fates = self.fates.iter();
+        fates
+            .filter(|fate| matches!(fate, Some(Fate::Written(_))))
+            .count()
+    }
+
+    /// No record was sent.
+    fn none(&self, fault: &Fault) -> Failed {
+        let results = vec![Fate::Failed(fault.clone()); self.records.len()];
+        Failed {
+            kind: fault.kind,
+            message: format!("`{}`: {}", self.function, fault.message),
+            results,
+        }
+    }
+
+    /// `error`: the reason why the brokers were not reached.
+    fn result(&self, error: Option<String>) -> Result<Vec<Coordinates>, Failed> {
+        let written = self.fates.iter().map(|fate| match fate {
+            Some(Fate::Written(written)) => Some(*written),
+            _ => None,
+        });
+        if let Some(written) = written.collect() {
+            return Ok(written);
+        }
+        let first = self.fates.iter().flatten().find_map(|fate| match fate {
+            Fate::Failed(fault) => Some(fault),
+            _ => None,
+        });
+        let unknown = self.fates.iter().filter(|fate| fate.is_none()).count();
+        let (kind, why) = match first {
+            Some(fault) => (fault.kind, fault.message.clone()),
+            None => self.late(error),
+        };
+        let (all, written) = (self.records.len(), self.written());
+        let counts = if all == 1 {
+            String::new()
+        } else {
+            format!(
+                "; of {all} records {written} are written, {} are not, {unknown} are unknown: see `results`",
+                all - written - unknown
+            )
+        };
+        let fates = self.fates.iter();
+        Err(Failed {
+            kind,
+            message: format!("`{}`: {why}{counts}", self.function),
+            results: fates
+                .map(|fate| fate.clone().unwrap_or(Fate::Unknown))
+                .collect(),
+        })
+    }
+
+    /// The kind and the sentence of a send without an answer in time.
+    fn late(&self, error: Option<String>) -> (&'static str, String) {
+        let topics = self.records.iter().zip(&self.fates);
+        let topic = topics
+            .filter(|(_, fate)| fate.is_none())
+            .map(|(record, _)| record.topic.as_str())
+            .next()
+            .unwrap_or_default();
+        let (kind, reason) = match error {
+            Some(error) => ("unreachable", format!(": {error}")),
+            None => ("timeout", String::new()),
+        };
+        let after = short(self.timeout);
+        let sentence = format!(
+            "topic `{topic}`: no acknowledgement within {after}{reason}; the record may still be written"
+        );
+        (kind, sentence)
+    }
+}
+
+/// Only the answer to a request of its own describes a record.
+fn may_be_a_neighbour(refusal: Refusal) -> bool {
+    match refusal {
+        Refusal::Neighbour | Refusal::TooLarge | Refusal::Timestamp | Refusal::ForGood => true,
+        Refusal::Transient | Refusal::NoPartition => false,
+    }
+}

@@ -1,0 +1,276 @@
+//! Producers against the embedded broker, and against an address at which nobody listens.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use super::*;
+use crate::config::{Sources, Written};
+use crate::kafka::mock::{Broker, Code};
+use crate::message::Outgoing;
+use crate::wait::send::{Acks, Compression, Coordinates, Failed, Fate};
+
+/// A file with these brokers, and further tables; listener `h` with further keys.
+fn config(brokers: &str, listener: &str, tables: &str) -> Arc<Config> {
+    let text = format!(
+        "[kafkaConfig]\nbrokers = ['{brokers}']\n[consumerConfig]\ngroupId = 'g'\n[[listeners]]\ntopic = 't'\n\
+         handler = 'h'\n{listener}\n{tables}\n"
+    );
+    let sources: Sources = [("h.lua".to_owned(), [].into())].into_iter().collect();
+    let written = Written::parse("/test/config.toml".as_ref(), &text, &|_| None);
+    Arc::new(
+        written
+            .config(&sources)
+            .unwrap_or_else(|errors| panic!("{errors}")),
+    )
+}
+
+fn producers() -> Producers {
+    Producers::new(&Supervisor::without_daemon())
+}
+
+fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+fn request(topic: &str, values: &[&str]) -> Request {
+    let record = |value: &&str| Outgoing {
+        topic: topic.to_owned(),
+        value: Some(value.as_bytes().to_vec()),
+        ..Outgoing::default()
+    };
+    Request {
+        function: "tide.kafka.send",
+        records: values.iter().map(record).collect(),
+        listener: Some(0),
+        ..Request::default()
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(future)
+}
+
+fn send(set: &Set, request: Request) -> Result<Vec<Coordinates>, Failed> {
+    let sending = set
+        .send(request)
+        .unwrap_or_else(|fault| panic!("{fault:?}"));
+    block_on(sending)
+}
+
+#[test]
+fn offsets_come_in_the_order_of_the_records() {
+    let broker = Broker::start().unwrap();
+    broker.create_topic("out", 1).unwrap();
+    let producers = producers();
+    let set = producers.open_set(&config(broker.address(), "", ""));
+    let answer = send(&set, request("out", &["a", "b", "c"])).unwrap();
+    let offsets: Vec<_> = answer.iter().map(|one| one.offset).collect();
+    assert_eq!(offsets, [Some(0), Some(1), Some(2)]);
+    assert!(answer.iter().all(|one| one.timestamp_ms.is_some()));
+    producers.put_in_force(&config(broker.address(), "", ""));
+    let [snapshot] = &producers.snapshots()[..] else {
+        panic!("one producer");
+    };
+    assert_eq!((snapshot.acknowledged, snapshot.failed), (3, 0));
+    assert_eq!(
+        (snapshot.status.in_flight, snapshot.status.in_flight_bytes),
+        (0, 0)
+    );
+}
+
+/// A broker refuses a whole request for one record in it. Each record is sent again alone.
+#[test]
+fn the_neighbours_of_a_refused_record_are_sent_again() {
+    let broker = Broker::start().unwrap();
+    broker.create_topic("out", 1).unwrap();
+    let producers = producers();
+    let set = producers.open_set(&config(broker.address(), "", ""));
+    send(&set, request("out", &["first"])).unwrap();
+    broker.refuse(&[Code::MessageSizeTooLarge]);
+    let answer = send(&set, request("out", &["a", "b"])).unwrap();
+    assert_eq!(answer.len(), 2);
+    broker.refuse(&[Code::MessageSizeTooLarge; 2]);
+    let failed = send(&set, request("out", &["a"])).unwrap_err();
+    assert_eq!(failed.kind, "tooLarge");
+    assert!(
+        failed
+            .message
+            .starts_with("`tide.kafka.send`: topic `out`: ")
+    );
+}
+
+#[test]
+fn a_broker_that_is_away_is_unreachable_and_the_record_may_still_be_written() {
+    let producers = producers();
+    let set = producers.open_set(&config(&nobody(), "", ""));
+    let mut request = request("out", &["a", "b"]);
+    request.timeout = Some(Duration::from_millis(1_500));
+    let failed = send(&set, request).unwrap_err();
+    assert_eq!(failed.kind, "unreachable", "{failed:?}");
+    let began = Instant::now();
+    assert!(producers.close(Instant::now()), "{failed:?}");
+    assert!(began.elapsed() < Duration::from_secs(9));
+}
+
+#[test]
+fn each_pair_of_acks_and_compression_has_a_client_and_at_most_eight_have() {
+    let broker = Broker::start().unwrap();
+    broker.create_topic("out", 1).unwrap();
+    let producers = producers();
+    let set = producers.open_set(&config(broker.address(), "", ""));
+    let pairs = [Acks::All, Acks::Leader].into_iter().flat_map(|acks| {
+        [
+            Compression::None,
+            Compression::Gzip,
+            Compression::Snappy,
+            Compression::Lz4,
+            Compression::Zstd,
+        ]
+        .map(|compression| (acks, compression))
+    });
+    let mut refused = 0;
+    for (acks, compression) in pairs {
+        let mut request = request("out", &["a"]);
+        (request.acks, request.compression) = (Some(acks), Some(compression));
+        match send(&set, request) {
+            Ok(answer) => assert!(answer[0].offset.is_some()),
+            Err(failed) => {
+                refused += 1;
+                assert_eq!(failed.kind, "refused");
+                assert!(failed.message.contains("8 pairs"), "{failed:?}");
+            }
+        }
+    }
+    assert_eq!(refused, 2);
+    assert_eq!(set.groups[0].snapshot().status.clients, 8);
+    let mut request = request("out", &["a"]);
+    request.acks = Some(Acks::Leader);
+    assert!(send(&set, request).is_ok(), "a pair that has its client");
+}
+
+#[test]
+fn a_send_beyond_buffer_memory_waits_for_room() {
+    let producers = producers();
+    let tables = "[producerConfig]\nbufferMemory = '2MiB'\ntimeout = '3s'";
+    let set = producers.open_set(&config(&nobody(), "", tables));
+    let large = "x".repeat(1_500_000);
+    block_on(async {
+        let first = set.send(request("out", &[&large])).unwrap();
+        let mut second = request("out", &[&large]);
+        second.timeout = Some(Duration::from_millis(300));
+        let second = set.send(second).unwrap();
+        let (first, second) = tokio::join!(first, second);
+        let kinds = [first.unwrap_err().kind, second.unwrap_err().kind];
+        assert_eq!(kinds, ["unreachable", "busy"]);
+    });
+    let Err(fault) = set.send(request("out", &[&large, &large])) else {
+        panic!("3 MB have no room in 2 MiB");
+    };
+    assert_eq!(fault.kind, "tooLarge");
+    assert!(fault.message.contains("bufferMemory"), "{fault:?}");
+}
+
+#[test]
+fn sets_share_the_producers_that_have_not_changed() {
+    let broker = Broker::start().unwrap();
+    broker.create_topic("out", 1).unwrap();
+    let producers = producers();
+    let file = |timeout: &str| {
+        let tables = format!("[producers.audit]\ntimeout = '{timeout}'");
+        config(broker.address(), "", &tables)
+    };
+    let old = producers.open_set(&file("10s"));
+    let new = producers.open_set(&file("11s"));
+    assert!(Arc::ptr_eq(&old.groups[0], &new.groups[0]), "default");
+    assert!(!Arc::ptr_eq(&old.groups[1], &new.groups[1]), "audit");
+    let of_audit = |request: Request| Request {
+        producer: Some("audit".to_owned()),
+        ..request
+    };
+    // A VM of the old bundle goes on with the old producer.
+    for set in [&old, &new] {
+        send(set, of_audit(request("out", &["a"]))).unwrap();
+    }
+    drop(old);
+    let until = Instant::now() + Duration::from_secs(20);
+    while producers.endings.running() > 0 {
+        assert!(Instant::now() < until, "the old client ends");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    send(&new, of_audit(request("out", &["b"]))).unwrap();
+    assert!(producers.close(until));
+    let failed = send(&new, request("out", &["late"])).unwrap_err();
+    assert_eq!(failed.kind, "closed");
+    assert!(matches!(&failed.results[..], [Fate::Failed(_)]));
+}
+
+#[test]
+fn a_producer_of_the_file_connects_before_its_first_send() {
+    let broker = Broker::start().unwrap();
+    let producers = producers();
+    let clients = || {
+        let snapshots = producers.snapshots();
+        snapshots
+            .iter()
+            .map(|one| one.status.clients)
+            .collect::<Vec<_>>()
+    };
+    producers.put_in_force(&config(broker.address(), "", ""));
+    assert_eq!(clients(), [0]);
+    producers.put_in_force(&config(broker.address(), "produces = ['out']", ""));
+    assert_eq!(clients(), [1]);
+    producers.put_in_force(&config(broker.address(), "", "[producers.audit]\nacks = 1"));
+    assert_eq!(clients(), [1, 1]);
+}
+
+#[test]
+fn produces_is_the_list_of_what_a_listener_may_send_to() {
+    let producers = producers();
+    let set = producers.open_set(&config(&nobody(), "produces = ['orders.*', 'audit']", ""));
+    let fault = |request: Request| {
+        set.send(request)
+            .err()
+            .map(|fault| (fault.kind, fault.message))
+    };
+    assert_eq!(fault(request("orders.eu", &["a"])), None);
+    assert_eq!(fault(request("audit", &["a"])), None);
+    let (kind, message) = fault(request("audits", &["a"])).unwrap();
+    assert_eq!(kind, "refused");
+    assert_eq!(
+        message,
+        "`tide.kafka.send`: listener `h` may not send to topic `audits`: its `produces` has not this one: did you mean \
+         `audit`?"
+    );
+    let of_init = Request {
+        listener: None,
+        ..request("audits", &["a"])
+    };
+    assert_eq!(fault(of_init), None, "init.lua is no listener");
+}
+
+#[test]
+fn a_request_that_cannot_succeed_is_refused_at_once() {
+    let producers = producers();
+    let set = producers.open_set(&config(&nobody(), "", ""));
+    let fault = |request: Request| set.send(request).err().unwrap();
+    let unknown = Request {
+        producer: Some("audit".to_owned()),
+        ..request("out", &["a"])
+    };
+    assert_eq!(fault(unknown).kind, "notFound");
+    let long = Request {
+        timeout: Some(Duration::from_secs(31)),
+        ..request("out", &["a"])
+    };
+    let long = fault(long);
+    assert_eq!(long.kind, "invalid");
+    assert!(
+        long.message.contains("`timeout` is 31s, more than the 30s"),
+        "{long:?}"
+    );
+}

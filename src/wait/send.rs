@@ -1,0 +1,116 @@
+//! The request of a handler to send records, and its answer. Knows neither Lua nor Kafka.
+//!
+//! The API of handlers makes a [`Request`], and a [`Senders`] that it was given carries it out.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::Fault;
+use crate::message::Outgoing;
+
+/// The replicas that must have a record before it is acknowledged, as kafkajs numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Acks {
+    /// -1: all replicas that are in sync.
+    All,
+    /// 0: none, and no broker answers.
+    None,
+    /// 1: the leader alone.
+    Leader,
+}
+
+impl Acks {
+    pub(crate) fn of(number: i64) -> Option<Self> {
+        match number {
+            -1 => Some(Self::All),
+            0 => Some(Self::None),
+            1 => Some(Self::Leader),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn number(self) -> i64 {
+        match self {
+            Self::All => -1,
+            Self::None => 0,
+            Self::Leader => 1,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compression {
+    None,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
+}
+
+impl Compression {
+    pub(crate) const WORDS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
+    const ALL: [Self; 5] = [Self::None, Self::Gzip, Self::Snappy, Self::Lz4, Self::Zstd];
+
+    pub(crate) fn of(word: &str) -> Option<Self> {
+        let index = Self::WORDS.iter().position(|one| *one == word)?;
+        Some(Self::ALL[index])
+    }
+
+    pub(crate) fn word(self) -> &'static str {
+        Self::WORDS[self as usize]
+    }
+}
+
+/// What one call of `send` or `sendBatch` requests.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Request {
+    /// The name of the function, for errors.
+    pub(crate) function: &'static str,
+    /// `None`: the producer of `[producerConfig]`.
+    pub(crate) producer: Option<String>,
+    pub(crate) records: Vec<Outgoing>,
+    /// `None`: those of the producer, like the two below.
+    pub(crate) acks: Option<Acks>,
+    pub(crate) compression: Option<Compression>,
+    pub(crate) timeout: Option<Duration>,
+    /// The listener whose call requests it, by index; `None` in init.lua.
+    pub(crate) listener: Option<usize>,
+}
+
+/// The coordinates of a record that the broker has acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Coordinates {
+    pub(crate) partition: i32,
+    /// `None` where no broker answers.
+    pub(crate) offset: Option<i64>,
+    pub(crate) timestamp_ms: Option<i64>,
+}
+
+/// What became of one record.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Fate {
+    Written(Coordinates),
+    Failed(Fault),
+    /// No answer came in time: the record may be written, now or later.
+    Unknown,
+}
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Failed {
+    pub(crate) kind: &'static str,
+    pub(crate) message: String,
+    /// One entry a record, in the order of the request.
+    pub(crate) results: Vec<Fate>,
+}
+
+/// Ends with the coordinates of each record, in the order of the request. A drop gives the answer up, and no record.
+pub(crate) type Sending = Pin<Box<dyn Future<Output = Result<Vec<Coordinates>, Failed>> + Send>>;
+
+/// The producers of one configuration.
+pub(crate) trait Senders: fmt::Debug + Send + Sync {
+    /// Checks the request, and starts nothing: the answer does, on the runtime of the outside.
+    fn send(&self, request: Request) -> Result<Sending, Fault>;
+}
