@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use crate::sends::sending;
+use crate::sends::{sending, values};
 use crate::support::client::numbered;
 use crate::support::daemon::Daemon;
 use crate::support::kafka::{self, Kafka};
@@ -52,6 +52,37 @@ fn a_producer_whose_broker_is_away_starts_raises_and_stops() {
             .contains("no acknowledgement"),
         "{audit}"
     );
+    daemon.stop();
+}
+
+/// `idempotent`: a broker that is killed and comes back gets every record once, in order.
+#[test]
+fn idempotent_through_a_restart_of_the_broker() {
+    let Some(kafka) = kafka::shared() else { return };
+    let Some(own) = Kafka::start_own() else {
+        return;
+    };
+    let restarted = own.topic("restarted", 1);
+    let sections = format!("[producers.other]\nbrokers = [\"{}\"]\n", own.bootstrap());
+    let body = r#"
+        tide.sleep(5)
+        tide.kafka.producer("other").send{ topic = "@OUT@", value = message.value }
+        record.line("done", message, ctx)
+        "#
+    .replace("@OUT@", &restarted.name);
+    let (project, source, _) = sending(kafka, "", &sections, 1, &body);
+    kafka.existing_topic(&source).produce(numbered(0..150, 0));
+    let mut daemon = Daemon::start(&project);
+    daemon.wait_for("records are on their way", |_| {
+        project.entries_of("done").len() > 50
+    });
+    own.kill();
+    own.start();
+    let done = project.wait_for_entries("done", 150, DEADLINE);
+    assert!(done.iter().all(|one| one.attempt == 1), "no send failed");
+    let sent = values(&own.read(&restarted.name, 1, 150));
+    let expected: Vec<String> = (0..150).map(|number| number.to_string()).collect();
+    assert_eq!(sent, expected);
     daemon.stop();
 }
 

@@ -20,7 +20,8 @@ fn producers_are_live() {
         local ok, err = pcall(audit.send, { topic = out, value = message.value, timeout = "50s" })
         record.line("done", message, ctx, ok and "taken" or err.kind)
         "#;
-    let sections = "[producers.audit]\ntimeout = \"10s\"\n";
+    // The watch would take a save before the command asks.
+    let sections = "[producers.audit]\ntimeout = \"10s\"\n[daemon]\nwatch = false\n";
     let (project, source, out) = sending(kafka, "ordering = \"none\"\n", sections, 1, body);
     kafka.existing_topic(&source).produce(numbered(0..1, 0));
     let daemon = Daemon::start(&project);
