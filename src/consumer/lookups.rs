@@ -150,7 +150,8 @@ impl Brokers {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says so once, unless the other side knows no topics at all, as a KRaft controller: that says nothing of brokers.
+    /// Says so once, unless the other side knows no topics at all, as a controller of `KRaft` does: that says nothing
+    /// of brokers.
     fn without_ids(&mut self) -> Result<(), Error> {
         if !self.known().is_without_ids() {
             let topics = self.client.topics(self.timeout);
