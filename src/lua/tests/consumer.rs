@@ -231,7 +231,7 @@ fn the_control_of_a_consumer_is_a_calls_and_not_a_files() {
     );
     let message = fails("tide.error.is({}, 'notfound')").message;
     assert!(
-        message.contains("knows no kind `notfound`, did you mean `notFound`?"),
+        message.contains("there is no kind `notfound`, did you mean `notFound`?"),
         "{message}"
     );
 }
