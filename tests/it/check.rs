@@ -509,7 +509,7 @@ fn the_policies_of_a_listener_are_told_in_words() {
     check_policies(
         "rateLimit = { messages = 5, per = '1m' }\ndelay = '15m'\n",
         &[
-            "a new group starts at the end; commits by itself",
+            "a new group starts at the end; commits automatically",
             "a message runs when it is 15m old by its timestamp",
             "in the order of their partition; at most 1000 in flight",
             usual,

@@ -63,7 +63,7 @@ families! {
     BLOCKED: Gauge "moontide_partition_blocked" PARTITION,
         "1 while a failed message blocks its lane";
     PAUSED: Gauge "moontide_partition_paused" PARTITION,
-        "1 while the partition waits: its budget or the rate limit of its listener is used up, its messages are not due, its listener is paused, or a handler has paused it";
+        "1 while the partition waits: its budget or a rate limit is used up, no message is due, or its listener or a handler has paused it";
 
     RUN: Histogram "moontide_handler_run_seconds" LISTENER,
         "Time from the start of a call to its end, waits included; every run counts";
