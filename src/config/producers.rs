@@ -76,7 +76,7 @@ fn one(
         properties,
         acks,
         is_idempotent,
-        compression: producer.compression.meant(),
+        compression: producer.compression,
         timeout: producer.timeout.duration(),
         buffer_memory: producer.buffer_memory.0 as usize,
         metadata_max_age: producer.metadata_max_age.duration(),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::unit::{Millis, Size};
 use super::kafka::Client;
-use crate::wait::send;
+use crate::wait::send::Compression;
 
 /// A producer of handlers.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -53,32 +53,5 @@ pub(in crate::config) struct Acks(pub(in crate::config) i64);
 impl Default for Acks {
     fn default() -> Self {
         Self(-1)
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(in crate::config) enum Compression {
-    #[default]
-    None,
-    Gzip,
-    Snappy,
-    Lz4,
-    Zstd,
-}
-
-impl Compression {
-    pub(in crate::config) fn meant(self) -> send::Compression {
-        match self {
-            Self::None => send::Compression::None,
-            Self::Gzip => send::Compression::Gzip,
-            Self::Snappy => send::Compression::Snappy,
-            Self::Lz4 => send::Compression::Lz4,
-            Self::Zstd => send::Compression::Zstd,
-        }
-    }
-
-    pub(in crate::config) fn word(self) -> &'static str {
-        self.meant().word()
     }
 }
