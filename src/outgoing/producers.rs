@@ -210,19 +210,24 @@ impl Senders for Set {
             return Err(Fault::new("invalid", message));
         }
         let bytes: usize = request.records.iter().map(Outgoing::size).sum();
-        if bytes > settings.buffer_memory {
+        let fits = u32::try_from(bytes).ok();
+        let Some(bytes) = fits.filter(|_| bytes <= settings.buffer_memory) else {
             let message = format!(
                 "`{function}`: the records have {bytes} bytes, more than the {} of `bufferMemory` of producer `{}`; send \
                  them in several calls, or raise it",
                 settings.buffer_memory, settings.name
             );
             return Err(Fault::new("tooLarge", message));
-        }
+        };
+        let place = group.place(bytes).map_err(|fault| Fault {
+            message: format!("`{function}`: {}", fault.message),
+            ..fault
+        })?;
         Ok(Box::pin(sending::send(
             group.clone(),
             request,
             timeout,
-            bytes,
+            (place, bytes),
         )))
     }
 }

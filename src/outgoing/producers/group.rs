@@ -27,12 +27,20 @@ pub(super) struct Group {
     pub(super) settings: config::Producer,
     pub(super) stats: Arc<Stats>,
     clients: Clients,
-    /// A permit a byte.
+    /// A permit a byte, for records whose sends have their room.
     room: Arc<Semaphore>,
+    /// A permit a byte, for records whose sends wait for room.
+    queue: Arc<Semaphore>,
     /// The largest batch of each topic.
     limits: Mutex<HashMap<String, Limit>>,
     /// Held for a question, so that the sends behind it use its answer.
     asking: tokio::sync::Mutex<()>,
+}
+
+/// The place of a send's records. Its drop gives the bytes back.
+pub(super) enum Place {
+    Room(OwnedSemaphorePermit),
+    Queue(OwnedSemaphorePermit),
 }
 
 #[derive(Clone, Copy)]
@@ -53,6 +61,7 @@ impl Group {
             stats,
             clients: Clients::new(settings, endings),
             room: Arc::new(Semaphore::new(settings.buffer_memory)),
+            queue: Arc::new(Semaphore::new(settings.buffer_memory)),
             limits: Mutex::default(),
             asking: tokio::sync::Mutex::default(),
         }
@@ -96,9 +105,25 @@ impl Group {
         self.clients.close();
     }
 
+    /// A place for so many bytes: room if there is some now, else a place in the queue for it.
+    pub(super) fn place(&self, bytes: u32) -> Result<Place, Fault> {
+        if let Ok(room) = self.room.clone().try_acquire_many_owned(bytes) {
+            return Ok(Place::Room(room));
+        }
+        let queue = self.queue.clone().try_acquire_many_owned(bytes);
+        queue.map(Place::Queue).map_err(|_| {
+            let queued = self.settings.buffer_memory - self.queue.available_permits();
+            let message = format!(
+                "no record was sent: {queued} bytes wait for room already, and with {bytes} more they would be above \
+                 `bufferMemory` ({}) of producer `{}`; send later, or raise it",
+                self.settings.buffer_memory, self.settings.name
+            );
+            Fault::new("busy", message)
+        })
+    }
+
     /// Waits for room for so many bytes. The permit is given back when the client has none of them any more.
-    pub(super) async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let bytes = u32::try_from(bytes).ok()?;
+    pub(super) async fn room(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
         self.room.clone().acquire_many_owned(bytes).await.ok()
     }
 

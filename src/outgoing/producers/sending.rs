@@ -16,18 +16,18 @@ use crate::wait::Fault;
 use crate::wait::send::{Acks, Coordinates, Failed, Fate, Request};
 
 use super::clients::{Pair, Way};
-use super::group::Group;
+use super::group::{Group, Place};
 use super::stats::Stats;
 
 /// The answer to one record, by its index in the request.
 type Report = (usize, Way, Result<Acknowledged, Failure>);
 
-/// Sends the records, which have so many bytes, and waits for their answers.
+/// Sends the records, which have a place for so many bytes, and waits for their answers.
 pub(super) async fn send(
     group: Arc<Group>,
     request: Request,
     timeout: Duration,
-    bytes: usize,
+    (place, bytes): (Place, u32),
 ) -> Result<Vec<Coordinates>, Failed> {
     let began = Instant::now();
     let mut count = Count {
@@ -51,7 +51,7 @@ pub(super) async fn send(
         pair,
         reports,
     };
-    let result = call.run(answers, bytes).await;
+    let result = call.run(answers, place, bytes).await;
     let error = result.as_ref().err().map(|failed| failed.message.as_str());
     count.end(call.written(), error);
     result
@@ -107,9 +107,10 @@ impl Call {
     async fn run(
         &mut self,
         answers: UnboundedReceiver<Report>,
-        bytes: usize,
+        place: Place,
+        bytes: u32,
     ) -> Result<Vec<Coordinates>, Failed> {
-        self.take_room(bytes)
+        self.take_room(place, bytes)
             .await
             .map_err(|fault| self.none(&fault))?;
         let producer = self.client().await.map_err(|fault| self.none(&fault))?;
@@ -122,12 +123,19 @@ impl Call {
         self.result(error)
     }
 
-    async fn take_room(&mut self, bytes: usize) -> Result<(), Fault> {
+    async fn take_room(&mut self, place: Place, bytes: u32) -> Result<(), Fault> {
+        let in_queue = match place {
+            Place::Room(room) => {
+                self.held = Some(Arc::new(room));
+                return Ok(());
+            }
+            Place::Queue(in_queue) => in_queue,
+        };
         let stats = self.group.stats.clone();
         stats.queued(1);
         let queued = Queued(&stats);
         let room = timeout_at(self.deadline, self.group.room(bytes)).await;
-        drop(queued);
+        drop((queued, in_queue));
         let Ok(Some(room)) = room else {
             let message = format!(
                 "no record was sent: within {} there was no room for {bytes} bytes beside the unacknowledged ones \

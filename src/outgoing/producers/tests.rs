@@ -175,6 +175,39 @@ fn a_send_beyond_buffer_memory_waits_for_room() {
     assert!(fault.message.contains("bufferMemory"), "{fault:?}");
 }
 
+/// A call owns its records while it waits for room, so the queue has a bound too.
+#[test]
+fn sends_that_wait_for_room_have_a_bound_which_their_end_frees() {
+    let producers = producers();
+    let tables = "[producerConfig]\nbufferMemory = '2MiB'\ntimeout = '60s'";
+    let set = producers.open_set(&config(&nobody(), "", tables));
+    let large = "x".repeat(1_500_000);
+    let busy = || {
+        let fault = set.send(request("out", &[&large])).err().unwrap();
+        assert_eq!(fault.kind, "busy");
+        let beginning =
+            "`tide.kafka.send`: no record was sent: 1500100 bytes wait for room already";
+        assert!(fault.message.starts_with(beginning), "{fault:?}");
+    };
+    let in_room = set.send(request("out", &[&large])).unwrap();
+    let in_queue = set.send(request("out", &[&large])).unwrap();
+    for _ in 0..100 {
+        busy();
+    }
+    drop(in_queue);
+    let mut queued = request("out", &[&large]);
+    queued.timeout = Some(Duration::from_millis(50));
+    let queued = set.send(queued).unwrap();
+    busy();
+    assert_eq!(block_on(queued).unwrap_err().kind, "busy");
+    // The room of a send that never began is free again, too.
+    drop(in_room);
+    let in_room = set.send(request("out", &[&large])).unwrap();
+    let in_queue = set.send(request("out", &[&large])).unwrap();
+    busy();
+    drop((in_room, in_queue));
+}
+
 #[test]
 fn sets_share_the_producers_that_have_not_changed() {
     let broker = Broker::start().unwrap();

@@ -171,6 +171,51 @@ fn buffer_memory_makes_a_send_wait_for_room() {
     daemon.stop();
 }
 
+/// Each call that waits for room owns its records, so these calls have a bound too. The others fail at once.
+#[test]
+fn many_sends_to_a_frozen_broker_are_busy() {
+    let Some(kafka) = Kafka::start_own() else {
+        return;
+    };
+    let (project, source, _) = sending(
+        &kafka,
+        "",
+        "[producerConfig]\nbufferMemory = \"2MiB\"\n",
+        1,
+        r#"
+        local large, all = ("x"):rep(900000), {}
+        for index = 1, 50 do all[index] = index end
+        tide.kafka.send{ topic = out, value = "before" }
+        record.line("frozen", message, ctx)
+        while not io.open("gate") do tide.sleep(20) end
+        local sent, busy = 0, 0
+        tide.parallel(all, function()
+          local ok, err = pcall(tide.kafka.send, { topic = out, value = large })
+          if ok then sent = sent + 1 return end
+          assert(tide.error.is(err, "busy"), tostring(err))
+          busy = busy + 1
+          if busy == 46 then record.line("busy", message, ctx) end
+        end, { concurrency = 50 })
+        record.line("done", message, ctx, sent .. " " .. busy)
+        "#,
+    );
+    kafka.existing_topic(&source).produce(numbered(0..1, 0));
+    let mut daemon = Daemon::start(&project);
+    project.wait_for_entries("frozen", 1, DEADLINE);
+    kafka.freeze();
+    project.open_gate();
+    project.wait_for_entries("busy", 1, DEADLINE);
+    daemon.wait_for("two sends wait for room", |daemon| {
+        let status = daemon.status();
+        let producer = &status["producers"][0];
+        producer["queued"] == 2 && producer["inFlight"] == 2
+    });
+    kafka.thaw();
+    let done = project.wait_for_entries("done", 1, DEADLINE);
+    assert_eq!(done[0].extra, "4 46");
+    daemon.stop();
+}
+
 /// `limits.timeout` gives up a call with its send; the message is retried, and nothing is left behind.
 #[test]
 fn a_call_that_is_given_up_gives_up_its_send() {
