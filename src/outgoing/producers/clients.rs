@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::config;
+use crate::failpoint::failpoint;
 use crate::kafka::producer::{self, Producer, is_of_connection};
 use crate::log::log;
 use crate::wait::Fault;
@@ -35,6 +36,9 @@ pub(super) enum Way {
 pub(super) struct Clients {
     settings: config::Producer,
     endings: Arc<Endings>,
+    /// Held while a client is made.
+    making: Mutex<()>,
+    /// Held for a look only.
     state: Mutex<State>,
 }
 
@@ -50,6 +54,22 @@ struct Made {
     alone: Option<Client>,
 }
 
+impl Made {
+    fn slot(&self, way: Way) -> &Option<Client> {
+        match way {
+            Way::Together => &self.together,
+            Way::Alone => &self.alone,
+        }
+    }
+
+    fn slot_mut(&mut self, way: Way) -> &mut Option<Client> {
+        match way {
+            Way::Together => &mut self.together,
+            Way::Alone => &mut self.alone,
+        }
+    }
+}
+
 struct Client {
     producer: Arc<Producer>,
     /// The most bytes of its batches.
@@ -61,49 +81,36 @@ impl Clients {
         Self {
             settings: settings.clone(),
             endings: endings.clone(),
+            making: Mutex::default(),
             state: Mutex::default(),
         }
     }
 
-    /// The client of a pair, made at first use. Its batches have at most `largest` bytes; a client whose batches are
-    /// larger ends, and a new one takes its place.
+    /// The client of a pair, if it is there. Its batches have at most `largest` bytes.
+    pub(super) fn present(
+        &self,
+        pair: Pair,
+        way: Way,
+        largest: usize,
+    ) -> Result<Option<Arc<Producer>>, Fault> {
+        let state = self.open()?;
+        let made = state.made.iter().find(|made| made.pair == pair);
+        let Some(client) = made.and_then(|made| made.slot(way).as_ref()) else {
+            return Ok(None);
+        };
+        let fits = way == Way::Alone || client.batch <= largest;
+        Ok((fits && !client.producer.is_dead()).then(|| client.producer.clone()))
+    }
+
+    /// As `present`, but makes a client that is not there; one whose batches are larger ends. **The call blocks** while
+    /// librdkafka makes it. Whoever looks at the clients does not wait for that.
     pub(super) fn get(&self, pair: Pair, way: Way, largest: usize) -> Result<Arc<Producer>, Fault> {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(producer) = self.present(pair, way, largest)? {
+            return Ok(producer);
+        }
+        self.has_room(pair)?;
         let name = &self.settings.name;
-        let mut state = self.lock();
-        if state.is_closed {
-            let message = format!("producer `{name}` is closing");
-            return Err(Fault::new("closed", message));
-        }
-        let found = state.made.iter().position(|made| made.pair == pair);
-        let index = match found {
-            Some(index) => index,
-            None if state.made.len() >= PAIRS_MAX => {
-                let message = format!(
-                    "producer `{name}` has a client for each of {PAIRS_MAX} pairs of `acks` and `compression`, and no \
-                     room for a further pair"
-                );
-                return Err(Fault::new("refused", message));
-            }
-            None => {
-                state.made.push(Made {
-                    pair,
-                    together: None,
-                    alone: None,
-                });
-                state.made.len() - 1
-            }
-        };
-        let made = &mut state.made[index];
-        let slot = match way {
-            Way::Together => &mut made.together,
-            Way::Alone => &mut made.alone,
-        };
-        let fits = |client: &&mut Client| {
-            !client.producer.is_dead() && (way == Way::Alone || client.batch <= largest)
-        };
-        if let Some(client) = slot.as_mut().filter(fits) {
-            return Ok(client.producer.clone());
-        }
         let batch = self.batch().min(largest);
         let producer = self.make(pair, way, batch).map_err(|error| {
             let message = format!("producer `{name}` cannot be made: {error:#}");
@@ -114,12 +121,42 @@ impl Clients {
             producer: producer.clone(),
             batch,
         };
-        let old = slot.replace(client);
+        let mut state = match self.open() {
+            Ok(state) => state,
+            // The producer was closed meanwhile.
+            Err(fault) => {
+                self.end(client);
+                return Err(fault);
+            }
+        };
+        let found = state.made.iter().position(|made| made.pair == pair);
+        let index = found.unwrap_or_else(|| {
+            state.made.push(Made {
+                pair,
+                together: None,
+                alone: None,
+            });
+            state.made.len() - 1
+        });
+        let old = state.made[index].slot_mut(way).replace(client);
         drop(state);
         if let Some(old) = old {
             self.end(old);
         }
         Ok(producer)
+    }
+
+    fn has_room(&self, pair: Pair) -> Result<(), Fault> {
+        let state = self.lock();
+        if state.made.len() < PAIRS_MAX || state.made.iter().any(|made| made.pair == pair) {
+            return Ok(());
+        }
+        let message = format!(
+            "producer `{}` has a client for each of {PAIRS_MAX} pairs of `acks` and `compression`, and no room for a \
+             further pair",
+            self.settings.name
+        );
+        Err(Fault::new("refused", message))
     }
 
     /// The most bytes of a batch, whatever the topic.
@@ -150,6 +187,7 @@ impl Clients {
         if way == Way::Alone {
             extra.push(("batch.num.messages", "1"));
         }
+        failpoint!("client-make");
         let producer = Producer::with(&producer::Settings {
             supervisor: &self.endings.supervisor,
             name: &format!("send-{}", settings.name),
@@ -194,6 +232,16 @@ impl Clients {
         let within = self.settings.timeout + END_GRACE;
         self.endings
             .end(&self.settings.name, client.producer, within);
+    }
+
+    /// The state, unless the producer is closing.
+    fn open(&self) -> Result<MutexGuard<'_, State>, Fault> {
+        let state = self.lock();
+        if state.is_closed {
+            let message = format!("producer `{}` is closing", self.settings.name);
+            return Err(Fault::new("closed", message));
+        }
+        Ok(state)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -26,7 +26,7 @@ const TOPICS_MAX: usize = 10_000;
 pub(super) struct Group {
     pub(super) settings: config::Producer,
     pub(super) stats: Arc<Stats>,
-    clients: Clients,
+    clients: Arc<Clients>,
     /// A permit a byte, for records whose sends have their room.
     room: Arc<Semaphore>,
     /// A permit a byte, for records whose sends wait for room.
@@ -59,7 +59,7 @@ impl Group {
         Self {
             settings: settings.clone(),
             stats,
-            clients: Clients::new(settings, endings),
+            clients: Arc::new(Clients::new(settings, endings)),
             room: Arc::new(Semaphore::new(settings.buffer_memory)),
             queue: Arc::new(Semaphore::new(settings.buffer_memory)),
             limits: Mutex::default(),
@@ -76,7 +76,10 @@ impl Group {
 
     /// Makes the client of the producer's own settings, which connects.
     pub(super) fn connect(&self) {
-        if let Err(fault) = self.client(self.default_pair(), Way::Together, usize::MAX) {
+        let made = self
+            .clients
+            .get(self.default_pair(), Way::Together, usize::MAX);
+        if let Err(fault) = made {
             log!(
                 warn,
                 kafka,
@@ -87,13 +90,21 @@ impl Group {
     }
 
     /// A client whose batches are no larger than `largest`. Without that limit, the present one.
-    pub(super) fn client(
+    pub(super) async fn client(
         &self,
         pair: Pair,
         way: Way,
         largest: usize,
     ) -> Result<Arc<Producer>, Fault> {
-        self.clients.get(pair, way, largest)
+        if let Some(producer) = self.clients.present(pair, way, largest)? {
+            return Ok(producer);
+        }
+        let clients = self.clients.clone();
+        let made = tokio::task::spawn_blocking(move || clients.get(pair, way, largest)).await;
+        made.unwrap_or_else(|error| {
+            let message = format!("producer `{}` cannot be made: {error}", self.settings.name);
+            Err(Fault::new("internal", message))
+        })
     }
 
     pub(super) fn snapshot(&self) -> ProducerSnapshot {
@@ -145,7 +156,7 @@ impl Group {
         if let Some(limit) = self.known(topic) {
             return Ok(limit);
         }
-        let producer = self.client(pair, Way::Together, usize::MAX)?;
+        let producer = self.client(pair, Way::Together, usize::MAX).await?;
         let name = topic.to_owned();
         let question = move || producer.largest_batch(&name, QUESTION_MAX);
         let answer = tokio::task::spawn_blocking(question).await;

@@ -149,7 +149,10 @@ impl Call {
         Ok(())
     }
 
+    /// The client for the topics of these records.
     async fn client(&self) -> Result<Arc<Producer>, Fault> {
+        // The question for the limits of the topics needs a client, whatever its batches.
+        self.made(usize::MAX).await?;
         let topics: BTreeSet<&str> = self.records.iter().map(|one| one.topic.as_str()).collect();
         let topics: Vec<&str> = topics.into_iter().collect();
         let largest = timeout_at(self.deadline, self.group.largest(self.pair, &topics)).await;
@@ -160,7 +163,18 @@ impl Call {
             );
             Err(Fault::new("unreachable", message))
         })?;
-        self.group.client(self.pair, Way::Together, largest)
+        self.made(largest).await
+    }
+
+    async fn made(&self, largest: usize) -> Result<Arc<Producer>, Fault> {
+        let client = self.group.client(self.pair, Way::Together, largest);
+        timeout_at(self.deadline, client).await.unwrap_or_else(|_| {
+            let message = format!(
+                "no record was sent: librdkafka made no client within {}",
+                short(self.timeout)
+            );
+            Err(Fault::new("timeout", message))
+        })
     }
 
     fn enqueue(&self, index: usize, way: Way, producer: &Producer) {
@@ -191,22 +205,28 @@ impl Call {
                     if failure.refusal() == Refusal::TooLarge {
                         self.group.forget(&self.records[index].topic);
                     }
-                    if way == Way::Together && may_be_a_neighbour(failure.refusal()) {
-                        match self.group.client(self.pair, Way::Alone, usize::MAX) {
-                            Ok(alone) => {
-                                self.enqueue(index, Way::Alone, &alone);
-                                continue;
-                            }
-                            Err(fault) => Fate::Failed(fault),
+                    match self.alone(way, &failure).await {
+                        Some(Ok(alone)) => {
+                            self.enqueue(index, Way::Alone, &alone);
+                            continue;
                         }
-                    } else {
-                        Fate::Failed(Fault::new(failure.kind, failure.sentence))
+                        Some(Err(fault)) => Fate::Failed(fault),
+                        None => Fate::Failed(Fault::new(failure.kind, failure.sentence)),
                     }
                 }
             };
             self.fates[index] = Some(fate);
             open -= 1;
         }
+    }
+
+    /// The client that sends a refused record again, alone. `None` if the refusal is final, or the time is over.
+    async fn alone(&self, way: Way, failure: &Failure) -> Option<Result<Arc<Producer>, Fault>> {
+        if way == Way::Alone || !may_be_a_neighbour(failure.refusal()) {
+            return None;
+        }
+        let client = self.group.client(self.pair, Way::Alone, usize::MAX);
+        timeout_at(self.deadline, client).await.ok()
     }
 
     fn coordinates(&self, acknowledged: Acknowledged) -> Coordinates {

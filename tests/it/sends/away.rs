@@ -216,6 +216,32 @@ fn many_sends_to_a_frozen_broker_are_busy() {
     daemon.stop();
 }
 
+/// librdkafka may take long to make a client, with many certificates. Neither a send nor the status waits for that.
+#[test]
+fn a_client_that_is_being_made_holds_up_nothing() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (project, source, _) = sending(
+        kafka,
+        "",
+        "",
+        1,
+        r#"
+        local ok, err = pcall(tide.kafka.send, { topic = out, value = "v", timeout = "300ms" })
+        assert(not ok and tide.error.is(err, "timeout"), tostring(err))
+        record.line("late", message, ctx, tostring(err))
+        "#,
+    );
+    kafka.existing_topic(&source).produce(numbered(0..1, 0));
+    let mut daemon = Daemon::spawn_with(&project, &[("MOONTIDE_FAILPOINT", "client-make=1:hang")]);
+    daemon.wait_line("ready", |line| line.is("ready"));
+    let late = project.wait_for_entries("late", 1, DEADLINE);
+    assert!(
+        late[0].extra.contains("made no client within 300ms"),
+        "{late:?}"
+    );
+    assert_eq!(daemon.status()["producers"][0]["clients"], 0);
+}
+
 /// `limits.timeout` gives up a call with its send; the message is retried, and nothing is left behind.
 #[test]
 fn a_call_that_is_given_up_gives_up_its_send() {
