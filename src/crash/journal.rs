@@ -14,13 +14,12 @@ mod tests;
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 
-use crate::files::own_folder;
+use crate::files::own_folder::{self, Lock};
 use crate::log::log;
 
 use layout::{Crashed, FILE_BYTES_MAX, Layout, Left};
@@ -37,9 +36,8 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 pub(crate) struct Journal {
     memory: Arc<Memory>,
-    /// The lock is held as long as this lives. Its file stays: after a removal two processes could lock two files of
-    /// one name.
-    _lock: File,
+    /// Held as long as this lives.
+    _lock: Lock,
 }
 
 impl Journal {
@@ -98,18 +96,17 @@ impl Journal {
     }
 }
 
-fn lock(directory: &Path) -> Result<File> {
+fn lock(directory: &Path) -> Result<Lock> {
     let path = directory.join(LOCK);
-    let place = || format!("cannot lock `{}`", path.display());
-    let file = own_folder::open(&path, options().create(true)).with_context(place)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!(
+    Lock::take(&path).map_err(|error| match error {
+        TryLockError::WouldBlock => anyhow!(
             "another daemon runs with state directory `{}`; `daemon.stateDirectory` gives each its own",
             directory.display()
         ),
-        Err(TryLockError::Error(error)) => Err(error).with_context(place),
-    }
+        TryLockError::Error(error) => {
+            anyhow::Error::new(error).context(format!("cannot lock `{}`", path.display()))
+        }
+    })
 }
 
 /// The bytes that the last process left. A file larger than any journal is not one.
@@ -142,12 +139,6 @@ fn write(directory: &Path, image: &[u8]) -> Result<File> {
         let _ = std::fs::remove_file(&new);
         anyhow::Error::new(error).context(format!("cannot write `{}`", path.display()))
     })
-}
-
-fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600);
-    options
 }
 
 fn boot() -> u64 {

@@ -1,6 +1,6 @@
 //! The daemon's own folders: state and sockets, for its user alone.
 
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -69,6 +69,35 @@ pub(crate) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
         Ok(file)
     } else {
         Err(refuse(kind(&found)))
+    }
+}
+
+/// A lock, on a file that stays: after a removal two processes could lock two files of one name.
+///
+/// Its drop gives the lock back by a call. The close alone would leave it for a moment to a child process that another
+/// thread has just forked: the child has the open file, too, until it runs its program.
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl Lock {
+    /// Takes the lock, or tells that another process has it.
+    pub(crate) fn take(path: &Path) -> Result<Self, TryLockError> {
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).mode(0o600);
+        let file = open(path, options).map_err(TryLockError::Error)?;
+        file.try_lock()?;
+        Ok(Self(file))
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // The close gives it back, too.
+        let _ = self.0.unlock();
     }
 }
 
@@ -167,6 +196,19 @@ mod tests {
         open(&at("file"), OpenOptions::new().read(true)).unwrap();
         let missing = open(&at("missing"), OpenOptions::new().read(true)).unwrap_err();
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_lock_ends_with_its_owner_although_a_child_has_the_file() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("lock");
+        let lock = Lock::take(&path).unwrap();
+        let taken = || matches!(Lock::take(&path), Err(TryLockError::WouldBlock));
+        assert!(taken());
+        let childs = lock.file().try_clone().unwrap();
+        drop(lock);
+        assert!(!taken());
+        drop(childs);
     }
 
     #[test]

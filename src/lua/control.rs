@@ -107,6 +107,14 @@ pub(crate) fn not_ours(key: &Key) -> Fault {
     Fault::new("notFound", message)
 }
 
+/// The partitions that the selections name one by one.
+fn named(selections: &[Selection]) -> impl Iterator<Item = Key> {
+    selections.iter().flat_map(|one| {
+        let numbers = one.partitions.iter().flatten();
+        numbers.map(|number| (one.topic.clone(), *number))
+    })
+}
+
 impl State {
     fn is_paused(&self, topic: &str, number: i32) -> bool {
         self.pauses.of(topic, number).is_some()
@@ -115,6 +123,19 @@ impl State {
     /// Whether no run of the partition may begin.
     fn is_held(&self, key: &Key) -> bool {
         self.is_paused(&key.0, key.1) || self.seeks.contains_key(key)
+    }
+
+    fn may_pause(&self, selections: &[Selection]) -> Result<(), Fault> {
+        named(selections)
+            .find(|key| !self.has(key))
+            .map_or(Ok(()), |key| Err(not_ours(&key)))
+    }
+
+    fn may_resume(&self, selections: &[Selection]) -> Result<(), Fault> {
+        let is_strange = |key: &Key| !self.has(key) && !self.is_paused(&key.0, key.1);
+        named(selections)
+            .find(is_strange)
+            .map_or(Ok(()), |key| Err(not_ours(&key)))
     }
 
     /// Marks the partitions of a topic as the requests want them, and notes those that may go on.
@@ -141,13 +162,7 @@ impl Control {
     /// All or nothing: a partition that is not ours refuses the whole request.
     pub(super) fn pause(&self, selections: &[Selection], by: &By) -> Result<(), Fault> {
         self.change(|state| {
-            for one in selections {
-                let named = one.partitions.iter().flatten();
-                let mut keys = named.map(|number| (one.topic.clone(), *number));
-                if let Some(key) = keys.find(|key| !state.has(key)) {
-                    return Err(not_ours(&key));
-                }
-            }
+            state.may_pause(selections)?;
             for one in selections {
                 state.pauses.pause(one, by);
                 state.mark(&one.topic);
@@ -159,20 +174,21 @@ impl Control {
     /// A partition that is paused here may be resumed although another daemon has it now.
     pub(super) fn resume(&self, selections: &[Selection]) -> Result<(), Fault> {
         self.change(|state| {
-            for one in selections {
-                let named = one.partitions.iter().flatten();
-                let mut keys = named.map(|number| (one.topic.clone(), *number));
-                let is_strange = |key: &Key| !state.has(key) && !state.is_paused(&key.0, key.1);
-                if let Some(key) = keys.find(is_strange) {
-                    return Err(not_ours(&key));
-                }
-            }
+            state.may_resume(selections)?;
             for one in selections {
                 state.pauses.resume(one);
                 state.mark(&one.topic);
             }
             Ok(())
         })
+    }
+
+    pub(super) fn may_pause(&self, selections: &[Selection]) -> Result<(), Fault> {
+        self.lock().may_pause(selections)
+    }
+
+    pub(super) fn may_resume(&self, selections: &[Selection]) -> Result<(), Fault> {
+        self.lock().may_resume(selections)
     }
 
     /// The partitions of the assignment that handlers have paused, by topic.

@@ -112,6 +112,9 @@ pub(super) struct Shared {
     /// The index of the worker that has the VM in force; none before.
     pub(super) worker: Cell<Option<usize>>,
     pub(super) stage: Cell<Stage>,
+    /// What `start` of init.lua requested of consumers. It happens once the VM is in force, since its bundle may still
+    /// be rejected.
+    pub(super) requested: RefCell<Vec<Box<dyn FnOnce() + Send>>>,
     /// In the order of their declaration.
     pub(super) timers: RefCell<Vec<Declared>>,
     /// Names of the listeners, by index.
@@ -120,12 +123,14 @@ pub(super) struct Shared {
     pub(super) producers: Vec<String>,
     /// `None` where no handler runs.
     pub(super) senders: Option<Arc<dyn Senders>>,
-    /// The listener of the running slice, by index; `None` in init.lua.
+    /// The listener of the running slice, by index; `None` in init.lua and in ticks.
     pub(super) listener: Cell<Option<usize>>,
     /// Handlers, by index of the listener.
     pub(super) handlers: RefCell<Vec<Function>>,
     /// The call that `entry` starts next; null after `entry` has taken it.
     frame: Cell<*const Frame<'static>>,
+    /// The function that `hook` starts next; `LUA_NOREF` after it has taken it.
+    hook: Cell<c_int>,
     /// The module that `build` requires next; `load` takes it.
     pub(super) required: RefCell<Option<String>>,
     /// The id of the running call, or 0.
@@ -143,6 +148,8 @@ pub(super) struct Shared {
     pub(super) answered: Cell<WaitId>,
     /// The fault of a module's function, between the C function around it and the raise.
     pub(super) fault: RefCell<Option<Fault>>,
+    /// Faults whose raise is under way. A finalizer in between may raise another one.
+    faults: RefCell<Vec<Arc<Fault>>>,
     /// The commit request of the slice that runs, or that ran last.
     pub(super) asked: Cell<Option<Requested>>,
     /// The verdict of the running call; its first one counts.
@@ -191,6 +198,7 @@ impl Shared {
             bundle: bundle.number,
             worker: Cell::new(None),
             stage: Cell::new(Stage::Loads),
+            requested: RefCell::default(),
             timers: RefCell::default(),
             listeners: config
                 .listeners
@@ -205,6 +213,7 @@ impl Shared {
             listener: Cell::new(None),
             handlers: RefCell::default(),
             frame: Cell::new(ptr::null()),
+            hook: Cell::new(ffi::LUA_NOREF),
             required: RefCell::default(),
             call: Cell::new(0),
             coroutine: Cell::new(ptr::null_mut()),
@@ -214,6 +223,7 @@ impl Shared {
             last_wait: Cell::new(0),
             answered: Cell::new(WaitId(0)),
             fault: RefCell::default(),
+            faults: RefCell::default(),
             asked: Cell::new(None),
             verdict: RefCell::default(),
             answer: RefCell::default(),
@@ -280,6 +290,16 @@ impl Shared {
     /// Takes the call that was handed over; a second take gets null.
     pub(super) fn take_frame(&self) -> *const Frame<'static> {
         self.frame.replace(ptr::null())
+    }
+
+    /// The registry reference of the function that `hook` starts.
+    pub(super) fn hand_over_hook(&self, function: c_int) {
+        self.hook.set(function);
+    }
+
+    /// Takes that reference; a second take gets `LUA_NOREF`.
+    pub(super) fn take_hook(&self) -> c_int {
+        self.hook.replace(ffi::LUA_NOREF)
     }
 
     /// Takes the name of the required module; it is empty for a call that the host did not make.
@@ -352,9 +372,22 @@ impl Shared {
         self.plain.borrow_mut().pop();
     }
 
-    /// Drops values whose push ended in an error; only this list still keeps them.
+    /// Takes the fault that a function left, and keeps it alive during its raise.
+    pub(super) fn keep_fault(&self) -> Option<*const Fault> {
+        let fault = Arc::new(self.fault.take()?);
+        let address = Arc::as_ptr(&fault);
+        self.faults.borrow_mut().push(fault);
+        Some(address)
+    }
+
+    pub(super) fn release_fault(&self) {
+        self.faults.borrow_mut().pop();
+    }
+
+    /// Drops values and faults whose push ended in an error; only these lists still keep them.
     pub(super) fn forget_plain(&self) {
         self.plain.borrow_mut().clear();
+        self.faults.borrow_mut().clear();
     }
 
     unsafe fn raise_kept(&self, state: *mut lua_State) -> ! {

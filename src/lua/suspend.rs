@@ -116,7 +116,7 @@ pub(super) unsafe fn may_wait(state: *mut lua_State, shared: &Shared, name: &str
         }
         let loads = !shared.loading.borrow().is_empty();
         let place = if loads || is_outside_of_a_call {
-            "at the top level of a file; call it from the handler or from init.lua's `start`"
+            "at the top level of a file; call it from a handler, from a timer or from init.lua's `start`"
         } else {
             "inside a callback of a C function (a sort, a gsub, a metamethod …)"
         };
@@ -260,12 +260,14 @@ pub(super) unsafe fn kind_at<'k>(state: *mut lua_State, index: c_int) -> Option<
 
 /// Raises the fault in `shared`: a table with `kind`, `message` and its further field.
 pub(super) unsafe fn raise(state: *mut lua_State, shared: &Shared) -> ! {
-    // SAFETY: the fault stays in `shared` until the next one. A finalizer that runs meanwhile cannot wait, so it
-    // leaves no fault.
+    // SAFETY: `shared` keeps the fault until the table is complete. A finalizer that runs meanwhile may leave and raise
+    // a fault of its own.
     unsafe {
+        let fault = shared.keep_fault();
         ffi::lua_settop(state, 0);
         ffi::lua_createtable(state, 0, 2);
-        if let Some(fault) = &*shared.fault.as_ptr() {
+        if let Some(fault) = fault {
+            let fault = &*fault;
             push_bytes(state, fault.kind.as_bytes());
             ffi::lua_setfield(state, -2, c"kind".as_ptr());
             ffi::luaL_where(state, 1);
@@ -277,6 +279,7 @@ pub(super) unsafe fn raise(state: *mut lua_State, shared: &Shared) -> ! {
                 plain::push(state, value);
                 ffi::lua_rawset(state, -3);
             }
+            shared.release_fault();
         }
         ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, FAULT.as_ptr());
         ffi::lua_setmetatable(state, -2);

@@ -31,8 +31,8 @@ use super::build::Error;
 use super::{App, Call, CallId, Failure, Pulse, Step, Vm, Watchdog};
 use crate::bundle::Bundle;
 use crate::config::{
-    Config, Daemon, Handler, Limits, Listener, Log, LogFormat, Lua, NullKeys, OnError, Ordering,
-    Producer, Retry, Rotation, Run, Topic,
+    Config, Consumer, Daemon, Handler, Limits, Listener, Log, LogFormat, Lua, NullKeys, OnError,
+    Ordering, Producer, Retry, Rotation, Run, Topic,
 };
 use crate::message::OwnedRecord;
 use crate::threads::supervisor::Supervisor;
@@ -247,7 +247,15 @@ fn listener(text: &str, blocking: Duration) -> Listener {
 fn config(setup: &Setup, listeners: Vec<Listener>) -> Config {
     Config {
         path: PathBuf::from("/etc/moontide/config.toml"),
-        consumers: Vec::new(),
+        consumers: vec![Consumer {
+            name: "default".to_owned(),
+            group_id: "g".to_owned(),
+            properties: BTreeMap::new(),
+            rebalance_timeout: Duration::from_secs(60),
+            session_timeout: Duration::from_secs(45),
+            metadata_max_age: Duration::from_secs(300),
+            request_timeout: Duration::from_secs(30),
+        }],
         producers: setup.producers.clone(),
         listeners,
         lua: Lua {

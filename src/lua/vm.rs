@@ -130,6 +130,8 @@ pub(crate) struct Vm {
     pub(super) config: Arc<Config>,
     /// Registry reference to the closure that starts a call.
     pub(super) entry: c_int,
+    /// Registry reference to the closure that starts a tick, or a function of init.lua.
+    pub(super) hook: c_int,
     /// Registry reference to the function that requires a module.
     pub(super) require: c_int,
     pub(super) hooks: Hooks,
@@ -174,6 +176,7 @@ impl Vm {
             heap,
             config,
             entry: ffi::LUA_NOREF,
+            hook: ffi::LUA_NOREF,
             require: ffi::LUA_NOREF,
             hooks: Hooks::default(),
             last_call: 0,
@@ -201,8 +204,8 @@ impl Vm {
         unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, self.entry.into()) };
         self.shared.hand_over(&raw const frame);
         let limit = self.config.listeners[call.listener].limits.blocking;
-        self.shared.listener.set(Some(call.listener));
-        let ended = self.run(pulse, id, coroutine, limit, &about);
+        let listener = Some(call.listener);
+        let ended = self.run(pulse, id, coroutine, limit, listener, &about);
         self.shared.hand_over(ptr::null());
         match ended {
             Ended::Done => Step::Done,
@@ -217,11 +220,11 @@ impl Vm {
                 Step::Waits(id, waits)
             }
             Ended::Asked(verdict) => Step::Asked(verdict),
-            Ended::Failed(kind, words) => self.failed(Some(call.listener), kind, words),
+            Ended::Failed(kind, words) => self.failed(listener, kind, words),
         }
     }
 
-    /// Starts a tick of the timer at this index of `Vm::timers`, and runs it until it waits or ends.
+    /// Starts a tick of the timer at this index of `Vm::come_into_force`, and runs it until it waits or ends.
     pub(crate) fn tick(&mut self, pulse: &Pulse, timer: usize) -> Step {
         let declared = self.shared.timers.borrow();
         let one = declared.get(timer);
@@ -236,9 +239,9 @@ impl Vm {
         self.last_call += 1;
         let id = CallId(self.last_call);
         // SAFETY: the coroutine is empty and has room, and the push allocates nothing.
-        unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, function.into()) };
-        self.shared.listener.set(None);
-        match self.run(pulse, id, coroutine, TICK_BLOCKING, &about) {
+        unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, self.hook.into()) };
+        self.shared.hand_over_hook(function);
+        match self.run(pulse, id, coroutine, TICK_BLOCKING, None, &about) {
             Ended::Done => Step::Done,
             Ended::Waits(waits) => {
                 let origin = Origin::Timer(position);
@@ -250,10 +253,13 @@ impl Vm {
         }
     }
 
-    /// The timers that the files have declared and not cancelled, each with its index and its position. From now on
-    /// a cancel concerns this worker.
-    pub(crate) fn timers(&self, worker: usize) -> Vec<(usize, Timer, Arc<str>)> {
+    /// This worker has the VM in force. Returns the timers that the files have declared and not cancelled, each with
+    /// its index and its position.
+    pub(crate) fn come_into_force(&self, worker: usize) -> Vec<(usize, Timer, Arc<str>)> {
         self.shared.worker.set(Some(worker));
+        for request in self.shared.requested.take() {
+            request();
+        }
         let timers = self.shared.timers.borrow();
         let timers = timers.iter().enumerate();
         timers
@@ -277,21 +283,15 @@ impl Vm {
         let about = waiting.origin.about(&self.config);
         self.answer(wait, answer);
         let limit = waiting.origin.blocking(&self.config);
-        self.shared.listener.set(waiting.origin.listener());
-        match self.run(pulse, id, waiting.coroutine, limit, &about) {
+        let listener = waiting.origin.listener();
+        match self.run(pulse, id, waiting.coroutine, limit, listener, &about) {
             Ended::Done => Step::Done,
             Ended::Waits(waits) => {
                 self.waiting.insert(id, waiting);
                 Step::Waits(id, waits)
             }
             Ended::Asked(verdict) => Step::Asked(verdict),
-            Ended::Failed(kind, words) => {
-                let listener = match waiting.origin {
-                    Origin::Message { listener, .. } => Some(listener),
-                    Origin::Timer(_) => None,
-                };
-                self.failed(listener, kind, words)
-            }
+            Ended::Failed(kind, words) => self.failed(listener, kind, words),
         }
     }
 
@@ -324,6 +324,7 @@ impl Vm {
             return;
         };
         self.shared.coroutine.set(own);
+        self.shared.listener.set(waiting.origin.listener());
         for state in states {
             coroutine::running(state);
             // SAFETY: each state is suspended and alive: the call's own is anchored, and the others are on the stack

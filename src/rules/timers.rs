@@ -24,6 +24,14 @@ pub(crate) struct Timer {
     pub(crate) ordinal: usize,
 }
 
+impl Timer {
+    /// Whether the two are equal but for their number.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let rest = |one: &Self| (one.kind, one.duration, one.each);
+        rest(self) == rest(other) && self.file == other.file
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     /// `tide.every`: a tick in each period.

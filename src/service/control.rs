@@ -8,10 +8,10 @@
 
 mod who;
 
-use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::fs::{Permissions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{self, Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, timeout};
 
 use crate::config::{SOCKET, SOCKET_PATH_BYTES_MAX};
-use crate::files::own_folder;
+use crate::files::own_folder::{self, Lock};
 use crate::log::log;
 use crate::rate_limit::RateLimit;
 use crate::telemetry::connections::{Connections, Seat, lengthen_backlog};
@@ -64,9 +64,8 @@ pub(crate) struct Server {
     file: (u64, u64),
     /// Limits the log lines about a socket that cannot be created again.
     failures: RateLimit,
-    /// Held during the life of the server. The file stays: its removal would let two processes lock two files of one
-    /// name.
-    _lock: File,
+    /// Held during the life of the server.
+    _lock: Lock,
 }
 
 impl Server {
@@ -247,22 +246,16 @@ fn socket_path(directory: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn lock(directory: &Path) -> Result<File> {
+fn lock(directory: &Path) -> Result<Lock> {
     let path = directory.join(LOCK);
     let place = || format!("cannot lock `{}`", path.display());
-    let mut options = OpenOptions::new();
-    let options = options.read(true).write(true).create(true).mode(0o600);
-    let mut file = own_folder::open(&path, options).with_context(place)?;
-    match file.try_lock() {
-        Ok(()) => {}
+    let lock = match Lock::take(&path) {
+        Ok(lock) => lock,
         Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
             // Only for the error message; the file is empty for a moment after the lock is taken.
-            let _ = (&file).take(20).read_to_string(&mut pid);
-            let pid = if pid.is_empty() {
-                String::new()
-            } else {
-                format!(", pid {}", pid.trim())
+            let pid = match std::fs::read_to_string(&path).unwrap_or_default().trim() {
+                "" => String::new(),
+                pid => format!(", pid {pid}"),
             };
             bail!(
                 "another daemon runs with runtime directory `{}`{pid}",
@@ -270,11 +263,12 @@ fn lock(directory: &Path) -> Result<File> {
             );
         }
         Err(TryLockError::Error(error)) => return Err(error).with_context(place),
-    }
+    };
+    let mut file = lock.file();
     file.set_len(0)
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .with_context(place)?;
-    Ok(file)
+    Ok(lock)
 }
 
 /// One connection, from its request to its answer.

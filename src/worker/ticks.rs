@@ -190,7 +190,7 @@ impl Worker {
             worker: self.index,
             bundle: self.engine.bundle().number,
         };
-        let declared = self.engine.timers(self.index);
+        let declared = self.engine.come_into_force(self.index);
         self.ticks.follow(&self.app, by, declared, self.clock.now());
     }
 

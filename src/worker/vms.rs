@@ -77,16 +77,16 @@ impl Vms {
         step
     }
 
-    /// Starts a tick of the timer at this index of `Vms::timers`.
+    /// Starts a tick of the timer at this index of `Vms::come_into_force`.
     pub(super) fn tick(&mut self, timer: usize) -> Step {
         let step = self.vm.tick(&self.pulse, timer);
         self.judge(self.generation, &step);
         step
     }
 
-    /// The timers of the VM in force, which this worker runs.
-    pub(super) fn timers(&self, worker: usize) -> Vec<(usize, Timer, Arc<str>)> {
-        self.vm.timers(worker)
+    /// The VM is in force in this worker. Returns its timers.
+    pub(super) fn come_into_force(&self, worker: usize) -> Vec<(usize, Timer, Arc<str>)> {
+        self.vm.come_into_force(worker)
     }
 
     /// `None` if that VM is gone.

@@ -17,7 +17,7 @@ use super::fields::unknown;
 use crate::lua::control::forms::{self, Own};
 use crate::lua::control::{Control, What};
 use crate::lua::plain;
-use crate::lua::shared::Shared;
+use crate::lua::shared::{Shared, Stage};
 use crate::lua::stack::{bytes_at, push_bytes};
 use crate::lua::suspend;
 use crate::lua::vm::failure;
@@ -292,14 +292,30 @@ impl Of<'_> {
         match name {
             "consumer.pause" => {
                 let selections = self.selections(name, argument)?;
-                control.pause(&selections, &self.by)?;
+                if self.shared.stage.get() == Stage::Runs {
+                    control.pause(&selections, &self.by)?;
+                } else {
+                    control.may_pause(&selections)?;
+                    let by = self.by.clone();
+                    self.request(move || control.pause(&selections, &by));
+                }
                 Ok(Next::Nothing)
             }
             "consumer.resume" => {
                 let selections = self.selections(name, argument)?;
-                control.resume(&selections)?;
+                if self.shared.stage.get() == Stage::Runs {
+                    control.resume(&selections)?;
+                } else {
+                    control.may_resume(&selections)?;
+                    self.request(move || control.resume(&selections));
+                }
                 Ok(Next::Nothing)
             }
+            "consumer.seek" if self.shared.stage.get() == Stage::Loads => Err(Fault::new(
+                "refused",
+                "`consumer.seek` is not for `start` of init.lua, which runs in each worker and after each reload; call \
+                 it in a handler or in a timer of the process",
+            )),
             "consumer.seek" => {
                 let (key, target) = forms::seek(name, argument, &self.own)?;
                 self.knows(&key.0)?;
@@ -311,6 +327,12 @@ impl Of<'_> {
             "consumer.committed" => self.ask(&control, name, argument, What::Committed),
             _ => self.ask(&control, name, argument, What::Lag),
         }
+    }
+
+    /// Does it once the VM is in force. A partition may have gone by then; that is no error of anybody.
+    fn request(&self, work: impl FnOnce() -> Result<(), Fault> + Send + 'static) {
+        let work = Box::new(move || drop(work()));
+        self.shared.requested.borrow_mut().push(work);
     }
 
     fn selections(&self, name: &str, argument: &Value) -> Result<Vec<Selection>, Fault> {
@@ -330,7 +352,8 @@ impl Of<'_> {
     ) -> Result<Next, Fault> {
         let key = forms::partition(name, argument, &self.own)?;
         self.knows(&key.0)?;
-        control.ask(key, what).map(|answer| Next::Wait(job(answer)))
+        let answer = control.ask(key, what)?;
+        Ok(Next::Wait(job(self.consumer, answer)))
     }
 
     /// Refuses a topic that no listener of the consumer takes.
@@ -370,15 +393,19 @@ fn list(values: impl Iterator<Item = Value>) -> Value {
 }
 
 /// Waits for the answer of the consumer's thread.
-fn job(answer: oneshot::Receiver<Result<Value, Fault>>) -> Job {
+fn job(consumer: &str, answer: oneshot::Receiver<Result<Value, Fault>>) -> Job {
+    let consumer = consumer.to_owned();
     let work = |mut told: crate::wait::Told| async move {
         tokio::select! {
             answer = answer => answer.unwrap_or_else(|_| {
-                Err(Fault::new("closed", "the consumer ended before it answered"))
+                let message = format!("consumer `{consumer}` ended before it answered");
+                Err(Fault::new("closed", message))
             }),
             () = tokio::time::sleep(ANSWER) => {
                 let seconds = ANSWER.as_secs();
-                let message = format!("the consumer did not answer within {seconds} s");
+                let message = format!(
+                    "consumer `{consumer}` did not answer within {seconds} s; `moontide status` says whether its brokers do"
+                );
                 Err(Fault::new("timeout", message))
             }
             () = told.told() => Err(Fault::new("closed", "given up")),

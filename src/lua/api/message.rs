@@ -77,6 +77,27 @@ unsafe extern "C-unwind" fn entry(state: *mut lua_State) -> c_int {
     }
 }
 
+/// The C function that starts a tick or a function of init.lua, without arguments.
+pub(in crate::lua) unsafe fn push_hook(state: *mut lua_State, shared: &Shared) {
+    // SAFETY: runs protected.
+    unsafe { shared.push_function(state, hook, 0) };
+}
+
+unsafe extern "C-unwind" fn hook(state: *mut lua_State) -> c_int {
+    // SAFETY: the host handed over a function of the registry. Nothing with a destructor is pending.
+    unsafe {
+        let shared = Shared::of(state);
+        let function = shared.take_hook();
+        if function == ffi::LUA_NOREF {
+            // Only `debug` finds this function.
+            shared.raise(state, "a tick is started by the host alone".to_owned());
+        }
+        ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, function.into());
+        ffi::lua_callk(state, 0, 2, 0, Some(returned));
+        returned(state, ffi::LUA_OK, 0)
+    }
+}
+
 /// Returns one result for a failure, the error value; none for a done call.
 unsafe extern "C-unwind" fn returned(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
     // SAFETY: the two results of the handler lie on top.

@@ -82,6 +82,10 @@ fn list(value: &Value) -> Option<Vec<&Value>> {
         items.push((*index, value));
     }
     items.sort_by_key(|(index, _)| *index);
+    let has_gap = (1..).zip(&items).any(|(index, item)| item.0 != index);
+    if has_gap {
+        return None;
+    }
     Some(items.into_iter().map(|(_, value)| value).collect())
 }
 

@@ -50,6 +50,7 @@ fn a_pause_holds_the_partition_at_once_in_every_form() {
             "{ { topic = 'orders', partitions = { 4 } } }",
             [false, true],
         ),
+        // A list of nothing.
         ("{}", [false, false]),
     ] {
         assert_eq!(
@@ -234,4 +235,42 @@ fn the_control_of_a_consumer_is_a_calls_and_not_a_files() {
         message.contains("there is no kind `notfound`, did you mean `notFound`?"),
         "{message}"
     );
+}
+
+/// A finalizer that the building of an error runs leaves an error of its own.
+#[test]
+fn an_error_is_its_own_whatever_finalizers_do_meanwhile() {
+    let body = "
+        local consumer = ctx.consumer
+        local mt = { __gc = function() pcall(consumer.pause, { topic = 'finalized' }) end }
+        for number = 1, 3000 do
+          for _ = 1, 5 do setmetatable({}, mt) end
+          local ok, err = pcall(consumer.pause, { topic = 'wanted' .. number })
+          local topic = 'topic `wanted' .. number .. '`'
+          assert(not ok and err.kind == 'notFound' and err.message:find(topic, 1, true), err.message)
+        end";
+    assert_eq!(held(body), [false, false]);
+}
+
+/// Its bundle may still be rejected, and another worker's `start` may fail.
+#[test]
+fn what_start_requests_happens_once_its_vm_is_in_force() {
+    let app = Arc::new(App::default());
+    let init = "return function() require('tide').kafka.consumer().pause{ topic = 'orders' } end";
+    let setup = handler("").file("init.lua", init);
+    let mut f = setup
+        .build_with(&app)
+        .unwrap_or_else(|error| panic!("{error}"));
+    let partition = Arc::new(Held::default());
+    let weak = Arc::downgrade(&partition);
+    app.consumers.of("default").begin("orders", 3, weak);
+    f.vm.start(&f.pulse).unwrap();
+    assert!(!partition.0.load(Ordering::Relaxed));
+    f.vm.come_into_force(0);
+    assert!(partition.0.load(Ordering::Relaxed));
+
+    let seek = "return function() require('tide').kafka.consumer().seek{ topic = 'orders', partition = 3, offset = 5 } end";
+    let mut f = handler("").file("init.lua", seek).build();
+    let error = f.vm.start(&f.pulse).unwrap_err().to_string();
+    assert!(error.contains("is not for `start` of init.lua"), "{error}");
 }

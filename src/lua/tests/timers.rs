@@ -25,7 +25,7 @@ fn a_file_and_init_lua_declare_timers_with_their_position() {
         )
         .build();
     f.vm.start(&f.pulse).unwrap();
-    let timers = f.vm.timers(0);
+    let timers = f.vm.come_into_force(0);
     let told: Vec<_> = timers
         .iter()
         .map(|(index, timer, position)| {
@@ -70,7 +70,7 @@ fn equal_timers_are_told_apart_by_their_order_and_lines_do_not_count() {
     )
     .build();
     let ordinals: Vec<_> =
-        f.vm.timers(0)
+        f.vm.come_into_force(0)
             .iter()
             .map(|(_, timer, _)| timer.ordinal)
             .collect();
@@ -165,7 +165,7 @@ fn a_timer_that_is_cancelled_while_its_file_loads_is_none() {
         "",
     )
     .build();
-    assert!(f.vm.timers(0).is_empty());
+    assert!(f.vm.come_into_force(0).is_empty());
 }
 
 #[test]
@@ -179,6 +179,27 @@ fn a_tick_waits_and_shares_the_state_of_its_file() {
     let (id, _) = waits(f.resume(id, Answer::Slept));
     assert!(matches!(f.resume(id, Answer::Slept), Step::Done));
     assert!(matches!(f.run(), Step::Done));
+}
+
+/// As with a handler: only `nil, err` and `false, err` are a failure.
+#[test]
+fn a_tick_and_a_start_may_return_what_they_like() {
+    for value in ["", "nil", "true", "false", "{}", "5, 'six'", "nil, nil"] {
+        let body = format!("return {value}");
+        let tick = file(&format!("tide.every(5, function() {body} end)"), "");
+        let init = format!("return {{ start = function() {body} end }}");
+        let mut f = tick.file("init.lua", &init).build();
+        assert!(f.vm.start(&f.pulse).is_ok(), "{value}");
+        assert!(matches!(f.vm.tick(&f.pulse, 0), Step::Done), "{value}");
+    }
+    let mut f = file("", "")
+        .file(
+            "init.lua",
+            "return function() return false, 'no answer' end",
+        )
+        .build();
+    let error = f.vm.start(&f.pulse).unwrap_err().to_string();
+    assert_eq!(error, "handlers/init.lua: no answer");
 }
 
 #[test]

@@ -234,7 +234,7 @@ fn a_wait_at_the_top_level_raises() {
         .error();
     assert_eq!(
         error,
-        "handlers/h.lua:1: `tide.sleep` waits, which cannot be done at the top level of a file; call it from the handler or from init.lua's `start`"
+        "handlers/h.lua:1: `tide.sleep` waits, which cannot be done at the top level of a file; call it from a handler, from a timer or from init.lua's `start`"
     );
 }
 

@@ -43,11 +43,11 @@ impl Vm {
         self.last_call += 1;
         let id = CallId(self.last_call);
         // SAFETY: the coroutine is empty and has room; the push allocates nothing.
-        unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, function.into()) };
-        self.shared.listener.set(None);
+        unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, self.hook.into()) };
+        self.shared.hand_over_hook(function);
         let mut served = Served::new(Instant::now() + HOOK_MAX);
         loop {
-            match self.run(pulse, id, coroutine, limit, &about) {
+            match self.run(pulse, id, coroutine, limit, None, &about) {
                 Ended::Done => return Ok(()),
                 Ended::Waits(waits) => {
                     served.begin(waits, &self.shared.app.outside);

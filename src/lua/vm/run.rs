@@ -44,9 +44,11 @@ impl Vm {
         id: CallId,
         coroutine: Coroutine,
         limit: Duration,
+        listener: Option<usize>,
         about: &About<'_>,
     ) -> Ended {
         self.shared.call.set(id.0);
+        self.shared.listener.set(listener);
         self.shared.coroutine.set(coroutine.state);
         self.shared.asked.set(None);
         self.shared.waits.borrow_mut().clear();

@@ -57,7 +57,7 @@ families! {
     STANDSTILL: Gauge "moontide_standstill_seconds" PARTITION,
         "Time for which the position stands still although messages wait";
     POSITION: Gauge "moontide_position_offset" PARTITION,
-        "The position: every message before it has its outcome";
+        "The position: every message before it has its outcome or was passed over by a seek";
     COMMITTED: Gauge "moontide_committed_offset" PARTITION,
         "The committed offset of the group; missing while it is not known";
     BLOCKED: Gauge "moontide_partition_blocked" PARTITION,

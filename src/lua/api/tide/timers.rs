@@ -158,9 +158,8 @@ impl Shared {
             ordinal: 0,
         };
         let mut timers = self.timers.borrow_mut();
-        while timers.iter().any(|one| one.timer == timer) {
-            timer.ordinal += 1;
-        }
+        let like = timers.iter().filter(|one| one.timer.is_like(&timer));
+        timer.ordinal = like.count();
         timers.push(Declared {
             timer,
             position: position.into(),
