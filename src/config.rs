@@ -78,6 +78,15 @@ pub(crate) struct Config {
     pub(crate) warnings: Vec<String>,
 }
 
+impl Config {
+    /// Whether the file says anything of a producer: by a table, or by `produces` of a listener.
+    pub(crate) fn mentions(&self, producer: &Producer) -> bool {
+        let mut listeners = self.listeners.iter();
+        producer.is_written
+            || producer.name == DEFAULT_PRODUCER && listeners.any(|one| one.produces.is_some())
+    }
+}
+
 /// A consumer: one membership of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Consumer {

@@ -270,7 +270,7 @@ impl Worker {
         }
         self.report();
         let look_at = self.clock.now() + TURN;
-        let tick = self.ticks.next().filter(|_| !self.is_held);
+        let tick = self.next_tick();
         let others = [down_until, self.timers.next(), self.gates.next_try(), tick];
         Turn::Until(others.into_iter().flatten().fold(look_at, Instant::min))
     }

@@ -169,11 +169,7 @@ fn as_text(Good { bundle, warnings }: &Good) -> String {
         properties(&mut text, &consumer.properties);
     }
     // Most configurations send nothing: the producer of every configuration would be noise.
-    for producer in config
-        .producers
-        .iter()
-        .filter(|one| producers::is_shown(one, config))
-    {
+    for producer in config.producers.iter().filter(|one| config.mentions(one)) {
         line(&mut text, format_args!("producer {}", producer.name));
         for fact in producers::as_lines(producer) {
             line(&mut text, format_args!("    {fact}"));

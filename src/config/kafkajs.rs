@@ -39,7 +39,7 @@ struct Mapping<'a> {
     properties: Properties,
 }
 
-pub(super) use producer::producer;
+pub(super) use producer::{IN_FLIGHT_MAX, producer};
 
 /// Everything that librdkafka is told of a consumer but its pass-through table.
 pub(super) fn consumer(consumer: &Consumer, folder: &Path) -> (Properties, Vec<Complaint>) {

@@ -1,7 +1,7 @@
 //! Producers: from the file's tables, inheritance done, to the properties that librdkafka is told.
 
 use super::file::{File, Producer};
-use super::kafkajs;
+use super::kafkajs::{self, IN_FLIGHT_MAX};
 use super::names::is_word;
 use super::passthrough::Table;
 use super::properties;
@@ -10,8 +10,6 @@ use super::{DEFAULT_PRODUCER, Scene};
 use crate::kafka::property::Role;
 use crate::wait::send::Acks;
 
-/// More requests in flight would give up the order of an idempotent producer; librdkafka refuses them.
-const IN_FLIGHT_MAX: u32 = 5;
 /// Below this a record of the brokers' default limit would not fit.
 const BUFFER_MIN: Size = Size(2 << 20);
 const BUFFER_MAX: Size = Size(1 << 30);

@@ -1,6 +1,7 @@
-//! The largest batch that a topic accepts, as its configuration says. **The call blocks**, up to its time-out.
+//! The largest batch that each topic accepts, as its configuration says. **The call blocks**, up to its time-out.
 #![expect(unsafe_code, reason = "the C API of librdkafka")]
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::time::Duration;
 
@@ -13,14 +14,20 @@ use super::producer::Producer;
 /// The setting of a topic; a broker's own limit is its default.
 const LIMIT: &CStr = c"max.message.bytes";
 
+/// The limit of each topic: `None` where the brokers do not tell it. An error may end by itself, or be a missing right.
+pub(crate) type Limits = HashMap<String, Result<Option<usize>, Error>>;
+
 impl Producer {
-    /// `None` where the brokers do not tell it. An error may end by itself, or be a missing right.
-    pub(crate) fn largest_batch(
+    /// Asks for all these topics at once.
+    pub(crate) fn largest_batches(
         &self,
-        topic: &str,
+        topics: &[String],
         timeout: Duration,
-    ) -> Result<Option<usize>, Error> {
-        let name = CString::new(topic).map_err(|_| Error::fatal("a topic name with a NUL byte"))?;
+    ) -> Result<Limits, Error> {
+        let names = topics.iter().map(|topic| CString::new(topic.as_str()));
+        let names: Vec<CString> = names
+            .collect::<Result<_, _>>()
+            .map_err(|_| Error::fatal("a topic name with a NUL byte"))?;
         let request = AdminRequest {
             api: sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS,
             broker: None,
@@ -28,31 +35,40 @@ impl Producer {
         };
         let kind = sys::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
         let rk = self.native();
-        // SAFETY: the handle is alive. The resource is destroyed once, after the request, which copies it.
+        // SAFETY: the handle is alive. The resources are destroyed once, after the request, which copies them.
         unsafe {
-            let mut resource = sys::rd_kafka_ConfigResource_new(kind, name.as_ptr());
+            let resources = names.iter();
+            let mut resources: Vec<_> = resources
+                .map(|name| sys::rd_kafka_ConfigResource_new(kind, name.as_ptr()))
+                .collect();
+            let (all, count) = (resources.as_mut_ptr(), resources.len());
             let send = |options, queue| {
-                sys::rd_kafka_DescribeConfigs(rk, &raw mut resource, 1, options, queue);
+                sys::rd_kafka_DescribeConfigs(rk, all, count, options, queue);
             };
-            let limit = request.ask(rk, send, |event| read(event));
-            sys::rd_kafka_ConfigResource_destroy(resource);
-            limit
+            let limits = request.ask(rk, send, |event| Ok(read(event)));
+            sys::rd_kafka_ConfigResource_destroy_array(all, count);
+            limits
         }
     }
 }
 
 /// # Safety
 /// The event is the answer without an error.
-unsafe fn read(event: *mut sys::rd_kafka_event_t) -> Result<Option<usize>, Error> {
+unsafe fn read(event: *mut sys::rd_kafka_event_t) -> Limits {
     // SAFETY: by the contract; the result and its resources live as long as the event.
     unsafe {
         let result = sys::rd_kafka_event_DescribeConfigs_result(event);
         if result.is_null() {
-            return Ok(None);
+            return Limits::new();
         }
         let mut count = 0;
         let all = sys::rd_kafka_DescribeConfigs_result_resources(result, &raw mut count);
-        if count == 0 { Ok(None) } else { limit_of(*all) }
+        let of = |index| {
+            let resource = *all.add(index);
+            let name = CStr::from_ptr(sys::rd_kafka_ConfigResource_name(resource));
+            (name.to_string_lossy().into_owned(), limit_of(resource))
+        };
+        (0..count).map(of).collect()
     }
 }
 

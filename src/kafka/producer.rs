@@ -5,7 +5,7 @@
 //! answered exactly once. This module must not know the purpose of the records.
 #![expect(
     unsafe_code,
-    reason = "the waiter of a record passes through librdkafka as an address"
+    reason = "the waiter of a record passes through librdkafka as an address, and one call has no safe form"
 )]
 
 use std::collections::BTreeMap;
@@ -57,6 +57,9 @@ const IN_FLIGHT_MAX: usize = 1000;
 /// How long a poll for answers waits; a producer ends between two polls.
 const POLL: Duration = Duration::from_millis(100);
 
+/// An error that lasts is told every 30 s by librdkafka, and its pause before a connection is 10 s.
+const ERROR_LASTS: Duration = Duration::from_secs(45);
+
 /// The time that librdkafka may take to report its own time-out.
 const REPORT_GRACE: Duration = Duration::from_secs(1);
 
@@ -97,6 +100,14 @@ pub(crate) struct Producer {
 }
 
 /// The settings that differ among producers.
+/// How records share requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Together,
+    /// One record a request: a broker refuses a whole request for one record in it.
+    Alone,
+}
+
 pub(crate) struct Settings<'a> {
     /// The supervisor of the thread that serves the delivery reports.
     pub(crate) supervisor: &'a Supervisor,
@@ -106,6 +117,7 @@ pub(crate) struct Settings<'a> {
     pub(crate) properties: &'a BTreeMap<String, Value>,
     /// The bound of every call.
     pub(crate) deadline: Duration,
+    pub(crate) way: Way,
     pub(crate) extra: &'a [(&'a str, &'a str)],
 }
 
@@ -118,6 +130,7 @@ impl Producer {
             name: "producer",
             properties,
             deadline,
+            way: Way::Together,
             extra: &[],
         })
     }
@@ -138,6 +151,9 @@ impl Producer {
             );
         for (name, value) in settings.extra {
             config.set(*name, *value);
+        }
+        if settings.way == Way::Alone {
+            config.set("batch.num.messages", "1");
         }
         let brokers = Arc::new(Brokers {
             addresses: config
@@ -253,14 +269,20 @@ impl Producer {
         self.client.client().fatal_error().is_some()
     }
 
+    /// Whether a broker has ever told this client which brokers there are.
+    pub(crate) fn knows_brokers(&self) -> bool {
+        // SAFETY: the handle is alive; without a time-out the call only reads what the client has.
+        unsafe { rdkafka_sys::rd_kafka_controllerid(self.native(), 0) >= 0 }
+    }
+
     /// Records without an answer yet.
     pub(crate) fn in_flight(&self) -> usize {
         usize::try_from(self.client.in_flight_count()).unwrap_or(0)
     }
 
-    /// The first error since the last acknowledgement.
+    /// The first error of a connection since the last acknowledgement, while it lasts.
     pub(crate) fn last_error(&self) -> Option<String> {
-        self.brokers.last_error().clone()
+        self.brokers.last_error()
     }
 
     pub(super) fn native(&self) -> *mut rdkafka_sys::rd_kafka_t {
@@ -348,8 +370,8 @@ impl Waiting {
 struct Brokers {
     addresses: String,
     deadline: Duration,
-    /// The first error since the last acknowledgement.
-    last_error: Mutex<Option<String>>,
+    /// The first error since the last acknowledgement, and the time of the latest one.
+    last_error: Mutex<Option<(Instant, String)>>,
 }
 
 impl Brokers {
@@ -375,7 +397,7 @@ impl Brokers {
     }
 
     fn unreachable(&self, error: &KafkaError) -> String {
-        let reason = self.last_error().clone().unwrap_or_else(|| {
+        let reason = self.last_error().unwrap_or_else(|| {
             error
                 .rdkafka_error_code()
                 .map_or_else(|| error.to_string(), |code| code.to_string())
@@ -387,7 +409,14 @@ impl Brokers {
         )
     }
 
-    fn last_error(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+    /// An idle connection may have ended long ago, and another one be up.
+    fn last_error(&self) -> Option<String> {
+        let last = self.locked();
+        let (at, reason) = last.as_ref()?;
+        (at.elapsed() < ERROR_LASTS).then(|| reason.clone())
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, Option<(Instant, String)>> {
         self.last_error
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -415,7 +444,8 @@ impl ClientContext for Reports {
 
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
-            self.0.last_error().get_or_insert_with(|| reason.to_owned());
+            let first = self.0.last_error().unwrap_or_else(|| reason.to_owned());
+            *self.0.locked() = Some((Instant::now(), first));
         }
     }
 }
@@ -426,7 +456,7 @@ impl ProducerContext<NoCustomPartitioner> for Reports {
     fn delivery(&self, result: &DeliveryResult<'_>, waiting: Box<Waiting>) {
         match result {
             Ok(message) => {
-                *self.0.last_error() = None;
+                *self.0.locked() = None;
                 waiting.answer(Ok(Acknowledged {
                     partition: message.partition(),
                     offset: message.offset(),

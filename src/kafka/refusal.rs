@@ -23,6 +23,17 @@ pub(crate) enum Refusal {
     ForGood,
 }
 
+impl Refusal {
+    /// Whether the refusal of a request may be for another record in it. Only the answer to a request of its own
+    /// describes such a record.
+    pub(crate) fn may_be_a_neighbours(self) -> bool {
+        match self {
+            Self::Neighbour | Self::TooLarge | Self::Timestamp | Self::ForGood => true,
+            Self::Transient | Self::NoPartition => false,
+        }
+    }
+}
+
 /// Every code that is not transient.
 const TABLE: &[(Code, Refusal)] = &[
     (Code::InvalidDifferentRecord, Refusal::Neighbour),

@@ -1,8 +1,9 @@
-//! The stack of a Lua state: bytes and type names, without a conversion in place.
+//! The stack of a Lua state: bytes, type names and the outermost function, without a conversion in place.
 
 #![expect(unsafe_code, reason = "Lua's C API")]
 
 use std::ffi::c_int;
+use std::mem::MaybeUninit;
 use std::ptr;
 use std::slice;
 
@@ -70,5 +71,27 @@ pub(in crate::lua) unsafe fn type_name(state: *mut lua_State, index: c_int) -> &
         // SAFETY: reads a pointer.
         ffi::LUA_TLIGHTUSERDATA if unsafe { is_null(state, index) } => "null",
         _ => "a userdata",
+    }
+}
+
+/// Pushes on `state` the first value of the outermost function of a coroutine, or nil: the coroutine is `state` itself,
+/// or waits until it ends, or is null. There is room for the value on `state`. Raises nothing.
+pub(in crate::lua) unsafe fn push_outermost(state: *mut lua_State, coroutine: *mut lua_State) {
+    // SAFETY: by the contract. A level that is found describes a function of the coroutine that has not ended.
+    unsafe {
+        let mut outermost = MaybeUninit::<ffi::lua_Debug>::zeroed().assume_init();
+        let mut depth = 0;
+        while !coroutine.is_null() && ffi::lua_getstack(coroutine, depth, &raw mut outermost) != 0 {
+            depth += 1;
+        }
+        if depth == 0
+            || ffi::lua_checkstack(coroutine, 1) == 0
+            || ffi::lua_getlocal(coroutine, &raw const outermost, 1).is_null()
+        {
+            return ffi::lua_pushnil(state);
+        }
+        if coroutine != state {
+            ffi::lua_xmove(coroutine, state, 1);
+        }
     }
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use mlua::ffi::{self, lua_KContext, lua_KFunction, lua_State};
 
 use super::api::module::{Body, Caller, Entry};
+use super::api::trace;
 use super::plain;
 use super::shared::{Shared, TOKEN};
 use super::stack::{bytes_at, push_bytes};
@@ -172,6 +173,7 @@ fn start(state: *mut lua_State, shared: &Shared, entry: &Entry) -> bool {
     let caller = Caller {
         listener: shared.listener.get(),
         senders: shared.senders.as_deref(),
+        trace: &|| trace::carried(state, shared),
     };
     let values = arguments(state, shared, entry.path);
     match values.and_then(|values| guarded(|| start(&caller, values))) {

@@ -4,11 +4,27 @@
 //! Pure. Only `traceparent` is read here. Dead letters and retry records carry all three on as any other header, byte
 //! for byte, whatever their content.
 
-use super::Record;
+use super::{Header, Record};
 
 pub(crate) const TRACEPARENT: &str = "traceparent";
 pub(crate) const TRACESTATE: &str = "tracestate";
 pub(crate) const BAGGAGE: &str = "baggage";
+
+/// The headers that whatever a message produces carries on.
+pub(crate) const CARRIED: [&str; 3] = [TRACEPARENT, TRACESTATE, BAGGAGE];
+
+/// Carries these headers of a message on to a record that it produces. The record's own come first: one that it has
+/// is not carried on, and the state of a trace goes with its own parent only.
+pub(crate) fn carry_on(to: &mut Vec<Header>, from: &[Header]) {
+    let has = |name: &str| to.iter().any(|(one, _)| one == name.as_bytes());
+    let own = CARRIED.map(|name| has(name) || name == TRACESTATE && has(TRACEPARENT));
+    for (name, is_own) in CARRIED.iter().zip(own) {
+        let carried = from
+            .iter()
+            .filter(|(one, _)| !is_own && one == name.as_bytes());
+        to.extend(carried.cloned());
+    }
+}
 
 /// Version, trace id, parent id and flags, with a dash between two of them.
 const LENGTH: usize = 2 + 1 + ID + 1 + 16 + 1 + 2;
@@ -69,6 +85,41 @@ fn is_digit(byte: u8) -> bool {
 mod tests {
     use super::*;
     use crate::message::OwnedRecord;
+
+    fn headers(pairs: &[(&str, &str)]) -> Vec<Header> {
+        let bytes = |text: &str| text.as_bytes().to_vec();
+        let pairs = pairs.iter();
+        pairs
+            .map(|(name, value)| (bytes(name), Some(bytes(value))))
+            .collect()
+    }
+
+    #[track_caller]
+    fn check_carried(own: &[(&str, &str)], expected: &[(&str, &str)]) {
+        let message = [
+            ("other", "o"),
+            (BAGGAGE, "b1"),
+            (TRACESTATE, "s"),
+            (TRACEPARENT, "p"),
+            (BAGGAGE, "b2"),
+        ];
+        let mut found = headers(own);
+        carry_on(&mut found, &headers(&message));
+        assert_eq!(found, headers(expected));
+    }
+
+    #[test]
+    fn a_record_carries_the_trace_on_unless_it_has_its_own() {
+        let (parent, state) = ((TRACEPARENT, "p"), (TRACESTATE, "s"));
+        let baggage = [(BAGGAGE, "b1"), (BAGGAGE, "b2")];
+        check_carried(&[], &[parent, state, baggage[0], baggage[1]]);
+        let own = (TRACEPARENT, "own");
+        check_carried(&[own], &[own, baggage[0], baggage[1]]);
+        let own = (TRACESTATE, "own");
+        check_carried(&[own], &[own, parent, baggage[0], baggage[1]]);
+        let own = (BAGGAGE, "own");
+        check_carried(&[own], &[own, parent, state]);
+    }
 
     const VALID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";

@@ -12,7 +12,7 @@ use anyhow::Result;
 
 use crate::failpoint::failpoint;
 use crate::kafka::Refusal;
-use crate::kafka::producer::{self, Acknowledged, Failure, Outgoing, Producer};
+use crate::kafka::producer::{self, Acknowledged, Failure, Outgoing, Producer, Way};
 use crate::kafka::property::Value;
 use crate::threads::supervisor::{Handle, Kind, Supervisor};
 
@@ -59,16 +59,9 @@ pub(crate) struct Outbox {
 struct Producers {
     is_closed: bool,
     together: Option<Arc<Producer>>,
-    /// One record a request: a broker refuses a whole request for one record in it.
     alone: Option<Arc<Producer>>,
     /// A thread drops the failed producers: the drop waits, and a sender must not wait.
     buried: Vec<Handle>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Together,
-    Alone,
 }
 
 impl Outbox {
@@ -138,16 +131,13 @@ impl Outbox {
             Some(producer) if !producer.is_dead() => return Ok(producer.clone()),
             _ => {}
         }
-        let mut extra = PROPERTIES.to_vec();
-        if way == Way::Alone {
-            extra.push(("batch.num.messages", "1"));
-        }
         let producer = Arc::new(Producer::with(&producer::Settings {
             supervisor: &self.supervisor,
             name: &format!("producer-{}", self.name),
             properties: &self.properties,
             deadline: DEADLINE,
-            extra: &extra,
+            way,
+            extra: &PROPERTIES,
         })?);
         if let Some(dead) = slot.replace(producer.clone()) {
             producers.buried.retain(|thread| !thread.has_ended());
@@ -196,19 +186,22 @@ enum Next {
 
 /// A cure is applied only to a known cause in this record: from the answer to a request of its own.
 fn next(way: Way, record: &Outgoing, refusal: Refusal) -> Next {
-    match (refusal, way) {
-        (Refusal::NoPartition, _) if record.partition.is_some() => {
+    if way == Way::Together && refusal.may_be_a_neighbours() {
+        return Next::Again(Way::Alone, |_| {});
+    }
+    match refusal {
+        Refusal::NoPartition if record.partition.is_some() => {
             Next::Again(way, |record| record.partition = None)
         }
-        (Refusal::Transient | Refusal::NoPartition, _) => Next::Tell(Refused::Other),
-        (_, Way::Together) => Next::Again(Way::Alone, |_| {}),
-        (Refusal::Timestamp, Way::Alone) if record.timestamp_ms.is_some() => {
+        Refusal::Timestamp if record.timestamp_ms.is_some() => {
             Next::Again(way, |record| record.timestamp_ms = None)
         }
         // The record has the present time already: the clocks differ, until an operator corrects one.
-        (Refusal::Timestamp | Refusal::Neighbour, Way::Alone) => Next::Tell(Refused::Other),
-        (Refusal::TooLarge, Way::Alone) => Next::Tell(Refused::TooLarge),
-        (Refusal::ForGood, Way::Alone) => Next::Tell(Refused::ForGood),
+        Refusal::Timestamp | Refusal::Neighbour | Refusal::Transient | Refusal::NoPartition => {
+            Next::Tell(Refused::Other)
+        }
+        Refusal::TooLarge => Next::Tell(Refused::TooLarge),
+        Refusal::ForGood => Next::Tell(Refused::ForGood),
     }
 }
 

@@ -6,6 +6,7 @@
 mod clients;
 mod endings;
 mod group;
+mod limits;
 mod sending;
 mod stats;
 
@@ -62,9 +63,7 @@ impl Producers {
     pub(crate) fn put_in_force(&self, config: &Config) {
         let set = self.open_set(config);
         for group in &set.groups {
-            let is_default = group.settings.name == DEFAULT_PRODUCER;
-            let is_named = is_default && config.listeners.iter().any(|one| one.produces.is_some());
-            if group.settings.is_written || is_named {
+            if config.mentions(&group.settings) {
                 group.connect();
             }
         }
@@ -219,7 +218,7 @@ impl Senders for Set {
             );
             return Err(Fault::new("tooLarge", message));
         };
-        let place = group.place(bytes).map_err(|fault| Fault {
+        let counted = group.count(bytes).map_err(|fault| Fault {
             message: format!("`{function}`: {}", fault.message),
             ..fault
         })?;
@@ -227,7 +226,7 @@ impl Senders for Set {
             group.clone(),
             request,
             timeout,
-            (place, bytes),
+            (counted, bytes),
         )))
     }
 }

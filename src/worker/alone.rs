@@ -43,6 +43,11 @@ impl Alone {
         keeps
     }
 
+    /// Whether a lane runs alone, or is about to.
+    pub(super) fn has_one(&self) -> bool {
+        self.one.is_some()
+    }
+
     /// Removes these lanes from the queue; `None` unless the lane that runs alone is among them.
     fn leave(&mut self, is_meant: impl Fn(LaneId) -> bool) -> Option<Freed> {
         self.next.retain(|one| !is_meant(*one));

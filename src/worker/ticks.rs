@@ -85,14 +85,6 @@ impl Ticks {
         open.is_some_and(|open| open.waits.iter().any(|(one, _)| *one == wait))
     }
 
-    /// When the loop has work for a timer.
-    pub(super) fn next(&self) -> Option<Instant> {
-        match self.ends_at {
-            Some(ends_at) => (!self.open.is_empty()).then_some(ends_at),
-            None => self.next,
-        }
-    }
-
     /// The timers of the VM in force: the schedule goes on with those that it knows.
     fn follow(&mut self, app: &App, by: By, declared: Vec<(usize, Timer, Arc<str>)>, now: Instant) {
         self.by = by;
@@ -179,6 +171,20 @@ impl Worker {
         self.calls.is_empty() && self.ticks.is_idle()
     }
 
+    /// Whether a tick may begin. None begins beside a message that runs alone: the message would not be alone any
+    /// more, and ticks that overlap would put it off for ever.
+    fn may_tick(&self) -> bool {
+        !self.is_held && !self.alone.has_one()
+    }
+
+    /// When the loop has work for a timer.
+    pub(super) fn next_tick(&self) -> Option<Instant> {
+        match self.ticks.ends_at {
+            Some(ends_at) => (!self.ticks.is_idle()).then_some(ends_at),
+            None => self.ticks.next.filter(|_| self.may_tick()),
+        }
+    }
+
     /// A VM came into force: its timers follow those of the VM before.
     pub(super) fn follow_timers(&mut self) {
         let generation = self.engine.generation();
@@ -197,7 +203,7 @@ impl Worker {
     /// Runs the ticks that are due, for as long as a turn may take.
     pub(super) fn run_ticks(&mut self, now: Instant) {
         let is_due = self.ticks.next.is_some_and(|next| next <= now);
-        if !is_due || self.ticks.ends_at.is_some() || self.is_held || self.engine.is_spoiled() {
+        if !is_due || self.ticks.ends_at.is_some() || !self.may_tick() || self.engine.is_spoiled() {
             return;
         }
         self.report();

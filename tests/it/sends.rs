@@ -8,6 +8,7 @@ use crate::support::records::Record;
 use crate::support::wait::DEADLINE;
 
 mod away; // brokers that are away or frozen, calls that are given up, a stop
+mod limits; // the questions for the limits of topics
 mod live; // reloads, named producers, metrics, status and `check`
 mod options; // each option of kafkajs' producer, and of a send
 

@@ -140,3 +140,42 @@ fn a_trace_goes_with_a_message_that_kills_the_process() {
     assert_eq!(proven.field("trace_id"), TRACE);
     daemon.stop();
 }
+
+/// Records that a handler sends belong to the trace of its message; those of a timer belong to none.
+#[test]
+fn a_trace_goes_with_its_message_to_what_the_handler_sends() {
+    let Some(kafka) = kafka::shared() else { return };
+    let (topic, out) = (
+        kafka.topic("traced-source", 1),
+        kafka.topic("traced-out", 1),
+    );
+    let project = Project::new(kafka);
+    let lua = r#"
+        local tide = require "tide"
+        tide.after("10ms", function() tide.kafka.send{ topic = "@OUT@", value = "timer" } end)
+        return function(message)
+          tide.sleep("1ms")
+          tide.kafka.send{ topic = "@OUT@", value = message.value, headers = { baggage = "own" } }
+          tide.kafka.send{ topic = "@OUT@", value = message.value }
+        end
+        "#;
+    project.handler("sender.lua", &lua.replace("@OUT@", &out.name));
+    project.config(&from_beginning("sender", &topic.name, "sender"));
+    topic.produce([traced("a")]);
+    let daemon = Daemon::start(&project);
+
+    let records = kafka.read(&out.name, 1, 3);
+    let of = |value: &str| {
+        let mut records: Vec<_> = records.iter().collect();
+        records.retain(|one| one.value.as_deref() == Some(value.as_bytes()));
+        records
+    };
+    let [own, all] = of("a")[..] else {
+        panic!("{records:?}");
+    };
+    assert_eq!(own.header("traceparent"), PARENT);
+    assert_eq!(own.header("baggage"), "own");
+    has_trace(all);
+    assert_eq!(of("timer")[0].headers, []);
+    daemon.stop();
+}

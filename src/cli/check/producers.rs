@@ -2,14 +2,8 @@
 
 use serde_json::{Value as Json, json};
 
-use crate::config::{Config, DEFAULT_PRODUCER, Producer};
+use crate::config::Producer;
 use crate::duration::short;
-
-/// Whether the file says anything of it.
-pub(super) fn is_shown(producer: &Producer, config: &Config) -> bool {
-    let is_named = || config.listeners.iter().any(|one| one.produces.is_some());
-    producer.is_written || producer.name == DEFAULT_PRODUCER && is_named()
-}
 
 pub(super) fn as_lines(producer: &Producer) -> Vec<String> {
     let number = producer.acks.number();

@@ -11,8 +11,8 @@ const BATCH: u64 = 1_000_000;
 /// How long a topic without metadata is waited for: one that was created just now may be unknown to a broker.
 const PROPAGATION_MS: u64 = 5_000;
 
-/// The most requests in flight that keep the order of an idempotent producer.
-const IN_FLIGHT_MAX: u32 = 5;
+/// The most requests in flight that keep the order of an idempotent producer; librdkafka refuses more.
+pub(in crate::config) const IN_FLIGHT_MAX: u32 = 5;
 
 /// Everything that librdkafka is told of a producer but its pass-through table. `acks` and `is_idempotent` are the
 /// resolved values.

@@ -59,9 +59,11 @@ unsafe extern "C-unwind" fn entry(state: *mut lua_State) -> c_int {
         };
         let call = frame.call;
         let handler = shared.handlers.borrow()[call.listener];
-        ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, handler.reference.into());
         let topic = topic_of(state, shared, call.topic);
+        // The first value of this frame is where `trace::carried` finds the message.
         push_message(state, shared, call, topic);
+        ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, handler.reference.into());
+        ffi::lua_pushvalue(state, 1);
         if handler.sees_ctx {
             ctx::push(
                 state,
@@ -92,6 +94,8 @@ unsafe extern "C-unwind" fn hook(state: *mut lua_State) -> c_int {
             // Only `debug` finds this function.
             shared.raise(state, "a tick is started by the host alone".to_owned());
         }
+        // No message, for `trace::carried`.
+        ffi::lua_pushnil(state);
         ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, function.into());
         ffi::lua_callk(state, 0, 2, 0, Some(returned));
         returned(state, ffi::LUA_OK, 0)

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use mlua::ffi::{lua_CFunction, lua_State};
 
 use crate::lua::shared::Shared;
+use crate::message::Header;
 use crate::wait::send::Senders;
 use crate::wait::{Fault, Job, Value};
 
@@ -35,6 +36,8 @@ pub(in crate::lua) struct Caller<'c> {
     pub(in crate::lua) listener: Option<usize>,
     /// `None` where no handler runs.
     pub(in crate::lua) senders: Option<&'c dyn Senders>,
+    /// The trace headers of the message that the call handles; none without a message.
+    pub(in crate::lua) trace: &'c dyn Fn() -> Vec<Header>,
 }
 
 pub(in crate::lua) enum Body {

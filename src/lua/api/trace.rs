@@ -9,8 +9,9 @@ use std::ffi::c_int;
 use mlua::ffi::{self, lua_State};
 
 use crate::lua::shared::Shared;
-use crate::lua::stack::{bytes_at, push_bytes};
-use crate::message::trace::{BAGGAGE, TRACEPARENT, TRACESTATE, TraceId};
+use crate::lua::stack::{bytes_at, push_bytes, push_outermost};
+use crate::message::Header;
+use crate::message::trace::{BAGGAGE, CARRIED, TRACEPARENT, TRACESTATE, TraceId};
 
 /// Replaces the message on top of the stack with the table of its trace context.
 pub(super) unsafe fn push(state: *mut lua_State, shared: &Shared) {
@@ -45,6 +46,38 @@ pub(super) unsafe fn id(state: *mut lua_State) -> Option<TraceId> {
         ffi::lua_pop(state, 2);
         id
     }
+}
+
+/// The headers of the running call's message that whatever it produces carries on; none where no message runs.
+pub(in crate::lua) fn carried(state: *mut lua_State, shared: &Shared) -> Vec<Header> {
+    let mut carried = Vec::new();
+    // SAFETY: there is room for a few values, and reads of tables and strings raise nothing.
+    unsafe {
+        if ffi::lua_checkstack(state, 5) == 0 {
+            return carried;
+        }
+        push_outermost(state, shared.coroutine.get());
+        push_headers(state);
+        for name in CARRIED {
+            let count = match push_value(state, -1, name) {
+                ffi::LUA_TTABLE => ffi::lua_rawlen(state, -1) as i64,
+                _ => 0,
+            };
+            let mut take = |value: Option<&[u8]>| {
+                let header = value.map(|value| (name.as_bytes().to_vec(), Some(value.to_vec())));
+                carried.extend(header);
+            };
+            take(bytes_at(state, -1));
+            for place in 1..=count {
+                ffi::lua_rawgeti(state, -1, place);
+                take(bytes_at(state, -1));
+                ffi::lua_pop(state, 1);
+            }
+            ffi::lua_pop(state, 1);
+        }
+        ffi::lua_pop(state, 2);
+    }
+    carried
 }
 
 /// Pushes the headers of the message on top of the stack; the handler may have put anything in their place.

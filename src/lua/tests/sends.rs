@@ -9,6 +9,8 @@ use crate::message::Outgoing;
 use crate::wait::send::{Acks, Compression, Coordinates, Failed, Fate, Request, Senders, Sending};
 use crate::wait::{Cancel, Fault};
 
+mod traces;
+
 /// The answer to each request.
 type Answers = fn(&Request) -> Result<Vec<Coordinates>, Failed>;
 
@@ -74,6 +76,10 @@ fn run(body: &str, answers: Answers) -> (Step, Vec<Request>) {
 }
 
 fn run_setup(setup: &Setup, answers: Answers) -> (Step, Vec<Request>) {
+    run_message(setup, &OwnedRecord::default(), answers)
+}
+
+fn run_message(setup: &Setup, message: &OwnedRecord, answers: Answers) -> (Step, Vec<Request>) {
     let noting = Arc::new(Noting {
         requests: Mutex::default(),
         answers,
@@ -85,7 +91,7 @@ fn run_setup(setup: &Setup, answers: Answers) -> (Step, Vec<Request>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    let mut step = f.run();
+    let mut step = f.call(message);
     while let Step::Waits(id, waits) = step {
         let mut begun = waits.begun.into_iter();
         let (Some((wait, Wait::Outside(job))), None) = (begun.next(), begun.next()) else {
@@ -239,7 +245,15 @@ fn an_unknown_option_names_the_nearest_one() {
         ),
         (
             "tide.kafka.sendBatch{ topicMessage = {} }",
+            "knows no option `topicMessage`, did you mean `topicMessages`?",
+        ),
+        (
+            "tide.kafka.sendBatch{}",
             "`topicMessages` is nil, not a list",
+        ),
+        (
+            "tide.kafka.send{ topic = 't', vlaue = 'v' }",
+            "`tide.kafka.send` knows no option `vlaue`, did you mean `value`?",
         ),
         (
             "tide.kafka.sendBatch{ topicMessages = {}, ack = 1 }",

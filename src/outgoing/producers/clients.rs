@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config;
 use crate::failpoint::failpoint;
-use crate::kafka::producer::{self, Producer, is_of_connection};
+use crate::kafka::producer::{self, Producer, Way, is_of_connection};
 use crate::log::log;
 use crate::wait::Fault;
 use crate::wait::send::{Acks, Compression};
@@ -23,14 +23,6 @@ const BATCH: &str = "batch.size";
 pub(super) struct Pair {
     pub(super) acks: Acks,
     pub(super) compression: Compression,
-}
-
-/// How records share requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
-    Together,
-    /// One record a request: a broker refuses a whole request for one record in it.
-    Alone,
 }
 
 pub(super) struct Clients {
@@ -55,10 +47,10 @@ struct Made {
 }
 
 impl Made {
-    fn slot(&self, way: Way) -> &Option<Client> {
+    fn slot(&self, way: Way) -> Option<&Client> {
         match way {
-            Way::Together => &self.together,
-            Way::Alone => &self.alone,
+            Way::Together => self.together.as_ref(),
+            Way::Alone => self.alone.as_ref(),
         }
     }
 
@@ -95,7 +87,7 @@ impl Clients {
     ) -> Result<Option<Arc<Producer>>, Fault> {
         let state = self.open()?;
         let made = state.made.iter().find(|made| made.pair == pair);
-        let Some(client) = made.and_then(|made| made.slot(way).as_ref()) else {
+        let Some(client) = made.and_then(|made| made.slot(way)) else {
             return Ok(None);
         };
         let fits = way == Way::Alone || client.batch <= largest;
@@ -111,7 +103,8 @@ impl Clients {
         }
         self.has_room(pair)?;
         let name = &self.settings.name;
-        let batch = self.batch().min(largest);
+        // librdkafka takes no batch of 0 bytes.
+        let batch = self.batch().min(largest).max(1);
         let producer = self.make(pair, way, batch).map_err(|error| {
             let message = format!("producer `{name}` cannot be made: {error:#}");
             Fault::new("refused", message)
@@ -184,15 +177,13 @@ impl Clients {
             ("compression.codec", pair.compression.word()),
             (BATCH, batch.as_str()),
         ]);
-        if way == Way::Alone {
-            extra.push(("batch.num.messages", "1"));
-        }
         failpoint!("client-make");
         let producer = Producer::with(&producer::Settings {
             supervisor: &self.endings.supervisor,
             name: &format!("send-{}", settings.name),
             properties: &settings.properties,
             deadline: settings.timeout,
+            way,
             extra: &extra,
         })?;
         log!(

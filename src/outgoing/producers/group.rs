@@ -1,27 +1,21 @@
 //! One producer of the configuration: its clients, the room for its records, and the limits of its topics.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::pin::pin;
+use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 use crate::config;
-use crate::kafka::producer::Producer;
+use crate::kafka::producer::{Producer, Way};
 use crate::log::log;
 use crate::telemetry::metrics::ProducerSnapshot;
 use crate::wait::Fault;
 
-use super::clients::{Clients, Pair, Way};
+use super::clients::{Clients, Pair};
 use super::endings::Endings;
+use super::limits::Limits;
 use super::stats::Stats;
-
-/// The limit of a question for a topic's limit: without an answer, the record waits for the broker anyway.
-const QUESTION_MAX: Duration = Duration::from_secs(5);
-/// How long a topic counts as one without a known limit after a question that failed.
-const AGAIN: Duration = Duration::from_secs(5);
-/// More topics than that are asked for again.
-const TOPICS_MAX: usize = 10_000;
 
 pub(super) struct Group {
     pub(super) settings: config::Producer,
@@ -31,23 +25,13 @@ pub(super) struct Group {
     room: Arc<Semaphore>,
     /// A permit a byte, for records whose sends wait for room.
     queue: Arc<Semaphore>,
-    /// The largest batch of each topic.
-    limits: Mutex<HashMap<String, Limit>>,
-    /// Held for a question, so that the sends behind it use its answer.
-    asking: tokio::sync::Mutex<()>,
+    limits: Arc<Limits>,
 }
 
-/// The place of a send's records. Its drop gives the bytes back.
-pub(super) enum Place {
+/// Where the records of a send are counted. Its drop gives the bytes back.
+pub(super) enum Counted {
     Room(OwnedSemaphorePermit),
     Queue(OwnedSemaphorePermit),
-}
-
-#[derive(Clone, Copy)]
-struct Limit {
-    /// `usize::MAX` where it is not known.
-    bytes: usize,
-    until: Instant,
 }
 
 impl Group {
@@ -62,8 +46,7 @@ impl Group {
             clients: Arc::new(Clients::new(settings, endings)),
             room: Arc::new(Semaphore::new(settings.buffer_memory)),
             queue: Arc::new(Semaphore::new(settings.buffer_memory)),
-            limits: Mutex::default(),
-            asking: tokio::sync::Mutex::default(),
+            limits: Limits::new(settings.metadata_max_age),
         }
     }
 
@@ -116,13 +99,13 @@ impl Group {
         self.clients.close();
     }
 
-    /// A place for so many bytes: room if there is some now, else a place in the queue for it.
-    pub(super) fn place(&self, bytes: u32) -> Result<Place, Fault> {
+    /// Counts so many bytes: as room if there is some now, else in the queue for it.
+    pub(super) fn count(&self, bytes: u32) -> Result<Counted, Fault> {
         if let Ok(room) = self.room.clone().try_acquire_many_owned(bytes) {
-            return Ok(Place::Room(room));
+            return Ok(Counted::Room(room));
         }
         let queue = self.queue.clone().try_acquire_many_owned(bytes);
-        queue.map(Place::Queue).map_err(|_| {
+        queue.map(Counted::Queue).map_err(|_| {
             let queued = self.settings.buffer_memory - self.queue.available_permits();
             let message = format!(
                 "no record was sent: {queued} bytes wait for room already, and with {bytes} more they would be above \
@@ -138,63 +121,35 @@ impl Group {
         self.room.clone().acquire_many_owned(bytes).await.ok()
     }
 
-    /// The most bytes of a batch for these topics.
-    pub(super) async fn largest(&self, pair: Pair, topics: &[&str]) -> Result<usize, Fault> {
-        let mut largest = self.clients.batch();
-        for topic in topics {
-            let limit = match self.known(topic) {
-                Some(limit) => limit,
-                None => self.ask(pair, topic).await?,
-            };
-            largest = largest.min(limit);
+    /// The most bytes of a batch for these topics, none of which may have a known limit. `None`: no broker has answered
+    /// until the deadline.
+    pub(super) async fn largest(
+        &self,
+        producer: &Arc<Producer>,
+        topics: &[&str],
+        deadline: Instant,
+    ) -> Option<usize> {
+        let (mut waits, question) = self.limits.ask(topics);
+        if let Some(question) = question {
+            let producer = producer.clone();
+            tokio::task::spawn_blocking(move || question.put(&producer));
         }
-        Ok(largest)
-    }
-
-    async fn ask(&self, pair: Pair, topic: &str) -> Result<usize, Fault> {
-        let _asking = self.asking.lock().await;
-        if let Some(limit) = self.known(topic) {
-            return Ok(limit);
-        }
-        let producer = self.client(pair, Way::Together, usize::MAX).await?;
-        let name = topic.to_owned();
-        let question = move || producer.largest_batch(&name, QUESTION_MAX);
-        let answer = tokio::task::spawn_blocking(question).await;
-        let (bytes, lasts) = match answer {
-            Ok(Ok(bytes)) => (bytes.unwrap_or(usize::MAX), self.settings.metadata_max_age),
-            // The topic may be missing, or its configuration may not be read. The record then finds out by itself.
-            Ok(Err(error)) => {
-                log!(debug, kafka, topic, %error, "the limit of a topic is not known");
-                let lasts = if error.is_unsupported() {
-                    self.settings.metadata_max_age
-                } else {
-                    AGAIN
-                };
-                (usize::MAX, lasts)
+        let mut answers = pin!(async {
+            for wait in &mut waits {
+                // Nothing is ever sent: the channel changes only by its end.
+                let _ = wait.changed().await;
             }
-            Err(_) => (usize::MAX, AGAIN),
-        };
-        let mut limits = self.limits();
-        if limits.len() >= TOPICS_MAX {
-            limits.clear();
+        });
+        // The question goes to the controller. The brokers of the records may answer without it.
+        let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+        if timeout_at(half, &mut answers).await.is_err() && !producer.knows_brokers() {
+            timeout_at(deadline, &mut answers).await.ok()?;
         }
-        let until = Instant::now() + lasts;
-        limits.insert(topic.to_owned(), Limit { bytes, until });
-        Ok(bytes)
-    }
-
-    fn known(&self, topic: &str) -> Option<usize> {
-        let limits = self.limits();
-        let limit = limits.get(topic)?;
-        (Instant::now() < limit.until).then_some(limit.bytes)
+        Some(self.clients.batch().min(self.limits.least(topics)))
     }
 
     /// The topic accepts less than was known.
     pub(super) fn forget(&self, topic: &str) {
-        self.limits().remove(topic);
-    }
-
-    fn limits(&self) -> MutexGuard<'_, HashMap<String, Limit>> {
-        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+        self.limits.forget(topic);
     }
 }

@@ -10,24 +10,24 @@ use tokio::time::timeout_at;
 
 use crate::duration::short;
 use crate::kafka::Refusal;
-use crate::kafka::producer::{Acknowledged, Failure, Producer};
+use crate::kafka::producer::{Acknowledged, Failure, Producer, Way};
 use crate::message::Outgoing;
 use crate::wait::Fault;
 use crate::wait::send::{Acks, Coordinates, Failed, Fate, Request};
 
-use super::clients::{Pair, Way};
-use super::group::{Group, Place};
+use super::clients::Pair;
+use super::group::{Counted, Group};
 use super::stats::Stats;
 
 /// The answer to one record, by its index in the request.
 type Report = (usize, Way, Result<Acknowledged, Failure>);
 
-/// Sends the records, which have a place for so many bytes, and waits for their answers.
+/// Sends the records, whose bytes are counted, and waits for their answers.
 pub(super) async fn send(
     group: Arc<Group>,
     request: Request,
     timeout: Duration,
-    (place, bytes): (Place, u32),
+    (counted, bytes): (Counted, u32),
 ) -> Result<Vec<Coordinates>, Failed> {
     let began = Instant::now();
     let mut count = Count {
@@ -51,7 +51,7 @@ pub(super) async fn send(
         pair,
         reports,
     };
-    let result = call.run(answers, place, bytes).await;
+    let result = call.run(answers, counted, bytes).await;
     let error = result.as_ref().err().map(|failed| failed.message.as_str());
     count.end(call.written(), error);
     result
@@ -107,10 +107,10 @@ impl Call {
     async fn run(
         &mut self,
         answers: UnboundedReceiver<Report>,
-        place: Place,
+        counted: Counted,
         bytes: u32,
     ) -> Result<Vec<Coordinates>, Failed> {
-        self.take_room(place, bytes)
+        self.take_room(counted, bytes)
             .await
             .map_err(|fault| self.none(&fault))?;
         let producer = self.client().await.map_err(|fault| self.none(&fault))?;
@@ -123,13 +123,13 @@ impl Call {
         self.result(error)
     }
 
-    async fn take_room(&mut self, place: Place, bytes: u32) -> Result<(), Fault> {
-        let in_queue = match place {
-            Place::Room(room) => {
+    async fn take_room(&mut self, counted: Counted, bytes: u32) -> Result<(), Fault> {
+        let in_queue = match counted {
+            Counted::Room(room) => {
                 self.held = Some(Arc::new(room));
                 return Ok(());
             }
-            Place::Queue(in_queue) => in_queue,
+            Counted::Queue(in_queue) => in_queue,
         };
         let stats = self.group.stats.clone();
         stats.queued(1);
@@ -152,16 +152,17 @@ impl Call {
     /// The client for the topics of these records.
     async fn client(&self) -> Result<Arc<Producer>, Fault> {
         // The question for the limits of the topics needs a client, whatever its batches.
-        self.made(usize::MAX).await?;
+        let any = self.made(usize::MAX).await?;
         let topics: BTreeSet<&str> = self.records.iter().map(|one| one.topic.as_str()).collect();
         let topics: Vec<&str> = topics.into_iter().collect();
-        let largest = timeout_at(self.deadline, self.group.largest(self.pair, &topics)).await;
-        let largest = largest.unwrap_or_else(|_| {
+        let largest = self.group.largest(&any, &topics, self.deadline).await;
+        drop(any);
+        let largest = largest.ok_or_else(|| {
             let message = format!(
                 "no record was sent: no broker answered within {}",
                 short(self.timeout)
             );
-            Err(Fault::new("unreachable", message))
+            Fault::new("unreachable", message)
         })?;
         self.made(largest).await
     }
@@ -222,7 +223,7 @@ impl Call {
 
     /// The client that sends a refused record again, alone. `None` if the refusal is final, or the time is over.
     async fn alone(&self, way: Way, failure: &Failure) -> Option<Result<Arc<Producer>, Fault>> {
-        if way == Way::Alone || !may_be_a_neighbour(failure.refusal()) {
+        if way == Way::Alone || !failure.refusal().may_be_a_neighbours() {
             return None;
         }
         let client = self.group.client(self.pair, Way::Alone, usize::MAX);
@@ -309,13 +310,5 @@ impl Call {
             "topic `{topic}`: no acknowledgement within {after}{reason}; the record may still be written"
         );
         (kind, sentence)
-    }
-}
-
-/// Only the answer to a request of its own describes a record.
-fn may_be_a_neighbour(refusal: Refusal) -> bool {
-    match refusal {
-        Refusal::Neighbour | Refusal::TooLarge | Refusal::Timestamp | Refusal::ForGood => true,
-        Refusal::Transient | Refusal::NoPartition => false,
     }
 }

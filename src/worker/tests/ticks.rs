@@ -104,6 +104,53 @@ fn a_tick_that_computes_too_long_costs_the_vm_and_the_timer_goes_on() {
     assert_eq!(fixture.worker.snapshot().vms_replaced, 1);
 }
 
+/// A handler that has no memory in its first run; `again` is the code of its other runs.
+fn without_memory(keys: &str, timers: &str, again: &str) -> Fixture {
+    let handler = format!(
+        r#"
+        local tide = require "tide"
+        {timers}
+        return function()
+          local runs = (tide.app.getAttr("runs") or 0) + 1
+          tide.app.setAttr("runs", runs)
+          if runs == 1 then
+            local all = {{}}
+            while true do all[#all + 1] = string.rep("x", 100000) .. #all end
+          end
+          {again}
+        end
+        "#
+    );
+    let keys = format!("{keys}\n[lua]\nmemory = \"16MiB\"");
+    Fixture::new(&keys, &handler)
+}
+
+/// A failure beside a tick would count against the message that was to run alone.
+#[test]
+fn no_tick_begins_beside_a_message_that_runs_alone() {
+    let timers = "tide.every('10s', function() end)";
+    let mut fixture = without_memory("", timers, "tide.sleep('25s')");
+    let ticks = |fixture: &Fixture| fixture.worker.snapshot().timers[0].counts;
+    fixture.send(&["a"]);
+    fixture.pass(Duration::from_secs(24));
+    assert_eq!(fixture.worker.snapshot().vms_replaced, 1);
+    assert_eq!(ticks(&fixture), counts(0, 0, 0));
+    fixture.pass(Duration::from_secs(2));
+    assert_eq!(fixture.finished, [0]);
+    assert_eq!(ticks(&fixture), counts(1, 0, 1));
+}
+
+/// The ticks of the two timers overlap, from 10 s on. The message waits for those that run, and for no other.
+#[test]
+fn ticks_that_overlap_do_not_put_off_a_message_that_is_to_run_alone() {
+    let timers = "tide.every('10s', function() tide.sleep('12s') end)
+        tide.every('20s', function() tide.sleep('15s') end)";
+    let keys = "retry = { initialDelay = \"31s\", maxDelay = \"31s\", jitter = 0.0 }";
+    let mut fixture = without_memory(keys, timers, "if runs == 2 then error('once') end");
+    fixture.send(&["a"]);
+    assert_eq!(fixture.finish(), Duration::from_secs(42));
+}
+
 /// The deadline of a stop gives up the tick that waits; one that ends before is done.
 #[test]
 fn a_stop_waits_for_ticks_until_its_deadline() {

@@ -16,6 +16,7 @@ use crate::lua::api::module::{Body, Caller, Entry, Module};
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, push_bytes, type_name};
 use crate::lua::suspend;
+use crate::message::trace::carry_on;
 use crate::nearest::suggestion;
 use crate::wait::send::Request;
 use crate::wait::{Fault, Job, Value};
@@ -138,12 +139,17 @@ fn start(
         is_one,
     } = (function.read)(options).map_err(invalid)?;
     let Some(senders) = caller.senders else {
-        let message = format!("`{path}`: no producer runs here");
+        let message =
+            format!("`{path}`: no producer runs here; a handler or a timer of the daemon sends");
         return Err(Fault::new("closed", message));
     };
     request.function = path;
     request.producer = producer;
     request.listener = caller.listener;
+    let trace = (caller.trace)();
+    for record in &mut request.records {
+        carry_on(&mut record.headers, &trace);
+    }
     let topics = request.records.iter().map(|record| record.topic.clone());
     let topics: Vec<String> = topics.collect();
     let sending = senders.send(request)?;
@@ -211,12 +217,13 @@ unsafe fn known(state: *mut lua_State, shared: &Shared) -> Result<(), String> {
     }
     let names: Vec<&str> = shared.producers.iter().map(String::as_str).collect();
     let meant = if names.is_empty() {
-        "no `brokers` are set".to_owned()
+        "since no brokers are known: set `brokers` in `[kafkaConfig]`".to_owned()
     } else {
-        suggestion(&name, &names)
+        let nearest = suggestion(&name, &names);
+        format!("{nearest}; a producer is a table `[producers.NAME]` of the configuration")
     };
     Err(format!(
-        "there is no producer `{name}`, {meant}; a producer is a table `[producers.NAME]` of the configuration"
+        "`tide.kafka.producer`: there is no producer `{name}`, {meant}"
     ))
 }
 

@@ -1,4 +1,4 @@
-//! The fields of a table of options: each is taken once, and what is left is unknown. Pure.
+//! The fields of a table of options: each is taken once. Pure.
 
 use crate::nearest::suggestion;
 use crate::wait::Value;
@@ -11,11 +11,21 @@ pub(super) struct Fields {
 }
 
 impl Fields {
-    /// `what` describes the table for the error about another value.
-    pub(super) fn of(value: Value, place: String, what: &str) -> Result<Self, String> {
-        match value {
-            Value::Table(pairs) => Ok(Self { place, pairs }),
-            other => Err(format!("{place} takes {what}, not {}", kind(&other))),
+    /// The table must have no fields but those of `names`: a misspelt one is told as such, before the right one is
+    /// missed. `what` describes the table for the error about another value.
+    pub(super) fn of(
+        value: Value,
+        place: String,
+        what: &str,
+        names: &[&str],
+    ) -> Result<Self, String> {
+        let Value::Table(pairs) = value else {
+            return Err(format!("{place} takes {what}, not {}", kind(&value)));
+        };
+        let is_known = |(key, _): &&(Value, Value)| matches!(key, Value::Bytes(key) if names.iter().any(|name| name.as_bytes() == &**key));
+        match pairs.iter().find(|pair| !is_known(pair)) {
+            Some((key, _)) => Err(unknown(&place, key, names)),
+            None => Ok(Self { place, pairs }),
         }
     }
 
@@ -33,31 +43,26 @@ impl Fields {
         keys.any(|key| matches!(key, Value::Bytes(key) if **key == *name.as_bytes()))
     }
 
-    /// An error names the first field that nobody has taken, and the nearest of `names`.
-    pub(super) fn end(self, names: &[&str]) -> Result<(), String> {
-        let Some((key, _)) = self.pairs.first() else {
-            return Ok(());
-        };
-        let place = self.place;
-        match key {
-            Value::Bytes(key) => {
-                let key = String::from_utf8_lossy(key);
-                let nearest = suggestion(&key, names);
-                Err(format!("{place} knows no option `{key}`, {nearest}"))
-            }
-            Value::Integer(1) => Err(format!(
-                "{place} has a list where named fields are expected; write records into `messages`"
-            )),
-            other => Err(format!(
-                "{place} has {} as the name of an option; {}",
-                kind(other),
-                suggestion("", names)
-            )),
-        }
-    }
-
     pub(super) fn error<T>(&self, message: impl AsRef<str>) -> Result<T, String> {
         Err(format!("{}: {}", self.place, message.as_ref()))
+    }
+}
+
+fn unknown(place: &str, key: &Value, names: &[&str]) -> String {
+    match key {
+        Value::Bytes(key) => {
+            let key = String::from_utf8_lossy(key);
+            let nearest = suggestion(&key, names);
+            format!("{place} knows no option `{key}`, {nearest}")
+        }
+        Value::Integer(1) => format!(
+            "{place} has a list where named fields are expected; write records into `messages`"
+        ),
+        other => format!(
+            "{place} has {} as the name of an option; {}",
+            kind(other),
+            suggestion("", names)
+        ),
     }
 }
 

@@ -29,7 +29,7 @@ const ALL: [&str; 10] = [
 ];
 
 pub(super) fn send(value: Value) -> Result<Read, String> {
-    let mut fields = Fields::of(value, String::new(), "a table of options")?;
+    let mut fields = Fields::of(value, String::new(), "a table of options", &ALL)?;
     let mut request = options(&mut fields)?;
     let topic = topic(&mut fields)?;
     let is_one = !fields.has("messages");
@@ -44,12 +44,12 @@ pub(super) fn send(value: Value) -> Result<Read, String> {
         }
         request.records = records(messages, &topic, &fields.place)?;
     }
-    fields.end(&ALL)?;
     Ok(Read { request, is_one })
 }
 
 pub(super) fn send_batch(value: Value) -> Result<Read, String> {
-    let mut fields = Fields::of(value, String::new(), "a table of options")?;
+    let names = [&["topicMessages"], &OPTIONS[..]].concat();
+    let mut fields = Fields::of(value, String::new(), "a table of options", &names)?;
     let mut request = options(&mut fields)?;
     let topics = match list(fields.take("topicMessages")) {
         Ok(topics) => topics,
@@ -59,16 +59,15 @@ pub(super) fn send_batch(value: Value) -> Result<Read, String> {
             ));
         }
     };
-    fields.end(&[&["topicMessages"], &OPTIONS[..]].concat())?;
     for (index, value) in topics.into_iter().enumerate() {
         let place = format!(": entry {} of `topicMessages`", index + 1);
-        let mut fields = Fields::of(value, place, "a table with `topic` and `messages`")?;
+        let what = "a table with `topic` and `messages`";
+        let mut fields = Fields::of(value, place, what, &["topic", "messages"])?;
         let topic = topic(&mut fields)?;
         let messages = fields.take("messages");
         request
             .records
             .extend(records(messages, &topic, &fields.place)?);
-        fields.end(&["topic", "messages"])?;
     }
     Ok(Read {
         request,
@@ -159,10 +158,8 @@ fn records(messages: Value, topic: &str, place: &str) -> Result<Vec<Outgoing>, S
     })?;
     let read = |(index, value)| {
         let place = format!("{place}: message {}", index + 1);
-        let mut fields = Fields::of(value, place, "a table such as { value = \"…\" }")?;
-        let record = record(&mut fields, topic)?;
-        fields.end(&RECORD)?;
-        Ok(record)
+        let what = "a table such as { value = \"…\" }";
+        record(&mut Fields::of(value, place, what, &RECORD)?, topic)
     };
     messages.into_iter().enumerate().map(read).collect()
 }
