@@ -326,12 +326,13 @@ impl Partition {
 }
 
 impl Holdable for Partition {
-    fn set_held(&self, is_held: bool) {
-        if is_held {
-            self.state.fetch_or(HELD, Ordering::Release);
+    fn set_held(&self, is_held: bool) -> bool {
+        let before = if is_held {
+            self.state.fetch_or(HELD, Ordering::Release)
         } else {
-            self.state.fetch_and(!HELD, Ordering::Release);
-        }
+            self.state.fetch_and(!HELD, Ordering::Release)
+        };
+        before & HELD != 0
     }
 }
 

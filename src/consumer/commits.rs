@@ -125,6 +125,7 @@ impl Held {
 
     fn metadata(&self) -> (String, Option<u64>) {
         if self.epoch.commit_now
+            && self.epoch.is_first_start
             && self.epoch.tracker.is_untouched()
             && self.epoch.committed_changes.is_some()
         {

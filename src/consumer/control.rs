@@ -3,6 +3,8 @@
 //! A pause has marked the partition before this thread hears of it, so its worker begins no run of it. Here the
 //! client stops its fetches, and the worker is woken after a resume.
 
+use std::time::Instant;
+
 use crate::assignment::{PartitionKey, ToWorker};
 use crate::consumer::lookups::Lookup;
 use crate::lua::control::{Question, What, not_ours};
@@ -60,7 +62,7 @@ impl Consumer {
     }
 
     /// The pauses of handlers become reasons to pause in the client.
-    pub(super) fn follow_pauses(&mut self) {
+    pub(super) fn follow_pauses(&mut self, now: Instant) {
         let pauses = self.control.pauses();
         for (key, held) in &mut self.held {
             let by = pauses
@@ -68,6 +70,9 @@ impl Consumer {
                 .and_then(|all| all.of(&key.topic, key.number));
             if by.is_some() != held.pauses.has(Pause::Handler) {
                 held.pauses.set_by_handler(by.is_some());
+                if by.is_none() {
+                    held.epoch.ages.resumed(now);
+                }
             }
         }
     }

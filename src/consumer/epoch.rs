@@ -27,6 +27,8 @@ pub(super) struct EpochState {
     /// The position is due for a commit at once. Either the listener's option chose the start, or a reload switched
     /// listeners to manual commits while some of their finished messages were not committed.
     pub(super) commit_now: bool,
+    /// The group had no position when it began here, and the commit of the start says so.
+    pub(super) is_first_start: bool,
     pub(super) unsent: Unsent,
     /// The end of the log when a commit last depended on it; -1 before.
     pub(super) log_end: i64,
@@ -53,6 +55,7 @@ pub(super) struct Begin {
     /// The group's offset, as far as it is known here.
     pub(super) committed: Option<i64>,
     pub(super) commit_now: bool,
+    pub(super) is_first_start: bool,
     /// The brokers take metadata with a commit.
     pub(super) takes_metadata: bool,
 }
@@ -71,6 +74,7 @@ impl EpochState {
             committed_changes: begin.takes_metadata.then_some(0),
             finished_since_commit: 0,
             commit_now: begin.commit_now,
+            is_first_start: begin.is_first_start,
             unsent: Unsent::default(),
             log_end: -1,
             end_unknown_since: None,

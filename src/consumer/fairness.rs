@@ -73,7 +73,7 @@ impl Consumer {
     /// was any. Never during a rebalance: librdkafka then pauses every partition itself, and has lost resumes given
     /// in between.
     pub(super) fn keep_fair(&mut self, now: Instant) -> bool {
-        self.follow_pauses();
+        self.follow_pauses(now);
         if self.phase.is_busy() {
             return false;
         }

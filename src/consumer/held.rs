@@ -34,9 +34,11 @@ pub(super) struct Held {
     pub(super) seeking: Seeking,
 }
 
-/// The lookup for the seek of a partition.
+/// The seek of a partition.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Seeking {
+    /// The epoch ends for the seek, and for nothing else.
+    pub(super) released: bool,
     /// The request whose position is being looked up.
     pub(super) asked: Option<u64>,
     pub(super) not_before: Option<Instant>,
@@ -117,6 +119,7 @@ impl Held {
             position,
             committed: None,
             commit_now: self.epoch.commit_now && self.plan.manual.is_empty(),
+            is_first_start: false,
             takes_metadata,
         };
         self.epoch = EpochState::new(partition, &self.plan, &begin, now);
@@ -217,6 +220,7 @@ pub(super) mod tests {
             position: at(10),
             committed: Some(10),
             commit_now: false,
+            is_first_start: false,
             takes_metadata: true,
         };
         let partition = Arc::new(Partition::without_brokers(1, "orders"));

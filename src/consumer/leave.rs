@@ -269,7 +269,8 @@ impl Consumer {
         self.say_given_up(|_| true, now);
         self.held.values().for_each(Held::cancel);
         self.held.clear();
-        self.control.disconnect();
+        let seeks = self.control.disconnect();
+        self.say_unsought_at_end(&seeks);
         self.control.connect(bell(&self.inbox));
         let (client, lookups) =
             connect(&self.settings, &self.inbox, &self.known, &self.supervisor)?;
@@ -296,7 +297,8 @@ impl Consumer {
     /// The end: no worker may hold a partition of this consumer now, or the client stays until the process ends.
     pub(super) fn leave(mut self) {
         self.say_given_up(|_| true, Instant::now());
-        self.control.disconnect();
+        let seeks = self.control.disconnect();
+        self.say_unsought_at_end(&seeks);
         self.inbox.close();
         self.outbox.close(Instant::now() + LAST_LETTERS);
         log!(info, consumer, consumer = &*self.name, "left the group");

@@ -119,6 +119,11 @@ impl Pauses {
         }
     }
 
+    /// The epoch ends, and the next one begins at another position. It has pauses of its own.
+    pub(super) fn add_seek(&mut self) {
+        self.reasons.add(Pause::Seek);
+    }
+
     /// The reason that only handlers remove.
     fn of_handlers(&self) -> Reasons {
         let mut reasons = Reasons::default();
@@ -139,7 +144,7 @@ impl Pauses {
 
     /// For the status: the reason that lasts longer.
     pub(super) fn shown(&self) -> Option<Pause> {
-        let reasons = [Pause::Handler, Pause::NotDue, Pause::Budget];
+        let reasons = [Pause::Handler, Pause::Seek, Pause::NotDue, Pause::Budget];
         reasons.into_iter().find(|reason| self.has(*reason))
     }
 

@@ -29,11 +29,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 impl Consumer {
     /// Takes every step of a seek that is possible now.
     pub(super) fn progress_seeks(&mut self, now: Instant) {
-        let is_settled = !self.phase.is_closing()
-            && !self.phase.is_busy()
-            && self.phase.emptying.is_none()
-            && self.phase.retired.is_none();
-        if !is_settled {
+        if !self.is_settled() {
             return;
         }
         // The new epoch does not know the requests of the old one, so one attempt to commit them comes first.
@@ -47,9 +43,17 @@ impl Consumer {
             match held.stage {
                 Stage::Active => {
                     held.release();
-                    held.seeking = Seeking::default();
+                    held.seeking = Seeking {
+                        released: true,
+                        ..Seeking::default()
+                    };
+                    // Whatever is fetched until the new epoch begins is thrown away.
+                    held.pauses.add_seek();
                     any_released = true;
                 }
+                // The race: a changed subscription empties an eager consumer, a call that still runs requests a seek,
+                // and the group's revocation has not come yet. The partition may be another member's at any moment.
+                Stage::Drained if !held.seeking.released && !held.comes_back => {}
                 Stage::Drained if will_commit && held.has_uncommitted_requests() => {}
                 Stage::Releasing => {}
                 Stage::Drained => {
@@ -64,8 +68,20 @@ impl Consumer {
             }
         }
         if any_released {
+            let applied = apply_pauses(&self.client, self.held.values_mut());
+            if let Some(error) = applied.error {
+                self.error(&error, Subject::Group);
+            }
             self.end_in_time(now);
         }
+    }
+
+    /// No partition may be on its way to another member.
+    fn is_settled(&self) -> bool {
+        !self.phase.is_closing()
+            && !self.phase.is_busy()
+            && self.phase.emptying.is_none()
+            && self.phase.retired.is_none()
     }
 
     /// The answer of the lookup thread.
@@ -76,6 +92,7 @@ impl Consumer {
         found: Result<Found, Error>,
         now: Instant,
     ) {
+        let is_settled = self.is_settled();
         let Some(held) = self.held.get_mut(key) else {
             return;
         };
@@ -91,7 +108,8 @@ impl Consumer {
                 return self.trouble.note(&self.name, &error, place, now);
             }
         };
-        if held.stage != Stage::Drained || self.phase.is_busy() || self.phase.is_closing() {
+        let is_ours = held.seeking.released || held.comes_back;
+        if held.stage != Stage::Drained || !is_settled || !is_ours {
             // Another lookup follows.
             return;
         }
@@ -169,18 +187,30 @@ impl Consumer {
         );
     }
 
-    /// The seeks of partitions that the group takes away.
+    /// The seek of a partition that the group takes away.
     pub(super) fn say_unsought(&self, topic: &str, number: i32) {
         if let Some(sought) = self.control.end(topic, number) {
-            log!(
-                warn,
-                consumer,
-                consumer = &*self.name,
-                topic,
-                partition = number,
-                by = &*sought.by.who,
-                "seek given up: the group took the partition away"
-            );
+            self.say_seek_given_up(&sought, "the group took the partition away");
         }
+    }
+
+    /// The consumer leaves the group, with these seeks.
+    pub(super) fn say_unsought_at_end(&self, seeks: &[Sought]) {
+        for sought in seeks {
+            self.say_seek_given_up(sought, "the consumer left the group");
+        }
+    }
+
+    fn say_seek_given_up(&self, sought: &Sought, why: &str) {
+        log!(
+            warn,
+            consumer,
+            consumer = &*self.name,
+            topic = &*sought.key.0,
+            partition = sought.key.1,
+            by = &*sought.by.who,
+            why,
+            "seek given up"
+        );
     }
 }

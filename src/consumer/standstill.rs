@@ -89,6 +89,12 @@ impl Standstill {
         }
     }
 
+    /// A pause is over: what stood still for it does so no more.
+    pub(super) fn resumed(&mut self, now: Instant) {
+        self.moved_at = now;
+        self.waits_since = self.waits_since.map(|_| now);
+    }
+
     /// When the oldest message in flight was taken.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.taken.front().map(|(_, at)| *at)
@@ -108,6 +114,22 @@ mod tests {
 
     fn at(start: Instant, seconds: u64) -> Instant {
         start + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn nothing_stood_still_for_the_time_of_a_pause() {
+        let start = Instant::now();
+        let mut ages = Standstill::new(10, start);
+        ages.look(true, at(start, 1));
+        ages.resumed(at(start, 500));
+        assert_eq!(ages.stands_still_since(), Some(at(start, 500)));
+        ages.took(15, at(start, 501));
+        ages.resumed(at(start, 900));
+        assert_eq!(ages.stands_still_since(), Some(at(start, 900)));
+        assert_eq!(ages.oldest(), Some(at(start, 501)));
+        ages.finished(15, at(start, 901));
+        ages.resumed(at(start, 950));
+        assert_eq!(ages.stands_still_since(), None);
     }
 
     #[test]

@@ -187,6 +187,7 @@ impl Consumer {
             },
             committed: is_committed.then_some(start.offset),
             commit_now: !is_committed && plan.manual.is_empty() && stage == Stage::Active,
+            is_first_start: start.why.is_of_new_group(),
             takes_metadata: self.commits.takes_metadata(),
         };
         let epoch = EpochState::new(partition, &plan, &begin, now);

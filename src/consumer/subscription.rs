@@ -233,6 +233,7 @@ impl Consumer {
         });
         for held in self.held.values_mut() {
             held.release();
+            held.seeking.released = false;
         }
         let is_done = self.go_on_draining(&mut drain, |_| true, now);
         self.phase.emptying = (!is_done).then_some(drain);

@@ -32,7 +32,8 @@ impl Consumers {
 /// A partition that a consumer has. Its worker looks at it before each run.
 pub(crate) trait Holdable: Send + Sync {
     /// No run of the partition begins while it is held.
-    fn set_held(&self, is_held: bool);
+    /// Returns whether it was held before.
+    fn set_held(&self, is_held: bool) -> bool;
 }
 
 /// The requests to one consumer.
@@ -141,15 +142,17 @@ impl State {
     /// Marks the partitions of a topic as the requests want them, and notes those that may go on.
     fn mark(&mut self, topic: &str) {
         let all = (topic.to_owned(), i32::MIN)..=(topic.to_owned(), i32::MAX);
+        let mut resumed = Vec::new();
         for (key, partition) in self.partitions.range(all) {
-            let is_held = self.pauses.of(topic, key.1).is_some() || self.seeks.contains_key(key);
-            if let Some(partition) = partition.upgrade() {
-                partition.set_held(is_held);
-            }
-            if !is_held {
-                self.resumed.push(key.clone());
+            let is_held = self.is_held(key);
+            let was_held = partition
+                .upgrade()
+                .is_some_and(|partition| partition.set_held(is_held));
+            if was_held && !is_held {
+                resumed.push(key.clone());
             }
         }
+        self.resumed.extend(resumed);
     }
 
     fn has(&self, key: &Key) -> bool {
@@ -260,16 +263,19 @@ impl Control {
         self.lock().bell = Some(bell);
     }
 
-    /// The consumer's thread ends, or has lost every partition. Its pauses stay.
-    pub(crate) fn disconnect(&self) {
+    /// The consumer's thread ends, or has lost every partition. Its pauses stay. Returns the seeks that cannot be done
+    /// any more.
+    pub(crate) fn disconnect(&self) -> Vec<Sought> {
         let mut state = self.lock();
         state.bell = None;
         state.partitions.clear();
-        state.seeks.clear();
+        state.resumed.clear();
+        let seeks = std::mem::take(&mut state.seeks);
         // The replies of open questions say that nobody answers.
         let questions = std::mem::take(&mut state.questions);
         drop(state);
         drop(questions);
+        seeks.into_values().collect()
     }
 
     /// An epoch of a partition begins: its pauses hold from the first message on.

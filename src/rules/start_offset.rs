@@ -77,6 +77,14 @@ pub(crate) enum Why {
     Sought,
 }
 
+impl Why {
+    /// Whether the group had no position anywhere in the topic. A start whose commit says so, and is not, would let a
+    /// partition that comes next begin at its end.
+    pub(crate) fn is_of_new_group(self) -> bool {
+        matches!(self, Self::Beginning | Self::End { .. })
+    }
+}
+
 pub(crate) fn resolve(facts: &Known) -> Start {
     let (low, high) = facts.watermarks;
     let at = |offset, why| Start {

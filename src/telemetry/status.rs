@@ -286,6 +286,8 @@ pub(crate) enum Pause {
     RateLimit,
     /// A handler, a timer or init.lua has paused it.
     Handler,
+    /// It is about to go on at another position, which a handler has requested.
+    Seek,
 }
 
 /// A message that keeps its lane waiting.

@@ -217,7 +217,7 @@ impl Gates {
         }
     }
 
-    fn take_called(&mut self) -> Vec<Waiter> {
+    pub(super) fn take_called(&mut self) -> Vec<Waiter> {
         std::mem::take(&mut self.called)
     }
 
@@ -397,6 +397,17 @@ impl Gates {
         self.forget(|one| one.epoch == epoch, |one| one == epoch);
     }
 
+    /// What was called will not ask: it must not count as one that waits.
+    pub(super) fn forget_waiter(&mut self, waiter: Waiter) {
+        for rate in self
+            .listeners
+            .iter_mut()
+            .filter_map(|one| one.rate.as_mut())
+        {
+            rate.forget(|one| one == waiter);
+        }
+    }
+
     fn forget(&mut self, is_lane: impl Fn(LaneId) -> bool, is_partition: impl Fn(u64) -> bool) {
         for one in &mut self.listeners {
             if one.probe.take_if(|probe| is_lane(*probe)).is_some() {
@@ -445,22 +456,6 @@ impl One {
 }
 
 impl Worker {
-    /// What rate limits have called tries again.
-    pub(super) fn wake_called(&mut self) {
-        for waiter in self.gates.take_called() {
-            match waiter {
-                Waiter::Partition(epoch) => self.wake(epoch),
-                Waiter::Lane(id) => {
-                    let slot = self.slots.get_mut(&id.epoch);
-                    if let Some(lane) = slot.and_then(|slot| slot.lanes.get_mut(id.lane)) {
-                        lane.release_held();
-                        self.wake_lane(id);
-                    }
-                }
-            }
-        }
-    }
-
     /// Held messages try again, if a gate has opened.
     pub(super) fn release_held(&mut self) {
         if !self.gates.take_opened() {

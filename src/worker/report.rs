@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::assignment::Admits;
 use crate::config::Config;
 use crate::rules::breaker;
 use crate::rules::lanes::Stage;
@@ -33,7 +34,10 @@ impl Worker {
         let config = &self.engine.bundle().config;
         let has_limits = config.listeners.iter().any(|one| one.rate_limit.is_some());
         let partitions = self.slots.values().map(|slot| {
-            let waits = if slot.waits_for(config, |name| is_such(name, |one| one.paused)) {
+            let waits = if slot.partition.admits() != Admits::Runs {
+                // The consumer knows why.
+                None
+            } else if slot.waits_for(config, |name| is_such(name, |one| one.paused)) {
                 Some(Pause::Listener)
             } else {
                 let limited = |name: &str| is_such(name, |one| one.rate_limited);

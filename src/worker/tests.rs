@@ -14,6 +14,7 @@ use crate::clock::Virtual;
 use crate::config::Written;
 use crate::crash::journal::Journal;
 use crate::lua::Watchdog;
+use crate::lua::control::Holdable as _;
 use crate::message::OwnedRecord;
 use crate::telemetry::status::Pause;
 use crate::threads::progress::Progress;
@@ -135,6 +136,20 @@ impl Fixture {
             }
         }
         turn
+    }
+
+    /// Takes turns until this much time has passed.
+    fn pass(&mut self, time: Duration) {
+        let end = self.worker.clock.now() + time;
+        loop {
+            match self.turn() {
+                Turn::Busy => {}
+                Turn::Until(at) if at <= end => self.clock.advance_to(at),
+                Turn::Until(_) if self.worker.clock.now() < end => self.clock.advance_to(end),
+                Turn::Until(_) => return,
+                Turn::Stopped => panic!("the worker has stopped"),
+            }
+        }
     }
 
     /// Takes turns until every message is finished, and moves the clock on where the worker would wait. How long that
@@ -278,6 +293,33 @@ fn a_partition_that_a_rate_limit_holds_says_so() {
     let snapshot = fixture.worker.snapshot();
     assert_eq!(snapshot.partitions[0].waits, None);
     assert!(!snapshot.listeners[0].status.rate_limited);
+}
+
+/// A handler has paused the partition: its message does not wait for the rate limit, whose turn it had.
+#[test]
+fn a_partition_that_a_handler_has_paused_waits_for_no_rate_limit() {
+    for ordering in ["partition", "key"] {
+        let mut fixture = Fixture::new(
+            &format!("rateLimit = {{ messages = 1, per = \"10s\" }}\nordering = \"{ordering}\""),
+            "return function() end",
+        );
+        fixture.send(&["a", "b"]);
+        while fixture.turn() == Turn::Busy {}
+        assert!(fixture.worker.snapshot().listeners[0].status.rate_limited);
+        fixture.partition.set_held(true);
+        fixture.pass(Duration::from_secs(60));
+        let snapshot = fixture.worker.snapshot();
+        assert_eq!(snapshot.partitions[0].waits, None, "{ordering}");
+        assert!(!snapshot.listeners[0].status.rate_limited, "{ordering}");
+        assert!(snapshot.partitions[0].held_until < Some(NOON_MS + 60_000));
+
+        fixture.partition.set_held(false);
+        fixture
+            .letters
+            .push(ToWorker::Wake(fixture.partition.clone()));
+        fixture.finish();
+        assert_eq!(fixture.finished, [0, 1], "{ordering}");
+    }
 }
 
 /// After the hours it waits for something else: only that counts.

@@ -208,7 +208,9 @@ impl Worker {
         }
         self.report();
         let mut missed = Vec::new();
-        while self.clock.since(now) < QUANTUM_TIME
+        // What ran before in this turn has a time of its own, which it may use up in every turn.
+        let began = self.clock.now();
+        while self.clock.since(began) < QUANTUM_TIME
             && !self.engine.is_spoiled()
             && let Some(declared) = self.ticks.take(&self.app, now, &mut missed)
         {

@@ -4,11 +4,13 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
+use crate::assignment::Admits;
 use crate::kafka::Message;
 use crate::lua::CallId;
 use crate::wait::{Answer, WaitId};
 
 use super::ids::LaneId;
+use super::rates::Waiter;
 use super::{QUANTUM_TIME, TURN, Worker};
 
 /// The heap is never pruned below this size.
@@ -78,6 +80,34 @@ impl Worker {
                         self.wake_lane(id);
                     }
                 }
+            }
+        }
+    }
+
+    /// What rate limits have called tries again.
+    fn wake_called(&mut self) {
+        for waiter in self.gates.take_called() {
+            let epoch = match waiter {
+                Waiter::Partition(epoch) => epoch,
+                Waiter::Lane(id) => id.epoch,
+            };
+            let mut asks = false;
+            if let Some(slot) = self.slots.get_mut(&epoch) {
+                // A partition that a handler has paused asks again after its resume.
+                asks = slot.partition.admits() == Admits::Runs;
+                match waiter {
+                    Waiter::Partition(_) => self.wake(epoch),
+                    Waiter::Lane(id) => match slot.lanes.get_mut(id.lane) {
+                        Some(lane) => {
+                            lane.release_held();
+                            self.wake_lane(id);
+                        }
+                        None => asks = false,
+                    },
+                }
+            }
+            if !asks {
+                self.gates.forget_waiter(waiter);
             }
         }
     }

@@ -10,8 +10,8 @@ use crate::wait::{Fault, Value};
 struct Held(AtomicBool);
 
 impl Holdable for Held {
-    fn set_held(&self, is_held: bool) {
-        self.0.store(is_held, Ordering::Relaxed);
+    fn set_held(&self, is_held: bool) -> bool {
+        self.0.swap(is_held, Ordering::Relaxed)
     }
 }
 

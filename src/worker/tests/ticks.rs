@@ -10,20 +10,6 @@ fn fixture(timers: &str) -> Fixture {
 }
 
 impl Fixture {
-    /// Takes turns until this much time has passed.
-    fn pass(&mut self, time: Duration) {
-        let end = self.worker.clock.now() + time;
-        loop {
-            match self.turn() {
-                Turn::Busy => {}
-                Turn::Until(at) if at <= end => self.clock.advance_to(at),
-                Turn::Until(_) if self.worker.clock.now() < end => self.clock.advance_to(end),
-                Turn::Until(_) => return,
-                Turn::Stopped => panic!("the worker has stopped"),
-            }
-        }
-    }
-
     /// The counts of the one timer.
     #[track_caller]
     fn counts(&self) -> TickCounts {

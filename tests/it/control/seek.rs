@@ -4,7 +4,7 @@ use crate::support::client::{Message, numbered};
 use crate::support::daemon::{Daemon, Line};
 use crate::support::http::{address, scrape};
 use crate::support::kafka;
-use crate::support::project::Project;
+use crate::support::project::{Project, from_beginning};
 use crate::support::wait::{DEADLINE, stays};
 
 use super::{A_WHILE, project};
@@ -79,11 +79,7 @@ fn a_seek_to_the_end_passes_messages_over() {
         "orders.lua",
         &once("ctx.consumer.seek{ topic = ctx.topic, partition = ctx.partition, offset = -1 }"),
     );
-    project.config(&crate::support::project::from_beginning(
-        "orders",
-        &topic.name,
-        "orders.handle",
-    ));
+    project.config(&from_beginning("orders", &topic.name, "orders.handle"));
     topic.produce(["a", "seek", "b", "c", "d"].map(|value| Message::value(value).partition(0)));
 
     let mut daemon = Daemon::join(&project);
@@ -101,6 +97,33 @@ fn a_seek_to_the_end_passes_messages_over() {
     topic.produce([Message::value("e").partition(0)]);
     project.wait_for_entries("done", 3, DEADLINE);
     assert_eq!(values(&project), "a seek e");
+    daemon.stop();
+}
+
+/// The commit of the position must not look like the start of a new group: then a partition that is added at this
+/// moment would begin at its end.
+#[test]
+fn a_partition_that_is_added_after_a_seek_begins_at_its_beginning() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("seek-added", 1);
+    let project = Project::new(kafka).consumer("metadataMaxAge = \"1s\"");
+    project.handler(
+        "orders.lua",
+        &once("ctx.consumer.seek{ topic = ctx.topic, partition = ctx.partition, offset = -1 }"),
+    );
+    let listener = from_beginning("orders", &topic.name, "orders.handle");
+    project.config(&listener.replace("fromBeginning = true", "fromBeginning = false"));
+
+    let mut daemon = Daemon::join(&project);
+    topic.produce(["a", "seek", "b"].map(|value| Message::value(value).partition(0)));
+    sought(&mut daemon);
+    daemon.wait_for("the position is committed", |_| {
+        kafka.committed(&project.group, &topic.name, 0) == Some(3)
+    });
+    topic.add_partitions(2);
+    topic.produce([Message::value("added").partition(1)]);
+    project.wait_for_entries("done", 3, DEADLINE);
+    assert_eq!(values(&project), "a seek added");
     daemon.stop();
 }
 
