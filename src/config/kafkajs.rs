@@ -32,7 +32,7 @@ fn complain<T>(keys: &'static [&'static str], message: impl Into<String>) -> Res
 }
 
 /// Between two attempts to connect, unless `retry` says otherwise.
-const RECONNECT_MAX_MS: u64 = 3_000;
+pub(super) const RECONNECT_MAX_MS: u64 = 3_000;
 
 struct Mapping<'a> {
     folder: &'a Path,

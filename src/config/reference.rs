@@ -8,7 +8,8 @@ use toml::Spanned;
 
 use super::error::Report;
 use super::file::{BreakerTable, DeadLetter, File, Http, RateLimitTable, SslTable};
-use super::{listeners, shape, tree};
+use super::unit::Millis;
+use super::{kafkajs, listeners, shape, tree};
 use crate::log::TARGETS;
 
 const REFERENCE: &str = include_str!("../../config.toml");
@@ -144,6 +145,17 @@ fn equal(written: &Json, default: &Json, way: &str) {
         _ if matches!(way, ".kafkaConfig.brokers" | ".listeners") => {}
         _ => assert_eq!(written, default, "`{way}` in config.toml"),
     }
+}
+
+#[test]
+fn the_reference_has_the_longest_wait_for_a_reconnect() {
+    let mut lines = REFERENCE.lines();
+    let line = lines.find(|line| line.starts_with("#maxRetryTime"));
+    let wait = Millis(kafkajs::RECONNECT_MAX_MS);
+    assert!(
+        line.is_some_and(|line| line.ends_with(&format!("for reconnects {wait}"))),
+        "{line:?}, and not {wait}"
+    );
 }
 
 #[test]

@@ -3,13 +3,15 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
-use std::time::Duration;
+use std::ptr;
+use std::time::{Duration, Instant};
 
 use rdkafka_sys as sys;
 
 use super::Error;
 use super::admin_request::AdminRequest;
 use super::producer::Producer;
+use super::queries::millis;
 
 /// The setting of a topic; a broker's own limit is its default.
 const LIMIT: &CStr = c"max.message.bytes";
@@ -28,10 +30,11 @@ impl Producer {
         let names: Vec<CString> = names
             .collect::<Result<_, _>>()
             .map_err(|_| Error::fatal("a topic name with a NUL byte"))?;
+        let deadline = Instant::now() + timeout;
         let request = AdminRequest {
             api: sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS,
-            broker: None,
-            timeout,
+            broker: self.broker_for_questions(timeout)?,
+            timeout: deadline.saturating_duration_since(Instant::now()),
         };
         let kind = sys::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
         let rk = self.native();
@@ -48,6 +51,33 @@ impl Producer {
             let limits = request.ask(rk, send, |event| Ok(read(event)));
             sys::rd_kafka_ConfigResource_destroy_array(all, count);
             limits
+        }
+    }
+
+    /// `None` is the controller. librdkafka waits for it until the time is over, also for one that is none of the
+    /// brokers, as in the embedded broker. Any other broker knows the configuration of topics as well.
+    fn broker_for_questions(&self, timeout: Duration) -> Result<Option<i32>, Error> {
+        let mut metadata: *const sys::rd_kafka_metadata = ptr::null();
+        let all_topics = 0;
+        // SAFETY: the handle is alive, and the out-pointer is a local variable; the result is read once and freed.
+        unsafe {
+            Error::check(sys::rd_kafka_metadata(
+                self.native(),
+                all_topics,
+                ptr::null_mut(),
+                &raw mut metadata,
+                millis(timeout),
+            ))?;
+            let count = usize::try_from((*metadata).broker_cnt).unwrap_or(0);
+            let of = |index| (*(*metadata).brokers.add(index)).id;
+            let brokers: Vec<i32> = (0..count).map(of).collect();
+            // The answer may come by a connection of the configuration's address, which has no id.
+            let answers = Some((*metadata).orig_broker_id).filter(|id| *id >= 0);
+            sys::rd_kafka_metadata_destroy(metadata);
+            let controller = sys::rd_kafka_controllerid(self.native(), 0);
+            let is_there = brokers.contains(&controller);
+            let other = answers.or(brokers.first().copied());
+            Ok(other.filter(|_| !is_there))
         }
     }
 }

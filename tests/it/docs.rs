@@ -1,6 +1,8 @@
 //! The documents: every block of TOML and Lua is what the program takes, every link leads somewhere, and SUMMARY.md is
 //! the book.
 
+mod from_kafkajs; // the pages for users of kafkajs have a row for each key and each name
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
@@ -260,13 +262,19 @@ fn the_summary_lists_every_page_once() {
     assert!(missing.is_empty(), "SUMMARY.md lacks {missing:?}");
 }
 
-/// The anchors of a document's headings, as forges make them.
+/// The anchors of a document's headings, as forges make them, and those that it sets itself: `<a id="start"></a>`.
 fn anchors(document: &str) -> Vec<String> {
     let mut is_code = false;
     let mut anchors = Vec::new();
     for line in document.lines() {
         if line.trim_start().starts_with("```") {
             is_code = !is_code;
+        }
+        if let Some((id, _)) = line
+            .strip_prefix("<a id=\"")
+            .and_then(|rest| rest.split_once('"'))
+        {
+            anchors.push(id.to_owned());
         }
         let heading = line.trim_start_matches('#');
         if is_code || heading == line || !heading.starts_with(' ') {

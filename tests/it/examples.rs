@@ -112,12 +112,25 @@ fn every_example_does_what_its_readme_says() {
         for line in promised {
             dev.wait_any_line(line);
         }
-        if name == "two-handlers" {
-            assert_eq!(
+        match name.as_str() {
+            "two-handlers" => assert_eq!(
                 dev.seen("stored order one"),
                 1,
                 "a retry runs only the listener that failed"
-            );
+            ),
+            "tick-tock" => assert_eq!(
+                dev.seen("heartbeat 2"),
+                1,
+                "two workers share a timer of the process"
+            ),
+            "delayed" => {
+                let line = dev.wait_any_line("ada still has a kite in the cart");
+                let (_, age) = line.split_once("age_ms").expect("the line has an age");
+                let age: String = age.chars().filter(char::is_ascii_digit).collect();
+                let age: u64 = age.parse().unwrap();
+                assert!(age >= 3_000, "no reminder runs before its time: {line}");
+            }
+            _ => {}
         }
     }
 }
@@ -160,6 +173,14 @@ fn a_dead_letter_is_handled_again_as_its_readme_says() {
     }
     assert_eq!(dev.seen("ada pays 24"), 1, "what was done stays done");
     assert_eq!(dev.interrupt(), Some(0));
+}
+
+#[test]
+fn the_page_of_examples_has_every_example() {
+    let page = fs::read_to_string(root().join("docs/start/examples.md")).unwrap();
+    for (name, _) in examples() {
+        assert!(page.contains(&format!("| [{name}](")), "{name}");
+    }
 }
 
 #[test]

@@ -158,7 +158,7 @@ pub(in crate::config) enum Mechanism {
 pub(in crate::config) struct ClientRetry {
     /// The first delay; absent: 100 ms, the default of librdkafka.
     pub(in crate::config) initial_retry_time: Option<Millis>,
-    /// The longest delay; absent: the defaults of librdkafka, 1 s for a request and 10 s for a connection.
+    /// The longest delay; absent: 1 s for a request, the default of librdkafka, and 3 s for a connection.
     pub(in crate::config) max_retry_time: Option<Millis>,
     /// For producers: the repeats of a request, within the time-out of the record; absent: no limit but that.
     pub(in crate::config) retries: Option<u32>,

@@ -91,3 +91,16 @@ fn a_broker_that_is_not_there_is_named_with_the_deadline() {
         "{error}"
     );
 }
+
+/// The embedded broker names a controller that is none of its brokers, and cannot describe topics.
+#[test]
+fn a_question_about_topics_does_not_wait_for_a_controller_that_is_not_there() {
+    let broker = Broker::start().unwrap();
+    broker.create_topic("orders", 1).unwrap();
+    let producer = producer(broker.address(), Duration::from_secs(20));
+    let topics = ["orders".to_owned()];
+    let error = producer
+        .largest_batches(&topics, Duration::from_secs(20))
+        .unwrap_err();
+    assert!(error.is_unsupported(), "{error}");
+}

@@ -140,7 +140,7 @@ impl Group {
                 let _ = wait.changed().await;
             }
         });
-        // The question goes to the controller. The brokers of the records may answer without it.
+        // The question goes to one broker, the controller if there is one. Those of the records may answer without it.
         let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
         if timeout_at(half, &mut answers).await.is_err() && !producer.knows_brokers() {
             timeout_at(deadline, &mut answers).await.ok()?;

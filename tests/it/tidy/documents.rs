@@ -1,13 +1,16 @@
 //! Documents have lines of at most 120 columns and sentences of at most 30 words.
 //!
 //! A heading, a list item and a cell of a table are counted alone. Fenced code is skipped, inline code is one
-//! word, a link counts by its text.
+//! word, a link counts by its text. Chinese has no spaces between its words: each of its characters counts as half
+//! a word.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const COLUMNS_MAX: usize = 120;
 const WORDS_MAX: usize = 30;
+/// What a word counts, in characters of Chinese: most Chinese words have two.
+const WORD: usize = 2;
 
 /// Documents at the root; each Markdown file below docs/ counts as well.
 const ROOT: [&str; 5] = [
@@ -100,7 +103,7 @@ impl Reader<'_> {
         };
         let mut sentence: Vec<(usize, String)> = Vec::new();
         for (index, line) in plain(&text).lines().enumerate() {
-            for word in line.split_whitespace() {
+            for word in line.split_whitespace().flat_map(words_of) {
                 if word.chars().any(char::is_alphanumeric) {
                     sentence.push((first + index, word.to_owned()));
                 }
@@ -114,8 +117,9 @@ impl Reader<'_> {
     }
 
     fn measure(&mut self, sentence: &[(usize, String)]) {
-        let count = sentence.len();
-        if count > WORDS_MAX {
+        let size: usize = sentence.iter().map(|(_, word)| size(word)).sum();
+        if size > WORDS_MAX * WORD {
+            let count = size.div_ceil(WORD);
             let begin: Vec<&str> = sentence
                 .iter()
                 .take(6)
@@ -132,8 +136,38 @@ impl Reader<'_> {
 }
 
 fn ends_sentence(word: &str) -> bool {
-    let word = word.trim_end_matches(['*', '_', ')', '"', '”', '\'', '’']);
-    word.ends_with(['.', '!', '?']) && !ABBREVIATIONS.contains(&word.trim_start_matches('('))
+    let word = word.trim_end_matches(['*', '_', ')', '）', '（', '"', '”', '“', '\'', '’']);
+    word.ends_with(['.', '!', '?', '。', '！', '？'])
+        && !ABBREVIATIONS.contains(&word.trim_start_matches('('))
+}
+
+fn is_chinese(letter: char) -> bool {
+    matches!(letter, '\u{3400}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{3ffff}')
+}
+
+/// What a word of `words_of` counts.
+fn size(word: &str) -> usize {
+    if word.contains(is_chinese) { 1 } else { WORD }
+}
+
+/// The words of a text without spaces: each Chinese character, and what stands between two of them. Marks belong to
+/// what is before them.
+fn words_of(text: &str) -> Vec<&str> {
+    let mut words = Vec::new();
+    let mut begin = 0;
+    let mut is_chinese_word = false;
+    for (at, letter) in text.char_indices() {
+        let begins = is_chinese(letter) || is_chinese_word && letter.is_alphanumeric();
+        if begins && at > begin {
+            words.push(&text[begin..at]);
+            begin = at;
+        }
+        if begins {
+            is_chinese_word = is_chinese(letter);
+        }
+    }
+    words.push(&text[begin..]);
+    words
 }
 
 /// The cells of a row; a bar in code or after a backslash does not separate cells.
@@ -315,4 +349,37 @@ fn a_line_of_more_columns_is_reported_unless_it_is_a_link_or_a_row() {
         &[],
     );
     reports(&format!("```\n{long}\n```"), &[]);
+}
+
+#[test]
+fn a_character_of_chinese_counts_as_half_a_word() {
+    reports(&"字".repeat(60), &[]);
+    reports(
+        &format!("{}。\n{}！好", "字".repeat(60), "字".repeat(60)),
+        &[],
+    );
+    reports(
+        &format!("{}，好。", "字".repeat(60)),
+        &["a.md:1: sentence: 31 words"],
+    );
+    reports(
+        &format!("好。\n{}，\n{}。", "字".repeat(30), "字".repeat(32)),
+        &["a.md:2: sentence: 31 words"],
+    );
+    // Code, numbers and words of another script count as one word each, with and without spaces around them.
+    let mixed = format!("{}用 `a b` 和Kafka 4.1的", "字".repeat(48));
+    reports(&format!("{mixed}消息吧。"), &[]);
+    reports(
+        &format!("{mixed}消息的话。"),
+        &["a.md:1: sentence: 31 words"],
+    );
+    let row = format!("| {} | {} |", "字".repeat(60), "字".repeat(61));
+    reports(&row, &["a.md:1: sentence: 31 words"]);
+}
+
+#[test]
+fn a_line_of_chinese_is_measured_in_characters() {
+    let line = "字好。".repeat(40);
+    reports(&line, &[]);
+    reports(&format!("{line}好"), &["a.md:1: columns: 121"]);
 }
