@@ -21,7 +21,7 @@ use crate::rules::start_offset::{Policy, Start};
 use crate::telemetry::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::telemetry::status::Blocked;
 use crate::threads::mailbox::Mailbox;
-use crate::wait::{Answer, Reply, WaitId};
+use crate::wait::{Answer, Fault, Reply, Requested, WaitId};
 
 /// With more partitions than this, a partition without messages in flight frees the memory that it had for them.
 pub(crate) const MANY: usize = 64;
@@ -215,6 +215,28 @@ pub(crate) enum ToWorker {
         listener: String,
         result: Result<(), Refused>,
     },
+    /// News of an emission that a lane waits for.
+    Emission {
+        epoch: u64,
+        lane: u64,
+        number: u64,
+        listener: String,
+        news: Emission,
+    },
+    /// The answer to an emission that its lane does not wait for.
+    Acknowledged {
+        id: u64,
+        result: Result<(), Fault>,
+    },
+    /// The records before an awaited commit are acknowledged, or one is refused.
+    WrittenBeforeCommit {
+        vm: u64,
+        call: CallId,
+        wait: WaitId,
+        offset: i64,
+        asked: Option<Requested>,
+        result: Result<(), Fault>,
+    },
     /// New calls go to this bundle from now on.
     Swap {
         bundle: Arc<Bundle>,
@@ -229,6 +251,15 @@ pub(crate) enum ToWorker {
     /// The daemon stops: no tick of a timer begins any more, and those that run end until this moment.
     EndTicks(Instant),
     Stop,
+}
+
+/// What becomes of the records that a message has emitted.
+#[derive(Debug)]
+pub(crate) enum Emission {
+    /// They are sent again later.
+    Troubled(Fault),
+    /// All are acknowledged, or one is refused.
+    Over(Result<(), Fault>),
 }
 
 /// The commands of an operator. A worker that a command does not concern drops it, and with it the reply.

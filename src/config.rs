@@ -359,6 +359,8 @@ pub(crate) struct Limits {
     pub(crate) blocking: Duration,
     /// The longest call, waits included.
     pub(crate) timeout: Duration,
+    /// The most bytes that a call may emit.
+    pub(crate) emit: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -25,6 +25,7 @@ pub(crate) use vm::watchdog::Watchdog;
 
 use crate::message::Record;
 use crate::wait::Waits;
+use crate::wait::send::Emitted;
 
 /// One message for one listener's handler.
 pub(crate) struct Call<'a> {
@@ -48,6 +49,8 @@ pub(crate) struct CallId(pub(crate) u64);
 #[derive(Debug)]
 pub(crate) enum Step {
     Done,
+    /// It is done once these records are acknowledged.
+    Emitted(Box<Emitted>),
     Failed(Failure),
     /// The handler gave its verdict on the message.
     Asked(Verdict),

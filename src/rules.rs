@@ -13,3 +13,4 @@ pub(crate) mod start_offset;
 pub(crate) mod timers;
 pub(crate) mod topic_ids;
 pub(crate) mod topic_pauses;
+pub(crate) mod unacknowledged;

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use send::Emitted;
+
 /// One wait of a call; unique within its VM. A call has several within `tide.parallel`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct WaitId(pub(crate) u64);
@@ -22,6 +24,8 @@ pub(crate) enum Wait {
     Sleep(Duration),
     /// `ctx.commitOffsets(offset)`: the literal offset.
     Commit(i64),
+    /// The same, once these records of the call are acknowledged.
+    EmitAndCommit(Box<Emitted>, i64),
     /// Work of the outside runtime.
     Outside(Job),
 }
@@ -56,6 +60,8 @@ pub(crate) enum Answer {
     /// The offset that is committed now, or why there is none: raised in the handler.
     Committed(Result<i64, String>),
     Outside(Result<Value, Fault>),
+    /// Records that were to be written before a commit are not.
+    Unwritten(Fault),
     /// The reply was dropped: its future panicked, or its server ended.
     Lost,
 }

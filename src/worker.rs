@@ -8,12 +8,17 @@
 mod alone;
 mod calls;
 mod commit_requests;
+mod commits_behind;
+mod emissions;
 mod exchange;
 mod failures;
 mod forwarding;
+mod fresh;
 mod gates;
+mod going_back;
 mod head;
 mod ids;
+mod kept;
 mod meter;
 mod operator_commands;
 mod outcomes;
@@ -52,6 +57,7 @@ use crate::wait::{Answer, WaitId};
 
 use alone::Alone;
 use calls::{Calls, WaitingCalls};
+use emissions::Emissions;
 use forwarding::Forwarded;
 use gates::Gates;
 use ids::{LaneId, RecordId};
@@ -97,6 +103,7 @@ pub(crate) struct Worker {
     alone: Alone,
     gates: Gates,
     forwarded: Forwarded,
+    emissions: Emissions,
     meter: Meter,
     running: Running,
     gatekeeper: Gatekeeper,
@@ -191,6 +198,7 @@ impl Worker {
             alone: Alone::default(),
             gates,
             forwarded: Forwarded::new(),
+            emissions: Emissions::default(),
             meter,
             running: Running::new(start.page),
             gatekeeper: Gatekeeper::new(start.solo, start.index),
@@ -302,6 +310,25 @@ impl Worker {
                 let lane = LaneId { epoch, lane };
                 self.delivered(&RecordId { lane, listener }, number, result);
             }
+            ToWorker::Emission {
+                epoch,
+                lane,
+                number,
+                listener,
+                news,
+            } => {
+                let lane = LaneId { epoch, lane };
+                self.emission(&RecordId { lane, listener }, number, news);
+            }
+            ToWorker::Acknowledged { id, result } => self.acknowledged(id, result),
+            ToWorker::WrittenBeforeCommit {
+                vm,
+                call,
+                wait,
+                offset,
+                asked,
+                result,
+            } => self.written_before_commit((vm, call, wait), (offset, asked), result),
             ToWorker::Swap { bundle, vm, done } => self.engine.queue(bundle, vm, done),
             // The receiver is gone if the send fails.
             ToWorker::Status(reply) => drop(reply.send(self.snapshot())),
@@ -411,6 +438,8 @@ impl Worker {
             self.settle(&mut slot);
         }
         self.forwarded.retain(|id, _| id.lane.epoch != epoch);
+        self.emissions.forget_partition(epoch);
+        self.let_start();
         self.running.end_all(epoch);
         self.forget_alone(epoch);
         self.gates.forget_partition(epoch);

@@ -96,7 +96,7 @@ pub(super) struct Policies {
     pub(super) dead_letter: Option<DeadLetter>,
     /// The circuit breaker: false, true, or a table; absent: on with onError deadLetter.
     pub(super) breaker: Option<Breaker>,
-    /// The time limits of a call.
+    /// The limits of a call.
     pub(super) limits: Limits,
     /// The most runs in a time, retries included, over all workers: false, or a table; absent: no limit.
     pub(super) rate_limit: Option<RateLimit>,
@@ -168,7 +168,7 @@ pub(super) enum NullKeys {
     Partition,
 }
 
-/// The time limits of a call.
+/// The limits of a call.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
@@ -177,6 +177,8 @@ pub(super) struct Limits {
     pub(super) blocking: Option<Millis>,
     /// The longest call, its waits included, after which it fails.
     pub(super) timeout: Millis,
+    /// The most bytes of records that a call may emit, up to 64MiB.
+    pub(super) emit: Size,
 }
 
 impl Default for Limits {
@@ -184,6 +186,7 @@ impl Default for Limits {
         Self {
             blocking: None,
             timeout: Millis(300_000),
+            emit: Size(8 << 20),
         }
     }
 }

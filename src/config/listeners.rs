@@ -10,7 +10,7 @@ use std::path::Path;
 use super::file::{self, File};
 use super::names::{is_library, parse_handler, parse_produced, parse_topic};
 use super::tree::Step;
-use super::unit::Millis;
+use super::unit::{Millis, Size};
 use super::{
     DEFAULT_CONSUMER, Handler, Limits, Listener, NullKeys, Ordering, Produced, RateLimit, Run,
     Scene, Topic,
@@ -24,6 +24,8 @@ const PER_MAX: Millis = Millis(24 * 3_600_000);
 /// The longest delay.
 const DELAY_MAX: Millis = Millis(30 * 24 * 3_600_000);
 
+/// The records wait in memory, for all calls at once.
+const EMIT_MAX: Size = Size(64 << 20);
 /// Default of `limits.blocking`; a shorter `limits.timeout` shortens it.
 pub(super) const BLOCKING: Millis = Millis(5_000);
 
@@ -258,9 +260,19 @@ impl One<'_, '_, '_> {
                 ),
             );
         }
+        let emit = limits.emit;
+        if emit.0 == 0 || emit > EMIT_MAX {
+            self.error(
+                &["limits", "emit"],
+                format!(
+                    "`limits.emit` is {emit}, not from 1 byte to {EMIT_MAX}; the default is 8 MiB"
+                ),
+            );
+        }
         Limits {
             blocking: blocking.duration(),
             timeout: timeout.duration(),
+            emit: emit.0 as usize,
         }
     }
 

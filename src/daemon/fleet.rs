@@ -176,7 +176,7 @@ impl Fleet {
         let watchdog = Arc::new(Watchdog::start(&supervisor)?);
         let mut loader = Loader::new(watchdog.clone(), supervisor.clone(), at_late_end);
         let producers = Arc::new(Producers::new(&supervisor));
-        let app = Arc::new(App::with_producers(producers.clone()));
+        let app = Arc::new(App::default().with_producers(producers.clone()));
         let bundle = Arc::new(bundle);
         let vms = match load::vms(&mut loader, &Ticket::default(), &bundle, &app) {
             Ok(vms) => vms,

@@ -99,7 +99,6 @@ pub(crate) struct Producer {
     thread: Option<Handle>,
 }
 
-/// The settings that differ among producers.
 /// How records share requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -108,6 +107,7 @@ pub(crate) enum Way {
     Alone,
 }
 
+/// The settings that differ among producers.
 pub(crate) struct Settings<'a> {
     /// The supervisor of the thread that serves the delivery reports.
     pub(crate) supervisor: &'a Supervisor,
@@ -347,6 +347,15 @@ impl Failure {
     /// The refusal that the code stands for.
     pub(crate) fn refusal(&self) -> Refusal {
         self.code.map_or(Refusal::Transient, Refusal::of)
+    }
+
+    /// Whether the record would be refused again, until somebody changes the topic or the rights of this user.
+    pub(crate) fn is_for_good(&self) -> bool {
+        let is_forbidden = matches!(
+            self.code,
+            Some(Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed)
+        );
+        is_forbidden || self.kind == "invalid" || self.refusal() != Refusal::Transient
     }
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod commit;
 pub(crate) mod consumer;
 pub(crate) mod ctx;
 pub(crate) mod duration;
+pub(crate) mod emit;
 pub(crate) mod fields;
 pub(crate) mod logger;
 pub(crate) mod message;

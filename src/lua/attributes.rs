@@ -61,10 +61,10 @@ impl App {
         }
     }
 
-    pub(crate) fn with_producers(producers: Arc<dyn ProducerSource>) -> Self {
+    pub(crate) fn with_producers(self, producers: Arc<dyn ProducerSource>) -> Self {
         Self {
             producers: Some(producers),
-            ..Self::default()
+            ..self
         }
     }
 
@@ -107,7 +107,7 @@ impl App {
         Ok(())
     }
 
-    pub(super) fn get(&self, key: &[u8]) -> Option<Arc<Value>> {
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Arc<Value>> {
         let attributes = self
             .attributes
             .read()

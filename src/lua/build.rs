@@ -16,7 +16,7 @@ use std::time::Duration;
 use mlua::ffi::{self, lua_State};
 
 use super::App;
-use super::api::{app, consumer, logger, message, tide};
+use super::api::{app, consumer, logger, message, tide, trace};
 use super::shared::{Shared, Stage};
 use super::vm::Vm;
 use super::vm::beat::Pulse;
@@ -315,6 +315,7 @@ unsafe extern "C-unwind" fn setup(state: *mut lua_State) -> c_int {
         globals::install(state, shared);
         load::install(state, shared);
         logger::install(state, shared);
+        trace::install(state);
         app::install(state, shared);
         consumer::install(state, shared);
         tide::install(state, shared);

@@ -22,7 +22,7 @@ use crate::bundle::Bundle;
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::rules::timers::Timer;
-use crate::wait::send::Senders;
+use crate::wait::send::{Emitted, Senders};
 use crate::wait::{Answer, Fault, Requested, Value, Wait, WaitId, Waits};
 
 /// The token that a coroutine of the host yields when it waits; Lua code cannot make it.
@@ -152,6 +152,10 @@ pub(super) struct Shared {
     faults: RefCell<Vec<Arc<Fault>>>,
     /// The commit request of the slice that runs, or that ran last.
     pub(super) asked: Cell<Option<Requested>>,
+    /// What calls have emitted that have not ended.
+    pub(super) emitted: RefCell<HashMap<u64, Emitted>>,
+    /// Calls whose awaited commit had records to write first, until it is answered.
+    pub(super) owing: RefCell<HashSet<u64>>,
     /// The verdict of the running call; its first one counts.
     pub(super) verdict: RefCell<Option<Verdict>>,
     /// The answer to a wait, between the host's resume and the function that waits for it.
@@ -225,6 +229,8 @@ impl Shared {
             fault: RefCell::default(),
             faults: RefCell::default(),
             asked: Cell::new(None),
+            emitted: RefCell::default(),
+            owing: RefCell::default(),
             verdict: RefCell::default(),
             answer: RefCell::default(),
             held: RefCell::default(),

@@ -80,11 +80,24 @@ pub(in crate::lua) unsafe fn push_outermost(state: *mut lua_State, coroutine: *m
     // SAFETY: by the contract. A level that is found describes a function of the coroutine that has not ended.
     unsafe {
         let mut outermost = MaybeUninit::<ffi::lua_Debug>::zeroed().assume_init();
-        let mut depth = 0;
-        while !coroutine.is_null() && ffi::lua_getstack(coroutine, depth, &raw mut outermost) != 0 {
-            depth += 1;
+        let mut has = |level| {
+            !coroutine.is_null() && ffi::lua_getstack(coroutine, level, &raw mut outermost) != 0
+        };
+        // Each look walks the whole way, so that the last level is found by halves.
+        let (mut last, mut beyond) = (-1, 1);
+        while has(beyond - 1) {
+            (last, beyond) = (beyond - 1, beyond * 2);
         }
-        if depth == 0
+        while beyond - last > 1 {
+            let middle = last + (beyond - last) / 2;
+            if has(middle) {
+                last = middle;
+            } else {
+                beyond = middle;
+            }
+        }
+        if last < 0
+            || ffi::lua_getstack(coroutine, last, &raw mut outermost) == 0
             || ffi::lua_checkstack(coroutine, 1) == 0
             || ffi::lua_getlocal(coroutine, &raw const outermost, 1).is_null()
         {

@@ -18,7 +18,7 @@ use super::api::trace;
 use super::plain;
 use super::shared::{Shared, TOKEN};
 use super::stack::{bytes_at, push_bytes};
-use crate::wait::{Answer, Fault, Job, Value, Wait};
+use crate::wait::{Answer, Fault, Value, Wait};
 
 /// The metatable of faults.
 const FAULT: &CStr = c"moontide.fault";
@@ -205,7 +205,7 @@ fn arguments(state: *mut lua_State, shared: &Shared, path: &str) -> Result<Vec<V
 }
 
 /// A panic in a module becomes an error of that call.
-fn guarded(work: impl FnOnce() -> Result<Job, Fault>) -> Result<Job, Fault> {
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(lost()))
 }
 

@@ -238,6 +238,7 @@ fn listener(text: &str, blocking: Duration) -> Listener {
         limits: Limits {
             blocking,
             timeout: Duration::from_secs(300),
+            emit: 8 << 20,
         },
         rate_limit: None,
         delay: None,

@@ -34,7 +34,7 @@ use mlua::ffi::{self, lua_State};
 
 use super::shared::Frame;
 use super::shared::Shared;
-use super::{Call, CallId, Failure, FailureKind, Step};
+use super::{Call, CallId, Failure, FailureKind, Step, Verdict};
 use crate::config::Config;
 use crate::rules::timers::Timer;
 use crate::wait::{Answer, Requested, WaitId};
@@ -208,7 +208,7 @@ impl Vm {
         let ended = self.run(pulse, id, coroutine, limit, listener, &about);
         self.shared.hand_over(ptr::null());
         match ended {
-            Ended::Done => Step::Done,
+            Ended::Done => self.done(id),
             Ended::Waits(waits) => {
                 let origin = Origin::Message {
                     listener: call.listener,
@@ -219,8 +219,8 @@ impl Vm {
                 self.waiting.insert(id, Waiting { coroutine, origin });
                 Step::Waits(id, waits)
             }
-            Ended::Asked(verdict) => Step::Asked(verdict),
-            Ended::Failed(kind, words) => self.failed(listener, kind, words),
+            Ended::Asked(verdict) => self.ended_by(id, verdict),
+            Ended::Failed(kind, words) => self.failed(id, listener, kind, words),
         }
     }
 
@@ -285,17 +285,46 @@ impl Vm {
         let limit = waiting.origin.blocking(&self.config);
         let listener = waiting.origin.listener();
         match self.run(pulse, id, waiting.coroutine, limit, listener, &about) {
-            Ended::Done => Step::Done,
+            Ended::Done => self.done(id),
             Ended::Waits(waits) => {
                 self.waiting.insert(id, waiting);
                 Step::Waits(id, waits)
             }
-            Ended::Asked(verdict) => Step::Asked(verdict),
-            Ended::Failed(kind, words) => self.failed(listener, kind, words),
+            Ended::Asked(verdict) => self.ended_by(id, verdict),
+            Ended::Failed(kind, words) => self.failed(id, listener, kind, words),
         }
     }
 
-    fn failed(&self, listener: Option<usize>, kind: FailureKind, mut words: Words) -> Step {
+    /// What the call has emitted leaves now, and in no other case.
+    fn done(&self, id: CallId) -> Step {
+        let emitted = self.shared.take_emitted(id);
+        if self.shared.owes(id) {
+            // The handler caught the error of a commit, or gave the commit up.
+            let message = "`ctx.emit`: records of this call that a commit was to write first are not acknowledged";
+            return Step::Failed(Failure::given_up(message.to_owned()));
+        }
+        emitted.map_or(Step::Done, |emitted| Step::Emitted(Box::new(emitted)))
+    }
+
+    /// The call has ended in another way than done.
+    fn emits_nothing(&self, id: CallId) {
+        self.shared.take_emitted(id);
+        self.shared.owes(id);
+    }
+
+    fn ended_by(&self, id: CallId, verdict: Verdict) -> Step {
+        self.emits_nothing(id);
+        Step::Asked(verdict)
+    }
+
+    fn failed(
+        &self,
+        id: CallId,
+        listener: Option<usize>,
+        kind: FailureKind,
+        mut words: Words,
+    ) -> Step {
+        self.emits_nothing(id);
         let is_method = |listener: usize| self.shared.handlers.borrow()[listener].is_method;
         if kind == FailureKind::Raised && listener.is_some_and(is_method) {
             words.message = format!("{}; {}", words.message, hints::OF_A_METHOD);
@@ -308,6 +337,7 @@ impl Vm {
         if let Some(waiting) = self.waiting.remove(&id) {
             self.close(&waiting, id);
             self.drop_coroutine(waiting.coroutine, id);
+            self.emits_nothing(id);
         }
     }
 

@@ -4,6 +4,7 @@
 //! a new one only for a change. A producer that no set has any more ends when its records have their answers.
 
 mod clients;
+mod emission;
 mod endings;
 mod group;
 mod limits;
@@ -23,7 +24,7 @@ use crate::nearest::suggestion;
 use crate::telemetry::metrics::ProducerSnapshot;
 use crate::threads::supervisor::Supervisor;
 use crate::wait::Fault;
-use crate::wait::send::{Request, Senders, Sending};
+use crate::wait::send::{Acknowledged, Emission, Request, Senders, Sending, Troubled};
 
 use endings::Endings;
 use group::Group;
@@ -227,7 +228,38 @@ impl Senders for Set {
             request,
             timeout,
             (counted, bytes),
+            sending::Kind::Awaited,
         )))
+    }
+
+    fn may_emit(&self, request: &Request) -> Result<(), Fault> {
+        let group = self.group(request)?;
+        self.may_send(request)?;
+        let bytes: usize = request.records.iter().map(Outgoing::size).sum();
+        let most = group.settings.buffer_memory;
+        if bytes > most {
+            let message = format!(
+                "`{}`: the records have {bytes} bytes, more than the {most} of `bufferMemory` of producer `{}`; raise it",
+                request.function, group.settings.name
+            );
+            return Err(Fault::new("tooLarge", message));
+        }
+        Ok(())
+    }
+
+    fn emit_now(&self, requests: &[Request], then: Acknowledged) -> Result<(), Acknowledged> {
+        let groups: Result<Vec<_>, Fault> = requests.iter().map(|one| self.group(one)).collect();
+        match groups {
+            Ok(groups) => emission::enqueue(&groups, requests, then),
+            // The slow way says why.
+            Err(_) => Err(then),
+        }
+    }
+
+    fn emit(&self, requests: Vec<Request>, troubled: Troubled) -> Emission {
+        let of_group = |request| Ok((self.group(&request)?.clone(), request));
+        let requests: Result<Vec<_>, Fault> = requests.into_iter().map(of_group).collect();
+        Box::pin(async move { emission::emit(requests?, troubled).await })
     }
 }
 

@@ -20,7 +20,8 @@ mod progress;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use progress::{Lane, LaneState, Progress, Stage};
+use progress::Behind;
+pub(crate) use progress::{Headed, Lane, LaneState, Progress, Stage};
 
 /// With nothing incoming, capacity for this many messages stays.
 const INCOMING_KEPT: usize = 128;
@@ -105,7 +106,8 @@ impl<M> Lanes<M> {
     /// Queues the next message that has not begun behind the earlier messages of its lane.
     pub(crate) fn defer_fresh(&mut self, lane: u64) {
         if let (Some(open), Some(message)) = (self.open.get_mut(&lane), self.incoming.pop_front()) {
-            open.waiting.push_back(message);
+            let (number, message) = message;
+            open.waiting.push_back(Behind::new(number, message));
         }
     }
 

@@ -124,7 +124,7 @@ fn standstill(
     let lag = partition.lag.unwrap_or(0);
     let why = if let Some(blocked) = &partition.blocked {
         format!(
-            "the message at offset {} failed {} times in listener `{}`: {}",
+            "the message at offset {} is not done after {} runs in listener `{}`: {}",
             blocked.offset,
             blocked.attempt,
             blocked.listener,
@@ -213,7 +213,7 @@ mod tests {
             next_attempt_at: 0,
             error: "no\ntraceback".to_owned(),
         });
-        let why = "the message at offset 40 failed 3 times in listener `l`: no";
+        let why = "the message at offset 40 is not done after 3 runs in listener `l`: no";
         check(&status("assigned", one), &[why]);
     }
 

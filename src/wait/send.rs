@@ -1,16 +1,17 @@
-//! The request of a handler to send records, and its answer. Knows neither Lua nor Kafka.
+//! The request of a handler to send or emit records, and its answer. Knows neither Lua nor Kafka.
 //!
 //! The API of handlers makes a [`Request`], and a [`Senders`] that it was given carries it out.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Fault;
+use super::{Fault, Requested};
 use crate::message::Outgoing;
 
 /// The replicas that must have a record before it is acknowledged, as kafkajs numbers them.
@@ -97,7 +98,10 @@ pub(crate) struct Coordinates {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Fate {
     Written(Coordinates),
+    /// A later send may succeed.
     Failed(Fault),
+    /// The topic never accepts this record, or this user may not write to it.
+    Refused(Fault),
     /// No answer came in time: the record may be written, now or later.
     Unknown,
 }
@@ -114,8 +118,39 @@ pub(crate) struct Failed {
 /// Ends with the coordinates of each record, in the order of the request. A drop gives the answer up, and no record.
 pub(crate) type Sending = Pin<Box<dyn Future<Output = Result<Vec<Coordinates>, Failed>> + Send>>;
 
+/// Ends when every record is acknowledged, or when one is refused. A drop gives it up, and no record.
+pub(crate) type Emission = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send>>;
+
+/// Told each time why records of an emission are not acknowledged yet.
+pub(crate) type Troubled = Box<dyn Fn(Fault) + Send + Sync>;
+
+/// Called exactly once: every record is acknowledged, or one is not.
+pub(crate) type Acknowledged = Box<dyn FnOnce(Result<(), Fault>) + Send>;
+
 /// The producers of one configuration.
 pub(crate) trait Senders: fmt::Debug + Send + Sync {
     /// Checks the request, and starts nothing: the answer does, on the runtime of the outside.
     fn send(&self, request: Request) -> Result<Sending, Fault>;
+
+    /// Whether the listener of the request may emit these records, and by which producer.
+    fn may_emit(&self, request: &Request) -> Result<(), Fault>;
+
+    /// Sends records of requests that `may_emit` has passed, at once and once only, behind those of earlier calls. Where
+    /// that is not possible now, nothing is sent, and `then` is given back.
+    fn emit_now(&self, requests: &[Request], then: Acknowledged) -> Result<(), Acknowledged>;
+
+    /// Sends records of requests that `may_emit` has passed, however long that takes, in their order.
+    fn emit(&self, requests: Vec<Request>, troubled: Troubled) -> Emission;
+}
+
+/// What a call has emitted: the records leave when its handler has returned.
+#[derive(Debug)]
+pub(crate) struct Emitted {
+    pub(crate) senders: Arc<dyn Senders>,
+    pub(crate) requests: Vec<Request>,
+    pub(crate) bytes: usize,
+    /// The bytes of the last request.
+    pub(crate) last_bytes: usize,
+    /// The commit that the handler requested after that, without a wait: it follows the acknowledgement.
+    pub(crate) asked: Option<Requested>,
 }

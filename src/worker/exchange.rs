@@ -83,6 +83,7 @@ impl Worker {
             let lane = slot.and_then(|slot| slot.lanes.get_mut(id.lane.lane));
             lane.is_some_and(|lane| lane.index_of(&id.listener).is_some())
         });
+        self.emit_anew();
         self.places.clear_parked();
         let awake: Vec<u64> = self.slots.keys().copied().collect();
         for epoch in awake {

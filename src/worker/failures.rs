@@ -261,6 +261,26 @@ impl Log {
         );
     }
 
+    /// The records that it has emitted are sent again.
+    pub(super) fn not_acknowledged(&mut self, place: &Coordinates<'_>, reason: &str, tries: u32) {
+        if !tries.is_power_of_two() {
+            return;
+        }
+        let Some(left_out) = self.allow(&place.listener.name) else {
+            return;
+        };
+        let skip = skip(place);
+        say!(
+            error,
+            place,
+            left_out,
+            error = reason,
+            tries,
+            skip,
+            "emitted records are not acknowledged: the message waits with its lane"
+        );
+    }
+
     /// The message ran out of memory beside other calls, and runs again alone.
     pub(super) fn suspected(&mut self, place: &Coordinates<'_>, failure: &Failure) {
         let Some(left_out) = self.allow(&place.listener.name) else {

@@ -12,6 +12,7 @@ use crate::rules::lanes::{Lane, Stage};
 
 use super::Worker;
 use super::head::Head;
+use super::ids::RecordId;
 use super::outcomes::named;
 use super::slot::Slot;
 
@@ -78,6 +79,7 @@ impl Worker {
             outcome
         });
         self.put_back(slot);
+        self.let_start();
         outcome
     }
 
@@ -109,7 +111,12 @@ impl Worker {
                         "{place}: listener `{name}` has no dead-letter topic"
                     ));
                 }
-                if lane.progress[index].stage == Stage::Sending {
+                let id = RecordId {
+                    lane: slot.lane_id(key),
+                    listener: name.clone(),
+                };
+                if self.forwarded.contains_key(&id) && lane.progress[index].stage == Stage::Sending
+                {
                     return Err(format!("{place}: its dead letter is already on its way"));
                 }
             }
@@ -153,6 +160,11 @@ impl Worker {
         let name = head.listener().to_owned();
         // If a record of it is under way, its answer is ignored later.
         self.forwarded.remove(&head.record_id());
+        if self.emissions.give_up(&head.record_id()).is_some() {
+            head.slot.under_way -= 1;
+        }
+        let number = head.lane.number;
+        head.slot.unwritten.remove(&(number, name.clone()));
         let stage = match named(head.config, &name) {
             Some(listener) if skip.dead_letter => {
                 let failure = Failure {

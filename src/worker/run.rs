@@ -3,18 +3,18 @@
 use std::time::Instant;
 
 use crate::assignment::{self, Admits};
-use crate::config::{Config, Ordering};
+use crate::config::Config;
 use crate::failpoint::failpoint;
 use crate::kafka::Message;
 use crate::lua::{Call, Step};
 use crate::message::Record as _;
-use crate::rules::lanes::{Lane, LaneState, Lanes, Stage};
+use crate::rules::lanes::{Lane, LaneState, Stage};
 use crate::telemetry::metrics::Outcome;
 use crate::wait::Requested;
 
 use super::calls::Limits;
 use super::commit_requests::Who;
-use super::gates::{Begin, Gate};
+use super::gates::Gate;
 use super::head::Head;
 use super::slot::Slot;
 use super::suspects::Suspicion;
@@ -22,37 +22,23 @@ use super::timers::Wake;
 use super::waits::warn_of_slow;
 use super::{QUANTUM, QUANTUM_TIME, Worker};
 
-/// How many messages ahead of its call a message's description is prefetched; its bytes follow later.
-const DESCRIBED_AHEAD: usize = 4;
-const BYTES_AHEAD: usize = 2;
-
-/// librdkafka's thread wrote the messages on another core: without a prefetch each call waits for the memory.
-fn prefetch(lanes: &Lanes<Message>) {
-    if let Some(message) = lanes.fresh_behind(DESCRIBED_AHEAD) {
-        message.prefetch();
-    }
-    if let Some(message) = lanes.fresh_behind(BYTES_AHEAD) {
-        message.prefetch_bytes();
-    }
-}
-
 /// The turn of one partition.
-struct Quantum {
+pub(super) struct Quantum {
     started: Instant,
     ran: usize,
     /// `ran` at the last look at the clock.
     looked: usize,
-    limits: Limits,
+    pub(super) limits: Limits,
     /// Lanes that may not start a call in this turn; they are queued again when the turn ends. Other lanes still
     /// finish and send records, because a kept lane may wait for one of them.
     kept: Vec<u64>,
     /// A handler has paused the partition: no run begins.
-    is_held: bool,
+    pub(super) is_held: bool,
 }
 
 /// The next step of a partition's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
+pub(super) enum Next {
     /// There may be more to run.
     Continue,
     /// The lane is blocked, and other lanes may have more to run. The end of its wait wakes the lane or its
@@ -65,11 +51,11 @@ enum Next {
 }
 
 /// The result of a call.
-struct Called {
-    step: Step,
+pub(super) struct Called {
+    pub(super) step: Step,
     /// The commit request that the handler does not wait for.
-    asked: Option<Requested>,
-    next: Next,
+    pub(super) asked: Option<Requested>,
+    pub(super) next: Next,
 }
 
 impl Worker {
@@ -152,78 +138,9 @@ impl Worker {
         true
     }
 
-    /// The next message that has not begun.
-    fn run_fresh(&mut self, slot: &mut Slot, config: &Config, turn: &mut Quantum) -> Next {
-        if slot.lanes.has_open() {
-            if slot.plan.ordering == Ordering::Partition {
-                return Next::PartitionIdle;
-            }
-            let Some((number, message)) = slot.lanes.fresh() else {
-                return Next::PartitionIdle;
-            };
-            let key = slot.lane_of(number, message);
-            if slot.lanes.is_open(key) {
-                slot.lanes.defer_fresh(key);
-                return Next::Continue;
-            }
-        }
-        if turn.is_held || !self.may_start(slot, turn.limits) {
-            return Next::PartitionIdle;
-        }
-        prefetch(&slot.lanes);
-        let Some((number, message)) = slot.lanes.fresh() else {
-            return Next::PartitionIdle;
-        };
-        let offset = message.offset();
-        let begin = match slot.plan.listeners[..] {
-            [listener] => {
-                let is_plain = !slot.plan.is_retry && slot.place.suspect(offset).is_none();
-                self.gates.begin(listener, slot.partition.epoch, is_plain)
-            }
-            _ => Begin::InLane,
-        };
-        if begin == Begin::Wait {
-            return Next::PartitionIdle;
-        }
-        if let [listener] = slot.plan.listeners[..]
-            && begin == Begin::Run
-        {
-            let call = Call {
-                listener,
-                topic: &slot.partition.topic,
-                partition: slot.partition.number,
-                record: message,
-                attempt: 1,
-                is_retry: false,
-            };
-            let Called { step, asked, next } = self.call(slot, offset, config, &call, false);
-            if let Some(asked) = asked {
-                let who = Who {
-                    listener: &config.listeners[listener].name,
-                    lane: slot.lane_of(number, message),
-                    at: offset,
-                };
-                slot.ask(who, asked);
-            }
-            let taken = slot.taken.at(number);
-            if matches!(step, Step::Done) {
-                self.running.end_now();
-                self.gates.done(listener);
-                self.meter.done(listener, taken);
-                slot.place.finished(offset);
-                slot.lanes.take_fresh();
-                slot.finish(number);
-                return next;
-            }
-            self.meter.first(listener, taken);
-            return self.open_lane(slot, config, Some(step), turn);
-        }
-        self.open_lane(slot, config, None, turn)
-    }
-
     /// Opens a lane for the next message that has not begun: it needs more than one call. `step` is the result of its
     /// first call.
-    fn open_lane(
+    pub(super) fn open_lane(
         &mut self,
         slot: &mut Slot,
         config: &Config,
@@ -291,9 +208,16 @@ impl Worker {
                 lane: &mut lane,
                 index,
             };
-            if head.progress().stage == Stage::SendDue {
-                self.send(&mut head);
-                continue;
+            match head.progress().stage {
+                Stage::SendDue => {
+                    self.send(&mut head);
+                    continue;
+                }
+                Stage::Unwritten => {
+                    self.write_unwritten(&mut head);
+                    continue;
+                }
+                _ => {}
             }
             let next = self.try_run(&mut head, turn);
             if next == Next::Continue {
@@ -309,13 +233,25 @@ impl Worker {
 
     /// The head has all its outcomes: the next message of the lane gets its turn.
     fn close_lane(&mut self, slot: &mut Slot, config: &Config, key: u64, lane: Lane<Message>) {
-        slot.finish(lane.number);
         slot.place.finished(lane.message.offset());
         if lane.alone {
             // The message that was to run alone may have no listener any more.
             self.end_alone(slot.lane_id(key));
         }
-        if let Some(next) = lane.advance(slot.names(config)) {
+        let emitting = if slot.emitting.is_empty() {
+            None
+        } else {
+            slot.emitting.remove(&lane.number)
+        };
+        let next = if emitting.is_none() && !slot.unacknowledged.has(key) {
+            slot.finish(lane.number);
+            lane.advance(slot.names(config))
+        } else {
+            let (headed, next) = lane.part(slot.names(config));
+            self.end_message(slot, key, headed, emitting.unwrap_or_default());
+            next
+        };
+        if let Some(next) = next {
             slot.lanes.put(key, next);
             slot.lanes.wake(key);
         }
@@ -416,7 +352,7 @@ impl Worker {
     /// Calls a handler. `alone` is `None` for a message without a lane, else whether the call is alone in the
     /// process.
     #[inline]
-    fn call(
+    pub(super) fn call(
         &mut self,
         slot: &Slot,
         offset: i64,
@@ -441,8 +377,11 @@ impl Worker {
     }
 
     /// Whether a call of this partition may start now. If not, the end of the obstacle wakes the partition.
-    fn may_start(&mut self, slot: &Slot, limits: Limits) -> bool {
-        !self.is_kept_by_one(slot.partition.epoch) && self.places.may_start(&slot.partition, limits)
+    pub(super) fn may_start(&mut self, slot: &Slot, limits: Limits) -> bool {
+        let epoch = slot.partition.epoch;
+        !self.is_kept_by_one(epoch)
+            && self.emissions.may_start(epoch)
+            && self.places.may_start(&slot.partition, limits)
     }
 
     /// Warns of a call that held the VM for long: other partitions then have their turn.

@@ -1,6 +1,6 @@
 //! The state of one partition in one epoch, in a worker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use crate::message::Record as _;
 use crate::outgoing::retry_topic::{self, Original};
 use crate::rules::lanes::{Lane, Lanes, Stage, lane_of};
 use crate::rules::route::Plan;
+use crate::rules::unacknowledged::Unacknowledged;
 use crate::telemetry::metrics::{Outcome, Outcomes};
 use crate::telemetry::status::Blocked;
 use crate::topic_name;
@@ -19,6 +20,7 @@ use crate::wait::Requested;
 
 use super::commit_requests::{CommitRequests, Who};
 use super::ids::LaneId;
+use super::kept::{Emitting, Settled, Then, Unwritten};
 use super::taken::Taken;
 
 /// The messages are declared, hence dropped, before the partition that holds their client.
@@ -47,6 +49,12 @@ pub(super) struct Slot {
     growing: Range<u64>,
     /// Commit requests of handlers that do not wait, since the last report.
     pub(super) asks: CommitRequests,
+    /// Messages that are done but for the acknowledgement of records.
+    pub(super) unacknowledged: Unacknowledged<Settled>,
+    /// What heads of lanes have emitted, by number.
+    pub(super) emitting: HashMap<u64, Emitting>,
+    /// Records that are written again when their lane comes to them, by number and listener.
+    pub(super) unwritten: HashMap<(u64, String), Unwritten>,
 }
 
 /// A message of a retry topic that runs for no listener.
@@ -81,6 +89,9 @@ impl Slot {
             finished: Vec::new(),
             growing: 0..0,
             asks: CommitRequests::default(),
+            unacknowledged: Unacknowledged::default(),
+            emitting: HashMap::new(),
+            unwritten: HashMap::new(),
         }
     }
 
@@ -106,9 +117,7 @@ impl Slot {
                 self.finished.push(full);
             }
         }
-        if !self.blocked.is_empty() && self.blocked.remove(&number).is_some() {
-            self.show_blocked();
-        }
+        self.unblock(number);
     }
 
     /// The messages finished since the last call of this function.
@@ -121,6 +130,19 @@ impl Slot {
 
     /// A handler has requested commits and does not wait for them.
     pub(super) fn ask(&mut self, who: Who<'_>, asked: Requested) {
+        // It follows the records that the lane has emitted before.
+        if let Some(last) = self.unacknowledged.last_mut(who.lane) {
+            last.emitting.then.push(Then::Ask {
+                listener: who.listener.to_owned(),
+                at: who.at,
+                asked,
+            });
+            return;
+        }
+        self.ask_now(who, asked);
+    }
+
+    pub(super) fn ask_now(&mut self, who: Who<'_>, asked: Requested) {
         // In its own topic, the position has passed a message of a retry topic when it was put there.
         if !self.plan.is_retry {
             let by_lane = self.plan.ordering != Ordering::Partition;
@@ -128,9 +150,30 @@ impl Slot {
         }
     }
 
+    /// The emissions of the head of a lane.
+    pub(super) fn emitting(&mut self, lane: u64, number: u64) -> &mut Emitting {
+        self.emitting.entry(number).or_insert_with(|| Emitting {
+            lane,
+            ..Emitting::default()
+        })
+    }
+
+    /// Whether a message that has ended waits for no acknowledgement.
+    pub(super) fn is_final_without(&self, lane: u64, number: u64) -> bool {
+        let emitting = self.emitting.get(&number);
+        emitting.is_none_or(Emitting::is_acknowledged) && !self.unacknowledged.has(lane)
+    }
+
     pub(super) fn block(&mut self, number: u64, blocked: Blocked) {
         self.blocked.insert(number, blocked);
         self.show_blocked();
+    }
+
+    /// The reason for which the message blocked its lane has ended.
+    pub(super) fn unblock(&mut self, number: u64) {
+        if !self.blocked.is_empty() && self.blocked.remove(&number).is_some() {
+            self.show_blocked();
+        }
     }
 
     fn show_blocked(&self) {
@@ -175,7 +218,11 @@ impl Slot {
                 } else if is_among(&before.automatic, &progress.listener) {
                     match progress.stage {
                         Stage::Final => done.push((key, at, progress.listener.clone())),
-                        Stage::Running | Stage::Sending | Stage::Unsent(_) | Stage::SendDue => {
+                        Stage::Running
+                        | Stage::Sending
+                        | Stage::Unsent(_)
+                        | Stage::SendDue
+                        | Stage::Unwritten => {
                             progress.finishes_after_switch_to_manual = true;
                         }
                         // The message runs again, under manual commits.

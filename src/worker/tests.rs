@@ -1,5 +1,6 @@
 //! A worker without its thread: turn by turn, by a virtual clock that moves on wherever the worker would wait.
 
+mod emissions;
 mod ticks;
 
 use std::path::PathBuf;
@@ -34,6 +35,9 @@ struct Fixture {
     sent: u64,
     /// Numbers that were reported as finished, in that order.
     finished: Vec<u64>,
+    /// Offsets whose commit was requested, in that order.
+    asked: Vec<i64>,
+    is_drained: bool,
     _endings: UnboundedReceiver<Ending>,
     _journal: Option<Journal>,
     _folder: tempfile::TempDir,
@@ -58,12 +62,17 @@ fn bundle(listener: &str, handler: &str) -> Bundle {
 impl Fixture {
     /// `listener` has further keys of the listener's table.
     fn new(listener: &str, handler: &str) -> Self {
+        let clock = Virtual::at_ms(NOON_MS);
+        let app = App::with_clock(Clock::Virtual(clock.clone()));
+        Self::of(listener, handler, clock, app)
+    }
+
+    fn of(listener: &str, handler: &str, clock: Arc<Virtual>, app: App) -> Self {
         let bundle = Arc::new(bundle(listener, handler));
         let plan = route::plan(&bundle.config, "default", "orders").unwrap();
         let watchdog = Watchdog::start(&Supervisor::without_daemon()).unwrap();
         let pulse = watchdog.watch_current_thread("test");
-        let clock = Virtual::at_ms(NOON_MS);
-        let app = Arc::new(App::with_clock(Clock::Virtual(clock.clone())));
+        let app = Arc::new(app);
         let began = app.clock().now();
         let vm = Vm::build(&bundle, &app, &pulse).unwrap_or_else(|error| panic!("{error}"));
         let folder = tempfile::tempdir().unwrap();
@@ -94,6 +103,8 @@ impl Fixture {
             plan: Arc::new(plan),
             sent: 0,
             finished: Vec::new(),
+            asked: Vec::new(),
+            is_drained: false,
             _endings: told,
             _journal: journal,
             _folder: folder,
@@ -130,9 +141,19 @@ impl Fixture {
         let mut letters = Vec::new();
         self.partition.inbox.take(&mut letters);
         for letter in letters {
-            if let ToConsumer::Finished { finished, .. } = letter {
-                let numbers = finished.into_iter().map(|(_, numbers)| numbers);
-                self.finished.extend(numbers.flatten());
+            match letter {
+                ToConsumer::Finished { finished, asked } => {
+                    let numbers = finished.into_iter().map(|(_, numbers)| numbers);
+                    self.finished.extend(numbers.flatten());
+                    let asks = asked.into_iter().flat_map(|one| one.asks);
+                    self.asked.extend(asks.map(|ask| ask.offset));
+                }
+                ToConsumer::Commit { ask, reply, .. } => {
+                    self.asked.push(ask.offset);
+                    reply.committed(Ok(ask.offset));
+                }
+                ToConsumer::Drained(_) => self.is_drained = true,
+                _ => {}
             }
         }
         turn

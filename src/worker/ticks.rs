@@ -252,7 +252,8 @@ impl Worker {
                 self.ticks.open.insert((vm, call), open);
                 return;
             }
-            Step::Done => None,
+            // Only a message's call can emit.
+            Step::Done | Step::Emitted(_) => None,
             Step::Failed(failure) => Some(failure),
             Step::Asked(verdict) => Some(Failure::of_verdict(&verdict)),
         };

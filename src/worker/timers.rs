@@ -120,6 +120,8 @@ impl Worker {
         self.looked = now;
         for slot in self.slots.values_mut() {
             slot.lanes.each_old(Message::detach);
+            slot.unacknowledged
+                .each(|settled| settled.headed.message.detach());
         }
         self.gates.flush(now);
         self.log.tell_ended(now);

@@ -11,6 +11,7 @@ use crate::message::Record;
 use crate::message::trace::TraceId;
 use crate::rules::lanes::{Lane, LaneState, Stage};
 use crate::rules::offsets::Ask;
+use crate::wait::send::Emitted;
 use crate::wait::{Answer, Cancel, Reply, Wait, WaitId, Waits};
 
 use super::Worker;
@@ -67,13 +68,9 @@ impl Worker {
                 self.timers.set(at, Wake::Call(vm, call, id));
                 None
             }
-            Wait::Commit(offset) => {
-                let reply = self.reply(vm, call, id);
-                match of {
-                    Some((slot, open)) => self.commit(slot, offset, open, reply),
-                    None => reply.committed(Err("there is no message to commit".to_owned())),
-                }
-                None
+            Wait::Commit(offset) => self.begin_commit(of, (vm, call, id), offset, None),
+            Wait::EmitAndCommit(emitted, offset) => {
+                self.begin_commit(of, (vm, call, id), offset, Some(emitted))
             }
             Wait::Outside(job) => {
                 let reply = self.reply(vm, call, id);
@@ -82,8 +79,23 @@ impl Worker {
         }
     }
 
+    fn begin_commit(
+        &mut self,
+        of: Option<(&mut Slot, &Open)>,
+        (vm, call, id): (u64, CallId, WaitId),
+        offset: i64,
+        emitted: Option<Box<Emitted>>,
+    ) -> Option<Cancel> {
+        if let Some((slot, open)) = of {
+            return self.commit_behind(slot, open, (vm, call, id), offset, emitted);
+        }
+        let reply = self.reply(vm, call, id);
+        reply.committed(Err("there is no message to commit".to_owned()));
+        None
+    }
+
     /// The reply that brings an answer back to this worker.
-    fn reply(&self, vm: u64, call: CallId, wait: WaitId) -> Reply {
+    pub(super) fn reply(&self, vm: u64, call: CallId, wait: WaitId) -> Reply {
         let mailbox = self.mailbox.clone();
         Reply::new(move |answer| {
             mailbox.send(ToWorker::Answer {
@@ -95,7 +107,7 @@ impl Worker {
         })
     }
 
-    fn commit(&mut self, slot: &mut Slot, offset: i64, open: &Open, reply: Reply) {
+    pub(super) fn commit(&mut self, slot: &mut Slot, offset: i64, open: &Open, reply: Reply) {
         if slot.plan.is_retry {
             // In its own topic, the position has passed the message since it was put into the retry topic.
             return reply.committed(Ok(offset));
@@ -213,7 +225,8 @@ impl Worker {
             Some(Step::Waits(call, waits)) => {
                 self.suspend(slot, vm, call, waits, open, false);
             }
-            Some(step) if is_wanted => {
+            // What a removed listener has emitted leaves, too: the message does not run again.
+            Some(step) if is_wanted || matches!(step, Step::Emitted(_)) => {
                 let mut head = Head {
                     slot,
                     config,
@@ -272,7 +285,9 @@ impl Worker {
     /// Counts messages that have ended, although their lanes have had no turn since.
     pub(super) fn settle(&mut self, slot: &mut Slot) {
         let open = slot.lanes.open();
-        let ended = open.filter(|(_, lane)| lane.state() == LaneState::Finished);
+        let ended = open.filter(|(key, lane)| {
+            lane.state() == LaneState::Finished && slot.is_final_without(*key, lane.number)
+        });
         let ended: Vec<_> = ended
             .map(|(_, lane)| (lane.number, lane.message.offset()))
             .collect();

@@ -15,6 +15,7 @@ mod delays; // topics whose messages run when they are old enough
 mod dev; // init, dev and send, as a newcomer meets them
 mod distress; // when all handlers fail, or no dead letter can be sent
 mod docs; // what the documents show is what the program takes
+mod emits; // records that leave with their message
 mod ends; // offsets at the end of a partition that carry no message
 mod examples; // every example does what its README says
 mod failures; // handlers that fail

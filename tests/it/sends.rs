@@ -38,7 +38,7 @@ pub(crate) fn sending(
     (project, source, out)
 }
 
-fn values(records: &[Record]) -> Vec<String> {
+pub(crate) fn values(records: &[Record]) -> Vec<String> {
     let text = |record: &Record| {
         let value = record.value.clone().unwrap_or_default();
         String::from_utf8_lossy(&value).into_owned()

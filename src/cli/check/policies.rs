@@ -267,5 +267,9 @@ fn dead_letter_as_json(listener: &Listener, group: &str) -> Option<Json> {
 
 fn limits(listener: &Listener) -> Json {
     let limits = &listener.limits;
-    json!({ "blocking": millis(limits.blocking), "timeout": millis(limits.timeout) })
+    json!({
+        "blocking": millis(limits.blocking),
+        "timeout": millis(limits.timeout),
+        "emit": limits.emit,
+    })
 }

@@ -71,6 +71,7 @@
 ---@field app app
 ---@field consumer consumer
 ---@field commitOffsets fun(offset: integer|string, options?: { wait?: boolean }): integer?
+---@field emit fun(options: { topic: string, messages?: table[], value?: string|lightuserdata, key?: string, headers?: table, partition?: integer, timestamp?: integer, producer?: string })
 ---@field retry fun(reason?: string|{ after?: number|string, reason?: string })
 ---@field deadLetter fun(reason?: string)
 ---@field skip fun(reason?: string)

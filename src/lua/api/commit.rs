@@ -10,6 +10,7 @@ use std::ffi::c_int;
 use mlua::ffi::{self, lua_KContext, lua_State};
 
 use super::call;
+use crate::lua::CallId;
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, type_name};
 use crate::lua::suspend;
@@ -17,17 +18,50 @@ use crate::lua::vm::failure;
 use crate::nearest::suggestion;
 use crate::wait::{Answer, Requested, Wait};
 
+const NAME: &str = "ctx.commitOffsets";
 const OPTIONS: [&str; 1] = ["wait"];
 
 impl Shared {
+    /// While records of the call are on their way before a commit, or were refused there, no commit may pass them.
+    fn may_commit(&self) -> Result<(), String> {
+        if self.owing.borrow().contains(&self.call.get()) {
+            return Err(format!(
+                "`{NAME}`: an earlier commit of this call has records that are not acknowledged; await it first, and let \
+                 the call fail if it raises"
+            ));
+        }
+        Ok(())
+    }
+
+    /// What the call has emitted so far leaves first, whatever becomes of the call. Returns whether there is any.
+    fn wait_for_commit(&self, offset: i64) -> (Wait, bool) {
+        let call = self.call.get();
+        match self.take_emitted(CallId(call)) {
+            Some(emitted) => {
+                self.owing.borrow_mut().insert(call);
+                (Wait::EmitAndCommit(Box::new(emitted), offset), true)
+            }
+            None => (Wait::Commit(offset), false),
+        }
+    }
+
+    /// The call has ended. Returns whether records of it are not acknowledged that it has given to a commit.
+    pub(in crate::lua) fn owes(&self, call: CallId) -> bool {
+        let mut owing = self.owing.borrow_mut();
+        !owing.is_empty() && owing.remove(&call.0)
+    }
+
     /// A request after a verdict does not count.
     fn ask(&self, offset: i64) {
-        if !self.has_verdict() {
-            let before = self.asked.get().map_or(offset, |one| one.highest);
-            self.asked.set(Some(Requested {
-                highest: before.max(offset),
-                last: offset,
-            }));
+        if self.has_verdict() {
+            return;
+        }
+        let with = |before: Option<Requested>| Requested {
+            highest: before.map_or(offset, |one| one.highest).max(offset),
+            last: offset,
+        };
+        if !self.ask_behind_emitted(with) {
+            self.asked.set(Some(with(self.asked.get())));
         }
     }
 }
@@ -40,6 +74,7 @@ pub(in crate::lua) unsafe extern "C-unwind" fn commit_offsets(state: *mut lua_St
         let (mut offset, mut waits) = (0, true);
         shared.attempt(state, || {
             offset = offset_at(state, 1)?;
+            shared.may_commit()?;
             waits = waits_at(state, 2)?;
             Ok(0)
         });
@@ -47,13 +82,14 @@ pub(in crate::lua) unsafe extern "C-unwind" fn commit_offsets(state: *mut lua_St
             shared.ask(offset);
             return 0;
         }
-        suspend::begin(
-            state,
-            shared,
-            Wait::Commit(offset),
-            "ctx.commitOffsets",
-            committed,
-        )
+        suspend::may_wait(state, shared, NAME);
+        let (wait, has_records) = shared.wait_for_commit(offset);
+        let then = if has_records {
+            written_and_committed
+        } else {
+            committed
+        };
+        suspend::begin(state, shared, wait, NAME, then)
     }
 }
 
@@ -72,6 +108,27 @@ unsafe extern "C-unwind" fn committed(state: *mut lua_State, _: c_int, _: lua_KC
             _ => "the call that asked for this commit was given up".to_owned(),
         };
         shared.raise(state, reason)
+    }
+}
+
+/// As `committed`, behind records of the call. Without an acknowledgement of them the call owes them still.
+unsafe extern "C-unwind" fn written_and_committed(
+    state: *mut lua_State,
+    status: c_int,
+    context: lua_KContext,
+) -> c_int {
+    // SAFETY: as in `committed`.
+    unsafe {
+        let shared = Shared::of(state);
+        let answer = shared.answer.take();
+        if let Some(Answer::Unwritten(fault)) = answer {
+            shared.raise(state, fault.message);
+        }
+        if matches!(answer, Some(Answer::Committed(_))) {
+            shared.owing.borrow_mut().remove(&shared.call.get());
+        }
+        shared.answer.replace(answer);
+        committed(state, status, context)
     }
 }
 

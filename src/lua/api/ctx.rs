@@ -11,7 +11,7 @@ use mlua::ffi::{self, lua_CFunction, lua_State};
 
 use super::call::{Ctx, MESSAGE, OWN, block_at, enter, push_topic};
 use super::fields::unknown;
-use super::{app, commit, consumer, logger, trace, verdict};
+use super::{app, commit, consumer, emit, logger, trace, verdict};
 use crate::lua::shared::Frame;
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, push_bytes};
@@ -21,7 +21,7 @@ const REQUEST_CONTEXT: c_int = 2;
 const ATTRIBUTES: c_int = 3;
 const TRACE: c_int = 4;
 
-pub(in crate::lua) const FIELDS: [&str; 19] = [
+pub(in crate::lua) const FIELDS: [&str; 20] = [
     "topic",
     "partition",
     "message",
@@ -36,6 +36,7 @@ pub(in crate::lua) const FIELDS: [&str; 19] = [
     "trace",
     "app",
     "commitOffsets",
+    "emit",
     "consumer",
     "offset",
     "retry",
@@ -116,6 +117,7 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
             b"getAttr" => push_method(state, shared, get_attribute),
             b"headers" => push_method(state, shared, headers),
             b"commitOffsets" => push_method(state, shared, commit::commit_offsets),
+            b"emit" => push_method(state, shared, emit::emit),
             b"retry" => push_method(state, shared, verdict::retry),
             b"deadLetter" => push_method(state, shared, verdict::dead_letter),
             b"skip" => push_method(state, shared, verdict::skip),

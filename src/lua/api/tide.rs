@@ -6,7 +6,7 @@
 mod echo;
 mod error;
 pub(crate) mod json;
-mod kafka;
+pub(super) mod kafka;
 mod parallel;
 mod timers;
 

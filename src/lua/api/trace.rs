@@ -13,6 +13,17 @@ use crate::lua::stack::{bytes_at, push_bytes, push_outermost};
 use crate::message::Header;
 use crate::message::trace::{BAGGAGE, CARRIED, TRACEPARENT, TRACESTATE, TraceId};
 
+/// Keeps the names of the headers: a look for one then allocates nothing, and so it raises nothing.
+pub(in crate::lua) unsafe fn install(state: *mut lua_State) {
+    // SAFETY: runs protected.
+    unsafe {
+        for name in CARRIED.iter().chain(&["headers"]) {
+            push_bytes(state, name.as_bytes());
+            ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);
+        }
+    }
+}
+
 /// Replaces the message on top of the stack with the table of its trace context.
 pub(super) unsafe fn push(state: *mut lua_State, shared: &Shared) {
     // SAFETY: as in `id`; the table has room for its fields.

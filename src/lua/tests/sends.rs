@@ -6,9 +6,13 @@ use crate::config::Producer;
 use crate::lua::ProducerSource;
 use crate::lua::tests::*;
 use crate::message::Outgoing;
-use crate::wait::send::{Acks, Compression, Coordinates, Failed, Fate, Request, Senders, Sending};
+use crate::wait::send::{
+    Acknowledged, Acks, Compression, Coordinates, Emission, Failed, Fate, Request, Senders,
+    Sending, Troubled,
+};
 use crate::wait::{Cancel, Fault};
 
+mod emits;
 mod traces;
 
 /// The answer to each request.
@@ -33,6 +37,19 @@ impl ProducerSource for Source {
 }
 
 impl Senders for Set {
+    fn may_emit(&self, _: &Request) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn emit_now(&self, _: &[Request], then: Acknowledged) -> Result<(), Acknowledged> {
+        Err(then)
+    }
+
+    fn emit(&self, requests: Vec<Request>, _: Troubled) -> Emission {
+        self.0.requests.lock().unwrap().extend(requests);
+        Box::pin(async { Ok(()) })
+    }
+
     fn send(&self, request: Request) -> Result<Sending, Fault> {
         let answer = (self.0.answers)(&request);
         self.0.requests.lock().unwrap().push(request);
@@ -84,7 +101,7 @@ fn run_message(setup: &Setup, message: &OwnedRecord, answers: Answers) -> (Step,
         requests: Mutex::default(),
         answers,
     });
-    let app = Arc::new(App::with_producers(Arc::new(Source(noting.clone()))));
+    let app = Arc::new(App::default().with_producers(Arc::new(Source(noting.clone()))));
     let mut f = setup
         .build_with(&app)
         .unwrap_or_else(|error| panic!("{error}"));
@@ -428,7 +445,7 @@ fn init_lua_sends_for_no_listener() {
         requests: Mutex::default(),
         answers: written,
     });
-    let app = Arc::new(App::with_producers(Arc::new(Source(noting.clone()))));
+    let app = Arc::new(App::default().with_producers(Arc::new(Source(noting.clone()))));
     let mut f = setup
         .build_with(&app)
         .unwrap_or_else(|error| panic!("{error}"));

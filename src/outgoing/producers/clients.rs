@@ -18,6 +18,32 @@ const PAIRS_MAX: usize = 8;
 const END_GRACE: Duration = Duration::from_secs(2);
 /// The property that a topic's limit lowers.
 const BATCH: &str = "batch.size";
+/// The most clients for emitted records: one for each size of batches.
+const EMITTED_MAX: usize = 8;
+/// How long emitted records wait for others of their batch, unless the producer has a time of its own. No handler
+/// waits for them.
+const LINGER: (&str, &str) = ("linger.ms", "5");
+
+/// What a client is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// Records whose handler waits; with batches of so many bytes at most.
+    Awaited(usize),
+    /// Records whose handler has returned, in batches of just so many bytes. A topic keeps its client, and with it the
+    /// order of its records.
+    Emitted(usize),
+    /// Records that are sent again, each in a request of its own.
+    Alone,
+}
+
+impl Use {
+    fn way(self) -> Way {
+        match self {
+            Self::Awaited(_) | Self::Emitted(_) => Way::Together,
+            Self::Alone => Way::Alone,
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pair {
@@ -38,27 +64,62 @@ pub(super) struct Clients {
 struct State {
     is_closed: bool,
     made: Vec<Made>,
+    emitted: Vec<Client>,
 }
 
 struct Made {
     pair: Pair,
-    together: Option<Client>,
+    awaited: Option<Client>,
     alone: Option<Client>,
 }
 
-impl Made {
-    fn slot(&self, way: Way) -> Option<&Client> {
-        match way {
-            Way::Together => self.together.as_ref(),
-            Way::Alone => self.alone.as_ref(),
+impl State {
+    fn find(&self, pair: Pair, purpose: Use) -> Option<&Client> {
+        let made = || self.made.iter().find(|made| made.pair == pair);
+        match purpose {
+            Use::Awaited(largest) => made()?.awaited.as_ref().filter(|one| one.batch <= largest),
+            Use::Emitted(batch) => self.emitted.iter().find(|one| one.batch == batch),
+            Use::Alone => made()?.alone.as_ref(),
         }
     }
 
-    fn slot_mut(&mut self, way: Way) -> &mut Option<Client> {
-        match way {
-            Way::Together => &mut self.together,
-            Way::Alone => &mut self.alone,
+    /// Returns the client in whose place the new one comes.
+    fn put(&mut self, pair: Pair, purpose: Use, client: Client) -> Option<Client> {
+        if let Use::Emitted(batch) = purpose {
+            let old = self.emitted.iter_mut().find(|one| one.batch == batch);
+            if let Some(old) = old {
+                return Some(std::mem::replace(old, client));
+            }
+            self.emitted.push(client);
+            return None;
         }
+        let found = self.made.iter().position(|made| made.pair == pair);
+        let index = found.unwrap_or_else(|| {
+            self.made.push(Made {
+                pair,
+                awaited: None,
+                alone: None,
+            });
+            self.made.len() - 1
+        });
+        let made = &mut self.made[index];
+        match purpose {
+            Use::Alone => made.alone.replace(client),
+            _ => made.awaited.replace(client),
+        }
+    }
+
+    fn has_room(&self, pair: Pair, purpose: Use) -> bool {
+        match purpose {
+            Use::Emitted(_) => self.emitted.len() < EMITTED_MAX,
+            _ => self.made.len() < PAIRS_MAX || self.made.iter().any(|made| made.pair == pair),
+        }
+    }
+
+    fn clients(&mut self) -> impl Iterator<Item = Client> {
+        let made = std::mem::take(&mut self.made).into_iter();
+        let made = made.flat_map(|made| made.awaited.into_iter().chain(made.alone));
+        made.chain(std::mem::take(&mut self.emitted))
     }
 }
 
@@ -78,34 +139,36 @@ impl Clients {
         }
     }
 
-    /// The client of a pair, if it is there. Its batches have at most `largest` bytes.
-    pub(super) fn present(
-        &self,
-        pair: Pair,
-        way: Way,
-        largest: usize,
-    ) -> Result<Option<Arc<Producer>>, Fault> {
+    /// The client of a pair for this purpose, if it is there. Emitted records have the pair of the producer itself.
+    pub(super) fn present(&self, pair: Pair, purpose: Use) -> Result<Option<Arc<Producer>>, Fault> {
         let state = self.open()?;
-        let made = state.made.iter().find(|made| made.pair == pair);
-        let Some(client) = made.and_then(|made| made.slot(way)) else {
-            return Ok(None);
-        };
-        let fits = way == Way::Alone || client.batch <= largest;
-        Ok((fits && !client.producer.is_dead()).then(|| client.producer.clone()))
+        let client = state.find(pair, purpose);
+        let alive = client.filter(|client| !client.producer.is_dead());
+        Ok(alive.map(|client| client.producer.clone()))
     }
 
-    /// As `present`, but makes a client that is not there; one whose batches are larger ends. **The call blocks** while
-    /// librdkafka makes it. Whoever looks at the clients does not wait for that.
-    pub(super) fn get(&self, pair: Pair, way: Way, largest: usize) -> Result<Arc<Producer>, Fault> {
+    /// As `present`, but makes a client that is not there; the one in whose place it comes ends. **The call blocks**
+    /// while librdkafka makes it. Whoever looks at the clients does not wait for that.
+    pub(super) fn get(&self, pair: Pair, purpose: Use) -> Result<Arc<Producer>, Fault> {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(producer) = self.present(pair, way, largest)? {
+        if let Some(producer) = self.present(pair, purpose)? {
             return Ok(producer);
         }
-        self.has_room(pair)?;
         let name = &self.settings.name;
+        if !self.lock().has_room(pair, purpose) {
+            let message = format!(
+                "producer `{name}` has a client for each of {PAIRS_MAX} pairs of `acks` and `compression`, and no room \
+                 for a further pair"
+            );
+            return Err(Fault::new("refused", message));
+        }
         // librdkafka takes no batch of 0 bytes.
-        let batch = self.batch().min(largest).max(1);
-        let producer = self.make(pair, way, batch).map_err(|error| {
+        let batch = match purpose {
+            Use::Awaited(largest) => self.batch().min(largest).max(1),
+            Use::Emitted(batch) => batch,
+            Use::Alone => self.batch(),
+        };
+        let producer = self.make(pair, purpose, batch).map_err(|error| {
             let message = format!("producer `{name}` cannot be made: {error:#}");
             Fault::new("refused", message)
         })?;
@@ -122,16 +185,7 @@ impl Clients {
                 return Err(fault);
             }
         };
-        let found = state.made.iter().position(|made| made.pair == pair);
-        let index = found.unwrap_or_else(|| {
-            state.made.push(Made {
-                pair,
-                together: None,
-                alone: None,
-            });
-            state.made.len() - 1
-        });
-        let old = state.made[index].slot_mut(way).replace(client);
+        let old = state.put(pair, purpose, client);
         drop(state);
         if let Some(old) = old {
             self.end(old);
@@ -139,17 +193,13 @@ impl Clients {
         Ok(producer)
     }
 
-    fn has_room(&self, pair: Pair) -> Result<(), Fault> {
-        let state = self.lock();
-        if state.made.len() < PAIRS_MAX || state.made.iter().any(|made| made.pair == pair) {
-            return Ok(());
+    /// The size of the batches for a topic with this limit. There are few of them, and none is above the limit.
+    pub(super) fn batch_of_emitted(&self, limit: usize) -> usize {
+        let most = self.batch();
+        if limit >= most {
+            return most;
         }
-        let message = format!(
-            "producer `{}` has a client for each of {PAIRS_MAX} pairs of `acks` and `compression`, and no room for a \
-             further pair",
-            self.settings.name
-        );
-        Err(Fault::new("refused", message))
+        1 << limit.max(1).ilog2()
     }
 
     /// The most bytes of a batch, whatever the topic.
@@ -159,7 +209,7 @@ impl Clients {
             .unwrap_or(usize::MAX)
     }
 
-    fn make(&self, pair: Pair, way: Way, batch: usize) -> anyhow::Result<Producer> {
+    fn make(&self, pair: Pair, purpose: Use, batch: usize) -> anyhow::Result<Producer> {
         let settings = &self.settings;
         let is_idempotent = settings.is_idempotent && pair.acks == Acks::All;
         let (acks, batch) = (pair.acks.number().to_string(), batch.to_string());
@@ -177,13 +227,17 @@ impl Clients {
             ("compression.codec", pair.compression.word()),
             (BATCH, batch.as_str()),
         ]);
+        let own = settings.properties.get(LINGER.0);
+        if matches!(purpose, Use::Emitted(_)) && own.is_none_or(|own| own.text == "0") {
+            extra.push(LINGER);
+        }
         failpoint!("client-make");
         let producer = Producer::with(&producer::Settings {
             supervisor: &self.endings.supervisor,
             name: &format!("send-{}", settings.name),
             properties: &settings.properties,
             deadline: settings.timeout,
-            way,
+            way: purpose.way(),
             extra: &extra,
         })?;
         log!(
@@ -193,7 +247,7 @@ impl Clients {
             acks,
             compression = pair.compression.word(),
             batch,
-            alone = way == Way::Alone,
+            purpose = ?purpose,
             "a client of a producer was made"
         );
         Ok(producer)
@@ -202,20 +256,20 @@ impl Clients {
     pub(super) fn count(&self) -> usize {
         let state = self.lock();
         let made = state.made.iter();
-        made.map(|made| usize::from(made.together.is_some()) + usize::from(made.alone.is_some()))
-            .sum()
+        let made = made
+            .map(|made| usize::from(made.awaited.is_some()) + usize::from(made.alone.is_some()));
+        made.sum::<usize>() + state.emitted.len()
     }
 
     /// Ends every client when its records have their answers; no further one is made.
     pub(super) fn close(&self) {
-        let made = {
+        let clients: Vec<_> = {
             let mut state = self.lock();
             state.is_closed = true;
-            std::mem::take(&mut state.made)
+            state.clients().collect()
         };
-        for made in made {
-            let both = made.together.into_iter().chain(made.alone);
-            both.for_each(|client| self.end(client));
+        for client in clients {
+            self.end(client);
         }
     }
 

@@ -7,12 +7,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use crate::config;
-use crate::kafka::producer::{Producer, Way};
+use crate::kafka::producer::Producer;
 use crate::log::log;
 use crate::telemetry::metrics::ProducerSnapshot;
 use crate::wait::Fault;
+use crate::wait::send::Acks;
 
-use super::clients::{Clients, Pair};
+use super::clients::{Clients, Pair, Use};
 use super::endings::Endings;
 use super::limits::Limits;
 use super::stats::Stats;
@@ -57,11 +58,19 @@ impl Group {
         }
     }
 
+    /// A message is done by the acknowledgement of its records, so all replicas acknowledge them.
+    pub(super) fn emitted_pair(&self) -> Pair {
+        Pair {
+            acks: Acks::All,
+            compression: self.settings.compression,
+        }
+    }
+
     /// Makes the client of the producer's own settings, which connects.
     pub(super) fn connect(&self) {
         let made = self
             .clients
-            .get(self.default_pair(), Way::Together, usize::MAX);
+            .get(self.default_pair(), Use::Awaited(usize::MAX));
         if let Err(fault) = made {
             log!(
                 warn,
@@ -72,18 +81,12 @@ impl Group {
         }
     }
 
-    /// A client whose batches are no larger than `largest`. Without that limit, the present one.
-    pub(super) async fn client(
-        &self,
-        pair: Pair,
-        way: Way,
-        largest: usize,
-    ) -> Result<Arc<Producer>, Fault> {
-        if let Some(producer) = self.clients.present(pair, way, largest)? {
+    pub(super) async fn client(&self, pair: Pair, purpose: Use) -> Result<Arc<Producer>, Fault> {
+        if let Some(producer) = self.clients.present(pair, purpose)? {
             return Ok(producer);
         }
         let clients = self.clients.clone();
-        let made = tokio::task::spawn_blocking(move || clients.get(pair, way, largest)).await;
+        let made = tokio::task::spawn_blocking(move || clients.get(pair, purpose)).await;
         made.unwrap_or_else(|error| {
             let message = format!("producer `{}` cannot be made: {error}", self.settings.name);
             Err(Fault::new("internal", message))
@@ -146,6 +149,26 @@ impl Group {
             timeout_at(deadline, &mut answers).await.ok()?;
         }
         Some(self.clients.batch().min(self.limits.least(topics)))
+    }
+
+    /// What a record for this topic needs to leave at once; `None` while anything of it is not known or not there.
+    pub(super) fn ready(&self, topic: &str) -> Option<Arc<Producer>> {
+        let purpose = self.for_emitted(self.limits.known(topic)?);
+        self.clients.present(self.emitted_pair(), purpose).ok()?
+    }
+
+    pub(super) fn for_emitted(&self, limit: usize) -> Use {
+        Use::Emitted(self.clients.batch_of_emitted(limit))
+    }
+
+    /// The limit of a topic, as far as it is known.
+    pub(super) fn limit(&self, topic: &str) -> usize {
+        self.limits.least(&[topic])
+    }
+
+    /// Room for so many bytes, if there is some now.
+    pub(super) fn room_now(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
+        self.room.clone().try_acquire_many_owned(bytes).ok()
     }
 
     /// The topic accepts less than was known.

@@ -84,6 +84,14 @@ impl Limits {
         (waits, Some(question))
     }
 
+    /// The limit of a topic, if the answer to its question is there.
+    pub(super) fn known(&self, topic: &str) -> Option<usize> {
+        match self.lock().get(topic) {
+            Some(Limit::Known { bytes, until }) if Instant::now() < *until => Some(*bytes),
+            _ => None,
+        }
+    }
+
     /// The least of the known limits of these topics.
     pub(super) fn least(&self, topics: &[&str]) -> usize {
         let limits = self.lock();

@@ -15,12 +15,19 @@ use crate::message::Outgoing;
 use crate::wait::Fault;
 use crate::wait::send::{Acks, Coordinates, Failed, Fate, Request};
 
-use super::clients::Pair;
+use super::clients::{Pair, Use};
 use super::group::{Counted, Group};
 use super::stats::Stats;
 
 /// The answer to one record, by its index in the request.
 type Report = (usize, Way, Result<Acknowledged, Failure>);
+
+/// Whether a handler waits for the records, or has emitted them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Awaited,
+    Emitted,
+}
 
 /// Sends the records, whose bytes are counted, and waits for their answers.
 pub(super) async fn send(
@@ -28,6 +35,7 @@ pub(super) async fn send(
     request: Request,
     timeout: Duration,
     (counted, bytes): (Counted, u32),
+    kind: Kind,
 ) -> Result<Vec<Coordinates>, Failed> {
     let began = Instant::now();
     let mut count = Count {
@@ -35,15 +43,19 @@ pub(super) async fn send(
         began,
         open: request.records.len(),
     };
-    let pair = Pair {
-        acks: request.acks.unwrap_or(group.settings.acks),
-        compression: request.compression.unwrap_or(group.settings.compression),
+    let pair = match kind {
+        Kind::Awaited => Pair {
+            acks: request.acks.unwrap_or(group.settings.acks),
+            compression: request.compression.unwrap_or(group.settings.compression),
+        },
+        Kind::Emitted => group.emitted_pair(),
     };
     let (reports, answers) = mpsc::unbounded_channel();
     let mut call = Call {
         fates: vec![None; request.records.len()],
         records: request.records,
         function: request.function,
+        kind,
         deadline: (began + timeout).into(),
         timeout,
         held: None,
@@ -85,6 +97,7 @@ struct Call {
     group: Arc<Group>,
     pair: Pair,
     function: &'static str,
+    kind: Kind,
     records: Vec<Outgoing>,
     fates: Vec<Option<Fate>>,
     deadline: tokio::time::Instant,
@@ -113,13 +126,15 @@ impl Call {
         self.take_room(counted, bytes)
             .await
             .map_err(|fault| self.none(&fault))?;
-        let producer = self.client().await.map_err(|fault| self.none(&fault))?;
-        for index in 0..self.records.len() {
-            self.enqueue(index, Way::Together, &producer);
+        let clients = self.clients().await.map_err(|fault| self.none(&fault))?;
+        for (index, (way, producer)) in clients.iter().enumerate() {
+            self.enqueue(index, *way, producer);
         }
         self.wait(answers).await;
-        let error = producer.last_error();
-        drop(producer);
+        let error = clients
+            .iter()
+            .find_map(|(_, producer)| producer.last_error());
+        drop(clients);
         self.result(error)
     }
 
@@ -149,10 +164,14 @@ impl Call {
         Ok(())
     }
 
-    /// The client for the topics of these records.
-    async fn client(&self) -> Result<Arc<Producer>, Fault> {
+    /// The client of each record.
+    async fn clients(&self) -> Result<Vec<(Way, Arc<Producer>)>, Fault> {
         // The question for the limits of the topics needs a client, whatever its batches.
-        let any = self.made(usize::MAX).await?;
+        let most = match self.kind {
+            Kind::Awaited => Use::Awaited(usize::MAX),
+            Kind::Emitted => self.group.for_emitted(usize::MAX),
+        };
+        let any = self.made(most).await?;
         let topics: BTreeSet<&str> = self.records.iter().map(|one| one.topic.as_str()).collect();
         let topics: Vec<&str> = topics.into_iter().collect();
         let largest = self.group.largest(&any, &topics, self.deadline).await;
@@ -164,11 +183,25 @@ impl Call {
             );
             Fault::new("unreachable", message)
         })?;
-        self.made(largest).await
+        let mut clients = Vec::with_capacity(self.records.len());
+        if self.kind == Kind::Awaited {
+            let client = self.made(Use::Awaited(largest)).await?;
+            clients.resize(self.records.len(), (Way::Together, client));
+            return Ok(clients);
+        }
+        for record in &self.records {
+            let purpose = self.group.for_emitted(self.group.limit(&record.topic));
+            clients.push(match self.made(purpose).await {
+                Ok(client) => (Way::Together, client),
+                // More sizes of batches than there are clients.
+                Err(_) => (Way::Alone, self.made(Use::Alone).await?),
+            });
+        }
+        Ok(clients)
     }
 
-    async fn made(&self, largest: usize) -> Result<Arc<Producer>, Fault> {
-        let client = self.group.client(self.pair, Way::Together, largest);
+    async fn made(&self, purpose: Use) -> Result<Arc<Producer>, Fault> {
+        let client = self.group.client(self.pair, purpose);
         timeout_at(self.deadline, client).await.unwrap_or_else(|_| {
             let message = format!(
                 "no record was sent: librdkafka made no client within {}",
@@ -206,12 +239,17 @@ impl Call {
                     if failure.refusal() == Refusal::TooLarge {
                         self.group.forget(&self.records[index].topic);
                     }
+                    let is_own = way == Way::Alone || !failure.refusal().may_be_a_neighbours();
                     match self.alone(way, &failure).await {
                         Some(Ok(alone)) => {
                             self.enqueue(index, Way::Alone, &alone);
                             continue;
                         }
                         Some(Err(fault)) => Fate::Failed(fault),
+                        // In a request with others another record may have been at fault.
+                        None if is_own && failure.is_for_good() => {
+                            Fate::Refused(Fault::new(failure.kind, failure.sentence))
+                        }
                         None => Fate::Failed(Fault::new(failure.kind, failure.sentence)),
                     }
                 }
@@ -226,7 +264,7 @@ impl Call {
         if way == Way::Alone || !failure.refusal().may_be_a_neighbours() {
             return None;
         }
-        let client = self.group.client(self.pair, Way::Alone, usize::MAX);
+        let client = self.group.client(self.pair, Use::Alone);
         timeout_at(self.deadline, client).await.ok()
     }
 
@@ -266,7 +304,7 @@ impl Call {
             return Ok(written);
         }
         let first = self.fates.iter().flatten().find_map(|fate| match fate {
-            Fate::Failed(fault) => Some(fault),
+            Fate::Failed(fault) | Fate::Refused(fault) => Some(fault),
             _ => None,
         });
         let unknown = self.fates.iter().filter(|fate| fate.is_none()).count();

@@ -14,9 +14,37 @@ pub(crate) struct Lane<M> {
     /// When a rate limit let the head run, unless it has failed since. Until then it was not the head that held the
     /// lane up.
     pub(crate) admitted: Option<Instant>,
-    /// The messages behind the head, with their numbers.
-    pub(super) waiting: VecDeque<(u64, M)>,
+    /// The lane went back to the head, since a record of it was refused or late: it goes on only when what the head
+    /// emits is acknowledged.
+    pub(crate) is_strict: bool,
+    /// The messages behind the head.
+    pub(super) waiting: VecDeque<Behind<M>>,
     pub(super) is_ready: bool,
+}
+
+/// A message behind the head.
+pub(super) struct Behind<M> {
+    pub(super) number: u64,
+    pub(super) message: M,
+    /// Of a message that was the head before.
+    progress: Option<Vec<Progress>>,
+}
+
+impl<M> Behind<M> {
+    pub(super) fn new(number: u64, message: M) -> Self {
+        Self {
+            number,
+            message,
+            progress: None,
+        }
+    }
+}
+
+/// A message that was the head of a lane, or did not need one.
+pub(crate) struct Headed<M> {
+    pub(crate) number: u64,
+    pub(crate) message: M,
+    pub(crate) progress: Vec<Progress>,
 }
 
 /// The progress of one listener with the head.
@@ -48,6 +76,8 @@ pub(crate) enum Stage {
     /// Could not be sent; due to be sent again at this moment.
     Unsent(Instant),
     SendDue,
+    /// Done, and its records are to be written again, behind those of an earlier message.
+    Unwritten,
     /// It stays until a reload or an operator releases it.
     Halted,
     Final,
@@ -70,6 +100,21 @@ pub(crate) enum LaneState {
     Finished,
 }
 
+impl<M> Headed<M> {
+    /// A message that its one listener has done in its first run.
+    pub(crate) fn done(number: u64, message: M, listener: &str) -> Self {
+        Self {
+            number,
+            message,
+            progress: vec![Progress {
+                attempt: 1,
+                stage: Stage::Final,
+                ..Progress::new(listener)
+            }],
+        }
+    }
+}
+
 impl<M> Lane<M> {
     /// `names` are the listeners of the topic in the bundle in force.
     pub(crate) fn new<'a>(number: u64, message: M, names: impl Iterator<Item = &'a str>) -> Self {
@@ -79,6 +124,7 @@ impl<M> Lane<M> {
             progress: names.map(Progress::new).collect(),
             alone: false,
             admitted: None,
+            is_strict: false,
             waiting: VecDeque::new(),
             is_ready: false,
         }
@@ -96,7 +142,7 @@ impl<M> Lane<M> {
         for (index, progress) in self.progress.iter().enumerate() {
             match progress.stage {
                 Stage::Due if may_run => return LaneState::Run(index),
-                Stage::SendDue => return LaneState::Send(index),
+                Stage::SendDue | Stage::Unwritten => return LaneState::Send(index),
                 Stage::BackOff(until) | Stage::Unsent(until) => {
                     wait = Some(wait.map_or(until, |other| other.min(until)));
                 }
@@ -124,6 +170,15 @@ impl<M> Lane<M> {
         }
     }
 
+    /// The progress of a message in the lane that is its head, or was.
+    pub(crate) fn progress_of(&mut self, number: u64) -> Option<&mut Vec<Progress>> {
+        if self.number == number {
+            return Some(&mut self.progress);
+        }
+        let mut waiting = self.waiting.iter_mut();
+        waiting.find(|one| one.number == number)?.progress.as_mut()
+    }
+
     pub(crate) fn index_of(&self, listener: &str) -> Option<usize> {
         let mut progress = self.progress.iter();
         progress.position(|progress| progress.listener == listener)
@@ -133,19 +188,87 @@ impl<M> Lane<M> {
     /// message.
     pub(crate) fn advance<'a>(self, names: impl Iterator<Item = &'a str>) -> Option<Self> {
         let Self {
-            mut waiting,
-            mut progress,
-            ..
+            waiting, progress, ..
         } = self;
-        let (number, message) = waiting.pop_front()?;
-        progress.clear();
-        progress.extend(names.map(Progress::new));
-        Some(Self {
+        Self::next(waiting, progress, names)
+    }
+
+    /// As `advance`, and returns the old head, too.
+    pub(crate) fn part<'a>(
+        self,
+        names: impl Iterator<Item = &'a str>,
+    ) -> (Headed<M>, Option<Self>) {
+        let Self {
             number,
             message,
             progress,
+            waiting,
+            ..
+        } = self;
+        let headed = Headed {
+            number,
+            message,
+            progress,
+        };
+        (headed, Self::next(waiting, Vec::new(), names))
+    }
+
+    /// `room` is a vector whose content is not needed.
+    fn next<'a>(
+        mut waiting: VecDeque<Behind<M>>,
+        mut room: Vec<Progress>,
+        names: impl Iterator<Item = &'a str>,
+    ) -> Option<Self> {
+        let next = waiting.pop_front()?;
+        room.clear();
+        let mut known = next.progress.unwrap_or_default();
+        room.extend(names.map(|name| {
+            let found = known.iter().position(|progress| progress.listener == name);
+            found.map_or_else(|| Progress::new(name), |index| known.swap_remove(index))
+        }));
+        // Records of a removed listener are written all the same.
+        room.extend(known.extract_if(.., |one| one.stage == Stage::Unwritten));
+        Some(Self {
+            number: next.number,
+            message: next.message,
+            progress: room,
             alone: false,
             admitted: None,
+            is_strict: false,
+            waiting,
+            is_ready: false,
+        })
+    }
+
+    /// The lane goes back to the first of these messages, which have been its heads. The others follow it, then the
+    /// present head and what is behind that.
+    pub(crate) fn back_to(
+        messages: impl IntoIterator<Item = Headed<M>>,
+        open: Option<Self>,
+    ) -> Option<Self> {
+        let mut messages = messages.into_iter();
+        let first = messages.next()?;
+        let behind = |one: Headed<M>| Behind {
+            number: one.number,
+            message: one.message,
+            progress: Some(one.progress),
+        };
+        let mut waiting: VecDeque<_> = messages.map(behind).collect();
+        if let Some(open) = open {
+            waiting.push_back(Behind {
+                number: open.number,
+                message: open.message,
+                progress: Some(open.progress),
+            });
+            waiting.extend(open.waiting);
+        }
+        Some(Self {
+            number: first.number,
+            message: first.message,
+            progress: first.progress,
+            alone: false,
+            admitted: None,
+            is_strict: true,
             waiting,
             is_ready: false,
         })
@@ -163,7 +286,10 @@ impl<M> Lane<M> {
         }
         // A call or a record under way keeps the lane until it ends, even if its listener is removed.
         self.progress.extend(old.extract_if(.., |progress| {
-            matches!(progress.stage, Stage::Running | Stage::Sending)
+            matches!(
+                progress.stage,
+                Stage::Running | Stage::Sending | Stage::Unwritten
+            )
         }));
         old.into_iter()
             .filter(|progress| progress.stage != Stage::Final)
@@ -208,8 +334,12 @@ impl<M> Lane<M> {
         if self.number < number {
             each(&mut self.message);
         }
-        for (_, message) in self.waiting.iter_mut().take_while(|(own, _)| *own < number) {
-            each(message);
+        for behind in self
+            .waiting
+            .iter_mut()
+            .take_while(|one| one.number < number)
+        {
+            each(&mut behind.message);
         }
     }
 }

@@ -5,7 +5,7 @@
 mod answer;
 mod consumers;
 mod fields;
-mod request;
+pub(in crate::lua::api) mod request;
 
 use std::ffi::c_int;
 

@@ -49,7 +49,7 @@ fn fate(fate: &Fate, topic: &str) -> Value {
     let topic_field = (text("topic"), text(topic));
     Value::Table(match fate {
         Fate::Written(one) => coordinates(one, topic),
-        Fate::Failed(fault) => vec![
+        Fate::Failed(fault) | Fate::Refused(fault) => vec![
             topic_field,
             (text("kind"), text(fault.kind)),
             (text("error"), text(&fault.message)),

@@ -31,20 +31,45 @@ const ALL: [&str; 10] = [
 pub(super) fn send(value: Value) -> Result<Read, String> {
     let mut fields = Fields::of(value, String::new(), "a table of options", &ALL)?;
     let mut request = options(&mut fields)?;
-    let topic = topic(&mut fields)?;
-    let is_one = !fields.has("messages");
-    if is_one {
-        request.records.push(record(&mut fields, &topic)?);
-    } else {
-        let messages = fields.take("messages");
-        if let Some(flat) = RECORD.iter().find(|name| fields.has(name)) {
-            return fields.error(format!(
-                "`{flat}` stands beside `messages`; write it into each message, or leave `messages` out"
-            ));
-        }
-        request.records = records(messages, &topic, &fields.place)?;
-    }
+    let (records, is_one) = one_or_more(&mut fields)?;
+    request.records = records;
     Ok(Read { request, is_one })
+}
+
+/// The records of one topic: `messages`, or one that is written flat.
+fn one_or_more(fields: &mut Fields) -> Result<(Vec<Outgoing>, bool), String> {
+    let topic = topic(fields)?;
+    if !fields.has("messages") {
+        return Ok((vec![record(fields, &topic)?], true));
+    }
+    let messages = fields.take("messages");
+    if let Some(flat) = RECORD.iter().find(|name| fields.has(name)) {
+        return fields.error(format!(
+            "`{flat}` stands beside `messages`; write it into each message, or leave `messages` out"
+        ));
+    }
+    Ok((records(messages, &topic, &fields.place)?, false))
+}
+
+fn producer(fields: &mut Fields) -> Result<Option<String>, String> {
+    match fields.take("producer") {
+        Value::Nil => Ok(None),
+        Value::Bytes(name) => Ok(Some(String::from_utf8_lossy(&name).into_owned())),
+        other => fields.error(format!("`producer` is {}, not a name", kind(&other))),
+    }
+}
+
+/// The options of `ctx.emit`: those of `send`, without what belongs to a call that waits.
+pub(in crate::lua::api) fn emit(value: Value) -> Result<Request, String> {
+    let names = [&["topic", "messages", "producer"], &RECORD[..]].concat();
+    let mut fields = Fields::of(value, String::new(), "a table of options", &names)?;
+    let producer = producer(&mut fields)?;
+    let records = one_or_more(&mut fields)?.0;
+    Ok(Request {
+        producer,
+        records,
+        ..Request::default()
+    })
 }
 
 pub(super) fn send_batch(value: Value) -> Result<Read, String> {

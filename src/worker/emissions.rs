@@ -1,0 +1,464 @@
+//! Records that handlers have emitted. **A run that emitted is done when the brokers have acknowledged all its
+//! records**, and a message is final when those of every earlier one of its lane are, too.
+//!
+//! An emission goes *ahead*: librdkafka has its records in their order, and the lane goes on. Where that is not
+//! possible, its lane waits for it. If an emission that went ahead is not acknowledged, the lane goes back to its
+//! message (`going_back.rs`), and what it emits from then on stands behind.
+//!
+//! Only a refused record fails a run. Brokers that are away do not: the records are sent again, however long that
+//! takes, and the status shows why.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::assignment::{Emission, ToWorker};
+use crate::kafka::Message;
+use crate::log::log;
+use crate::lua::Failure;
+use crate::message::Record as _;
+use crate::rules::lanes::{Headed, Stage};
+use crate::telemetry::metrics::Outcome;
+use crate::wait::send::{Emitted, Troubled};
+use crate::wait::{Answer, Cancel, Fault, Job, Reply, Value};
+
+use super::Worker;
+use super::commit_requests::Who;
+use super::head::Head;
+use super::ids::{LaneId, RecordId};
+use super::kept::{Emitting, Kept, Settled, Share, Then, Unwritten};
+use super::outcomes::named;
+use super::slot::Slot;
+
+/// With so many bytes without an acknowledgement, no call of the worker begins.
+const BYTES_MAX: usize = 32 << 20;
+/// The pause before a message runs again whose emission ended without an answer.
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+/// Kinds that say nothing of a record: a bug, or no thread for the work.
+const NO_REFUSAL: [&str; 2] = ["internal", "busy"];
+
+/// The emissions of messages whose calls have ended.
+#[derive(Default)]
+pub(super) struct Emissions {
+    last: u64,
+    /// Those that went ahead, by number.
+    ahead: HashMap<u64, Ahead>,
+    /// Those that their lanes wait for.
+    open: HashMap<RecordId, Written>,
+    /// The bytes of all that are kept.
+    bytes: Arc<AtomicUsize>,
+    /// Partitions that wait for room, by epoch.
+    parked: Vec<u64>,
+}
+
+/// Where an emission that went ahead comes from.
+pub(super) struct Ahead {
+    pub(super) lane: LaneId,
+    /// The number of the message.
+    pub(super) number: u64,
+    pub(super) listener: String,
+}
+
+struct Written {
+    /// The number of the message.
+    number: u64,
+    emitted: Arc<Emitted>,
+    is_counted: bool,
+    tries: u32,
+    share: Share,
+    /// **Its drop gives the emission up.**
+    _cancel: Cancel,
+}
+
+impl Emissions {
+    /// Whether a call of this partition may start; if not, the partition is parked until an emission ends.
+    pub(super) fn may_start(&mut self, epoch: u64) -> bool {
+        let may = self.has_room();
+        if !may && !self.parked.contains(&epoch) {
+            self.parked.push(epoch);
+        }
+        may
+    }
+
+    fn has_room(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) < BYTES_MAX
+    }
+
+    pub(super) fn share(&self, bytes: usize) -> Share {
+        Share::new(bytes, &self.bytes)
+    }
+
+    /// No news of the emission that this lane waits for counts any more. `None`: it waits for none.
+    pub(super) fn give_up(&mut self, id: &RecordId) -> Option<Unwritten> {
+        let open = self.open.remove(id)?;
+        Some(Unwritten {
+            emitted: open.emitted,
+            is_counted: open.is_counted,
+            share: open.share,
+        })
+    }
+
+    /// The answer to an emission that went ahead does not count any more. Returns whether it was open.
+    pub(super) fn recall(&mut self, ahead: u64) -> bool {
+        self.ahead.remove(&ahead).is_some()
+    }
+
+    /// The partition is gone.
+    pub(super) fn forget_partition(&mut self, epoch: u64) {
+        self.open.retain(|id, _| id.lane.epoch != epoch);
+        self.ahead.retain(|_, one| one.lane.epoch != epoch);
+    }
+}
+
+/// Work of the outside that ends with the emission, or when it is given up.
+pub(super) fn job(emitted: &Emitted, troubled: Troubled, share: Option<Share>) -> Job {
+    let emission = emitted.senders.emit(emitted.requests.clone(), troubled);
+    Job {
+        name: "ctx.emit",
+        start: Box::new(move |mut told| {
+            Box::pin(async move {
+                let _held = share;
+                tokio::select! {
+                    result = emission => result.map(|()| Value::Nil),
+                    () = told.told() => Err(Fault::new("closed", "given up")),
+                }
+            })
+        }),
+    }
+}
+
+pub(super) fn result(answer: Answer) -> Result<(), Fault> {
+    if let Answer::Outside(result) = answer {
+        return result.map(drop);
+    }
+    let message = "a bug of Moontide ended the emission; the log has a line of the target `panic`";
+    Err(Fault::new("internal", message))
+}
+
+impl Worker {
+    /// Sends the records, and the lane goes on. They come back where that is not possible now.
+    pub(super) fn emit_ahead(
+        &mut self,
+        slot: &mut Slot,
+        (lane, number, listener): (u64, u64, &str),
+        emitted: Emitted,
+    ) -> Result<Kept, Emitted> {
+        let (mailbox, id) = (self.mailbox.clone(), self.emissions.last + 1);
+        let then = move |result| mailbox.send(ToWorker::Acknowledged { id, result });
+        let senders = emitted.senders.clone();
+        if senders.emit_now(&emitted.requests, Box::new(then)).is_err() {
+            return Err(emitted);
+        }
+        self.emissions.last = id;
+        let ahead = Ahead {
+            lane: slot.lane_id(lane),
+            number,
+            listener: listener.to_owned(),
+        };
+        self.emissions.ahead.insert(id, ahead);
+        slot.under_way += 1;
+        Ok(Kept {
+            listener: listener.to_owned(),
+            ahead: Some(id),
+            share: self.emissions.share(emitted.bytes),
+            emitted: Arc::new(emitted),
+        })
+    }
+
+    /// The run of a lane's head is done once these records are acknowledged.
+    pub(super) fn emit(&mut self, head: &mut Head<'_>, mut emitted: Emitted) -> Stage {
+        let asked = emitted.asked.take();
+        let stage = if head.lane.is_strict {
+            self.write(head, Arc::new(emitted), false)
+        } else {
+            let number = head.lane.number;
+            let listener = head.lane.progress[head.index].listener.clone();
+            match self.emit_ahead(head.slot, (head.key, number, &listener), emitted) {
+                Ok(kept) => {
+                    head.slot.emitting(head.key, number).kept.push(kept);
+                    Stage::Final
+                }
+                Err(emitted) => self.write(head, Arc::new(emitted), false),
+            }
+        };
+        if let Some(asked) = asked {
+            let listener = head.lane.progress[head.index].listener.clone();
+            let at = head.lane.message.offset();
+            let then = &mut head.slot.emitting(head.key, head.lane.number).then;
+            then.push(Then::Ask {
+                listener,
+                at,
+                asked,
+            });
+        }
+        stage
+    }
+
+    /// The lane waits until these records are acknowledged, or one is refused.
+    fn write(&mut self, head: &mut Head<'_>, emitted: Arc<Emitted>, is_counted: bool) -> Stage {
+        let share = self.emissions.share(emitted.bytes);
+        let unwritten = Unwritten {
+            emitted,
+            is_counted,
+            share,
+        };
+        self.write_again(head, unwritten)
+    }
+
+    pub(super) fn write_again(&mut self, head: &mut Head<'_>, unwritten: Unwritten) -> Stage {
+        let (id, number) = (head.record_id(), head.lane.number);
+        let (mailbox, listener, lane) = (self.mailbox.clone(), id.listener.clone(), id.lane);
+        let tell = Arc::new(move |news| {
+            mailbox.send(ToWorker::Emission {
+                epoch: lane.epoch,
+                lane: lane.lane,
+                number,
+                listener: listener.clone(),
+                news,
+            });
+        });
+        let trouble = tell.clone();
+        let troubled: Troubled = Box::new(move |fault| trouble(Emission::Troubled(fault)));
+        let job = job(&unwritten.emitted, troubled, None);
+        let reply = Reply::new(move |answer| tell(Emission::Over(result(answer))));
+        let open = Written {
+            number,
+            emitted: unwritten.emitted,
+            is_counted: unwritten.is_counted,
+            tries: 0,
+            share: unwritten.share,
+            _cancel: self.app.outside.begin(job, reply),
+        };
+        head.slot.under_way += 1;
+        self.emissions.open.insert(id, open);
+        Stage::Sending
+    }
+
+    /// News of an emission that its lane waits for.
+    pub(super) fn emission(&mut self, id: &RecordId, number: u64, news: Emission) {
+        let open = self.emissions.open.get_mut(id);
+        // Another message has the lane now, or none.
+        let Some(open) = open.filter(|open| open.number == number) else {
+            return;
+        };
+        match news {
+            Emission::Troubled(fault) => {
+                open.tries += 1;
+                let tries = open.tries;
+                self.with_head(id, |worker, head| worker.troubled(head, &fault, tries));
+            }
+            Emission::Over(result) => {
+                let is_counted = open.is_counted;
+                self.emissions.open.remove(id);
+                if let Some(slot) = self.slots.get_mut(&id.lane.epoch) {
+                    slot.under_way -= 1;
+                }
+                self.with_head(id, |worker, head| {
+                    let stage = worker.written(head, is_counted, result);
+                    head.come_to(stage);
+                });
+                self.let_start();
+            }
+        }
+    }
+
+    /// The head of the lane whose records these are.
+    fn with_head(&mut self, id: &RecordId, work: impl FnOnce(&mut Self, &mut Head<'_>)) {
+        let Some(mut slot) = self.slots.remove(&id.lane.epoch) else {
+            return;
+        };
+        let key = id.lane.lane;
+        if let Some(mut lane) = slot.lanes.take(key) {
+            if let Some(index) = lane.index_of(&id.listener) {
+                let config = self.engine.bundle().config.clone();
+                work(
+                    self,
+                    &mut Head {
+                        slot: &mut slot,
+                        config: &config,
+                        key,
+                        lane: &mut lane,
+                        index,
+                    },
+                );
+            }
+            slot.lanes.put(key, lane);
+            slot.lanes.wake(key);
+        }
+        self.put_back(slot);
+    }
+
+    fn troubled(&mut self, head: &mut Head<'_>, fault: &Fault, tries: u32) {
+        let error = format!("its records are not acknowledged: {}", fault.message);
+        head.block(self.clock.wall_ms(), &error, None);
+        if let Some(listener) = named(head.config, head.listener()) {
+            let place = self.coordinates(head, listener);
+            self.log.not_acknowledged(&place, &fault.message, tries);
+        }
+    }
+
+    fn written(
+        &mut self,
+        head: &mut Head<'_>,
+        is_counted: bool,
+        result: Result<(), Fault>,
+    ) -> Stage {
+        if let Err(fault) = result {
+            if NO_REFUSAL.contains(&fault.kind) {
+                return self.run_again(head, &fault);
+            }
+            // What was to follow the records does not.
+            let (at, listener) = (head.lane.message.offset(), head.listener().to_owned());
+            let is_own = |then: &mut Then| matches!(then, Then::Ask { at: one, listener: own, .. } if *one == at && *own == listener);
+            let emitting = head.slot.emitting(head.key, head.lane.number);
+            drop(emitting.then.extract_if(.., is_own));
+            return self.failed(head, &Failure::given_up(fault.message), None);
+        }
+        head.slot.unblock(head.lane.number);
+        if !is_counted {
+            self.count_done(head.listener(), head.id());
+        }
+        Stage::Final
+    }
+
+    /// The emission has ended without an answer of a broker: the message runs again, without the loss of an attempt.
+    fn run_again(&mut self, head: &mut Head<'_>, fault: &Fault) -> Stage {
+        self.troubled(head, fault, 1);
+        let progress = head.progress();
+        progress.attempt = progress.attempt.saturating_sub(1);
+        Stage::BackOff(self.clock.now() + AGAIN)
+    }
+
+    /// A new bundle may have repaired what keeps records from being written: their messages run again.
+    pub(super) fn emit_anew(&mut self) {
+        let is_stuck = |written: &Written| written.tries > 0;
+        let stuck = self.emissions.open.iter();
+        let stuck = stuck.filter(|(_, written)| is_stuck(written));
+        let stuck: Vec<_> = stuck.map(|(id, _)| id.clone()).collect();
+        for id in stuck {
+            self.emissions.give_up(&id);
+            if let Some(slot) = self.slots.get_mut(&id.lane.epoch) {
+                slot.under_way -= 1;
+            }
+            self.with_head(&id, |worker, head| {
+                head.slot.unblock(head.lane.number);
+                worker.gates.forget_probe(head.id());
+                let progress = head.progress();
+                progress.attempt = progress.attempt.saturating_sub(1);
+                progress.stage = Stage::Due;
+            });
+        }
+    }
+
+    /// A run that emitted counts as done at its acknowledgement.
+    fn count_done(&mut self, listener: &str, id: LaneId) {
+        if let Some(number) = self.meter.index_of(listener) {
+            self.gates.done_in(number, id);
+            self.meter.outcome(number, Outcome::Done);
+        }
+    }
+
+    /// The answer to an emission that went ahead.
+    pub(super) fn acknowledged(&mut self, id: u64, result: Result<(), Fault>) {
+        // The lane has gone back since, or the partition is gone.
+        let Some(ahead) = self.emissions.ahead.remove(&id) else {
+            return;
+        };
+        let Some(mut slot) = self.slots.remove(&ahead.lane.epoch) else {
+            return;
+        };
+        slot.under_way -= 1;
+        if let Err(fault) = result {
+            log!(
+                debug,
+                worker,
+                listener = ahead.listener,
+                topic = &*slot.partition.topic,
+                partition = slot.partition.number,
+                error = fault.message,
+                "a lane goes back: its records are not acknowledged"
+            );
+            self.go_back(&mut slot, id, &ahead);
+        } else {
+            self.count_done(&ahead.listener, ahead.lane);
+            let (lane, number) = (ahead.lane.lane, ahead.number);
+            if let Some(settled) = slot.unacknowledged.get_mut(lane, number) {
+                settled.emitting.acknowledged(id);
+                self.let_end(&mut slot, lane, number);
+            } else if let Some(emitting) = slot.emitting.get_mut(&number) {
+                emitting.acknowledged(id);
+            }
+        }
+        self.put_back(slot);
+        self.let_start();
+    }
+
+    /// An emission of a message that has ended is acknowledged: it may be final now, and those behind it.
+    fn let_end(&mut self, slot: &mut Slot, lane: u64, number: u64) {
+        let mut ended = Vec::new();
+        slot.unacknowledged
+            .acknowledged(lane, number, |number, settled| {
+                ended.push((number, settled));
+            });
+        for (number, settled) in ended {
+            slot.finish(number);
+            for then in settled.emitting.then {
+                self.follow(slot, lane, then);
+            }
+        }
+    }
+
+    /// A message has ended. It is final, unless it or an earlier one of its lane has emissions that went ahead.
+    pub(super) fn end_message(
+        &mut self,
+        slot: &mut Slot,
+        lane: u64,
+        headed: Headed<Message>,
+        emitting: Emitting,
+    ) {
+        let number = headed.number;
+        if emitting.is_acknowledged() && !slot.unacknowledged.has(lane) {
+            slot.finish(number);
+            for then in emitting.then {
+                self.follow(slot, lane, then);
+            }
+            return;
+        }
+        let open = emitting.open();
+        let settled = Settled { headed, emitting };
+        slot.unacknowledged.push(lane, number, open, settled);
+    }
+
+    /// What follows a message that is final.
+    fn follow(&mut self, slot: &mut Slot, lane: u64, then: Then) {
+        match then {
+            Then::Ask {
+                listener,
+                at,
+                asked,
+            } => slot.ask_now(
+                Who {
+                    listener: &listener,
+                    lane,
+                    at,
+                },
+                asked,
+            ),
+            Then::Commit {
+                of,
+                offset,
+                emitted,
+            } => self.go_on_to_commit(slot, of, offset, emitted),
+        }
+    }
+
+    /// There may be room for calls again.
+    pub(super) fn let_start(&mut self) {
+        if self.emissions.parked.is_empty() || !self.emissions.has_room() {
+            return;
+        }
+        for epoch in std::mem::take(&mut self.emissions.parked) {
+            self.wake(epoch);
+        }
+    }
+}

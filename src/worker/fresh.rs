@@ -1,0 +1,197 @@
+//! Messages that have not begun. Most are done by one call, and never have a lane.
+
+use crate::config::{Config, Ordering};
+use crate::kafka::Message;
+use crate::lua::{Call, Step};
+use crate::message::Record as _;
+use crate::rules::lanes::{Headed, Lanes};
+use crate::wait::send::Emitted;
+
+use super::Worker;
+use super::commit_requests::Who;
+use super::gates::Begin;
+use super::kept::{Emitting, Then};
+use super::run::{Called, Next, Quantum};
+use super::slot::Slot;
+
+/// How many messages ahead of its call a message's description is prefetched; its bytes follow later.
+const DESCRIBED_AHEAD: usize = 4;
+const BYTES_AHEAD: usize = 2;
+
+/// librdkafka's thread wrote the messages on another core: without a prefetch each call waits for the memory.
+fn prefetch(lanes: &Lanes<Message>) {
+    if let Some(message) = lanes.fresh_behind(DESCRIBED_AHEAD) {
+        message.prefetch();
+    }
+    if let Some(message) = lanes.fresh_behind(BYTES_AHEAD) {
+        message.prefetch_bytes();
+    }
+}
+
+/// A message that runs without a lane.
+struct Fresh<'a> {
+    listener: &'a str,
+    /// The lane that it would have, where anybody asks.
+    lane: u64,
+    number: u64,
+    offset: i64,
+}
+
+impl Fresh<'_> {
+    fn who(&self) -> Who<'_> {
+        Who {
+            listener: self.listener,
+            lane: self.lane,
+            at: self.offset,
+        }
+    }
+}
+
+impl Worker {
+    /// The next message that has not begun.
+    pub(super) fn run_fresh(
+        &mut self,
+        slot: &mut Slot,
+        config: &Config,
+        turn: &mut Quantum,
+    ) -> Next {
+        if slot.lanes.has_open() {
+            if slot.plan.ordering == Ordering::Partition {
+                return Next::PartitionIdle;
+            }
+            let Some((number, message)) = slot.lanes.fresh() else {
+                return Next::PartitionIdle;
+            };
+            let key = slot.lane_of(number, message);
+            if slot.lanes.is_open(key) {
+                slot.lanes.defer_fresh(key);
+                return Next::Continue;
+            }
+        }
+        if turn.is_held || !self.may_start(slot, turn.limits) {
+            return Next::PartitionIdle;
+        }
+        prefetch(&slot.lanes);
+        let Some((number, message)) = slot.lanes.fresh() else {
+            return Next::PartitionIdle;
+        };
+        let offset = message.offset();
+        let begin = match slot.plan.listeners[..] {
+            [listener] => {
+                let is_plain = !slot.plan.is_retry && slot.place.suspect(offset).is_none();
+                self.gates.begin(listener, slot.partition.epoch, is_plain)
+            }
+            _ => Begin::InLane,
+        };
+        if begin == Begin::Wait {
+            return Next::PartitionIdle;
+        }
+        if let [listener] = slot.plan.listeners[..]
+            && begin == Begin::Run
+        {
+            let call = Call {
+                listener,
+                topic: &slot.partition.topic,
+                partition: slot.partition.number,
+                record: message,
+                attempt: 1,
+                is_retry: false,
+            };
+            let called = self.call(slot, offset, config, &call, false);
+            // The common case asks for no lane: it may be the hash of a key.
+            let needs_lane = called.asked.is_some()
+                || !matches!(called.step, Step::Done)
+                || !slot.unacknowledged.is_empty();
+            let fresh = Fresh {
+                listener: &config.listeners[listener].name,
+                lane: if needs_lane {
+                    slot.lane_of(number, message)
+                } else {
+                    0
+                },
+                number,
+                offset,
+            };
+            return match self.ran_fresh(slot, listener, &fresh, called) {
+                Ok(next) => next,
+                Err(step) => self.open_lane(slot, config, Some(step), turn),
+            };
+        }
+        self.open_lane(slot, config, None, turn)
+    }
+
+    /// The first call of a message without a lane has returned. An error is its result, where it needs a lane.
+    #[inline]
+    fn ran_fresh(
+        &mut self,
+        slot: &mut Slot,
+        listener: usize,
+        fresh: &Fresh<'_>,
+        called: Called,
+    ) -> Result<Next, Step> {
+        let Called { step, asked, next } = called;
+        if let Some(asked) = asked {
+            slot.ask(fresh.who(), asked);
+        }
+        let taken = slot.taken.at(fresh.number);
+        if matches!(step, Step::Done) {
+            self.running.end_now();
+            self.gates.done(listener);
+            self.meter.done(listener, taken);
+            self.end_fresh(slot, fresh, None);
+            return Ok(next);
+        }
+        self.meter.first(listener, taken);
+        if let Step::Emitted(emitted) = step {
+            let emitted = self.emit_fresh(slot, fresh, *emitted);
+            return match emitted {
+                Ok(()) => {
+                    self.meter.ran(listener);
+                    Ok(next)
+                }
+                Err(emitted) => Err(Step::Emitted(Box::new(emitted))),
+            };
+        }
+        Err(step)
+    }
+
+    /// A message without a lane is done, and what it has emitted goes ahead. It comes back where that is not possible.
+    fn emit_fresh(
+        &mut self,
+        slot: &mut Slot,
+        fresh: &Fresh<'_>,
+        mut emitted: Emitted,
+    ) -> Result<(), Emitted> {
+        let asked = emitted.asked.take();
+        let of = (fresh.lane, fresh.number, fresh.listener);
+        let kept = self
+            .emit_ahead(slot, of, emitted)
+            .map_err(|emitted| Emitted { asked, ..emitted })?;
+        self.running.end_now();
+        let then = asked.map(|asked| Then::Ask {
+            listener: fresh.listener.to_owned(),
+            at: fresh.offset,
+            asked,
+        });
+        let emitting = Emitting {
+            lane: fresh.lane,
+            kept: vec![kept],
+            then: then.into_iter().collect(),
+        };
+        self.end_fresh(slot, fresh, Some(emitting));
+        Ok(())
+    }
+
+    /// A message without a lane is done.
+    #[inline]
+    fn end_fresh(&mut self, slot: &mut Slot, fresh: &Fresh<'_>, emitting: Option<Emitting>) {
+        slot.place.finished(fresh.offset);
+        let taken = slot.lanes.take_fresh();
+        if emitting.is_none() && !slot.unacknowledged.has(fresh.lane) {
+            slot.finish(fresh.number);
+        } else if let Some((number, message)) = taken {
+            let headed = Headed::done(number, message, fresh.listener);
+            self.end_message(slot, fresh.lane, headed, emitting.unwrap_or_default());
+        }
+    }
+}

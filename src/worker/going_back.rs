@@ -1,0 +1,166 @@
+//! A lane goes back to a message: an emission that went ahead is not acknowledged.
+//!
+//! The race that this ends: 1. the records of message 7 go ahead, then those of 8 and 9, and the handler of 10 runs;
+//! 2. those of 7 are refused with others of their request, or time out; 3. written again, they would stand behind
+//! those of 8 and 9. So the lane goes back to 7 and waits there until its records are acknowledged, or until 7 has
+//! another outcome. Then the records of 8 and 9 are written again, without another run of their handlers. The call of
+//! 10 is given up, and it runs again without the loss of an attempt. **The last copies stand in the lane's order.**
+
+use crate::kafka::Message;
+use crate::rules::lanes::{Headed, Lane, Stage};
+
+use super::Worker;
+use super::emissions::Ahead;
+use super::head::Head;
+use super::ids::RecordId;
+use super::kept::{Emitting, Kept, Settled};
+use super::slot::Slot;
+
+impl Worker {
+    /// The emission of this number is not acknowledged.
+    pub(super) fn go_back(&mut self, slot: &mut Slot, id: u64, ahead: &Ahead) {
+        let (key, number) = (ahead.lane.lane, ahead.number);
+        let taken = slot.unacknowledged.take_from(key, number);
+        let open = slot.lanes.take(key);
+        let lane = if taken.is_empty() {
+            // The message is in the lane still, since another listener runs it, or the lane has gone back before.
+            open.map(|mut lane| {
+                unwrite_in(slot, &mut lane, number, |one| one.ahead == Some(id));
+                lane
+            })
+        } else {
+            let open = open.map(|mut lane| {
+                self.preempt(slot, key, &mut lane, &ahead.listener);
+                lane
+            });
+            let mut headed = Vec::with_capacity(taken.len());
+            for (number, settled) in taken {
+                headed.push(self.unwrite(slot, number, settled, &ahead.listener));
+            }
+            Lane::back_to(headed, open)
+        };
+        if let Some(lane) = lane {
+            slot.lanes.put(key, lane);
+            slot.lanes.wake(key);
+        }
+    }
+
+    /// What the listener has emitted for this message is to be written again. Other listeners do not go back: their
+    /// emissions stay ahead.
+    fn unwrite(
+        &mut self,
+        slot: &mut Slot,
+        number: u64,
+        settled: Settled,
+        listener: &str,
+    ) -> Headed<Message> {
+        let Settled {
+            mut headed,
+            emitting: Emitting { lane, kept, then },
+        } = settled;
+        let mut ahead = Vec::new();
+        for one in kept {
+            if one.listener != listener {
+                ahead.push(one);
+                continue;
+            }
+            self.recall(slot, &one);
+            let mut progress = headed.progress.iter_mut();
+            if let Some(progress) = progress.find(|progress| progress.listener == one.listener) {
+                progress.stage = Stage::Unwritten;
+                let key = (number, one.listener.clone());
+                slot.unwritten.insert(key, one.into());
+            }
+        }
+        if !then.is_empty() || !ahead.is_empty() {
+            let emitting = slot.emitting(lane, number);
+            (emitting.kept, emitting.then) = (ahead, then);
+        }
+        headed
+    }
+
+    /// The answer to the emission does not count any more.
+    fn recall(&mut self, slot: &mut Slot, kept: &Kept) {
+        if kept.ahead.is_some_and(|ahead| self.emissions.recall(ahead)) {
+            slot.under_way -= 1;
+        }
+    }
+
+    /// The head of the lane has its turn again later: a call of it is given up, and its records are written again.
+    fn preempt(&mut self, slot: &mut Slot, key: u64, lane: &mut Lane<Message>, listener: &str) {
+        let id = slot.lane_id(key);
+        if let Some((vm, call)) = self.calls.of_lane(id.epoch, key) {
+            self.calls.remove(vm, call);
+            self.engine.cancel(vm, call);
+            slot.under_way -= 1;
+            self.running.end(id);
+            self.leave(&slot.partition);
+        }
+        for progress in &mut lane.progress {
+            match progress.stage {
+                Stage::Running => {
+                    progress.attempt = progress.attempt.saturating_sub(1);
+                    progress.stage = Stage::Due;
+                }
+                Stage::Sending => {
+                    let record = RecordId {
+                        lane: id,
+                        listener: progress.listener.clone(),
+                    };
+                    progress.stage = match self.emissions.give_up(&record) {
+                        Some(unwritten) => {
+                            slot.under_way -= 1;
+                            let key = (lane.number, record.listener);
+                            slot.unwritten.insert(key, unwritten);
+                            Stage::Unwritten
+                        }
+                        // A record for another topic: its answer finds another head, and it is sent again.
+                        None => Stage::SendDue,
+                    };
+                }
+                _ => {}
+            }
+        }
+        let number = lane.number;
+        for one in unwrite_in(slot, lane, number, |one| one.listener == listener) {
+            if self.emissions.recall(one) {
+                slot.under_way -= 1;
+            }
+        }
+        self.end_alone(id);
+        self.gates.forget_probe(id);
+    }
+
+    /// The lane has come to a message whose records are to be written again.
+    pub(super) fn write_unwritten(&mut self, head: &mut Head<'_>) {
+        let key = (head.lane.number, head.listener().to_owned());
+        head.progress().stage = match head.slot.unwritten.remove(&key) {
+            Some(unwritten) => self.write_again(head, unwritten),
+            None => Stage::Due,
+        };
+    }
+}
+
+/// These emissions of a message in the lane are to be written again. Returns the numbers of those without an answer.
+fn unwrite_in(
+    slot: &mut Slot,
+    lane: &mut Lane<Message>,
+    number: u64,
+    is_meant: impl Fn(&Kept) -> bool,
+) -> Vec<u64> {
+    let Some(emitting) = slot.emitting.get_mut(&number) else {
+        return Vec::new();
+    };
+    let kept: Vec<_> = emitting.kept.extract_if(.., |one| is_meant(one)).collect();
+    let mut open = Vec::new();
+    for one in kept {
+        open.extend(one.ahead);
+        let mut progress = lane.progress_of(number).into_iter().flatten();
+        if let Some(progress) = progress.find(|progress| progress.listener == one.listener) {
+            progress.stage = Stage::Unwritten;
+            let key = (number, one.listener.clone());
+            slot.unwritten.insert(key, one.into());
+        }
+    }
+    open
+}
