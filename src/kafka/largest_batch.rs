@@ -28,11 +28,8 @@ impl Producer {
         let names: Vec<CString> = names
             .collect::<Result<_, _>>()
             .map_err(|_| Error::fatal("a topic name with a NUL byte"))?;
-        let request = AdminRequest {
-            api: sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS,
-            broker: None,
-            timeout,
-        };
+        let api = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS;
+        let request = AdminRequest::new(api, timeout);
         let kind = sys::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
         let rk = self.native();
         // SAFETY: the handle is alive. The resources are destroyed once, after the request, which copies them.

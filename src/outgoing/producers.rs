@@ -4,7 +4,6 @@
 //! a new one only for a change. A producer that no set has any more ends when its records have their answers.
 
 mod clients;
-mod endings;
 mod group;
 mod limits;
 mod sending;
@@ -15,6 +14,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
+use super::endings::Endings;
 use crate::config::{self, Config, DEFAULT_PRODUCER, Produced};
 use crate::duration::short;
 use crate::lua::ProducerSource;
@@ -25,7 +25,6 @@ use crate::threads::supervisor::Supervisor;
 use crate::wait::Fault;
 use crate::wait::send::{Request, Senders, Sending};
 
-use endings::Endings;
 use group::Group;
 use stats::Stats;
 

@@ -13,9 +13,9 @@ use crate::telemetry::metrics::ProducerSnapshot;
 use crate::wait::Fault;
 
 use super::clients::{Clients, Pair};
-use super::endings::Endings;
 use super::limits::Limits;
 use super::stats::Stats;
+use crate::outgoing::endings::Endings;
 
 pub(super) struct Group {
     pub(super) settings: config::Producer,
