@@ -4,6 +4,7 @@
 //! `file`, and `Debug` shows no secret. Nothing in here touches the network, and of the disk only files that the
 //! configuration refers to.
 
+mod admin;
 mod agree;
 mod consumers;
 mod error;
@@ -67,6 +68,10 @@ pub(crate) struct Config {
     pub(crate) consumers: Vec<Consumer>,
     /// The producers of handlers; the one of `[producerConfig]` is named `default`, and comes first.
     pub(crate) producers: Vec<Producer>,
+    /// `[kafka.admin]`.
+    pub(crate) admin: Admin,
+    /// That of the admin client; `None` without brokers. Its keys are those of `[kafkaConfig]`.
+    pub(crate) connection: Option<Connection>,
     /// In the order of declaration.
     pub(crate) listeners: Vec<Listener>,
     pub(crate) lua: Lua,
@@ -121,6 +126,30 @@ pub(crate) struct Producer {
     pub(crate) metadata_max_age: Duration,
     /// Whether the file has its table: then it connects at the start, and not at the first send.
     pub(crate) is_written: bool,
+}
+
+/// What handlers may do by `tide.kafka.admin`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Admin {
+    /// The names of functions.
+    pub(crate) allow: Vec<String>,
+}
+
+/// A connection that neither consumes nor sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Connection {
+    /// All properties of librdkafka, by its names.
+    pub(crate) properties: BTreeMap<String, Value>,
+    /// `requestTimeout`: how long a call waits that names no time itself.
+    pub(crate) request_timeout: Duration,
+}
+
+impl Connection {
+    /// The addresses of the brokers, for errors.
+    pub(crate) fn addresses(&self) -> &str {
+        let addresses = self.properties.get("bootstrap.servers");
+        addresses.map_or("", |addresses| &addresses.text)
+    }
 }
 
 /// Topics to which a listener may send.

@@ -1,11 +1,11 @@
 //! Kafka, as the rest of the program needs it. **Only this module names rdkafka**, and it knows nothing of Lua.
 //!
 //! The consumer has a handle of its own (`client`), since the crate's consumers return one message a call. `queries`
-//! and `descriptions` have its requests to the brokers, and `admin_request` what those of the admin API share. `list`
-//! and `message` are its data, `error` classifies errors, and `connection` has the steps of its connections.
+//! and `descriptions` have its requests to the brokers. `admin_request` has what those of the admin API share, and the
+//! requests of handlers. `list` and `message` are its data, `error` classifies errors, and `connection` has the steps of its connections.
 
 pub(crate) mod admin;
-mod admin_request;
+pub(crate) mod admin_request;
 mod callbacks;
 mod client;
 mod connection;

@@ -16,7 +16,7 @@ mod vm;
 
 use std::time::Duration;
 
-pub(crate) use attributes::{App, ProducerSource};
+pub(crate) use attributes::{AdminSource, App, ProducerSource};
 pub(crate) use loader::{Loader, Unloaded};
 pub(crate) use vm::Vm;
 pub(crate) use vm::beat::Pulse;

@@ -1,7 +1,9 @@
 //! Records that leave: dead letters and retry records, the topics that they need, and the outbox that sends them; and
-//! the producers of handlers.
+//! the producers and the admin client of handlers.
 
+pub(crate) mod admin;
 pub(crate) mod dead_letter;
+mod endings;
 pub(crate) mod failed_message;
 pub(crate) mod outbox;
 pub(crate) mod producers;

@@ -3,6 +3,7 @@
 //! A handler asks for a [`Wait`] and is suspended; whoever serves the wait answers by a [`Reply`]. To give a wait up is to
 //! drop its [`Cancel`]: the work hears of it and ends in its own way, so that no connection is left half used.
 
+pub(crate) mod admin;
 pub(crate) mod send;
 
 use std::fmt;

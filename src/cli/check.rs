@@ -176,6 +176,9 @@ fn as_text(Good { bundle, warnings }: &Good) -> String {
         }
         properties(&mut text, &producer.properties);
     }
+    let allow = config.admin.allow.join(", ");
+    let allow = if allow.is_empty() { "nothing" } else { &allow };
+    line(&mut text, format_args!("admin: handlers may call {allow}"));
     line(
         &mut text,
         format_args!(
@@ -224,6 +227,7 @@ fn as_json(Good { bundle, warnings }: &Good) -> Json {
         "warnings": warnings,
         "consumers": config.consumers.iter().map(consumer_as_json).collect::<Vec<_>>(),
         "producers": config.producers.iter().map(producers::as_json).collect::<Vec<_>>(),
+        "admin": { "allow": config.admin.allow },
         "listeners": config.listeners.iter().map(|listener| policies::as_json(listener, group(config, listener))).collect::<Vec<_>>(),
         "lua": {
             "handlers": config.lua.handlers,

@@ -31,6 +31,8 @@ use super::unit::{Millis, Size};
 pub(super) struct File {
     /// The connection to Kafka. Every consumer inherits it and may override any key.
     pub(super) kafka_config: Client,
+    /// What handlers may do with the cluster, beside consuming and sending.
+    pub(super) kafka: Kafka,
     /// The default consumer, and the default of every named one.
     pub(super) consumer_config: Consumer,
     /// Further consumers by name. A listener uses one with `consumer = "name"`.
@@ -51,6 +53,24 @@ pub(super) struct File {
     pub(super) daemon: Daemon,
     /// The HTTP server of metrics and probes; absent: no server.
     pub(super) http: Option<Http>,
+}
+
+/// What handlers may do with the cluster, beside consuming and sending.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Kafka {
+    /// The admin client of handlers, `tide.kafka.admin`.
+    pub(super) admin: Admin,
+}
+
+/// The admin client of handlers, `tide.kafka.admin`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Admin {
+    /// The functions that handlers may call; absent: those that change nothing.
+    pub(super) allow: Option<Vec<String>>,
 }
 
 /// Topics bound to a handler, with the policies for their messages.

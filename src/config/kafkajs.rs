@@ -58,6 +58,16 @@ pub(super) fn consumer(consumer: &Consumer, folder: &Path) -> (Properties, Vec<C
     (mapping.properties, complaints)
 }
 
+/// Everything that librdkafka is told of a connection that neither consumes nor sends, but its pass-through table.
+pub(super) fn connection(client: &Client, folder: &Path) -> (Properties, Vec<Complaint>) {
+    let mut mapping = Mapping {
+        folder,
+        properties: Properties::new(),
+    };
+    let complaints = mapping.connection(client);
+    (mapping.properties, complaints)
+}
+
 impl Mapping<'_> {
     fn set(&mut self, name: &str, value: impl Display, keys: &'static [&'static str]) {
         self.properties.insert(

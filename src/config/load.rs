@@ -14,7 +14,8 @@ use super::file::File;
 use super::scene::Scene;
 use super::tree::{self, Tree};
 use super::{
-    Config, Errors, agree, consumers, interpolate, listeners, made, process, producers, shape,
+    Config, Errors, admin, agree, consumers, interpolate, listeners, made, process, producers,
+    shape,
 };
 use crate::config::Sources;
 
@@ -150,6 +151,7 @@ fn resolve(
 ) -> Config {
     let consumers = consumers::resolve(file, &listeners::used_consumers(file), scene);
     let producers = producers::resolve(file, scene);
+    let admin = admin::admin(file, scene);
     let listeners = listeners::resolve(file, sources, scene);
     let made = made::of(listeners.iter().map(|(_, listener)| listener), &consumers);
     agree::check(&listeners, &made, scene);
@@ -158,10 +160,13 @@ fn resolve(
     let log = process::log(file, scene, environment);
     let daemon = process::daemon(file, scene, environment);
     let http = process::http(file, scene);
+    let connection = admin::connection(file, scene);
     Config {
         path: path.to_owned(),
         consumers,
         producers,
+        admin,
+        connection,
         listeners: listeners
             .into_iter()
             .map(|(_, listener)| listener)

@@ -62,6 +62,8 @@ fn every_key_of_the_schema_stands_in_the_reference() {
         ("ClientRetry", ".kafkaConfig.retry"),
         ("SslTable", ".kafkaConfig.ssl"),
         ("Sasl", ".kafkaConfig.sasl"),
+        ("Kafka", ".kafka"),
+        ("Admin", ".kafka.admin"),
         ("Consumer", ".consumerConfig"),
         ("Producer", ".producerConfig"),
         ("Policies", ".listenerDefaults"),

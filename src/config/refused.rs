@@ -91,6 +91,7 @@ fn file(key: &str) -> Option<&'static str> {
         "listener" | "handlers" | "topics" => {
             Some("write a `[[listeners]]` for each topic and handler")
         }
+        "admin" => Some("write `[kafka.admin]` with `allow`, the functions that handlers may call"),
         "producer" => Some("write `[producerConfig]`, or a further producer as `[producers.NAME]`"),
         "subscription" | "runConfig" | "ordering" | "onError" | "retry" | "deadLetter"
         | "breaker" | "limits" | "rateLimit" | "delay" => {

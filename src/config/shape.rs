@@ -16,8 +16,9 @@ use crate::kafka::property::{self, Role};
 use crate::nearest::nearest;
 
 /// Where a key that stands in the wrong table belongs, by the name of the table's type.
-const TABLES: [(&str, &str); 16] = [
+const TABLES: [(&str, &str); 17] = [
     ("Client", "`[kafkaConfig]`"),
+    ("Admin", "`[kafka.admin]`"),
     ("Consumer", "`[consumerConfig]`"),
     ("Producer", "`[producerConfig]`"),
     ("Policies", "`[[listeners]]` or `[listenerDefaults]`"),

@@ -16,6 +16,7 @@ use crate::crash::exclusive::Exclusive;
 use crate::crash::journal::{Journal, Page};
 use crate::log::log;
 use crate::lua::{App, Loader, Ticket, Unloaded, Vm, Watchdog};
+use crate::outgoing::admin::Admins;
 use crate::outgoing::producers::Producers;
 use crate::outgoing::required_topics::RequiredTopic;
 use crate::rules::config_changes::Difference;
@@ -43,6 +44,7 @@ pub(super) struct Fleet {
     bundle: Arc<Bundle>,
     app: Arc<App>,
     producers: Arc<Producers>,
+    admins: Arc<Admins>,
     watchdog: Arc<Watchdog>,
     loader: Loader,
     supervisor: Supervisor,
@@ -176,7 +178,9 @@ impl Fleet {
         let watchdog = Arc::new(Watchdog::start(&supervisor)?);
         let mut loader = Loader::new(watchdog.clone(), supervisor.clone(), at_late_end);
         let producers = Arc::new(Producers::new(&supervisor));
-        let app = Arc::new(App::default().with_producers(producers.clone()));
+        let admins = Arc::new(Admins::new(&supervisor));
+        let app = App::default().with_producers(producers.clone());
+        let app = Arc::new(app.with_admins(admins.clone()));
         let bundle = Arc::new(bundle);
         let vms = match load::vms(&mut loader, &Ticket::default(), &bundle, &app) {
             Ok(vms) => vms,
@@ -192,6 +196,7 @@ impl Fleet {
             bundle,
             app,
             producers,
+            admins,
             watchdog,
             loader,
             supervisor,
@@ -433,6 +438,7 @@ impl Fleet {
         }
         in_time &= topics.join(deadline + AFTER_DRAIN);
         in_time &= end_outside(&self.app, deadline + AFTER_DRAIN);
+        in_time &= self.admins.close(deadline);
         in_time
             & self
                 .producers

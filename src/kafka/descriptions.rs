@@ -40,10 +40,10 @@ impl Client {
             .filter_map(|topic| CString::new(&**topic).ok())
             .collect();
         let mut names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
+        let api = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
         let request = AdminRequest {
-            api: sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
             broker: Some(broker),
-            timeout,
+            ..AdminRequest::new(api, timeout)
         };
         let rk = self.rk.as_ptr();
         // SAFETY: the handle is alive. The collection is destroyed once, after the request, which copies the names.

@@ -84,6 +84,10 @@ impl Error {
         format!("{:?}", self.code)
     }
 
+    pub(super) fn code(&self) -> Code {
+        self.code
+    }
+
     pub(crate) fn class(&self) -> Class {
         match self.code {
             // The client itself reports that it cannot continue.

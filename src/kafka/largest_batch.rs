@@ -31,10 +31,12 @@ impl Producer {
             .collect::<Result<_, _>>()
             .map_err(|_| Error::fatal("a topic name with a NUL byte"))?;
         let deadline = Instant::now() + timeout;
+        let broker = self.broker_for_questions(timeout)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let api = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS;
         let request = AdminRequest {
-            api: sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS,
-            broker: self.broker_for_questions(timeout)?,
-            timeout: deadline.saturating_duration_since(Instant::now()),
+            broker,
+            ..AdminRequest::new(api, left.max(Duration::from_millis(1)))
         };
         let kind = sys::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
         let rk = self.native();

@@ -1,5 +1,5 @@
-//! The parts that all VMs of the process share: attributes, the runtime of the outside, producers, the schedule of
-//! timers, and the clock.
+//! The parts that all VMs of the process share: attributes, the runtime of the outside, producers, admin clients, the
+//! schedule of timers, and the clock.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::rules::timers::Timers;
 use crate::threads::outside::Outside;
 use crate::wait::Value;
+use crate::wait::admin::Admin;
 use crate::wait::send::Senders;
 
 use super::control::Consumers;
@@ -18,6 +19,12 @@ use super::control::Consumers;
 pub(crate) trait ProducerSource: fmt::Debug + Send + Sync {
     /// Connects to no broker yet.
     fn open(&self, config: &Arc<Config>) -> Arc<dyn Senders>;
+}
+
+/// Where VMs get the admin client of their configuration from.
+pub(crate) trait AdminSource: fmt::Debug + Send + Sync {
+    /// Connects to no broker yet.
+    fn open(&self, config: &Arc<Config>) -> Arc<dyn Admin>;
 }
 
 /// Shared by all workers and bundles.
@@ -33,6 +40,8 @@ pub(crate) struct App {
     pub(crate) timers: Mutex<Timers>,
     /// `None` where no handler runs: in `moontide check`.
     producers: Option<Arc<dyn ProducerSource>>,
+    /// `None` there, too.
+    admins: Option<Arc<dyn AdminSource>>,
     attributes: RwLock<Attributes>,
 }
 
@@ -66,6 +75,18 @@ impl App {
             producers: Some(producers),
             ..self
         }
+    }
+
+    #[must_use]
+    pub(crate) fn with_admins(self, admins: Arc<dyn AdminSource>) -> Self {
+        Self {
+            admins: Some(admins),
+            ..self
+        }
+    }
+
+    pub(super) fn admin(&self, config: &Arc<Config>) -> Option<Arc<dyn Admin>> {
+        self.admins.as_ref().map(|source| source.open(config))
     }
 
     pub(super) fn senders(&self, config: &Arc<Config>) -> Option<Arc<dyn Senders>> {

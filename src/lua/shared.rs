@@ -22,6 +22,7 @@ use crate::bundle::Bundle;
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::rules::timers::Timer;
+use crate::wait::admin::Admin;
 use crate::wait::send::{Emitted, Senders};
 use crate::wait::{Answer, Fault, Requested, Value, Wait, WaitId, Waits};
 
@@ -123,6 +124,8 @@ pub(super) struct Shared {
     pub(super) producers: Vec<String>,
     /// `None` where no handler runs.
     pub(super) senders: Option<Arc<dyn Senders>>,
+    /// The admin client of the configuration; `None` there, too.
+    pub(super) admin: Option<Arc<dyn Admin>>,
     /// The listener of the running slice, by index; `None` in init.lua and in ticks.
     pub(super) listener: Cell<Option<usize>>,
     /// Handlers, by index of the listener.
@@ -189,6 +192,7 @@ impl Shared {
         Self {
             clock: app.clock().clone(),
             senders: app.senders(config),
+            admin: app.admin(config),
             app,
             sources: Arc::clone(&bundle.sources),
             path: config.lua.path.clone(),

@@ -173,6 +173,7 @@ fn start(state: *mut lua_State, shared: &Shared, entry: &Entry) -> bool {
     let caller = Caller {
         listener: shared.listener.get(),
         senders: shared.senders.as_deref(),
+        admin: shared.admin.as_deref(),
         trace: &|| trace::carried(state, shared),
     };
     let values = arguments(state, shared, entry.path);

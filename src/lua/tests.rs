@@ -1,5 +1,6 @@
 //! Handlers in a real VM: one `Fixture` a test, handlers as text.
 
+mod admin;
 mod calls;
 mod commits;
 mod consumer;
@@ -258,6 +259,8 @@ fn config(setup: &Setup, listeners: Vec<Listener>) -> Config {
             request_timeout: Duration::from_secs(30),
         }],
         producers: setup.producers.clone(),
+        admin: crate::config::Admin { allow: Vec::new() },
+        connection: None,
         listeners,
         lua: Lua {
             handlers: PathBuf::from("/etc/moontide/handlers"),

@@ -5,7 +5,6 @@
 
 mod clients;
 mod emission;
-mod endings;
 mod group;
 mod limits;
 mod sending;
@@ -16,6 +15,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
+use super::endings::Endings;
 use crate::config::{self, Config, DEFAULT_PRODUCER, Produced};
 use crate::duration::short;
 use crate::lua::ProducerSource;
@@ -26,7 +26,6 @@ use crate::threads::supervisor::Supervisor;
 use crate::wait::Fault;
 use crate::wait::send::{Acknowledged, Emission, Request, Senders, Sending, Troubled};
 
-use endings::Endings;
 use group::Group;
 use stats::Stats;
 

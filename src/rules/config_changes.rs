@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-use crate::config::{Config, Consumer, Daemon, Http, Listener, Log, Lua, Producer};
+use crate::config::{Admin, Config, Consumer, Daemon, Http, Listener, Log, Lua, Producer};
 
 /// When the new value of a key takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,13 @@ rows! {
     HTTP: Http {
         listen: Restart "http.listen",
         stall_after: Live "http.stallAfter",
+    }
+}
+
+rows! {
+    /// Keys of `[kafka.admin]`: each bundle has its own rights. The connection has those of consumers.
+    ADMIN: Admin {
+        allow: Live "kafka.admin.allow",
     }
 }
 
@@ -201,6 +208,8 @@ fn process_keys(class: Class, old: &Config, new: &Config) -> Vec<String> {
         path: _,
         consumers: _,
         producers: _,
+        admin,
+        connection: _,
         listeners: _,
         lua,
         log,
@@ -214,6 +223,7 @@ fn process_keys(class: Class, old: &Config, new: &Config) -> Vec<String> {
         _ => Vec::new(),
     };
     [
+        changed(ADMIN, class, admin, &new.admin),
         changed(LUA, class, lua, &new.lua),
         changed(LOG, class, log, &new.log),
         changed(DAEMON, class, daemon, &new.daemon),

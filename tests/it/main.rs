@@ -4,6 +4,7 @@
 
 mod support;
 
+mod admin; // topics, groups and settings by `tide.kafka.admin`
 mod automatic; // when automatic listeners commit, and how much of a topic runs at once
 mod check; // what `moontide check` refuses, word for word, and what it prints
 mod commits; // what is committed, and when

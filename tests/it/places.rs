@@ -17,13 +17,13 @@ use crate::support::wait::{DEADLINE, stays, wait_for};
 
 const HTTP: &str = "[http]\nlisten = \"127.0.0.1:0\"\nstallAfter = \"5m\"";
 /// Whoever has no rule may do everything; a topic or group with a rule is for those that a rule allows.
-const AUTHORIZER: &str = "
+pub(crate) const AUTHORIZER: &str = "
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 allow.everyone.if.no.acl.found=true
 ";
 
 /// Adds or removes rules for everybody, on `--topic orders` or `--group g`.
-fn acl(kafka: &Kafka, change: &str, rule: &[&str]) {
+pub(crate) fn acl(kafka: &Kafka, change: &str, rule: &[&str]) {
     let output = java()
         .arg("org.apache.kafka.tools.AclCommand")
         .args(["--bootstrap-server", &kafka.bootstrap(), change, "--force"])

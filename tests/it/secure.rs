@@ -275,6 +275,60 @@ fn a_broker_that_nobody_vouches_for_is_refused() {
     );
 }
 
+/// The admin client of handlers has the connection of `[kafkaConfig]`.
+#[test]
+fn the_admin_client_asks_through_scram_over_tls() {
+    let Some(secure) = secure() else { return };
+    let (project, _) = secure.project(
+        &secure.passwords,
+        "ssl = { ca = \"ca.pem\" }\n\
+         sasl = { mechanism = \"scram-sha-256\", username = \"bob\", password = \"${file:password}\" }",
+    );
+    project.replace_handler(
+        "orders.lua",
+        r#"
+        local record, tide = require "record", require "tide"
+        return { handle = function(message, ctx)
+          assert(#tide.kafka.admin.listTopics() > 0)
+          record.line("done", message, ctx, #tide.kafka.admin.describeCluster().brokers)
+        end }
+        "#,
+    );
+    let daemon = Daemon::start(&project);
+    let done = project.wait_for_entries("done", 3, DEADLINE);
+    assert!(done.iter().all(|one| one.extra == "1"), "{done:?}");
+    assert_shows_no_secret(&daemon, &project);
+    daemon.stop();
+}
+
+/// A wrong password is an error of the call, with its reason.
+#[test]
+fn an_admin_client_with_a_wrong_password_raises_unreachable() {
+    let Some(secure) = secure() else { return };
+    let (project, _) = secure.project(
+        &secure.passwords,
+        "ssl = { ca = \"ca.pem\" }\n\
+         sasl = { mechanism = \"scram-sha-256\", username = \"bob\", password = \"wrong-p4ss-word\" }",
+    );
+    project.handler(
+        "init.lua",
+        r#"
+        local tide = require "tide"
+        return { start = function()
+          local ok, err = pcall(tide.kafka.admin.listTopics, { timeout = "3s" })
+          error("seen " .. err.kind .. ": " .. err.message, 0)
+        end }
+        "#,
+    );
+    let mut daemon = Daemon::spawn(&project);
+    let code = daemon.exit_code(DEADLINE);
+    assert_ne!(code, 0);
+    let log = daemon.log_text();
+    assert!(log.contains("seen unreachable"), "{log}");
+    assert!(log.to_lowercase().contains("authentication"), "{log}");
+    assert!(!log.contains("wrong-p4ss-word"), "{log}");
+}
+
 /// A client without TLS at a port with TLS, and the other way.
 #[test]
 fn a_port_with_another_security_is_told_with_the_key_that_may_be_wrong() {

@@ -48,6 +48,9 @@ pub(super) fn adjust(config: &mut Config, address: &str) {
     for producer in &mut config.producers {
         replace_address(&mut producer.properties, address);
     }
+    if let Some(connection) = &mut config.connection {
+        replace_address(&mut connection.properties, address);
+    }
     for listener in &mut config.listeners {
         listener.from_beginning = true;
         listener.retry.max_delay = listener.retry.max_delay.min(RETRY_MAX);

@@ -8,6 +8,7 @@ use mlua::ffi::{lua_CFunction, lua_State};
 
 use crate::lua::shared::Shared;
 use crate::message::Header;
+use crate::wait::admin::Admin;
 use crate::wait::send::Senders;
 use crate::wait::{Fault, Job, Value};
 
@@ -36,6 +37,8 @@ pub(in crate::lua) struct Caller<'c> {
     pub(in crate::lua) listener: Option<usize>,
     /// `None` where no handler runs.
     pub(in crate::lua) senders: Option<&'c dyn Senders>,
+    /// `None` there, too.
+    pub(in crate::lua) admin: Option<&'c dyn Admin>,
     /// The trace headers of the message that the call handles; none without a message.
     pub(in crate::lua) trace: &'c dyn Fn() -> Vec<Header>,
 }
@@ -54,7 +57,7 @@ impl Module {
     pub(in crate::lua) fn fields(&self, modules: &[Self]) -> Vec<&'static str> {
         let inner = modules.iter().filter_map(|module| {
             let name = module.path.strip_prefix(self.path)?.strip_prefix('.')?;
-            (name != "echo").then_some(name)
+            (name != "echo" && !name.contains('.')).then_some(name)
         });
         let own = self.entries.iter().map(|entry| entry.name);
         let mut names: Vec<_> = own.chain(inner).collect();

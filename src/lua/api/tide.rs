@@ -80,6 +80,7 @@ pub(in crate::lua) const MODULES: &[Module] = &[
     error::MODULE,
     json::MODULE,
     kafka::MODULE,
+    kafka::ADMIN,
 ];
 
 /// The type definitions of `tide` for `LuaLS`.
@@ -99,17 +100,33 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
         kafka::install(state, shared);
         for module in MODULES {
             push_module(state, shared, module);
-            if let Some(name) = module.path.strip_prefix("tide.") {
-                push_bytes(state, name.as_bytes());
-                ffi::lua_insert(state, -2);
-                // The metatable of `tide` is bypassed, since it knows only the fields of its own list.
-                ffi::lua_rawset(state, -3);
-            }
+            put_into_parent(state, module.path);
         }
         ffi::luaL_getsubtable(state, ffi::LUA_REGISTRYINDEX, ffi::LUA_LOADED_TABLE);
         ffi::lua_insert(state, -2);
         ffi::lua_setfield(state, -2, c"tide".as_ptr());
         ffi::lua_pop(state, 1);
+    }
+}
+
+/// Takes the table of a module from the stack, and makes it a field of its parent, `tide` below it or a module in that.
+/// `tide` itself has none, and stays.
+unsafe fn put_into_parent(state: *mut lua_State, path: &str) {
+    let Some((parents, name)) = path.rsplit_once('.') else {
+        return;
+    };
+    // SAFETY: runs protected. Metatables are bypassed, since they know only the fields of their own lists.
+    unsafe {
+        ffi::lua_pushvalue(state, -2);
+        for parent in parents.split('.').skip(1) {
+            push_bytes(state, parent.as_bytes());
+            ffi::lua_rawget(state, -2);
+            ffi::lua_remove(state, -2);
+        }
+        push_bytes(state, name.as_bytes());
+        ffi::lua_pushvalue(state, -3);
+        ffi::lua_rawset(state, -3);
+        ffi::lua_pop(state, 2);
     }
 }
 

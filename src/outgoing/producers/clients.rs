@@ -10,7 +10,7 @@ use crate::log::log;
 use crate::wait::Fault;
 use crate::wait::send::{Acks, Compression};
 
-use super::endings::Endings;
+use crate::outgoing::endings::Endings;
 
 /// Each client has threads and connections.
 const PAIRS_MAX: usize = 8;

@@ -9,12 +9,12 @@ use tokio::time::{Instant, timeout_at};
 use crate::config;
 use crate::kafka::producer::Producer;
 use crate::log::log;
+use crate::outgoing::endings::Endings;
 use crate::telemetry::metrics::ProducerSnapshot;
 use crate::wait::Fault;
 use crate::wait::send::Acks;
 
 use super::clients::{Clients, Pair, Use};
-use super::endings::Endings;
 use super::limits::Limits;
 use super::stats::Stats;
 

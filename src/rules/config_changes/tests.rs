@@ -140,6 +140,14 @@ fn the_order_of_consumers_means_nothing() {
 }
 
 #[test]
+fn the_rights_of_the_admin_client_are_live() {
+    check(
+        |new| new.admin.allow = vec!["createTopics".into()],
+        |expected| expected.live = names(&["kafka.admin.allow"]),
+    );
+}
+
+#[test]
 fn producers_come_go_and_change_by_name() {
     let named = |name: &str| crate::config::Producer {
         name: name.into(),

@@ -1,7 +1,9 @@
-//! `tide.kafka`: records that a handler sends, and whose acknowledgement it waits for; the consumers by name.
+//! `tide.kafka`: records that a handler sends, and whose acknowledgement it waits for; the consumers by name, and the
+//! admin client.
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
+mod admin;
 mod answer;
 mod consumers;
 mod fields;
@@ -20,6 +22,8 @@ use crate::message::trace::carry_on;
 use crate::nearest::suggestion;
 use crate::wait::send::Request;
 use crate::wait::{Fault, Job, Value};
+
+pub(super) use admin::MODULE as ADMIN;
 
 pub(super) const MODULE: Module = Module {
     path: "tide.kafka",

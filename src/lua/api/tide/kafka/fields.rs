@@ -55,9 +55,14 @@ fn unknown(place: &str, key: &Value, names: &[&str]) -> String {
             let nearest = suggestion(&key, names);
             format!("{place} knows no option `{key}`, {nearest}")
         }
-        Value::Integer(1) => format!(
-            "{place} has a list where named fields are expected; write records into `messages`"
-        ),
+        Value::Integer(1) => {
+            let hint = if names.contains(&"messages") {
+                "write records into `messages`".to_owned()
+            } else {
+                suggestion("", names)
+            };
+            format!("{place} has a list where named fields are expected; {hint}")
+        }
         other => format!(
             "{place} has {} as the name of an option; {}",
             kind(other),

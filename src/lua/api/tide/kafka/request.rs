@@ -142,7 +142,7 @@ fn compression(fields: &mut Fields) -> Result<Option<Compression>, String> {
     Ok(compression)
 }
 
-fn timeout(fields: &mut Fields) -> Result<Option<Duration>, String> {
+pub(super) fn timeout(fields: &mut Fields) -> Result<Option<Duration>, String> {
     let value = fields.take("timeout");
     let timeout = match &value {
         Value::Nil => return Ok(None),
@@ -161,7 +161,7 @@ fn timeout(fields: &mut Fields) -> Result<Option<Duration>, String> {
     Ok(timeout)
 }
 
-fn topic(fields: &mut Fields) -> Result<String, String> {
+pub(super) fn topic(fields: &mut Fields) -> Result<String, String> {
     match fields.take("topic") {
         Value::Bytes(name) => {
             let name = String::from_utf8_lossy(&name).into_owned();
@@ -302,7 +302,7 @@ fn timestamp(fields: &mut Fields) -> Result<Option<i64>, String> {
 }
 
 /// An integer, also one that Lua's division made a float.
-fn whole(value: &Value) -> Option<i64> {
+pub(super) fn whole(value: &Value) -> Option<i64> {
     match value {
         Value::Integer(number) => Some(*number),
         Value::Number(number) if number.fract() == 0.0 && number.abs() < 2f64.powi(53) => {
@@ -313,7 +313,7 @@ fn whole(value: &Value) -> Option<i64> {
 }
 
 /// A value for errors: numbers and short strings themselves, else the type.
-fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &Value) -> String {
     match value {
         Value::Integer(number) => number.to_string(),
         Value::Number(number) => number.to_string(),

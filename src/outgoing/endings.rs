@@ -12,8 +12,8 @@ const LOOK: Duration = Duration::from_millis(10);
 /// How long the drop of a client may take beyond its records.
 const DROP_MAX: Duration = Duration::from_secs(10);
 
-pub(super) struct Endings {
-    pub(super) supervisor: Supervisor,
+pub(in crate::outgoing) struct Endings {
+    pub(in crate::outgoing) supervisor: Supervisor,
     state: Mutex<State>,
 }
 
@@ -25,7 +25,7 @@ struct State {
 }
 
 impl Endings {
-    pub(super) fn new(supervisor: &Supervisor) -> Self {
+    pub(in crate::outgoing) fn new(supervisor: &Supervisor) -> Self {
         Self {
             supervisor: supervisor.clone(),
             state: Mutex::default(),
@@ -33,7 +33,12 @@ impl Endings {
     }
 
     /// Ends a client when its records have their answers, at the latest after `within`.
-    pub(super) fn end(self: &Arc<Self>, name: &str, producer: Arc<Producer>, within: Duration) {
+    pub(in crate::outgoing) fn end(
+        self: &Arc<Self>,
+        name: &str,
+        producer: Arc<Producer>,
+        within: Duration,
+    ) {
         let endings = self.clone();
         let until = Instant::now() + within;
         let body = move |_| {
@@ -60,7 +65,7 @@ impl Endings {
     }
 
     /// Waits for all of them. Returns whether all have ended.
-    pub(super) fn close(&self, deadline: Instant) -> bool {
+    pub(in crate::outgoing) fn close(&self, deadline: Instant) -> bool {
         let threads = {
             let mut state = self.lock();
             state.deadline = Some(deadline);
@@ -75,7 +80,7 @@ impl Endings {
     }
 
     #[cfg(test)]
-    pub(super) fn running(&self) -> usize {
+    pub(in crate::outgoing) fn running(&self) -> usize {
         let state = self.lock();
         let threads = state.threads.iter();
         threads.filter(|thread| !thread.has_ended()).count()
