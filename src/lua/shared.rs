@@ -155,6 +155,8 @@ pub(super) struct Shared {
     faults: RefCell<Vec<Arc<Fault>>>,
     /// The commit request of the slice that runs, or that ran last.
     pub(super) asked: Cell<Option<Requested>>,
+    /// Whether any call has an entry in the two below: most handlers emit nothing.
+    pub(super) emits: Cell<bool>,
     /// What calls have emitted that have not ended.
     pub(super) emitted: RefCell<HashMap<u64, Emitted>>,
     /// Calls whose awaited commit had records to write first, until it is answered.
@@ -233,6 +235,7 @@ impl Shared {
             fault: RefCell::default(),
             faults: RefCell::default(),
             asked: Cell::new(None),
+            emits: Cell::new(false),
             emitted: RefCell::default(),
             owing: RefCell::default(),
             verdict: RefCell::default(),

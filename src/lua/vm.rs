@@ -296,9 +296,19 @@ impl Vm {
     }
 
     /// What the call has emitted leaves now, and in no other case.
+    #[inline]
     fn done(&self, id: CallId) -> Step {
+        if self.shared.emits.get() {
+            return self.done_with_records(id);
+        }
+        Step::Done
+    }
+
+    fn done_with_records(&self, id: CallId) -> Step {
         let emitted = self.shared.take_emitted(id);
-        if self.shared.owes(id) {
+        let owes = self.shared.owes(id);
+        self.shared.look_for_emitted();
+        if owes {
             // The handler caught the error of a commit, or gave the commit up.
             let message = "`ctx.emit`: records of this call that a commit was to write first are not acknowledged";
             return Step::Failed(Failure::given_up(message.to_owned()));
@@ -308,8 +318,11 @@ impl Vm {
 
     /// The call has ended in another way than done.
     fn emits_nothing(&self, id: CallId) {
-        self.shared.take_emitted(id);
-        self.shared.owes(id);
+        if self.shared.emits.get() {
+            self.shared.take_emitted(id);
+            self.shared.owes(id);
+            self.shared.look_for_emitted();
+        }
     }
 
     fn ended_by(&self, id: CallId, verdict: Verdict) -> Step {

@@ -31,7 +31,7 @@ fn prefetch(lanes: &Lanes<Message>) {
 /// A message that runs without a lane.
 struct Fresh<'a> {
     listener: &'a str,
-    /// The lane that it would have, where anybody asks.
+    /// The lane that it would have.
     lane: u64,
     number: u64,
     offset: i64,
@@ -98,17 +98,22 @@ impl Worker {
                 is_retry: false,
             };
             let called = self.call(slot, offset, config, &call, false);
-            // The common case asks for no lane: it may be the hash of a key.
-            let needs_lane = called.asked.is_some()
-                || !matches!(called.step, Step::Done)
-                || !slot.unacknowledged.is_empty();
+            if matches!(called.step, Step::Done)
+                && called.asked.is_none()
+                && slot.unacknowledged.is_empty()
+            {
+                // The common case asks for no lane, which may be the hash of a key.
+                self.running.end_now();
+                self.gates.done(listener);
+                self.meter.done(listener, slot.taken.at(number));
+                slot.place.finished(offset);
+                slot.lanes.take_fresh();
+                slot.finish(number);
+                return called.next;
+            }
             let fresh = Fresh {
                 listener: &config.listeners[listener].name,
-                lane: if needs_lane {
-                    slot.lane_of(number, message)
-                } else {
-                    0
-                },
+                lane: slot.lane_of(number, message),
                 number,
                 offset,
             };
@@ -121,7 +126,6 @@ impl Worker {
     }
 
     /// The first call of a message without a lane has returned. An error is its result, where it needs a lane.
-    #[inline]
     fn ran_fresh(
         &mut self,
         slot: &mut Slot,
@@ -183,7 +187,6 @@ impl Worker {
     }
 
     /// A message without a lane is done.
-    #[inline]
     fn end_fresh(&mut self, slot: &mut Slot, fresh: &Fresh<'_>, emitting: Option<Emitting>) {
         slot.place.finished(fresh.offset);
         let taken = slot.lanes.take_fresh();

@@ -47,8 +47,7 @@ impl Shared {
 
     /// The call has ended. Returns whether records of it are not acknowledged that it has given to a commit.
     pub(in crate::lua) fn owes(&self, call: CallId) -> bool {
-        let mut owing = self.owing.borrow_mut();
-        !owing.is_empty() && owing.remove(&call.0)
+        self.owing.borrow_mut().remove(&call.0)
     }
 
     /// A request after a verdict does not count.

@@ -35,12 +35,13 @@ fn header_bytes(headers: &[Header]) -> usize {
 impl Shared {
     /// Takes what a call has emitted.
     pub(in crate::lua) fn take_emitted(&self, call: CallId) -> Option<Emitted> {
-        let mut emitted = self.emitted.borrow_mut();
-        // Most handlers emit nothing: for them this is one comparison.
-        if emitted.is_empty() {
-            return None;
-        }
-        emitted.remove(&call.0)
+        self.emitted.borrow_mut().remove(&call.0)
+    }
+
+    /// The call has ended, and has no entry any more.
+    pub(in crate::lua) fn look_for_emitted(&self) {
+        let is_any = !self.emitted.borrow().is_empty() || !self.owing.borrow().is_empty();
+        self.emits.set(is_any);
     }
 
     /// A commit after a record that the running call has emitted. Returns whether there is such a record.
@@ -95,6 +96,7 @@ impl Shared {
             carry_on(&mut record.headers, trace);
         }
         senders.may_emit(&request)?;
+        self.emits.set(true);
         let one = all.entry(self.call.get()).or_insert_with(|| Emitted {
             senders: senders.clone(),
             requests: Vec::new(),
