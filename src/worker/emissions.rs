@@ -331,9 +331,13 @@ impl Worker {
 
     /// A new bundle may have repaired what keeps records from being written: their messages run again.
     pub(super) fn emit_anew(&mut self) {
-        let is_stuck = |written: &Written| written.tries > 0;
+        // What a removed listener has emitted leaves, too: its message does not run again.
+        let is_stuck = |id: &RecordId, written: &Written| {
+            let slot = self.slots.get(&id.lane.epoch);
+            written.tries > 0 && slot.is_some_and(|slot| slot.wants(&id.listener))
+        };
         let stuck = self.emissions.open.iter();
-        let stuck = stuck.filter(|(_, written)| is_stuck(written));
+        let stuck = stuck.filter(|(id, written)| is_stuck(id, written));
         let stuck: Vec<_> = stuck.map(|(id, _)| id.clone()).collect();
         for id in stuck {
             self.emissions.give_up(&id);

@@ -7,7 +7,7 @@
 //! 10 is given up, and it runs again without the loss of an attempt. **The last copies stand in the lane's order.**
 
 use crate::kafka::Message;
-use crate::rules::lanes::{Headed, Lane, Stage};
+use crate::rules::lanes::{Headed, Lane, Progress, Stage};
 
 use super::Worker;
 use super::emissions::Ahead;
@@ -65,12 +65,9 @@ impl Worker {
                 continue;
             }
             self.recall(slot, &one);
-            let mut progress = headed.progress.iter_mut();
-            if let Some(progress) = progress.find(|progress| progress.listener == one.listener) {
-                progress.stage = Stage::Unwritten;
-                let key = (number, one.listener.clone());
-                slot.unwritten.insert(key, one.into());
-            }
+            Progress::unwrite(&mut headed.progress, &one.listener);
+            let key = (number, one.listener.clone());
+            slot.unwritten.insert(key, one.into());
         }
         if !then.is_empty() || !ahead.is_empty() {
             let emitting = slot.emitting(lane, number);
@@ -155,9 +152,8 @@ fn unwrite_in(
     let mut open = Vec::new();
     for one in kept {
         open.extend(one.ahead);
-        let mut progress = lane.progress_of(number).into_iter().flatten();
-        if let Some(progress) = progress.find(|progress| progress.listener == one.listener) {
-            progress.stage = Stage::Unwritten;
+        if let Some(progress) = lane.progress_of(number) {
+            Progress::unwrite(progress, &one.listener);
             let key = (number, one.listener.clone());
             slot.unwritten.insert(key, one.into());
         }

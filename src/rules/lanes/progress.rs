@@ -345,6 +345,16 @@ impl<M> Lane<M> {
 }
 
 impl Progress {
+    /// The records of this listener are to be written again. A reload may have removed the listener since.
+    pub(crate) fn unwrite(all: &mut Vec<Self>, listener: &str) {
+        let found = all.iter().position(|one| one.listener == listener);
+        let index = found.unwrap_or_else(|| {
+            all.push(Self::new(listener));
+            all.len() - 1
+        });
+        all[index].stage = Stage::Unwritten;
+    }
+
     pub(super) fn new(listener: &str) -> Self {
         Self {
             listener: listener.to_owned(),
