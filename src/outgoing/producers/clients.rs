@@ -111,7 +111,10 @@ impl State {
 
     fn has_room(&self, pair: Pair, purpose: Use) -> bool {
         match purpose {
-            Use::Emitted(_) => self.emitted.len() < EMITTED_MAX,
+            Use::Emitted(batch) => {
+                self.emitted.len() < EMITTED_MAX
+                    || self.emitted.iter().any(|one| one.batch == batch)
+            }
             _ => self.made.len() < PAIRS_MAX || self.made.iter().any(|made| made.pair == pair),
         }
     }
@@ -139,7 +142,7 @@ impl Clients {
         }
     }
 
-    /// The client of a pair for this purpose, if it is there. Emitted records have the pair of the producer itself.
+    /// The client of a pair for this purpose, if it is there. Emitted records have one pair.
     pub(super) fn present(&self, pair: Pair, purpose: Use) -> Result<Option<Arc<Producer>>, Fault> {
         let state = self.open()?;
         let client = state.find(pair, purpose);
