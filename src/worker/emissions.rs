@@ -289,11 +289,16 @@ impl Worker {
     }
 
     fn troubled(&mut self, head: &mut Head<'_>, fault: &Fault, tries: u32) {
-        let error = format!("its records are not acknowledged: {}", fault.message);
+        let cure = match fault.kind {
+            "notFound" => "; create the topic, or repair its name and reload",
+            _ => "",
+        };
+        let reason = format!("{}{cure}", fault.message);
+        let error = format!("its records are not acknowledged: {reason}");
         head.block(self.clock.wall_ms(), &error, None);
         if let Some(listener) = named(head.config, head.listener()) {
             let place = self.coordinates(head, listener);
-            self.log.not_acknowledged(&place, &fault.message, tries);
+            self.log.not_acknowledged(&place, &reason, tries);
         }
     }
 

@@ -86,7 +86,11 @@ fn a_missing_topic_holds_the_lane_until_it_is_made() {
         line.is("emitted records are not acknowledged: the message waits with its lane")
     };
     let line = daemon.wait_line("the log says so", is_it);
-    assert!(line.field("error").contains(&missing), "{line:?}");
+    let error = line.field("error");
+    assert!(
+        error.contains(&missing) && error.contains("create the topic"),
+        "{error}"
+    );
     let made = kafka.topic_named(missing, 1);
     assert_eq!(values(&kafka.read(&made.name, 1, 1)), ["0"]);
 
