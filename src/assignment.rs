@@ -10,6 +10,7 @@ use crate::bundle::Bundle;
 use crate::config::Config;
 use crate::kafka;
 use crate::lua::control::Holdable;
+use crate::lua::control::observers::PartitionEvent;
 use crate::lua::{CallId, Vm};
 use crate::outgoing::outbox::{Outbox, Refused};
 use crate::outgoing::required_topics::RequiredTopic;
@@ -21,7 +22,7 @@ use crate::rules::start_offset::{Policy, Start};
 use crate::telemetry::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::telemetry::status::Blocked;
 use crate::threads::mailbox::Mailbox;
-use crate::wait::{Answer, Fault, Reply, Requested, WaitId};
+use crate::wait::{Answer, Fault, Reply, Requested, Value, WaitId};
 
 /// With more partitions than this, a partition without messages in flight frees the memory that it had for them.
 pub(crate) const MANY: usize = 64;
@@ -152,6 +153,11 @@ pub(crate) enum ToConsumer {
     },
     /// The result of the lookup thread.
     Answered(Answered),
+    /// This worker's observers of the event have ended.
+    Observed {
+        id: u64,
+        worker: usize,
+    },
     /// Another bundle is in force in every worker.
     Reload(Arc<Bundle>),
     /// Before such a bundle: finish the running calls of topics that it does not have.
@@ -248,9 +254,28 @@ pub(crate) enum ToWorker {
     Order(Order),
     /// A handler has resumed the partition: its runs may begin.
     Wake(Arc<Partition>),
+    /// Partitions of a consumer come or go: the observers of the event are to run.
+    Observe(Arc<Observed>),
     /// The daemon stops: no tick of a timer begins any more, and those that run end until this moment.
     EndTicks(Instant),
     Stop,
+}
+
+/// An event that observers are to hear of.
+pub(crate) struct Observed {
+    /// Unique in the consumer.
+    pub(crate) id: u64,
+    pub(crate) event: PartitionEvent,
+    /// What an observer is given.
+    pub(crate) argument: Arc<Value>,
+    /// The epochs of partitions that go.
+    pub(crate) epochs: Vec<u64>,
+    /// Calls of these partitions may end before the observers begin, until this moment.
+    pub(crate) begins_at: Instant,
+    /// Observers that still run are given up then.
+    pub(crate) ends_at: Instant,
+    /// The mailbox of the consumer, if it waits for the end of the observers.
+    pub(crate) inbox: Option<Arc<Mailbox<ToConsumer>>>,
 }
 
 /// What becomes of the records that a message has emitted.

@@ -23,6 +23,7 @@ pub(crate) mod lookups;
 mod lost_offsets;
 mod membership;
 mod not_due;
+mod observers;
 mod pauses;
 mod phase;
 mod report;
@@ -60,6 +61,7 @@ use connections::Connections;
 use held::{Held, Stage};
 use intake::Intake;
 use known_topics::KnownTopics;
+use observers::Observations;
 use phase::Phase;
 use report::State;
 use subscription::Topics;
@@ -91,6 +93,7 @@ pub(crate) struct Consumer {
     topics: Topics,
     watch: TopicWatch,
     phase: Phase,
+    observations: Observations,
     held: HashMap<PartitionKey, Held>,
     intake: Intake,
     commits: Commits,
@@ -167,6 +170,7 @@ impl Consumer {
             control,
             lookups,
             phase: Phase::default(),
+            observations: Observations::default(),
             held: HashMap::new(),
             intake: Intake::new(epochs, ahead),
             commits: Commits::default(),
@@ -354,6 +358,7 @@ impl Consumer {
             ToConsumer::Answered(Answered::Described { id, described }) => {
                 self.described(id, described, now);
             }
+            ToConsumer::Observed { id, worker } => self.observations.ended(id, worker),
             ToConsumer::Reload(bundle) => self.reload(bundle, now),
             ToConsumer::Retire { bundle, done } => self.retire(bundle, done, now),
             // The receiver is gone if the send fails.

@@ -20,6 +20,7 @@ mod head;
 mod ids;
 mod kept;
 mod meter;
+mod observers;
 mod operator_commands;
 mod outcomes;
 pub(crate) mod rates;
@@ -62,6 +63,7 @@ use forwarding::Forwarded;
 use gates::Gates;
 use ids::{LaneId, RecordId};
 use meter::Meter;
+use observers::Observers;
 use rates::Rates;
 use slot::Slot;
 use suspects::{Gatekeeper, Running};
@@ -109,6 +111,7 @@ pub(crate) struct Worker {
     gatekeeper: Gatekeeper,
     timers: Timers,
     ticks: Ticks,
+    observers: Observers,
     unreported: Unreported,
     log: failures::Log,
     /// When messages that wait for long were last looked for.
@@ -204,6 +207,7 @@ impl Worker {
             gatekeeper: Gatekeeper::new(start.solo, start.index),
             timers: Timers::default(),
             ticks: Ticks::new(start.index),
+            observers: Observers::default(),
             unreported: Unreported::default(),
             log: failures::Log::new(clock.clone()),
             looked: now,
@@ -246,6 +250,7 @@ impl Worker {
         self.fire(now);
         self.look(now);
         self.run_ticks(now);
+        self.run_observers(now);
         self.end_ticks(now);
         if self.stops && self.ticks.is_idle() {
             failpoint!("worker-stop");
@@ -277,9 +282,17 @@ impl Worker {
             return Turn::Busy;
         }
         self.report();
-        let look_at = self.clock.now() + TURN;
+        let now = self.clock.now();
+        let look_at = now + TURN;
         let tick = self.next_tick();
-        let others = [down_until, self.timers.next(), self.gates.next_try(), tick];
+        let event = self.next_event(now);
+        let others = [
+            down_until,
+            self.timers.next(),
+            self.gates.next_try(),
+            tick,
+            event,
+        ];
         Turn::Until(others.into_iter().flatten().fold(look_at, Instant::min))
     }
 
@@ -338,6 +351,7 @@ impl Worker {
             }
             // None of its messages has come here.
             ToWorker::Wake(_) => {}
+            ToWorker::Observe(event) => self.observe(event),
             ToWorker::EndTicks(deadline) => self.ticks.end_until(deadline),
             ToWorker::Stop => {
                 self.stops = true;
@@ -474,14 +488,5 @@ impl Worker {
     /// Reports finished messages and commit requests to the consumers.
     fn report(&mut self) {
         self.unreported.report();
-    }
-}
-
-#[cfg(feature = "micro")]
-impl Worker {
-    /// Takes turns until no work is left.
-    pub(crate) fn take(&mut self, letter: ToWorker) {
-        let mut letters = vec![letter];
-        while self.turn(&mut letters) == Turn::Busy {}
     }
 }

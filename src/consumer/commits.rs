@@ -20,7 +20,7 @@ use crate::rules::start_offset;
 use super::Consumer;
 use super::commit_requests::{Unheard, Waiter};
 use super::epoch::Unsent;
-use super::held::{Held, TopicState};
+use super::held::{Held, Observed, TopicState};
 use super::trouble::{Subject, line_limits};
 
 /// The longest time between commits without a configured interval or threshold.
@@ -92,6 +92,12 @@ impl Commits {
 }
 
 impl Held {
+    /// Whether the last commit comes after the observers of the revocation. A handler that waits for its commit does
+    /// not wait for them: they begin when calls have ended.
+    fn waits_for_observers(&self) -> bool {
+        self.observed == Observed::Going && !self.epoch.unsent.awaited
+    }
+
     /// Whether there is something to commit.
     pub(super) fn needs_commit(&self) -> bool {
         self.position_moved() || self.metadata_changed()
@@ -223,10 +229,11 @@ impl Consumer {
         }
         let bundle = self.bundle.number;
         let mut waiters = std::mem::take(&mut self.commits.waiters);
-        let due = self
-            .held
-            .values_mut()
-            .filter(|held| held.due_now(now, &mut None) || (everything && held.needs_commit()));
+        let are_observed = !self.observations.are_over(now);
+        let due = self.held.values_mut().filter(|held| {
+            !(are_observed && held.waits_for_observers())
+                && (held.due_now(now, &mut None) || (everything && held.needs_commit()))
+        });
         let (mut sent, mut list) = (Vec::new(), Vec::new());
         for held in due {
             let (partition, target) = (held.epoch.partition.clone(), held.epoch.tracker.target());
@@ -279,7 +286,11 @@ impl Consumer {
             .iter()
             .map(|waiter| waiter.deadline)
             .min();
+        let are_observed = !self.observations.are_over(now);
         for held in self.held.values() {
+            if are_observed && held.waits_for_observers() {
+                continue;
+            }
             if held.due_now(now, &mut at) {
                 // Due already; only the pause after a failed commit delays it.
                 at = Some(self.commits.not_before.unwrap_or(now));

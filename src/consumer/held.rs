@@ -32,6 +32,15 @@ pub(super) struct Held {
     pub(super) received: u64,
     pub(super) topic: TopicState,
     pub(super) seeking: Seeking,
+    pub(super) observed: Observed,
+}
+
+/// The last event that the observers of handlers were to hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Observed {
+    Assigned,
+    /// The partition goes: revoked, or lost.
+    Going,
 }
 
 /// The seek of a partition.
@@ -103,6 +112,7 @@ impl Held {
             received: 0,
             topic: TopicState::Known,
             seeking: Seeking::default(),
+            observed: Observed::Assigned,
         }
     }
 

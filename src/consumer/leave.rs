@@ -16,7 +16,7 @@ use crate::telemetry::status::Pause;
 
 use super::connections::Connections;
 use super::drain::{Drain, LAST_COMMIT};
-use super::held::{Held, Stage, TopicState, apply_pauses};
+use super::held::{Held, Observed, Stage, TopicState, apply_pauses};
 use super::pauses::Pauses;
 use super::phase::{Leaving, Phase, Retiring};
 use super::topic_watch::TopicWatch;
@@ -32,14 +32,16 @@ const LAST_LETTERS: Duration = Duration::from_millis(500);
 impl Consumer {
     /// A reload removes topics: their running calls finish with the routes that they began with.
     pub(super) fn retire(&mut self, bundle: Arc<Bundle>, done: mpsc::Sender<()>, now: Instant) {
-        let (name, config) = (&self.settings.name, &bundle.config);
+        let (name, config) = (self.settings.name.clone(), &bundle.config);
+        let is_retired =
+            |held: &Held| route::plan(config, &name, &held.epoch.partition.topic).is_none();
         for held in self.held.values_mut() {
-            if held.stage == Stage::Active
-                && route::plan(config, name, &held.epoch.partition.topic).is_none()
-            {
+            if held.stage == Stage::Active && is_retired(held) {
                 held.release();
             }
         }
+        let ends_at = now + self.drain_time();
+        self.observe_revoked(is_retired, now, ends_at);
         self.phase.retired = Some(bundle);
         self.begin_retiring(done, now);
     }
@@ -155,10 +157,14 @@ impl Consumer {
         if keys.is_empty() {
             return;
         }
+        let mut told = Vec::new();
         for key in &keys {
             let Some(old) = self.held.remove(key) else {
                 continue;
             };
+            if old.observed == Observed::Going {
+                told.push(key.clone());
+            }
             let Position {
                 offset,
                 leader_epoch,
@@ -186,10 +192,11 @@ impl Consumer {
         let new = keys.iter().filter_map(|key| self.held.get(key));
         let these: Vec<_> = new.map(Held::goes_on_at).collect();
         self.seek(&these);
+        self.observe_assigned(&told, now);
     }
 
     pub(super) fn begin_close(&mut self, deadline: Instant, now: Instant) {
-        self.begin_leaving(deadline.max(now), false);
+        self.begin_leaving(deadline.max(now), false, now);
     }
 
     /// These topics were deleted and created again. Nothing of the old ones counts any more, and only a new client
@@ -220,10 +227,10 @@ impl Consumer {
             "leaves the group and joins it again, because topics were created again; the positions are those of the \
              old topics"
         );
-        self.begin_leaving(now + self.drain_time(), true);
+        self.begin_leaving(now + self.drain_time(), true, now);
     }
 
-    fn begin_leaving(&mut self, deadline: Instant, again: bool) {
+    fn begin_leaving(&mut self, deadline: Instant, again: bool, now: Instant) {
         let is_told = self.phase.leaving.as_ref().is_some_and(|one| one.is_told);
         self.phase.leaving = Some(Leaving {
             drain: Drain::new(deadline)
@@ -240,6 +247,7 @@ impl Consumer {
             retiring.drain.set_cancel_at(deadline);
         }
         self.held.values_mut().for_each(Held::release);
+        self.observe_revoked(|_| true, now, deadline);
         failpoint!("drain-begun");
     }
 

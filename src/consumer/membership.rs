@@ -26,6 +26,7 @@ impl Consumer {
     /// Takes every step that is possible without waiting.
     pub(super) fn progress(&mut self, now: Instant) {
         self.drain_without_worker();
+        self.look_at_observers(now);
         self.progress_retiring(now);
         self.bring_back(now);
         self.progress_seeks(now);
@@ -161,17 +162,22 @@ impl Consumer {
         } else {
             Goes::These(partitions)
         };
+        let ends_at = now + self.drain_time();
         let drain = if is_lost {
             Drain::new(now).without_commit()
         } else {
-            Drain::new(now + self.drain_time())
+            Drain::new(ends_at)
         };
-        self.revoke(Revoking {
-            goes,
-            is_lost,
-            is_replaced: false,
-            drain: drain.overdue_after(self.overdue_time()),
-        });
+        self.revoke(
+            Revoking {
+                goes,
+                is_lost,
+                is_replaced: false,
+                drain: drain.overdue_after(self.overdue_time()),
+            },
+            now,
+            ends_at,
+        );
         failpoint!("revoke-begun");
     }
 
@@ -180,17 +186,22 @@ impl Consumer {
     /// has not begun; 3. the consumer begins it; 4. the next assignment arrives. The present partitions then belong
     /// to an ended generation, and other members may own them: nothing of them is committed.
     fn begin_replace(&mut self, now: Instant) {
-        self.revoke(Revoking {
-            goes: Goes::Everything,
-            is_lost: true,
-            is_replaced: true,
-            drain: Drain::new(now)
-                .without_commit()
-                .overdue_after(self.overdue_time()),
-        });
+        self.revoke(
+            Revoking {
+                goes: Goes::Everything,
+                is_lost: true,
+                is_replaced: true,
+                drain: Drain::new(now)
+                    .without_commit()
+                    .overdue_after(self.overdue_time()),
+            },
+            now,
+            now,
+        );
     }
 
-    fn revoke(&mut self, revoking: Revoking) {
+    /// Observers may run until `ends_at`.
+    fn revoke(&mut self, revoking: Revoking, now: Instant, ends_at: Instant) {
         let goes = |one: &Assigned| revoking.goes.has(&one.topic, one.partition);
         self.phase.late.retain(|one| !goes(one));
         for held in self
@@ -199,6 +210,11 @@ impl Consumer {
             .filter(|held| revoking.goes.takes(held))
         {
             held.release();
+        }
+        if revoking.is_lost {
+            self.observe_lost(|held| revoking.goes.takes(held), now);
+        } else {
+            self.observe_revoked(|held| revoking.goes.takes(held), now, ends_at);
         }
         self.phase.doing = Doing::Revoking(revoking);
     }
@@ -258,7 +274,8 @@ impl Consumer {
         now: Instant,
     ) -> bool {
         let going = || self.held.values().filter(|held| goes(held));
-        let is_drained = going().all(|held| held.stage == Stage::Drained);
+        let is_drained =
+            going().all(|held| held.stage == Stage::Drained) && self.observations.are_over(now);
         let state = State {
             is_drained,
             is_committed: is_drained && self.commits.is_idle() && !going().any(Held::needs_commit),

@@ -133,6 +133,7 @@ impl Consumer {
             self.error(&error, Subject::Group);
             return;
         }
+        let keys: Vec<_> = starts.iter().map(|found| found.assigned.key()).collect();
         for found in starts {
             let (one, start) = (found.assigned, found.start);
             self.say_start(&one, start);
@@ -147,6 +148,7 @@ impl Consumer {
             self.trouble.over(&place);
         }
         log!(info, consumer, consumer = &*self.name, partitions = %names(&begun), total = self.held.len(), "assigned");
+        self.observe_assigned(&keys, now);
         failpoint!("assigned");
     }
 

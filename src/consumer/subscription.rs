@@ -228,13 +228,14 @@ impl Consumer {
             return false;
         }
         let drain = self.phase.emptying.take();
-        let mut drain = drain.unwrap_or_else(|| {
-            Drain::new(now + self.drain_time()).cancels_again(self.settings.session_timeout)
-        });
+        let ends_at = now + self.drain_time();
+        let mut drain = drain
+            .unwrap_or_else(|| Drain::new(ends_at).cancels_again(self.settings.session_timeout));
         for held in self.held.values_mut() {
             held.release();
             held.seeking.released = false;
         }
+        self.observe_revoked(|_| true, now, ends_at);
         let is_done = self.go_on_draining(&mut drain, |_| true, now);
         self.phase.emptying = (!is_done).then_some(drain);
         is_done

@@ -6,6 +6,7 @@
 //! thread is called.**
 
 pub(super) mod forms;
+pub(crate) mod observers;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,14 +19,25 @@ use crate::rules::seek::Target;
 use crate::rules::topic_pauses::{By, Selection, TopicPauses};
 use crate::wait::{Fault, Value};
 
+use observers::Observers;
+
 /// The consumers of the process, by name. A consumer that a reload removes keeps its pauses for a later bundle.
 #[derive(Debug, Default)]
-pub(crate) struct Consumers(Mutex<BTreeMap<String, Arc<Control>>>);
+pub(crate) struct Consumers {
+    by_name: Mutex<BTreeMap<String, Arc<Control>>>,
+    pub(super) observers: Arc<Observers>,
+}
 
 impl Consumers {
     pub(crate) fn of(&self, name: &str) -> Arc<Control> {
-        let mut consumers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        consumers.entry(name.to_owned()).or_default().clone()
+        let mut consumers = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        let consumer = consumers.entry(name.to_owned()).or_insert_with(|| {
+            Arc::new(Control {
+                observers: self.observers.clone(),
+                ..Control::default()
+            })
+        });
+        consumer.clone()
     }
 }
 
@@ -42,6 +54,8 @@ pub(crate) struct Control {
     state: Mutex<State>,
     /// The consumer's thread has to look.
     has_news: AtomicBool,
+    /// The workers that are to hear of partitions.
+    pub(crate) observers: Arc<Observers>,
 }
 
 /// A topic's name and the number of a partition.

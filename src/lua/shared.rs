@@ -16,6 +16,7 @@ use std::sync::Arc;
 use mlua::ffi::{self, lua_State};
 
 use super::attributes::App;
+use super::control::observers::PartitionEvent;
 use super::stack::push_bytes;
 use super::{Call, Verdict};
 use crate::bundle::Bundle;
@@ -47,6 +48,15 @@ pub(super) struct Declared {
     pub(super) function: c_int,
     /// Cancelled before its VM was in force.
     pub(super) is_cancelled: bool,
+}
+
+/// A function of `tide.on`.
+pub(super) struct Observer {
+    pub(super) event: PartitionEvent,
+    /// `handlers/sums.lua:12`.
+    pub(super) position: Arc<str>,
+    /// Registry reference to the function.
+    pub(super) function: c_int,
 }
 
 /// The Lua function of a listener.
@@ -118,6 +128,8 @@ pub(super) struct Shared {
     pub(super) requested: RefCell<Vec<Box<dyn FnOnce() + Send>>>,
     /// In the order of their declaration.
     pub(super) timers: RefCell<Vec<Declared>>,
+    /// In the order of their declaration.
+    pub(super) observers: RefCell<Vec<Observer>>,
     /// Names of the listeners, by index.
     pub(super) listeners: Vec<String>,
     /// Names of the producers.
@@ -134,6 +146,8 @@ pub(super) struct Shared {
     frame: Cell<*const Frame<'static>>,
     /// The function that `hook` starts next; `LUA_NOREF` after it has taken it.
     hook: Cell<c_int>,
+    /// The argument of that function, if it has one.
+    argument: RefCell<Option<Arc<Value>>>,
     /// The module that `build` requires next; `load` takes it.
     pub(super) required: RefCell<Option<String>>,
     /// The id of the running call, or 0.
@@ -210,6 +224,7 @@ impl Shared {
             stage: Cell::new(Stage::Loads),
             requested: RefCell::default(),
             timers: RefCell::default(),
+            observers: RefCell::default(),
             listeners: config
                 .listeners
                 .iter()
@@ -224,6 +239,7 @@ impl Shared {
             handlers: RefCell::default(),
             frame: Cell::new(ptr::null()),
             hook: Cell::new(ffi::LUA_NOREF),
+            argument: RefCell::default(),
             required: RefCell::default(),
             call: Cell::new(0),
             coroutine: Cell::new(ptr::null_mut()),
@@ -305,14 +321,21 @@ impl Shared {
         self.frame.replace(ptr::null())
     }
 
-    /// The registry reference of the function that `hook` starts.
-    pub(super) fn hand_over_hook(&self, function: c_int) {
+    /// The registry reference of the function that `hook` starts, and its argument.
+    pub(super) fn hand_over_hook(&self, function: c_int, argument: Option<Arc<Value>>) {
         self.hook.set(function);
+        self.argument.replace(argument);
     }
 
     /// Takes that reference; a second take gets `LUA_NOREF`.
     pub(super) fn take_hook(&self) -> c_int {
         self.hook.replace(ffi::LUA_NOREF)
+    }
+
+    /// Takes the argument, and keeps it alive during its push.
+    pub(super) fn keep_argument(&self) -> Option<*const Value> {
+        let argument = self.argument.take();
+        self.keep_plain(argument)
     }
 
     /// Takes the name of the required module; it is empty for a call that the host did not make.

@@ -13,6 +13,7 @@ mod interrupts;
 mod json;
 mod limits;
 mod loads;
+mod observers;
 mod parallel;
 mod records;
 mod sends;

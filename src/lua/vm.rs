@@ -32,12 +32,13 @@ use std::time::Duration;
 
 use mlua::ffi::{self, lua_State};
 
+use super::control::observers::PartitionEvent;
 use super::shared::Frame;
 use super::shared::Shared;
 use super::{Call, CallId, Failure, FailureKind, Step, Verdict};
 use crate::config::Config;
 use crate::rules::timers::Timer;
-use crate::wait::{Answer, Requested, WaitId};
+use crate::wait::{Answer, Requested, Value, WaitId};
 use beat::Pulse;
 use failure::Words;
 use heap::Heap;
@@ -73,8 +74,8 @@ enum Origin {
         partition: i32,
         offset: i64,
     },
-    /// A tick; the position of its declaration.
-    Timer(Arc<str>),
+    /// A tick or an observer; the position of its declaration.
+    Declared(Arc<str>),
 }
 
 impl Origin {
@@ -91,7 +92,7 @@ impl Origin {
                 partition: *partition,
                 offset: *offset,
             },
-            Self::Timer(position) => about_timer(position),
+            Self::Declared(position) => about_declared(position),
         }
     }
 
@@ -99,7 +100,7 @@ impl Origin {
     fn listener(&self) -> Option<usize> {
         match self {
             Self::Message { listener, .. } => Some(*listener),
-            Self::Timer(_) => None,
+            Self::Declared(_) => None,
         }
     }
 
@@ -107,12 +108,12 @@ impl Origin {
     fn blocking(&self, config: &Config) -> Duration {
         match self {
             Self::Message { listener, .. } => config.listeners[*listener].limits.blocking,
-            Self::Timer(_) => TICK_BLOCKING,
+            Self::Declared(_) => TICK_BLOCKING,
         }
     }
 }
 
-fn about_timer(position: &str) -> About<'_> {
+fn about_declared(position: &str) -> About<'_> {
     About {
         listener: position,
         topic: "",
@@ -232,7 +233,29 @@ impl Vm {
             return Step::Done;
         };
         drop(declared);
-        let about = about_timer(&position);
+        self.run_declared(pulse, position, function, None)
+    }
+
+    /// Starts the observer at this index of `Vm::observers`, as a tick is started.
+    pub(crate) fn observe(&mut self, pulse: &Pulse, observer: usize, event: Arc<Value>) -> Step {
+        let declared = self.shared.observers.borrow();
+        let one = declared.get(observer);
+        let Some((position, function)) = one.map(|one| (one.position.clone(), one.function)) else {
+            return Step::Done;
+        };
+        drop(declared);
+        self.run_declared(pulse, position, function, Some(event))
+    }
+
+    /// Starts a function that belongs to no message.
+    fn run_declared(
+        &mut self,
+        pulse: &Pulse,
+        position: Arc<str>,
+        function: c_int,
+        argument: Option<Arc<Value>>,
+    ) -> Step {
+        let about = about_declared(&position);
         let Some(coroutine) = self.coroutine(&about) else {
             return Step::Failed(self.out_of_memory());
         };
@@ -240,11 +263,11 @@ impl Vm {
         let id = CallId(self.last_call);
         // SAFETY: the coroutine is empty and has room, and the push allocates nothing.
         unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, self.hook.into()) };
-        self.shared.hand_over_hook(function);
+        self.shared.hand_over_hook(function, argument);
         match self.run(pulse, id, coroutine, TICK_BLOCKING, None, &about) {
             Ended::Done => Step::Done,
             Ended::Waits(waits) => {
-                let origin = Origin::Timer(position);
+                let origin = Origin::Declared(position);
                 self.waiting.insert(id, Waiting { coroutine, origin });
                 Step::Waits(id, waits)
             }
@@ -260,11 +283,23 @@ impl Vm {
         for request in self.shared.requested.take() {
             request();
         }
+        let observers = self.shared.observers.borrow();
+        let events = observers.iter().map(|one| one.event).collect();
+        self.shared.app.consumers.observers.follow(worker, events);
         let timers = self.shared.timers.borrow();
         let timers = timers.iter().enumerate();
         timers
             .filter(|(_, one)| !one.is_cancelled)
             .map(|(index, one)| (index, one.timer.clone(), one.position.clone()))
+            .collect()
+    }
+
+    /// The observers that the files have declared, each with its event, its index and its position.
+    pub(crate) fn observers(&self) -> Vec<(PartitionEvent, usize, Arc<str>)> {
+        let observers = self.shared.observers.borrow();
+        let observers = observers.iter().enumerate();
+        observers
+            .map(|(index, one)| (one.event, index, one.position.clone()))
             .collect()
     }
 

@@ -98,7 +98,9 @@ impl Worker {
 
     /// Runs every message of the batch, and reports the finished ones to the consumer.
     pub fn run(&mut self, batch: Batch) {
-        self.inner.take(batch.0);
+        // Turns until no work is left.
+        let mut letters = vec![batch.0];
+        while self.inner.turn(&mut letters) == worker::Turn::Busy {}
         self.partition.inbox.take(&mut self.letters);
         let last = match self.letters.last() {
             Some(ToConsumer::Finished { finished, .. }) => finished.last(),

@@ -1,6 +1,7 @@
 //! A worker without its thread: turn by turn, by a virtual clock that moves on wherever the worker would wait.
 
 mod emissions;
+mod observers;
 mod ticks;
 
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ struct Fixture {
     /// Offsets whose commit was requested, in that order.
     asked: Vec<i64>,
     is_drained: bool,
+    /// Events whose observers have ended.
+    observed: usize,
     _endings: UnboundedReceiver<Ending>,
     _journal: Option<Journal>,
     _folder: tempfile::TempDir,
@@ -105,6 +108,7 @@ impl Fixture {
             finished: Vec::new(),
             asked: Vec::new(),
             is_drained: false,
+            observed: 0,
             _endings: told,
             _journal: journal,
             _folder: folder,
@@ -153,6 +157,7 @@ impl Fixture {
                     reply.committed(Ok(ask.offset));
                 }
                 ToConsumer::Drained(_) => self.is_drained = true,
+                ToConsumer::Observed { .. } => self.observed += 1,
                 _ => {}
             }
         }

@@ -1,4 +1,4 @@
-//! Ticks: runs of the functions that files gave to `tide.every` and `tide.after`.
+//! Ticks: runs of the functions that files gave to `tide.every` and `tide.after`. Observers run as ticks do.
 //!
 //! The schedule of the process decides which worker takes a tick (`rules/timers.rs`). A tick is a call without a
 //! message: it may wait, has limits, and its failure is logged and counted. It is not repeated.
@@ -12,6 +12,7 @@ use crate::rules::timers::{By, Due, Timer, Timers};
 use crate::telemetry::metrics::{TickCounts, TimerSnapshot};
 use crate::wait::{Answer, Cancel, WaitId, Waits};
 
+use super::observers::Observing;
 use super::timers::Wake;
 use super::{QUANTUM_TIME, Worker};
 
@@ -41,12 +42,27 @@ struct Declared {
     position: Arc<str>,
 }
 
-/// A tick that waits.
+/// A tick or an observer that waits.
 struct OpenTick {
-    by: By,
-    declared: Arc<Declared>,
+    cause: Cause,
     /// Its open waits, as those of a call.
     waits: Vec<(WaitId, Option<Cancel>)>,
+}
+
+/// Why a function without a message runs.
+enum Cause {
+    Timer(By, Arc<Declared>),
+    Event(Observing),
+}
+
+impl Cause {
+    /// Its time is over.
+    fn too_long(&self) -> Failure {
+        match self {
+            Self::Timer(..) => Failure::timeout(TIMEOUT),
+            Self::Event(observing) => observing.too_long(),
+        }
+    }
 }
 
 fn schedule(app: &App) -> MutexGuard<'_, Timers> {
@@ -173,7 +189,7 @@ impl Worker {
 
     /// Whether a tick may begin. None begins beside a message that runs alone: the message would not be alone any
     /// more, and ticks that overlap would put it off for ever.
-    fn may_tick(&self) -> bool {
+    pub(super) fn may_tick(&self) -> bool {
         !self.is_held && !self.alone.has_one()
     }
 
@@ -215,18 +231,9 @@ impl Worker {
             && let Some(declared) = self.ticks.take(&self.app, now, &mut missed)
         {
             self.beat.turn();
-            let vm = self.engine.generation();
             let step = self.engine.tick(declared.index);
-            let open = OpenTick {
-                by: self.ticks.by,
-                declared,
-                waits: Vec::new(),
-            };
-            if let Step::Waits(call, _) = &step {
-                let deadline = self.clock.now() + TIMEOUT;
-                self.timers.set(deadline, Wake::Timeout(vm, *call));
-            }
-            self.go_on_ticking(vm, open, step);
+            let ends_at = self.clock.now() + TIMEOUT;
+            self.begin_tick(Cause::Timer(self.ticks.by, declared), step, ends_at);
         }
         for (position, count) in missed {
             self.ticks.count(&position).missed += count;
@@ -235,10 +242,32 @@ impl Worker {
         self.ticks.look(&self.app);
     }
 
-    /// The result of a slice of a tick.
+    /// Starts an observer in the VM in force.
+    pub(super) fn run_observer(&mut self, index: usize, observing: Observing) {
+        self.beat.turn();
+        let event = observing.event();
+        let step = self.engine.observe(index, event.argument.clone());
+        let ends_at = event.ends_at;
+        self.begin_tick(Cause::Event(observing), step, ends_at);
+    }
+
+    /// The result of the first slice.
+    fn begin_tick(&mut self, cause: Cause, step: Step, ends_at: Instant) {
+        let vm = self.engine.generation();
+        if let Step::Waits(call, _) = &step {
+            self.timers.set(ends_at, Wake::Timeout(vm, *call));
+        }
+        let waits = Vec::new();
+        self.go_on_ticking(vm, OpenTick { cause, waits }, step);
+    }
+
+    /// The result of a slice.
     fn go_on_ticking(&mut self, vm: u64, mut open: OpenTick, step: Step) {
         if let Some(held) = self.engine.take_slow() {
-            self.log.slow_tick(&open.declared.position, held);
+            match &open.cause {
+                Cause::Timer(_, declared) => self.log.slow_tick(&declared.position, held),
+                Cause::Event(observing) => observing.say_slow(held),
+            }
         }
         let failure = match step {
             Step::Waits(call, Waits { begun, given_up }) => {
@@ -257,19 +286,23 @@ impl Worker {
             Step::Failed(failure) => Some(failure),
             Step::Asked(verdict) => Some(Failure::of_verdict(&verdict)),
         };
-        self.end_tick(&open, failure.as_ref());
+        self.end_tick(open, failure.as_ref());
     }
 
-    fn end_tick(&mut self, open: &OpenTick, failure: Option<&Failure>) {
-        let position = &open.declared.position;
-        schedule(&self.app).ended(open.by, &open.declared.timer);
-        let counts = self.ticks.count(position);
-        match failure {
-            None => counts.done += 1,
-            Some(failure) => {
-                counts.failed += 1;
-                self.log.tick_failed(position, failure);
+    fn end_tick(&mut self, open: OpenTick, failure: Option<&Failure>) {
+        match open.cause {
+            Cause::Timer(by, declared) => {
+                schedule(&self.app).ended(by, &declared.timer);
+                let counts = self.ticks.count(&declared.position);
+                match failure {
+                    None => counts.done += 1,
+                    Some(failure) => {
+                        counts.failed += 1;
+                        self.log.tick_failed(&declared.position, failure);
+                    }
+                }
             }
+            Cause::Event(observing) => observing.end(failure),
         }
         if self.runs_nothing() {
             self.wake_alone();
@@ -288,7 +321,7 @@ impl Worker {
         self.beat.turn();
         match self.engine.resume(vm, call, wait, answer) {
             Some(step) => self.go_on_ticking(vm, open, step),
-            None => self.end_tick(&open, Some(&given_up("its vm is gone"))),
+            None => self.end_tick(open, Some(&given_up("its vm is gone"))),
         }
     }
 
@@ -297,12 +330,19 @@ impl Worker {
         if let Some(open) = self.ticks.open.remove(&(vm, call)) {
             self.beat.turn();
             self.engine.cancel(vm, call);
-            self.end_tick(&open, Some(failure));
+            self.end_tick(open, Some(failure));
         }
     }
 
     pub(super) fn time_tick_out(&mut self, vm: u64, call: CallId) {
-        self.give_tick_up(vm, call, &Failure::timeout(TIMEOUT));
+        let failure = self
+            .ticks
+            .open
+            .get(&(vm, call))
+            .map(|open| open.cause.too_long());
+        if let Some(failure) = failure {
+            self.give_tick_up(vm, call, &failure);
+        }
     }
 
     /// Gives up the ticks that wait in this VM.
@@ -314,7 +354,7 @@ impl Worker {
         }
     }
 
-    /// At the deadline of a stop, the ticks that still wait are given up.
+    /// At the deadline of a stop, the ticks and observers that still wait are given up.
     pub(super) fn end_ticks(&mut self, now: Instant) {
         if self.ticks.is_idle() || self.ticks.ends_at.is_none_or(|ends_at| now < ends_at) {
             return;
@@ -327,5 +367,5 @@ impl Worker {
 }
 
 fn given_up(why: &str) -> Failure {
-    Failure::given_up(format!("the tick was given up while it waited: {why}"))
+    Failure::given_up(format!("the function was given up while it waited: {why}"))
 }

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::bundle::Bundle;
 use crate::log::log;
+use crate::lua::control::observers::PartitionEvent;
 use crate::lua::{App, Call, CallId, FailureKind, Pulse, Step, Vm};
 use crate::rules::timers::Timer;
-use crate::wait::{Answer, Requested, WaitId};
+use crate::wait::{Answer, Requested, Value, WaitId};
 
 /// The pause between two attempts to replace a VM without memory, at first and at most.
 const BUILD_AGAIN: Duration = Duration::from_secs(1);
@@ -82,6 +83,18 @@ impl Vms {
         let step = self.vm.tick(&self.pulse, timer);
         self.judge(self.generation, &step);
         step
+    }
+
+    /// Starts the observer at this index of `Vms::observers`.
+    pub(super) fn observe(&mut self, observer: usize, event: Arc<Value>) -> Step {
+        let step = self.vm.observe(&self.pulse, observer, event);
+        self.judge(self.generation, &step);
+        step
+    }
+
+    /// The observers of the VM in force.
+    pub(super) fn observers(&self) -> Vec<(PartitionEvent, usize, Arc<str>)> {
+        self.vm.observers()
     }
 
     /// The VM is in force in this worker. Returns its timers.

@@ -35,6 +35,7 @@ mod metrics; // the numbers of listeners
 mod modules; // what handlers may require: LuaRocks trees, C modules
 mod newest; // a short list of tests against the newest Kafka
 mod notify; // what the service manager is told: ready, status, reloads, watchdog, the end
+mod observers; // functions that run when partitions come and go
 mod operators; // what an operator meets: exit codes, log lines, status, a second daemon
 mod outcomes; // what a handler says of a message, and what a whole call may take
 mod outside; // waits outside: time-outs, rebalances, reloads, panics, a stop, many at once

@@ -32,6 +32,12 @@
 ---@class tide.Timer
 ---@field cancel fun() no further tick begins
 
+---What happens to partitions of a consumer.
+---@class tide.PartitionEvent
+---@field event "assigned"|"revoked"|"lost"
+---@field consumer string
+---@field partitions { topic: string, partition: integer }[]
+
 ---A partition of a topic that the consumer has; without a field, that of the message.
 ---@class consumer.Partition
 ---@field topic? string

@@ -12,6 +12,7 @@ use mlua::ffi::{self, lua_KContext, lua_State};
 
 use super::ctx;
 use crate::lua::Call;
+use crate::lua::plain;
 use crate::lua::shared::Frame;
 use crate::lua::shared::Shared;
 use crate::lua::stack::push_bytes;
@@ -92,12 +93,21 @@ unsafe extern "C-unwind" fn hook(state: *mut lua_State) -> c_int {
         let function = shared.take_hook();
         if function == ffi::LUA_NOREF {
             // Only `debug` finds this function.
-            shared.raise(state, "a tick is started by the host alone".to_owned());
+            shared.raise(
+                state,
+                "a tick or an observer is started by the host alone".to_owned(),
+            );
         }
         // No message, for `trace::carried`.
         ffi::lua_pushnil(state);
         ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, function.into());
-        ffi::lua_callk(state, 0, 2, 0, Some(returned));
+        let mut arguments = 0;
+        if let Some(argument) = shared.keep_argument() {
+            plain::push(state, &*argument);
+            shared.release_plain();
+            arguments = 1;
+        }
+        ffi::lua_callk(state, arguments, 2, 0, Some(returned));
         returned(state, ffi::LUA_OK, 0)
     }
 }

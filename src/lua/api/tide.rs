@@ -7,6 +7,7 @@ mod echo;
 mod error;
 pub(crate) mod json;
 pub(super) mod kafka;
+mod observers;
 mod parallel;
 mod timers;
 
@@ -59,6 +60,7 @@ const TIDE: Module = Module {
                 unsafe { push_null(state) }
             }),
         },
+        observers::ON,
         parallel::ENTRY,
         Entry {
             name: "sleep",

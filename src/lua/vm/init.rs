@@ -44,7 +44,7 @@ impl Vm {
         let id = CallId(self.last_call);
         // SAFETY: the coroutine is empty and has room; the push allocates nothing.
         unsafe { ffi::lua_rawgeti(coroutine.state, ffi::LUA_REGISTRYINDEX, self.hook.into()) };
-        self.shared.hand_over_hook(function);
+        self.shared.hand_over_hook(function, None);
         let mut served = Served::new(Instant::now() + HOOK_MAX);
         loop {
             match self.run(pulse, id, coroutine, limit, None, &about) {
