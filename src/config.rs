@@ -216,6 +216,8 @@ pub(crate) struct Listener {
     pub(crate) rate_limit: Option<RateLimit>,
     /// A message does not run before it is that old. The listeners of a topic agree on it.
     pub(crate) delay: Option<Duration>,
+    /// Of its topics, beside the other topics of the consumer.
+    pub(crate) share: Option<u32>,
     /// The topics to which its calls may send; absent: all topics.
     pub(crate) produces: Option<Vec<Produced>>,
 }

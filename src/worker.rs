@@ -51,6 +51,7 @@ use crate::failpoint::failpoint;
 use crate::kafka::Message;
 use crate::lua::{App, CallId, Pulse, Vm};
 use crate::rules::route::{self, Plan};
+use crate::rules::turns::Turns;
 use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
 use crate::threads::supervisor::Endings;
@@ -97,7 +98,7 @@ pub(crate) struct Worker {
     /// By epoch.
     slots: HashMap<u64, Slot>,
     /// Partitions with something to run.
-    ready: VecDeque<u64>,
+    ready: Turns,
     /// Partitions and lanes that were woken while a turn had them out of their maps.
     woken: Vec<Woken>,
     calls: Calls,
@@ -194,7 +195,7 @@ impl Worker {
             answers: VecDeque::new(),
             engine: Vms::new(start.app, start.pulse, start.bundle, start.vm),
             slots: HashMap::new(),
-            ready: VecDeque::new(),
+            ready: Turns::default(),
             woken: Vec::new(),
             calls: Calls::default(),
             places: WaitingCalls::default(),
@@ -262,7 +263,7 @@ impl Worker {
             self.wake_alone();
         }
         if !self.is_held
-            && let Some(epoch) = self.ready.pop_front()
+            && let Some(epoch) = self.ready.pop(now)
         {
             self.run_partition(epoch);
             self.report_in_time(epoch, now);
@@ -402,7 +403,8 @@ impl Worker {
             Some(slot) if slot.queued => {}
             Some(slot) => {
                 slot.queued = true;
-                self.ready.push_back(epoch);
+                let shared = slot.share().map(|of| (of, self.clock.now()));
+                self.ready.push(epoch, shared.as_ref());
             }
             // A turn has the partition out of the map, or it is gone.
             None => self.woken.push(Woken::Partition(epoch)),
@@ -476,9 +478,9 @@ impl Worker {
     /// too. **The worker reports before anything but another turn**: before it sleeps, resumes a call that waited, or
     /// changes its VM.
     fn report_in_time(&mut self, epoch: u64, began: Instant) {
-        let listeners = |epoch: &u64| Some(&self.slots.get(epoch)?.plan.listeners);
-        let next = self.ready.front().and_then(listeners);
-        let is_next_alike = next.is_some() && next == listeners(&epoch);
+        let listeners = |epoch: u64| Some(&self.slots.get(&epoch)?.plan.listeners);
+        let next = self.ready.next().and_then(listeners);
+        let is_next_alike = next.is_some() && next == listeners(epoch);
         let since = self.unreported.since(began);
         if !is_next_alike || self.meter.is_slow() || self.clock.since(since) >= REPORT_EVERY {
             self.report();

@@ -89,7 +89,7 @@ fn pair(
         earlier.name, later.name
     );
     let (a, b) = (&earlier.run, &later.run);
-    let differ: [(&[&str], bool); 7] = [
+    let differ: [(&[&str], bool); 8] = [
         (&["ordering"], earlier.ordering != later.ordering),
         (
             &["nullKeys"],
@@ -100,6 +100,7 @@ fn pair(
             earlier.max_in_flight != later.max_in_flight,
         ),
         (&["delay"], earlier.delay != later.delay),
+        (&["share"], earlier.share != later.share),
         (
             &["runConfig", "autoCommitInterval"],
             a.auto_commit_interval != b.auto_commit_interval,

@@ -122,6 +122,9 @@ pub(super) struct Policies {
     pub(super) rate_limit: Option<RateLimit>,
     /// The age, by its timestamp, that a message has when it runs; 0 or absent: none.
     pub(super) delay: Option<Millis>,
+    /// The topic's part of its consumer's turns and messages in flight, while several topics have messages to run;
+    /// absent: 1 where another topic of the consumer has a share.
+    pub(super) share: Option<u32>,
     /// The topics to which calls may send: names, or names with `*` for any characters; absent: all topics.
     pub(super) produces: Option<Vec<String>>,
 }

@@ -6,6 +6,7 @@ mod failure;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use super::file::{self, File};
 use super::names::{is_library, parse_handler, parse_produced, parse_topic};
@@ -21,6 +22,8 @@ use crate::nearest::nearest;
 /// The longest time of a rate limit.
 const PER_MAX: Millis = Millis(24 * 3_600_000);
 
+/// The largest share.
+const SHARE_MAX: u32 = 1000;
 /// The longest delay.
 const DELAY_MAX: Millis = Millis(30 * 24 * 3_600_000);
 
@@ -165,13 +168,8 @@ impl One<'_, '_, '_> {
         let breaker = self.breaker(policies);
         let limits = self.limits(&policies.limits);
         let rate_limit = self.rate_limit(policies.rate_limit.as_ref());
-        let delay = policies.delay.filter(|delay| delay.0 > 0);
-        if let Some(found) = delay.filter(|delay| *delay > DELAY_MAX) {
-            self.error(
-                &["delay"],
-                format!("`delay` is {found}, not from 0 to 30 d"),
-            );
-        }
+        let delay = self.delay(policies);
+        let share = self.share(policies);
         let produces = self.produces(policies);
         let max_in_flight = policies.max_in_flight.0;
         if max_in_flight == 0 {
@@ -196,9 +194,32 @@ impl One<'_, '_, '_> {
             breaker,
             limits,
             rate_limit,
-            delay: delay.map(Millis::duration),
+            delay,
+            share,
             produces,
         })
+    }
+
+    fn delay(&mut self, policies: &file::Policies) -> Option<Duration> {
+        let delay = policies.delay.filter(|delay| delay.0 > 0)?;
+        if delay > DELAY_MAX {
+            self.error(
+                &["delay"],
+                format!("`delay` is {delay}, not from 0 to 30 d"),
+            );
+        }
+        Some(delay.duration())
+    }
+
+    fn share(&mut self, policies: &file::Policies) -> Option<u32> {
+        let share = policies.share?;
+        if !(1..=SHARE_MAX).contains(&share) {
+            self.error(
+                &["share"],
+                format!("`share` is {share}, not from 1 to {SHARE_MAX}"),
+            );
+        }
+        Some(share)
     }
 
     fn produces(&mut self, policies: &file::Policies) -> Option<Vec<Produced>> {

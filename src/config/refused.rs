@@ -94,7 +94,7 @@ fn file(key: &str) -> Option<&'static str> {
         "admin" => Some("write `[kafka.admin]` with `allow`, the functions that handlers may call"),
         "producer" => Some("write `[producerConfig]`, or a further producer as `[producers.NAME]`"),
         "subscription" | "runConfig" | "ordering" | "onError" | "retry" | "deadLetter"
-        | "breaker" | "limits" | "rateLimit" | "delay" => {
+        | "breaker" | "limits" | "rateLimit" | "delay" | "share" => {
             Some("write it in `[listenerDefaults]` or in a `[[listeners]]`")
         }
         _ => None,

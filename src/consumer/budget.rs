@@ -63,6 +63,13 @@ pub(super) struct Share {
     free: usize,
     /// So many bytes are in use that each partition's part of them matters.
     are_bytes_scarce: bool,
+    /// The largest weight of a partition.
+    largest: u32,
+}
+
+/// A part of `all` by the weight of a partition.
+fn part(all: usize, weight: u32, largest: u32) -> usize {
+    (all as u64 * u64::from(weight.min(largest)) / u64::from(largest)) as usize
 }
 
 impl Share {
@@ -78,6 +85,7 @@ impl Share {
             },
             free: POOL.saturating_sub(in_flight.pooled),
             are_bytes_scarce: in_flight.bytes >= BYTES_MAX / 2,
+            largest: in_flight.largest.max(1),
         };
         share.divide();
         share
@@ -91,9 +99,26 @@ impl Share {
         };
     }
 
-    pub(super) fn is_used_up(&self, tracker: &Tracker) -> bool {
-        tracker.unfinished() >= self.messages
-            || (self.are_bytes_scarce && tracker.bytes() >= self.bytes)
+    /// The messages of a partition of this weight.
+    fn messages_of(&self, weight: u32) -> usize {
+        if self.partitions > 1 {
+            SHARE_MIN + part(self.free / 2, weight, self.largest)
+        } else {
+            self.messages
+        }
+    }
+
+    fn bytes_of(&self, weight: u32) -> usize {
+        if self.partitions > 1 {
+            part(self.bytes, weight, self.largest).max(SHARE_BYTES_MIN)
+        } else {
+            self.bytes
+        }
+    }
+
+    pub(super) fn is_used_up(&self, tracker: &Tracker, weight: u32) -> bool {
+        tracker.unfinished() >= self.messages_of(weight)
+            || (self.are_bytes_scarce && tracker.bytes() >= self.bytes_of(weight))
     }
 
     /// Whether a partition has so few messages in flight that it may soon have nothing to run.
@@ -101,8 +126,9 @@ impl Share {
         tracker.unfinished() < (self.messages / 2).min(SHARE_MIN)
     }
 
-    pub(super) fn is_half_free(&self, tracker: &Tracker) -> bool {
-        tracker.unfinished() <= self.messages / 2 && tracker.bytes() <= self.bytes / 2
+    pub(super) fn is_half_free(&self, tracker: &Tracker, weight: u32) -> bool {
+        tracker.unfinished() <= self.messages_of(weight) / 2
+            && tracker.bytes() <= self.bytes_of(weight) / 2
     }
 }
 
@@ -118,12 +144,14 @@ pub(super) struct InFlight {
     messages: usize,
     pooled: usize,
     bytes: usize,
+    largest: u32,
 }
 
 impl InFlight {
-    /// Adds one more partition with its messages and bytes.
-    pub(super) fn add(&mut self, messages: usize, bytes: usize) {
+    /// Adds one more partition with its messages, bytes and weight.
+    pub(super) fn add(&mut self, messages: usize, bytes: usize, weight: u32) {
         self.partitions += 1;
+        self.largest = self.largest.max(weight);
         self.messages += messages;
         self.pooled += pooled(messages);
         self.bytes += bytes;
@@ -218,9 +246,9 @@ mod tests {
 
     fn in_flight(partitions: usize, messages: usize, bytes: usize) -> InFlight {
         let mut in_flight = InFlight::default();
-        in_flight.add(messages, bytes);
+        in_flight.add(messages, bytes, 1);
         for _ in 1..partitions {
-            in_flight.add(0, 0);
+            in_flight.add(0, 0, 1);
         }
         in_flight
     }
@@ -279,7 +307,7 @@ mod tests {
             assert!(room.batch() >= SHARE_MIN, "{partitions}");
             let mut look = InFlight::default();
             for own in &in_flight {
-                look.add(*own, 0);
+                look.add(*own, 0, 1);
             }
             let share = Share::new(&look);
             assert_eq!(share.messages, room.share.messages, "{partitions}");
@@ -294,6 +322,24 @@ mod tests {
             let share = Share::new(&in_flight(partitions, 0, 0));
             assert!((partitions - 1) * share.bytes < BYTES_MAX, "{partitions}");
         }
+    }
+
+    /// It weighs a third of the other one.
+    #[test]
+    fn the_share_of_a_light_partition_is_used_up_earlier() {
+        let mut look = InFlight::default();
+        look.add(0, 0, 3);
+        look.add(0, 0, 1);
+        let share = Share::new(&look);
+        let mut tracker = tracker();
+        for offset in 0..(SHARE_MIN + POOL / 6) as i64 {
+            assert!(!share.is_used_up(&tracker, 1), "{offset}");
+            tracker.arrive(offset, -1, 1, |_| 0);
+        }
+        assert!(share.is_used_up(&tracker, 1));
+        assert!(!share.is_used_up(&tracker, 3));
+        assert!(!share.is_half_free(&tracker, 1));
+        assert!(share.is_half_free(&tracker, 3));
     }
 
     #[test]
@@ -316,11 +362,11 @@ mod tests {
         let mut tracker = tracker();
         let share = Share::new(&in_flight(4, 0, 0));
         tracker.arrive(0, -1, share.bytes, |_| 0);
-        assert!(!share.is_used_up(&tracker));
-        assert!(Share::new(&in_flight(4, 9, BYTES_MAX / 2)).is_used_up(&tracker));
-        assert!(!share.is_half_free(&tracker));
+        assert!(!share.is_used_up(&tracker, 1));
+        assert!(Share::new(&in_flight(4, 9, BYTES_MAX / 2)).is_used_up(&tracker, 1));
+        assert!(!share.is_half_free(&tracker, 1));
         tracker.finish(0..1);
-        assert!(share.is_half_free(&tracker));
+        assert!(share.is_half_free(&tracker, 1));
     }
 
     /// Some of its keys may be stuck.

@@ -5,7 +5,7 @@
 //! Heavy messages are larger than librdkafka counts, and its queue would hold too many of them. A partition of such
 //! messages is paused as soon as it has used up its share, also if it is alone: the pause empties its queue.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,9 @@ use super::held::{Held, apply_pauses};
 /// A partition with a full share is paused after this time if other partitions wait for it. A pause discards the
 /// prefetched messages, so the time is long enough to run the messages of one fetch, some thousand.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// The same for a slow partition, which will be paused again anyway. It took `SLOW` or more to run half of its share
-/// in its last pause. Or another partition of its topic, which has the same handlers, has been paused for `SLOW` now.
+/// The same for a partition that will be paused again anyway. Its topic has a share, or the partition is slow: it
+/// took `SLOW` or more to run half of its share in its last pause. Or another partition of its topic, which has the
+/// same handlers, has been paused for `SLOW` now.
 const SHORT_PATIENCE: Duration = Duration::from_millis(20);
 const SLOW: Duration = Duration::from_millis(250);
 /// The same if no other partition is known to wait. Others may wait all the same: while librdkafka's queue is full,
@@ -50,16 +51,17 @@ impl Held {
         }
         let is_paused = self.pauses.has(Pause::Budget);
         let tracker = &self.epoch.tracker;
-        if !self.takes_part() || !(is_paused || share.is_used_up(tracker)) {
+        if !self.takes_part() || !(is_paused || share.is_used_up(tracker, self.weight)) {
             self.pauses.full_since = None;
         } else if is_paused {
-            if share.is_half_free(tracker) {
+            if share.is_half_free(tracker, self.weight) {
                 self.pauses.remove_budget(now);
             }
         } else if self.is_heavy {
             self.pauses.add_budget(now);
         } else if share.partitions > 1 {
-            let is_slow = is_slow || self.pauses.budget_took >= SLOW;
+            let shares = self.plan.share.is_some();
+            let is_slow = is_slow || shares || self.pauses.budget_took >= SLOW;
             let since = *self.pauses.full_since.get_or_insert(now);
             if now.duration_since(since) >= patience(is_slow, is_wanted) {
                 self.pauses.add_budget(now);
@@ -68,7 +70,28 @@ impl Held {
     }
 }
 
+/// The weight of a topic with a share of 1 and one partition, where topics have shares.
+const WEIGHT: u32 = 1 << 20;
+
 impl Consumer {
+    /// Weighs the partitions: those of a topic have its share together. Without shares all weigh the same.
+    pub(super) fn weigh(&mut self) {
+        let mut counts: HashMap<Arc<str>, u32> = HashMap::new();
+        let shares = self.held.values().filter(|held| held.plan.share.is_some());
+        for held in shares {
+            let topic = held.epoch.partition.topic.clone();
+            *counts.entry(topic).or_default() += 1;
+        }
+        for held in self.held.values_mut() {
+            let count = counts.get(&held.epoch.partition.topic);
+            held.weight = match (held.plan.share, count) {
+                (Some(share), Some(count)) => WEIGHT * share.min(1000) / count,
+                _ => 1,
+            };
+        }
+        self.intake.look_anew();
+    }
+
     /// Pauses partitions that hold up the others, and resumes them with half of their share. Returns whether there
     /// was any. Never during a rebalance: librdkafka then pauses every partition itself, and has lost resumes given
     /// in between.

@@ -33,6 +33,8 @@ pub(super) struct Held {
     pub(super) topic: TopicState,
     pub(super) seeking: Seeking,
     pub(super) observed: Observed,
+    /// Of the partitions of a consumer, for its messages in flight.
+    pub(super) weight: u32,
 }
 
 /// The last event that the observers of handlers were to hear of.
@@ -113,6 +115,7 @@ impl Held {
             topic: TopicState::Known,
             seeking: Seeking::default(),
             observed: Observed::Assigned,
+            weight: 1,
         }
     }
 

@@ -43,7 +43,7 @@ pub(super) struct Intake {
 
 /// Whether the partition keeps the consumer from taking messages of other partitions.
 fn holds_up(held: &Held, share: &Share) -> bool {
-    held.takes_part() && !held.pauses.is_any() && share.is_used_up(&held.epoch.tracker)
+    held.takes_part() && !held.pauses.is_any() && share.is_used_up(&held.epoch.tracker, held.weight)
 }
 
 /// Consecutive messages of one partition within a batch.
@@ -361,7 +361,7 @@ impl Consumer {
         let mut in_flight = InFlight::default();
         for held in self.held.values().filter(|held| held.takes_part()) {
             let (messages, bytes) = held.epoch.in_flight();
-            in_flight.add(messages, bytes);
+            in_flight.add(messages, bytes, held.weight);
         }
         in_flight
     }

@@ -89,6 +89,7 @@ impl Consumer {
                 held.comes_back = held.stage != Stage::Active;
             }
         }
+        self.weigh();
         self.phase.retired = None;
         self.topics.reload(&self.bundle.config, &self.settings.name);
         // Topics that patterns match already may need other topics now.
@@ -192,6 +193,7 @@ impl Consumer {
         let new = keys.iter().filter_map(|key| self.held.get(key));
         let these: Vec<_> = new.map(Held::goes_on_at).collect();
         self.seek(&these);
+        self.weigh();
         self.observe_assigned(&told, now);
     }
 

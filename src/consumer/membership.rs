@@ -244,6 +244,7 @@ impl Consumer {
             self.say_unsought(&one.topic, one.partition);
         }
         self.held.retain(|_, held| !revoking.goes.takes(held));
+        self.weigh();
         // After the loss of everything, the consumer joins the group anew; after a partial revocation it stays a
         // member.
         self.phase.has_joined &= !(revoking.is_lost || matches!(revoking.goes, Goes::Everything));

@@ -128,6 +128,7 @@ impl Consumer {
             why: Why::Sought,
         };
         self.hold(key, start, now);
+        self.weigh();
         if let Some(new) = self.held.get_mut(key) {
             new.pauses = Pauses::of_same_assignment();
             new.pauses.set_by_handler(old.pauses.has(Pause::Handler));

@@ -148,6 +148,7 @@ impl Consumer {
             self.trouble.over(&place);
         }
         log!(info, consumer, consumer = &*self.name, partitions = %names(&begun), total = self.held.len(), "assigned");
+        self.weigh();
         self.observe_assigned(&keys, now);
         failpoint!("assigned");
     }

@@ -244,6 +244,7 @@ fn listener(text: &str, blocking: Duration) -> Listener {
         },
         rate_limit: None,
         delay: None,
+        share: None,
     }
 }
 

@@ -141,6 +141,7 @@ rows! {
         limits: Live "limits.*",
         rate_limit: Live "rateLimit.*",
         delay: Live "delay",
+        share: Live "share",
         produces: Live "produces",
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Plan {
     pub(crate) is_retry: bool,
     /// Of no retry topic: a message is not taken before it is that old.
     pub(crate) delay: Option<Duration>,
+    /// The share of the topic, if one of its consumer's topics has a share.
+    pub(crate) share: Option<u32>,
 }
 
 impl Plan {
@@ -54,6 +56,7 @@ impl Plan {
             listeners_hash: 0,
             is_retry: false,
             delay: None,
+            share: None,
         }
     }
 
@@ -131,12 +134,19 @@ pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan>
         is_retry,
         // What comes back from a retry topic has waited in its own topic.
         delay: first.delay.filter(|_| !is_retry),
+        share: has_shares(config, consumer).then(|| first.share.unwrap_or(1)),
         null_keys: first.null_keys,
         listeners_hash: commit_metadata::listeners_hash(
             listeners.iter().map(|index| &*of(index).name),
         ),
         listeners,
     })
+}
+
+/// Whether the topics of this consumer run by shares.
+fn has_shares(config: &Config, consumer: &str) -> bool {
+    let mut listeners = config.listeners.iter();
+    listeners.any(|one| one.share.is_some() && one.consumer == consumer)
 }
 
 pub(crate) fn subscription(config: &Config, consumer: &str) -> Subscription {

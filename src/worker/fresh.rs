@@ -97,6 +97,7 @@ impl Worker {
                 attempt: 1,
                 is_retry: false,
             };
+            turn.calls += 1;
             let called = self.call(slot, offset, config, &call, false);
             if matches!(called.step, Step::Done)
                 && called.asked.is_none()

@@ -26,6 +26,8 @@ use super::{QUANTUM, QUANTUM_TIME, Worker};
 pub(super) struct Quantum {
     started: Instant,
     ran: usize,
+    /// Calls that have begun.
+    pub(super) calls: usize,
     /// `ran` at the last look at the clock.
     looked: usize,
     pub(super) limits: Limits,
@@ -84,6 +86,7 @@ impl Worker {
         let mut turn = Quantum {
             started: self.clock.now(),
             ran: 0,
+            calls: 0,
             looked: 0,
             limits: Limits::of(&slot.plan, self.index, self.count),
             kept: Vec::new(),
@@ -91,6 +94,9 @@ impl Worker {
         };
         self.meter.begin(turn.started);
         let again = self.run_lanes(slot, &config, &mut turn);
+        if let Some(of) = slot.share() {
+            self.ready.ran(&of, turn.calls);
+        }
         for key in turn.kept {
             slot.lanes.wake(key);
         }
@@ -301,6 +307,7 @@ impl Worker {
             head.lane.admitted = Some(at);
         }
         turn.ran += 1;
+        turn.calls += 1;
         self.run_head(head, listener)
     }
 

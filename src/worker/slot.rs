@@ -12,6 +12,7 @@ use crate::message::Record as _;
 use crate::outgoing::retry_topic::{self, Original};
 use crate::rules::lanes::{Lane, Lanes, Stage, lane_of};
 use crate::rules::route::Plan;
+use crate::rules::turns::Of;
 use crate::rules::unacknowledged::Unacknowledged;
 use crate::telemetry::metrics::{Outcome, Outcomes};
 use crate::telemetry::status::Blocked;
@@ -66,6 +67,15 @@ pub(super) enum Stray {
 }
 
 impl Slot {
+    /// Its topic, if the topics of its consumer have shares.
+    pub(super) fn share(&self) -> Option<Of> {
+        Some(Of {
+            share: self.plan.share?,
+            consumer: self.partition.consumer.clone(),
+            topic: self.partition.topic.clone(),
+        })
+    }
+
     pub(super) fn new(plan: Arc<Plan>, partition: Arc<Partition>, place: InPartition) -> Self {
         let source = if plan.is_retry {
             topic_name::retry_source(&partition.topic, &partition.group).map(Into::into)

@@ -50,6 +50,7 @@ mod retries; // messages that wait in retry topics
 mod secrets; // how often the file of a secret is opened
 mod secure; // TLS and SASL against a real broker, and that no secret is shown
 mod sends; // records that handlers send
+mod shares; // topics that share a busy consumer
 mod systemd; // the shipped units under a real systemd
 mod threads; // our own threads: panics end the daemon, hangs are seen, outages are neither
 mod tidy; // rules of ARCHITECTURE.md that a look at the files can hold

@@ -54,6 +54,12 @@ pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
             format!("a message runs when it is {delay} old by its timestamp"),
         );
     }
+    if let Some(share) = listener.share {
+        lines.insert(
+            1,
+            format!("a share of {share} beside the other topics of its consumer"),
+        );
+    }
     if let Some(dead_letter) = &listener.dead_letter {
         lines.push(dead_letters(listener, dead_letter, group));
     }
@@ -212,6 +218,7 @@ pub(super) fn as_json(listener: &Listener, group: &str) -> Json {
         }),
         "maxInFlight": listener.max_in_flight,
         "delay": listener.delay.map(millis),
+        "share": listener.share,
         "onError": match listener.on_error {
             OnError::Retry => "retry",
             OnError::DeadLetter => "deadLetter",
