@@ -57,6 +57,9 @@ pub(crate) enum Due {
     Not,
 }
 
+/// The pause before another look at a tick that waits for the one before.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// The timers of the process and those of each worker.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
@@ -176,6 +179,11 @@ impl Schedule {
             return Due::Not;
         };
         let passed = match timer.kind {
+            // Cancelled in its tick and declared again: its new tick waits for the end of the old one.
+            Kind::After if state.runs => {
+                state.next = Some(now + AGAIN);
+                return Due::Not;
+            }
             Kind::After => {
                 state.next = None;
                 0
@@ -252,6 +260,22 @@ mod tests {
             }
         }
         ran
+    }
+
+    /// It is cancelled in its tick, and the next bundle declares it again while the tick runs.
+    #[test]
+    fn the_only_tick_of_a_timer_waits_for_the_end_of_its_old_one() {
+        let after = timer(Kind::After, Each::Process);
+        let (mut timers, start) = followed(&after, 1);
+        let due = start + 10 * SECOND;
+        assert_eq!(timers.take(by(0, 1), &after, due), Due::Run { missed: 0 });
+        timers.cancel(by(0, 1), &after);
+        timers.follow(by(0, 2), std::slice::from_ref(&after), due);
+        let again = due + 10 * SECOND;
+        assert_eq!(timers.take(by(0, 2), &after, again), Due::Not);
+        timers.ended(by(0, 1), &after);
+        assert_eq!(runs(&mut timers, &after, 2, again + AGAIN), [0]);
+        assert_eq!(timers.next(by(0, 2), &after), None);
     }
 
     #[test]
