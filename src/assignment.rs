@@ -22,6 +22,7 @@ use crate::rules::start_offset::{Policy, Start};
 use crate::telemetry::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::telemetry::status::Blocked;
 use crate::threads::mailbox::Mailbox;
+use crate::wait::send::Run;
 use crate::wait::{Answer, Fault, Reply, Requested, Value, WaitId};
 
 /// With more partitions than this, a partition without messages in flight frees the memory that it had for them.
@@ -229,10 +230,10 @@ pub(crate) enum ToWorker {
         listener: String,
         news: Emission,
     },
-    /// The answer to an emission that its lane does not wait for.
+    /// The answers to records that no lane waits for, by their numbers.
     Acknowledged {
-        id: u64,
-        result: Result<(), Fault>,
+        runs: Vec<Run>,
+        failed: Vec<(u64, Fault)>,
     },
     /// The records before an awaited commit are acknowledged, or one is refused.
     WrittenBeforeCommit {

@@ -12,6 +12,7 @@ mod plain;
 mod shared;
 mod stack;
 mod suspend;
+mod used;
 mod vm;
 
 use std::time::Duration;

@@ -90,7 +90,10 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    /// About its bytes in a log: a record that is sent alone has some hundred bytes beside its own.
+    /// A record that is sent alone has about so many bytes beside its own.
+    pub(crate) const OVERHEAD: usize = 100;
+
+    /// About its bytes in a log.
     pub(crate) fn size(&self) -> usize {
         let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
         let headers: usize = self
@@ -98,6 +101,6 @@ impl Outgoing {
             .iter()
             .map(|(name, value)| name.len() + length(value))
             .sum();
-        100 + length(&self.key) + length(&self.value) + headers
+        Self::OVERHEAD + length(&self.key) + length(&self.value) + headers
     }
 }

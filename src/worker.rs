@@ -5,6 +5,7 @@
 //! back-off is a timer, and the answer to a dead letter arrives in the mailbox. Nothing else in it is asynchronous,
 //! so a heap of timers is the whole runtime that it needs.
 
+mod ahead;
 mod alone;
 mod calls;
 mod commit_requests;
@@ -57,6 +58,7 @@ use crate::threads::progress::Beat;
 use crate::threads::supervisor::Endings;
 use crate::wait::{Answer, WaitId};
 
+use ahead::Hears;
 use alone::Alone;
 use calls::{Calls, WaitingCalls};
 use emissions::Emissions;
@@ -185,6 +187,8 @@ impl Worker {
         let mut gates = Gates::new(clock.clone(), start.rates);
         gates.set_listeners(&start.bundle.config, start.index, start.count);
         let meter = Meter::new(names(&start.bundle.config), now);
+        let emission_bytes = share(emissions::BYTES_MAX, start.index, start.count);
+        let answers = Arc::new(Hears(start.mailbox.clone()));
         let mut worker = Self {
             index: start.index,
             count: start.count,
@@ -202,7 +206,7 @@ impl Worker {
             alone: Alone::default(),
             gates,
             forwarded: Forwarded::new(),
-            emissions: Emissions::default(),
+            emissions: Emissions::new(emission_bytes, answers),
             meter,
             running: Running::new(start.page),
             gatekeeper: Gatekeeper::new(start.solo, start.index),
@@ -334,7 +338,7 @@ impl Worker {
                 let lane = LaneId { epoch, lane };
                 self.emission(&RecordId { lane, listener }, number, news);
             }
-            ToWorker::Acknowledged { id, result } => self.acknowledged(id, result),
+            ToWorker::Acknowledged { runs, failed } => self.acknowledged(&runs, failed),
             ToWorker::WrittenBeforeCommit {
                 vm,
                 call,

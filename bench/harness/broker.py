@@ -56,6 +56,7 @@ class Broker:
         done = subprocess.run([self.tool, *map(str, words)], capture_output=True, text=True, env={**os.environ})
         if done.returncode:
             raise process.Failed(f"topic {' '.join(map(str, words))}: {done.stderr.strip()}")
+        return done.stdout
 
     def create(self, name, partitions):
         self._topic("create", self.address, name, partitions)
@@ -68,6 +69,10 @@ class Broker:
             if topic.records:
                 self._topic("fill", self.address, name, topic.partitions, topic.records // topic.topics, topic.size,
                             topic.keys, topic.codec, topic.kind)
+
+    def count(self, name, partitions):
+        """How many records the topic has, by its offsets."""
+        return int(self._topic("count", self.address, name, partitions))
 
     def delete(self, names):
         for name in names:

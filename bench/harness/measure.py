@@ -94,18 +94,33 @@ class Bench:
                 except Failed as why:
                     self.say(f"  warm-up, {topic}: no figure: {why}")
 
-    def _daemon(self, setup, names, records):
-        return moontide.Daemon(self.binary, self.broker.address, setup, names, records)
+    def _daemon(self, setup, names, records, out=""):
+        return moontide.Daemon(self.binary, self.broker.address, setup, names, records, out)
 
     def rate(self, workload, program):
+        if not workload.out or program.setup and not program.setup.writes:
+            return self._rate(workload, program)
+        name = f"out-{time.monotonic_ns()}"
+        self.broker.create(name, workload.out)
+        try:
+            figure = self._rate(workload, program, name)
+            written = self.broker.count(name, workload.out)
+            if written < figure.messages:
+                raise Failed(f"of {figure.messages} records {written} were written")
+            return figure
+        finally:
+            self.broker.delete([name])
+
+    def _rate(self, workload, program, out=""):
         topic = self.topics[(program.setup and program.setup.topic) or workload.topic]
         records = min(topic.records, workload.records or topic.records)
         if program.setup:
-            return self._daemon(program.setup, topic.names(), records).measure(self.settings.seconds_max)
+            return self._daemon(program.setup, topic.names(), records, out).measure(self.settings.seconds_max)
         records = min(records, program.peer.records)
         # A peer that knows no such task does less: it only takes the messages.
         task = workload.task if workload.task in program.peer.tasks else "read"
-        return program.peer.finish(program.peer.start(self.broker.address, topic.name, records, task), self.settings.seconds_max)
+        running = program.peer.start(self.broker.address, topic.name, records, task, out)
+        return program.peer.finish(running, self.settings.seconds_max)
 
     def _latency(self, workload, program):
         settings = self.settings

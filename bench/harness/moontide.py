@@ -24,13 +24,14 @@ handler = "{setup.handler}"
 subscription = {{ fromBeginning = true }}
 {setup.listener}
 ''' for topic in topics)
+    producer = f"\n[producerConfig]\n{setup.producer}\n" if setup.producer else ""
     return f'''[kafkaConfig]
 brokers = ["${{BENCH_BROKER}}"]
 
 [consumerConfig]
 groupId = "${{BENCH_GROUP}}"
 {setup.consumer}
-
+{producer}
 {listeners}
 [lua]
 handlers = "{handlers}"
@@ -47,7 +48,7 @@ stateDirectory = "."
 
 
 class Daemon(Process):
-    def __init__(self, binary, broker, setup, topics, records):
+    def __init__(self, binary, broker, setup, topics, records, out=""):
         folder = PLACE / "moontide"
         folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "config.toml"
@@ -62,7 +63,7 @@ class Daemon(Process):
         self.workers = setup.workers
         self.records = records
         self.environment = {"BENCH_BROKER": broker, "BENCH_GROUP": f"bench-{secrets.token_hex(4)}",
-                            "BENCH_RECORDS": records // setup.workers, "BENCH_WAIT": setup.wait}
+                            "BENCH_RECORDS": records // setup.workers, "BENCH_WAIT": setup.wait, "BENCH_OUT": out}
         super().__init__([binary, "run", "--config", self.config], folder / "log", self.environment)
 
     def logged(self, text):

@@ -2,7 +2,8 @@
 
 A peer is a folder of bench/peers: `peer.toml` says what it is and how it is tuned, `prepare FOLDER` fetches and builds
 into target/bench, and `run BROKER TOPIC GROUP RECORDS TASK` prints `messages ms`, measured from the first message to the
-last in its own process, and for the task `latency` a line `latency p50 p99 p99.9 count` in µs.
+last in its own process, and for the task `latency` a line `latency p50 p99 p99.9 count` in µs. A task that writes has its
+topic in BENCH_OUT; its last message is the last acknowledged one.
 """
 
 import hashlib
@@ -54,9 +55,9 @@ class Peer:
                     env=library.environment() if library else None)
         stamp.write_text(digest.hexdigest())
 
-    def start(self, broker, topic, records, task):
+    def start(self, broker, topic, records, task, out=""):
         return Process([self.folder / "run", broker, topic, f"bench-{secrets.token_hex(4)}", records, task],
-                       PLACE / "peers" / f"{self.name}.run.log", {"BENCH_PREPARED": self.prepared},
+                       PLACE / "peers" / f"{self.name}.run.log", {"BENCH_PREPARED": self.prepared, "BENCH_OUT": out},
                        self.prepared)
 
     def finish(self, running, seconds):

@@ -70,6 +70,8 @@ class Report:
                 f"{short(max(rates))} | {ratio} | {program.cpu_us():.2f} | {program.memory_mib():.0f} |")
             self._goal(workload, program, subject, "rate", lambda wanted: (
                 subject.rate() / program.rate(), wanted, subject.rate() >= wanted * program.rate()))
+            self._goal(workload, program, subject, "CPU time", lambda wanted: (
+                subject.cpu_us() / program.cpu_us(), wanted, subject.cpu_us() <= wanted * program.cpu_us()))
         return [*lines, "", *self._plot(workload, programs, "messages/s", lambda program: program.rates())]
 
     def _latency(self, workload, programs):
@@ -103,7 +105,8 @@ class Report:
         return [f"`moontide check`: {check:.0f} ms. Start until ready: {ready:.0f} ms.", ""]
 
     def _goal(self, workload, program, subject, what, judge):
-        wanted = workload.goals.get(program.key)
+        goals = workload.cpu_goals if what == "CPU time" else workload.goals
+        wanted = goals.get(program.key)
         if wanted is not None:
             measured, wanted, is_reached = judge(wanted)
             sign = "≥" if what == "rate" else "≤"

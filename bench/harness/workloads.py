@@ -35,6 +35,9 @@ class Moontide:
     # Lines of TOML, as a user would write them.
     listener: str = ""
     consumer: str = ""
+    producer: str = ""
+    # Whether it writes to the topic that the workload gives it.
+    writes: bool = True
     # How often a handler is changed on disk and a reload asked for, in ms.
     reload_ms: int = 0
     # What a handler should do, where it can do several things.
@@ -52,12 +55,16 @@ class Workload:
     subject: Moontide
     # "rate", "latency", "idle", "backlog" or "start"
     kind: str = "rate"
+    # Partitions of a topic that each run gets anew, to write to; 0 for none.
+    out: int = 0
     # What the peers are asked for; those that know no such task are not asked.
     task: str = "read"
     peers: list = field(default_factory=list)
     variants: list = field(default_factory=list)
     # By the name of a peer or variant: how often its rate (or for latency at most how often its p50 and p99) is wanted.
     goals: dict = field(default_factory=dict)
+    # By the same: how often its CPU time a message may be taken, in workloads of the kind "rate".
+    cpu_goals: dict = field(default_factory=dict)
     # At most so many messages of the topic.
     records: int | None = None
     rate: int = 0

@@ -3,6 +3,7 @@
  *   topic create BROKER TOPIC PARTITIONS
  *   topic fill BROKER TOPIC PARTITIONS RECORDS SIZE KEYS CODEC KIND   as fast as it can
  *   topic pace BROKER TOPIC PARTITIONS RECORDS SIZE RATE WARM         RATE messages a second
+ *   topic count BROKER TOPIC PARTITIONS                              how many records it has, by its offsets
  *   topic delete BROKER TOPIC
  *
  * Every partition gets the same number of messages: message i goes to partition i % PARTITIONS, or with KEYS > 0, where
@@ -138,12 +139,24 @@ static void pace(char **a) {
   rd_kafka_flush(client, 600000);
 }
 
+static void tell_count(char **a) {
+  rd_kafka_t *client = producer(a[1], "none", "0");
+  int64_t all = 0, low, high;
+  for (int partition = 0; partition < atoi(a[3]); partition++) {
+    rd_kafka_resp_err_t error = rd_kafka_query_watermark_offsets(client, a[2], partition, &low, &high, 10000);
+    if (error) die(a[2], rd_kafka_err2str(error));
+    all += high - low;
+  }
+  printf("%lld\n", (long long)all);
+}
+
 int main(int count, char **arguments) {
   const char *what = count > 1 ? arguments[1] : "";
   if (!strcmp(what, "create") && count == 5) administer(arguments[2], arguments[3], atoi(arguments[4]));
   else if (!strcmp(what, "delete") && count == 4) administer(arguments[2], arguments[3], 0);
+  else if (!strcmp(what, "count") && count == 5) tell_count(arguments + 1);
   else if (!strcmp(what, "fill") && count == 10) fill(arguments + 1);
   else if (!strcmp(what, "pace") && count == 9) pace(arguments + 1);
-  else die("usage", "topic create|fill|pace|delete …, see the source");
+  else die("usage", "topic create|fill|pace|count|delete …, see the source");
   return failed != 0;
 }

@@ -30,6 +30,49 @@ impl Outgoing {
         opaque: *mut c_void,
     ) -> Result<(), Code> {
         let topic = CString::new(self.topic.as_str()).map_err(|_| Code::InvalidTopic)?;
+        let tag = sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_TOPIC;
+        // SAFETY: by the contract; the name lives as long as the call.
+        unsafe { self.produce(rk, (tag, topic.as_ptr().cast()), opaque) }
+    }
+
+    /// As `enqueue`, to a topic by its handle, whatever the record's own.
+    ///
+    /// # Safety
+    /// `rkt` is a topic of the producer `rk` that is alive, and `opaque` has the type that its delivery callback expects.
+    pub(super) unsafe fn enqueue_to(
+        &self,
+        rk: *mut sys::rd_kafka_t,
+        rkt: *mut sys::rd_kafka_topic_t,
+        opaque: *mut c_void,
+    ) -> Result<(), Code> {
+        if !self.headers.is_empty() || self.timestamp_ms.is_some() {
+            let tag = sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_RKT;
+            // SAFETY: by the contract.
+            return unsafe { self.produce(rk, (tag, rkt.cast_const().cast()), opaque) };
+        }
+        let (value, value_size) = raw(self.value.as_deref());
+        let (key, key_size) = raw(self.key.as_deref());
+        let (partition, flags) = (self.partition.unwrap_or(BY_KEY), sys::RD_KAFKA_MSG_F_COPY);
+        let value = value.cast_mut();
+        // SAFETY: by the contract; the bytes are copied, and the error is a variable of this thread.
+        unsafe {
+            match sys::rd_kafka_produce(
+                rkt, partition, flags, value, value_size, key, key_size, opaque,
+            ) {
+                0 => Ok(()),
+                _ => Err(sys::rd_kafka_last_error().into()),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As `enqueue`; the tag is that of a topic's name or handle, and the pointer is one.
+    unsafe fn produce(
+        &self,
+        rk: *mut sys::rd_kafka_t,
+        topic: (sys::rd_kafka_vtype_t, *const c_void),
+        opaque: *mut c_void,
+    ) -> Result<(), Code> {
         let (value, value_size) = raw(self.value.as_deref());
         let (key, key_size) = raw(self.key.as_deref());
         let headers = native_headers(&self.headers)?;
@@ -39,8 +82,8 @@ impl Outgoing {
             use sys::rd_kafka_vtype_t as tag;
             let result = sys::rd_kafka_producev(
                 rk,
-                tag::RD_KAFKA_VTYPE_TOPIC,
-                topic.as_ptr(),
+                topic.0,
+                topic.1,
                 tag::RD_KAFKA_VTYPE_PARTITION,
                 self.partition.unwrap_or(BY_KEY),
                 tag::RD_KAFKA_VTYPE_MSGFLAGS,

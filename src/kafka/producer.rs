@@ -3,33 +3,36 @@
 //! The producer is idempotent, waits for all replicas, does not linger, and maps keys to partitions as Java's clients
 //! do. Every wait has a deadline. A record without an acknowledgement is an error, never silence. Each record is
 //! answered exactly once. This module must not know the purpose of the records.
-#![expect(
-    unsafe_code,
-    reason = "the waiter of a record passes through librdkafka as an address, and one call has no safe form"
-)]
+#![expect(unsafe_code, reason = "calls without a safe form")]
+
+mod brokers;
+mod reports;
+mod topic;
 
 use std::collections::BTreeMap;
+use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
-use rdkafka::ClientContext;
-use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _, RDKafkaLogLevel};
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::{DeliveryResult, Message as _};
-use rdkafka::producer::{
-    BaseProducer, NoCustomPartitioner, Producer as _, ProducerContext, PurgeConfig,
-};
+use rdkafka::producer::{BaseProducer, Producer as _, PurgeConfig};
 use rdkafka::util::IntoOpaque as _;
 
 use crate::failpoint::failpoint;
 use crate::kafka::property::Value;
-use crate::kafka::refusal::{self, Refusal};
+use crate::kafka::refusal::Refusal;
 use crate::log::log;
 pub(crate) use crate::message::Outgoing;
 use crate::threads::supervisor::{Handle, Kind, Supervisor};
+
+use brokers::Brokers;
+pub(crate) use reports::{Numbers, Reported};
+use reports::{Opaque, Reports, Waiting};
+pub(crate) use topic::Topic;
 
 /// The properties that a producer takes over from a consumer: the address of the brokers, and the identity.
 const CONNECTION: &[&str] = &[
@@ -56,9 +59,6 @@ const IN_FLIGHT_MAX: usize = 1000;
 
 /// How long a poll for answers waits; a producer ends between two polls.
 const POLL: Duration = Duration::from_millis(100);
-
-/// An error that lasts is told every 30 s by librdkafka, and its pause before a connection is 10 s.
-const ERROR_LASTS: Duration = Duration::from_secs(45);
 
 /// The time that librdkafka may take to report its own time-out.
 const REPORT_GRACE: Duration = Duration::from_secs(1);
@@ -119,6 +119,8 @@ pub(crate) struct Settings<'a> {
     pub(crate) deadline: Duration,
     pub(crate) way: Way,
     pub(crate) extra: &'a [(&'a str, &'a str)],
+    /// Hears of the records that have a number in place of a receiver.
+    pub(crate) numbers: Option<Arc<dyn Numbers>>,
 }
 
 impl Producer {
@@ -132,6 +134,7 @@ impl Producer {
             deadline,
             way: Way::Together,
             extra: &[],
+            numbers: None,
         })
     }
 
@@ -155,15 +158,9 @@ impl Producer {
         if settings.way == Way::Alone {
             config.set("batch.num.messages", "1");
         }
-        let brokers = Arc::new(Brokers {
-            addresses: config
-                .get("bootstrap.servers")
-                .unwrap_or_default()
-                .to_owned(),
-            deadline: settings.deadline,
-            last_error: Mutex::default(),
-        });
-        let reports = Reports(brokers.clone());
+        let addresses = config.get("bootstrap.servers").unwrap_or_default();
+        let brokers = Arc::new(Brokers::new(addresses, settings.deadline));
+        let reports = Reports::new(&brokers, settings.numbers.clone());
         let client = BaseProducer::from_config_and_context(&config, reports).context("producer")?;
         let (client, is_over) = (Arc::new(client), Arc::<AtomicBool>::default());
         let kind = Kind::Counted(settings.deadline + TURN_GRACE);
@@ -173,7 +170,7 @@ impl Producer {
                 while !is_over.load(Ordering::Relaxed) {
                     beat.turn();
                     failpoint!("producer-turn");
-                    client.poll(POLL);
+                    reports::serve(&client, POLL);
                 }
             }
         })?;
@@ -249,24 +246,22 @@ impl Producer {
     /// Sends one record without waiting. `then` is called exactly once, by a thread of the producer, which it must
     /// not block. If librdkafka does not take the record, `then` is called before this returns.
     pub(crate) fn send_then(&self, record: &Outgoing, then: Then) {
-        let waiting = Box::new(Waiting {
-            topic: record.topic.clone(),
-            then: Mutex::new(Some(then)),
-        });
-        let rk = self.native();
-        let opaque = waiting.into_ptr();
-        // SAFETY: the handle belongs to this producer, whose delivery callback takes a `Box<Waiting>`.
-        if let Err(error) = unsafe { record.enqueue(rk, opaque) } {
+        let opaque = Opaque::Waiting(Box::new(Waiting::new(&record.topic, then))).into_ptr();
+        // SAFETY: the handle belongs to this producer, whose delivery callback takes an `Opaque`.
+        if let Err(error) = unsafe { record.enqueue(self.native(), opaque) } {
             // SAFETY: `into_ptr` above made the pointer, and no delivery report has it when the record was refused.
-            let waiting = unsafe { Box::<Waiting>::from_ptr(opaque) };
-            let error = KafkaError::MessageProduction(error);
-            waiting.answer(Err(self.brokers.failure(&record.topic, &error)));
+            if let Opaque::Waiting(waiting) = unsafe { Opaque::from_ptr(opaque) } {
+                let error = KafkaError::MessageProduction(error);
+                waiting.answer(Err(self.brokers.failure(&record.topic, &error)));
+            }
         }
     }
 
     /// Whether the client has ended for good; it would refuse every further record.
     pub(crate) fn is_dead(&self) -> bool {
-        self.client.client().fatal_error().is_some()
+        // SAFETY: the handle is alive; without a buffer the call writes no text.
+        let code = unsafe { rdkafka_sys::rd_kafka_fatal_error(self.native(), ptr::null_mut(), 0) };
+        code != rdkafka_sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
     }
 
     /// Whether a broker has ever told this client which brokers there are.
@@ -283,6 +278,15 @@ impl Producer {
     /// The first error of a connection since the last acknowledgement, while it lasts.
     pub(crate) fn last_error(&self) -> Option<String> {
         self.brokers.last_error()
+    }
+
+    /// The handle of a topic, for records whose answers have numbers.
+    pub(crate) fn topic(self: &Arc<Self>, name: &str) -> Result<Topic, Failure> {
+        let code = |code| {
+            self.brokers
+                .failure(name, &KafkaError::MessageProduction(code))
+        };
+        Topic::new(self, name).map_err(code)
     }
 
     pub(super) fn native(&self) -> *mut rdkafka_sys::rd_kafka_t {
@@ -356,129 +360,6 @@ impl Failure {
             Some(Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed)
         );
         is_forbidden || self.kind == "invalid" || self.refusal() != Refusal::Transient
-    }
-}
-
-/// The receiver of a record's answer.
-struct Waiting {
-    topic: String,
-    /// Taken once. The lock is never contended; it makes the box `Sync`, which the crate requires.
-    then: Mutex<Option<Then>>,
-}
-
-impl Waiting {
-    fn answer(self, answer: Result<Acknowledged, Failure>) {
-        let then = self.then.into_inner();
-        if let Some(then) = then.unwrap_or_else(PoisonError::into_inner) {
-            then(answer);
-        }
-    }
-}
-
-/// The reason why a broker was not reachable. The code of a time-out says only that the wait is over.
-struct Brokers {
-    addresses: String,
-    deadline: Duration,
-    /// The first error since the last acknowledgement, and the time of the latest one.
-    last_error: Mutex<Option<(Instant, String)>>,
-}
-
-impl Brokers {
-    fn failure(&self, topic: &str, error: &KafkaError) -> Failure {
-        let code = error.rdkafka_error_code();
-        let mut kind = code.map_or("refused", refusal::kind);
-        let text = match code {
-            Some(Code::MessageTimedOut) => {
-                if self.last_error().is_some() {
-                    kind = "unreachable";
-                }
-                self.unreachable(error)
-            }
-            Some(Code::PurgeQueue | Code::PurgeInflight) => "the producer was closed".to_owned(),
-            Some(code) => code.to_string(),
-            None => error.to_string(),
-        };
-        Failure {
-            code,
-            kind,
-            sentence: format!("topic `{topic}`: {text}"),
-        }
-    }
-
-    fn unreachable(&self, error: &KafkaError) -> String {
-        let reason = self.last_error().unwrap_or_else(|| {
-            error
-                .rdkafka_error_code()
-                .map_or_else(|| error.to_string(), |code| code.to_string())
-        });
-        format!(
-            "{} did not answer within {} s: {reason}",
-            self.addresses,
-            self.deadline.as_secs_f32()
-        )
-    }
-
-    /// An idle connection may have ended long ago, and another one be up.
-    fn last_error(&self) -> Option<String> {
-        let last = self.locked();
-        let (at, reason) = last.as_ref()?;
-        (at.elapsed() < ERROR_LASTS).then(|| reason.clone())
-    }
-
-    fn locked(&self) -> std::sync::MutexGuard<'_, Option<(Instant, String)>> {
-        self.last_error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Passes each delivery report to its receiver.
-struct Reports(Arc<Brokers>);
-
-/// An idempotent producer may log this at each start: the connection to an address of `brokers` ends when the id of the
-/// broker is known, and the request for a producer id is repeated on the connection that follows.
-fn is_usual(facility: &str, text: &str) -> bool {
-    facility == "GETPID" && text.contains("Broker handle destroyed")
-}
-
-impl ClientContext for Reports {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        let level = if is_usual(facility, text) {
-            RDKafkaLogLevel::Debug
-        } else {
-            level
-        };
-        super::log::line(level as i32, facility, "producer", text);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
-            let first = self.0.last_error().unwrap_or_else(|| reason.to_owned());
-            *self.0.locked() = Some((Instant::now(), first));
-        }
-    }
-}
-
-impl ProducerContext<NoCustomPartitioner> for Reports {
-    type DeliveryOpaque = Box<Waiting>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, waiting: Box<Waiting>) {
-        match result {
-            Ok(message) => {
-                *self.0.locked() = None;
-                waiting.answer(Ok(Acknowledged {
-                    partition: message.partition(),
-                    offset: message.offset(),
-                    timestamp_ms: message.timestamp().to_millis(),
-                }));
-            }
-            // The broker's own error message is not available: librdkafka 2.12.1 frees it before it calls this.
-            // `rd_kafka_message_produce_errstr` then reads freed memory.
-            Err((error, _)) => {
-                let failure = self.0.failure(&waiting.topic, error);
-                waiting.answer(Err(failure));
-            }
-        }
     }
 }
 

@@ -18,6 +18,7 @@ use mlua::ffi::{self, lua_State};
 use super::attributes::App;
 use super::control::observers::PartitionEvent;
 use super::stack::push_bytes;
+use super::used::Used;
 use super::{Call, Verdict};
 use crate::bundle::Bundle;
 use crate::clock::Clock;
@@ -171,8 +172,12 @@ pub(super) struct Shared {
     pub(super) asked: Cell<Option<Requested>>,
     /// Whether any call has an entry in the two below: most handlers emit nothing.
     pub(super) emits: Cell<bool>,
-    /// What calls have emitted that have not ended.
-    pub(super) emitted: RefCell<HashMap<u64, Emitted>>,
+    /// What calls have emitted that have not ended, by call: few wait after an emit.
+    pub(super) emitted: RefCell<Vec<(u64, Box<Emitted>)>>,
+    /// The bytes of all those.
+    pub(super) emitted_bytes: Cell<usize>,
+    /// Emissions of one record that are over, for the next ones: the memory of each is used again.
+    pub(super) used: RefCell<Used>,
     /// Calls whose awaited commit had records to write first, until it is answered.
     pub(super) owing: RefCell<HashSet<u64>>,
     /// The verdict of the running call; its first one counts.
@@ -253,6 +258,8 @@ impl Shared {
             asked: Cell::new(None),
             emits: Cell::new(false),
             emitted: RefCell::default(),
+            emitted_bytes: Cell::new(0),
+            used: RefCell::default(),
             owing: RefCell::default(),
             verdict: RefCell::default(),
             answer: RefCell::default(),

@@ -38,6 +38,7 @@ use super::shared::Shared;
 use super::{Call, CallId, Failure, FailureKind, Step, Verdict};
 use crate::config::Config;
 use crate::rules::timers::Timer;
+use crate::wait::send::Emitted;
 use crate::wait::{Answer, Requested, Value, WaitId};
 use beat::Pulse;
 use failure::Words;
@@ -348,7 +349,7 @@ impl Vm {
             let message = "`ctx.emit`: records of this call that a commit was to write first are not acknowledged";
             return Step::Failed(Failure::given_up(message.to_owned()));
         }
-        emitted.map_or(Step::Done, |emitted| Step::Emitted(Box::new(emitted)))
+        emitted.map_or(Step::Done, Step::Emitted)
     }
 
     /// The call has ended in another way than done.
@@ -417,6 +418,11 @@ impl Vm {
     /// The commit request of the last slice. It stands, however the slice ended.
     pub(crate) fn take_requested(&self) -> Option<Requested> {
         self.shared.asked.take()
+    }
+
+    /// An emission is over.
+    pub(crate) fn use_again(&self, emitted: Box<Emitted>) {
+        self.shared.use_again(emitted);
     }
 
     /// Calls that wait.

@@ -300,6 +300,7 @@ impl Client {
             deadline: self.connection.request_timeout,
             way: Way::Together,
             extra: &extra,
+            numbers: None,
         })
     }
 

@@ -138,6 +138,7 @@ impl Outbox {
             deadline: DEADLINE,
             way,
             extra: &PROPERTIES,
+            numbers: None,
         })?);
         if let Some(dead) = slot.replace(producer.clone()) {
             producers.buried.retain(|thread| !thread.has_ended());

@@ -6,9 +6,12 @@
 mod clients;
 mod emission;
 mod group;
+mod hearing;
 mod limits;
+mod routes;
 mod sending;
 mod stats;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,14 +27,17 @@ use crate::nearest::suggestion;
 use crate::telemetry::metrics::ProducerSnapshot;
 use crate::threads::supervisor::Supervisor;
 use crate::wait::Fault;
-use crate::wait::send::{Acknowledged, Emission, Request, Senders, Sending, Troubled};
+use crate::wait::send::{Acknowledgements, Emission, Request, Senders, Sending, Troubled};
 
 use group::Group;
+use hearing::Receivers;
 use stats::Stats;
+use ways::Ways;
 
 /// All producers of the process.
 pub(crate) struct Producers {
     endings: Arc<Endings>,
+    receivers: Arc<Receivers>,
     state: Mutex<State>,
 }
 
@@ -48,12 +54,16 @@ struct State {
 struct Set {
     groups: Vec<Arc<Group>>,
     listeners: Vec<(String, Option<Vec<Produced>>)>,
+    receivers: Arc<Receivers>,
+    /// A VM has its set for itself, so nobody waits for this lock.
+    ways: Mutex<Ways>,
 }
 
 impl Producers {
     pub(crate) fn new(supervisor: &Supervisor) -> Self {
         Self {
             endings: Arc::new(Endings::new(supervisor)),
+            receivers: Arc::default(),
             state: Mutex::default(),
         }
     }
@@ -114,13 +124,15 @@ impl Producers {
             listeners: listeners
                 .map(|listener| (listener.name.clone(), listener.produces.clone()))
                 .collect(),
+            receivers: self.receivers.clone(),
+            ways: Mutex::default(),
         })
     }
 
     fn new_group(&self, settings: &config::Producer) -> Arc<Group> {
         let name = settings.name.clone();
         let stats = self.lock().stats.entry(name).or_default().clone();
-        let group = Arc::new(Group::new(settings, stats, &self.endings));
+        let group = Arc::new(Group::new(settings, stats, &self.endings, &self.receivers));
         let is_closed = {
             let mut all = self.lock();
             all.groups.push(Arc::downgrade(&group));
@@ -246,13 +258,12 @@ impl Senders for Set {
         Ok(())
     }
 
-    fn emit_now(&self, requests: &[Request], then: Acknowledged) -> Result<(), Acknowledged> {
-        let groups: Result<Vec<_>, Fault> = requests.iter().map(|one| self.group(one)).collect();
-        match groups {
-            Ok(groups) => emission::enqueue(&groups, requests, then),
-            // The slow way says why.
-            Err(_) => Err(then),
-        }
+    fn emit_now(&self, requests: &[Request], first: u64, to: &Arc<dyn Acknowledgements>) -> bool {
+        let mut ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = first | ways.base_of(to, &self.receivers);
+        // Where a record has no way, the slow way says why.
+        let group = |request: &Request| self.group(request).ok().cloned();
+        ways.send(requests, first, to, group)
     }
 
     fn emit(&self, requests: Vec<Request>, troubled: Troubled) -> Emission {

@@ -4,11 +4,33 @@
 //! So a lane goes on meanwhile, and the position does not.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// By lane, in the order of the lane.
 #[derive(Debug)]
 pub(crate) struct Unacknowledged<T> {
-    lanes: HashMap<u64, VecDeque<Entry<T>>>,
+    lanes: HashMap<u64, VecDeque<Entry<T>>, BuildHasherDefault<Spread>>,
+}
+
+/// Lanes are hashes that nobody outside can choose, or numbers that follow each other: no further hash is needed.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, lane: u64) {
+        // By the golden ratio: each bit of the lane reaches the upper ones.
+        self.0 = (self.0 ^ lane).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 #[derive(Debug)]
@@ -22,7 +44,7 @@ struct Entry<T> {
 impl<T> Default for Unacknowledged<T> {
     fn default() -> Self {
         Self {
-            lanes: HashMap::new(),
+            lanes: HashMap::default(),
         }
     }
 }
@@ -52,25 +74,29 @@ impl<T> Unacknowledged<T> {
         Some(&mut last.message)
     }
 
-    pub(crate) fn get_mut(&mut self, lane: u64, number: u64) -> Option<&mut T> {
-        let entries = self.lanes.get_mut(&lane)?;
+    pub(crate) fn get(&self, lane: u64, number: u64) -> Option<&T> {
+        let entries = self.lanes.get(&lane)?;
         let index = index_of(entries, number)?;
-        Some(&mut entries[index].message)
+        Some(&entries[index].message)
     }
 
-    /// An emission of this message is acknowledged. Calls `is_final` for each message that is final by that.
+    /// An emission of this message is acknowledged, which `note` writes down. Calls `is_final` for each message that is
+    /// final by that. Returns whether the message is here.
     pub(crate) fn acknowledged(
         &mut self,
         lane: u64,
         number: u64,
+        note: impl FnOnce(&mut T),
         mut is_final: impl FnMut(u64, T),
-    ) {
+    ) -> bool {
         let Some(entries) = self.lanes.get_mut(&lane) else {
-            return;
+            return false;
         };
-        if let Some(index) = index_of(entries, number) {
-            entries[index].open = entries[index].open.saturating_sub(1);
-        }
+        let Some(index) = index_of(entries, number) else {
+            return false;
+        };
+        entries[index].open = entries[index].open.saturating_sub(1);
+        note(&mut entries[index].message);
         while entries.front().is_some_and(|first| first.open == 0)
             && let Some(first) = entries.pop_front()
         {
@@ -79,6 +105,7 @@ impl<T> Unacknowledged<T> {
         if entries.is_empty() {
             self.lanes.remove(&lane);
         }
+        true
     }
 
     /// The lane goes back to this message: takes it and those behind it.
@@ -105,6 +132,10 @@ impl<T> Unacknowledged<T> {
 }
 
 fn index_of<T>(entries: &VecDeque<Entry<T>>, number: u64) -> Option<usize> {
+    // Answers come in order, mostly.
+    if entries.front().is_some_and(|first| first.number == number) {
+        return Some(0);
+    }
     entries.binary_search_by_key(&number, |one| one.number).ok()
 }
 
@@ -114,7 +145,7 @@ mod tests {
 
     fn finals(all: &mut Unacknowledged<&'static str>, lane: u64, number: u64) -> Vec<&'static str> {
         let mut found = Vec::new();
-        all.acknowledged(lane, number, |_, name| found.push(name));
+        all.acknowledged(lane, number, |_| (), |_, name| found.push(name));
         found
     }
 
@@ -156,8 +187,8 @@ mod tests {
         all.push(7, 4, 0, "b");
         *all.last_mut(7).unwrap() = "c";
         assert_eq!(all.last_mut(8), None);
-        assert_eq!(all.get_mut(7, 1), Some(&mut "a"));
-        assert_eq!(all.get_mut(7, 2), None);
+        assert_eq!(all.get(7, 1), Some(&"a"));
+        assert_eq!(all.get(7, 2), None);
         assert_eq!(finals(&mut all, 7, 1), ["a", "c"]);
     }
 }

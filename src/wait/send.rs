@@ -124,8 +124,18 @@ pub(crate) type Emission = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send
 /// Told each time why records of an emission are not acknowledged yet.
 pub(crate) type Troubled = Box<dyn Fn(Fault) + Send + Sync>;
 
-/// Called exactly once: every record is acknowledged, or one is not.
-pub(crate) type Acknowledged = Box<dyn FnOnce(Result<(), Fault>) + Send>;
+/// Consecutive numbers of acknowledged records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) first: u64,
+    pub(crate) count: u64,
+}
+
+/// Who hears of numbered records. Each number is answered once: acknowledged, or failed.
+pub(crate) trait Acknowledgements: Send + Sync {
+    /// The answers that came together.
+    fn answered(&self, acknowledged: Vec<Run>, failed: Vec<(u64, Fault)>);
+}
 
 /// The producers of one configuration.
 pub(crate) trait Senders: fmt::Debug + Send + Sync {
@@ -135,9 +145,10 @@ pub(crate) trait Senders: fmt::Debug + Send + Sync {
     /// Whether the listener of the request may emit these records, and by which producer.
     fn may_emit(&self, request: &Request) -> Result<(), Fault>;
 
-    /// Sends records of requests that `may_emit` has passed, at once and once only, behind those of earlier calls. Where
-    /// that is not possible now, nothing is sent, and `then` is given back.
-    fn emit_now(&self, requests: &[Request], then: Acknowledged) -> Result<(), Acknowledged>;
+    /// Sends records of requests that `may_emit` has passed, at once and once only, behind those of earlier calls. They
+    /// have consecutive numbers from `first` on, below 2^47. After a failure those behind it may have no answer. Where
+    /// that is not possible now, nothing is sent, and this returns false.
+    fn emit_now(&self, requests: &[Request], first: u64, to: &Arc<dyn Acknowledgements>) -> bool;
 
     /// Sends records of requests that `may_emit` has passed, however long that takes, in their order.
     fn emit(&self, requests: Vec<Request>, troubled: Troubled) -> Emission;

@@ -22,7 +22,7 @@ impl Worker {
         emitted: Option<Box<Emitted>>,
     ) -> Option<Cancel> {
         if let Some(last) = slot.unacknowledged.last_mut(open.lane) {
-            last.emitting.then.push(Then::Commit {
+            last.follow_with(Then::Commit {
                 of,
                 offset,
                 emitted,
@@ -30,7 +30,7 @@ impl Worker {
             return None;
         }
         if let Some(emitted) = emitted {
-            return Some(self.write_before_commit(*emitted, of, offset));
+            return Some(self.write_before_commit(emitted, &open.listener, of, offset));
         }
         let (vm, call, wait) = of;
         let reply = self.reply(vm, call, wait);
@@ -64,13 +64,14 @@ impl Worker {
 
     fn write_before_commit(
         &mut self,
-        mut emitted: Emitted,
+        mut emitted: Box<Emitted>,
+        listener: &str,
         (vm, call, wait): (u64, CallId, WaitId),
         offset: i64,
     ) -> Cancel {
         let (mailbox, asked) = (self.mailbox.clone(), emitted.asked.take());
         // The call waits for it, and `limits.timeout` ends the wait.
-        let share = self.emissions.share(emitted.bytes);
+        let share = self.emissions.share(listener, emitted.bytes);
         let job = job(&emitted, Box::new(|_| ()), Some(share));
         let reply = Reply::new(move |answer| {
             mailbox.send(ToWorker::WrittenBeforeCommit {

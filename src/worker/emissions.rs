@@ -14,55 +14,52 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::assignment::{Emission, ToWorker};
 use crate::kafka::Message;
-use crate::log::log;
 use crate::lua::Failure;
 use crate::message::Record as _;
+use crate::rules::ahead::Ahead;
 use crate::rules::lanes::{Headed, Stage};
 use crate::telemetry::metrics::Outcome;
-use crate::wait::send::{Emitted, Troubled};
+use crate::wait::send::{Acknowledgements, Emitted, Troubled};
 use crate::wait::{Answer, Cancel, Fault, Job, Reply, Value};
 
 use super::Worker;
+use super::ahead::Origin;
 use super::commit_requests::Who;
 use super::head::Head;
 use super::ids::{LaneId, RecordId};
-use super::kept::{Emitting, Kept, Settled, Share, Then, Unwritten};
+use super::kept::{Emitter, Emitting, Settled, Share, Then, Unwritten};
 use super::outcomes::named;
 use super::slot::Slot;
 
-/// With so many bytes without an acknowledgement, no call of the worker begins.
-const BYTES_MAX: usize = 32 << 20;
+/// With so many bytes of a listener without an acknowledgement, no call of it begins. Workers share them.
+pub(super) const BYTES_MAX: usize = 32 << 20;
 /// The pause before a message runs again whose emission ended without an answer.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 /// Kinds that say nothing of a record: a bug, or no thread for the work.
 const NO_REFUSAL: [&str; 2] = ["internal", "busy"];
 
 /// The emissions of messages whose calls have ended.
-#[derive(Default)]
 pub(super) struct Emissions {
-    last: u64,
-    /// Those that went ahead, by number.
-    ahead: HashMap<u64, Ahead>,
+    /// Those that went ahead.
+    pub(super) ahead: Ahead<Origin>,
     /// Those that their lanes wait for.
     open: HashMap<RecordId, Written>,
-    /// The bytes of all that are kept.
-    bytes: Arc<AtomicUsize>,
+    /// Listeners that have emitted. They are few, and none is forgotten.
+    emitters: Vec<Arc<Emitter>>,
+    /// The bytes of a listener at which no call of it begins.
+    bytes_max: usize,
     /// Partitions that wait for room, by epoch.
     parked: Vec<u64>,
-}
-
-/// Where an emission that went ahead comes from.
-pub(super) struct Ahead {
-    pub(super) lane: LaneId,
-    /// The number of the message.
-    pub(super) number: u64,
-    pub(super) listener: String,
+    pub(super) answers: Arc<dyn Acknowledgements>,
+    /// Emissions that are acknowledged, and messages that have become final by that; empty between two letters.
+    pub(super) ahead_ended: Vec<(u64, Origin)>,
+    pub(super) ended: Vec<(u64, Settled)>,
 }
 
 struct Written {
     /// The number of the message.
     number: u64,
-    emitted: Arc<Emitted>,
+    emitted: Box<Emitted>,
     is_counted: bool,
     tries: u32,
     share: Share,
@@ -71,21 +68,49 @@ struct Written {
 }
 
 impl Emissions {
-    /// Whether a call of this partition may start; if not, the partition is parked until an emission ends.
-    pub(super) fn may_start(&mut self, epoch: u64) -> bool {
-        let may = self.has_room();
+    pub(super) fn new(bytes_max: usize, answers: Arc<dyn Acknowledgements>) -> Self {
+        Self {
+            ahead: Ahead::default(),
+            open: HashMap::new(),
+            emitters: Vec::new(),
+            bytes_max,
+            parked: Vec::new(),
+            answers,
+            ahead_ended: Vec::new(),
+            ended: Vec::new(),
+        }
+    }
+
+    /// Whether a call of this listener may start; if not, the partition is parked until an emission ends.
+    #[inline]
+    pub(super) fn may_start(&mut self, epoch: u64, listener: &str) -> bool {
+        self.emitters.is_empty() || self.may_emit(epoch, listener)
+    }
+
+    fn may_emit(&mut self, epoch: u64, listener: &str) -> bool {
+        let mut emitters = self.emitters.iter();
+        let emitter = emitters.find(|one| one.name == listener);
+        let may = emitter.is_none_or(|one| self.has_room(one));
         if !may && !self.parked.contains(&epoch) {
             self.parked.push(epoch);
         }
         may
     }
 
-    fn has_room(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) < BYTES_MAX
+    fn has_room(&self, emitter: &Emitter) -> bool {
+        emitter.bytes.load(Ordering::Relaxed) < self.bytes_max
     }
 
-    pub(super) fn share(&self, bytes: usize) -> Share {
-        Share::new(bytes, &self.bytes)
+    pub(super) fn share(&mut self, listener: &str, bytes: usize) -> Share {
+        let found = self.emitters.iter().position(|one| one.name == listener);
+        let at = found.unwrap_or_else(|| {
+            self.emitters.push(Arc::new(Emitter {
+                name: listener.to_owned(),
+                bytes: AtomicUsize::new(0),
+            }));
+            self.emitters.len() - 1
+        });
+        Share::new(bytes, self.emitters[at].clone())
     }
 
     /// No news of the emission that this lane waits for counts any more. `None`: it waits for none.
@@ -100,13 +125,13 @@ impl Emissions {
 
     /// The answer to an emission that went ahead does not count any more. Returns whether it was open.
     pub(super) fn recall(&mut self, ahead: u64) -> bool {
-        self.ahead.remove(&ahead).is_some()
+        self.ahead.recall(ahead)
     }
 
     /// The partition is gone.
     pub(super) fn forget_partition(&mut self, epoch: u64) {
         self.open.retain(|id, _| id.lane.epoch != epoch);
-        self.ahead.retain(|_, one| one.lane.epoch != epoch);
+        self.ahead.forget(|one| one.lane.epoch == epoch);
     }
 }
 
@@ -136,40 +161,11 @@ pub(super) fn result(answer: Answer) -> Result<(), Fault> {
 }
 
 impl Worker {
-    /// Sends the records, and the lane goes on. They come back where that is not possible now.
-    pub(super) fn emit_ahead(
-        &mut self,
-        slot: &mut Slot,
-        (lane, number, listener): (u64, u64, &str),
-        emitted: Emitted,
-    ) -> Result<Kept, Emitted> {
-        let (mailbox, id) = (self.mailbox.clone(), self.emissions.last + 1);
-        let then = move |result| mailbox.send(ToWorker::Acknowledged { id, result });
-        let senders = emitted.senders.clone();
-        if senders.emit_now(&emitted.requests, Box::new(then)).is_err() {
-            return Err(emitted);
-        }
-        self.emissions.last = id;
-        let ahead = Ahead {
-            lane: slot.lane_id(lane),
-            number,
-            listener: listener.to_owned(),
-        };
-        self.emissions.ahead.insert(id, ahead);
-        slot.under_way += 1;
-        Ok(Kept {
-            listener: listener.to_owned(),
-            ahead: Some(id),
-            share: self.emissions.share(emitted.bytes),
-            emitted: Arc::new(emitted),
-        })
-    }
-
     /// The run of a lane's head is done once these records are acknowledged.
-    pub(super) fn emit(&mut self, head: &mut Head<'_>, mut emitted: Emitted) -> Stage {
+    pub(super) fn emit(&mut self, head: &mut Head<'_>, mut emitted: Box<Emitted>) -> Stage {
         let asked = emitted.asked.take();
         let stage = if head.lane.is_strict {
-            self.write(head, Arc::new(emitted), false)
+            self.write(head, emitted, false)
         } else {
             let number = head.lane.number;
             let listener = head.lane.progress[head.index].listener.clone();
@@ -178,7 +174,7 @@ impl Worker {
                     head.slot.emitting(head.key, number).kept.push(kept);
                     Stage::Final
                 }
-                Err(emitted) => self.write(head, Arc::new(emitted), false),
+                Err(emitted) => self.write(head, emitted, false),
             }
         };
         if let Some(asked) = asked {
@@ -195,8 +191,8 @@ impl Worker {
     }
 
     /// The lane waits until these records are acknowledged, or one is refused.
-    fn write(&mut self, head: &mut Head<'_>, emitted: Arc<Emitted>, is_counted: bool) -> Stage {
-        let share = self.emissions.share(emitted.bytes);
+    fn write(&mut self, head: &mut Head<'_>, emitted: Box<Emitted>, is_counted: bool) -> Stage {
+        let share = self.emissions.share(head.listener(), emitted.bytes);
         let unwritten = Unwritten {
             emitted,
             is_counted,
@@ -360,60 +356,10 @@ impl Worker {
     }
 
     /// A run that emitted counts as done at its acknowledgement.
-    fn count_done(&mut self, listener: &str, id: LaneId) {
+    pub(super) fn count_done(&mut self, listener: &str, id: LaneId) {
         if let Some(number) = self.meter.index_of(listener) {
             self.gates.done_in(number, id);
             self.meter.outcome(number, Outcome::Done);
-        }
-    }
-
-    /// The answer to an emission that went ahead.
-    pub(super) fn acknowledged(&mut self, id: u64, result: Result<(), Fault>) {
-        // The lane has gone back since, or the partition is gone.
-        let Some(ahead) = self.emissions.ahead.remove(&id) else {
-            return;
-        };
-        let Some(mut slot) = self.slots.remove(&ahead.lane.epoch) else {
-            return;
-        };
-        slot.under_way -= 1;
-        if let Err(fault) = result {
-            log!(
-                debug,
-                worker,
-                listener = ahead.listener,
-                topic = &*slot.partition.topic,
-                partition = slot.partition.number,
-                error = fault.message,
-                "a lane goes back: its records are not acknowledged"
-            );
-            self.go_back(&mut slot, id, &ahead);
-        } else {
-            self.count_done(&ahead.listener, ahead.lane);
-            let (lane, number) = (ahead.lane.lane, ahead.number);
-            if let Some(settled) = slot.unacknowledged.get_mut(lane, number) {
-                settled.emitting.acknowledged(id);
-                self.let_end(&mut slot, lane, number);
-            } else if let Some(emitting) = slot.emitting.get_mut(&number) {
-                emitting.acknowledged(id);
-            }
-        }
-        self.put_back(slot);
-        self.let_start();
-    }
-
-    /// An emission of a message that has ended is acknowledged: it may be final now, and those behind it.
-    fn let_end(&mut self, slot: &mut Slot, lane: u64, number: u64) {
-        let mut ended = Vec::new();
-        slot.unacknowledged
-            .acknowledged(lane, number, |number, settled| {
-                ended.push((number, settled));
-            });
-        for (number, settled) in ended {
-            slot.finish(number);
-            for then in settled.emitting.then {
-                self.follow(slot, lane, then);
-            }
         }
     }
 
@@ -434,12 +380,12 @@ impl Worker {
             return;
         }
         let open = emitting.open();
-        let settled = Settled { headed, emitting };
+        let settled = Settled::full(headed, emitting);
         slot.unacknowledged.push(lane, number, open, settled);
     }
 
     /// What follows a message that is final.
-    fn follow(&mut self, slot: &mut Slot, lane: u64, then: Then) {
+    pub(super) fn follow(&mut self, slot: &mut Slot, lane: u64, then: Then) {
         match then {
             Then::Ask {
                 listener,
@@ -463,7 +409,9 @@ impl Worker {
 
     /// There may be room for calls again.
     pub(super) fn let_start(&mut self) {
-        if self.emissions.parked.is_empty() || !self.emissions.has_room() {
+        let emissions = &self.emissions;
+        let mut emitters = emissions.emitters.iter();
+        if emissions.parked.is_empty() || !emitters.any(|one| emissions.has_room(one)) {
             return;
         }
         for epoch in std::mem::take(&mut self.emissions.parked) {

@@ -10,7 +10,7 @@ use crate::wait::send::Emitted;
 use super::Worker;
 use super::commit_requests::Who;
 use super::gates::Begin;
-use super::kept::{Emitting, Then};
+use super::kept::{Emitting, Settled, Then};
 use super::run::{Called, Next, Quantum};
 use super::slot::Slot;
 
@@ -68,7 +68,9 @@ impl Worker {
                 return Next::Continue;
             }
         }
-        if turn.is_held || !self.may_start(slot, turn.limits) {
+        let first = slot.plan.listeners.first();
+        let first = first.map_or("", |index| config.listeners[*index].name.as_str());
+        if turn.is_held || !self.may_start(slot, turn.limits, first) {
             return Next::PartitionIdle;
         }
         prefetch(&slot.lanes);
@@ -143,19 +145,15 @@ impl Worker {
             self.running.end_now();
             self.gates.done(listener);
             self.meter.done(listener, taken);
-            self.end_fresh(slot, fresh, None);
+            self.end_fresh(slot, fresh);
             return Ok(next);
         }
         self.meter.first(listener, taken);
         if let Step::Emitted(emitted) = step {
-            let emitted = self.emit_fresh(slot, fresh, *emitted);
-            return match emitted {
-                Ok(()) => {
-                    self.meter.ran(listener);
-                    Ok(next)
-                }
-                Err(emitted) => Err(Step::Emitted(Box::new(emitted))),
-            };
+            self.emit_fresh(slot, fresh, emitted)
+                .map_err(Step::Emitted)?;
+            self.meter.ran(listener);
+            return Ok(next);
         }
         Err(step)
     }
@@ -165,37 +163,48 @@ impl Worker {
         &mut self,
         slot: &mut Slot,
         fresh: &Fresh<'_>,
-        mut emitted: Emitted,
-    ) -> Result<(), Emitted> {
+        mut emitted: Box<Emitted>,
+    ) -> Result<(), Box<Emitted>> {
         let asked = emitted.asked.take();
         let of = (fresh.lane, fresh.number, fresh.listener);
-        let kept = self
-            .emit_ahead(slot, of, emitted)
-            .map_err(|emitted| Emitted { asked, ..emitted })?;
-        self.running.end_now();
-        let then = asked.map(|asked| Then::Ask {
-            listener: fresh.listener.to_owned(),
-            at: fresh.offset,
-            asked,
-        });
-        let emitting = Emitting {
-            lane: fresh.lane,
-            kept: vec![kept],
-            then: then.into_iter().collect(),
+        let kept = match self.emit_ahead(slot, of, emitted) {
+            Ok(kept) => kept,
+            Err(mut emitted) => {
+                emitted.asked = asked;
+                return Err(emitted);
+            }
         };
-        self.end_fresh(slot, fresh, Some(emitting));
+        self.running.end_now();
+        slot.place.finished(fresh.offset);
+        let Some((number, message)) = slot.lanes.take_fresh() else {
+            return Ok(());
+        };
+        let mut settled = Settled::Plain {
+            number,
+            lane: fresh.lane,
+            message,
+            kept,
+        };
+        if let Some(asked) = asked {
+            settled.follow_with(Then::Ask {
+                listener: fresh.listener.to_owned(),
+                at: fresh.offset,
+                asked,
+            });
+        }
+        slot.unacknowledged.push(fresh.lane, number, 1, settled);
         Ok(())
     }
 
     /// A message without a lane is done.
-    fn end_fresh(&mut self, slot: &mut Slot, fresh: &Fresh<'_>, emitting: Option<Emitting>) {
+    fn end_fresh(&mut self, slot: &mut Slot, fresh: &Fresh<'_>) {
         slot.place.finished(fresh.offset);
         let taken = slot.lanes.take_fresh();
-        if emitting.is_none() && !slot.unacknowledged.has(fresh.lane) {
+        if !slot.unacknowledged.has(fresh.lane) {
             slot.finish(fresh.number);
         } else if let Some((number, message)) = taken {
             let headed = Headed::done(number, message, fresh.listener);
-            self.end_message(slot, fresh.lane, headed, emitting.unwrap_or_default());
+            self.end_message(slot, fresh.lane, headed, Emitting::default());
         }
     }
 }

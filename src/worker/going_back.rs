@@ -10,16 +10,16 @@ use crate::kafka::Message;
 use crate::rules::lanes::{Headed, Lane, Progress, Stage};
 
 use super::Worker;
-use super::emissions::Ahead;
+use super::ahead::Origin;
 use super::head::Head;
 use super::ids::RecordId;
-use super::kept::{Emitting, Kept, Settled};
+use super::kept::{Emitting, Full, Kept, Settled};
 use super::slot::Slot;
 
 impl Worker {
     /// The emission of this number is not acknowledged.
-    pub(super) fn go_back(&mut self, slot: &mut Slot, id: u64, ahead: &Ahead) {
-        let (key, number) = (ahead.lane.lane, ahead.number);
+    pub(super) fn go_back(&mut self, slot: &mut Slot, id: u64, origin: Origin, listener: &str) {
+        let (key, number) = (origin.lane.lane, origin.number);
         let taken = slot.unacknowledged.take_from(key, number);
         let open = slot.lanes.take(key);
         let lane = if taken.is_empty() {
@@ -30,12 +30,12 @@ impl Worker {
             })
         } else {
             let open = open.map(|mut lane| {
-                self.preempt(slot, key, &mut lane, &ahead.listener);
+                self.preempt(slot, key, &mut lane, listener);
                 lane
             });
             let mut headed = Vec::with_capacity(taken.len());
             for (number, settled) in taken {
-                headed.push(self.unwrite(slot, number, settled, &ahead.listener));
+                headed.extend(self.unwrite(slot, number, settled, listener));
             }
             Lane::back_to(headed, open)
         };
@@ -53,27 +53,27 @@ impl Worker {
         number: u64,
         settled: Settled,
         listener: &str,
-    ) -> Headed<Message> {
-        let Settled {
+    ) -> Option<Headed<Message>> {
+        let Full {
             mut headed,
             emitting: Emitting { lane, kept, then },
-        } = settled;
+        } = settled.into_full()?;
         let mut ahead = Vec::new();
         for one in kept {
-            if one.listener != listener {
+            if one.listener() != listener {
                 ahead.push(one);
                 continue;
             }
             self.recall(slot, &one);
-            Progress::unwrite(&mut headed.progress, &one.listener);
-            let key = (number, one.listener.clone());
+            Progress::unwrite(&mut headed.progress, listener);
+            let key = (number, listener.to_owned());
             slot.unwritten.insert(key, one.into());
         }
         if !then.is_empty() || !ahead.is_empty() {
             let emitting = slot.emitting(lane, number);
             (emitting.kept, emitting.then) = (ahead, then);
         }
-        headed
+        Some(headed)
     }
 
     /// The answer to the emission does not count any more.
@@ -119,7 +119,7 @@ impl Worker {
             }
         }
         let number = lane.number;
-        for one in unwrite_in(slot, lane, number, |one| one.listener == listener) {
+        for one in unwrite_in(slot, lane, number, |one| one.listener() == listener) {
             if self.emissions.recall(one) {
                 slot.under_way -= 1;
             }
@@ -153,8 +153,8 @@ fn unwrite_in(
     for one in kept {
         open.extend(one.ahead);
         if let Some(progress) = lane.progress_of(number) {
-            Progress::unwrite(progress, &one.listener);
-            let key = (number, one.listener.clone());
+            Progress::unwrite(progress, one.listener());
+            let key = (number, one.listener().to_owned());
             slot.unwritten.insert(key, one.into());
         }
     }

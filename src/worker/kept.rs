@@ -9,12 +9,19 @@ use crate::rules::lanes::Headed;
 use crate::wait::send::Emitted;
 use crate::wait::{Requested, WaitId};
 
+/// A listener whose handler emits, in this worker.
+#[derive(Debug)]
+pub(super) struct Emitter {
+    pub(super) name: String,
+    /// The bytes of its records that are kept.
+    pub(super) bytes: AtomicUsize,
+}
+
 /// What a listener has emitted for a message, until the message is final.
 pub(super) struct Kept {
-    pub(super) listener: String,
-    /// The number of the emission, until it is acknowledged.
+    /// The number of its first record, until it is acknowledged.
     pub(super) ahead: Option<u64>,
-    pub(super) emitted: Arc<Emitted>,
+    pub(super) emitted: Box<Emitted>,
     pub(super) share: Share,
 }
 
@@ -43,14 +50,27 @@ pub(super) enum Then {
 }
 
 /// A message that is done, and not final.
-pub(super) struct Settled {
+pub(super) enum Settled {
+    /// Its one listener was done at its first run, and nothing follows: the usual case, which allocates nothing.
+    Plain {
+        number: u64,
+        lane: u64,
+        message: Message,
+        kept: Kept,
+    },
+    Full(Box<Full>),
+    /// Between the two.
+    None,
+}
+
+pub(super) struct Full {
     pub(super) headed: Headed<Message>,
     pub(super) emitting: Emitting,
 }
 
 /// Records that are written again when the lane comes to their message.
 pub(super) struct Unwritten {
-    pub(super) emitted: Arc<Emitted>,
+    pub(super) emitted: Box<Emitted>,
     /// The run counts as done already.
     pub(super) is_counted: bool,
     pub(super) share: Share,
@@ -59,23 +79,25 @@ pub(super) struct Unwritten {
 /// Its drop gives the bytes back.
 pub(super) struct Share {
     bytes: usize,
-    of: Arc<AtomicUsize>,
+    pub(super) of: Arc<Emitter>,
 }
 
 impl Share {
-    /// `of` is the sum.
-    pub(super) fn new(bytes: usize, of: &Arc<AtomicUsize>) -> Self {
-        of.fetch_add(bytes, Ordering::Relaxed);
-        Self {
-            bytes,
-            of: of.clone(),
-        }
+    pub(super) fn new(bytes: usize, of: Arc<Emitter>) -> Self {
+        of.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Self { bytes, of }
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.of.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.of.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Kept {
+    pub(super) fn listener(&self) -> &str {
+        &self.share.of.name
     }
 }
 
@@ -88,11 +110,82 @@ impl Emitting {
         self.kept.iter().filter(|one| one.ahead.is_some()).count()
     }
 
-    /// The emission of this number is acknowledged.
-    pub(super) fn acknowledged(&mut self, number: u64) {
+    /// The emission with this number is acknowledged. Returns its listener.
+    pub(super) fn acknowledged(&mut self, number: u64) -> Option<&Arc<Emitter>> {
         let mut kept = self.kept.iter_mut();
-        if let Some(one) = kept.find(|one| one.ahead == Some(number)) {
-            one.ahead = None;
+        let one = kept.find(|one| one.ahead == Some(number))?;
+        one.ahead = None;
+        Some(&one.share.of)
+    }
+
+    /// The listener of the emission with this number.
+    pub(super) fn emitter(&self, number: u64) -> Option<&Arc<Emitter>> {
+        let mut kept = self.kept.iter();
+        let one = kept.find(|one| one.ahead == Some(number))?;
+        Some(&one.share.of)
+    }
+}
+
+impl Settled {
+    pub(super) fn full(headed: Headed<Message>, emitting: Emitting) -> Self {
+        Self::Full(Box::new(Full { headed, emitting }))
+    }
+
+    /// `None` never stays.
+    pub(super) fn into_full(self) -> Option<Full> {
+        match self {
+            Self::Full(full) => Some(*full),
+            Self::Plain {
+                number,
+                lane,
+                message,
+                kept,
+            } => Some(Full {
+                headed: Headed::done(number, message, kept.listener()),
+                emitting: Emitting {
+                    lane,
+                    kept: vec![kept],
+                    then: Vec::new(),
+                },
+            }),
+            Self::None => None,
+        }
+    }
+
+    /// This follows when the message is final.
+    pub(super) fn follow_with(&mut self, then: Then) {
+        if let Some(mut full) = std::mem::replace(self, Self::None).into_full() {
+            full.emitting.then.push(then);
+            *self = Self::Full(Box::new(full));
+        }
+    }
+
+    pub(super) fn detach(&mut self) {
+        match self {
+            Self::Plain { message, .. } => message.detach(),
+            Self::Full(full) => full.headed.message.detach(),
+            Self::None => {}
+        }
+    }
+
+    /// The emission with this number is acknowledged. Returns its listener.
+    pub(super) fn acknowledged(&mut self, number: u64) -> Option<&Arc<Emitter>> {
+        match self {
+            Self::Plain { kept, .. } if kept.ahead == Some(number) => {
+                kept.ahead = None;
+                Some(&kept.share.of)
+            }
+            Self::Full(full) => full.emitting.acknowledged(number),
+            _ => None,
+        }
+    }
+
+    /// The listener of the emission with this number.
+    pub(super) fn emitter(&self, number: u64) -> Option<&Arc<Emitter>> {
+        match self {
+            Self::Plain { kept, .. } => (kept.ahead == Some(number)).then_some(&kept.share.of),
+            Self::Full(full) => full.emitting.emitter(number),
+            Self::None => None,
         }
     }
 }

@@ -67,7 +67,7 @@ impl Worker {
                 }
                 Stage::Final
             }
-            Step::Emitted(emitted) => self.emit(head, *emitted),
+            Step::Emitted(emitted) => self.emit(head, emitted),
             Step::Failed(failure) => self.failed(head, &failure, None),
             Step::Asked(verdict) => self.by_verdict(head, &verdict),
         };

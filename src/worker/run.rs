@@ -289,8 +289,9 @@ impl Worker {
         if head.lane.alone && !self.may_be_alone(id) {
             return Next::LaneBlocked;
         }
+        let name = &head.config.listeners[listener].name;
         let may_start =
-            head.lane.alone || turn.kept.is_empty() && self.may_start(head.slot, turn.limits);
+            head.lane.alone || turn.kept.is_empty() && self.may_start(head.slot, turn.limits, name);
         if !may_start {
             turn.kept.push(key);
             return Next::LaneBlocked;
@@ -384,10 +385,10 @@ impl Worker {
     }
 
     /// Whether a call of this partition may start now. If not, the end of the obstacle wakes the partition.
-    pub(super) fn may_start(&mut self, slot: &Slot, limits: Limits) -> bool {
+    pub(super) fn may_start(&mut self, slot: &Slot, limits: Limits, listener: &str) -> bool {
         let epoch = slot.partition.epoch;
         !self.is_kept_by_one(epoch)
-            && self.emissions.may_start(epoch)
+            && self.emissions.may_start(epoch, listener)
             && self.places.may_start(&slot.partition, limits)
     }
 

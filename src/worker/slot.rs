@@ -142,7 +142,7 @@ impl Slot {
     pub(super) fn ask(&mut self, who: Who<'_>, asked: Requested) {
         // It follows the records that the lane has emitted before.
         if let Some(last) = self.unacknowledged.last_mut(who.lane) {
-            last.emitting.then.push(Then::Ask {
+            last.follow_with(Then::Ask {
                 listener: who.listener.to_owned(),
                 at: who.at,
                 asked,

@@ -10,6 +10,7 @@ use crate::lua::CallId;
 use crate::wait::{Answer, WaitId};
 
 use super::ids::LaneId;
+use super::kept::Settled;
 use super::rates::Waiter;
 use super::{QUANTUM_TIME, TURN, Worker};
 
@@ -120,8 +121,7 @@ impl Worker {
         self.looked = now;
         for slot in self.slots.values_mut() {
             slot.lanes.each_old(Message::detach);
-            slot.unacknowledged
-                .each(|settled| settled.headed.message.detach());
+            slot.unacknowledged.each(Settled::detach);
         }
         self.gates.flush(now);
         self.log.tell_ended(now);

@@ -11,6 +11,7 @@ use crate::log::log;
 use crate::lua::control::observers::PartitionEvent;
 use crate::lua::{App, Call, CallId, FailureKind, Pulse, Step, Vm};
 use crate::rules::timers::Timer;
+use crate::wait::send::Emitted;
 use crate::wait::{Answer, Requested, Value, WaitId};
 
 /// The pause between two attempts to replace a VM without memory, at first and at most.
@@ -129,6 +130,11 @@ impl Vms {
         old.vm
             .take_requested()
             .filter(|_| old.generation == generation)
+    }
+
+    /// An emission is over.
+    pub(super) fn use_again(&self, emitted: Box<Emitted>) {
+        self.vm.use_again(emitted);
     }
 
     pub(super) fn cancel(&mut self, generation: u64, call: CallId) {

@@ -1,11 +1,15 @@
 // A group member of kafkajs that handles message after message, as most of its users do: from the first message to the
-// RECORDS-th, in milliseconds. Offsets are committed automatically, or by the handler, awaited, for the task `commit`.
+// RECORDS-th, in milliseconds. Offsets are committed automatically, or by the handler, awaited, for the task `commit`. For
+// `emit` it sends each message on to the topic of BENCH_OUT: a batch by one awaited send, or for `emit-each` message by
+// message.
 const { Kafka, logLevel } = require('kafkajs')
 
 const [broker, topic, groupId, records, task] = process.argv.slice(2)
 const total = Number(records)
 const kafka = new Kafka({ clientId: 'bench', brokers: [broker], logLevel: logLevel.ERROR })
 const consumer = kafka.consumer({ groupId })
+const producer = kafka.producer({ idempotent: true })
+const out = process.env.BENCH_OUT
 
 let count = 0
 let first
@@ -21,6 +25,9 @@ const tasks = {
   },
   commit: async ({ topic, partition, message }) => {
     await consumer.commitOffsets([{ topic, partition, offset: (BigInt(message.offset) + 1n).toString() }])
+  },
+  'emit-each': async ({ message: { key, value } }) => {
+    await producer.send({ topic: out, messages: [{ key, value }] })
   },
   latency: async ({ message }) => {
     const sent = message.value.readBigInt64LE(0)
@@ -39,9 +46,21 @@ function finish() {
   process.exit(0)
 }
 
+async function sendBatch({ batch, resolveOffset, heartbeat }) {
+  if (count === 0) first = performance.now()
+  const messages = batch.messages.slice(0, total - count)
+  await producer.send({ topic: out, messages: messages.map(({ key, value }) => ({ key, value })) })
+  resolveOffset(batch.lastOffset())
+  await heartbeat()
+  count += messages.length
+  if (count === total) finish()
+}
+
 async function main() {
+  if (task.startsWith('emit')) await producer.connect()
   await consumer.connect()
   await consumer.subscribe({ topics: [topic], fromBeginning: true })
+  if (task === 'emit') return consumer.run({ eachBatch: sendBatch })
   await consumer.run({
     autoCommit: task !== 'commit',
     partitionsConsumedConcurrently: 8,

@@ -1,5 +1,6 @@
 //! Acknowledgements, and their absence, by the embedded broker.
 
+use super::reports::is_usual;
 use super::*;
 use crate::kafka::mock::Broker;
 

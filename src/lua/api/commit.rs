@@ -39,7 +39,7 @@ impl Shared {
         match self.take_emitted(CallId(call)) {
             Some(emitted) => {
                 self.owing.borrow_mut().insert(call);
-                (Wait::EmitAndCommit(Box::new(emitted), offset), true)
+                (Wait::EmitAndCommit(emitted, offset), true)
             }
             None => (Wait::Commit(offset), false),
         }

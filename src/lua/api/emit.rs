@@ -6,18 +6,21 @@
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
 use std::ffi::c_int;
+use std::sync::Arc;
 
 use mlua::ffi::{self, lua_State};
 
-use super::call;
+use super::call::{self, OWN};
 use super::tide::kafka::request;
 use super::trace;
 use crate::lua::CallId;
 use crate::lua::plain;
 use crate::lua::shared::Shared;
+use crate::lua::stack::{bytes_at, is_null};
 use crate::lua::suspend;
 use crate::message::trace::carry_on;
 use crate::message::{Header, Outgoing};
+use crate::topic_name::is_topic;
 use crate::wait::send::{Emitted, Request};
 use crate::wait::{Fault, Requested};
 
@@ -34,8 +37,21 @@ fn header_bytes(headers: &[Header]) -> usize {
 
 impl Shared {
     /// Takes what a call has emitted.
-    pub(in crate::lua) fn take_emitted(&self, call: CallId) -> Option<Emitted> {
-        self.emitted.borrow_mut().remove(&call.0)
+    pub(in crate::lua) fn take_emitted(&self, call: CallId) -> Option<Box<Emitted>> {
+        let mut all = self.emitted.borrow_mut();
+        let at = all.iter().rposition(|one| one.0 == call.0)?;
+        let (_, emitted) = all.swap_remove(at);
+        self.emitted_bytes
+            .set(self.emitted_bytes.get() - emitted.bytes);
+        Some(emitted)
+    }
+
+    /// The emission is over, and its memory serves another one.
+    pub(in crate::lua) fn use_again(&self, emitted: Box<Emitted>) {
+        let own = self.senders.as_ref();
+        if own.is_some_and(|own| Arc::ptr_eq(own, &emitted.senders)) {
+            self.used.borrow_mut().keep(emitted);
+        }
     }
 
     /// The call has ended, and has no entry any more.
@@ -50,11 +66,83 @@ impl Shared {
         asked: impl FnOnce(Option<Requested>) -> Requested,
     ) -> bool {
         let mut emitted = self.emitted.borrow_mut();
-        let Some(one) = emitted.get_mut(&self.call.get()) else {
+        let call = self.call.get();
+        let Some((_, one)) = emitted.iter_mut().rfind(|one| one.0 == call) else {
             return false;
         };
         one.asked = Some(asked(one.asked));
         true
+    }
+
+    /// One record as the first of its call, without a look at more than it needs: the usual case. Returns whether it
+    /// was one; if not, nothing is kept.
+    unsafe fn emit_plainly(&self, state: *mut lua_State) -> Result<bool, Fault> {
+        let call = self.call.get();
+        if self.emits.get() && self.emitted.borrow().iter().any(|one| one.0 == call) {
+            return Ok(false);
+        }
+        let Some(senders) = &self.senders else {
+            return Ok(false);
+        };
+        let used = self.used.borrow_mut().take();
+        let mut one = used.unwrap_or_else(|| {
+            Box::new(Emitted {
+                senders: senders.clone(),
+                requests: vec![Request {
+                    records: vec![Outgoing::default()],
+                    ..Request::default()
+                }],
+                bytes: 0,
+                last_bytes: 0,
+                asked: None,
+            })
+        });
+        let request = &mut one.requests[0];
+        let is_of_listener = request.listener == self.listener.get();
+        request.function = NAME;
+        request.listener = self.listener.get();
+        // SAFETY: the table of options is the one value on the stack.
+        let Some(is_of_topic) = (unsafe { read_plain(state, &mut request.records[0]) }) else {
+            return Ok(false);
+        };
+        let bytes = request.records[0].size();
+        self.may_keep(request, 0, bytes)?;
+        // As large a record of this listener to this topic has passed.
+        if !(is_of_listener && is_of_topic && bytes <= one.bytes) {
+            senders.may_emit(request)?;
+        }
+        (one.bytes, one.last_bytes) = (bytes, bytes);
+        self.emits.set(true);
+        self.emitted_bytes.set(self.emitted_bytes.get() + bytes);
+        self.emitted.borrow_mut().push((call, one));
+        Ok(true)
+    }
+
+    /// Whether the running call, which has emitted so many bytes before, may have these, too.
+    fn may_keep(&self, request: &Request, before: usize, bytes: usize) -> Result<(), Fault> {
+        let listener = request
+            .listener
+            .and_then(|index| self.config.listeners.get(index));
+        let most = listener.map_or(0, |listener| listener.limits.emit);
+        if before + bytes > most {
+            let message = format!(
+                "`{NAME}`: the records of this call have {} bytes, more than the {most} of `limits.emit`; raise it, or \
+                 send them by `tide.kafka.send`",
+                before + bytes
+            );
+            return Err(Fault::new("tooLarge", message));
+        }
+        let others = self.emitted_bytes.get();
+        if others + bytes > self.memory {
+            let message = format!(
+                "`{NAME}`: the records of all running calls have {} bytes, more than the {} of `lua.memory`; lower \
+                 `limits.emit` or `maxInFlight`, or raise `lua.memory`",
+                others + bytes,
+                self.memory
+            );
+            return Err(Fault::new("busy", message));
+        }
+        Ok(())
     }
 
     fn emit(&self, mut request: Request, trace: &[Header]) -> Result<(), Fault> {
@@ -68,42 +156,34 @@ impl Shared {
         let count = request.records.len();
         let own: usize = request.records.iter().map(Outgoing::size).sum();
         let bytes = own.saturating_add(count.saturating_mul(header_bytes(trace)));
-        let mut all = self.emitted.borrow_mut();
-        let others: usize = all.values().map(|one| one.bytes).sum();
-        let before = all.get(&self.call.get()).map_or(0, |one| one.bytes);
-        let listener = request
-            .listener
-            .and_then(|index| self.config.listeners.get(index));
-        let most = listener.map_or(0, |listener| listener.limits.emit);
-        if before + bytes > most {
-            let message = format!(
-                "`{NAME}`: the records of this call have {} bytes, more than the {most} of `limits.emit`; raise it, or \
-                 send them by `tide.kafka.send`",
-                before + bytes
-            );
-            return Err(Fault::new("tooLarge", message));
-        }
-        if others + bytes > self.memory {
-            let message = format!(
-                "`{NAME}`: the records of all running calls have {} bytes, more than the {} of `lua.memory`; lower \
-                 `limits.emit` or `maxInFlight`, or raise `lua.memory`",
-                others + bytes,
-                self.memory
-            );
-            return Err(Fault::new("busy", message));
-        }
+        let call = self.call.get();
+        let before = {
+            let all = self.emitted.borrow();
+            let own = all.iter().rfind(|one| one.0 == call);
+            own.map_or(0, |(_, one)| one.bytes)
+        };
+        // Before the copies of the trace are made.
+        self.may_keep(&request, before, bytes)?;
         for record in &mut request.records {
             carry_on(&mut record.headers, trace);
         }
         senders.may_emit(&request)?;
         self.emits.set(true);
-        let one = all.entry(self.call.get()).or_insert_with(|| Emitted {
-            senders: senders.clone(),
-            requests: Vec::new(),
-            bytes: 0,
-            last_bytes: 0,
-            asked: None,
+        self.emitted_bytes.set(self.emitted_bytes.get() + bytes);
+        let mut all = self.emitted.borrow_mut();
+        let found = all.iter().rposition(|one| one.0 == call);
+        let at = found.unwrap_or_else(|| {
+            let one = Emitted {
+                senders: senders.clone(),
+                requests: Vec::new(),
+                bytes: 0,
+                last_bytes: 0,
+                asked: None,
+            };
+            all.push((call, Box::new(one)));
+            all.len() - 1
         });
+        let one = &mut *all[at].1;
         one.bytes += bytes;
         // One producer keeps the order of the records of one request, which has to fit into `bufferMemory`.
         match one.requests.last_mut() {
@@ -138,11 +218,17 @@ pub(in crate::lua) unsafe extern "C-unwind" fn emit(state: *mut lua_State) -> c_
 unsafe fn leave(state: *mut lua_State, shared: &Shared) -> bool {
     let invalid = |reason: String| Fault::new("invalid", format!("`{NAME}`{reason}"));
     let keep = || {
-        // SAFETY: the argument is copied; nothing in here raises.
-        let options = unsafe { plain::read(state, 1, shared.memory) };
-        let options = options.map_err(|reason| invalid(format!(" takes plain data: {reason}")));
-        let request = request::emit(options?.0).map_err(invalid)?;
-        shared.emit(request, &trace::carried(state, shared))
+        // SAFETY: the ctx is the method's own, and nothing in here raises.
+        unsafe {
+            if !trace::may_carry(state, OWN) && shared.emit_plainly(state)? {
+                return Ok(());
+            }
+            ffi::lua_settop(state, 1);
+            let options = plain::read(state, 1, shared.memory);
+            let options = options.map_err(|reason| invalid(format!(" takes plain data: {reason}")));
+            let request = request::emit(options?.0).map_err(invalid)?;
+            shared.emit(request, &trace::carried(state, shared))
+        }
     };
     match suspend::guarded(keep) {
         Ok(()) => true,
@@ -150,5 +236,92 @@ unsafe fn leave(state: *mut lua_State, shared: &Shared) -> bool {
             shared.fault.replace(Some(fault));
             false
         }
+    }
+}
+
+/// Reads one flat record without headers and producer from the table that is the one value on the stack, in place of
+/// another record. Returns whether it has the same topic. `None`: it is no such record, or not a valid one; the usual
+/// reader says what it is. Raises nothing.
+unsafe fn read_plain(state: *mut lua_State, into: &mut Outgoing) -> Option<bool> {
+    let (mut topic, mut has_value, mut has_key) = (None, false, false);
+    (into.partition, into.timestamp_ms) = (None, None);
+    // SAFETY: nothing is converted in place, and `lua_next` gets only keys that it returned.
+    unsafe {
+        if ffi::lua_type(state, 1) != ffi::LUA_TTABLE {
+            return None;
+        }
+        ffi::lua_pushnil(state);
+        while ffi::lua_next(state, 1) != 0 {
+            let is_read = match bytes_at(state, 2).unwrap_or_default() {
+                b"topic" => {
+                    topic = read_topic(state, &mut into.topic);
+                    topic.is_some()
+                }
+                b"value" => {
+                    has_value = read_bytes(state, &mut into.value);
+                    has_value
+                }
+                b"key" => {
+                    has_key = read_bytes(state, &mut into.key);
+                    has_key
+                }
+                b"partition" => {
+                    let number = integer_at(state).and_then(|number| number.try_into().ok());
+                    into.partition = number;
+                    number.is_some()
+                }
+                b"timestamp" => {
+                    into.timestamp_ms = integer_at(state);
+                    into.timestamp_ms.is_some()
+                }
+                _ => false,
+            };
+            if !is_read {
+                return None;
+            }
+            ffi::lua_settop(state, 2);
+        }
+    }
+    if !has_key {
+        into.key = None;
+    }
+    topic.filter(|_| has_value)
+}
+
+/// The value at the top of the stack. Returns whether it is the topic that was there, and `None` for no valid one.
+unsafe fn read_topic(state: *mut lua_State, into: &mut String) -> Option<bool> {
+    // SAFETY: the string stays on the stack.
+    let name = unsafe { bytes_at(state, 3) }.unwrap_or_default();
+    if name == into.as_bytes() {
+        // The topic of an earlier record, which was valid.
+        return (!name.is_empty()).then_some(true);
+    }
+    into.clear();
+    let name = std::str::from_utf8(name).ok().filter(|name| is_topic(name));
+    into.push_str(name?);
+    Some(false)
+}
+
+unsafe fn read_bytes(state: *mut lua_State, into: &mut Option<Vec<u8>>) -> bool {
+    // SAFETY: as in `read_topic`.
+    unsafe {
+        let Some(bytes) = bytes_at(state, 3) else {
+            *into = None;
+            return is_null(state, 3);
+        };
+        let kept = into.get_or_insert_default();
+        kept.clear();
+        kept.extend_from_slice(bytes);
+        true
+    }
+}
+
+/// An integer from 0.
+unsafe fn integer_at(state: *mut lua_State) -> Option<i64> {
+    // SAFETY: the value is read, never converted in place.
+    unsafe {
+        let is_integer = ffi::lua_isinteger(state, 3) != 0;
+        let number = ffi::lua_tointeger(state, 3);
+        (is_integer && number >= 0).then_some(number)
     }
 }

@@ -8,6 +8,7 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
+use super::call::MESSAGE;
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, push_bytes, push_outermost};
 use crate::message::Header;
@@ -89,6 +90,21 @@ pub(in crate::lua) fn carried(state: *mut lua_State, shared: &Shared) -> Vec<Hea
         ffi::lua_pop(state, 2);
     }
     carried
+}
+
+/// Whether the message of this ctx has headers, whatever they are. Raises nothing, and leaves values on the stack.
+pub(super) unsafe fn may_carry(state: *mut lua_State, ctx: c_int) -> bool {
+    // SAFETY: a ctx has its message; a field is read without metamethods, of tables only.
+    unsafe {
+        ffi::lua_getiuservalue(state, ctx, MESSAGE);
+        push_headers(state);
+        let has_none = ffi::lua_type(state, -1) == ffi::LUA_TTABLE && {
+            ffi::lua_pushnil(state);
+            ffi::lua_next(state, -2) == 0
+        };
+        ffi::lua_settop(state, 1);
+        !has_none
+    }
 }
 
 /// Pushes the headers of the message on top of the stack; the handler may have put anything in their place.

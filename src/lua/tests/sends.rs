@@ -7,7 +7,7 @@ use crate::lua::ProducerSource;
 use crate::lua::tests::*;
 use crate::message::Outgoing;
 use crate::wait::send::{
-    Acknowledged, Acks, Compression, Coordinates, Emission, Failed, Fate, Request, Senders,
+    Acknowledgements, Acks, Compression, Coordinates, Emission, Failed, Fate, Request, Senders,
     Sending, Troubled,
 };
 use crate::wait::{Cancel, Fault};
@@ -41,8 +41,8 @@ impl Senders for Set {
         Ok(())
     }
 
-    fn emit_now(&self, _: &[Request], then: Acknowledged) -> Result<(), Acknowledged> {
-        Err(then)
+    fn emit_now(&self, _: &[Request], _: u64, _: &Arc<dyn Acknowledgements>) -> bool {
+        false
     }
 
     fn emit(&self, requests: Vec<Request>, _: Troubled) -> Emission {

@@ -12,6 +12,9 @@ use crate::wait::send::{Acks, Compression};
 
 use crate::outgoing::endings::Endings;
 
+use super::hearing::Hearing;
+use super::routes::Routes;
+
 /// Each client has threads and connections.
 const PAIRS_MAX: usize = 8;
 /// The time beyond the deadline of its records after which a client is given up.
@@ -23,6 +26,8 @@ const EMITTED_MAX: usize = 8;
 /// How long emitted records wait for others of their batch, unless the producer has a time of its own. No handler
 /// waits for them.
 const LINGER: (&str, &str) = ("linger.ms", "5");
+/// The time beyond the producer's own after which librdkafka gives up an emitted record. Who waits for it says why first.
+const LATE: Duration = Duration::from_secs(1);
 
 /// What a client is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +59,10 @@ pub(super) struct Pair {
 pub(super) struct Clients {
     settings: config::Producer,
     endings: Arc<Endings>,
+    /// Hears of emitted records.
+    hearing: Arc<Hearing>,
+    /// Those of the clients for emitted records.
+    pub(super) routes: Arc<Routes>,
     /// Held while a client is made.
     making: Mutex<()>,
     /// Held for a look only.
@@ -133,10 +142,17 @@ struct Client {
 }
 
 impl Clients {
-    pub(super) fn new(settings: &config::Producer, endings: &Arc<Endings>) -> Self {
+    pub(super) fn new(
+        settings: &config::Producer,
+        endings: &Arc<Endings>,
+        hearing: Hearing,
+        routes: Arc<Routes>,
+    ) -> Self {
         Self {
             settings: settings.clone(),
             endings: endings.clone(),
+            hearing: Arc::new(hearing),
+            routes,
             making: Mutex::default(),
             state: Mutex::default(),
         }
@@ -231,8 +247,12 @@ impl Clients {
             (BATCH, batch.as_str()),
         ]);
         let own = settings.properties.get(LINGER.0);
-        if matches!(purpose, Use::Emitted(_)) && own.is_none_or(|own| own.text == "0") {
-            extra.push(LINGER);
+        let late = (settings.timeout + LATE).as_millis().to_string();
+        if matches!(purpose, Use::Emitted(_)) {
+            extra.push(("message.timeout.ms", &late));
+            if own.is_none_or(|own| own.text == "0") {
+                extra.push(LINGER);
+            }
         }
         failpoint!("client-make");
         let producer = Producer::with(&producer::Settings {
@@ -242,6 +262,10 @@ impl Clients {
             deadline: settings.timeout,
             way: purpose.way(),
             extra: &extra,
+            numbers: match purpose {
+                Use::Emitted(_) => Some(self.hearing.clone()),
+                _ => None,
+            },
         })?;
         log!(
             debug,
@@ -277,6 +301,7 @@ impl Clients {
     }
 
     fn end(&self, client: Client) {
+        self.routes.forget(&client.producer);
         let within = self.settings.timeout + END_GRACE;
         self.endings
             .end(&self.settings.name, client.producer, within);

@@ -1,18 +1,14 @@
 //! What a handler has emitted: sent until each record is acknowledged or refused, however long that takes.
 //!
-//! `enqueue` is the way of most records, on the worker's own thread: it waits for nothing, so that a lane goes on, and
-//! librdkafka keeps their order. `emit` is the way of those that something has to be found out for first, and of those
-//! that were not acknowledged.
+//! This is the way of records that something has to be found out for first, and of those that were not acknowledged.
+//! Most leave by `ways.rs`.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::kafka::Refusal;
-use crate::kafka::producer::Failure;
 use crate::message::Outgoing;
 use crate::wait::Fault;
-use crate::wait::send::{Acknowledged, Failed, Fate, Request, Troubled};
+use crate::wait::send::{Failed, Fate, Request, Troubled};
 
 use super::group::{Counted, Group};
 use super::sending::{self, Kind};
@@ -36,90 +32,6 @@ pub(super) async fn emit(
         }
     }
     Ok(())
-}
-
-/// Hands the records to librdkafka, in their order, or gives `then` back.
-pub(super) fn enqueue(
-    groups: &[&Arc<Group>],
-    requests: &[Request],
-    then: Acknowledged,
-) -> Result<(), Acknowledged> {
-    let mut all = Vec::new();
-    for (group, request) in groups.iter().zip(requests) {
-        let bytes: usize = request.records.iter().map(Outgoing::size).sum();
-        let room = u32::try_from(bytes)
-            .ok()
-            .and_then(|bytes| group.room_now(bytes));
-        let Some(room) = room.map(Arc::new) else {
-            return Err(then);
-        };
-        for record in &request.records {
-            let Some(client) = group.ready(&record.topic) else {
-                return Err(then);
-            };
-            all.push((*group, room.clone(), client, record));
-        }
-    }
-    let told = Arc::new(Told {
-        open: AtomicUsize::new(all.len()),
-        first: Mutex::default(),
-        then: Mutex::new(Some(then)),
-    });
-    for (group, room, client, record) in all {
-        let (stats, bytes, told) = (group.stats.clone(), record.size(), told.clone());
-        let (began, group) = (Instant::now(), Arc::downgrade(group));
-        let topic = record.topic.clone();
-        stats.sent(bytes);
-        let ended = move |answer: Result<_, Failure>| {
-            stats.reported(bytes);
-            let error = answer
-                .as_ref()
-                .err()
-                .map(|failure| failure.sentence.as_str());
-            let written = usize::from(error.is_none());
-            stats.ended(began.elapsed(), written, 1 - written, error);
-            if let Err(failure) = &answer
-                && failure.refusal() == Refusal::TooLarge
-                && let Some(group) = group.upgrade()
-            {
-                group.forget(&topic);
-            }
-            drop(room);
-            told.one(answer.map(drop));
-        };
-        client.send_then(record, Box::new(ended));
-    }
-    Ok(())
-}
-
-/// The answers to the records of one call.
-struct Told {
-    open: AtomicUsize,
-    /// The first failure.
-    first: Mutex<Option<Failure>>,
-    then: Mutex<Option<Acknowledged>>,
-}
-
-impl Told {
-    fn one(&self, answer: Result<(), Failure>) {
-        let lock = || self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(failure) = answer {
-            lock().get_or_insert(failure);
-        }
-        if self.open.fetch_sub(1, Ordering::AcqRel) > 1 {
-            return;
-        }
-        let first = lock().take();
-        let result = first.map_or(Ok(()), |one| Err(Fault::new(one.kind, one.sentence)));
-        let then = self
-            .then
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(then) = then {
-            then(result);
-        }
-    }
 }
 
 async fn once(group: &Arc<Group>, request: &Request) -> Result<(), Failed> {

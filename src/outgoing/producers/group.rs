@@ -2,8 +2,9 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use crate::config;
@@ -15,8 +16,13 @@ use crate::wait::Fault;
 use crate::wait::send::Acks;
 
 use super::clients::{Clients, Pair, Use};
+use super::hearing::{Hearing, Receivers};
 use super::limits::Limits;
+use super::routes::{Route, Routes};
 use super::stats::Stats;
+
+/// The interval between two looks at the records of another client.
+const LOOK: Duration = Duration::from_millis(5);
 
 pub(super) struct Group {
     pub(super) settings: config::Producer,
@@ -40,14 +46,19 @@ impl Group {
         settings: &config::Producer,
         stats: Arc<Stats>,
         endings: &Arc<Endings>,
+        receivers: &Arc<Receivers>,
     ) -> Self {
+        let room = Arc::new(Semaphore::new(settings.buffer_memory));
+        let limits = Limits::new(settings.metadata_max_age);
+        let routes = Arc::new(Routes::default());
+        let hearing = Hearing::new(&room, &stats, &limits, &routes, receivers);
         Self {
             settings: settings.clone(),
             stats,
-            clients: Arc::new(Clients::new(settings, endings)),
-            room: Arc::new(Semaphore::new(settings.buffer_memory)),
+            clients: Arc::new(Clients::new(settings, endings, hearing, routes)),
+            room,
             queue: Arc::new(Semaphore::new(settings.buffer_memory)),
-            limits: Limits::new(settings.metadata_max_age),
+            limits,
         }
     }
 
@@ -152,9 +163,31 @@ impl Group {
     }
 
     /// What a record for this topic needs to leave at once; `None` while anything of it is not known or not there.
-    pub(super) fn ready(&self, topic: &str) -> Option<Arc<Producer>> {
-        let purpose = self.for_emitted(self.limits.known(topic)?);
-        self.clients.present(self.emitted_pair(), purpose).ok()?
+    pub(super) fn route(&self, topic: &str) -> Option<Arc<Route>> {
+        let (limit, until) = self.limits.known(topic)?;
+        let purpose = self.for_emitted(limit);
+        let client = self.clients.present(self.emitted_pair(), purpose).ok()??;
+        self.clients.routes.of(topic, &client, until)
+    }
+
+    /// Waits until no other client has records of this topic: those of this client would overtake them.
+    pub(super) async fn settled(
+        &self,
+        topic: &str,
+        client: &Arc<Producer>,
+        deadline: Instant,
+    ) -> Result<(), Fault> {
+        while self.clients.routes.has_others(topic, client) {
+            if Instant::now() >= deadline {
+                let message = format!(
+                    "no record was sent: earlier ones of topic `{topic}`, whose `max.message.bytes` has changed, have no \
+                     acknowledgement"
+                );
+                return Err(Fault::new("timeout", message));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     pub(super) fn for_emitted(&self, limit: usize) -> Use {
@@ -166,9 +199,15 @@ impl Group {
         self.limits.least(&[topic])
     }
 
-    /// Room for so many bytes, if there is some now.
-    pub(super) fn room_now(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
-        self.room.clone().try_acquire_many_owned(bytes).ok()
+    /// Takes room for so many bytes, if there is some now.
+    pub(super) fn take_room(&self, bytes: usize) -> bool {
+        let bytes = u32::try_from(bytes).ok();
+        let room = bytes.and_then(|bytes| self.room.try_acquire_many(bytes).ok());
+        room.map(SemaphorePermit::forget).is_some()
+    }
+
+    pub(super) fn give_room_back(&self, bytes: usize) {
+        self.room.add_permits(bytes);
     }
 
     /// The topic accepts less than was known.

@@ -84,10 +84,12 @@ impl Limits {
         (waits, Some(question))
     }
 
-    /// The limit of a topic, if the answer to its question is there.
-    pub(super) fn known(&self, topic: &str) -> Option<usize> {
+    /// The limit of a topic and until when it counts, if the answer to its question is there.
+    pub(super) fn known(&self, topic: &str) -> Option<(usize, Instant)> {
         match self.lock().get(topic) {
-            Some(Limit::Known { bytes, until }) if Instant::now() < *until => Some(*bytes),
+            Some(Limit::Known { bytes, until }) if Instant::now() < *until => {
+                Some((*bytes, *until))
+            }
             _ => None,
         }
     }

@@ -81,7 +81,7 @@ impl Count {
     fn end(&mut self, written: usize, error: Option<&str>) {
         let failed = std::mem::take(&mut self.open).saturating_sub(written);
         self.stats
-            .ended(self.began.elapsed(), written, failed, error);
+            .ended((1, self.began.elapsed()), written, failed, error);
     }
 }
 
@@ -192,7 +192,12 @@ impl Call {
         for record in &self.records {
             let purpose = self.group.for_emitted(self.group.limit(&record.topic));
             clients.push(match self.made(purpose).await {
-                Ok(client) => (Way::Together, client),
+                Ok(client) => {
+                    self.group
+                        .settled(&record.topic, &client, self.deadline)
+                        .await?;
+                    (Way::Together, client)
+                }
                 // More sizes of batches than there are clients.
                 Err(_) => (Way::Alone, self.made(Use::Alone).await?),
             });
@@ -217,7 +222,7 @@ impl Call {
         let (reports, bytes) = (self.reports.clone(), record.size());
         stats.sent(bytes);
         let then = move |answer| {
-            stats.reported(bytes);
+            stats.reported(1, bytes);
             drop(held);
             // The call may have been given up.
             let _ = reports.send((index, way, answer));

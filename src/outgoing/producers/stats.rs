@@ -1,6 +1,6 @@
-//! The counts of one producer, over all its clients and reloads. They are no matter of a message's road: a send waits
-//! for a broker.
+//! The counts of one producer, over all its clients and reloads. A message's road takes the two atomics alone.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +9,12 @@ use crate::telemetry::metrics::{Histogram, ProducerSnapshot};
 use crate::telemetry::status::ProducerStatus;
 
 #[derive(Debug, Default)]
-pub(super) struct Stats(Mutex<Counts>);
+pub(super) struct Stats {
+    /// Records that the client has, and their bytes.
+    in_flight: AtomicUsize,
+    bytes: AtomicUsize,
+    counts: Mutex<Counts>,
+}
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -18,9 +23,6 @@ struct Counts {
     sends: Histogram,
     /// Sends that wait for room.
     queued: usize,
-    /// Records that the client has, and their bytes.
-    in_flight: usize,
-    bytes: usize,
     /// The last error since an acknowledgement, and when the first of them came.
     error: Option<(String, i64)>,
 }
@@ -31,28 +33,28 @@ impl Stats {
         counts.queued = counts.queued.saturating_add_signed(change);
     }
 
+    /// Comes before the record is given to the client.
     pub(super) fn sent(&self, bytes: usize) {
-        let mut counts = self.lock();
-        counts.in_flight += 1;
-        counts.bytes += bytes;
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn reported(&self, bytes: usize) {
-        let mut counts = self.lock();
-        counts.in_flight = counts.in_flight.saturating_sub(1);
-        counts.bytes = counts.bytes.saturating_sub(bytes);
+    /// So many records have their answers.
+    pub(super) fn reported(&self, records: usize, bytes: usize) {
+        self.in_flight.fetch_sub(records, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// A send has ended with so many records acknowledged, and so many not.
+    /// So many sends have ended, which took so long each, with so many records acknowledged, and so many not.
     pub(super) fn ended(
         &self,
-        took: Duration,
+        (sends, took): (usize, Duration),
         acknowledged: usize,
         failed: usize,
         error: Option<&str>,
     ) {
         let mut counts = self.lock();
-        counts.sends.record(took);
+        counts.sends.record_many(took, sends as u64);
         counts.acknowledged += acknowledged as u64;
         counts.failed += failed as u64;
         if acknowledged > 0 {
@@ -74,8 +76,8 @@ impl Stats {
                 name: name.to_owned(),
                 clients,
                 queued: counts.queued,
-                in_flight: counts.in_flight,
-                in_flight_bytes: counts.bytes,
+                in_flight: self.in_flight.load(Ordering::Relaxed),
+                in_flight_bytes: self.bytes.load(Ordering::Relaxed),
                 error: counts.error.as_ref().map(|(error, _)| error.clone()),
                 error_since: counts.error.as_ref().map(|(_, since)| *since),
             },
@@ -86,6 +88,6 @@ impl Stats {
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

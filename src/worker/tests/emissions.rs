@@ -8,10 +8,12 @@ use super::*;
 use crate::lua::ProducerSource;
 use crate::message::Outgoing;
 use crate::wait::Fault;
-use crate::wait::send::{Acknowledged, Emission, Request, Senders, Sending, Troubled};
+use crate::wait::send::{Acknowledgements, Emission, Request, Run, Senders, Sending, Troubled};
 
+/// Takes the answer to an emission that went ahead.
+type Answer = Box<dyn FnOnce(Result<(), Fault>) + Send>;
 /// The records of an emission that went ahead, and its answer.
-type Ahead = (String, Acknowledged);
+type Ahead = (String, Answer);
 /// The same of one that its lane waits for.
 type Waited = (String, oneshot::Sender<Result<(), Fault>>);
 
@@ -50,12 +52,25 @@ impl Senders for Scripted {
         Ok(())
     }
 
-    fn emit_now(&self, requests: &[Request], then: Acknowledged) -> Result<(), Acknowledged> {
+    fn emit_now(&self, requests: &[Request], first: u64, to: &Arc<dyn Acknowledgements>) -> bool {
         if *self.0.is_unready.lock().unwrap() {
-            return Err(then);
+            return false;
         }
-        self.0.ahead.lock().unwrap().push((values(requests), then));
-        Ok(())
+        let (to, count) = (
+            to.clone(),
+            requests.iter().map(|one| one.records.len() as u64),
+        );
+        let run = Run {
+            first,
+            count: count.sum(),
+        };
+        let then = move |result: Result<(), Fault>| match result {
+            Ok(()) => to.answered(vec![run], Vec::new()),
+            Err(fault) => to.answered(Vec::new(), vec![(first, fault)]),
+        };
+        let mut ahead = self.0.ahead.lock().unwrap();
+        ahead.push((values(requests), Box::new(then)));
+        true
     }
 
     fn emit(&self, requests: Vec<Request>, _: Troubled) -> Emission {

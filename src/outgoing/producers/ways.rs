@@ -1,0 +1,170 @@
+//! Emitted records leave at once, on the worker's own thread: nothing waits, so that a lane goes on, and librdkafka keeps
+//! their order. **What a record needs is kept from the one before it**: no allocation, no table, no clock.
+
+use std::sync::{Arc, Weak};
+
+use crate::message::Outgoing;
+use crate::wait::Fault;
+use crate::wait::send::{Acknowledgements, Request};
+
+use super::group::Group;
+use super::hearing::Receivers;
+use super::routes::Route;
+
+/// Most handlers write to a few topics.
+const KEPT: usize = 16;
+/// Numbers of a receiver are below 2^47.
+type Base = u64;
+
+/// The ways of one VM's records.
+#[derive(Default)]
+pub(super) struct Ways {
+    receiver: Option<(Arc<dyn Acknowledgements>, Base)>,
+    /// The one used last comes first.
+    kept: Vec<Way>,
+    /// Of the records that are about to leave; empty between two calls.
+    found: Vec<(Arc<Group>, Arc<Route>, usize)>,
+}
+
+struct Way {
+    /// The name of the producer.
+    producer: Option<String>,
+    group: Arc<Group>,
+    /// Its name is that of the topic. It ends with its client.
+    route: Weak<Route>,
+    topic: String,
+}
+
+impl Way {
+    fn leads(&self, producer: Option<&str>, topic: &str) -> bool {
+        self.topic == topic && self.producer.as_deref() == producer
+    }
+}
+
+/// librdkafka tells names with a NUL byte as shorter ones, so that their bytes could not be given back.
+fn is_plain(record: &Outgoing) -> bool {
+    let mut names = record.headers.iter().map(|(name, _)| name);
+    !names.any(|name| name.contains(&0))
+}
+
+impl Ways {
+    /// What the numbers of this receiver begin with.
+    pub(super) fn base_of(
+        &mut self,
+        to: &Arc<dyn Acknowledgements>,
+        receivers: &Receivers,
+    ) -> Base {
+        match &self.receiver {
+            Some((known, base)) if Arc::ptr_eq(known, to) => *base,
+            _ => {
+                let base = receivers.base_of(to);
+                self.receiver = Some((to.clone(), base));
+                base
+            }
+        }
+    }
+
+    /// Sends all records, or none and returns false.
+    pub(super) fn send(
+        &mut self,
+        requests: &[Request],
+        first: u64,
+        to: &Arc<dyn Acknowledgements>,
+        group: impl Fn(&Request) -> Option<Arc<Group>>,
+    ) -> bool {
+        let mut found = std::mem::take(&mut self.found);
+        let may = self.find(requests, &mut found, group);
+        if may {
+            let records = requests.iter().flat_map(|request| &request.records);
+            let mut ways = found.iter().zip(first..).zip(records);
+            let failed = ways.find_map(|((way, number), record)| {
+                let failure = leave(way, record, number).err()?;
+                Some((number - first, failure))
+            });
+            if let Some((at, fault)) = failed {
+                // Those behind it keep their room no longer.
+                for (group, _, size) in &found[at as usize + 1..] {
+                    group.give_room_back(*size);
+                }
+                let own = first & !self.receiver.as_ref().map_or(0, |(_, base)| *base);
+                to.answered(Vec::new(), vec![(own + at, fault)]);
+            }
+        }
+        found.clear();
+        self.found = found;
+        may
+    }
+
+    /// The way of each record, and room for all of them.
+    fn find(
+        &mut self,
+        requests: &[Request],
+        found: &mut Vec<(Arc<Group>, Arc<Route>, usize)>,
+        group: impl Fn(&Request) -> Option<Arc<Group>>,
+    ) -> bool {
+        for request in requests {
+            for record in &request.records {
+                let way = self.way(request, record, &group);
+                let size = record.size();
+                let way = way.filter(|(group, _)| is_plain(record) && group.take_room(size));
+                let Some((group, route)) = way else {
+                    for (group, _, size) in found.iter() {
+                        group.give_room_back(*size);
+                    }
+                    return false;
+                };
+                found.push((group, route, size));
+            }
+        }
+        true
+    }
+
+    fn way(
+        &mut self,
+        request: &Request,
+        record: &Outgoing,
+        group: impl Fn(&Request) -> Option<Arc<Group>>,
+    ) -> Option<(Arc<Group>, Arc<Route>)> {
+        let (producer, topic) = (request.producer.as_deref(), record.topic.as_str());
+        let at = self.kept.iter().position(|way| way.leads(producer, topic));
+        if let Some(at) = at {
+            if at > 0 {
+                self.kept[..=at].rotate_right(1);
+            }
+            let way = &self.kept[0];
+            if let Some(route) = way.route.upgrade().filter(|route| !route.is_stale()) {
+                return Some((way.group.clone(), route));
+            }
+            self.kept.remove(0);
+        }
+        let group = group(request)?;
+        let route = group.route(topic)?;
+        self.kept.truncate(KEPT - 1);
+        let way = Way {
+            producer: request.producer.clone(),
+            group: group.clone(),
+            route: Arc::downgrade(&route),
+            topic: topic.to_owned(),
+        };
+        self.kept.insert(0, way);
+        Some((group, route))
+    }
+}
+
+/// Gives the record to librdkafka. An error is its only answer.
+fn leave(
+    (group, route, size): &(Arc<Group>, Arc<Route>, usize),
+    record: &Outgoing,
+    number: u64,
+) -> Result<(), Fault> {
+    group.stats.sent(*size);
+    route.sent();
+    route.topic.send(record, number).map_err(|failure| {
+        route.reported(1);
+        // The client may have ended for good.
+        route.make_stale();
+        group.give_room_back(*size);
+        group.stats.reported(1, *size);
+        Fault::new(failure.kind, failure.sentence)
+    })
+}
