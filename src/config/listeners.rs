@@ -2,6 +2,7 @@
 //!
 //! It sees the sources' names only: whether a function exists is known when the file has run.
 
+mod batch;
 mod failure;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -120,7 +121,7 @@ impl One<'_, '_, '_> {
             .collect();
         let at = self.scene.at(&path);
         // What was inherited is wrong once, however many listeners inherit it.
-        let inherited = at.is_some() && at == self.scene.at_keys(&["listenerDefaults"], keys);
+        let inherited = at.is_some() && self.is_inherited(keys);
         let who = if inherited {
             "`[listenerDefaults]`".to_owned()
         } else {
@@ -129,6 +130,14 @@ impl One<'_, '_, '_> {
         self.scene
             .report
             .error(at, format!("{who}: {}", message.as_ref()));
+    }
+
+    /// Whether the key stands in `[listenerDefaults]` alone.
+    fn is_inherited(&self, keys: &[&str]) -> bool {
+        let way = [Step::Key("listeners"), Step::Index(self.index)];
+        let keys_of = keys.iter().copied().map(Step::Key);
+        let path: Vec<Step<'_>> = way.into_iter().chain(keys_of).collect();
+        self.scene.at(&path) == self.scene.at_keys(&["listenerDefaults"], keys)
     }
 
     fn resolve(
@@ -173,6 +182,7 @@ impl One<'_, '_, '_> {
             );
         }
         let produces = self.produces(policies);
+        let batch = self.batch(listener, handler.as_ref());
         let max_in_flight = policies.max_in_flight.0;
         if max_in_flight == 0 {
             self.error(
@@ -198,6 +208,7 @@ impl One<'_, '_, '_> {
             rate_limit,
             delay: delay.map(Millis::duration),
             produces,
+            batch,
         })
     }
 

@@ -243,6 +243,7 @@ fn listener(text: &str, blocking: Duration) -> Listener {
         },
         rate_limit: None,
         delay: None,
+        batch: None,
     }
 }
 

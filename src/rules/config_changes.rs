@@ -142,6 +142,7 @@ rows! {
         rate_limit: Live "rateLimit.*",
         delay: Live "delay",
         produces: Live "produces",
+        batch: Live "batch.*" | "eachBatch",
     }
 }
 

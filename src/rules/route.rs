@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use crate::config::{Config, Listener, NullKeys, Ordering, Topic};
+use crate::config::{Batch, Config, Listener, NullKeys, Ordering, Topic};
 use crate::rules::commit_metadata;
 use crate::topic_name::{self, Made};
 
@@ -35,6 +35,8 @@ pub(crate) struct Plan {
     pub(crate) is_retry: bool,
     /// Of no retry topic: a message is not taken before it is that old.
     pub(crate) delay: Option<Duration>,
+    /// The one listener gets batches. A message of a retry topic is a batch of its own.
+    pub(crate) batch: Option<Batch>,
 }
 
 impl Plan {
@@ -54,6 +56,7 @@ impl Plan {
             listeners_hash: 0,
             is_retry: false,
             delay: None,
+            batch: None,
         }
     }
 
@@ -74,9 +77,10 @@ impl Plan {
         (&self.manual, &self.automatic) == (&other.manual, &other.automatic)
     }
 
-    /// Whether the two plans assign messages to lanes differently.
+    /// Whether the two plans assign messages to lanes differently, or one of them to batches.
     pub(crate) fn orders_otherwise(&self, other: &Self) -> bool {
-        (self.ordering, self.null_keys) != (other.ordering, other.null_keys)
+        let order = |plan: &Self| (plan.ordering, plan.null_keys, plan.batch.is_some());
+        order(self) != order(other)
     }
 }
 
@@ -108,6 +112,11 @@ pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan>
         listeners.extend(all.filter(|index| wants(&made, of(index), consumer, topic)));
     }
     let first = of(listeners.first()?);
+    // Two patterns may meet in a topic that the check of the configuration does not know: the first listener decides.
+    match first.batch {
+        Some(_) => listeners.truncate(1),
+        None => listeners.retain(|index| of(index).batch.is_none()),
+    }
     let names = |auto_commit: bool| -> Vec<Arc<str>> {
         let commits = |one: &&Listener| one.run.auto_commit == auto_commit;
         let listeners = listeners.iter().map(of).filter(commits);
@@ -132,6 +141,7 @@ pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan>
         // What comes back from a retry topic has waited in its own topic.
         delay: first.delay.filter(|_| !is_retry),
         null_keys: first.null_keys,
+        batch: first.batch,
         listeners_hash: commit_metadata::listeners_hash(
             listeners.iter().map(|index| &*of(index).name),
         ),
