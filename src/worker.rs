@@ -6,6 +6,7 @@
 //! so a heap of timers is the whole runtime that it needs.
 
 mod alone;
+mod batches;
 mod calls;
 mod commit_requests;
 mod commits_behind;
@@ -319,6 +320,9 @@ impl Worker {
             } => {
                 let lane = LaneId { epoch, lane };
                 self.emission(&RecordId { lane, listener }, number, news);
+            }
+            ToWorker::BatchEmission { epoch, batch, news } => {
+                self.batch_emission(epoch, batch, news);
             }
             ToWorker::Acknowledged { id, result } => self.acknowledged(id, result),
             ToWorker::WrittenBeforeCommit {

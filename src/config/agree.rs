@@ -89,7 +89,11 @@ fn pair(
         earlier.name, later.name
     );
     if earlier.batch.is_some() || later.batch.is_some() {
-        let batch = if later.batch.is_some() { later } else { earlier };
+        let batch = if later.batch.is_some() {
+            later
+        } else {
+            earlier
+        };
         let at = scene.at(&[Step::Key("listeners"), Step::Index(index)]);
         let message = format!(
             "{who}: `{}` gets batches, and has the messages of its topics for itself; give the other one a consumer \

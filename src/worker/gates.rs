@@ -38,6 +38,17 @@ pub(super) enum Begin {
     Wait,
 }
 
+/// Whether a batch of a listener may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BatchGate {
+    /// With at most so many messages.
+    Most(usize),
+    /// Messages run alone, in their lanes: the breaker is not closed.
+    Alone,
+    /// Held until a gate opens.
+    Wait,
+}
+
 /// The gate of a listener, for status and metrics.
 pub(super) struct State<'a> {
     pub(super) name: &'a str,
@@ -262,7 +273,7 @@ impl Gates {
                 return Gate::Wait;
             }
         }
-        if !one.admit(Waiter::Lane(id), now) {
+        if !one.admit(Waiter::Lane(id), 1, now) {
             return Gate::Wait;
         }
         if is_probe {
@@ -286,13 +297,67 @@ impl Gates {
         let now = self.clock.now();
         match self.listeners.get_mut(listener) {
             Some(one) if is_plain && one.breaker.is_closed() => {
-                if one.admit(Waiter::Partition(epoch), now) {
+                if one.admit(Waiter::Partition(epoch), 1, now) {
                     Begin::Run
                 } else {
                     Begin::Wait
                 }
             }
             _ => Begin::InLane,
+        }
+    }
+
+    /// Whether a batch of this listener may begin; `admit_batch` follows.
+    pub(super) fn batch_gate(&mut self, listener: usize) -> BatchGate {
+        if self.is_open(listener) {
+            return BatchGate::Most(usize::MAX);
+        }
+        if self.look_at(listener) == Gate::Wait {
+            return BatchGate::Wait;
+        }
+        match self.listeners.get(listener) {
+            Some(one) if one.breaker.is_closed() => {
+                let most = one.rate.as_ref().map_or(usize::MAX, Rate::most);
+                BatchGate::Most(most)
+            }
+            _ => BatchGate::Alone,
+        }
+    }
+
+    /// Whether the rate limit has room for a batch of so many messages; if not, its partition waits in the queue of the
+    /// limit.
+    pub(super) fn admit_batch(&mut self, listener: usize, epoch: u64, messages: usize) -> bool {
+        if self.is_open(listener) {
+            return true;
+        }
+        let now = self.clock.now();
+        let one = self.listeners.get_mut(listener);
+        one.is_none_or(|one| one.admit(Waiter::Partition(epoch), messages as u64, now))
+    }
+
+    /// So many messages of a batch are done.
+    pub(super) fn done_many(&mut self, listener: usize, messages: u32) {
+        if let Some(one) = self.listeners.get_mut(listener)
+            && one.breaker.is_closed()
+        {
+            one.done += messages;
+        }
+    }
+
+    /// So many messages have failed, and none is to blame.
+    pub(super) fn failed_many(&mut self, listener: usize, messages: usize) {
+        let now = self.clock.now();
+        self.flush(now);
+        for _ in 0..messages {
+            let Some(one) = self.listeners.get_mut(listener) else {
+                return;
+            };
+            if !one.breaker.is_closed() {
+                return;
+            }
+            if let Some(opened) = one.breaker.failed(now) {
+                self.say_opened(listener, opened);
+            }
         }
     }
 
@@ -440,12 +505,12 @@ impl One {
         !self.is_paused && self.breaker.is_closed() && self.rate.is_none()
     }
 
-    /// Whether the rate limit has room for this run; if not, it waits in the queue of the limit.
-    fn admit(&mut self, waiter: Waiter, now: Instant) -> bool {
+    /// Whether the rate limit has room for a run of so many messages; if not, it waits in the queue of the limit.
+    fn admit(&mut self, waiter: Waiter, messages: u64, now: Instant) -> bool {
         let Some(rate) = &mut self.rate else {
             return true;
         };
-        match rate.admit(waiter, now) {
+        match rate.admit(waiter, messages, now) {
             Admission::Run => true,
             Admission::Held { is_new } => {
                 self.rate_limit_holds += u64::from(is_new);

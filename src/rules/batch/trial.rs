@@ -13,7 +13,7 @@ use super::Member;
 #[derive(Debug)]
 pub(crate) struct Trial {
     /// The messages that have failed together, in their order.
-    suspects: Vec<Member>,
+    pub(crate) suspects: Vec<Member>,
     /// Failed runs of all of them.
     wholes: u32,
     /// How many of the first ones run in the next part.
@@ -84,9 +84,9 @@ impl Trial {
 
     /// The first `done` messages of the run are done, and the run was given up or has ended otherwise.
     pub(crate) fn done(&mut self, done: usize) {
-        let (suspects, run) = (&mut self.suspects, &mut self.run);
-        for one in run.drain(..done) {
-            suspects.retain(|other| other.number != one.number);
+        let ended: BTreeSet<u64> = self.run.drain(..done).map(|one| one.number).collect();
+        if !ended.is_empty() {
+            self.suspects.retain(|one| !ended.contains(&one.number));
         }
     }
 
