@@ -8,6 +8,7 @@ mod attributes;
 mod build;
 pub(crate) mod control;
 mod loader;
+mod open_batch;
 mod plain;
 mod shared;
 mod stack;

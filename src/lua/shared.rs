@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use mlua::ffi::{self, lua_State};
 
-use super::api::batch::open::OpenBatch;
 use super::attributes::App;
+use super::open_batch::OpenBatch;
 use super::stack::push_bytes;
 use super::{BatchCall, Call, Verdict};
 use crate::bundle::Bundle;

@@ -4,14 +4,14 @@
 //! in the stage `Batched`. **A message that has failed alone leaves the batches**: it runs in its lane, alone, and its
 //! listener's policy counts. So do suspects of the journal, probes of the breaker and messages of retry topics.
 
-mod asks;
+mod commit_requests;
 mod end;
 mod gather;
+pub(super) mod state;
 mod trials;
 mod written;
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Instant;
 
 use crate::config::{Batch, Config};
 use crate::kafka::Message;
@@ -31,54 +31,7 @@ use super::slot::Slot;
 use super::timers::Wake;
 use super::waits::warn_of_slow;
 use gather::Gathered;
-use trials::Waiting;
-use written::Writing;
-
-/// The batches of a partition.
-#[derive(Default)]
-pub(super) struct Batches {
-    last: u64,
-    open: HashMap<u64, OpenBatch>,
-    /// Messages that have failed together, and do not run now.
-    trials: Vec<Waiting>,
-    /// Open lanes whose heads may run in a batch: the number of the head, and the lane.
-    offered: BTreeSet<(u64, u64)>,
-    /// When a timer wakes the partition.
-    wakes_at: Option<Instant>,
-    /// Messages below this offset run alone: a process died while a batch with some of them ran.
-    alone_below: i64,
-}
-
-impl Batches {
-    pub(super) fn new(alone_below: i64) -> Self {
-        Self {
-            alone_below,
-            ..Self::default()
-        }
-    }
-}
-
-/// A batch whose call has not ended at once.
-struct OpenBatch {
-    listener: String,
-    /// In the order of offsets.
-    members: Vec<Member>,
-    /// So many of the first ones are finished.
-    done: usize,
-    /// The search that the run belongs to.
-    trial: Option<Trial>,
-    /// So many are finished once what belongs to them is written.
-    settling: Option<usize>,
-    /// The call has ended, and its records are on their way.
-    writing: Option<Writing>,
-}
-
-impl OpenBatch {
-    /// The members that are not finished.
-    fn rest(&self) -> &[Member] {
-        &self.members[self.done..]
-    }
-}
+use state::OpenBatch;
 
 impl Worker {
     /// The next step in a partition whose listener gets batches.
@@ -393,7 +346,7 @@ impl Worker {
                 let Some(open) = slot.batches.open.get(&id) else {
                     return;
                 };
-                let Some((lane, offset)) = open.place() else {
+                let Some((lane, offset)) = open.first_lane() else {
                     return;
                 };
                 let limit = named(config, &open.listener).map(|one| one.limits.timeout);

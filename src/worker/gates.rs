@@ -4,6 +4,8 @@
 //! A message whose listener takes none is held in its lane, without an attempt. When a gate opens, all held messages
 //! try again. A rate limit calls those that it holds one by one, in the order of its queue.
 
+mod batches;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +18,7 @@ use crate::rules::breaker::{self, Breaker, DeadLetterPermit, Opened};
 use super::Worker;
 use super::ids::LaneId;
 use super::rates::{Admission, Rate, Rates, Waiter};
+pub(super) use batches::BatchGate;
 
 /// How long a probe is reserved for messages that have not failed before.
 const FRESH_FIRST: Duration = Duration::from_millis(500);
@@ -34,17 +37,6 @@ pub(super) enum Begin {
     Run,
     /// In a lane, which asks for itself.
     InLane,
-    /// Held until a gate opens.
-    Wait,
-}
-
-/// Whether a batch of a listener may begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BatchGate {
-    /// With at most so many messages.
-    Most(usize),
-    /// Messages run alone, in their lanes: the breaker is not closed.
-    Alone,
     /// Held until a gate opens.
     Wait,
 }
@@ -304,60 +296,6 @@ impl Gates {
                 }
             }
             _ => Begin::InLane,
-        }
-    }
-
-    /// Whether a batch of this listener may begin; `admit_batch` follows.
-    pub(super) fn batch_gate(&mut self, listener: usize) -> BatchGate {
-        if self.is_open(listener) {
-            return BatchGate::Most(usize::MAX);
-        }
-        if self.look_at(listener) == Gate::Wait {
-            return BatchGate::Wait;
-        }
-        match self.listeners.get(listener) {
-            Some(one) if one.breaker.is_closed() => {
-                let most = one.rate.as_ref().map_or(usize::MAX, Rate::most);
-                BatchGate::Most(most)
-            }
-            _ => BatchGate::Alone,
-        }
-    }
-
-    /// Whether the rate limit has room for a batch of so many messages; if not, its partition waits in the queue of the
-    /// limit.
-    pub(super) fn admit_batch(&mut self, listener: usize, epoch: u64, messages: usize) -> bool {
-        if self.is_open(listener) {
-            return true;
-        }
-        let now = self.clock.now();
-        let one = self.listeners.get_mut(listener);
-        one.is_none_or(|one| one.admit(Waiter::Partition(epoch), messages as u64, now))
-    }
-
-    /// So many messages of a batch are done.
-    pub(super) fn done_many(&mut self, listener: usize, messages: u32) {
-        if let Some(one) = self.listeners.get_mut(listener)
-            && one.breaker.is_closed()
-        {
-            one.done += messages;
-        }
-    }
-
-    /// So many messages have failed, and none is to blame.
-    pub(super) fn failed_many(&mut self, listener: usize, messages: usize) {
-        let now = self.clock.now();
-        self.flush(now);
-        for _ in 0..messages {
-            let Some(one) = self.listeners.get_mut(listener) else {
-                return;
-            };
-            if !one.breaker.is_closed() {
-                return;
-            }
-            if let Some(opened) = one.breaker.failed(now) {
-                self.say_opened(listener, opened);
-            }
         }
     }
 

@@ -18,7 +18,7 @@ use crate::telemetry::status::Blocked;
 use crate::topic_name;
 use crate::wait::Requested;
 
-use super::batches::Batches;
+use super::batches::state::Batches;
 use super::commit_requests::{CommitRequests, Who};
 use super::ids::LaneId;
 use super::kept::{Emitting, Settled, Then, Unwritten};

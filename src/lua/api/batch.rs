@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
 pub(in crate::lua) mod of_ctx;
-pub(in crate::lua) mod open;
+mod open;
 
 use std::ffi::{CStr, c_int};
 

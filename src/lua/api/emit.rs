@@ -9,11 +9,11 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-use super::batch::open::Owner;
 use super::call;
 use super::tide::kafka::request;
 use super::trace;
 use crate::lua::CallId;
+use crate::lua::open_batch::Owner;
 use crate::lua::plain;
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, push_bytes, type_name};

@@ -11,7 +11,7 @@ use super::beat::Pulse;
 use super::last_words::About;
 use super::run::Ended;
 use super::{Origin, Vm, Waiting, owing};
-use crate::lua::api::batch::open::OpenBatch;
+use crate::lua::open_batch::OpenBatch;
 use crate::lua::shared::BatchFrame;
 use crate::lua::{BatchCall, BatchEnd, CallId, How, Step, Verdict};
 

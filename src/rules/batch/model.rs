@@ -65,7 +65,6 @@ fn search(members: &[Member], size: usize, poison: &BTreeSet<u64>, resolves: boo
         match verdict.then {
             Then::Over => trial = None,
             Then::Run => {}
-            Then::Wait => seen.waits += 1,
             Then::Outage(_) => seen.outages += 1,
         }
     }

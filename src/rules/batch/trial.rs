@@ -42,9 +42,7 @@ pub(crate) enum Then {
     Over,
     /// The next run may begin.
     Run,
-    /// It begins after a wait.
-    Wait,
-    /// The same, and the breaker counts so many failed messages: it is not one message that fails.
+    /// It begins after a wait, and the breaker counts so many failed messages: it is not one message that fails.
     Outage(usize),
 }
 

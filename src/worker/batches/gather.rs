@@ -1,5 +1,6 @@
 //! Which messages the next batch of a partition has.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use crate::config::{Batch, Ordering};
@@ -143,11 +144,9 @@ impl Slot {
             Err(at) if !filling.is_full() && !is_cut => return Gathered::Until(at),
             _ => {}
         }
-        for member in &members {
-            self.batches
-                .offered
-                .retain(|(_, lane)| *lane != member.lane);
-        }
+        let lanes: HashSet<u64> = members.iter().map(|one| one.lane).collect();
+        let offered = &mut self.batches.offered;
+        offered.retain(|(_, lane)| !lanes.contains(lane));
         Gathered::Members { members, fresh }
     }
 

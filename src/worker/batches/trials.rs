@@ -1,7 +1,5 @@
 //! The search for the message to blame, in a partition: what follows each run of it.
 
-use std::time::Instant;
-
 use crate::config::Config;
 use crate::lua::Failure;
 use crate::rules::batch::{Member, Then, Trial, Verdict};
@@ -13,40 +11,7 @@ use crate::worker::outcomes::named;
 use crate::worker::slot::Slot;
 use crate::worker::timers::Wake;
 
-use super::{Batches, OpenBatch};
-
-/// A search between two runs.
-pub(super) struct Waiting {
-    trial: Trial,
-    /// The next run begins at this moment; `None` at once.
-    until: Option<Instant>,
-}
-
-impl Batches {
-    pub(super) fn push(&mut self, trial: Trial, until: Option<Instant>) {
-        self.trials.push(Waiting { trial, until });
-    }
-
-    /// A search whose next run may begin.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<Trial> {
-        let is_due = |one: &Waiting| one.until.is_none_or(|until| until <= now);
-        let due = self.trials.iter().position(is_due)?;
-        Some(self.trials.remove(due).trial)
-    }
-
-    /// Ends the waits, and returns their number.
-    pub(in crate::worker) fn end_waits(&mut self) -> usize {
-        let waiting = self.trials.iter_mut();
-        waiting.filter_map(|one| one.until.take()).count()
-    }
-
-    /// The batches whose records are not acknowledged, for a reason that a reload may have ended.
-    pub(super) fn stuck(&self) -> Vec<u64> {
-        let open = self.open.iter();
-        let stuck = open.filter(|(_, one)| one.writing.as_ref().is_some_and(|one| one.tries > 0));
-        stuck.map(|(id, _)| *id).collect()
-    }
-}
+use super::state::OpenBatch;
 
 impl Worker {
     /// Every message of the run is done.
@@ -86,10 +51,6 @@ impl Worker {
             (Then::Run, _) => {
                 slot.set_batched(&trial.suspects);
                 slot.batches.push(trial, None);
-            }
-            (Then::Wait, failure) => {
-                let failure = failure.cloned().unwrap_or_else(Failure::nothing_resolved);
-                self.let_wait(slot, config, listener, trial, &failure);
             }
             (Then::Outage(count), failure) => {
                 if let Some(number) = self.meter.index_of(listener) {

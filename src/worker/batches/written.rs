@@ -15,14 +15,7 @@ use crate::worker::calls::Open;
 use crate::worker::emissions::{NO_REFUSAL, job, result};
 use crate::worker::slot::Slot;
 
-/// The records of a batch whose call has ended.
-pub(super) struct Writing {
-    end: BatchEnd,
-    asked: Option<Requested>,
-    pub(super) tries: u32,
-    /// **Its drop gives the records up.**
-    _cancel: Cancel,
-}
+use super::state::Writing;
 
 impl Worker {
     pub(super) fn write_batch(

@@ -199,9 +199,10 @@ fn the_breaker_opens_when_all_fail_and_probes_with_one_message() {
     f.send(&["a", "b", "c", "d"]);
     let took = f.finish();
     let runs = runs(&f);
-    let (failed, rest) = runs.split_once("[c d] ").unwrap();
-    assert_eq!(failed, "[a b c d] [a b c d] [a b] ");
-    assert!(rest.ends_with("[d]"), "{runs}");
+    assert!(
+        runs.starts_with("[a b c d] [a b c d] [a b] [c d] [a]"),
+        "{runs}"
+    );
     assert!(took > Duration::from_secs(60), "{took:?}");
     let outcomes = f.worker.snapshot().listeners[0].counts.outcomes;
     assert_eq!(outcomes.done, 4);

@@ -10,6 +10,7 @@ use crate::lua::api::call::{self, Ctx};
 use crate::lua::api::commit;
 use crate::lua::api::verdict;
 use crate::lua::control::Key;
+use crate::lua::open_batch::OpenBatch;
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, push_bytes, type_name};
 use crate::lua::suspend;
@@ -17,8 +18,6 @@ use crate::lua::vm::failure;
 use crate::lua::{Verdict, control};
 use crate::rules::topic_pauses::{By, Selection};
 use crate::wait::Fault;
-
-use super::open::OpenBatch;
 
 /// The start of a method. Raises where the running call has no batch.
 unsafe fn enter<'a>(state: *mut lua_State, name: &str) -> (&'a Shared, Ctx) {

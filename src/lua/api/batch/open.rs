@@ -1,141 +1,9 @@
-//! The calls of batches that have not ended: what each has resolved, and to which messages its records belong.
+//! The batches of running calls.
 
 use crate::lua::CallId;
+use crate::lua::open_batch::OpenBatch;
 use crate::lua::shared::Shared;
-use crate::message::Outgoing;
 use crate::wait::send::Emitted;
-
-/// The messages to which records belong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::lua) enum Owner {
-    /// Those that the next `ctx.resolveOffset` resolves, or the return.
-    Next,
-    /// So many of the first messages.
-    Upto(usize),
-    /// The message at this index.
-    Of(usize),
-}
-
-/// The call of a batch.
-#[derive(Debug)]
-pub(in crate::lua) struct OpenBatch {
-    /// Ascending.
-    offsets: Vec<i64>,
-    /// How many of the first messages the handler has resolved.
-    resolved: usize,
-    /// Those of them that the host has been told of.
-    told: usize,
-    /// The offset behind the last message that the host has been told of, or that is committed.
-    committed: Option<i64>,
-    pub(in crate::lua) auto_resolve: bool,
-    /// One for each request of what the call has emitted.
-    owners: Vec<Owner>,
-}
-
-impl OpenBatch {
-    pub(in crate::lua) fn new(offsets: Vec<i64>, auto_resolve: bool) -> Self {
-        Self {
-            offsets,
-            resolved: 0,
-            told: 0,
-            committed: None,
-            auto_resolve,
-            owners: Vec::new(),
-        }
-    }
-
-    pub(in crate::lua) fn len(&self) -> usize {
-        self.offsets.len()
-    }
-
-    pub(in crate::lua) fn resolved(&self) -> usize {
-        self.resolved
-    }
-
-    /// Resolves the messages up to this offset.
-    pub(in crate::lua) fn resolve(&mut self, offset: i64) {
-        let count = self.offsets.partition_point(|one| *one <= offset);
-        if count <= self.resolved {
-            return;
-        }
-        self.resolved = count;
-        for owner in self.owners.iter_mut().filter(|one| **one == Owner::Next) {
-            *owner = Owner::Upto(count);
-        }
-    }
-
-    /// The index of the message with this offset.
-    pub(in crate::lua) fn index_of(&self, offset: i64) -> Option<usize> {
-        self.offsets.binary_search(&offset).ok()
-    }
-
-    /// The offset behind the last resolved message.
-    pub(in crate::lua) fn behind(&self) -> Option<i64> {
-        let last = self.resolved.checked_sub(1)?;
-        Some(self.offsets[last] + 1)
-    }
-
-    /// The same, unless it is committed.
-    pub(in crate::lua) fn uncommitted(&self) -> Option<i64> {
-        self.behind()
-            .filter(|behind| self.committed.is_none_or(|at| at < *behind))
-    }
-
-    pub(in crate::lua) fn committed(&mut self, offset: i64) {
-        self.committed = Some(self.committed.map_or(offset, |one| one.max(offset)));
-    }
-
-    /// The resolved messages of which the host has not been told; from now on it has.
-    fn tell(&mut self) -> bool {
-        let is_new = self.resolved > self.told;
-        self.told = self.resolved;
-        is_new
-    }
-
-    /// Whether records of this owner may join the last request.
-    pub(in crate::lua) fn continues(&self, owner: Owner) -> bool {
-        self.owners.last() == Some(&owner)
-    }
-
-    pub(in crate::lua) fn owns(&mut self, owner: Owner) {
-        self.owners.push(owner);
-    }
-
-    /// Takes the records that belong to the first `done` messages.
-    /// `returns`: so do those that belong to what the return resolves.
-    fn split(&mut self, emitted: &mut Emitted, done: usize, returns: bool) -> Option<Emitted> {
-        let is_done = |owner: Owner| match owner {
-            Owner::Next => returns,
-            Owner::Upto(count) => count <= done,
-            Owner::Of(index) => index < done,
-        };
-        let mut owners = std::mem::take(&mut self.owners).into_iter();
-        let (mut own, mut rest) = (Vec::new(), Vec::new());
-        for request in emitted.requests.drain(..) {
-            let owner = owners.next().unwrap_or(Owner::Next);
-            if is_done(owner) {
-                own.push(request);
-            } else {
-                self.owners.push(owner);
-                rest.push(request);
-            }
-        }
-        emitted.requests = rest;
-        if own.is_empty() {
-            return None;
-        }
-        let records = own.iter().flat_map(|request| &request.records);
-        let bytes = records.map(Outgoing::size).sum();
-        emitted.bytes = emitted.bytes.saturating_sub(bytes);
-        Some(Emitted {
-            senders: emitted.senders.clone(),
-            requests: own,
-            bytes,
-            last_bytes: bytes,
-            asked: None,
-        })
-    }
-}
 
 impl Shared {
     /// What the batch of the running call does, if it is one.
@@ -191,54 +59,10 @@ impl Shared {
             return None;
         }
         let mut emitted = self.emitted.borrow_mut();
-        let own = emitted
-            .get_mut(&call)
-            .and_then(|all| batch.split(all, batch.resolved, false));
-        Some((batch.resolved, behind, own))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn batch() -> OpenBatch {
-        OpenBatch::new(vec![3, 5, 9], true)
-    }
-
-    #[test]
-    fn an_offset_resolves_the_messages_up_to_it_and_never_fewer() {
-        let mut batch = batch();
-        assert_eq!((batch.resolved(), batch.behind()), (0, None));
-        batch.resolve(2);
-        assert_eq!(batch.resolved(), 0);
-        batch.resolve(6);
-        assert_eq!((batch.resolved(), batch.behind()), (2, Some(6)));
-        batch.resolve(3);
-        assert_eq!(batch.resolved(), 2);
-        batch.resolve(i64::MAX);
-        assert_eq!((batch.resolved(), batch.behind()), (3, Some(10)));
-    }
-
-    #[test]
-    fn what_is_resolved_is_uncommitted_until_it_is_committed() {
-        let mut batch = batch();
-        batch.resolve(5);
-        assert_eq!(batch.uncommitted(), Some(6));
-        batch.committed(6);
-        assert_eq!(batch.uncommitted(), None);
-        batch.resolve(9);
-        assert_eq!(batch.uncommitted(), Some(10));
-    }
-
-    #[test]
-    fn records_belong_to_what_is_resolved_next() {
-        let mut batch = batch();
-        batch.owns(Owner::Next);
-        batch.owns(Owner::Of(2));
-        batch.resolve(3);
-        batch.owns(Owner::Next);
-        assert_eq!(batch.owners, [Owner::Upto(1), Owner::Of(2), Owner::Next]);
-        assert!(batch.continues(Owner::Next) && !batch.continues(Owner::Of(2)));
+        let own = emitted.get_mut(&call).and_then(|all| {
+            let done = batch.resolved();
+            batch.split(all, done, false)
+        });
+        Some((batch.resolved(), behind, own))
     }
 }

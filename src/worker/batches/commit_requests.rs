@@ -6,11 +6,11 @@ use crate::wait::Requested;
 use crate::worker::commit_requests::Who;
 use crate::worker::slot::Slot;
 
-use super::OpenBatch;
+use super::state::OpenBatch;
 
 impl OpenBatch {
     /// The lane of the first message, and the offset of the last one in it.
-    pub(super) fn place(&self) -> Option<(u64, i64)> {
+    pub(super) fn first_lane(&self) -> Option<(u64, i64)> {
         let first = self.members.first()?;
         let mut members = self.members.iter().rev();
         let last = members.find(|one| one.lane == first.lane)?;
