@@ -23,6 +23,8 @@ pub(super) struct OpenBatch {
     resolved: usize,
     /// Those of them that the host has been told of.
     told: usize,
+    /// Those of them whose records are written.
+    settled: usize,
     /// The offset behind the last message that the host has been told of, or that is committed.
     committed: Option<i64>,
     pub(super) auto_resolve: bool,
@@ -36,6 +38,7 @@ impl OpenBatch {
             offsets,
             resolved: 0,
             told: 0,
+            settled: 0,
             committed: None,
             auto_resolve,
             owners: Vec::new(),
@@ -62,6 +65,11 @@ impl OpenBatch {
         }
     }
 
+    /// How many of the first messages are done although records of the call are not written.
+    pub(super) fn settled(&self) -> usize {
+        self.settled
+    }
+
     /// The index of the message with this offset.
     pub(super) fn index_of(&self, offset: i64) -> Option<usize> {
         self.offsets.binary_search(&offset).ok()
@@ -80,6 +88,7 @@ impl OpenBatch {
     }
 
     pub(super) fn committed(&mut self, offset: i64) {
+        self.settled = self.told;
         self.committed = Some(self.committed.map_or(offset, |one| one.max(offset)));
     }
 

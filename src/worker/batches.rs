@@ -83,7 +83,7 @@ impl Worker {
             let members = trial.run().to_vec();
             return self.run_members(slot, config, turn, (listener, limits), members, Some(trial));
         }
-        match self.gather(slot, limits, most, now) {
+        match slot.gather(limits, most, now) {
             Gathered::Nothing => Next::PartitionIdle,
             Gathered::Alone => self.open_lane(slot, config, None, turn),
             Gathered::Until(at) => {
@@ -112,7 +112,7 @@ impl Worker {
 
     /// While the breaker is not closed, messages run one by one, each in its lane.
     fn run_single(&mut self, slot: &mut Slot, config: &Config, turn: &mut Quantum) -> Next {
-        if self.release_trials(slot) {
+        if slot.release_trials() {
             return Next::Continue;
         }
         if let Some((number, key)) = slot.batches.offered.pop_first() {

@@ -112,7 +112,7 @@ impl Worker {
         if self
             .calls
             .get(vm, call)
-            .is_some_and(|open| self.is_settling(&slot, open))
+            .is_some_and(|open| slot.is_settling(open))
         {
             if let Some(open) = self.calls.remove(vm, call) {
                 self.settle_batch(&mut slot, &open, of, offset);

@@ -68,7 +68,7 @@ impl Worker {
     fn skip(&mut self, epoch: u64, message: &Handle, skip: &Skip<'_>) -> Option<Outcome> {
         let config = self.engine.bundle().config.clone();
         let mut slot = self.slots.remove(&epoch)?;
-        self.release_trials(&mut slot);
+        slot.release_trials();
         let outcome = lane_with(&mut slot, &config, message.offset).map(|key| {
             let mut lane = slot
                 .lanes

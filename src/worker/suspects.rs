@@ -103,7 +103,9 @@ impl Running {
     /// All calls of a partition have ended.
     pub(super) fn end_all(&mut self, epoch: u64) {
         for (_, slots) in self.batches.extract_if(|one, _| one.0 == epoch) {
-            slots.into_iter().for_each(|slot| self.page.end(slot));
+            for slot in slots {
+                self.page.end(slot);
+            }
         }
         for (_, slot) in self.waiting.extract_if(|one, _| one.epoch == epoch) {
             self.page.end(slot);

@@ -221,14 +221,14 @@ fn a_pause_in_a_batch_holds_the_next_one() {
 #[test]
 fn a_seek_makes_the_batch_stale() {
     let Some(kafka) = kafka::shared() else { return };
-    let body = r#"
+    let body = r"
         if runs == 1 then
           ctx.consumer.seek{ offset = 5 }
           assert(ctx.isStale() and ctx.isRunning())
           return
         end
         done()
-        "#;
+        ";
     let (project, topic) = project(kafka, "batch = { messages = 2 }\n", body);
     topic.produce(numbered(0..7, 0));
     let mut daemon = Daemon::start(&project);
@@ -262,18 +262,16 @@ fn a_batch_sees_that_the_daemon_stops() {
 #[test]
 fn a_poison_among_1000_is_the_only_dead_letter() {
     let Some(kafka) = kafka::shared() else { return };
-    let listener = format!(
-        "batch = {{ messages = 1000, wait = \"2s\" }}\n\
-         retry = {{ attempts = 1, initialDelay = \"5ms\" }}\nbreaker = false\n\
-         deadLetter = {{ topic = \"{{topic}}.dead\", allowAutoTopicCreation = true }}\n"
-    );
+    let listener = "batch = { messages = 1000, wait = \"2s\" }\n\
+         retry = { attempts = 1, initialDelay = \"5ms\" }\nbreaker = false\n\
+         deadLetter = { topic = \"{topic}.dead\", allowAutoTopicCreation = true }\n";
     let body = r#"
         for _, message in ipairs(batch.messages) do
           if message.value == "637" then record.note("poison") error("bad") end
         end
         done()
         "#;
-    let (project, topic) = project(kafka, &listener, body);
+    let (project, topic) = project(kafka, listener, body);
     topic.produce(numbered(0..1000, 0));
     let mut daemon = Daemon::start(&project);
     committed(&mut daemon, &project, &topic, 1000);

@@ -73,13 +73,14 @@ impl Vm {
         let Some(mut batch) = self.shared.close_batch(id) else {
             return end(0, how);
         };
+        // What was to be written before a commit is not: the messages to which it belongs are not done.
+        let owes = self.shared.emits.get() && self.shared.owes(id);
         let how = match how {
-            How::Returned if self.shared.emits.get() && self.shared.owes(id) => {
-                How::Failed(owing())
-            }
+            How::Returned | How::Blamed(_) if owes => How::Failed(owing()),
             how => how,
         };
         let done = match &how {
+            _ if owes => batch.settled(),
             How::Returned if batch.auto_resolve => batch.len(),
             How::Blamed(Verdict::FailAt { index, .. }) => *index,
             _ => batch.resolved(),

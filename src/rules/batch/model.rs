@@ -31,7 +31,7 @@ fn search(members: &[Member], size: usize, poison: &BTreeSet<u64>, resolves: boo
             None => fresh.drain(..size.min(fresh.len())).collect(),
         };
         assert!(!run.is_empty());
-        in_order(&run, &trial, &fresh);
+        in_order(&run, trial.as_ref(), &fresh);
         seen.runs += 1;
         for one in &run {
             *seen.runs_of.entry(one.number).or_default() += 1;
@@ -72,9 +72,12 @@ fn search(members: &[Member], size: usize, poison: &BTreeSet<u64>, resolves: boo
 }
 
 /// No message runs before an earlier one of its lane.
-fn in_order(run: &[Member], trial: &Option<Trial>, fresh: &VecDeque<Member>) {
+fn in_order(run: &[Member], trial: Option<&Trial>, fresh: &VecDeque<Member>) {
     assert!(run.windows(2).all(|two| two[0].number < two[1].number));
-    let open = trial.iter().flat_map(|trial| &trial.suspects).chain(fresh);
+    let open = trial
+        .into_iter()
+        .flat_map(|trial| &trial.suspects)
+        .chain(fresh);
     let mut first: BTreeMap<u64, u64> = BTreeMap::new();
     for one in open {
         let lowest = first.entry(one.lane).or_insert(one.number);

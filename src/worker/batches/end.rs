@@ -26,7 +26,7 @@ impl Worker {
         if let Some(mut emitted) = emitted {
             let asked = emitted.asked.take();
             if !emitted.requests.is_empty() {
-                return self.write_batch(slot, id, end, emitted, asked);
+                return self.write_batch(slot, id, end, &emitted, asked);
             }
             if let Some(asked) = asked {
                 slot.ask_of_batch(id, asked);
@@ -48,22 +48,19 @@ impl Worker {
         };
         let rest = batch.rest().to_vec();
         let failure = match how {
-            How::Returned if rest.is_empty() => {
+            How::Returned | How::Failed(_) if rest.is_empty() => {
                 return self.passed(slot, config, &batch.listener, batch.trial);
             }
             How::Returned if done == 0 => Failure::nothing_resolved(),
             // What is not resolved comes again, as in kafkajs.
-            How::Returned => return self.release_all(slot, batch.trial, &rest),
-            How::Failed(_) if rest.is_empty() => {
-                return self.passed(slot, config, &batch.listener, batch.trial);
-            }
+            How::Returned => return slot.release_all(batch.trial, &rest),
             How::Failed(failure) => failure,
             How::Blamed(verdict) => {
                 let failure = Failure::of_verdict(&verdict);
                 if let Some(blamed) = rest.first() {
                     self.blame(slot, config, &batch.listener, *blamed, &failure);
                 }
-                return self.release_all(slot, batch.trial, rest.get(1..).unwrap_or_default());
+                return slot.release_all(batch.trial, rest.get(1..).unwrap_or_default());
             }
         };
         if let Some(number) = self.meter.index_of(&batch.listener) {
@@ -155,7 +152,7 @@ impl Worker {
         };
         if slot.wants(&batch.listener) {
             let rest = batch.rest().to_vec();
-            self.release_all(slot, batch.trial, &rest);
+            slot.release_all(batch.trial, &rest);
         } else {
             slot.leave_listener(batch.rest(), &batch.listener);
         }
@@ -168,7 +165,7 @@ impl Worker {
             let Some(mut slot) = self.slots.remove(&epoch) else {
                 continue;
             };
-            self.release_trials(&mut slot);
+            slot.release_trials();
             for id in slot.batches.stuck() {
                 slot.under_way -= 1;
                 self.give_up_batch(&mut slot, id);

@@ -8,7 +8,6 @@ use crate::kafka::Message;
 use crate::message::Record as _;
 use crate::rules::batch::{Filling, Member, due};
 use crate::rules::lanes::{Lane, LaneState, lane_of};
-use crate::worker::Worker;
 use crate::worker::slot::Slot;
 
 pub(super) enum Gathered {
@@ -33,31 +32,23 @@ struct Candidate {
     is_fresh: bool,
 }
 
-impl Worker {
-    pub(super) fn gather(
-        &mut self,
-        slot: &mut Slot,
-        limits: &Batch,
-        most: usize,
-        now: Instant,
-    ) -> Gathered {
-        slot.forget_stale_offers();
-        let by_partition = slot.plan.ordering == Ordering::Partition;
-        if slot.lanes.has_open() {
-            if !by_partition {
-                slot.defer_open(limits.messages);
-            } else if slot.batches.offered.is_empty() {
+impl Slot {
+    /// At most `most` messages for the next batch.
+    pub(super) fn gather(&mut self, limits: &Batch, most: usize, now: Instant) -> Gathered {
+        self.forget_stale_offers();
+        if self.lanes.has_open() {
+            if self.plan.ordering != Ordering::Partition {
+                self.defer_open(limits.messages);
+            } else if self.batches.offered.is_empty() {
                 return Gathered::Nothing;
             }
         }
-        if slot.batches.offered.is_empty() {
-            return slot.gather_front(limits, most, now);
+        if self.batches.offered.is_empty() {
+            return self.gather_front(limits, most, now);
         }
-        slot.gather_mixed(limits, most, now)
+        self.gather_mixed(limits, most, now)
     }
-}
 
-impl Slot {
     /// Whether the head of the lane may run in a batch.
     pub(super) fn may_gather(&self, lane: &Lane<Message>) -> bool {
         let [progress] = &lane.progress[..] else {

@@ -95,24 +95,6 @@ impl Worker {
         slot.batches.push(trial, Some(until));
     }
 
-    /// Nothing is suspected any more. Returns whether anything was.
-    pub(in crate::worker) fn release_trials(&mut self, slot: &mut Slot) -> bool {
-        let trials = std::mem::take(&mut slot.batches.trials);
-        let is_any = !trials.is_empty();
-        for one in trials {
-            slot.unblock_first(&one.trial);
-            slot.release(&one.trial.release(), &[]);
-        }
-        is_any
-    }
-
-    pub(super) fn release_all(&mut self, slot: &mut Slot, trial: Option<Trial>, rest: &[Member]) {
-        slot.release(rest, &[]);
-        if let Some(trial) = trial {
-            slot.release(&trial.release(), &[]);
-        }
-    }
-
     pub(super) fn say_failed(
         &mut self,
         slot: &Slot,
@@ -140,6 +122,24 @@ impl Worker {
 }
 
 impl Slot {
+    /// Nothing is suspected any more. Returns whether anything was.
+    pub(in crate::worker) fn release_trials(&mut self) -> bool {
+        let trials = std::mem::take(&mut self.batches.trials);
+        let is_any = !trials.is_empty();
+        for one in trials {
+            self.unblock_first(&one.trial);
+            self.release(&one.trial.release(), &[]);
+        }
+        is_any
+    }
+
+    pub(super) fn release_all(&mut self, trial: Option<Trial>, rest: &[Member]) {
+        self.release(rest, &[]);
+        if let Some(trial) = trial {
+            self.release(&trial.release(), &[]);
+        }
+    }
+
     pub(super) fn unblock_first(&mut self, trial: &Trial) {
         if let Some(first) = trial.first() {
             self.unblock(first.number);

@@ -23,7 +23,7 @@ impl Worker {
         slot: &mut Slot,
         id: u64,
         end: BatchEnd,
-        emitted: Emitted,
+        emitted: &Emitted,
         asked: Option<Requested>,
     ) {
         let (mailbox, epoch) = (self.mailbox.clone(), slot.partition.epoch);
@@ -37,7 +37,7 @@ impl Worker {
         let trouble = tell.clone();
         let troubled: Troubled = Box::new(move |fault| trouble(Emission::Troubled(fault)));
         let share = self.emissions.share(emitted.bytes);
-        let job = job(&emitted, troubled, Some(share));
+        let job = job(emitted, troubled, Some(share));
         let reply = Reply::new(move |answer| tell(Emission::Over(result(answer))));
         let cancel = self.app.outside.begin(job, reply);
         let Some(batch) = slot.batches.open.get_mut(&id) else {
@@ -198,10 +198,12 @@ impl Worker {
             self.answers.push_back((vm, call, wait, answer));
         }
     }
+}
 
+impl Slot {
     /// Whether the call waits for the end of `begin_settling`.
-    pub(in crate::worker) fn is_settling(&self, slot: &Slot, open: &Open) -> bool {
-        let batch = open.batch.and_then(|id| slot.batches.open.get(&id));
+    pub(in crate::worker) fn is_settling(&self, open: &Open) -> bool {
+        let batch = open.batch.and_then(|id| self.batches.open.get(&id));
         batch.is_some_and(|batch| batch.settling.is_some())
     }
 }

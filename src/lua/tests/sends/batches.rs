@@ -302,19 +302,25 @@ fn commit_offsets_if_necessary_tells_the_host_of_what_is_resolved() {
 }
 
 #[test]
-fn records_that_a_commit_could_not_write_fail_the_batch() {
-    let mut scene = scene(
-        "ctx.emit{ topic = 'a', value = 'x' }
-         ctx.resolveOffset(5)
-         pcall(ctx.commitOffsetsIfNecessary)",
-    );
-    let (id, _) = waits(scene.run());
-    let end = ended(
-        scene
-            .f
-            .resume(id, Answer::Unwritten(Fault::new("tooLarge", "too large"))),
-    );
-    assert!(matches!(end.how, How::Failed(_)), "{end:?}");
+fn records_that_a_commit_could_not_write_fail_the_messages_to_which_they_belong() {
+    for call in [
+        "pcall(ctx.commitOffsetsIfNecessary)",
+        "ctx.commitOffsetsIfNecessary()",
+    ] {
+        let mut scene = scene(&format!(
+            "ctx.resolveOffset(5)
+             ctx.commitOffsetsIfNecessary()
+             ctx.emit{{ topic = 'a', value = 'x' }}
+             ctx.resolveOffset(7)
+             {call}"
+        ));
+        let (id, _) = waits(scene.run());
+        let (id, _) = waits(scene.f.resume(id, Answer::Committed(Ok(6))));
+        let refused = Answer::Unwritten(Fault::new("tooLarge", "too large"));
+        let end = ended(scene.f.resume(id, refused));
+        assert!(matches!(end.how, How::Failed(_)), "{end:?}");
+        assert_eq!(end.done, 1, "{call}");
+    }
 }
 
 #[test]
