@@ -62,7 +62,7 @@ pub(crate) struct Partition {
     /// `OVER` and `HELD`: one read tells a worker both.
     state: AtomicU8,
     blocked: Mutex<Option<Blocked>>,
-    _client: Arc<kafka::Client>,
+    client: Arc<kafka::Client>,
 }
 
 /// The data that all partitions of a consumer share.
@@ -230,6 +230,12 @@ pub(crate) enum ToWorker {
         listener: String,
         news: Emission,
     },
+    /// The same of what a batch has emitted.
+    BatchEmission {
+        epoch: u64,
+        batch: u64,
+        news: Emission,
+    },
     /// The answers to records that no lane waits for, by their numbers.
     Acknowledged {
         runs: Vec<Run>,
@@ -344,7 +350,7 @@ impl Partition {
             inbox: of.inbox,
             state: AtomicU8::new(0),
             blocked: Mutex::default(),
-            _client: of.client,
+            client: of.client,
         }
     }
 
@@ -370,6 +376,12 @@ impl Partition {
         }
     }
 
+    /// The offset behind the last message of the partition, as of the last fetch; 0 before the first one.
+    pub(crate) fn high_watermark(&self) -> i64 {
+        let known = self.client.known_watermarks(&self.topic, self.number);
+        known.map_or(0, |(_, high)| high)
+    }
+
     pub(crate) fn blocked(&self) -> Option<Blocked> {
         self.blocked
             .lock()
@@ -390,6 +402,10 @@ impl Holdable for Partition {
             self.state.fetch_and(!HELD, Ordering::Release)
         };
         before & HELD != 0
+    }
+
+    fn is_over(&self) -> bool {
+        Self::is_over(self)
     }
 }
 

@@ -220,6 +220,19 @@ pub(crate) struct Listener {
     pub(crate) share: Option<u32>,
     /// The topics to which its calls may send; absent: all topics.
     pub(crate) produces: Option<Vec<Produced>>,
+    /// Its handler gets batches. No other listener of its consumer takes its topics.
+    pub(crate) batch: Option<Batch>,
+}
+
+/// The size of a batch, and what its return means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Batch {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+    /// The longest time that a message waits for others.
+    pub(crate) wait: Duration,
+    /// `runConfig.eachBatchAutoResolve`: every message is done when the handler returns.
+    pub(crate) auto_resolve: bool,
 }
 
 /// At most so many runs begin in so much time, retries included, in the whole process.

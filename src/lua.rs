@@ -8,6 +8,7 @@ mod attributes;
 mod build;
 pub(crate) mod control;
 mod loader;
+mod open_batch;
 mod plain;
 mod shared;
 mod stack;
@@ -42,6 +43,17 @@ pub(crate) struct Call<'a> {
     pub(crate) is_retry: bool,
 }
 
+/// A batch of one partition for one listener's handler.
+pub(crate) struct BatchCall<'a> {
+    /// Its record is the first one.
+    pub(crate) call: Call<'a>,
+    /// In the order of offsets; at least one.
+    pub(crate) records: &'a [&'a dyn Record],
+    pub(crate) high_watermark: i64,
+    /// A return resolves every message.
+    pub(crate) auto_resolve: bool,
+}
+
 /// A call that waits; unique within its VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct CallId(pub(crate) u64);
@@ -55,8 +67,42 @@ pub(crate) enum Step {
     Failed(Failure),
     /// The handler gave its verdict on the message.
     Asked(Verdict),
+    /// The call of a batch has ended.
+    Batch(Box<BatchEnd>),
     /// Answer each wait by `Vm::resume`, or give the call up by `Vm::cancel`.
     Waits(CallId, Waits),
+}
+
+/// How the call of a batch ended.
+#[derive(Debug)]
+pub(crate) struct BatchEnd {
+    /// So many of the first messages are done.
+    pub(crate) done: usize,
+    pub(crate) how: How,
+    /// The records that belong to them.
+    pub(crate) emitted: Option<Emitted>,
+}
+
+#[derive(Debug)]
+pub(crate) enum How {
+    Returned,
+    /// The rest has failed.
+    Failed(Failure),
+    /// The first message of the rest has failed, by `ctx.failAt`.
+    Blamed(Verdict),
+}
+
+impl BatchEnd {
+    /// The result for the one message of the batch.
+    pub(crate) fn of_one(self) -> Step {
+        match (self.done, self.how, self.emitted) {
+            (0, How::Failed(failure), _) => Step::Failed(failure),
+            (0, How::Blamed(verdict), _) => Step::Asked(verdict),
+            (0, How::Returned, _) => Step::Failed(Failure::nothing_resolved()),
+            (_, _, Some(emitted)) => Step::Emitted(Box::new(emitted)),
+            (_, _, None) => Step::Done,
+        }
+    }
 }
 
 /// The request of `ctx.retry`, `ctx.deadLetter` or `ctx.skip`. Later actions of the handler do not count.
@@ -73,13 +119,20 @@ pub(crate) enum Verdict {
     Skip {
         reason: Option<String>,
     },
+    /// In a batch: the message at this index, from 0, has failed.
+    FailAt {
+        index: usize,
+        reason: Option<String>,
+    },
 }
 
 impl Verdict {
     /// The reason that the handler gave.
     pub(crate) fn reason(&self) -> Option<&str> {
-        let (Self::Retry { reason, .. } | Self::DeadLetter { reason } | Self::Skip { reason }) =
-            self;
+        let (Self::Retry { reason, .. }
+        | Self::DeadLetter { reason }
+        | Self::Skip { reason }
+        | Self::FailAt { reason, .. }) = self;
         reason.as_deref()
     }
 }
@@ -132,12 +185,20 @@ impl Failure {
         }
     }
 
+    /// A batch whose handler has to resolve its messages, and resolved none.
+    pub(crate) fn nothing_resolved() -> Self {
+        let message = "the handler returned and resolved no message of its batch; call `ctx.resolveOffset`, or remove \
+                       `eachBatchAutoResolve = false`";
+        Self::given_up(message.to_owned())
+    }
+
     /// A verdict as the reason why a message is retried, skipped or dead-lettered.
     pub(crate) fn of_verdict(verdict: &Verdict) -> Self {
         let asked = match verdict {
             Verdict::Retry { .. } => "the handler requested a retry",
             Verdict::DeadLetter { .. } => "the handler requested a dead letter",
             Verdict::Skip { .. } => "the handler requested a skip",
+            Verdict::FailAt { .. } => "the handler named the message by ctx.failAt",
         };
         Self {
             kind: FailureKind::Asked,

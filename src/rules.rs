@@ -1,6 +1,7 @@
 //! Decisions: pure, data in and data out. No clock, thread, Kafka client or Lua VM is used here.
 
 pub(crate) mod ahead;
+pub(crate) mod batch;
 pub(crate) mod breaker;
 pub(crate) mod commit_metadata;
 pub(crate) mod config_changes;

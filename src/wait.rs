@@ -27,6 +27,13 @@ pub(crate) enum Wait {
     Commit(i64),
     /// The same, once these records of the call are acknowledged.
     EmitAndCommit(Box<Emitted>, i64),
+    /// The first `done` messages of a batch are done, once these records of them are acknowledged. A listener with
+    /// manual commits commits `behind`.
+    Settle {
+        done: usize,
+        behind: i64,
+        emitted: Option<Box<Emitted>>,
+    },
     /// Work of the outside runtime.
     Outside(Job),
 }

@@ -7,6 +7,7 @@
 
 mod ahead;
 mod alone;
+mod batches;
 mod calls;
 mod commit_requests;
 mod commits_behind;
@@ -338,6 +339,9 @@ impl Worker {
                 let lane = LaneId { epoch, lane };
                 self.emission(&RecordId { lane, listener }, number, news);
             }
+            ToWorker::BatchEmission { epoch, batch, news } => {
+                self.batch_emission(epoch, batch, news);
+            }
             ToWorker::Acknowledged { runs, failed } => self.acknowledged(&runs, failed),
             ToWorker::WrittenBeforeCommit {
                 vm,
@@ -475,24 +479,5 @@ impl Worker {
         {
             self.resume(vm, call, wait, answer);
         }
-    }
-
-    /// Reports after a turn of this partition, which began at `began`. A report wakes the consumer, which takes
-    /// messages for the new room and sleeps again. So a short turn is not reported yet if the next turn will be short
-    /// too. **The worker reports before anything but another turn**: before it sleeps, resumes a call that waited, or
-    /// changes its VM.
-    fn report_in_time(&mut self, epoch: u64, began: Instant) {
-        let listeners = |epoch: u64| Some(&self.slots.get(&epoch)?.plan.listeners);
-        let next = self.ready.next().and_then(listeners);
-        let is_next_alike = next.is_some() && next == listeners(epoch);
-        let since = self.unreported.since(began);
-        if !is_next_alike || self.meter.is_slow() || self.clock.since(since) >= REPORT_EVERY {
-            self.report();
-        }
-    }
-
-    /// Reports finished messages and commit requests to the consumers.
-    fn report(&mut self) {
-        self.unreported.report();
     }
 }

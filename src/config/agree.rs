@@ -88,6 +88,21 @@ fn pair(
         "listeners `{}` and `{}` of topic `{topic}`",
         earlier.name, later.name
     );
+    if earlier.batch.is_some() || later.batch.is_some() {
+        let batch = if later.batch.is_some() {
+            later
+        } else {
+            earlier
+        };
+        let at = scene.at(&[Step::Key("listeners"), Step::Index(index)]);
+        let message = format!(
+            "{who}: `{}` gets batches, and has the messages of its topics for itself; give the other one a consumer \
+             of its own",
+            batch.name
+        );
+        scene.report.error(at, message);
+        return;
+    }
     let (a, b) = (&earlier.run, &later.run);
     let differ: [(&[&str], bool); 8] = [
         (&["ordering"], earlier.ordering != later.ordering),

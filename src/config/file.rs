@@ -3,6 +3,7 @@
 //! The JSON Schema, the defaults and the list of valid keys come from these types. They check nothing but the type of a
 //! value; the meaning of a key is decided where it is resolved. Only `config` sees these types.
 
+mod batch;
 mod failure;
 mod kafka;
 mod producer;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(super) use batch::Batch;
 pub(super) use failure::{
     Breaker, BreakerTable, DeadLetter, HeaderStyle, OnError, OnRefusal, Retry, TooLarge,
 };
@@ -86,6 +88,8 @@ pub(super) struct Listener {
     pub(super) topics: Vec<String>,
     /// A file below the handlers folder, a dot and a function; without the dot, the file itself returns the function.
     pub(super) handler: Option<String>,
+    /// Whether the handler gets batches of messages; absent: true where its function is named eachBatch.
+    pub(super) each_batch: Option<bool>,
     #[serde(flatten)]
     pub(super) policies: Policies,
 }
@@ -127,6 +131,8 @@ pub(super) struct Policies {
     pub(super) share: Option<u32>,
     /// The topics to which calls may send: names, or names with `*` for any characters; absent: all topics.
     pub(super) produces: Option<Vec<String>>,
+    /// The size of a batch, for a listener with eachBatch.
+    pub(super) batch: Option<Batch>,
 }
 
 /// A number whose default is not 0.
@@ -162,6 +168,8 @@ pub(super) struct RunConfig {
     pub(super) auto_commit_threshold: Option<u64>,
     /// The most partitions that are handled at the same time; absent: all assigned partitions.
     pub(super) partitions_consumed_concurrently: Option<u64>,
+    /// Whether every message of a batch is done when its handler returns; false: only those that it has resolved.
+    pub(super) each_batch_auto_resolve: bool,
 }
 
 impl Default for RunConfig {
@@ -171,6 +179,7 @@ impl Default for RunConfig {
             auto_commit_interval: None,
             auto_commit_threshold: None,
             partitions_consumed_concurrently: None,
+            each_batch_auto_resolve: true,
         }
     }
 }

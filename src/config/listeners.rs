@@ -2,6 +2,7 @@
 //!
 //! It sees the sources' names only: whether a function exists is known when the file has run.
 
+mod batch;
 mod failure;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -123,7 +124,7 @@ impl One<'_, '_, '_> {
             .collect();
         let at = self.scene.at(&path);
         // What was inherited is wrong once, however many listeners inherit it.
-        let inherited = at.is_some() && at == self.scene.at_keys(&["listenerDefaults"], keys);
+        let inherited = at.is_some() && self.is_inherited(keys);
         let who = if inherited {
             "`[listenerDefaults]`".to_owned()
         } else {
@@ -132,6 +133,14 @@ impl One<'_, '_, '_> {
         self.scene
             .report
             .error(at, format!("{who}: {}", message.as_ref()));
+    }
+
+    /// Whether the key stands in `[listenerDefaults]` alone.
+    fn is_inherited(&self, keys: &[&str]) -> bool {
+        let way = [Step::Key("listeners"), Step::Index(self.index)];
+        let keys_of = keys.iter().copied().map(Step::Key);
+        let path: Vec<Step<'_>> = way.into_iter().chain(keys_of).collect();
+        self.scene.at(&path) == self.scene.at_keys(&["listenerDefaults"], keys)
     }
 
     fn resolve(
@@ -171,6 +180,7 @@ impl One<'_, '_, '_> {
         let delay = self.delay(policies);
         let share = self.share(policies);
         let produces = self.produces(policies);
+        let batch = self.batch(listener, handler.as_ref());
         let max_in_flight = policies.max_in_flight.0;
         if max_in_flight == 0 {
             self.error(
@@ -197,6 +207,7 @@ impl One<'_, '_, '_> {
             delay,
             share,
             produces,
+            batch,
         })
     }
 

@@ -121,6 +121,7 @@ fn consumer(key: &str) -> Option<&'static str> {
         "autoCommit"
         | "autoCommitInterval"
         | "autoCommitThreshold"
+        | "eachBatchAutoResolve"
         | "partitionsConsumedConcurrently" => {
             Some("write it under `runConfig` in a `[[listeners]]` or in `[listenerDefaults]`")
         }
@@ -215,7 +216,8 @@ fn listener(key: &str) -> Option<&'static str> {
         "headerStyle" | "tooLarge" | "refused" | "maxPerMinute" => {
             Some("write it under `deadLetter`")
         }
-        "eachBatch" => Some("this version has no batch handlers yet"),
+        "eachBatchAutoResolve" => Some("write it as `runConfig.eachBatchAutoResolve`"),
+        "batchSize" | "maxPollRecords" => Some("write `batch.messages`"),
         "fromBeginning" => Some("write it as `subscription.fromBeginning`"),
         "autoCommit" => Some("write it as `runConfig.autoCommit`"),
         "autoCommitInterval" => Some("write it as `runConfig.autoCommitInterval`"),
@@ -237,7 +239,7 @@ fn subscription(key: &str) -> Option<&'static str> {
 
 fn run_config(key: &str) -> Option<&'static str> {
     match key {
-        "eachBatchAutoResolve" | "eachBatch" => Some("this version has no batch handlers yet"),
+        "eachBatch" => Some("write `eachBatch = true` in the listener itself"),
         "eachMessage" => Some("the listener's `handler` names the function"),
         _ => None,
     }

@@ -115,6 +115,22 @@ impl Message {
         BOOKKEEPING + headers + self.key().map_or(0, <[u8]>::len) + self.counted_bytes()
     }
 
+    /// The bytes of key, value and headers.
+    pub(crate) fn own_bytes(&self) -> usize {
+        let mut bytes = self.key().map_or(0, <[u8]>::len) + self.counted_bytes();
+        let is_bare = matches!(
+            self.0,
+            Body::Native {
+                headers: Headers::None | Headers::Refused,
+                ..
+            }
+        );
+        if !is_bare {
+            self.headers(&mut |name, value| bytes += name.len() + value.map_or(0, <[u8]>::len));
+        }
+        bytes
+    }
+
     /// The headers lie in the fetch buffer, and librdkafka copies each of them when it parses them.
     fn header_bytes(&self) -> usize {
         let mut bytes = 0;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use mlua::ffi::{self, lua_State};
 
 use super::App;
-use super::api::{app, consumer, logger, message, tide, trace};
+use super::api::{app, batch, consumer, logger, message, tide, trace};
 use super::shared::{Shared, Stage};
 use super::vm::Vm;
 use super::vm::beat::Pulse;
@@ -107,9 +107,10 @@ impl Vm {
             let top = ffi::lua_gettop(self.main);
             ffi::lua_pushcclosure(self.main, setup, 0);
             ffi::lua_pushlightuserdata(self.main, ptr::from_ref(&*self.shared).cast_mut().cast());
-            let status = ffi::lua_pcall(self.main, 1, 3, 0);
+            let status = ffi::lua_pcall(self.main, 1, 4, 0);
             if status == ffi::LUA_OK {
-                self.entry = ffi::lua_tointegerx(self.main, -3, ptr::null_mut()) as c_int;
+                self.entry = ffi::lua_tointegerx(self.main, -4, ptr::null_mut()) as c_int;
+                self.batch_entry = ffi::lua_tointegerx(self.main, -3, ptr::null_mut()) as c_int;
                 self.hook = ffi::lua_tointegerx(self.main, -2, ptr::null_mut()) as c_int;
                 self.require = ffi::lua_tointegerx(self.main, -1, ptr::null_mut()) as c_int;
             }
@@ -300,8 +301,8 @@ impl From<Error> for Refused {
     }
 }
 
-/// Sets up everything that a VM has before the bundle's own code. The one argument is `Shared`; the two results are
-/// the references of `entry`, of `hook` and of `require_module`.
+/// Sets up everything that a VM has before the bundle's own code. The one argument is `Shared`; the four results
+/// are the references of `entry`, of that of batches, of `hook` and of `require_module`.
 unsafe extern "C-unwind" fn setup(state: *mut lua_State) -> c_int {
     // SAFETY: runs protected; the pointer outlives the VM.
     unsafe {
@@ -318,17 +319,21 @@ unsafe extern "C-unwind" fn setup(state: *mut lua_State) -> c_int {
         trace::install(state);
         app::install(state, shared);
         consumer::install(state, shared);
+        batch::install(state, shared);
         tide::install(state, shared);
         message::push_entry(state, shared);
         let entry = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);
+        batch::push_entry(state, shared);
+        let batch_entry = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);
         message::push_hook(state, shared);
         let hook = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);
         shared.push_function(state, require_module, 0);
         let require = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);
         ffi::lua_pushinteger(state, entry.into());
+        ffi::lua_pushinteger(state, batch_entry.into());
         ffi::lua_pushinteger(state, hook.into());
         ffi::lua_pushinteger(state, require.into());
-        3
+        4
     }
 }
 

@@ -46,6 +46,19 @@ pub(crate) trait Holdable: Send + Sync {
     /// No run of the partition begins while it is held.
     /// Returns whether it was held before.
     fn set_held(&self, is_held: bool) -> bool;
+
+    /// Its epoch ends: no further run begins.
+    fn is_over(&self) -> bool;
+}
+
+/// Where a partition stands for a call that has messages of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Ours,
+    /// Code requested that it goes on at another position.
+    Sought,
+    /// It is revoked, or the daemon stops.
+    Over,
 }
 
 /// The requests to one consumer.
@@ -238,6 +251,19 @@ impl Control {
             state.seeks.insert(key, sought);
             Ok(())
         })
+    }
+
+    pub(super) fn standing(&self, key: &Key) -> Standing {
+        let state = self.lock();
+        let partition = state.partitions.get(key).and_then(Weak::upgrade);
+        match partition {
+            Some(partition) if !partition.is_over() => {}
+            _ => return Standing::Over,
+        }
+        if state.seeks.contains_key(key) {
+            return Standing::Sought;
+        }
+        Standing::Ours
     }
 
     /// Asks the consumer's thread.

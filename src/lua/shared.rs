@@ -17,9 +17,10 @@ use mlua::ffi::{self, lua_State};
 
 use super::attributes::App;
 use super::control::observers::PartitionEvent;
+use super::open_batch::OpenBatch;
 use super::stack::push_bytes;
 use super::used::Used;
-use super::{Call, Verdict};
+use super::{BatchCall, Call, Verdict};
 use crate::bundle::Bundle;
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
@@ -106,6 +107,12 @@ pub(super) struct Frame<'a> {
     pub(super) id: u64,
 }
 
+/// The same of a batch, on its way to `api::batch`.
+pub(super) struct BatchFrame<'a> {
+    pub(super) batch: &'a BatchCall<'a>,
+    pub(super) id: u64,
+}
+
 /// Each VM has one, at a fixed address: it is the first upvalue of every C function of Moontide.
 pub(super) struct Shared {
     pub(super) app: Arc<App>,
@@ -145,6 +152,7 @@ pub(super) struct Shared {
     pub(super) handlers: RefCell<Vec<Function>>,
     /// The call that `entry` starts next; null after `entry` has taken it.
     frame: Cell<*const Frame<'static>>,
+    batch_frame: Cell<*const BatchFrame<'static>>,
     /// The function that `hook` starts next; `LUA_NOREF` after it has taken it.
     hook: Cell<c_int>,
     /// The argument of that function, if it has one.
@@ -178,6 +186,8 @@ pub(super) struct Shared {
     pub(super) emitted_bytes: Cell<usize>,
     /// Emissions of one record that are over, for the next ones: the memory of each is used again.
     pub(super) used: RefCell<Used>,
+    /// The calls of batches that have not ended.
+    pub(super) batches: RefCell<HashMap<u64, OpenBatch>>,
     /// Calls whose awaited commit had records to write first, until it is answered.
     pub(super) owing: RefCell<HashSet<u64>>,
     /// The verdict of the running call; its first one counts.
@@ -243,6 +253,7 @@ impl Shared {
             listener: Cell::new(None),
             handlers: RefCell::default(),
             frame: Cell::new(ptr::null()),
+            batch_frame: Cell::new(ptr::null()),
             hook: Cell::new(ffi::LUA_NOREF),
             argument: RefCell::default(),
             required: RefCell::default(),
@@ -260,6 +271,7 @@ impl Shared {
             emitted: RefCell::default(),
             emitted_bytes: Cell::new(0),
             used: RefCell::default(),
+            batches: RefCell::default(),
             owing: RefCell::default(),
             verdict: RefCell::default(),
             answer: RefCell::default(),
@@ -326,6 +338,16 @@ impl Shared {
     /// Takes the call that was handed over; a second take gets null.
     pub(super) fn take_frame(&self) -> *const Frame<'static> {
         self.frame.replace(ptr::null())
+    }
+
+    /// Hands a batch to its start, as `hand_over` does.
+    pub(super) fn hand_over_batch(&self, frame: *const BatchFrame<'_>) {
+        self.batch_frame.set(frame.cast());
+    }
+
+    /// Takes the batch that was handed over; a second take gets null.
+    pub(super) fn take_batch_frame(&self) -> *const BatchFrame<'static> {
+        self.batch_frame.replace(ptr::null())
     }
 
     /// The registry reference of the function that `hook` starts, and its argument.

@@ -6,6 +6,7 @@
 
 #![expect(unsafe_code, reason = "the hot path is Lua's C API")]
 
+mod batch;
 pub(crate) mod beat;
 pub(crate) mod coroutine;
 pub(crate) mod failure;
@@ -35,7 +36,7 @@ use mlua::ffi::{self, lua_State};
 use super::control::observers::PartitionEvent;
 use super::shared::Frame;
 use super::shared::Shared;
-use super::{Call, CallId, Failure, FailureKind, Step, Verdict};
+use super::{Call, CallId, Failure, FailureKind, How, Step, Verdict};
 use crate::config::Config;
 use crate::rules::timers::Timer;
 use crate::wait::send::Emitted;
@@ -74,6 +75,7 @@ enum Origin {
         topic: Arc<str>,
         partition: i32,
         offset: i64,
+        is_batch: bool,
     },
     /// A tick or an observer; the position of its declaration.
     Declared(Arc<str>),
@@ -87,6 +89,7 @@ impl Origin {
                 topic,
                 partition,
                 offset,
+                ..
             } => About {
                 listener: &config.listeners[*listener].name,
                 topic,
@@ -105,6 +108,10 @@ impl Origin {
         }
     }
 
+    fn is_batch(&self) -> bool {
+        matches!(self, Self::Message { is_batch: true, .. })
+    }
+
     /// The limit of one stretch of the call.
     fn blocking(&self, config: &Config) -> Duration {
         match self {
@@ -112,6 +119,13 @@ impl Origin {
             Self::Declared(_) => TICK_BLOCKING,
         }
     }
+}
+
+/// The handler caught the error of a commit, or gave the commit up.
+fn owing() -> Failure {
+    let message =
+        "`ctx.emit`: records of this call that a commit was to write first are not acknowledged";
+    Failure::given_up(message.to_owned())
 }
 
 fn about_declared(position: &str) -> About<'_> {
@@ -132,6 +146,8 @@ pub(crate) struct Vm {
     pub(super) config: Arc<Config>,
     /// Registry reference to the closure that starts a call.
     pub(super) entry: c_int,
+    /// Registry reference to the closure that starts the call of a batch.
+    pub(super) batch_entry: c_int,
     /// Registry reference to the closure that starts a tick, or a function of init.lua.
     pub(super) hook: c_int,
     /// Registry reference to the function that requires a module.
@@ -178,6 +194,7 @@ impl Vm {
             heap,
             config,
             entry: ffi::LUA_NOREF,
+            batch_entry: ffi::LUA_NOREF,
             hook: ffi::LUA_NOREF,
             require: ffi::LUA_NOREF,
             hooks: Hooks::default(),
@@ -217,6 +234,7 @@ impl Vm {
                     topic: Arc::clone(call.topic),
                     partition: call.partition,
                     offset: about.offset,
+                    is_batch: false,
                 };
                 self.waiting.insert(id, Waiting { coroutine, origin });
                 Step::Waits(id, waits)
@@ -321,11 +339,12 @@ impl Vm {
         let limit = waiting.origin.blocking(&self.config);
         let listener = waiting.origin.listener();
         match self.run(pulse, id, waiting.coroutine, limit, listener, &about) {
-            Ended::Done => self.done(id),
             Ended::Waits(waits) => {
                 self.waiting.insert(id, waiting);
                 Step::Waits(id, waits)
             }
+            ended if waiting.origin.is_batch() => self.end_batch(id, listener, ended),
+            Ended::Done => self.done(id),
             Ended::Asked(verdict) => self.ended_by(id, verdict),
             Ended::Failed(kind, words) => self.failed(id, listener, kind, words),
         }
@@ -345,9 +364,7 @@ impl Vm {
         let owes = self.shared.owes(id);
         self.shared.look_for_emitted();
         if owes {
-            // The handler caught the error of a commit, or gave the commit up.
-            let message = "`ctx.emit`: records of this call that a commit was to write first are not acknowledged";
-            return Step::Failed(Failure::given_up(message.to_owned()));
+            return Step::Failed(owing());
         }
         emitted.map_or(Step::Done, Step::Emitted)
     }
@@ -366,19 +383,17 @@ impl Vm {
         Step::Asked(verdict)
     }
 
-    fn failed(
-        &self,
-        id: CallId,
-        listener: Option<usize>,
-        kind: FailureKind,
-        mut words: Words,
-    ) -> Step {
+    fn failed(&self, id: CallId, listener: Option<usize>, kind: FailureKind, words: Words) -> Step {
         self.emits_nothing(id);
+        Step::Failed(self.described(listener, kind, words))
+    }
+
+    fn described(&self, listener: Option<usize>, kind: FailureKind, mut words: Words) -> Failure {
         let is_method = |listener: usize| self.shared.handlers.borrow()[listener].is_method;
         if kind == FailureKind::Raised && listener.is_some_and(is_method) {
             words.message = format!("{}; {}", words.message, hints::OF_A_METHOD);
         }
-        Step::Failed(words.of(kind))
+        words.of(kind)
     }
 
     /// Gives up a call that waits: runs its open `__close` methods, and drops its coroutine where it is suspended.
@@ -386,8 +401,25 @@ impl Vm {
         if let Some(waiting) = self.waiting.remove(&id) {
             self.close(&waiting, id);
             self.drop_coroutine(waiting.coroutine, id);
+            if waiting.origin.is_batch() {
+                self.shared.close_batch(id);
+            }
             self.emits_nothing(id);
         }
+    }
+
+    /// The same of a call that has failed thereby.
+    pub(crate) fn fail(&mut self, id: CallId, failure: Failure) -> Step {
+        let waiting = self.waiting.get(&id);
+        if !waiting.is_some_and(|waiting| waiting.origin.is_batch()) {
+            self.cancel(id);
+            return Step::Failed(failure);
+        }
+        if let Some(waiting) = self.waiting.remove(&id) {
+            self.close(&waiting, id);
+            self.drop_coroutine(waiting.coroutine, id);
+        }
+        self.end_batch_as(id, How::Failed(failure))
     }
 
     /// Runs the `__close` methods of a call that waits, the innermost coroutine's first.

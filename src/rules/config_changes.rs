@@ -143,6 +143,7 @@ rows! {
         delay: Live "delay",
         share: Live "share",
         produces: Live "produces",
+        batch: Live "batch.*" | "eachBatch",
     }
 }
 

@@ -14,6 +14,7 @@ use std::hash::Hasher as _;
 use crate::config::{NullKeys, Ordering};
 use crate::message::Record;
 
+mod batches;
 #[cfg(test)]
 mod model;
 mod progress;
@@ -126,7 +127,6 @@ impl<M> Lanes<M> {
         self.open.contains_key(&lane)
     }
 
-    #[cfg(test)]
     pub(crate) fn get(&self, lane: u64) -> Option<&Lane<M>> {
         self.open.get(&lane)
     }

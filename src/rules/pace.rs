@@ -43,6 +43,13 @@ impl Pace {
         Ok(due.saturating_add(self.interval))
     }
 
+    /// The same for so many runs at once, which begin with the first.
+    pub(crate) fn take_many(self, due: u64, now: u64, runs: u64) -> Result<u64, u64> {
+        let next = self.take(due, now)?;
+        let others = self.interval.saturating_mul(runs.saturating_sub(1));
+        Ok(next.saturating_add(others))
+    }
+
     pub(crate) fn look(self, due: u64, now: u64) -> Look {
         let due = due.max(now);
         let latest = now.saturating_add(self.slack);

@@ -9,13 +9,16 @@ pub(crate) fn delay(policy: &Retry, attempt: u32, random: f64) -> Option<Duratio
     if policy.attempts.is_some_and(|attempts| attempt >= attempts) {
         return None;
     }
+    Some(wait(policy, attempt, random))
+}
+
+/// The same, whatever the number of attempts.
+pub(crate) fn wait(policy: &Retry, attempt: u32, random: f64) -> Duration {
     let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
     let grown = policy.initial_delay.as_secs_f64() * policy.multiplier.powi(exponent);
     let capped = grown.min(policy.max_delay.as_secs_f64());
     let varied = capped * (1.0 + policy.jitter * (2.0 * random - 1.0));
-    Some(Duration::from_secs_f64(
-        varied.min(policy.max_delay.as_secs_f64()),
-    ))
+    Duration::from_secs_f64(varied.min(policy.max_delay.as_secs_f64()))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use crate::config::{Config, Listener, NullKeys, Ordering, Topic};
+use crate::config::{Batch, Config, Listener, NullKeys, Ordering, Topic};
 use crate::rules::commit_metadata;
 use crate::topic_name::{self, Made};
 
@@ -37,6 +37,8 @@ pub(crate) struct Plan {
     pub(crate) delay: Option<Duration>,
     /// The share of the topic, if one of its consumer's topics has a share.
     pub(crate) share: Option<u32>,
+    /// The one listener gets batches. A message of a retry topic is a batch of its own.
+    pub(crate) batch: Option<Batch>,
 }
 
 impl Plan {
@@ -57,6 +59,7 @@ impl Plan {
             is_retry: false,
             delay: None,
             share: None,
+            batch: None,
         }
     }
 
@@ -77,9 +80,10 @@ impl Plan {
         (&self.manual, &self.automatic) == (&other.manual, &other.automatic)
     }
 
-    /// Whether the two plans assign messages to lanes differently.
+    /// Whether the two plans assign messages to lanes differently, or one of them to batches.
     pub(crate) fn orders_otherwise(&self, other: &Self) -> bool {
-        (self.ordering, self.null_keys) != (other.ordering, other.null_keys)
+        let order = |plan: &Self| (plan.ordering, plan.null_keys, plan.batch.is_some());
+        order(self) != order(other)
     }
 }
 
@@ -111,6 +115,11 @@ pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan>
         listeners.extend(all.filter(|index| wants(&made, of(index), consumer, topic)));
     }
     let first = of(listeners.first()?);
+    // Two patterns may meet in a topic that the check of the configuration does not know: the first listener decides.
+    match first.batch {
+        Some(_) => listeners.truncate(1),
+        None => listeners.retain(|index| of(index).batch.is_none()),
+    }
     let names = |auto_commit: bool| -> Vec<Arc<str>> {
         let commits = |one: &&Listener| one.run.auto_commit == auto_commit;
         let listeners = listeners.iter().map(of).filter(commits);
@@ -136,6 +145,7 @@ pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan>
         delay: first.delay.filter(|_| !is_retry),
         share: has_shares(config, consumer).then(|| first.share.unwrap_or(1)),
         null_keys: first.null_keys,
+        batch: first.batch,
         listeners_hash: commit_metadata::listeners_hash(
             listeners.iter().map(|index| &*of(index).name),
         ),

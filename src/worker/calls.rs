@@ -31,6 +31,8 @@ pub(super) struct Open {
     /// Its open waits. **The only owner of a `Cancel`**: every end of the call, or of the wait, tells the work
     /// outside.
     pub(super) waits: Vec<(WaitId, Option<Cancel>)>,
+    /// It is the call of a batch; the lane is that of its first message, and the offset that of the last one there.
+    pub(super) batch: Option<u64>,
 }
 
 impl Open {
@@ -95,7 +97,8 @@ impl Calls {
     /// The call of one lane.
     pub(super) fn of_lane(&self, epoch: u64, lane: u64) -> Option<(u64, CallId)> {
         let mut open = self.open.iter();
-        let found = open.find(|(_, open)| open.epoch == epoch && open.lane == lane);
+        let found =
+            open.find(|(_, open)| open.epoch == epoch && open.lane == lane && open.batch.is_none());
         found.map(|(key, _)| *key)
     }
 }

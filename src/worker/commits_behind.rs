@@ -62,7 +62,7 @@ impl Worker {
         self.calls.insert(vm, call, open);
     }
 
-    fn write_before_commit(
+    pub(super) fn write_before_commit(
         &mut self,
         mut emitted: Box<Emitted>,
         listener: &str,
@@ -105,10 +105,23 @@ impl Worker {
         let Some(mut slot) = self.slots.remove(&epoch) else {
             return;
         };
-        if let Some(asked) = asked {
-            slot.ask(open.who(), asked);
+        match (asked, open.batch) {
+            (Some(asked), Some(id)) => slot.ask_of_batch(id, asked),
+            (Some(asked), None) => slot.ask(open.who(), asked),
+            (None, _) => {}
         }
-        self.go_on_to_commit(&mut slot, of, offset, None);
+        if self
+            .calls
+            .get(vm, call)
+            .is_some_and(|open| slot.is_settling(open))
+        {
+            if let Some(open) = self.calls.remove(vm, call) {
+                self.settle_batch(&mut slot, &open, of, offset);
+                self.calls.insert(vm, call, open);
+            }
+        } else {
+            self.go_on_to_commit(&mut slot, of, offset, None);
+        }
         self.slots.insert(epoch, slot);
     }
 }

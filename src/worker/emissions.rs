@@ -36,7 +36,7 @@ pub(super) const BYTES_MAX: usize = 32 << 20;
 /// The pause before a message runs again whose emission ended without an answer.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 /// Kinds that say nothing of a record: a bug, or no thread for the work.
-const NO_REFUSAL: [&str; 2] = ["internal", "busy"];
+pub(super) const NO_REFUSAL: [&str; 2] = ["internal", "busy"];
 
 /// The emissions of messages whose calls have ended.
 pub(super) struct Emissions {

@@ -84,6 +84,7 @@ impl Worker {
             lane.is_some_and(|lane| lane.index_of(&id.listener).is_some())
         });
         self.emit_anew();
+        self.run_batches_anew();
         self.places.clear_parked();
         let awake: Vec<u64> = self.slots.keys().copied().collect();
         for epoch in awake {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::assignment::Partition;
 use crate::clock::Clock;
+use crate::config::Listener;
 use crate::kafka::Message;
 use crate::log::log;
 use crate::lua::{Failure, FailureKind};
@@ -46,6 +47,18 @@ macro_rules! say {
 pub(super) enum Lasting {
     TooLarge,
     Refused,
+}
+
+/// Messages that have failed together.
+pub(super) struct FailedBatch<'a> {
+    pub(super) listener: &'a Listener,
+    pub(super) partition: &'a Partition,
+    pub(super) first: i64,
+    pub(super) last: i64,
+    pub(super) messages: usize,
+    pub(super) bundle: u64,
+    /// Their first failed run.
+    pub(super) is_first: bool,
 }
 
 /// The command that gives up a message that blocks its lane.
@@ -113,6 +126,29 @@ impl Log {
             traceback,
             retry_in_ms,
             "handler failed"
+        );
+    }
+
+    /// A run of a batch, whose messages run again.
+    pub(super) fn batch_failed(&mut self, batch: &FailedBatch<'_>, failure: &Failure) {
+        let Some(left_out) = self.allow(&batch.listener.name) else {
+            return;
+        };
+        let (error, traceback) = (&*failure.message, failure.traceback.as_deref());
+        log!(
+            error,
+            worker,
+            listener = batch.listener.name,
+            topic = &*batch.partition.topic,
+            partition = batch.partition.number,
+            offset = batch.first,
+            last_offset = batch.last,
+            messages = batch.messages,
+            bundle = batch.bundle,
+            left_out = (left_out > 0).then_some(left_out),
+            error,
+            traceback = traceback.filter(|_| batch.is_first),
+            "batch failed"
         );
     }
 

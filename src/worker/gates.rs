@@ -4,6 +4,8 @@
 //! A message whose listener takes none is held in its lane, without an attempt. When a gate opens, all held messages
 //! try again. A rate limit calls those that it holds one by one, in the order of its queue.
 
+mod batches;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +18,7 @@ use crate::rules::breaker::{self, Breaker, DeadLetterPermit, Opened};
 use super::Worker;
 use super::ids::LaneId;
 use super::rates::{Admission, Rate, Rates, Waiter};
+pub(super) use batches::BatchGate;
 
 /// How long a probe is reserved for messages that have not failed before.
 const FRESH_FIRST: Duration = Duration::from_millis(500);
@@ -262,7 +265,7 @@ impl Gates {
                 return Gate::Wait;
             }
         }
-        if !one.admit(Waiter::Lane(id), now) {
+        if !one.admit(Waiter::Lane(id), 1, now) {
             return Gate::Wait;
         }
         if is_probe {
@@ -286,7 +289,7 @@ impl Gates {
         let now = self.clock.now();
         match self.listeners.get_mut(listener) {
             Some(one) if is_plain && one.breaker.is_closed() => {
-                if one.admit(Waiter::Partition(epoch), now) {
+                if one.admit(Waiter::Partition(epoch), 1, now) {
                     Begin::Run
                 } else {
                     Begin::Wait
@@ -440,12 +443,12 @@ impl One {
         !self.is_paused && self.breaker.is_closed() && self.rate.is_none()
     }
 
-    /// Whether the rate limit has room for this run; if not, it waits in the queue of the limit.
-    fn admit(&mut self, waiter: Waiter, now: Instant) -> bool {
+    /// Whether the rate limit has room for a run of so many messages; if not, it waits in the queue of the limit.
+    fn admit(&mut self, waiter: Waiter, messages: u64, now: Instant) -> bool {
         let Some(rate) = &mut self.rate else {
             return true;
         };
-        match rate.admit(waiter, now) {
+        match rate.admit(waiter, messages, now) {
             Admission::Run => true,
             Admission::Held { is_new } => {
                 self.rate_limit_holds += u64::from(is_new);

@@ -68,6 +68,7 @@ impl Worker {
     fn skip(&mut self, epoch: u64, message: &Handle, skip: &Skip<'_>) -> Option<Outcome> {
         let config = self.engine.bundle().config.clone();
         let mut slot = self.slots.remove(&epoch)?;
+        slot.release_trials();
         let outcome = lane_with(&mut slot, &config, message.offset).map(|key| {
             let mut lane = slot
                 .lanes
@@ -185,7 +186,11 @@ impl Worker {
         let mut awake = Vec::new();
         for (epoch, slot) in &mut self.slots {
             slot.pardon(listener);
-            let count = slot.lanes.end_back_offs(listener);
+            let waits = match listener {
+                Some(listener) if !slot.wants(listener) => 0,
+                _ => slot.batches.end_waits(),
+            };
+            let count = slot.lanes.end_back_offs(listener) + waits;
             if count > 0 {
                 ended += count;
                 awake.push(*epoch);
@@ -214,6 +219,10 @@ fn meant(lane: &Lane<Message>, listener: Option<&str>) -> Result<Vec<usize>, Str
         .collect();
     if open.is_empty() {
         return Err("it already has its outcome".to_owned());
+    }
+    let is_batched = |index: &usize| lane.progress[*index].stage == Stage::Batched;
+    if open.iter().any(is_batched) {
+        return Err("it runs in a batch; try again when the batch has ended".to_owned());
     }
     Ok(open)
 }

@@ -53,6 +53,7 @@ impl Worker {
                     began: self.meter.suspended(now),
                     deadline: now + limit,
                     waits: Vec::new(),
+                    batch: None,
                 };
                 self.running.park(id);
                 failpoint!("handler-waits");
@@ -66,6 +67,11 @@ impl Worker {
                     self.meter.outcome(listener, Outcome::Done);
                 }
                 Stage::Final
+            }
+            // A message of a listener with batches that runs alone.
+            Step::Batch(end) => {
+                head.lane.is_strict = true;
+                return self.advance(head, vm, end.of_one());
             }
             Step::Emitted(emitted) => self.emit(head, emitted),
             Step::Failed(failure) => self.failed(head, &failure, None),
@@ -82,7 +88,7 @@ impl Worker {
             return Stage::Final;
         };
         let can_be_done = match verdict {
-            Verdict::Retry { .. } => false,
+            Verdict::Retry { .. } | Verdict::FailAt { .. } => false,
             Verdict::Skip { .. } => true,
             Verdict::DeadLetter { .. } => listener.dead_letter.is_some(),
         };
@@ -92,6 +98,7 @@ impl Worker {
         }
         match verdict {
             Verdict::Retry { after, .. } => self.failed(head, &failure, *after),
+            Verdict::FailAt { .. } => self.failed(head, &failure, None),
             Verdict::Skip { .. } => {
                 let place = self.coordinates(head, listener);
                 self.log.skipped_by_handler(&place, &failure.message);

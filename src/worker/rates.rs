@@ -47,6 +47,7 @@ impl Rates {
         let due = due.entry(listener.to_owned()).or_default().clone();
         let rate = Rate {
             pace: Pace::new(limit),
+            most: usize::try_from(limit.messages).unwrap_or(usize::MAX),
             began: self.began,
             due,
             waiting: VecDeque::new(),
@@ -82,6 +83,8 @@ pub(super) enum Admission {
 /// The rate limit of one listener in one worker.
 pub(super) struct Rate {
     pace: Pace,
+    /// `messages` of the limit.
+    most: usize,
     began: Instant,
     due: Arc<AtomicU64>,
     waiting: VecDeque<Waiter>,
@@ -96,8 +99,14 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    /// The run that `waiter` is about to begin.
-    pub(super) fn admit(&mut self, waiter: Waiter, now: Instant) -> Admission {
+    /// The most messages of a batch.
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
+    /// The run, of so many messages, that `waiter` is about to begin. The messages of a batch begin at once, and the
+    /// next run waits for all of them.
+    pub(super) fn admit(&mut self, waiter: Waiter, messages: u64, now: Instant) -> Admission {
         let is_called = self.called.remove(&waiter);
         if !is_called && !self.waiting.is_empty() {
             let is_new = self.known.insert(waiter);
@@ -106,7 +115,7 @@ impl Rate {
             }
             return Admission::Held { is_new };
         }
-        match self.take(now) {
+        match self.take(messages, now) {
             Ok(()) => {
                 self.known.remove(&waiter);
                 self.admitted = Some(now);
@@ -121,11 +130,14 @@ impl Rate {
         }
     }
 
-    fn take(&self, now: Instant) -> Result<(), Instant> {
+    fn take(&self, messages: u64, now: Instant) -> Result<(), Instant> {
         let at = self.nanos(now);
         let mut due = self.due.load(Ordering::Relaxed);
         loop {
-            let next = self.pace.take(due, at).map_err(|at| self.moment(at))?;
+            let next = self
+                .pace
+                .take_many(due, at, messages)
+                .map_err(|at| self.moment(at))?;
             match self
                 .due
                 .compare_exchange_weak(due, next, Ordering::Relaxed, Ordering::Relaxed)
@@ -220,22 +232,22 @@ mod tests {
         let mut rate = rates.of("a", limit(10), at(&rates, 0));
         let [a, b, c] = [1, 2, 3].map(Waiter::Partition);
         let now = at(&rates, 0);
-        assert_eq!(rate.admit(a, now), RUN);
-        assert_eq!([a, b, c].map(|one| rate.admit(one, now)), [NEW; 3]);
-        assert_eq!(rate.admit(b, now), OLD);
+        assert_eq!(rate.admit(a, 1, now), RUN);
+        assert_eq!([a, b, c].map(|one| rate.admit(one, 1, now)), [NEW; 3]);
+        assert_eq!(rate.admit(b, 1, now), OLD);
         assert_eq!(rate.next(), Some(at(&rates, 50)));
         assert!(called(&mut rate, at(&rates, 49)).is_empty());
         assert_eq!(called(&mut rate, at(&rates, 50)), [1]);
-        assert_eq!(rate.admit(b, at(&rates, 50)), OLD, "a is called");
-        assert_eq!(rate.admit(a, at(&rates, 50)), RUN);
-        assert_eq!(rate.admit(a, at(&rates, 50)), NEW, "behind b and c");
+        assert_eq!(rate.admit(b, 1, at(&rates, 50)), OLD, "a is called");
+        assert_eq!(rate.admit(a, 1, at(&rates, 50)), RUN);
+        assert_eq!(rate.admit(a, 1, at(&rates, 50)), NEW, "behind b and c");
         let order: Vec<_> = [150, 250, 350]
             .into_iter()
             .flat_map(|ms| {
                 let now = at(&rates, ms);
                 let called = called(&mut rate, now);
                 for epoch in &called {
-                    assert_eq!(rate.admit(Waiter::Partition(*epoch), now), RUN);
+                    assert_eq!(rate.admit(Waiter::Partition(*epoch), 1, now), RUN);
                 }
                 called
             })
@@ -250,12 +262,12 @@ mod tests {
         let mut one = rates.of("a", limit(10), at(&rates, 0));
         let mut two = rates.of("a", limit(10), at(&rates, 0));
         let [a, b] = [1, 2].map(Waiter::Partition);
-        assert_eq!(one.admit(a, at(&rates, 0)), RUN);
-        assert_eq!(two.admit(a, at(&rates, 0)), NEW);
-        assert_eq!(two.admit(b, at(&rates, 0)), NEW);
+        assert_eq!(one.admit(a, 1, at(&rates, 0)), RUN);
+        assert_eq!(two.admit(a, 1, at(&rates, 0)), NEW);
+        assert_eq!(two.admit(b, 1, at(&rates, 0)), NEW);
         assert_eq!(called(&mut two, at(&rates, 50)), [1]);
-        assert_eq!(one.admit(b, at(&rates, 50)), RUN, "faster");
-        assert_eq!(two.admit(a, at(&rates, 50)), OLD);
+        assert_eq!(one.admit(b, 1, at(&rates, 50)), RUN, "faster");
+        assert_eq!(two.admit(a, 1, at(&rates, 50)), OLD);
         assert_eq!(called(&mut two, at(&rates, 150)), [1], "before b");
     }
 
@@ -263,11 +275,11 @@ mod tests {
     fn another_limit_counts_from_now_on() {
         let rates = Rates::new(Instant::now());
         let mut slow = rates.of("a", limit(1), at(&rates, 0));
-        assert_eq!(slow.admit(Waiter::Partition(1), at(&rates, 0)), RUN);
+        assert_eq!(slow.admit(Waiter::Partition(1), 1, at(&rates, 0)), RUN);
         let mut fast = rates.of("a", limit(100), at(&rates, 1));
-        assert_eq!(fast.admit(Waiter::Partition(1), at(&rates, 1)), NEW);
+        assert_eq!(fast.admit(Waiter::Partition(1), 1, at(&rates, 1)), NEW);
         assert_eq!(called(&mut fast, at(&rates, 11)), [1]);
-        assert_eq!(fast.admit(Waiter::Partition(1), at(&rates, 11)), RUN);
+        assert_eq!(fast.admit(Waiter::Partition(1), 1, at(&rates, 11)), RUN);
     }
 
     #[test]
@@ -276,9 +288,9 @@ mod tests {
         let mut rate = rates.of("a", limit(10), at(&rates, 0));
         let [a, b] = [1, 2].map(Waiter::Partition);
         let lane = Waiter::Lane(LaneId { epoch: 1, lane: 7 });
-        assert_eq!(rate.admit(a, at(&rates, 0)), RUN);
+        assert_eq!(rate.admit(a, 1, at(&rates, 0)), RUN);
         assert_eq!(
-            [a, lane, b].map(|one| rate.admit(one, at(&rates, 0))),
+            [a, lane, b].map(|one| rate.admit(one, 1, at(&rates, 0))),
             [NEW; 3]
         );
         assert_eq!(called(&mut rate, at(&rates, 50)), [1]);
@@ -286,7 +298,7 @@ mod tests {
         rate.forget(|one| one == lane);
         // Nobody used the run.
         assert_eq!(called(&mut rate, at(&rates, 150)), [2]);
-        assert_eq!(rate.admit(b, at(&rates, 150)), RUN);
+        assert_eq!(rate.admit(b, 1, at(&rates, 150)), RUN);
         assert!(!rate.holds_any());
     }
 }

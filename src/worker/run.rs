@@ -25,7 +25,7 @@ use super::{QUANTUM, QUANTUM_TIME, Worker};
 /// The turn of one partition.
 pub(super) struct Quantum {
     started: Instant,
-    ran: usize,
+    pub(super) ran: usize,
     /// Calls that have begun.
     pub(super) calls: usize,
     /// `ran` at the last look at the clock.
@@ -36,6 +36,12 @@ pub(super) struct Quantum {
     kept: Vec<u64>,
     /// A handler has paused the partition: no run begins.
     pub(super) is_held: bool,
+}
+
+impl Quantum {
+    pub(super) fn keeps_any(&self) -> bool {
+        !self.kept.is_empty()
+    }
 }
 
 /// The next step of a partition's turn.
@@ -93,7 +99,11 @@ impl Worker {
             is_held: false,
         };
         self.meter.begin(turn.started);
-        let again = self.run_lanes(slot, &config, &mut turn);
+        let again = if slot.plan.batch.is_some() && !slot.plan.is_retry {
+            self.run_lanes::<true>(slot, &config, &mut turn)
+        } else {
+            self.run_lanes::<false>(slot, &config, &mut turn)
+        };
         if let Some(of) = slot.share() {
             self.ready.ran(&of, turn.calls);
         }
@@ -103,7 +113,13 @@ impl Worker {
         again
     }
 
-    fn run_lanes(&mut self, slot: &mut Slot, config: &Config, turn: &mut Quantum) -> bool {
+    /// `BATCHES`: the listener gets batches.
+    fn run_lanes<const BATCHES: bool>(
+        &mut self,
+        slot: &mut Slot,
+        config: &Config,
+        turn: &mut Quantum,
+    ) -> bool {
         while turn.ran < QUANTUM {
             // The message before this one may have paused the partition.
             turn.is_held = match slot.partition.admits() {
@@ -116,14 +132,10 @@ impl Worker {
                 // No further call may run in this VM.
                 return true;
             }
-            let next = match slot.lanes.next_ready() {
-                Some(key) => match slot.lanes.take(key) {
-                    Some(lane) => self.go_on(slot, config, key, lane, turn),
-                    None => Next::Continue,
-                },
-                // As for the kept lanes, no call of a new lane may start.
-                None if !turn.kept.is_empty() => Next::PartitionIdle,
-                None => self.run_fresh(slot, config, turn),
+            let next = if BATCHES {
+                self.next_batch(slot, config, turn)
+            } else {
+                self.next_lane(slot, config, turn)
             };
             match next {
                 Next::Continue => {}
@@ -142,6 +154,19 @@ impl Worker {
             }
         }
         true
+    }
+
+    #[inline]
+    fn next_lane(&mut self, slot: &mut Slot, config: &Config, turn: &mut Quantum) -> Next {
+        match slot.lanes.next_ready() {
+            Some(key) => match slot.lanes.take(key) {
+                Some(lane) => self.go_on(slot, config, key, lane, turn),
+                None => Next::Continue,
+            },
+            // As for the kept lanes, no call of a new lane may start.
+            None if !turn.kept.is_empty() => Next::PartitionIdle,
+            None => self.run_fresh(slot, config, turn),
+        }
     }
 
     /// Opens a lane for the next message that has not begun: it needs more than one call. `step` is the result of its
@@ -181,7 +206,7 @@ impl Worker {
     }
 
     /// Runs the head of a lane as far as possible, and puts the lane back unless it is over.
-    fn go_on(
+    pub(super) fn go_on(
         &mut self,
         slot: &mut Slot,
         config: &Config,
@@ -340,7 +365,10 @@ impl Worker {
         }
         let alone = head.lane.alone && self.gatekeeper.is_alone();
         failpoint!("before-lane");
-        let called = self.call(slot, offset, head.config, &call, alone);
+        let called = match head.config.listeners[listener].batch {
+            Some(limits) => self.call_alone(slot, offset, head.config, (call, &limits), alone),
+            None => self.call(slot, offset, head.config, &call, alone),
+        };
         failpoint!("after-lane");
         let Called { step, asked, next } = called;
         let vm = self.engine.generation();
@@ -393,7 +421,13 @@ impl Worker {
     }
 
     /// Warns of a call that held the VM for long: other partitions then have their turn.
-    fn look_after(&mut self, slot: &Slot, offset: i64, config: &Config, call: &Call<'_>) -> Next {
+    pub(super) fn look_after(
+        &mut self,
+        slot: &Slot,
+        offset: i64,
+        config: &Config,
+        call: &Call<'_>,
+    ) -> Next {
         let Some(held) = self.engine.take_slow() else {
             return Next::Continue;
         };

@@ -19,6 +19,7 @@ use crate::telemetry::status::Blocked;
 use crate::topic_name;
 use crate::wait::Requested;
 
+use super::batches::state::Batches;
 use super::commit_requests::{CommitRequests, Who};
 use super::ids::LaneId;
 use super::kept::{Emitting, Settled, Then, Unwritten};
@@ -56,6 +57,7 @@ pub(super) struct Slot {
     pub(super) emitting: HashMap<u64, Emitting>,
     /// Records that are written again when their lane comes to them, by number and listener.
     pub(super) unwritten: HashMap<(u64, String), Unwritten>,
+    pub(super) batches: Batches,
 }
 
 /// A message of a retry topic that runs for no listener.
@@ -82,6 +84,7 @@ impl Slot {
         } else {
             None
         };
+        let batches = Batches::new(place.crashed_below());
         Self {
             lanes: Lanes::new(),
             plan,
@@ -102,6 +105,7 @@ impl Slot {
             unacknowledged: Unacknowledged::default(),
             emitting: HashMap::new(),
             unwritten: HashMap::new(),
+            batches,
         }
     }
 
@@ -229,6 +233,7 @@ impl Slot {
                     match progress.stage {
                         Stage::Final => done.push((key, at, progress.listener.clone())),
                         Stage::Running
+                        | Stage::Batched
                         | Stage::Sending
                         | Stage::Unsent(_)
                         | Stage::SendDue

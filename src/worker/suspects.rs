@@ -31,6 +31,8 @@ pub(super) struct Running {
     now: Option<journal::Slot>,
     /// The entries of calls that wait.
     waiting: HashMap<LaneId, journal::Slot>,
+    /// Those of batches, by epoch and batch: for the first message and for the last one.
+    batches: HashMap<(u64, u64), [journal::Slot; 2]>,
 }
 
 impl Running {
@@ -44,6 +46,7 @@ impl Running {
             page,
             now: None,
             waiting: HashMap::new(),
+            batches: HashMap::new(),
         }
     }
 
@@ -79,8 +82,31 @@ impl Running {
         }
     }
 
+    /// The call of a batch begins, from the first of these offsets to the last. After a crash every message up to there
+    /// runs alone.
+    pub(super) fn begin_batch(
+        &mut self,
+        batch: (u64, u64),
+        place: &InPartition,
+        (first, last): (i64, i64),
+    ) {
+        let slots = [first, last].map(|offset| self.page.begin(place, offset, false));
+        self.batches.insert(batch, slots);
+    }
+
+    pub(super) fn end_batch(&mut self, batch: (u64, u64)) {
+        for slot in self.batches.remove(&batch).into_iter().flatten() {
+            self.page.end(slot);
+        }
+    }
+
     /// All calls of a partition have ended.
     pub(super) fn end_all(&mut self, epoch: u64) {
+        for (_, slots) in self.batches.extract_if(|one, _| one.0 == epoch) {
+            for slot in slots {
+                self.page.end(slot);
+            }
+        }
         for (_, slot) in self.waiting.extract_if(|one, _| one.epoch == epoch) {
             self.page.end(slot);
         }

@@ -1,5 +1,6 @@
 //! A worker without its thread: turn by turn, by a virtual clock that moves on wherever the worker would wait.
 
+mod batches;
 mod emissions;
 mod observers;
 mod ticks;
@@ -118,12 +119,23 @@ impl Fixture {
 
     /// The next messages of the partition, one for each value.
     fn send(&mut self, values: &[&str]) {
+        let values: Vec<_> = values.iter().map(|value| (None, *value)).collect();
+        self.send_all(&values);
+    }
+
+    /// The same, with keys.
+    fn send_keyed(&mut self, messages: &[(&str, &str)]) {
+        let messages = messages.iter().map(|(key, value)| (Some(*key), *value));
+        self.send_all(&messages.collect::<Vec<_>>());
+    }
+
+    fn send_all(&mut self, values: &[(Option<&str>, &str)]) {
         let first = self.sent;
-        let message = |(value, offset): (&&str, u64)| {
+        let message = |((key, value), offset): (&(Option<&str>, &str), u64)| {
             Message::of(OwnedRecord {
                 offset: offset as i64,
                 timestamp_ms: NOON_MS,
-                key: None,
+                key: key.map(|key| key.as_bytes().into()),
                 value: Some(value.as_bytes().into()),
                 headers: Vec::new(),
             })

@@ -282,7 +282,7 @@ impl Worker {
                 return;
             }
             // Only a message's call can emit.
-            Step::Done | Step::Emitted(_) => None,
+            Step::Done | Step::Emitted(_) | Step::Batch(_) => None,
             Step::Failed(failure) => Some(failure),
             Step::Asked(verdict) => Some(Failure::of_verdict(&verdict)),
         };

@@ -30,6 +30,8 @@ pub(super) enum Wake {
     Timeout(u64, CallId),
     /// A lane, after a back-off.
     Lane(LaneId),
+    /// A partition, by epoch, for a batch.
+    Partition(u64),
 }
 
 struct Entry {
@@ -73,6 +75,8 @@ impl Worker {
             match wake {
                 Wake::Call(vm, call, wait) => self.resume(vm, call, wait, Answer::Slept),
                 Wake::Timeout(vm, call) => self.time_out(vm, call),
+                Wake::Partition(epoch) if self.slots.contains_key(&epoch) => self.wake(epoch),
+                Wake::Partition(_) => {}
                 Wake::Lane(id) => {
                     if let Some(slot) = self.slots.get_mut(&id.epoch)
                         && let Some(one) = slot.lanes.get_mut(id.lane)
@@ -135,6 +139,7 @@ impl Worker {
                     calls.waits(vm, call, wait) || ticks.waits(vm, call, wait)
                 }
                 Wake::Lane(id) => slots.contains_key(&id.epoch),
+                Wake::Partition(epoch) => slots.contains_key(&epoch),
             },
         );
     }

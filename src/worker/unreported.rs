@@ -10,6 +10,7 @@ use crate::assignment::{Partition, Requests, ToConsumer};
 use crate::threads::mailbox::Mailbox;
 
 use super::slot::Slot;
+use super::{REPORT_EVERY, Worker};
 
 #[derive(Default)]
 pub(super) struct Unreported {
@@ -60,5 +61,26 @@ impl Unreported {
         let finished = self.finished.last().map(|one| &one.0);
         let any = finished.or_else(|| self.asked.last().map(|one| &one.partition));
         any.map(|partition| partition.inbox.clone())
+    }
+}
+
+impl Worker {
+    /// Reports after a turn of this partition, which began at `began`. A report wakes the consumer, which takes
+    /// messages for the new room and sleeps again. So a short turn is not reported yet if the next turn will be short
+    /// too. **The worker reports before anything but another turn**: before it sleeps, resumes a call that waited, or
+    /// changes its VM.
+    pub(super) fn report_in_time(&mut self, epoch: u64, began: Instant) {
+        let listeners = |epoch: u64| Some(&self.slots.get(&epoch)?.plan.listeners);
+        let next = self.ready.next().and_then(listeners);
+        let is_next_alike = next.is_some() && next == listeners(epoch);
+        let since = self.unreported.since(began);
+        if !is_next_alike || self.meter.is_slow() || self.clock.since(since) >= REPORT_EVERY {
+            self.report();
+        }
+    }
+
+    /// Reports finished messages and commit requests to the consumers.
+    pub(super) fn report(&mut self) {
+        self.unreported.report();
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::bundle::Bundle;
 use crate::log::log;
 use crate::lua::control::observers::PartitionEvent;
-use crate::lua::{App, Call, CallId, FailureKind, Pulse, Step, Vm};
+use crate::lua::{App, BatchCall, Call, CallId, Failure, FailureKind, How, Pulse, Step, Vm};
 use crate::rules::timers::Timer;
 use crate::wait::send::Emitted;
 use crate::wait::{Answer, Requested, Value, WaitId};
@@ -77,6 +77,21 @@ impl Vms {
         let step = self.vm.call(&self.pulse, call);
         self.judge(self.generation, &step);
         step
+    }
+
+    pub(super) fn call_batch(&mut self, batch: &BatchCall<'_>) -> Step {
+        let step = self.vm.call_batch(&self.pulse, batch);
+        self.judge(self.generation, &step);
+        step
+    }
+
+    /// Gives up a call that waits, which has failed thereby. `None` if that VM is gone.
+    pub(super) fn fail(&mut self, generation: u64, call: CallId, failure: Failure) -> Option<Step> {
+        if generation == self.generation {
+            return Some(self.vm.fail(call, failure));
+        }
+        let old = self.old.as_mut().filter(|old| old.generation == generation);
+        old.map(|old| old.vm.fail(call, failure))
     }
 
     /// Starts a tick of the timer at this index of `Vms::come_into_force`.
@@ -161,7 +176,14 @@ impl Vms {
     }
 
     fn judge(&mut self, generation: u64, step: &Step) {
-        let Step::Failed(failure) = step else { return };
+        let failure = match step {
+            Step::Failed(failure) => failure,
+            Step::Batch(end) => match &end.how {
+                How::Failed(failure) => failure,
+                How::Returned | How::Blamed(_) => return,
+            },
+            _ => return,
+        };
         if !matches!(failure.kind, FailureKind::Blocking | FailureKind::Memory) {
             return;
         }

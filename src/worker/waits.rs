@@ -72,6 +72,20 @@ impl Worker {
             Wait::EmitAndCommit(emitted, offset) => {
                 self.begin_commit(of, (vm, call, id), offset, Some(emitted))
             }
+            Wait::Settle {
+                done,
+                behind,
+                emitted,
+            } => {
+                let place = (done, behind);
+                match of {
+                    Some((slot, open)) => {
+                        self.begin_settling(slot, open, (vm, call, id), place, emitted)
+                    }
+                    // A tick has no batch.
+                    None => self.begin_commit(None, (vm, call, id), behind, None),
+                }
+            }
             Wait::Outside(job) => {
                 let reply = self.reply(vm, call, id);
                 Some(self.app.outside.begin(job, reply))
@@ -111,6 +125,9 @@ impl Worker {
         if slot.plan.is_retry {
             // In its own topic, the position has passed the message since it was put into the retry topic.
             return reply.committed(Ok(offset));
+        }
+        if let Some(id) = open.batch {
+            slot.ask_other_lanes(id, offset, open.lane);
         }
         slot.asks.covered(open.who(), offset);
         // The position depends on finished messages, so they are reported first.
@@ -169,11 +186,11 @@ impl Worker {
         let Some(open) = self.calls.remove(vm, call) else {
             return;
         };
-        self.engine.cancel(vm, call);
         let config = self.engine.bundle().config.clone();
         let limit = named(&config, &open.listener).map(|listener| listener.limits.timeout);
         let failure = Failure::timeout(limit.unwrap_or_default());
-        self.end_wait(vm, open, Some(Step::Failed(failure)));
+        let step = self.engine.fail(vm, call, failure);
+        self.end_wait(vm, open, step);
     }
 
     /// The result of a call that waited; `None` if its VM is gone.
@@ -189,12 +206,17 @@ impl Worker {
         let Some(mut slot) = self.slots.remove(&open.epoch) else {
             return;
         };
-        if let Some(asked) = self.engine.take_requested(vm) {
-            slot.ask(open.who(), asked);
-        }
+        let asked = self.engine.take_requested(vm);
         slot.under_way -= 1;
         self.leave(&slot.partition);
         let config = self.engine.bundle().config.clone();
+        if let Some(id) = open.batch {
+            self.go_on_with_batch(&mut slot, &config, (vm, id), open, step, asked);
+            return self.put_back(slot);
+        }
+        if let Some(asked) = asked {
+            slot.ask(open.who(), asked);
+        }
         if let Some(mut lane) = slot.lanes.take(open.lane) {
             if let Some(held) = self.engine.take_slow() {
                 let message = &lane.message;
@@ -257,6 +279,11 @@ impl Worker {
             };
             slot.under_way -= 1;
             self.leave(&slot.partition);
+            if let Some(id) = open.batch {
+                self.give_up_batch(&mut slot, id);
+                self.put_back(slot);
+                continue;
+            }
             let is_wanted = slot.wants(&open.listener);
             if let Some(lane) = slot.lanes.get_mut(open.lane)
                 && let Some(index) = lane.index_of(&open.listener)

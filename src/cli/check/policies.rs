@@ -5,13 +5,13 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use crate::config::{
-    DeadLetter, HeaderStyle, Listener, NullKeys, OnError, OnRefusal, Ordering, TooLarge, Topic,
+    Batch, DeadLetter, HeaderStyle, Listener, NullKeys, OnError, OnRefusal, Ordering, TooLarge,
+    Topic,
 };
 use crate::duration::short;
 use crate::topic_name;
 
-/// One line for each policy.
-pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
+fn start(listener: &Listener) -> String {
     let start = if listener.from_beginning {
         "the beginning"
     } else {
@@ -22,9 +22,14 @@ pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
     } else {
         "commits: only by ctx.commitOffsets"
     };
+    format!("a new group starts at {start}; {commit}")
+}
+
+/// One line for each policy.
+pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
     let limits = &listener.limits;
     let mut lines = vec![
-        format!("a new group starts at {start}; {commit}"),
+        start(listener),
         format!(
             "{}; at most {} in flight",
             order(listener),
@@ -46,6 +51,9 @@ pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
                 short(limit.per)
             ),
         );
+    }
+    if let Some(batch) = &listener.batch {
+        lines.insert(1, batches(batch));
     }
     if let Some(delay) = listener.delay {
         let delay = short(delay);
@@ -80,6 +88,20 @@ pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
         ));
     }
     lines
+}
+
+fn batches(batch: &Batch) -> String {
+    let done = if batch.auto_resolve {
+        "all are done when it returns"
+    } else {
+        "those that ctx.resolveOffset names are done"
+    };
+    format!(
+        "in batches of at most {}, {} bytes or {}; {done}",
+        super::counted(batch.messages, "message"),
+        batch.bytes,
+        short(batch.wait)
+    )
 }
 
 /// The topics to which it may send.
@@ -206,6 +228,7 @@ pub(super) fn as_json(listener: &Listener, group: &str) -> Json {
             "autoCommitInterval": run.auto_commit_interval.map(millis),
             "autoCommitThreshold": run.auto_commit_threshold,
             "partitionsConsumedConcurrently": run.partitions_consumed_concurrently,
+            "eachBatchAutoResolve": listener.batch.map(|batch| batch.auto_resolve),
         },
         "ordering": match listener.ordering {
             Ordering::Partition => "partition",
@@ -243,6 +266,12 @@ pub(super) fn as_json(listener: &Listener, group: &str) -> Json {
             "probes": breaker.probes,
         })),
         "produces": produces(listener),
+        "eachBatch": listener.batch.is_some(),
+        "batch": listener.batch.map(|batch| json!({
+            "messages": batch.messages,
+            "bytes": batch.bytes,
+            "wait": millis(batch.wait),
+        })),
         "limits": limits(listener),
         "rateLimit": listener.rate_limit.map(|limit| json!({
             "messages": limit.messages,

@@ -131,6 +131,12 @@ impl InPartition {
         !self.crashed.is_empty()
     }
 
+    /// The offset behind all messages that were running in crashes; 0 without any.
+    pub(crate) fn crashed_below(&self) -> i64 {
+        let offsets = self.crashed.iter().map(|(offset, _)| offset + 1);
+        offsets.max().unwrap_or(0)
+    }
+
     pub(crate) fn suspect(&self, offset: i64) -> Option<Suspect> {
         if self.crashed.is_empty() {
             return None;

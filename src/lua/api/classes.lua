@@ -59,6 +59,18 @@
 ---@field committed fun(of?: consumer.Partition): integer?
 ---@field lag fun(of?: consumer.Partition): integer
 
+---Messages of one partition.
+---@class batch
+---@field topic string
+---@field partition integer
+---@field messages message[]
+---@field highWatermark integer
+---@field firstOffset fun(): integer
+---@field lastOffset fun(): integer
+---@field isEmpty fun(): boolean
+---@field offsetLag fun(): integer
+---@field offsetLagLow fun(): integer
+
 ---The call of a handler.
 ---@class ctx
 ---@field topic string
@@ -77,7 +89,15 @@
 ---@field app app
 ---@field consumer consumer
 ---@field commitOffsets fun(offset: integer|string, options?: { wait?: boolean }): integer?
----@field emit fun(options: { topic: string, messages?: table[], value?: string|lightuserdata, key?: string, headers?: table, partition?: integer, timestamp?: integer, producer?: string })
+---@field emit fun(options: { topic: string, messages?: table[], value?: string|lightuserdata, key?: string, headers?: table, partition?: integer, timestamp?: integer, producer?: string, of?: message })
 ---@field retry fun(reason?: string|{ after?: number|string, reason?: string })
 ---@field deadLetter fun(reason?: string)
 ---@field skip fun(reason?: string)
+---@field resolveOffset fun(offset: integer|string)
+---@field failAt fun(index: integer, reason?: string)
+---@field commitOffsetsIfNecessary fun(offset?: integer|string|table): integer?
+---@field uncommittedOffsets fun(): { topics: { topic: string, partitions: { partition: integer, offset: integer }[] }[] }
+---@field isRunning fun(): boolean
+---@field isStale fun(): boolean
+---@field heartbeat fun()
+---@field pause fun(): fun()

@@ -36,6 +36,7 @@ impl Shared {
     /// What the call has emitted so far leaves first, whatever becomes of the call. Returns whether there is any.
     fn wait_for_commit(&self, offset: i64) -> (Wait, bool) {
         let call = self.call.get();
+        self.forget_owners();
         match self.take_emitted(CallId(call)) {
             Some(emitted) => {
                 self.owing.borrow_mut().insert(call);
@@ -43,6 +44,21 @@ impl Shared {
             }
             None => (Wait::Commit(offset), false),
         }
+    }
+
+    /// `None`: nothing is resolved of which the host does not know.
+    fn wait_for_settling(&self) -> Option<(Wait, bool)> {
+        let (done, behind, emitted) = self.take_resolved()?;
+        let has_records = emitted.is_some();
+        if has_records {
+            self.owing.borrow_mut().insert(self.call.get());
+        }
+        let wait = Wait::Settle {
+            done,
+            behind,
+            emitted: emitted.map(Box::new),
+        };
+        Some((wait, has_records))
     }
 
     /// The call has ended. Returns whether records of it are not acknowledged that it has given to a commit.
@@ -72,7 +88,7 @@ pub(in crate::lua) unsafe extern "C-unwind" fn commit_offsets(state: *mut lua_St
         ffi::lua_settop(state, 2);
         let (mut offset, mut waits) = (0, true);
         shared.attempt(state, || {
-            offset = offset_at(state, 1)?;
+            offset = offset_at(state, 1, NAME)?;
             shared.may_commit()?;
             waits = waits_at(state, 2)?;
             Ok(0)
@@ -81,14 +97,46 @@ pub(in crate::lua) unsafe extern "C-unwind" fn commit_offsets(state: *mut lua_St
             shared.ask(offset);
             return 0;
         }
-        suspend::may_wait(state, shared, NAME);
+        commit(state, shared, NAME, offset)
+    }
+}
+
+/// Commits the offset, and waits for the broker's answer.
+pub(super) unsafe fn commit(
+    state: *mut lua_State,
+    shared: &Shared,
+    name: &str,
+    offset: i64,
+) -> c_int {
+    // SAFETY: the wait is in `shared` before the state yields.
+    unsafe {
+        shared.attempt(state, || shared.may_commit().map(|()| 0));
+        suspend::may_wait(state, shared, name);
         let (wait, has_records) = shared.wait_for_commit(offset);
         let then = if has_records {
             written_and_committed
         } else {
             committed
         };
-        suspend::begin(state, shared, wait, NAME, then)
+        suspend::begin(state, shared, wait, name, then)
+    }
+}
+
+/// The host is told of the messages of a batch that are resolved, and what belongs to them is written first.
+pub(super) unsafe fn settle(state: *mut lua_State, shared: &Shared, name: &str) -> c_int {
+    // SAFETY: as in `commit`.
+    unsafe {
+        shared.attempt(state, || shared.may_commit().map(|()| 0));
+        suspend::may_wait(state, shared, name);
+        let Some((wait, has_records)) = shared.wait_for_settling() else {
+            return 0;
+        };
+        let then = if has_records {
+            written_and_committed
+        } else {
+            committed
+        };
+        suspend::begin(state, shared, wait, name, then)
     }
 }
 
@@ -99,6 +147,7 @@ unsafe extern "C-unwind" fn committed(state: *mut lua_State, _: c_int, _: lua_KC
         let shared = Shared::of(state);
         let reason = match shared.answer.take() {
             Some(Answer::Committed(Ok(offset))) => {
+                shared.with_batch(|batch| batch.committed(offset));
                 ffi::lua_pushinteger(state, offset);
                 return 1;
             }
@@ -132,7 +181,11 @@ unsafe extern "C-unwind" fn written_and_committed(
 }
 
 /// Reads an offset in the forms that Kafka clients use: integers, floats with an integral value, and decimal strings.
-unsafe fn offset_at(state: *mut lua_State, index: c_int) -> Result<i64, String> {
+pub(super) unsafe fn offset_at(
+    state: *mut lua_State,
+    index: c_int,
+    name: &str,
+) -> Result<i64, String> {
     // SAFETY: numbers and strings are read, never converted in place.
     unsafe {
         let offset = match ffi::lua_type(state, index) {
@@ -141,9 +194,7 @@ unsafe fn offset_at(state: *mut lua_State, index: c_int) -> Result<i64, String> 
                 let integer = ffi::lua_tointegerx(state, index, &raw mut exact);
                 if exact == 0 {
                     let number = ffi::lua_tonumber(state, index);
-                    return Err(format!(
-                        "`ctx.commitOffsets` takes a whole offset, not {number}"
-                    ));
+                    return Err(format!("`{name}` takes a whole offset, not {number}"));
                 }
                 integer
             }
@@ -152,19 +203,19 @@ unsafe fn offset_at(state: *mut lua_State, index: c_int) -> Result<i64, String> 
                 let digits = text.bytes().all(|byte| byte.is_ascii_digit());
                 let parsed = if digits { text.parse().ok() } else { None };
                 parsed.ok_or_else(|| {
-                    format!("`ctx.commitOffsets` takes an offset in decimal digits, not {text:?}")
+                    format!("`{name}` takes an offset in decimal digits, not {text:?}")
                 })?
             }
             _ => {
                 return Err(format!(
-                    "`ctx.commitOffsets` takes an offset, not {}",
+                    "`{name}` takes an offset, not {}",
                     type_name(state, index)
                 ));
             }
         };
         if offset < 0 {
             return Err(format!(
-                "`ctx.commitOffsets` takes an offset of 0 or more, not {offset}"
+                "`{name}` takes an offset of 0 or more, not {offset}"
             ));
         }
         Ok(offset)

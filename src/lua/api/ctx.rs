@@ -9,6 +9,7 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_CFunction, lua_State};
 
+use super::batch::of_ctx;
 use super::call::{Ctx, MESSAGE, OWN, block_at, enter, push_topic};
 use super::fields::unknown;
 use super::{app, commit, consumer, emit, logger, trace, verdict};
@@ -21,7 +22,7 @@ const REQUEST_CONTEXT: c_int = 2;
 const ATTRIBUTES: c_int = 3;
 const TRACE: c_int = 4;
 
-pub(in crate::lua) const FIELDS: [&str; 20] = [
+pub(in crate::lua) const FIELDS: [&str; 28] = [
     "topic",
     "partition",
     "message",
@@ -42,6 +43,14 @@ pub(in crate::lua) const FIELDS: [&str; 20] = [
     "retry",
     "deadLetter",
     "skip",
+    "resolveOffset",
+    "failAt",
+    "commitOffsetsIfNecessary",
+    "uncommittedOffsets",
+    "isRunning",
+    "isStale",
+    "heartbeat",
+    "pause",
 ];
 
 /// Pushes the metatable of all ctx of a VM.
@@ -60,7 +69,7 @@ pub(in crate::lua) unsafe fn push_metatable(state: *mut lua_State, shared: &Shar
     }
 }
 
-/// Pushes the ctx of a call, whose message is on top of the stack.
+/// Pushes the ctx of a call, whose message is the first value of the stack; a batch has nil there.
 pub(in crate::lua) unsafe fn push(
     state: *mut lua_State,
     shared: &Shared,
@@ -82,7 +91,7 @@ pub(in crate::lua) unsafe fn push(
             attempt: call.attempt,
             start_ms: shared.clock.coarse_wall_ms(),
         });
-        ffi::lua_pushvalue(state, -2);
+        ffi::lua_pushvalue(state, 1);
         ffi::lua_setiuservalue(state, -2, MESSAGE);
         ffi::lua_pushvalue(state, metatable);
         ffi::lua_setmetatable(state, -2);
@@ -121,6 +130,14 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
             b"retry" => push_method(state, shared, verdict::retry),
             b"deadLetter" => push_method(state, shared, verdict::dead_letter),
             b"skip" => push_method(state, shared, verdict::skip),
+            b"resolveOffset" => push_method(state, shared, of_ctx::resolve_offset),
+            b"failAt" => push_method(state, shared, of_ctx::fail_at),
+            b"commitOffsetsIfNecessary" => push_method(state, shared, of_ctx::commit_if_necessary),
+            b"uncommittedOffsets" => push_method(state, shared, of_ctx::uncommitted_offsets),
+            b"isRunning" => push_method(state, shared, of_ctx::is_running),
+            b"isStale" => push_method(state, shared, of_ctx::is_stale),
+            b"heartbeat" => push_method(state, shared, of_ctx::heartbeat),
+            b"pause" => push_method(state, shared, of_ctx::pause),
             _ => return unknown(state, shared, 2, "ctx", &FIELDS),
         }
         1
@@ -216,9 +233,15 @@ unsafe extern "C-unwind" fn get_attribute(state: *mut lua_State) -> c_int {
 unsafe extern "C-unwind" fn headers(state: *mut lua_State) -> c_int {
     // SAFETY: as in `enter`.
     unsafe {
-        enter(state);
+        let (shared, _) = enter(state);
         ffi::luaL_checklstring(state, 1, std::ptr::null_mut());
-        ffi::lua_getiuservalue(state, OWN, MESSAGE);
+        if ffi::lua_getiuservalue(state, OWN, MESSAGE) == ffi::LUA_TNIL {
+            shared.raise(
+                state,
+                "`ctx.headers` is for one message, and this is a batch; read `message.headers`"
+                    .to_owned(),
+            );
+        }
         ffi::lua_getfield(state, -1, c"headers".as_ptr());
         ffi::lua_pushvalue(state, 1);
         let found = if ffi::lua_type(state, -2) == ffi::LUA_TTABLE {

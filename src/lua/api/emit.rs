@@ -14,9 +14,10 @@ use super::call::{self, OWN};
 use super::tide::kafka::request;
 use super::trace;
 use crate::lua::CallId;
+use crate::lua::open_batch::Owner;
 use crate::lua::plain;
 use crate::lua::shared::Shared;
-use crate::lua::stack::{bytes_at, is_null};
+use crate::lua::stack::{bytes_at, is_null, push_bytes, type_name};
 use crate::lua::suspend;
 use crate::message::trace::carry_on;
 use crate::message::{Header, Outgoing};
@@ -145,7 +146,7 @@ impl Shared {
         Ok(())
     }
 
-    fn emit(&self, mut request: Request, trace: &[Header]) -> Result<(), Fault> {
+    fn emit(&self, mut request: Request, trace: &[Header], owner: Owner) -> Result<(), Fault> {
         let Some(senders) = &self.senders else {
             let message = "no producer runs here; a handler of the daemon emits";
             return Err(Fault::new("closed", format!("`{NAME}`: {message}")));
@@ -185,10 +186,15 @@ impl Shared {
         });
         let one = &mut *all[at].1;
         one.bytes += bytes;
+        let is_same = self
+            .with_batch(|batch| batch.continues(owner))
+            .unwrap_or(true);
         // One producer keeps the order of the records of one request, which has to fit into `bufferMemory`.
         match one.requests.last_mut() {
             Some(last)
-                if last.producer == request.producer && one.last_bytes + bytes <= MERGED_MAX =>
+                if is_same
+                    && last.producer == request.producer
+                    && one.last_bytes + bytes <= MERGED_MAX =>
             {
                 last.records.append(&mut request.records);
                 one.last_bytes += bytes;
@@ -196,6 +202,7 @@ impl Shared {
             _ => {
                 one.requests.push(request);
                 one.last_bytes = bytes;
+                self.with_batch(|batch| batch.owns(owner));
             }
         }
         Ok(())
@@ -207,10 +214,69 @@ pub(in crate::lua) unsafe extern "C-unwind" fn emit(state: *mut lua_State) -> c_
     unsafe {
         let (shared, _) = call::enter(state);
         ffi::lua_settop(state, 1);
+        if shared.with_batch(|_| ()).is_some() {
+            part_owner(state);
+        }
         if !leave(state, shared) {
             suspend::raise(state, shared);
         }
         0
+    }
+}
+
+/// In a batch: replaces the options, the one value of the stack, by a copy without `of`, and puts that message above it.
+unsafe fn part_owner(state: *mut lua_State) {
+    // SAFETY: fields are read without metamethods; a failed allocation raises with plain data pending.
+    unsafe {
+        if ffi::lua_type(state, 1) != ffi::LUA_TTABLE {
+            return;
+        }
+        push_bytes(state, b"of");
+        if ffi::lua_rawget(state, 1) == ffi::LUA_TNIL {
+            return ffi::lua_settop(state, 1);
+        }
+        ffi::lua_createtable(state, 0, 8);
+        ffi::lua_pushnil(state);
+        while ffi::lua_next(state, 1) != 0 {
+            if bytes_at(state, -2) == Some(b"of") {
+                ffi::lua_settop(state, -2);
+                continue;
+            }
+            ffi::lua_pushvalue(state, -2);
+            ffi::lua_insert(state, -2);
+            ffi::lua_rawset(state, 3);
+        }
+        ffi::lua_replace(state, 1);
+    }
+}
+
+/// The owner of the records: the message above the options, where there is one.
+unsafe fn owner_at(state: *mut lua_State, shared: &Shared) -> Result<Owner, String> {
+    // SAFETY: a field is read without metamethods, of tables only.
+    unsafe {
+        if ffi::lua_gettop(state) < 2 {
+            return Ok(Owner::Next);
+        }
+        let mut is_whole = 0;
+        let mut offset = 0;
+        if ffi::lua_type(state, 2) == ffi::LUA_TTABLE {
+            push_bytes(state, b"offset");
+            ffi::lua_rawget(state, 2);
+            offset = ffi::lua_tointegerx(state, -1, &raw mut is_whole);
+            ffi::lua_settop(state, 2);
+        }
+        let index = shared.with_batch(|batch| batch.index_of(offset)).flatten();
+        match index.filter(|_| is_whole != 0) {
+            Some(index) => Ok(Owner::Of(index)),
+            None => Err(format!(
+                ": `of` is a message of this batch, not {}",
+                if is_whole != 0 {
+                    "one of another"
+                } else {
+                    type_name(state, 2)
+                }
+            )),
+        }
     }
 }
 
@@ -220,14 +286,20 @@ unsafe fn leave(state: *mut lua_State, shared: &Shared) -> bool {
     let keep = || {
         // SAFETY: the ctx is the method's own, and nothing in here raises.
         unsafe {
-            if !trace::may_carry(state, OWN) && shared.emit_plainly(state)? {
+            let is_batch = shared.with_batch(|_| ()).is_some();
+            if !is_batch && !trace::may_carry(state, OWN) && shared.emit_plainly(state)? {
                 return Ok(());
             }
-            ffi::lua_settop(state, 1);
             let options = plain::read(state, 1, shared.memory);
             let options = options.map_err(|reason| invalid(format!(" takes plain data: {reason}")));
             let request = request::emit(options?.0).map_err(invalid)?;
-            shared.emit(request, &trace::carried(state, shared))
+            // Reads the message that `part_owner` left.
+            let owner = owner_at(state, shared).map_err(invalid)?;
+            let trace = match owner {
+                Owner::Of(_) => trace::carried_of(state, 2),
+                _ => trace::carried(state, shared),
+            };
+            shared.emit(request, &trace, owner)
         }
     };
     match suspend::guarded(keep) {

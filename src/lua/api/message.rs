@@ -8,17 +8,17 @@
 use std::ffi::c_int;
 use std::sync::Arc;
 
-use mlua::ffi::{self, lua_KContext, lua_State};
+use mlua::ffi::{self, lua_CFunction, lua_KContext, lua_State};
 
 use super::ctx;
-use crate::lua::Call;
 use crate::lua::plain;
 use crate::lua::shared::Frame;
 use crate::lua::shared::Shared;
 use crate::lua::stack::push_bytes;
+use crate::message::Record;
 
 /// Upvalues of `entry`, after `Shared`.
-const METATABLE: c_int = 2;
+pub(super) const METATABLE: c_int = 2;
 const TOPIC: c_int = 3;
 const PARTITION: c_int = 4;
 const OFFSET: c_int = 5;
@@ -39,13 +39,19 @@ const NAMES: [&str; 7] = [
 
 /// Pushes the closure that starts a call.
 pub(in crate::lua) unsafe fn push_entry(state: *mut lua_State, shared: &Shared) {
+    // SAFETY: runs protected.
+    unsafe { push_start(state, shared, entry) };
+}
+
+/// Pushes a closure that starts calls.
+pub(super) unsafe fn push_start(state: *mut lua_State, shared: &Shared, start: lua_CFunction) {
     // SAFETY: runs protected, with room for ten values.
     unsafe {
         ctx::push_metatable(state, shared);
         for name in NAMES {
             push_bytes(state, name.as_bytes());
         }
-        shared.push_function(state, entry, 1 + NAMES.len() as c_int);
+        shared.push_function(state, start, 1 + NAMES.len() as c_int);
     }
 }
 
@@ -62,7 +68,7 @@ unsafe extern "C-unwind" fn entry(state: *mut lua_State) -> c_int {
         let handler = shared.handlers.borrow()[call.listener];
         let topic = topic_of(state, shared, call.topic);
         // The first value of this frame is where `trace::carried` finds the message.
-        push_message(state, shared, call, topic);
+        push_message(state, shared, call.record, call.partition, topic);
         ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, handler.reference.into());
         ffi::lua_pushvalue(state, 1);
         if handler.sees_ctx {
@@ -113,17 +119,28 @@ unsafe extern "C-unwind" fn hook(state: *mut lua_State) -> c_int {
 }
 
 /// Returns one result for a failure, the error value; none for a done call.
-unsafe extern "C-unwind" fn returned(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
+pub(super) unsafe extern "C-unwind" fn returned(
+    state: *mut lua_State,
+    _: c_int,
+    _: lua_KContext,
+) -> c_int {
     // SAFETY: the two results of the handler lie on top.
     unsafe {
         c_int::from(ffi::lua_toboolean(state, -2) == 0 && ffi::lua_type(state, -1) != ffi::LUA_TNIL)
     }
 }
 
-unsafe fn push_message(state: *mut lua_State, shared: &Shared, call: &Call<'_>, topic: c_int) {
-    // SAFETY: a coroutine starts with room for twenty values; each key is an upvalue of `entry`.
+/// The key strings are upvalues of the running function, which `push_start` has made.
+#[inline]
+pub(super) unsafe fn push_message(
+    state: *mut lua_State,
+    shared: &Shared,
+    record: &dyn Record,
+    partition: i32,
+    topic: c_int,
+) {
+    // SAFETY: a coroutine starts with room for twenty values; each key is an upvalue of the running function.
     unsafe {
-        let record = call.record;
         ffi::lua_createtable(state, 0, NAMES.len() as c_int);
         let name = |field: c_int| ffi::lua_pushvalue(state, ffi::lua_upvalueindex(field));
         let set = || ffi::lua_rawset(state, -3);
@@ -131,7 +148,7 @@ unsafe fn push_message(state: *mut lua_State, shared: &Shared, call: &Call<'_>, 
         ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, topic.into());
         set();
         name(PARTITION);
-        ffi::lua_pushinteger(state, call.partition.into());
+        ffi::lua_pushinteger(state, partition.into());
         set();
         name(OFFSET);
         ffi::lua_pushinteger(state, record.offset());
@@ -151,13 +168,13 @@ unsafe fn push_message(state: *mut lua_State, shared: &Shared, call: &Call<'_>, 
             set();
         }
         name(HEADERS);
-        push_headers(state, shared, call);
+        push_headers(state, shared, record);
         set();
     }
 }
 
 /// The registry reference to a topic's name. The messages of a lane share their `Arc`, so it is looked up once.
-unsafe fn topic_of(state: *mut lua_State, shared: &Shared, topic: &Arc<str>) -> c_int {
+pub(super) unsafe fn topic_of(state: *mut lua_State, shared: &Shared, topic: &Arc<str>) -> c_int {
     if let Some((last, reference)) = &*shared.topic.borrow()
         && Arc::ptr_eq(last, topic)
     {
@@ -182,13 +199,13 @@ unsafe fn topic_of(state: *mut lua_State, shared: &Shared, topic: &Arc<str>) -> 
 
 /// Pushes a table from name to value, or to a list of values if the name repeats. A null header becomes an empty
 /// string.
-unsafe fn push_headers(state: *mut lua_State, shared: &Shared, call: &Call<'_>) {
+unsafe fn push_headers(state: *mut lua_State, shared: &Shared, record: &dyn Record) {
     // A `longjmp` must not jump over the record's code. So its headers are copied first: name and value, each after
     // its size.
     {
         let mut scratch = shared.headers.borrow_mut();
         scratch.clear();
-        call.record.headers(&mut |name, value| {
+        record.headers(&mut |name, value| {
             for bytes in [name, value.unwrap_or_default()] {
                 scratch.extend_from_slice(&bytes.len().to_ne_bytes());
                 scratch.extend_from_slice(bytes);

@@ -62,13 +62,33 @@ pub(super) unsafe fn id(state: *mut lua_State) -> Option<TraceId> {
 
 /// The headers of the running call's message that whatever it produces carries on; none where no message runs.
 pub(in crate::lua) fn carried(state: *mut lua_State, shared: &Shared) -> Vec<Header> {
+    // SAFETY: there is room for a few values.
+    unsafe {
+        if ffi::lua_checkstack(state, 5) == 0 {
+            return Vec::new();
+        }
+        push_outermost(state, shared.coroutine.get());
+        carried_of_top(state)
+    }
+}
+
+/// Those of the message at `index`.
+pub(in crate::lua) unsafe fn carried_of(state: *mut lua_State, index: c_int) -> Vec<Header> {
+    // SAFETY: the index is valid.
+    unsafe {
+        if ffi::lua_checkstack(state, 5) == 0 {
+            return Vec::new();
+        }
+        ffi::lua_pushvalue(state, index);
+        carried_of_top(state)
+    }
+}
+
+/// Those of the message on top of the stack, which is taken away.
+unsafe fn carried_of_top(state: *mut lua_State) -> Vec<Header> {
     let mut carried = Vec::new();
     // SAFETY: there is room for a few values, and reads of tables and strings raise nothing.
     unsafe {
-        if ffi::lua_checkstack(state, 5) == 0 {
-            return carried;
-        }
-        push_outermost(state, shared.coroutine.get());
         push_headers(state);
         for name in CARRIED {
             let count = match push_value(state, -1, name) {

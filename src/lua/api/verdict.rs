@@ -76,13 +76,33 @@ unsafe fn ask(
     name: &str,
     read: unsafe fn(*mut lua_State) -> Result<Verdict, String>,
 ) -> c_int {
-    // SAFETY: the verdict is moved away before anything raises or yields.
+    // SAFETY: as in `end_by`.
     unsafe {
         let (shared, _) = call::enter(state);
+        if shared.with_batch(|_| ()).is_some() {
+            let message = format!(
+                "`{name}` is for one message, and this is a batch; name one by `ctx.failAt(i, reason)`"
+            );
+            shared.raise(state, message);
+        }
+        end_by(state, shared, name, 1, |state| read(state))
+    }
+}
+
+/// Keeps the verdict that `read` makes of so many arguments, and ends the call.
+pub(super) unsafe fn end_by(
+    state: *mut lua_State,
+    shared: &Shared,
+    name: &str,
+    arguments: c_int,
+    read: impl FnOnce(*mut lua_State) -> Result<Verdict, String>,
+) -> c_int {
+    // SAFETY: the verdict is moved away before anything raises or yields.
+    unsafe {
         if hook::killed() {
             return hook::pass_on(state);
         }
-        ffi::lua_settop(state, 1);
+        ffi::lua_settop(state, arguments);
         shared.attempt(state, || shared.keep_verdict(name, read(state)?));
         hook::ask();
         // The hook is for C code that resumes coroutines by itself, and continues when one of them yields.
@@ -181,7 +201,7 @@ unsafe fn after_at(state: *mut lua_State, index: c_int) -> Result<Duration, Stri
 }
 
 /// Reads a string, or none.
-unsafe fn reason_at(
+pub(super) unsafe fn reason_at(
     state: *mut lua_State,
     index: c_int,
     name: &str,

@@ -13,6 +13,10 @@ impl Holdable for Held {
     fn set_held(&self, is_held: bool) -> bool {
         self.0.swap(is_held, Ordering::Relaxed)
     }
+
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 /// A handler, and the partitions 3 and 4 of its topic.

@@ -54,7 +54,7 @@ impl Served {
                 Wait::Commit(offset) => {
                     self.ready.push_back((id, Answer::Committed(Ok(offset))));
                 }
-                Wait::EmitAndCommit(..) => panic!("nothing is emitted"),
+                Wait::EmitAndCommit(..) | Wait::Settle { .. } => panic!("nothing is emitted"),
                 Wait::Outside(job) => {
                     let sender = self.sender.clone();
                     let reply = Reply::new(move |answer| _ = sender.send((id, answer)));

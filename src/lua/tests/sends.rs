@@ -12,6 +12,7 @@ use crate::wait::send::{
 };
 use crate::wait::{Cancel, Fault};
 
+mod batches;
 mod emits;
 mod traces;
 

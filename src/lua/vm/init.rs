@@ -104,7 +104,7 @@ impl Served {
                     let due = due.unwrap_or(self.deadline + HOOK_MAX);
                     self.sleeps.insert((due, id.0), id);
                 }
-                Wait::Commit(_) | Wait::EmitAndCommit(..) => {
+                Wait::Commit(_) | Wait::EmitAndCommit(..) | Wait::Settle { .. } => {
                     reply.committed(Err("there is no message to commit".to_owned()));
                 }
                 Wait::Outside(job) => self.outside.push((id, outside.begin(job, reply))),

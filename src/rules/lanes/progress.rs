@@ -67,6 +67,8 @@ pub(crate) struct Progress {
 pub(crate) enum Stage {
     Due,
     Running,
+    /// In a batch, or in the search for a message of one that has failed: the worker's batches decide.
+    Batched,
     /// Failed; due again at this moment.
     BackOff(Instant),
     /// Otherwise due, but its listener takes no messages now: a breaker, a pause.
@@ -146,7 +148,7 @@ impl<M> Lane<M> {
                 Stage::BackOff(until) | Stage::Unsent(until) => {
                     wait = Some(wait.map_or(until, |other| other.min(until)));
                 }
-                Stage::Sending => busy = true,
+                Stage::Sending | Stage::Batched => busy = true,
                 Stage::Held | Stage::Halted => stuck = true,
                 Stage::Due | Stage::Running | Stage::Final => {}
             }
@@ -214,7 +216,7 @@ impl<M> Lane<M> {
     }
 
     /// `room` is a vector whose content is not needed.
-    fn next<'a>(
+    pub(super) fn next<'a>(
         mut waiting: VecDeque<Behind<M>>,
         mut room: Vec<Progress>,
         names: impl Iterator<Item = &'a str>,
@@ -288,7 +290,7 @@ impl<M> Lane<M> {
         self.progress.extend(old.extract_if(.., |progress| {
             matches!(
                 progress.stage,
-                Stage::Running | Stage::Sending | Stage::Unwritten
+                Stage::Running | Stage::Batched | Stage::Sending | Stage::Unwritten
             )
         }));
         old.into_iter()

@@ -398,6 +398,7 @@ fn what_the_page_names_in_place_of_kafkajs_exists() {
                     "ctx" | "tide" | "consumer" | "message" => {
                         lua.contains(name) || message(&lua, name)
                     }
+                    "batch" => lua.contains(name) || has_key(&schema, name),
                     _ if tables_of_file.iter().any(|table| *table == first)
                         || policies.contains(first) =>
                     {

@@ -1,0 +1,60 @@
+//! What batches need of lanes: several messages of a lane at once.
+
+use super::progress::Behind;
+use super::{Lane, Lanes};
+
+impl<M> Lanes<M> {
+    /// The messages that have not begun, in their order.
+    pub(crate) fn fresh_all(&self) -> impl Iterator<Item = (u64, &M)> {
+        self.incoming.iter().map(|(number, one)| (*number, one))
+    }
+
+    /// Queues a message behind the earlier ones of its open lane.
+    pub(crate) fn queue_behind(&mut self, lane: u64, number: u64, message: M) {
+        if let Some(open) = self.open.get_mut(&lane) {
+            open.waiting.push_back(Behind::new(number, message));
+        }
+    }
+
+    /// Queues messages that have not begun behind the earlier ones of their open lanes, up to that one behind which
+    /// `most` others stand before it.
+    pub(crate) fn defer_open(&mut self, most: usize, lane_of: impl Fn(u64, &M) -> u64) {
+        let mut others = Vec::new();
+        while others.len() < most
+            && let Some((number, message)) = self.incoming.pop_front()
+        {
+            let lane = lane_of(number, &message);
+            match self.open.get_mut(&lane) {
+                Some(open) => open.waiting.push_back(Behind::new(number, message)),
+                None => others.push((number, message)),
+            }
+        }
+        for one in others.into_iter().rev() {
+            self.incoming.push_front(one);
+        }
+    }
+}
+
+impl<M> Lane<M> {
+    /// The head, and the messages behind it.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = (u64, &M)> {
+        let behind = self.waiting.iter().map(|one| (one.number, &one.message));
+        std::iter::once((self.number, &self.message)).chain(behind)
+    }
+
+    /// The head and those behind it, `count` in all, have their outcomes: calls `each` for every one. Returns the lane
+    /// with the next message as its head.
+    pub(crate) fn finish_first<'a>(
+        mut self,
+        count: usize,
+        mut each: impl FnMut(u64, &M),
+        names: impl Iterator<Item = &'a str>,
+    ) -> Option<Self> {
+        each(self.number, &self.message);
+        for _ in 1..count {
+            let one = self.waiting.pop_front()?;
+            each(one.number, &one.message);
+        }
+        self.advance(names)
+    }
+}
