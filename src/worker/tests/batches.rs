@@ -123,6 +123,19 @@ fn a_return_that_resolves_nothing_is_a_failed_run() {
     assert_eq!(f.worker.snapshot().listeners[0].counts.failures, 1);
 }
 
+#[test]
+fn an_error_behind_the_last_message_counts_and_costs_none() {
+    let mut f = fixture(
+        "batch = { wait = 0 }",
+        "ctx.resolveOffset(batch.lastOffset()) error('late')",
+    );
+    f.send(&["a", "b"]);
+    assert_eq!(f.finish(), Duration::ZERO);
+    let snapshot = f.worker.snapshot();
+    let counts = &snapshot.listeners[0].counts;
+    assert_eq!((counts.outcomes.done, counts.failures), (2, 1));
+}
+
 /// Fails with the message `bad`.
 const POISON: &str = r#"
     for _, message in ipairs(batch.messages) do

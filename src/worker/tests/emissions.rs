@@ -463,7 +463,7 @@ fn a_batch_of_another_key_goes_on_while_records_wait() {
 #[test]
 fn a_refused_record_fails_the_batch_and_its_message_is_found() {
     let mut scene = Scene::batches(
-        "onError = \"skip\"\nretry = { attempts = 1, initialDelay = 0 }",
+        "onError = \"skip\"\nretry = { attempts = 1, initialDelay = 1, jitter = 0.0 }",
         EACH,
     );
     scene.send(&["a", "bad"]);
