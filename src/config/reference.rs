@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use toml::Spanned;
 
 use super::error::Report;
-use super::file::{BreakerTable, DeadLetter, File, Http, RateLimitTable, SslTable};
+use super::file::{Batch, BreakerTable, DeadLetter, File, Http, RateLimitTable, SslTable};
 use super::unit::Millis;
 use super::{kafkajs, listeners, shape, tree};
 use crate::log::TARGETS;
@@ -67,6 +67,7 @@ fn every_key_of_the_schema_stands_in_the_reference() {
         ("Consumer", ".consumerConfig"),
         ("Producer", ".producerConfig"),
         ("Policies", ".listenerDefaults"),
+        ("Batch", ".listenerDefaults.batch"),
         ("Subscription", ".listenerDefaults.subscription"),
         ("RunConfig", ".listenerDefaults.runConfig"),
         ("Retry", ".listenerDefaults.retry"),
@@ -130,6 +131,8 @@ fn the_values_of_the_reference_are_the_defaults() {
     equal(&listener["breaker"], &breaker, ".breaker");
     let rate_limit = serde_json::to_value(RateLimitTable::default()).unwrap();
     equal(&listener["rateLimit"], &rate_limit, ".rateLimit");
+    let batch = serde_json::to_value(Batch::default()).unwrap();
+    equal(&listener["batch"], &batch, ".batch");
     let http = serde_json::to_value(Http::default()).unwrap();
     equal(&written["http"], &http, ".http");
 }

@@ -198,7 +198,7 @@ impl Worker {
             let records = slot.records(&members);
             if records.len() != members.len() {
                 // A message is gone from its lane: what is left runs anew.
-                slot.release(&members, &[]);
+                slot.release_all(trial, &members);
                 return Next::Continue;
             }
             self.call_batch(slot, config, (listener, limits), &records)

@@ -48,7 +48,7 @@ impl Worker {
         };
         let rest = batch.rest().to_vec();
         let failure = match how {
-            How::Returned | How::Failed(_) if rest.is_empty() => {
+            How::Returned if rest.is_empty() => {
                 return self.passed(slot, config, &batch.listener, batch.trial);
             }
             How::Returned if done == 0 => Failure::nothing_resolved(),
@@ -67,6 +67,9 @@ impl Worker {
             self.meter.failed(number, failure.kind);
         }
         self.say_failed(slot, config, &batch, &failure);
+        if rest.is_empty() {
+            return self.passed(slot, config, &batch.listener, batch.trial);
+        }
         match batch.trial {
             Some(mut trial) => {
                 let verdict = trial.failed(done);

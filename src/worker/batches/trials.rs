@@ -102,10 +102,17 @@ impl Worker {
         batch: &OpenBatch,
         failure: &Failure,
     ) {
-        let (Some(listener), [first, ..]) = (named(config, &batch.listener), batch.rest()) else {
+        // An error behind the last message leaves none that has failed.
+        let rest = batch.rest();
+        let members = if rest.is_empty() {
+            &batch.members
+        } else {
+            rest
+        };
+        let (Some(listener), [first, ..]) = (named(config, &batch.listener), members) else {
             return;
         };
-        let last = batch.rest().last().unwrap_or(first);
+        let last = members.last().unwrap_or(first);
         self.log.batch_failed(
             &FailedBatch {
                 listener,

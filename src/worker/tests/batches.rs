@@ -123,6 +123,19 @@ fn a_return_that_resolves_nothing_is_a_failed_run() {
     assert_eq!(f.worker.snapshot().listeners[0].counts.failures, 1);
 }
 
+#[test]
+fn an_error_behind_the_last_message_counts_and_costs_none() {
+    let mut f = fixture(
+        "batch = { wait = 0 }",
+        "ctx.resolveOffset(batch.lastOffset()) error('late')",
+    );
+    f.send(&["a", "b"]);
+    assert_eq!(f.finish(), Duration::ZERO);
+    let snapshot = f.worker.snapshot();
+    let counts = &snapshot.listeners[0].counts;
+    assert_eq!((counts.outcomes.done, counts.failures), (2, 1));
+}
+
 /// Fails with the message `bad`.
 const POISON: &str = r#"
     for _, message in ipairs(batch.messages) do
@@ -358,4 +371,22 @@ fn an_operator_ends_the_wait_of_a_search() {
         }));
     assert_eq!(f.finish(), Duration::ZERO);
     assert_eq!(told.recv(), Ok(1));
+}
+
+/// The watchdog ends the call, so the VM is replaced: a batch that waits in the old one is given up after a while.
+#[test]
+fn a_batch_that_is_given_up_with_its_vm_loses_no_attempt() {
+    let mut f = fixture(
+        "batch = { wait = 0, messages = 1 }\nordering = \"none\"\nonError = \"skip\"\n\
+         limits = { blocking = \"50ms\", timeout = \"1h\" }\nretry = { attempts = 1 }",
+        r#"
+        if batch.messages[1].value == "loop" then while true do end end
+        if tide.now() < 1700000020000 then tide.sleep("50m") end
+        "#,
+    );
+    f.send(&["a", "loop"]);
+    f.finish();
+    let outcomes = f.worker.snapshot().listeners[0].counts.outcomes;
+    assert_eq!((outcomes.done, outcomes.skipped), (1, 1));
+    assert!(f.worker.clock.since(f.began) < Duration::from_secs(60));
 }
