@@ -451,6 +451,7 @@ impl Worker {
 
     fn cancel(&mut self, partition: &Arc<Partition>) {
         self.cancel_calls(partition);
+        self.take_back(partition.epoch);
         self.drop_slot(partition);
     }
 

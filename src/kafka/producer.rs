@@ -270,6 +270,15 @@ impl Producer {
         unsafe { rdkafka_sys::rd_kafka_controllerid(self.native(), 0) >= 0 }
     }
 
+    /// Takes back every record that is in no request yet; its answer says so.
+    pub(crate) fn take_back(&self) {
+        // A broker that is being looked up keeps the call waiting otherwise.
+        let flags =
+            rdkafka_sys::RD_KAFKA_PURGE_F_QUEUE | rdkafka_sys::RD_KAFKA_PURGE_F_NON_BLOCKING;
+        // SAFETY: the handle is alive. It fails for other flags and clients only.
+        unsafe { rdkafka_sys::rd_kafka_purge(self.native(), flags) };
+    }
+
     /// Records without an answer yet.
     pub(crate) fn in_flight(&self) -> usize {
         usize::try_from(self.client.in_flight_count()).unwrap_or(0)

@@ -266,6 +266,12 @@ impl Senders for Set {
         ways.send(requests, first, to, group)
     }
 
+    fn take_back(&self) {
+        for group in &self.groups {
+            group.take_back();
+        }
+    }
+
     fn emit(&self, requests: Vec<Request>, troubled: Troubled) -> Emission {
         let of_group = |request| Ok((self.group(&request)?.clone(), request));
         let requests: Result<Vec<_>, Fault> = requests.into_iter().map(of_group).collect();

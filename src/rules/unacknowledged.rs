@@ -124,6 +124,11 @@ impl<T> Unacknowledged<T> {
         taken
     }
 
+    pub(crate) fn all(&self) -> impl Iterator<Item = &T> {
+        let entries = self.lanes.values().flatten();
+        entries.map(|entry| &entry.message)
+    }
+
     pub(crate) fn each(&mut self, mut each: impl FnMut(&mut T)) {
         for entry in self.lanes.values_mut().flatten() {
             each(&mut entry.message);

@@ -150,6 +150,9 @@ pub(crate) trait Senders: fmt::Debug + Send + Sync {
     /// that is not possible now, nothing is sent, and this returns false.
     fn emit_now(&self, requests: &[Request], first: u64, to: &Arc<dyn Acknowledgements>) -> bool;
 
+    /// Takes back what was emitted and is in no request yet, whoever emitted it: each such record fails.
+    fn take_back(&self);
+
     /// Sends records of requests that `may_emit` has passed, however long that takes, in their order.
     fn emit(&self, requests: Vec<Request>, troubled: Troubled) -> Emission;
 }

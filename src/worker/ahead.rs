@@ -6,7 +6,7 @@ use crate::assignment::ToWorker;
 use crate::log::log;
 use crate::threads::mailbox::Mailbox;
 use crate::wait::Fault;
-use crate::wait::send::{Acknowledgements, Emitted, Run};
+use crate::wait::send::{Acknowledgements, Emitted, Run, Senders};
 
 use super::Worker;
 use super::ids::LaneId;
@@ -56,6 +56,28 @@ impl Worker {
             share: emissions.share(listener, emitted.bytes),
             emitted,
         })
+    }
+
+    /// The partition goes, and has records without an acknowledgement. Those in no request yet would be written behind
+    /// those of its next owner, so the producers take back all that they have in their queues. What lanes of other
+    /// partitions have there is written again, in their order.
+    pub(super) fn take_back(&self, epoch: u64) {
+        let Some(slot) = self.slots.get(&epoch) else {
+            return;
+        };
+        let settled = slot.unacknowledged.all().flat_map(Settled::open);
+        let heads = slot.emitting.values().flat_map(|one| &one.kept);
+        let ahead = settled.chain(heads.filter(|one| one.ahead.is_some()));
+        let waited = self.emissions.written(epoch);
+        let mut all: Vec<Arc<dyn Senders>> = Vec::new();
+        for emitted in ahead.map(|one| &one.emitted).chain(waited) {
+            if !all.iter().any(|one| Arc::ptr_eq(one, &emitted.senders)) {
+                all.push(emitted.senders.clone());
+            }
+        }
+        for senders in all {
+            senders.take_back();
+        }
     }
 
     /// The answers to records that went ahead.

@@ -123,5 +123,6 @@ impl Worker {
             self.go_on_to_commit(&mut slot, of, offset, None);
         }
         self.slots.insert(epoch, slot);
+        self.let_start();
     }
 }

@@ -19,6 +19,7 @@ use crate::message::Record as _;
 use crate::rules::ahead::Ahead;
 use crate::rules::lanes::{Headed, Stage};
 use crate::telemetry::metrics::Outcome;
+use crate::telemetry::status::Blocked;
 use crate::wait::send::{Acknowledgements, Emitted, Troubled};
 use crate::wait::{Answer, Cancel, Fault, Job, Reply, Value};
 
@@ -33,6 +34,8 @@ use super::slot::Slot;
 
 /// With so many bytes of a listener without an acknowledgement, no call of it begins. Workers share them.
 pub(super) const BYTES_MAX: usize = 32 << 20;
+/// The number, in place of a message's, under which a partition shows that it waits for room.
+const ROOM: u64 = u64::MAX;
 /// The pause before a message runs again whose emission ended without an answer.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 /// Kinds that say nothing of a record: a bug, or no thread for the work.
@@ -48,8 +51,8 @@ pub(super) struct Emissions {
     emitters: Vec<Arc<Emitter>>,
     /// The bytes of a listener at which no call of it begins.
     bytes_max: usize,
-    /// Partitions that wait for room, by epoch.
-    parked: Vec<u64>,
+    /// Partitions that wait for room, by epoch, each with its listener.
+    parked: Vec<(u64, Arc<Emitter>)>,
     pub(super) answers: Arc<dyn Acknowledgements>,
     /// Emissions that are acknowledged, and messages that have become final by that; empty between two letters.
     pub(super) ahead_ended: Vec<(u64, Origin)>,
@@ -90,11 +93,13 @@ impl Emissions {
     fn may_emit(&mut self, epoch: u64, listener: &str) -> bool {
         let mut emitters = self.emitters.iter();
         let emitter = emitters.find(|one| one.name == listener);
-        let may = emitter.is_none_or(|one| self.has_room(one));
-        if !may && !self.parked.contains(&epoch) {
-            self.parked.push(epoch);
+        let Some(emitter) = emitter.filter(|one| !self.has_room(one)) else {
+            return true;
+        };
+        if !self.parked.iter().any(|(parked, _)| *parked == epoch) {
+            self.parked.push((epoch, emitter.clone()));
         }
-        may
+        false
     }
 
     fn has_room(&self, emitter: &Emitter) -> bool {
@@ -126,6 +131,15 @@ impl Emissions {
     /// The answer to an emission that went ahead does not count any more. Returns whether it was open.
     pub(super) fn recall(&mut self, ahead: u64) -> bool {
         self.ahead.recall(ahead)
+    }
+
+    /// What lanes of this partition wait for.
+    pub(super) fn written(&self, epoch: u64) -> impl Iterator<Item = &Box<Emitted>> {
+        let own = self
+            .open
+            .iter()
+            .filter(move |(id, _)| id.lane.epoch == epoch);
+        own.map(|(_, written)| &written.emitted)
     }
 
     /// The partition is gone.
@@ -409,13 +423,49 @@ impl Worker {
 
     /// There may be room for calls again.
     pub(super) fn let_start(&mut self) {
-        let emissions = &self.emissions;
-        let mut emitters = emissions.emitters.iter();
-        if emissions.parked.is_empty() || !emitters.any(|one| emissions.has_room(one)) {
+        if self.emissions.parked.is_empty() {
             return;
         }
-        for epoch in std::mem::take(&mut self.emissions.parked) {
+        let parked = std::mem::take(&mut self.emissions.parked);
+        for (epoch, emitter) in parked {
+            // A bundle without the listener has nothing to wait for.
+            let is_gone = self.meter.index_of(&emitter.name).is_none();
+            if !is_gone && !self.emissions.has_room(&emitter) {
+                self.emissions.parked.push((epoch, emitter));
+                continue;
+            }
+            if let Some(slot) = self.slots.get_mut(&epoch) {
+                slot.unblock(ROOM);
+            }
             self.wake(epoch);
         }
+    }
+
+    /// The status says why no call of this listener begins in the partition.
+    pub(super) fn show_wait_for_room(&self, slot: &mut Slot, listener: &str) {
+        if slot.is_blocked(ROOM) {
+            return;
+        }
+        let now = self.clock.wall_ms();
+        let fresh = slot.lanes.fresh().map(|(_, message)| message.offset());
+        let open = || slot.lanes.open().map(|(_, lane)| lane.message.offset());
+        // Without a message nothing waits.
+        let Some(offset) = fresh.or_else(|| open().next()) else {
+            return;
+        };
+        let error = format!(
+            "the records that the listener has emitted are not acknowledged, {} bytes of them in this worker: no further \
+             call begins",
+            self.emissions.bytes_max
+        );
+        let blocked = Blocked {
+            offset,
+            listener: listener.to_owned(),
+            attempt: 0,
+            since: now,
+            next_attempt_at: now,
+            error,
+        };
+        slot.block(ROOM, blocked);
     }
 }

@@ -180,6 +180,16 @@ impl Settled {
         }
     }
 
+    /// What is not acknowledged.
+    pub(super) fn open(&self) -> impl Iterator<Item = &Kept> {
+        let kept = match self {
+            Self::Plain { kept, .. } => std::slice::from_ref(kept),
+            Self::Full(full) => &full.emitting.kept,
+            Self::None => &[],
+        };
+        kept.iter().filter(|one| one.ahead.is_some())
+    }
+
     /// The listener of the emission with this number.
     pub(super) fn emitter(&self, number: u64) -> Option<&Arc<Emitter>> {
         match self {

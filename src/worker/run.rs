@@ -413,11 +413,16 @@ impl Worker {
     }
 
     /// Whether a call of this partition may start now. If not, the end of the obstacle wakes the partition.
-    pub(super) fn may_start(&mut self, slot: &Slot, limits: Limits, listener: &str) -> bool {
+    pub(super) fn may_start(&mut self, slot: &mut Slot, limits: Limits, listener: &str) -> bool {
         let epoch = slot.partition.epoch;
-        !self.is_kept_by_one(epoch)
-            && self.emissions.may_start(epoch, listener)
-            && self.places.may_start(&slot.partition, limits)
+        if self.is_kept_by_one(epoch) {
+            return false;
+        }
+        if !self.emissions.may_start(epoch, listener) {
+            self.show_wait_for_room(slot, listener);
+            return false;
+        }
+        self.places.may_start(&slot.partition, limits)
     }
 
     /// Warns of a call that held the VM for long: other partitions then have their turn.

@@ -183,6 +183,10 @@ impl Slot {
         self.show_blocked();
     }
 
+    pub(super) fn is_blocked(&self, number: u64) -> bool {
+        self.blocked.contains_key(&number)
+    }
+
     /// The reason for which the message blocked its lane has ended.
     pub(super) fn unblock(&mut self, number: u64) {
         if !self.blocked.is_empty() && self.blocked.remove(&number).is_some() {

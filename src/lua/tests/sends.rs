@@ -46,6 +46,8 @@ impl Senders for Set {
         false
     }
 
+    fn take_back(&self) {}
+
     fn emit(&self, requests: Vec<Request>, _: Troubled) -> Emission {
         self.0.requests.lock().unwrap().extend(requests);
         Box::pin(async { Ok(()) })

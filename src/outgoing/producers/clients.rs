@@ -288,6 +288,13 @@ impl Clients {
         made.sum::<usize>() + state.emitted.len()
     }
 
+    /// Takes back the emitted records that are in no request yet.
+    pub(super) fn take_back(&self) {
+        for client in &self.lock().emitted {
+            client.producer.take_back();
+        }
+    }
+
     /// Ends every client when its records have their answers; no further one is made.
     pub(super) fn close(&self) {
         let clients: Vec<_> = {

@@ -109,6 +109,10 @@ impl Group {
             .snapshot(&self.settings.name, self.clients.count())
     }
 
+    pub(super) fn take_back(&self) {
+        self.clients.take_back();
+    }
+
     pub(super) fn close(&self) {
         self.clients.close();
     }

@@ -7,7 +7,7 @@ use super::*;
 use crate::config::{Sources, Written};
 use crate::kafka::mock::{Broker, Code};
 use crate::message::Outgoing;
-use crate::wait::send::{Acks, Compression, Coordinates, Failed, Fate};
+use crate::wait::send::{Acknowledgements, Acks, Compression, Coordinates, Failed, Fate, Run};
 
 /// A file with these brokers, and further tables; listener `h` with further keys.
 fn config(brokers: &str, listener: &str, tables: &str) -> Arc<Config> {
@@ -306,4 +306,71 @@ fn a_request_that_cannot_succeed_is_refused_at_once() {
         long.message.contains("`timeout` is 31s, more than the 30s"),
         "{long:?}"
     );
+}
+
+/// Hears of the answers to numbered records.
+#[derive(Default)]
+struct Heard(Mutex<Vec<(u64, bool)>>);
+
+impl Acknowledgements for Heard {
+    fn answered(&self, acknowledged: Vec<Run>, failed: Vec<(u64, Fault)>) {
+        let numbers = acknowledged
+            .into_iter()
+            .flat_map(|run| run.first..run.first + run.count);
+        let mut all = self.0.lock().unwrap();
+        all.extend(numbers.map(|number| (number, true)));
+        all.extend(failed.into_iter().map(|(number, _)| (number, false)));
+    }
+}
+
+/// A record that is in no request yet is taken back at once, and the producer goes on.
+#[test]
+fn emitted_records_have_numbers_and_can_be_taken_back() {
+    let broker = Broker::start().unwrap();
+    broker.create_topic("out", 1).unwrap();
+    let producers = producers();
+    let set = producers.open_set(&config(broker.address(), "", ""));
+    let heard = Arc::new(Heard::default());
+    let to: Arc<dyn Acknowledgements> = heard.clone();
+    let emit = |first, values: &[&str]| set.emit_now(&[request("out", values)], first, &to);
+    let wait = |count: usize| {
+        let until = Instant::now() + Duration::from_secs(20);
+        while heard.0.lock().unwrap().len() < count {
+            assert!(Instant::now() < until, "{:?}", heard.0);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::mem::take(&mut *heard.0.lock().unwrap())
+    };
+    assert!(!emit(1, &["a"]), "the limit of the topic is not known");
+    let slowly = set.emit(vec![request("out", &["a"])], Box::new(|_| ()));
+    block_on(slowly).unwrap();
+    assert!(emit(5, &["b", "c"]));
+    assert_eq!(wait(2), [(5, true), (6, true)]);
+    // A record lingers for 5 ms, and this thread may be slower than that. librdkafka's own thread takes records back.
+    let mut numbers = 7..;
+    let mut answers = Vec::new();
+    for is_written in [false, true] {
+        while answers.last() != Some(&is_written) {
+            let number = numbers.next().unwrap();
+            assert!(emit(number, &["d"]));
+            if !is_written {
+                set.take_back();
+            }
+            let [(of, answer)] = wait(1)[..] else {
+                panic!("one answer");
+            };
+            assert_eq!(of, number);
+            answers.push(answer);
+        }
+    }
+    let (snapshot, failed) = (
+        set.groups[0].snapshot(),
+        answers.iter().filter(|one| !**one),
+    );
+    assert_eq!(snapshot.failed as usize, failed.count());
+    assert_eq!(
+        (snapshot.acknowledged + snapshot.failed) as usize,
+        3 + answers.len()
+    );
+    assert_eq!(snapshot.status.in_flight_bytes, 0);
 }

@@ -23,6 +23,8 @@ struct Script {
     waited: Mutex<Vec<Waited>>,
     /// Nothing goes ahead.
     is_unready: Mutex<bool>,
+    /// How often records were taken back.
+    taken_back: Mutex<usize>,
 }
 
 impl std::fmt::Debug for Script {
@@ -71,6 +73,10 @@ impl Senders for Scripted {
         let mut ahead = self.0.ahead.lock().unwrap();
         ahead.push((values(requests), Box::new(then)));
         true
+    }
+
+    fn take_back(&self) {
+        *self.0.taken_back.lock().unwrap() += 1;
     }
 
     fn emit(&self, requests: Vec<Request>, _: Troubled) -> Emission {
@@ -404,6 +410,25 @@ fn a_cancel_finishes_nothing_that_is_not_acknowledged() {
     assert_eq!(scene.finished(), [0]);
 }
 
+/// What its lanes have in the queue of a producer would be written behind the records of the next owner.
+#[test]
+fn at_the_deadline_what_is_not_acknowledged_is_taken_back() {
+    for (is_acknowledged, is_ahead) in [(true, true), (false, true), (false, false)] {
+        let mut scene = Scene::emitting("");
+        *scene.script.is_unready.lock().unwrap() = !is_ahead;
+        scene.send(&["a"]);
+        if is_acknowledged {
+            scene.acknowledge("a");
+        }
+        let partition = scene.fixture.partition.clone();
+        scene.fixture.letters.push(ToWorker::Cancel(partition));
+        scene.go_on();
+        assert!(scene.fixture.is_drained);
+        let taken_back = *scene.script.taken_back.lock().unwrap();
+        assert_eq!(taken_back, usize::from(!is_acknowledged));
+    }
+}
+
 /// Commits by hand follow what their lane has emitted before, awaited or not.
 #[test]
 fn a_commit_follows_the_records_of_its_lane() {
@@ -441,7 +466,14 @@ fn calls_wait_for_room() {
     );
     scene.send(&["a", "b", "c"]);
     assert_eq!(scene.ahead(), "a, b");
+    let blocked = scene.fixture.partition.blocked().unwrap();
+    assert_eq!((blocked.offset, blocked.listener.as_str()), (2, "orders"));
+    assert!(
+        blocked.error.contains("are not acknowledged"),
+        "{blocked:?}"
+    );
     scene.acknowledge("a");
+    assert_eq!(scene.fixture.partition.blocked(), None);
     assert_eq!(scene.ahead(), "b, c");
     scene.acknowledge("b");
     scene.acknowledge("c");
