@@ -20,12 +20,10 @@ impl One<'_, '_, '_> {
         let policies = &listener.policies;
         let named = || handler.is_some_and(|one| one.function.as_deref() == Some(FUNCTION));
         if !listener.each_batch.unwrap_or_else(named) {
-            if policies.batch.is_some() && !self.is_inherited(&["batch"]) && handler.is_some() {
-                self.error(
-                    &["batch"],
-                    "`batch` counts only with batches; set `eachBatch = true`, or remove it",
-                );
-            }
+            self.refuse_without_batches("batch", &["batch"], policies.batch.is_some());
+            let auto_resolve = policies.run_config.each_batch_auto_resolve;
+            let keys = ["runConfig", "eachBatchAutoResolve"];
+            self.refuse_without_batches("runConfig.eachBatchAutoResolve", &keys, !auto_resolve);
             return None;
         }
         let written = policies.batch.clone().unwrap_or_default();
@@ -48,5 +46,14 @@ impl One<'_, '_, '_> {
             wait: wait.duration(),
             auto_resolve: policies.run_config.each_batch_auto_resolve,
         })
+    }
+
+    /// What a listener says of batches and gets none; defaults of all listeners may say so.
+    fn refuse_without_batches(&mut self, name: &str, keys: &[&str], is_written: bool) {
+        if is_written && !self.is_inherited(keys) {
+            let message =
+                format!("`{name}` counts only with batches; set `eachBatch = true`, or remove it");
+            self.error(keys, message);
+        }
     }
 }
