@@ -286,14 +286,16 @@ unsafe fn leave(state: *mut lua_State, shared: &Shared) -> bool {
     let keep = || {
         // SAFETY: the ctx is the method's own, and nothing in here raises.
         unsafe {
-            let is_batch = shared.with_batch(|_| ()).is_some();
-            if !is_batch && !trace::may_carry(state, OWN) && shared.emit_plainly(state)? {
-                return Ok(());
+            // In a batch the second value is the message that `part_owner` left.
+            if shared.with_batch(|_| ()).is_none() {
+                if !trace::may_carry(state, OWN) && shared.emit_plainly(state)? {
+                    return Ok(());
+                }
+                ffi::lua_settop(state, 1);
             }
             let options = plain::read(state, 1, shared.memory);
             let options = options.map_err(|reason| invalid(format!(" takes plain data: {reason}")));
             let request = request::emit(options?.0).map_err(invalid)?;
-            // Reads the message that `part_owner` left.
             let owner = owner_at(state, shared).map_err(invalid)?;
             let trace = match owner {
                 Owner::Of(_) => trace::carried_of(state, 2),
