@@ -293,8 +293,12 @@ unsafe fn leave(state: *mut lua_State, shared: &Shared) -> bool {
             let options = plain::read(state, 1, shared.memory);
             let options = options.map_err(|reason| invalid(format!(" takes plain data: {reason}")));
             let request = request::emit(options?.0).map_err(invalid)?;
-            // Reads the message that `part_owner` left.
-            let owner = owner_at(state, shared).map_err(invalid)?;
+            // Reads the message that `part_owner` left. Outside of a batch other values may stand there.
+            let owner = if is_batch {
+                owner_at(state, shared).map_err(invalid)?
+            } else {
+                Owner::Next
+            };
             let trace = match owner {
                 Owner::Of(_) => trace::carried_of(state, 2),
                 _ => trace::carried(state, shared),
