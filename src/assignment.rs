@@ -14,11 +14,13 @@ use crate::lua::control::observers::PartitionEvent;
 use crate::lua::{CallId, Vm};
 use crate::outgoing::outbox::{Outbox, Refused};
 use crate::outgoing::required_topics::RequiredTopic;
+use crate::outgoing::transactions::Parts;
 use crate::rules::commit_metadata::Finished;
 use crate::rules::offsets::Ask;
 use crate::rules::route::Plan;
 use crate::rules::seek;
 use crate::rules::start_offset::{Policy, Start};
+use crate::rules::transaction;
 use crate::telemetry::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::telemetry::status::Blocked;
 use crate::threads::mailbox::Mailbox;
@@ -57,6 +59,8 @@ pub(crate) struct Partition {
     pub(crate) outbox: Arc<Outbox>,
     /// The seed of the hashes that map messages to lanes.
     pub(crate) seed: u64,
+    /// What its messages emit goes into the consumer's transactions.
+    pub(crate) is_exactly_once: bool,
     /// The mailbox for finished messages and requests.
     pub(crate) inbox: Arc<Mailbox<ToConsumer>>,
     /// `OVER` and `HELD`: one read tells a worker both.
@@ -74,6 +78,7 @@ pub(crate) struct Shared {
     pub(crate) client: Arc<kafka::Client>,
     /// `Partition::seed`.
     pub(crate) seed: u64,
+    pub(crate) is_exactly_once: bool,
 }
 
 /// A partition that was assigned, with the policy of its topic's listeners.
@@ -134,6 +139,8 @@ pub(crate) enum Answered {
         id: u64,
         described: Result<Described, kafka::Error>,
     },
+    /// The group's offsets of the partitions of a transaction whose end is not known.
+    ReadBack(Result<Vec<kafka::TopicPartition>, kafka::Error>),
 }
 
 /// The messages to a consumer's thread.
@@ -142,6 +149,19 @@ pub(crate) enum ToConsumer {
     Finished {
         finished: Vec<(Arc<Partition>, Range<u64>)>,
         asked: Vec<Requests>,
+    },
+    /// These messages have their outcome, and their records are to be committed together with it.
+    HandedOver(Vec<HandedOver>),
+    /// The lane has gone back to its refused message: what it handed over before does not count.
+    WentBack {
+        partition: Arc<Partition>,
+        lane: u64,
+    },
+    /// The answer of the transactional producer of this number, with its text for the log.
+    Transaction {
+        producer: u64,
+        answer: transaction::Answer,
+        text: Option<String>,
     },
     /// After `ToWorker::Release`: no call of this partition runs any more.
     Drained(Arc<Partition>),
@@ -169,6 +189,16 @@ pub(crate) enum ToConsumer {
     Status(mpsc::Sender<ConsumerSnapshot>),
     /// Drain, commit and leave the group until this moment.
     Close(Instant),
+}
+
+/// A message that waits for a transaction.
+pub(crate) struct HandedOver {
+    pub(crate) partition: Arc<Partition>,
+    pub(crate) lane: u64,
+    pub(crate) number: u64,
+    /// Of the message and its records.
+    pub(crate) bytes: usize,
+    pub(crate) parts: Parts,
 }
 
 /// The requests of a partition's handlers.
@@ -249,6 +279,19 @@ pub(crate) enum ToWorker {
         offset: i64,
         asked: Option<Requested>,
         result: Result<(), Fault>,
+    },
+    /// These messages of a partition are committed, by lane and number.
+    Settled {
+        epoch: u64,
+        messages: Vec<(u64, u64)>,
+    },
+    /// A topic never accepts a record that the message has emitted in this listener.
+    RefusedRecord {
+        partition: Arc<Partition>,
+        lane: u64,
+        number: u64,
+        listener: String,
+        reason: String,
     },
     /// New calls go to this bundle from now on.
     Swap {
@@ -347,6 +390,7 @@ impl Partition {
             group: of.group,
             outbox: of.outbox,
             seed: of.seed,
+            is_exactly_once: of.is_exactly_once,
             inbox: of.inbox,
             state: AtomicU8::new(0),
             blocked: Mutex::default(),
@@ -426,6 +470,7 @@ impl Partition {
             inbox: Arc::new(Mailbox::default()),
             client: Arc::new(client),
             seed: 1,
+            is_exactly_once: false,
         };
         Self::new(epoch, &topic.into(), 0, of)
     }

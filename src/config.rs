@@ -8,6 +8,7 @@ mod admin;
 mod agree;
 mod consumers;
 mod error;
+mod exactly_once;
 mod file;
 mod interpolate;
 mod kafkajs;
@@ -84,6 +85,13 @@ pub(crate) struct Config {
 }
 
 impl Config {
+    /// The consumer of a listener, if that has `exactlyOnce`.
+    pub(crate) fn exactly_once(&self, listener: usize) -> Option<&Consumer> {
+        let name = &self.listeners.get(listener)?.consumer;
+        let mut consumers = self.consumers.iter();
+        consumers.find(|one| one.name == *name && one.transaction.is_some())
+    }
+
     /// Whether the file says anything of a producer: by a table, or by `produces` of a listener.
     pub(crate) fn mentions(&self, producer: &Producer) -> bool {
         let mut listeners = self.listeners.iter();
@@ -107,6 +115,17 @@ pub(crate) struct Consumer {
     pub(crate) metadata_max_age: Duration,
     /// `requestTimeout`: the deadline of a query or a commit.
     pub(crate) request_timeout: Duration,
+    /// With `exactlyOnce`.
+    pub(crate) transaction: Option<Transaction>,
+}
+
+/// What a consumer commits together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Transaction {
+    pub(crate) interval: Duration,
+    pub(crate) messages: usize,
+    /// How long the brokers keep an open transaction.
+    pub(crate) timeout: Duration,
 }
 
 /// A producer of handlers.

@@ -33,6 +33,7 @@ mod starts;
 mod subscription;
 mod superseded;
 mod topic_watch;
+mod transactions;
 mod trouble;
 
 use std::collections::HashMap;
@@ -47,7 +48,7 @@ use crate::bundle::Bundle;
 use crate::config;
 use crate::consumer::lookups::Lookups;
 use crate::failpoint::failpoint;
-use crate::kafka::{Broker, Class, Client, Error, Event, Security, Unfit};
+use crate::kafka::{Broker, Class, Client, Error, Event, Rebalance, Security, Unfit};
 use crate::lua::control::Control;
 use crate::outgoing::outbox::Outbox;
 use crate::telemetry::metrics::ConsumerCounts;
@@ -66,6 +67,7 @@ use phase::Phase;
 use report::State;
 use subscription::Topics;
 use topic_watch::TopicWatch;
+use transactions::Transactions;
 use trouble::{Subject, Trouble};
 
 /// The longest time between two turns: polls count towards the poll limit, and the daemon watches for progress.
@@ -97,6 +99,8 @@ pub(crate) struct Consumer {
     held: HashMap<PartitionKey, Held>,
     intake: Intake,
     commits: Commits,
+    /// With `exactlyOnce`.
+    transactions: Option<Transactions>,
     connections: Connections,
     security: Security,
     trouble: Trouble,
@@ -148,6 +152,7 @@ impl Consumer {
             settings.metadata_max_age.max(SPREAD_MIN) * 2,
         )));
         let (client, lookups) = connect(&settings, &inbox, &known, &supervisor)?;
+        let transactions = Transactions::open(&settings, &bundle.config)?;
         let ahead = Ahead::of(|name| settings.properties.get(name).map(|one| one.text.as_str()));
         Ok(Self {
             name,
@@ -174,6 +179,7 @@ impl Consumer {
             held: HashMap::new(),
             intake: Intake::new(epochs, ahead),
             commits: Commits::default(),
+            transactions,
             connections: Connections::new(Instant::now()),
             security,
             trouble: Trouble::default(),
@@ -257,6 +263,7 @@ impl Consumer {
         for at in [
             self.phase.deadline(),
             self.commit_deadline(now),
+            self.transactions.as_ref().and_then(Transactions::deadline),
             self.fairness_deadline(now),
             self.not_due_deadline(),
         ]
@@ -271,6 +278,9 @@ impl Consumer {
     fn event(&mut self, event: Event, now: Instant) {
         match event {
             Event::Rebalance(rebalance) => {
+                if matches!(rebalance, Rebalance::Assign(_)) {
+                    self.note_generation();
+                }
                 self.stay_at_positions();
                 self.phase.queue(rebalance);
             }
@@ -323,6 +333,9 @@ impl Consumer {
                     if let Some(held) = held.filter(|held| held.is_in(&partition)) {
                         held.epoch.finished_since_commit += numbers.end - numbers.start;
                         let before = held.epoch.tracker.unfinished();
+                        if let Some(transactions) = &mut self.transactions {
+                            transactions.finished(held, numbers.clone());
+                        }
                         held.epoch.tracker.finish(numbers);
                         if are_many {
                             held.epoch.tracker.give_room_back();
@@ -337,6 +350,18 @@ impl Consumer {
                     self.requested(&asked);
                 }
             }
+            ToConsumer::HandedOver(all) => self.handed_over(all, now),
+            ToConsumer::WentBack { partition, lane } => {
+                if let Some(transactions) = &mut self.transactions {
+                    transactions.went_back(partition.epoch, lane);
+                }
+            }
+            ToConsumer::Transaction {
+                producer,
+                answer,
+                text,
+            } => self.answered(producer, answer, text, now),
+            ToConsumer::Answered(Answered::ReadBack(found)) => self.read_back(found, now),
             ToConsumer::Drained(partition) => {
                 if let Some(held) = self.of(&partition) {
                     held.stage = Stage::Drained;
@@ -419,10 +444,15 @@ fn connect(
 ) -> anyhow::Result<(Arc<Client>, Lookups)> {
     let properties = settings.properties.iter();
     let properties = properties.map(|(name, value)| (name.as_str(), value.text.as_str()));
+    let asker = match settings.transaction {
+        Some(_) => Some(Client::new(properties.clone(), Arc::new(|| ()))?),
+        None => None,
+    };
     let client = Arc::new(Client::new(properties, bell(inbox))?);
     let lookups = Lookups::start(
         &settings.name,
         client.clone(),
+        asker,
         known.clone(),
         inbox.clone(),
         settings.request_timeout.min(QUERY),

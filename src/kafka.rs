@@ -21,6 +21,7 @@ pub(crate) mod producer;
 pub(crate) mod property;
 mod queries;
 mod refusal;
+pub(crate) mod transactional;
 
 pub(crate) use callbacks::{Event, Rebalance};
 pub(crate) use client::{Client, Closing, Committed, Taken};

@@ -9,3 +9,4 @@ pub(crate) mod outbox;
 pub(crate) mod producers;
 pub(crate) mod required_topics;
 pub(crate) mod retry_topic;
+pub(crate) mod transactions;

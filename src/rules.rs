@@ -15,5 +15,6 @@ pub(crate) mod start_offset;
 pub(crate) mod timers;
 pub(crate) mod topic_ids;
 pub(crate) mod topic_pauses;
+pub(crate) mod transaction;
 pub(crate) mod turns;
 pub(crate) mod unacknowledged;

@@ -21,6 +21,7 @@ mod going_back;
 mod head;
 mod ids;
 mod kept;
+mod looking;
 mod meter;
 mod observers;
 mod operator_commands;
@@ -35,6 +36,7 @@ mod taken;
 mod tests;
 mod ticks;
 mod timers;
+mod transactions;
 mod unreported;
 mod vms;
 mod waits;
@@ -351,6 +353,14 @@ impl Worker {
                 asked,
                 result,
             } => self.written_before_commit((vm, call, wait), (offset, asked), result),
+            ToWorker::Settled { epoch, messages } => self.settled(epoch, &messages),
+            ToWorker::RefusedRecord {
+                partition,
+                lane,
+                number,
+                listener,
+                reason,
+            } => self.refused_record(&partition, (lane, number), listener, reason),
             ToWorker::Swap { bundle, vm, done } => self.engine.queue(bundle, vm, done),
             // The receiver is gone if the send fails.
             ToWorker::Status(reply) => drop(reply.send(self.snapshot())),

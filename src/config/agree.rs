@@ -10,13 +10,25 @@ use super::{Listener, Scene, Topic};
 use crate::topic_name::Made;
 
 /// Reports every pair of listeners that share a topic and cannot.
-pub(super) fn check(listeners: &[(usize, Listener)], made: &Made, scene: &mut Scene<'_, '_>) {
+pub(super) fn check(
+    listeners: &[(usize, Listener)],
+    made: &Made,
+    exactly_once: &BTreeSet<&str>,
+    scene: &mut Scene<'_, '_>,
+) {
     let mut consumers: BTreeMap<&str, Earlier<'_>> = BTreeMap::new();
     for (index, later) in listeners {
         let earlier = consumers.entry(&later.consumer).or_default();
         for one in earlier.that_may_share(later) {
             if let Some(topic) = common_topic(one, later, made) {
                 pair(*index, one, later, &topic, scene);
+                if exactly_once.contains(later.consumer.as_str()) {
+                    scene.report.warning(format!(
+                        "listeners `{}` and `{}` of topic `{topic}` are in one transaction, as their consumer `{}` has \
+                         `exactlyOnce`: what one emits waits for the other",
+                        one.name, later.name, later.consumer
+                    ));
+                }
             }
         }
         earlier.add(later);

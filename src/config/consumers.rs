@@ -10,6 +10,7 @@ use super::names::is_word;
 use super::passthrough::Table;
 use super::properties;
 use super::tree::{self, CLASSIC_KEYS, Step};
+use super::unit::Millis;
 use super::{DEFAULT_CONSUMER, Scene};
 use crate::kafka::property::Role;
 
@@ -121,6 +122,53 @@ fn one(
         session_timeout: consumer.session_timeout.duration(),
         metadata_max_age: consumer.metadata_max_age.duration(),
         request_timeout: consumer.client.request_timeout.duration(),
+        transaction: transaction(consumer, path, scene),
+    })
+}
+
+/// The longest time that the brokers of most clusters keep an open transaction (`transaction.max.timeout.ms`).
+const TIMEOUT_MAX: Millis = Millis(900_000);
+/// A shorter time would end with one slow call.
+const TIMEOUT_MIN: Millis = Millis(5_000);
+
+fn transaction(
+    consumer: &Consumer,
+    path: &[&str],
+    scene: &mut Scene<'_, '_>,
+) -> Option<super::Transaction> {
+    let own = &consumer.transaction;
+    let mut refuse = |keys: &[&str], message: String| {
+        let at = scene.at_keys(path, keys);
+        scene.report.error(at, message);
+    };
+    let (interval, messages, timeout) = (own.interval, own.messages, own.timeout);
+    if timeout < TIMEOUT_MIN || timeout > TIMEOUT_MAX {
+        let message = format!("`transaction.timeout` is {timeout}, not from 5 s to 15 min");
+        refuse(&["transaction", "timeout"], message);
+    }
+    if interval.0 == 0 || interval.0 > timeout.0 / 3 {
+        let message = format!(
+            "`transaction.interval` is {interval}, not from 1 ms to a third of `transaction.timeout` ({timeout})"
+        );
+        refuse(&["transaction", "interval"], message);
+    }
+    if messages == 0 {
+        let message = "`transaction.messages` is 0, so no message could be committed".to_owned();
+        refuse(&["transaction", "messages"], message);
+    }
+    if !consumer.exactly_once {
+        return None;
+    }
+    if consumer.read_uncommitted {
+        let message = "`readUncommitted` is true with `exactlyOnce`: records of aborted transactions would be handled; \
+                       remove it"
+            .to_owned();
+        refuse(&["readUncommitted"], message);
+    }
+    Some(super::Transaction {
+        interval: interval.duration(),
+        messages: messages as usize,
+        timeout: timeout.duration(),
     })
 }
 

@@ -14,8 +14,8 @@ use super::file::File;
 use super::scene::Scene;
 use super::tree::{self, Tree};
 use super::{
-    Config, Errors, admin, agree, consumers, interpolate, listeners, made, process, producers,
-    shape,
+    Config, Errors, admin, agree, consumers, exactly_once, interpolate, listeners, made, process,
+    producers, shape,
 };
 use crate::config::Sources;
 
@@ -154,7 +154,8 @@ fn resolve(
     let admin = admin::admin(file, scene);
     let listeners = listeners::resolve(file, sources, scene);
     let made = made::of(listeners.iter().map(|(_, listener)| listener), &consumers);
-    agree::check(&listeners, &made, scene);
+    agree::check(&listeners, &made, &exactly_once::names(&consumers), scene);
+    exactly_once::check(&consumers, &producers, &listeners, scene);
     made::check_rounds(&listeners, &consumers, &made, scene);
     let lua = process::lua(file, scene);
     let log = process::log(file, scene, environment);

@@ -65,6 +65,7 @@ fn every_key_of_the_schema_stands_in_the_reference() {
         ("Kafka", ".kafka"),
         ("Admin", ".kafka.admin"),
         ("Consumer", ".consumerConfig"),
+        ("Transaction", ".consumerConfig.transaction"),
         ("Producer", ".producerConfig"),
         ("Policies", ".listenerDefaults"),
         ("Batch", ".listenerDefaults.batch"),

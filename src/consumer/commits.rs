@@ -215,6 +215,9 @@ impl Held {
 impl Consumer {
     /// Sends one commit for all partitions that are due, unless one is in flight.
     pub(super) fn commit(&mut self, now: Instant) {
+        if self.transactions.is_some() {
+            return self.transact(now);
+        }
         self.answer_overdue(now);
         self.answer_waiters(now);
         if !self.commits.is_idle()
@@ -277,6 +280,9 @@ impl Consumer {
     }
 
     pub(super) fn commit_deadline(&self, now: Instant) -> Option<Instant> {
+        if self.transactions.is_some() {
+            return None;
+        }
         if !self.commits.is_idle() || self.phase.is_lost() {
             return self.commits.in_flight_deadline();
         }

@@ -21,6 +21,10 @@ pub(super) struct EpochState {
     pub(super) tracker: Tracker,
     /// The group's offset, as far as it is known here.
     pub(super) committed: Option<i64>,
+    /// The metadata that is committed with it, if a transaction of this epoch has written it.
+    pub(super) committed_text: Option<String>,
+    /// The listeners have changed: the metadata is to be written for those of now.
+    pub(super) rewrites_metadata: bool,
     /// `Tracker::changes` at the last commit with metadata; `None` where the brokers take none.
     pub(super) committed_changes: Option<u64>,
     pub(super) finished_since_commit: u64,
@@ -60,16 +64,27 @@ pub(super) struct Begin {
     pub(super) takes_metadata: bool,
 }
 
+fn tracker(partition: &Partition, position: Position, plan: &Plan) -> Tracker {
+    let by_lane = plan.ordering != Ordering::Partition;
+    let mut tracker = Tracker::new(
+        position,
+        plan.manual.clone(),
+        plan.automatic.clone(),
+        by_lane,
+    );
+    if partition.is_exactly_once {
+        tracker.keep_uncommitted();
+    }
+    tracker
+}
+
 impl EpochState {
     pub(super) fn new(partition: Arc<Partition>, plan: &Plan, begin: &Begin, now: Instant) -> Self {
         Self {
+            tracker: tracker(&partition, begin.position, plan),
             partition,
-            tracker: Tracker::new(
-                begin.position,
-                plan.manual.clone(),
-                plan.automatic.clone(),
-                plan.ordering != Ordering::Partition,
-            ),
+            committed_text: None,
+            rewrites_metadata: false,
             committed: begin.committed,
             committed_changes: begin.takes_metadata.then_some(0),
             finished_since_commit: 0,

@@ -21,6 +21,7 @@ use super::Consumer;
 use super::budget::{Ahead, BATCH_MAX, InFlight, Room, Share};
 use super::fairness::Wanted;
 use super::held::{Held, Stage, Trust};
+use super::transactions::Transactions;
 use super::trouble::{Subject, line_limit};
 
 pub(super) struct Intake {
@@ -281,6 +282,7 @@ impl Consumer {
             offset,
             leader_epoch,
         };
+        self.lose(&[old.epoch], Instant::now());
         let takes_metadata = self.commits.takes_metadata();
         held.begin_epoch(partition, position, takes_metadata, Instant::now());
     }
@@ -293,6 +295,7 @@ impl Consumer {
             inbox: self.inbox.clone(),
             client: self.client.clone(),
             seed: fastrand::u64(..),
+            is_exactly_once: self.transactions.is_some(),
         };
         let epoch = self.intake.epochs.fetch_add(1, Ordering::Relaxed);
         let partition = Arc::new(Partition::new(epoch, topic, number, shared));
@@ -340,7 +343,9 @@ impl Consumer {
     fn room(&self) -> Room {
         let in_flight = self.in_flight();
         let share = Share::new(&in_flight);
-        let (mut bytes, mut used_up) = (0, Vec::new());
+        // What waits for a commit takes memory, too.
+        let mut bytes = self.transactions.as_ref().map_or(0, Transactions::bytes);
+        let mut used_up = Vec::new();
         for held in self.held.values().filter(|held| held.takes_part()) {
             let own = held.epoch.tracker.bytes();
             // The bytes of a paused partition beyond its share came in one batch. They are not taken from the other

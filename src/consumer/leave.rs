@@ -82,6 +82,8 @@ impl Consumer {
                 // Waiters whose request came before the bundle wait for an answer now.
                 let mut waiters = self.commits.waiters.iter();
                 held.epoch.unsent.awaited |= waiters.any(|one| one.is_of(&held.epoch.partition));
+                // After a restart the metadata counts only for the same listeners.
+                held.epoch.rewrites_metadata |= plan.listeners_hash != held.plan.listeners_hash;
                 if plan.delay != held.plan.delay {
                     held.pauses.look_again_at(now);
                 }
@@ -152,6 +154,7 @@ impl Consumer {
             held.comes_back
                 && !is_sought(held)
                 && held.stage == Stage::Drained
+                && !self.is_in_transaction(held)
                 && !(will_commit && held.has_uncommitted_requests())
         };
         let keys: Vec<_> = self.held.values().filter(back).map(Held::key).collect();
@@ -182,7 +185,8 @@ impl Consumer {
                 new.epoch.committed = old.epoch.committed;
                 new.topic = old.topic;
                 if new.plan.manual.is_empty() {
-                    new.epoch.tracker.seed(old.epoch.tracker.beyond());
+                    let beyond = old.epoch.tracker.goes_on_beyond();
+                    new.epoch.tracker.seed(beyond);
                 }
             }
         }
@@ -232,7 +236,7 @@ impl Consumer {
         self.begin_leaving(now + self.drain_time(), true, now);
     }
 
-    fn begin_leaving(&mut self, deadline: Instant, again: bool, now: Instant) {
+    pub(super) fn begin_leaving(&mut self, deadline: Instant, again: bool, now: Instant) {
         let is_told = self.phase.leaving.as_ref().is_some_and(|one| one.is_told);
         self.phase.leaving = Some(Leaving {
             drain: Drain::new(deadline)
@@ -278,6 +282,7 @@ impl Consumer {
     pub(super) fn join_again(&mut self, now: Instant) -> anyhow::Result<()> {
         self.say_given_up(|_| true, now);
         self.held.values().for_each(Held::cancel);
+        self.lose_where(|_| true, now);
         self.held.clear();
         let seeks = self.control.disconnect();
         self.say_unsought_at_end(&seeks);
@@ -310,6 +315,9 @@ impl Consumer {
         let seeks = self.control.disconnect();
         self.say_unsought_at_end(&seeks);
         self.inbox.close();
+        if let Some(transactions) = self.transactions {
+            transactions.close(Instant::now() + LAST_LETTERS);
+        }
         self.outbox.close(Instant::now() + LAST_LETTERS);
         log!(info, consumer, consumer = &*self.name, "left the group");
     }

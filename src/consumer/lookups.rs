@@ -58,6 +58,8 @@ pub(crate) enum Lookup {
     },
     /// The group has an offset of a topic that was created again.
     Committed(PartitionKey),
+    /// What a transaction whose end is not known has committed of these partitions.
+    ReadBack(Vec<TopicPartition>),
     Stop,
 }
 
@@ -73,6 +75,7 @@ impl Lookups {
     pub(super) fn start(
         consumer: &str,
         client: Arc<Client>,
+        asker: Option<Client>,
         known: Arc<Mutex<KnownTopics>>,
         inbox: Arc<Mailbox<ToConsumer>>,
         timeout: Duration,
@@ -85,6 +88,7 @@ impl Lookups {
             move |beat| {
                 let mut brokers = Brokers {
                     client,
+                    asker,
                     timeout,
                     beat,
                     known,
@@ -120,6 +124,9 @@ impl Drop for Lookups {
 /// The brokers, reached by blocking calls.
 struct Brokers {
     client: Arc<Client>,
+    /// A client of the same group that never joins it, for the group's offsets. The consumer's own gets no answer any
+    /// more while it leaves the group.
+    asker: Option<Client>,
     timeout: Duration,
     /// Each call is a turn, because a lookup may have many calls.
     beat: Beat,
@@ -133,7 +140,8 @@ struct Brokers {
 impl Brokers {
     fn committed(&self, asked: &[TopicPartition]) -> Result<Vec<TopicPartition>, Error> {
         self.beat.turn();
-        self.client.committed(asked, self.timeout)
+        let client = self.asker.as_ref().unwrap_or(&self.client);
+        client.committed(asked, self.timeout)
     }
 
     fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), Error> {
@@ -239,6 +247,7 @@ fn serve(brokers: &mut Brokers, mailbox: &Mailbox<Lookup>, inbox: &Mailbox<ToCon
                     starts: starts(brokers, partitions),
                 },
                 Lookup::Topics => Answered::Topics(brokers.topics()),
+                Lookup::ReadBack(asked) => Answered::ReadBack(brokers.committed(&asked)),
                 Lookup::Seek { id, key, target } => Answered::Sought {
                     id,
                     found: find(brokers, &key, target),
@@ -372,15 +381,25 @@ fn start(
         is_recreated,
     });
     let position = position.filter(|_| one.policy.automatic && start.why == Why::Committed);
-    let finished = position.and_then(|position| {
+    let finished = position.map(|position| {
         let place = commit_metadata::Agreement {
             offset: position.offset,
             leader_epoch: position.leader_epoch,
             listeners: one.listeners,
         };
-        commit_metadata::decode(&position.metadata, place, watermarks.1)
+        let finished = commit_metadata::decode(&position.metadata, place, watermarks.1);
+        let is_ignored = finished.is_none() && commit_metadata::lists(&position.metadata);
+        if is_ignored && brokers.asker.is_some() {
+            // With exactly once they must not run again.
+            return Err(Error::inconsistent(
+                "messages beyond the committed offset are finished for listeners of other names, or the log was truncated; \
+                 give the listeners of the topic their former names, or let the messages run again: stop the group, and \
+                 write its offset anew by `kafka-consumer-groups.sh --reset-offsets --to-current --execute`",
+            ));
+        }
+        Ok(finished)
     });
-    Ok((start, finished))
+    Ok((start, finished.transpose()?.flatten()))
 }
 
 /// A committed position of the group.

@@ -212,6 +212,7 @@ impl Consumer {
             held.release();
         }
         if revoking.is_lost {
+            self.lose_where(|held| revoking.goes.takes(held), now);
             self.observe_lost(|held| revoking.goes.takes(held), now);
         } else {
             self.observe_revoked(|held| revoking.goes.takes(held), now, ends_at);
@@ -243,6 +244,7 @@ impl Consumer {
         for one in &gone {
             self.say_unsought(&one.topic, one.partition);
         }
+        self.lose_where(|held| revoking.goes.takes(held), Instant::now());
         self.held.retain(|_, held| !revoking.goes.takes(held));
         self.weigh();
         // After the loss of everything, the consumer joins the group anew; after a partial revocation it stays a
@@ -279,7 +281,9 @@ impl Consumer {
             going().all(|held| held.stage == Stage::Drained) && self.observations.are_over(now);
         let state = State {
             is_drained,
-            is_committed: is_drained && self.commits.is_idle() && !going().any(Held::needs_commit),
+            is_committed: is_drained
+                && self.commits.is_idle()
+                && !going().any(|held| self.owes(held)),
         };
         loop {
             match drain.step(state, now) {

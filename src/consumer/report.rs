@@ -13,6 +13,7 @@ use super::Consumer;
 use super::held::{Held, Stage};
 use super::lost_offsets::Lost;
 use super::phase::CONNECTING;
+use super::transactions::Transactions;
 use super::trouble;
 
 /// The present phase of the consumer, its begin, and the last lookup of the partitions' ends.
@@ -190,6 +191,7 @@ impl Consumer {
                 .map(ToString::to_string)
                 .collect(),
             topic_errors: self.topics.troubled(),
+            transactions: self.transactions.as_ref().map(Transactions::status),
             partitions,
         }
     }

@@ -37,6 +37,13 @@ impl Consumer {
         let mut any_released = false;
         for sought in self.control.seeks() {
             let key = PartitionKey::new(&sought.key.0.as_str().into(), sought.key.1);
+            if self
+                .held
+                .get(&key)
+                .is_some_and(|held| held.stage == Stage::Drained && self.is_in_transaction(held))
+            {
+                continue;
+            }
             let Some(held) = self.held.get_mut(&key) else {
                 continue;
             };

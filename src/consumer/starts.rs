@@ -63,7 +63,15 @@ impl Consumer {
     fn wait_for(&mut self, open: Vec<(Assigned, Error)>, now: Instant) {
         for (one, error) in open {
             let place = Subject::Partition(one.key());
-            self.trouble.note(&self.name, &error, place, now);
+            if error.is_inconsistent() {
+                if self.trouble.of_partition(one.key()).is_none() {
+                    let (topic, partition) = (&*one.topic, one.partition);
+                    log!(error, consumer, consumer = &*self.name, topic, partition, %error, "the partition is held");
+                }
+                self.trouble.keep(&error, place, now);
+            } else {
+                self.trouble.note(&self.name, &error, place, now);
+            }
             self.phase.late.push(one);
         }
         self.phase.ask_late_at = (!self.phase.late.is_empty()).then_some(now + ASK_AGAIN);

@@ -64,6 +64,14 @@ impl Error {
         }
     }
 
+    /// What the group has stored does not agree with the configuration, until an operator changes one of them.
+    pub(crate) fn inconsistent(text: impl Into<String>) -> Self {
+        Self {
+            code: Code::Inconsistent,
+            text: text.into(),
+        }
+    }
+
     /// A connection that ends too early, which librdkafka does not report as an error.
     pub(crate) fn closed(text: impl Into<String>) -> Self {
         Self {
@@ -110,7 +118,8 @@ impl Error {
             | Code::SaslAuthenticationFailed
             | Code::UnknownTopicOrPartition
             | Code::UnknownTopic
-            | Code::InvalidTopic => Class::Lasting,
+            | Code::InvalidTopic
+            | Code::Inconsistent => Class::Lasting,
             // So is a new epoch under KIP-848 (`StaleMemberEpoch`): the next heartbeat brings it, while this member
             // owns the partition.
             _ => Class::Transient,
@@ -126,6 +135,18 @@ impl Error {
                 | Code::UnknownTopic
                 | Code::UnknownTopicId
                 | Code::InvalidTopic
+        )
+    }
+
+    pub(crate) fn is_inconsistent(&self) -> bool {
+        self.code == Code::Inconsistent
+    }
+
+    /// Whether a topic is missing.
+    pub(crate) fn is_missing_topic(&self) -> bool {
+        matches!(
+            self.code,
+            Code::UnknownTopicOrPartition | Code::UnknownTopic
         )
     }
 

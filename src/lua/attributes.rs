@@ -89,7 +89,7 @@ impl App {
         self.admins.as_ref().map(|source| source.open(config))
     }
 
-    pub(super) fn senders(&self, config: &Arc<Config>) -> Option<Arc<dyn Senders>> {
+    pub(crate) fn senders(&self, config: &Arc<Config>) -> Option<Arc<dyn Senders>> {
         self.producers.as_ref().map(|source| source.open(config))
     }
 

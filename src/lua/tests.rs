@@ -260,6 +260,7 @@ fn config(setup: &Setup, listeners: Vec<Listener>) -> Config {
             session_timeout: Duration::from_secs(45),
             metadata_max_age: Duration::from_secs(300),
             request_timeout: Duration::from_secs(30),
+            transaction: None,
         }],
         producers: setup.producers.clone(),
         admin: crate::config::Admin { allow: Vec::new() },

@@ -8,6 +8,7 @@ mod emission;
 mod group;
 mod hearing;
 mod limits;
+mod looking;
 mod routes;
 mod sending;
 mod stats;
@@ -57,6 +58,8 @@ struct Set {
     receivers: Arc<Receivers>,
     /// A VM has its set for itself, so nobody waits for this lock.
     ways: Mutex<Ways>,
+    /// By listener: the brokers of its consumer, where that has `exactlyOnce`.
+    exactly_once: Vec<Option<String>>,
 }
 
 impl Producers {
@@ -126,6 +129,7 @@ impl Producers {
                 .collect(),
             receivers: self.receivers.clone(),
             ways: Mutex::default(),
+            exactly_once: looking::brokers_of_exactly_once(config),
         })
     }
 
@@ -208,6 +212,7 @@ impl Senders for Set {
     fn send(&self, request: Request) -> Result<Sending, Fault> {
         let group = self.group(&request)?;
         self.may_send(&request)?;
+        looking::may_send(&self.exactly_once, group, &request)?;
         let (function, settings) = (request.function, &group.settings);
         let most = settings.timeout;
         let timeout = request.timeout.unwrap_or(most);
@@ -246,6 +251,7 @@ impl Senders for Set {
     fn may_emit(&self, request: &Request) -> Result<(), Fault> {
         let group = self.group(request)?;
         self.may_send(request)?;
+        looking::may_emit(&self.exactly_once, request)?;
         let bytes: usize = request.records.iter().map(Outgoing::size).sum();
         let most = group.settings.buffer_memory;
         if bytes > most {
@@ -270,6 +276,20 @@ impl Senders for Set {
         for group in &self.groups {
             group.take_back();
         }
+    }
+
+    fn fit(&self, requests: &[Request]) -> bool {
+        let fits = |request| {
+            self.group(request)
+                .is_ok_and(|group| looking::fit(group, request))
+        };
+        requests.iter().all(fits)
+    }
+
+    fn look_at_topics(&self, requests: &[Request], troubled: Troubled) -> Emission {
+        let of_group = |request| Ok((self.group(request)?.clone(), looking::Records::of(request)));
+        let groups: Result<Vec<_>, Fault> = requests.iter().map(of_group).collect();
+        Box::pin(async move { looking::look(groups?, troubled).await })
     }
 
     fn emit(&self, requests: Vec<Request>, troubled: Troubled) -> Emission {

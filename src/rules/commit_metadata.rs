@@ -53,13 +53,32 @@ pub(crate) fn listeners_hash<'a>(names: impl Iterator<Item = &'a str>) -> u32 {
 
 /// Empty if nothing is finished beyond the position. Ranges that do not fit are left out, the farthest first.
 pub(crate) fn encode(place: Agreement, finished: &Finished) -> String {
+    write(place, finished, BYTES_MAX).0
+}
+
+/// The whole of what is finished beyond the position, in a string of at most so many bytes. `None`: it does not fit.
+pub(crate) fn encode_all(place: Agreement, finished: &Finished, most: usize) -> Option<String> {
+    let most = most.min(TEXT_BYTES_MAX).saturating_sub(PREFIX.len()) * 3 / 4;
+    let (text, is_whole) = write(place, finished, most.saturating_sub(CRC_BYTES));
+    is_whole.then_some(text)
+}
+
+/// The bytes that the ranges have in a string of so many.
+pub(crate) fn room(most: usize) -> usize {
+    const HEADER: usize = 10 + 5 + 5 + 4;
+    let most = most.min(TEXT_BYTES_MAX).saturating_sub(PREFIX.len()) * 3 / 4;
+    most.saturating_sub(CRC_BYTES + HEADER)
+}
+
+/// Whether all ranges fit into so many bytes, and the string of those that do.
+fn write(place: Agreement, finished: &Finished, most: usize) -> (String, bool) {
     let mut bytes = Vec::new();
     put(&mut bytes, place.offset as u64);
     put(&mut bytes, u64::from(place.leader_epoch as u32));
     put(&mut bytes, u64::from(finished.leader_epoch as u32));
     bytes.extend(place.listeners.to_le_bytes());
     let mut at = place.offset;
-    let mut is_empty = true;
+    let (mut is_empty, mut is_whole) = (true, true);
     for range in &finished.ranges {
         if range.start < at || range.is_empty() {
             continue;
@@ -67,18 +86,25 @@ pub(crate) fn encode(place: Agreement, finished: &Finished) -> String {
         let before = bytes.len();
         put(&mut bytes, range.start.abs_diff(at));
         put(&mut bytes, range.end.abs_diff(range.start));
-        if bytes.len() > BYTES_MAX {
+        if bytes.len() > most {
             bytes.truncate(before);
+            is_whole = false;
             break;
         }
         at = range.end;
         is_empty = false;
     }
     if is_empty {
-        return String::new();
+        return (String::new(), is_whole);
     }
     bytes.extend(checksum(&bytes).to_le_bytes());
-    format!("{PREFIX}{}", STANDARD_NO_PAD.encode(bytes))
+    let text = format!("{PREFIX}{}", STANDARD_NO_PAD.encode(bytes));
+    (text, is_whole)
+}
+
+/// Whether the metadata lists finished messages, for whatever place.
+pub(crate) fn lists(text: &str) -> bool {
+    text.starts_with("moontide finished ")
 }
 
 /// The finished messages according to a commit's metadata, in a log that ends before `log_end`.
@@ -261,6 +287,21 @@ mod tests {
         let found = decode(&text, PLACE, i64::MAX).unwrap();
         assert_eq!(found.ranges, all.ranges[..found.ranges.len()]);
         assert!(found.ranges.len() > 1_400);
+    }
+
+    #[test]
+    fn all_ranges_are_written_or_none() {
+        let all = ranges(PLACE, &vec![(1, 1); 1_000]);
+        let text = encode_all(PLACE, &all, TEXT_BYTES_MAX).unwrap();
+        assert_eq!(decode(&text, PLACE, i64::MAX), Some(all.clone()));
+        assert_eq!(encode_all(PLACE, &all, text.len()), Some(text.clone()));
+        assert_eq!(encode_all(PLACE, &all, text.len() - 4), None);
+        let more = ranges(PLACE, &vec![(1, 1); 5_000]);
+        assert_eq!(encode_all(PLACE, &more, usize::MAX), None);
+        assert_eq!(
+            encode_all(PLACE, &Finished::default(), 0),
+            Some(String::new())
+        );
     }
 
     fn place() -> impl Strategy<Value = Agreement> {

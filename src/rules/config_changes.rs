@@ -104,6 +104,7 @@ rows! {
         session_timeout: Rejoin "sessionTimeout",
         metadata_max_age: Rejoin "metadataMaxAge",
         request_timeout: Rejoin "requestTimeout",
+        transaction: Rejoin "exactlyOnce" | "transaction.*",
     }
 }
 

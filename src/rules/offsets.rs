@@ -9,6 +9,7 @@
 mod commit_requests;
 mod kept;
 mod seeds;
+mod uncommitted;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -20,6 +21,7 @@ pub(crate) use commit_requests::Ask;
 use commit_requests::Manual;
 use kept::Kept;
 use seeds::Seeds;
+use uncommitted::Uncommitted;
 
 /// With nothing in flight, capacity for this many entries stays.
 const ENTRIES_KEPT: usize = 128;
@@ -70,6 +72,8 @@ pub(crate) struct Tracker {
     auto_request: Option<i64>,
     /// Requests by handlers of the coming bundle, kept until that bundle is in force here.
     kept: Kept,
+    /// In a consumer with transactions: the messages that no transaction has committed.
+    uncommitted: Option<Box<Uncommitted>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -132,6 +136,7 @@ impl Tracker {
             automatic: Vec::new(),
             auto_request: None,
             kept: Kept::default(),
+            uncommitted: None,
         };
         tracker.set_listeners(manual, automatic);
         tracker
@@ -227,6 +232,9 @@ impl Tracker {
         });
         for one in &mut self.manual {
             one.arrive(offset, lane);
+        }
+        if let Some(uncommitted) = &mut self.uncommitted {
+            uncommitted.arrive(number, lane, offset, before);
         }
         self.next += 1;
         self.unfinished += 1;
@@ -455,6 +463,9 @@ impl Tracker {
     /// The start of the next epoch of the same assignment. If requests cover lanes, the next epoch does not know the
     /// messages without a request in this one, and would commit past them. So they are delivered again.
     pub(crate) fn goes_on(&self) -> Position {
+        if let Some(position) = self.committable() {
+            return position;
+        }
         let (finished, target) = (self.finished(), self.target());
         let is_behind = !self.is_automatic() && self.by_lane && target.offset < finished.offset;
         if is_behind { target } else { finished }

@@ -201,7 +201,31 @@ pub(crate) struct ConsumerStatus {
     /// Subscribed topics that are not available: misspelt, deleted, forbidden.
     #[serde(default)]
     pub(crate) topic_errors: Vec<TopicError>,
+    /// With `exactlyOnce`.
+    #[serde(default)]
+    pub(crate) transactions: Option<TransactionStatus>,
     pub(crate) partitions: Vec<PartitionStatus>,
+}
+
+/// The transactions of a consumer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TransactionStatus {
+    /// The transactional id.
+    pub(crate) id: String,
+    /// Messages that have their outcome and are not committed, and their bytes with those of their records.
+    pub(crate) waiting: usize,
+    pub(crate) waiting_bytes: usize,
+    pub(crate) committed: u64,
+    pub(crate) aborted: u64,
+    /// Those whose end had to be read from the group's offsets.
+    pub(crate) unknown: u64,
+    /// Producers in whose place another one came.
+    pub(crate) replaced: u64,
+    /// Those whose call has not come back yet.
+    pub(crate) left: usize,
+    /// Messages with a record that its topic never accepts.
+    pub(crate) refused: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -153,6 +153,12 @@ pub(crate) trait Senders: fmt::Debug + Send + Sync {
     /// Takes back what was emitted and is in no request yet, whoever emitted it: each such record fails.
     fn take_back(&self);
 
+    /// Whether these records fit their topics, which are known. They leave by a transaction.
+    fn fit(&self, requests: &[Request]) -> bool;
+
+    /// Ends when the topics of these records are known, however long that takes; with an error if a record does not fit.
+    fn look_at_topics(&self, requests: &[Request], troubled: Troubled) -> Emission;
+
     /// Sends records of requests that `may_emit` has passed, however long that takes, in their order.
     fn emit(&self, requests: Vec<Request>, troubled: Troubled) -> Emission;
 }

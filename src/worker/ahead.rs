@@ -37,6 +37,9 @@ impl Worker {
         (lane, number, listener): (u64, u64, &str),
         emitted: Box<Emitted>,
     ) -> Result<Kept, Box<Emitted>> {
+        if slot.partition.is_exactly_once {
+            return self.keep_for_transaction(slot.lane_id(lane), listener, emitted);
+        }
         let emissions = &mut self.emissions;
         let first = emissions.ahead.next();
         let requests = &emitted.requests;
@@ -62,7 +65,9 @@ impl Worker {
     /// those of its next owner, so the producers take back all that they have in their queues. What lanes of other
     /// partitions have there is written again, in their order.
     pub(super) fn take_back(&self, epoch: u64) {
-        let Some(slot) = self.slots.get(&epoch) else {
+        // What waits for a transaction has not been sent.
+        let slot = self.slots.get(&epoch);
+        let Some(slot) = slot.filter(|slot| !slot.partition.is_exactly_once) else {
             return;
         };
         let settled = slot.unacknowledged.all().flat_map(Settled::open);

@@ -29,6 +29,7 @@ use super::commit_requests::Who;
 use super::head::Head;
 use super::ids::{LaneId, RecordId};
 use super::kept::{Emitter, Emitting, Settled, Share, Then, Unwritten};
+use super::looking::look_at_topics;
 use super::outcomes::named;
 use super::slot::Slot;
 
@@ -229,7 +230,11 @@ impl Worker {
         });
         let trouble = tell.clone();
         let troubled: Troubled = Box::new(move |fault| trouble(Emission::Troubled(fault)));
-        let job = job(&unwritten.emitted, troubled, None);
+        let job = if head.slot.partition.is_exactly_once {
+            look_at_topics(&unwritten.emitted, troubled)
+        } else {
+            job(&unwritten.emitted, troubled, None)
+        };
         let reply = Reply::new(move |answer| tell(Emission::Over(result(answer))));
         let open = Written {
             number,
@@ -259,12 +264,16 @@ impl Worker {
             }
             Emission::Over(result) => {
                 let is_counted = open.is_counted;
-                self.emissions.open.remove(id);
+                let open = self.emissions.open.remove(id);
                 if let Some(slot) = self.slots.get_mut(&id.lane.epoch) {
                     slot.under_way -= 1;
                 }
                 self.with_head(id, |worker, head| {
+                    let is_written = result.is_ok();
                     let stage = worker.written(head, is_counted, result);
+                    if let Some(open) = open.filter(|_| is_written) {
+                        Self::keep_looked_at(head, open.emitted, open.share);
+                    }
                     head.come_to(stage);
                 });
                 self.let_start();
@@ -273,7 +282,7 @@ impl Worker {
     }
 
     /// The head of the lane whose records these are.
-    fn with_head(&mut self, id: &RecordId, work: impl FnOnce(&mut Self, &mut Head<'_>)) {
+    pub(super) fn with_head(&mut self, id: &RecordId, work: impl FnOnce(&mut Self, &mut Head<'_>)) {
         let Some(mut slot) = self.slots.remove(&id.lane.epoch) else {
             return;
         };
@@ -386,6 +395,9 @@ impl Worker {
         emitting: Emitting,
     ) {
         let number = headed.number;
+        if slot.partition.is_exactly_once {
+            return self.hand_over(slot, lane, headed, emitting);
+        }
         if emitting.is_acknowledged() && !slot.unacknowledged.has(lane) {
             slot.finish(number);
             for then in emitting.then {

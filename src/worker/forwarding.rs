@@ -21,6 +21,7 @@ use crate::outgoing::outbox::Refused;
 use crate::outgoing::retry_topic;
 use crate::rules::lanes::Stage;
 use crate::telemetry::metrics::Outcome;
+use crate::wait::Cancel;
 
 use super::Worker;
 use super::failures::Lasting;
@@ -50,6 +51,8 @@ pub(super) struct Forwarding {
     is_allowed: bool,
     size: Size,
     way: Way,
+    /// In a consumer with exactly once: the look at its topic. **Its drop ends the look.**
+    pub(super) looking: Option<Cancel>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -114,6 +117,7 @@ impl Worker {
             is_allowed: way != Way::DeadLetter,
             size: Size::Full,
             way,
+            looking: None,
         };
         self.forwarded.insert(head.record_id(), forwarding);
         self.post(head, listener)
@@ -160,6 +164,10 @@ impl Worker {
             self.forwarded.remove(&id);
             return Stage::Due;
         };
+        let outcome = forwarding.outcome();
+        if head.slot.partition.is_exactly_once {
+            return self.forward_in_transaction(head, record, outcome);
+        }
         let (mailbox, number) = (self.mailbox.clone(), head.lane.number);
         head.slot.under_way += 1;
         head.slot.partition.outbox.send(
@@ -192,10 +200,8 @@ impl Worker {
             });
             if let Some(index) = index {
                 let config = self.engine.bundle().config.clone();
-                let outcome = match self.forwarded.get(id).map(|one| one.way) {
-                    Some(Way::Retry(_)) => Outcome::RetriedLater,
-                    _ => Outcome::DeadLettered,
-                };
+                let outcome = self.forwarded.get(id).map(Forwarding::outcome);
+                let outcome = outcome.unwrap_or(Outcome::DeadLettered);
                 let mut head = Head {
                     slot: &mut slot,
                     config: &config,
@@ -204,6 +210,8 @@ impl Worker {
                     index,
                 };
                 let stage = match result {
+                    // Its topic is known now.
+                    Ok(()) if head.slot.partition.is_exactly_once => Stage::SendDue,
                     Ok(()) => self.ended(&mut head, outcome),
                     Err(refused) => self.refused(&mut head, refused),
                 };
@@ -298,6 +306,13 @@ impl Worker {
 }
 
 impl Forwarding {
+    fn outcome(&self) -> Outcome {
+        match self.way {
+            Way::DeadLetter => Outcome::DeadLettered,
+            Way::Retry(_) => Outcome::RetriedLater,
+        }
+    }
+
     /// The breaker has kept the dead letter, and meanwhile a reload brought a new handler, which may succeed. A dead
     /// letter that a handler or an operator requested is not tried again.
     fn is_moot(&self, bundle: u64) -> bool {

@@ -179,6 +179,16 @@ impl Worker {
         let Some((number, message)) = slot.lanes.take_fresh() else {
             return Ok(());
         };
+        if slot.partition.is_exactly_once {
+            let headed = Headed::done(number, message, fresh.listener);
+            let emitting = Emitting {
+                lane: fresh.lane,
+                kept: vec![kept],
+                then: Vec::new(),
+            };
+            self.end_message(slot, fresh.lane, headed, emitting);
+            return Ok(());
+        }
         let mut settled = Settled::Plain {
             number,
             lane: fresh.lane,

@@ -9,6 +9,9 @@ use crate::rules::lanes::Headed;
 use crate::wait::send::Emitted;
 use crate::wait::{Requested, WaitId};
 
+/// The number of an emission that waits for its transaction. No other has it: the message is acknowledged as a whole.
+pub(super) const IN_TRANSACTION: Option<u64> = Some(0);
+
 /// A listener whose handler emits, in this worker.
 #[derive(Debug)]
 pub(super) struct Emitter {
@@ -203,7 +206,7 @@ impl Settled {
 impl From<Kept> for Unwritten {
     fn from(kept: Kept) -> Self {
         Self {
-            is_counted: kept.ahead.is_none(),
+            is_counted: kept.ahead.is_none() || kept.ahead == IN_TRANSACTION,
             emitted: kept.emitted,
             share: kept.share,
         }

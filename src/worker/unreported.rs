@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::assignment::{Partition, Requests, ToConsumer};
+use crate::assignment::{HandedOver, Partition, Requests, ToConsumer};
 use crate::threads::mailbox::Mailbox;
 
 use super::slot::Slot;
@@ -16,6 +16,8 @@ use super::{REPORT_EVERY, Worker};
 pub(super) struct Unreported {
     finished: Vec<(Arc<Partition>, Range<u64>)>,
     asked: Vec<Requests>,
+    /// Messages that wait for a transaction.
+    handed_over: Vec<HandedOver>,
     /// Since when turns have added to these two.
     since: Option<Instant>,
 }
@@ -38,6 +40,11 @@ impl Unreported {
         }
     }
 
+    /// The message has its outcome, and waits for a transaction.
+    pub(super) fn hand_over(&mut self, one: HandedOver) {
+        self.handed_over.push(one);
+    }
+
     /// When the first unreported turn began: the one that began at `turn`, or an earlier one.
     pub(super) fn since(&mut self, turn: Instant) -> Instant {
         *self.since.get_or_insert(turn)
@@ -46,6 +53,12 @@ impl Unreported {
     /// Reports to the consumers.
     pub(super) fn report(&mut self) {
         self.since = None;
+        while let Some(first) = self.handed_over.first() {
+            let inbox = first.partition.inbox.clone();
+            let is_own = |one: &mut HandedOver| Arc::ptr_eq(&one.partition.inbox, &inbox);
+            let own = self.handed_over.extract_if(.., is_own).collect();
+            inbox.send(ToConsumer::HandedOver(own));
+        }
         while let Some(inbox) = self.any_inbox() {
             let is_own = |one: &Partition| Arc::ptr_eq(&one.inbox, &inbox);
             let finished = self.finished.extract_if(.., |(one, _)| is_own(one));

@@ -19,6 +19,7 @@ mod distress; // when all handlers fail, or no dead letter can be sent
 mod docs; // what the documents show is what the program takes
 mod emits; // records that leave with their message
 mod ends; // offsets at the end of a partition that carry no message
+mod exactly_once; // what messages emit is committed with them
 mod examples; // every example does what its README says
 mod failures; // handlers that fail
 mod fairness; // what a partition that is held up costs the others

@@ -4,7 +4,7 @@ use super::table::{self, ROWS_MAX};
 use super::words::{count, duration, first_line, harmless};
 use crate::telemetry::status::{
     Blocked, ConsumerStatus, ErrorStatus, PartitionStatus, Pause, PausedBy, ProducerStatus, Reason,
-    ReloadReport, ReloadResult, Status,
+    ReloadReport, ReloadResult, Status, TransactionStatus,
 };
 
 /// The most reasons for a missing readiness that are shown without `--all`.
@@ -191,6 +191,9 @@ fn consumer(consumer: &ConsumerStatus, view: &View) -> Vec<String> {
         );
         lines.extend(view.text("  topic   ", &text, true));
     }
+    if let Some(transactions) = &consumer.transactions {
+        lines.extend(view.text("  commits ", &self::transactions(transactions), false));
+    }
     lines.push(format!("  {}", table::summary(&consumer.partitions)));
     lines.extend(waiting(&consumer.partitions));
     let chosen = table::chosen(&consumer.partitions, view.all);
@@ -207,6 +210,27 @@ fn consumer(consumer: &ConsumerStatus, view: &View) -> Vec<String> {
     lines.extend(failing(&consumer.partitions, view));
     lines.extend(blocked(&consumer.partitions, view));
     lines
+}
+
+fn transactions(of: &TransactionStatus) -> String {
+    let committed = count(of.committed as usize, "transaction");
+    let waiting = count(of.waiting, "message");
+    let mut text = format!(
+        "{committed}, {waiting} waiting ({} bytes)",
+        of.waiting_bytes
+    );
+    for (number, what) in [
+        (of.aborted, "aborted"),
+        (of.unknown, "of unknown end"),
+        (of.refused, "messages refused"),
+        (of.replaced, "producers replaced"),
+        (of.left as u64, "producers left in a call"),
+    ] {
+        if number > 0 {
+            text = format!("{text}, {number} {what}");
+        }
+    }
+    text
 }
 
 /// How many partitions wait without a fault.

@@ -210,6 +210,33 @@ pub(in crate::config) struct Consumer {
     pub(in crate::config) read_uncommitted: bool,
     /// The rack of this client, for fetches from the nearest replica.
     pub(in crate::config) rack_id: String,
+    /// Whether what messages emit, and that they are finished, is committed in one transaction.
+    pub(in crate::config) exactly_once: bool,
+    /// With exactlyOnce: what one transaction commits.
+    pub(in crate::config) transaction: Transaction,
+}
+
+/// What one transaction commits.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(deny_unknown_fields)]
+pub(in crate::config) struct Transaction {
+    /// How long it is open, hence how much later its records are visible.
+    pub(in crate::config) interval: Millis,
+    /// The most messages of it.
+    pub(in crate::config) messages: u64,
+    /// The time after which the brokers end that of a process that is dead or frozen.
+    pub(in crate::config) timeout: Millis,
+}
+
+impl Default for Transaction {
+    fn default() -> Self {
+        Self {
+            interval: Millis(100),
+            messages: 10_000,
+            timeout: Millis(15_000),
+        }
+    }
 }
 
 impl Default for Consumer {
@@ -230,6 +257,8 @@ impl Default for Consumer {
             max_wait_time_in_ms: Millis(500),
             read_uncommitted: false,
             rack_id: String::new(),
+            exactly_once: false,
+            transaction: Transaction::default(),
         }
     }
 }

@@ -22,8 +22,16 @@ const NAME: &str = "ctx.commitOffsets";
 const OPTIONS: [&str; 1] = ["wait"];
 
 impl Shared {
-    /// While records of the call are on their way before a commit, or were refused there, no commit may pass them.
+    /// Transactions commit by themselves. While records of the call are on their way before a commit, or were refused
+    /// there, no commit may pass them.
     fn may_commit(&self) -> Result<(), String> {
+        let listener = self.listener.get();
+        if let Some(consumer) = listener.and_then(|one| self.config.exactly_once(one)) {
+            return Err(format!(
+                "`{NAME}`: consumer `{}` has `exactlyOnce`, so its transactions commit the offsets; remove the call",
+                consumer.name
+            ));
+        }
         if self.owing.borrow().contains(&self.call.get()) {
             return Err(format!(
                 "`{NAME}`: an earlier commit of this call has records that are not acknowledged; await it first, and let \

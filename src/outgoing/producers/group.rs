@@ -203,6 +203,18 @@ impl Group {
         self.limits.least(&[topic])
     }
 
+    /// The limit of a topic, if the answer to its question is there. `None` also for a topic that is missing.
+    pub(super) fn known_limit(&self, topic: &str) -> Option<usize> {
+        self.limits
+            .known(topic)
+            .map(|(limit, _)| limit)
+            .filter(|_| !self.limits.is_missing(topic))
+    }
+
+    pub(super) fn is_missing(&self, topic: &str) -> bool {
+        self.limits.is_missing(topic)
+    }
+
     /// Takes room for so many bytes, if there is some now.
     pub(super) fn take_room(&self, bytes: usize) -> bool {
         let bytes = u32::try_from(bytes).ok();

@@ -15,6 +15,8 @@ use crate::log::log;
 const QUESTION_MAX: Duration = Duration::from_secs(5);
 /// How long a topic counts as one without a known limit after a question that failed.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How long a topic counts as missing: it may be made at any moment.
+const MISSING: Duration = Duration::from_secs(1);
 /// More topics than that are asked for again.
 const TOPICS_MAX: usize = 10_000;
 
@@ -30,6 +32,8 @@ enum Limit {
     Known {
         /// `usize::MAX` where nobody tells it.
         bytes: usize,
+        /// The topic does not exist, as far as the brokers tell.
+        is_missing: bool,
         until: Instant,
     },
 }
@@ -87,7 +91,7 @@ impl Limits {
     /// The limit of a topic and until when it counts, if the answer to its question is there.
     pub(super) fn known(&self, topic: &str) -> Option<(usize, Instant)> {
         match self.lock().get(topic) {
-            Some(Limit::Known { bytes, until }) if Instant::now() < *until => {
+            Some(Limit::Known { bytes, until, .. }) if Instant::now() < *until => {
                 Some((*bytes, *until))
             }
             _ => None,
@@ -102,6 +106,18 @@ impl Limits {
             _ => None,
         });
         known.min().unwrap_or(usize::MAX)
+    }
+
+    /// Whether the last answer says that the topic does not exist.
+    pub(super) fn is_missing(&self, topic: &str) -> bool {
+        let limits = self.lock();
+        matches!(
+            limits.get(topic),
+            Some(Limit::Known {
+                is_missing: true,
+                ..
+            })
+        )
     }
 
     /// The topic accepts less than was known.
@@ -132,17 +148,24 @@ impl Question {
         };
         let mut limits = self.limits.lock();
         for topic in &self.topics {
+            let mut is_missing = false;
             let (bytes, lasts) = match told.remove(topic) {
                 Some(Ok(bytes)) => (bytes.unwrap_or(usize::MAX), lasts),
                 // The topic may be missing, or its configuration may not be read. The record then finds out by itself.
                 Some(Err(error)) => {
                     log!(debug, kafka, topic, %error, "the limit of a topic is not known");
-                    (usize::MAX, AGAIN)
+                    is_missing = error.is_missing_topic();
+                    (usize::MAX, if is_missing { MISSING } else { AGAIN })
                 }
                 None => (usize::MAX, unknown_for),
             };
             let until = Instant::now() + lasts;
-            limits.insert(topic.clone(), Limit::Known { bytes, until });
+            let known = Limit::Known {
+                bytes,
+                is_missing,
+                until,
+            };
+            limits.insert(topic.clone(), known);
         }
     }
 }

@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use crate::telemetry::status::{BreakerState, ConsumerStatus, PartitionStatus, Status};
+use crate::telemetry::status::{
+    BreakerState, ConsumerStatus, PartitionStatus, Status, TransactionStatus,
+};
 
 use super::families as f;
 use super::text::{Samples, Value};
@@ -114,6 +116,9 @@ fn consumer(samples: &mut Samples, status: &ConsumerStatus, counts: &ConsumerCou
     for (result, value) in [("ok", counts.commits), ("error", counts.commit_errors)] {
         samples.add(&f::COMMITS, &[name, result], count(value));
     }
+    if let Some(one) = &status.transactions {
+        transactions(samples, name, one);
+    }
     samples.add(&f::KAFKA_ERRORS, &[name], count(counts.errors));
     samples.add(&f::MESSAGES_LOST, &[name], count(counts.messages_lost));
     let passed_over = count(counts.passed_over);
@@ -122,6 +127,24 @@ fn consumer(samples: &mut Samples, status: &ConsumerStatus, counts: &ConsumerCou
     samples.add(&f::TOPICS_MISSING, &[name], count(missing));
     let recreated = count(counts.partitions_recreated);
     samples.add(&f::PARTITIONS_RECREATED, &[name], recreated);
+}
+
+fn transactions(samples: &mut Samples, name: &str, one: &TransactionStatus) {
+    for (result, value) in [
+        ("committed", one.committed),
+        ("aborted", one.aborted),
+        ("unknown", one.unknown),
+    ] {
+        samples.add(&f::TRANSACTIONS, &[name, result], count(value));
+    }
+    let waiting = count(one.waiting as u64);
+    samples.add(&f::TRANSACTION_WAITING, &[name], waiting);
+    let bytes = count(one.waiting_bytes as u64);
+    samples.add(&f::TRANSACTION_WAITING_BYTES, &[name], bytes);
+    let replaced = count(one.replaced);
+    samples.add(&f::TRANSACTION_PRODUCERS_REPLACED, &[name], replaced);
+    let left = count(one.left as u64);
+    samples.add(&f::TRANSACTION_PRODUCERS_LEFT, &[name], left);
 }
 
 /// A listener may run in several workers: their counts are added.

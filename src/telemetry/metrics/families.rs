@@ -94,6 +94,16 @@ families! {
         "Rebalances of the consumer";
     COMMITS: Counter "moontide_commits" &["consumer", "result"],
         "Commits with an answer of the broker, each of one or several partitions";
+    TRANSACTIONS: Counter "moontide_transactions" &["consumer", "result"],
+        "Transactions of a consumer with exactlyOnce by result; the end of an unknown one was read from the group's offsets";
+    TRANSACTION_WAITING: Gauge "moontide_transaction_waiting_messages" &["consumer"],
+        "Messages with an outcome that no transaction has committed yet";
+    TRANSACTION_WAITING_BYTES: Gauge "moontide_transaction_waiting_bytes" &["consumer"],
+        "Bytes of these messages and of their records";
+    TRANSACTION_PRODUCERS_REPLACED: Counter "moontide_transaction_producers_replaced" &["consumer"],
+        "Transactional producers in whose place another one came, after a request without an answer";
+    TRANSACTION_PRODUCERS_LEFT: Gauge "moontide_transaction_producers_left" &["consumer"],
+        "Replaced producers whose call has not come back; each keeps a thread and its memory";
     KAFKA_ERRORS: Counter "moontide_kafka_errors" &["consumer"],
         "Errors of brokers, group and partitions";
     MESSAGES_LOST: Counter "moontide_messages_lost" &["consumer"],

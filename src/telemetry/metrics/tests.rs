@@ -8,7 +8,7 @@ use super::families::{ALL, Family, Kind};
 use crate::telemetry::metrics::*;
 use crate::telemetry::status::{
     BreakerState, ConsumerStatus, ListenerStatus, PartitionStatus, ProducerStatus, Readiness,
-    Status,
+    Status, TransactionStatus,
 };
 
 const NOW: i64 = 1_700_000_000_000;
@@ -30,6 +30,10 @@ fn consumer() -> ConsumerSnapshot {
         status: ConsumerStatus {
             name: "default".to_owned(),
             state: "assigned".to_owned(),
+            transactions: Some(TransactionStatus {
+                waiting: 3,
+                ..TransactionStatus::default()
+            }),
             partitions: vec![partition],
             ..ConsumerStatus::default()
         },
