@@ -127,6 +127,7 @@ fn partition() -> Partition {
         inbox: Arc::new(Mailbox::default()),
         client: Arc::new(client),
         seed: 1,
+        is_exactly_once: false,
     };
     Partition::new(1, &TOPIC.into(), 0, of)
 }
