@@ -18,11 +18,6 @@ pub(crate) fn is_hopeless(offset: i64) -> bool {
     offset % 503 == 17
 }
 
-/// Emits a record, which stands in its topic before the message is committed.
-pub(crate) fn emits(offset: i64) -> bool {
-    offset % 7 == 3 && !is_hopeless(offset)
-}
-
 /// The time-out of a call: that of one that waits for longer, on purpose, and of no other.
 pub(crate) const TIMEOUT: &str = "2s";
 
@@ -38,9 +33,6 @@ return function(message, ctx)
   if not number then
     file:write("? " .. message.partition .. " " .. offset .. " " .. tostring(message.value) .. "\n")
     file:flush()
-  end
-  if offset % 7 == 3 then
-    ctx.emit{ topic = message.topic .. ".out", partition = message.partition, key = message.key, value = offset .. " " .. number }
   end
   if offset % 503 == 17 then error("hopeless") end
   if offset % 101 == 5 and ctx.attempt <= 1 + offset % 3 then error("not yet") end

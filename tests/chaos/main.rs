@@ -12,7 +12,6 @@ mod cluster; // three brokers, and what an administrator does to them
 mod commits; // what a coordinator can answer to a commit
 mod dice; // chance that can be repeated
 mod driver; // the load, and what of it is acknowledged
-mod emitted; // what messages have emitted
 mod fate; // what is to become of a message, by its number
 mod faults; // what can go wrong
 mod fleet; // the daemons

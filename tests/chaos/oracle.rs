@@ -10,7 +10,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::driver::{Load, PARTITIONS_MAX};
-use crate::emitted::{Emitted, Records};
 use crate::fate::{KEYS, is_hopeless, key_number};
 use crate::letters::Letter;
 use crate::support::daemon::Jobs;
@@ -31,8 +30,6 @@ pub(crate) struct Oracle {
     pub(crate) late_duplicates: u64,
     pub(crate) dead_letters: u64,
     pub(crate) repeated_letters: u64,
-    pub(crate) emitted: u64,
-    pub(crate) emitted_again: u64,
     /// Letters of messages that the process seemed to die of.
     pub(crate) suspects: u64,
     pub(crate) looks: u64,
@@ -64,7 +61,6 @@ struct Ledger {
     recent: Vec<(Instant, i64)>,
     /// Committed, hopeless, and not yet seen among the dead letters.
     owed: BTreeMap<i64, Instant>,
-    records: Records,
     moved_at: Instant,
 }
 
@@ -79,7 +75,6 @@ impl Default for Ledger {
             settled: 0,
             recent: Vec::new(),
             owed: BTreeMap::new(),
-            records: Records::default(),
             moved_at: Instant::now(),
         }
     }
@@ -102,8 +97,6 @@ impl Oracle {
             late_duplicates: 0,
             dead_letters: 0,
             repeated_letters: 0,
-            emitted: 0,
-            emitted_again: 0,
             suspects: 0,
             looks: 0,
             jobs_begun: 0,
@@ -199,24 +192,11 @@ impl Oracle {
         }
         let ledger = &mut self.ledgers[partition];
         ledger.owed.remove(&offset);
-        ledger.records.excuse(offset);
         if ledger.has(offset) {
             self.repeated_letters += 1;
         } else {
             ledger.outcome(offset);
         }
-    }
-
-    /// A record was found in the topic to which messages emit.
-    pub(crate) fn record(&mut self, record: &Emitted) {
-        self.emitted += 1;
-        let records = &mut self.ledgers[record.partition].records;
-        self.emitted_again += u64::from(records.read(record.offset));
-    }
-
-    /// Whether every committed message has its record.
-    pub(crate) fn has_all_records(&self) -> bool {
-        self.ledgers.iter().all(|ledger| ledger.records.has_all())
     }
 
     /// Committed, and not among the dead letters yet.
@@ -247,7 +227,6 @@ impl Oracle {
                 ));
             }
             ledger.commit(offset, now);
-            ledger.records.committed(offset, now);
             let missing: Vec<i64> = ledger.missing_below(offset).take(10).collect();
             let (hopeless, early): (Vec<i64>, Vec<i64>) =
                 missing.into_iter().partition(|one| is_hopeless(*one));
@@ -297,20 +276,6 @@ impl Oracle {
             }
         }
         for sentence in broken {
-            self.violate(sentence);
-        }
-        self.check_records(calm_since);
-    }
-
-    fn check_records(&mut self, calm_since: Instant) {
-        let ledgers = self.ledgers.iter().enumerate();
-        let late = ledgers.filter_map(|(partition, ledger)| {
-            let offset = ledger.records.late(calm_since)?;
-            Some(format!(
-                "partition {partition}: {offset} is committed, and what it emitted is not in its topic"
-            ))
-        });
-        for sentence in late.collect::<Vec<_>>() {
             self.violate(sentence);
         }
     }

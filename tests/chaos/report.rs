@@ -177,8 +177,6 @@ impl Report {
             ),
             ("dead letters", oracle.dead_letters.to_string()),
             ("… sent more than once", oracle.repeated_letters.to_string()),
-            ("emitted records", oracle.emitted.to_string()),
-            ("… written more than once", oracle.emitted_again.to_string()),
             (
                 "… of messages that were running in kill after kill",
                 oracle.suspects.to_string(),
