@@ -129,7 +129,8 @@ impl Worker {
             lane,
         };
         let origin = Origin { lane: id, number };
-        self.go_back(&mut slot, 0, origin, &listener);
+        let emission = IN_TRANSACTION.unwrap_or_default();
+        self.go_back(&mut slot, emission, origin, &listener);
         slot.unwritten.remove(&(number, listener.clone()));
         self.slots.insert(partition.epoch, slot);
         let record = RecordId { lane: id, listener };
