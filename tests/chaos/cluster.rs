@@ -13,6 +13,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicRe
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
+use rdkafka::message::BorrowedMessage;
 use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
@@ -115,6 +116,18 @@ impl Cluster {
             .set("auto.offset.reset", "earliest")
             .create()
             .unwrap()
+    }
+
+    /// Reads a topic from its beginning, committed records alone.
+    pub(crate) fn reader_of(&self, topic: &str, partitions: i32) -> BaseConsumer {
+        let reader = self.reader("nobody");
+        let mut list = TopicPartitionList::new();
+        for partition in 0..partitions {
+            list.add_partition_offset(topic, partition, Offset::Beginning)
+                .unwrap();
+        }
+        reader.assign(&list).unwrap();
+        reader
     }
 
     pub(crate) fn create_topic(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
@@ -282,6 +295,23 @@ impl Cluster {
     pub(crate) fn admin(&self) -> AdminClient<DefaultClientContext> {
         self.client().create().unwrap()
     }
+}
+
+/// What has come since the last time; waits that long for the first one.
+pub(crate) fn read<T>(
+    reader: &BaseConsumer,
+    wait: Duration,
+    look: impl Fn(&BorrowedMessage<'_>) -> T,
+) -> Vec<T> {
+    let (mut read, mut wait) = (Vec::new(), wait);
+    while let Some(polled) = reader.poll(wait) {
+        // Errors are of brokers that are away: they come back.
+        if let Ok(message) = polled {
+            read.push(look(&message));
+        }
+        wait = Duration::ZERO;
+    }
+    read
 }
 
 /// By partition, those that have none left out.

@@ -18,6 +18,11 @@ pub(crate) fn is_hopeless(offset: i64) -> bool {
     offset % 503 == 17
 }
 
+/// Its copy has a twin in another partition, of the same transaction.
+pub(crate) fn has_twin(offset: i64) -> bool {
+    offset % 7 == 3
+}
+
 /// The time-out of a call: that of one that waits for longer, on purpose, and of no other.
 pub(crate) const TIMEOUT: &str = "2s";
 
@@ -54,6 +59,24 @@ return function(message, ctx)
   -- One line, one system call: a daemon that is killed leaves no half of it.
   file:write(message.partition .. " " .. offset .. " " .. number .. " " .. ctx.attempt .. " " .. instance .. " " .. version .. "\n")
   file:flush()
+end
+"#;
+
+/// Emits a copy of each message, and of some a twin. Some fail at first, some wait, so that others overtake them.
+pub(crate) const COPIES: &str = r#"
+local tide = require "tide"
+return function(message, ctx)
+  local offset = message.offset
+  local function emit(kind, shift)
+    ctx.emit{
+      topic = "@COPIES@", partition = (message.partition + shift) % 3, key = message.key,
+      value = message.partition .. " " .. offset .. " " .. math.tointeger(tonumber(message.value)) .. " " .. kind,
+    }
+  end
+  emit("copy", 0)
+  if offset % 89 == 7 and ctx.attempt == 1 then error("not yet") end
+  if offset % 59 == 9 then tide.sleep(offset % 20) end
+  if offset % 7 == 3 then emit("twin", 1) end
 end
 "#;
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use crate::fate::{HANDLER, SIDE, TIMEOUT};
+use crate::fate::{COPIES, HANDLER, SIDE, TIMEOUT};
 use crate::oracle::Order;
 use crate::support::daemon::{Daemon, Jobs, Line, moontide};
 use crate::support::kafka::unique;
@@ -140,6 +140,8 @@ impl Fleet {
             "side.lua",
             &SIDE.replace("@RECORD@", self.side_record().to_str().unwrap()),
         );
+        let copies = COPIES.replace("@COPIES@", &copies_of(&self.topic));
+        place.replace_handler("copies.lua", &copies);
         place.write("config.toml~", &config);
         fs::rename(place.path("config.toml~"), place.path("config.toml")).unwrap();
     }
@@ -149,6 +151,11 @@ impl Fleet {
             .replace("@RECORD@", self.record.to_str().unwrap())
             .replace("@INSTANCE@", instance)
             .replace("@VERSION@", &self.version.to_string())
+    }
+
+    /// The group of the consumer with `exactlyOnce`.
+    fn copying_group(&self) -> String {
+        format!("{}-copies", self.group)
     }
 
     fn config(&self, index: usize) -> String {
@@ -173,8 +180,18 @@ impl Fleet {
         );
         let place = &self.members[index].place;
         place
-            .config_text(&(listener + &side.collect::<String>()))
+            .config_text(&(listener + &side.collect::<String>() + &self.copying(ordering)))
             .replace("@CONSUMER@", &consumer)
+    }
+
+    /// A consumer with `exactlyOnce`, and its listener.
+    fn copying(&self, ordering: &str) -> String {
+        let group = self.copying_group();
+        from_beginning("copies", &self.topic, "copies")
+            + &format!("consumer = \"copies\"\nordering = \"{ordering}\"\n")
+            + "retry = { initialDelay = 20, maxDelay = \"200ms\" }\n"
+            + &format!("[consumers.copies]\ngroupId = \"{group}\"\nexactlyOnce = true\n")
+            + "transaction = { timeout = \"10s\" }\n"
     }
 
     pub(crate) fn write_all(&mut self) {
@@ -270,6 +287,11 @@ impl Fleet {
             }
         }
     }
+}
+
+/// Where the copies of a topic's messages stand.
+pub(crate) fn copies_of(topic: &str) -> String {
+    format!("{topic}.copies")
 }
 
 impl Member {

@@ -1,12 +1,7 @@
 //! The dead-letter topic, read by the suite itself: where each letter says that it comes from.
 
-use std::time::Duration;
-
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
-use rdkafka::{Offset, TopicPartitionList};
 
-use crate::cluster::Cluster;
 use crate::fate::key_of;
 
 pub(crate) struct Letter {
@@ -16,32 +11,7 @@ pub(crate) struct Letter {
     pub(crate) is_suspect: bool,
 }
 
-pub(crate) fn reader(cluster: &Cluster, topic: &str, partitions: i32) -> BaseConsumer {
-    let reader = cluster.reader("nobody");
-    let mut list = TopicPartitionList::new();
-    for partition in 0..partitions {
-        list.add_partition_offset(topic, partition, Offset::Beginning)
-            .unwrap();
-    }
-    reader.assign(&list).unwrap();
-    reader
-}
-
-/// What has come since the last time; waits that long for the first one.
-pub(crate) fn read(reader: &BaseConsumer, wait: Duration) -> Vec<Result<Letter, String>> {
-    let mut letters = Vec::new();
-    let mut wait = wait;
-    while let Some(polled) = reader.poll(wait) {
-        // Errors are of brokers that are away: they come back.
-        if let Ok(message) = polled {
-            letters.push(letter(&message));
-        }
-        wait = Duration::ZERO;
-    }
-    letters
-}
-
-fn letter(message: &BorrowedMessage<'_>) -> Result<Letter, String> {
+pub(crate) fn letter(message: &BorrowedMessage<'_>) -> Result<Letter, String> {
     let header = |name: &str| {
         let name = format!("moontide-{name}");
         let mut headers = message.headers()?.iter();

@@ -10,6 +10,7 @@ mod support;
 
 mod cluster; // three brokers, and what an administrator does to them
 mod commits; // what a coordinator can answer to a commit
+mod copies; // what exactly-once consumers have emitted
 mod dice; // chance that can be repeated
 mod driver; // the load, and what of it is acknowledged
 mod fate; // what is to become of a message, by its number

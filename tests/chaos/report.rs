@@ -33,6 +33,8 @@ pub(crate) struct Totals {
     pub(crate) produced: i64,
     /// Those that have their outcome.
     pub(crate) handled: i64,
+    /// Records that a consumer with `exactlyOnce` has committed.
+    pub(crate) copied: u64,
     pub(crate) restarts: u64,
     pub(crate) violations: usize,
 }
@@ -118,6 +120,7 @@ impl Report {
             ("by kind", kinds.join(", ")),
             ("messages produced", totals.produced.to_string()),
             ("messages handled", totals.handled.to_string()),
+            ("records emitted exactly once", totals.copied.to_string()),
             ("restarts of daemons", totals.restarts.to_string()),
             ("violations", totals.violations.to_string()),
         ];
@@ -180,6 +183,10 @@ impl Report {
             (
                 "… of messages that were running in kill after kill",
                 oracle.suspects.to_string(),
+            ),
+            (
+                "records of the consumer with `exactlyOnce`: each message's, once, in order",
+                totals.copied.to_string(),
             ),
             ("looks at the commits", oracle.looks.to_string()),
             (

@@ -13,10 +13,11 @@ use rdkafka::admin::TopicReplication;
 use rdkafka::consumer::BaseConsumer;
 
 use crate::cluster::{self, Cluster};
+use crate::copies::{self, Copies};
 use crate::dice::Dice;
 use crate::driver::{Driver, Load};
 use crate::faults::Fault;
-use crate::fleet::{Fleet, Protocol};
+use crate::fleet::{Fleet, Protocol, copies_of};
 use crate::letters;
 use crate::oracle::{Oracle, Order};
 use crate::report::{self, Happened, Report, Totals};
@@ -54,6 +55,7 @@ pub(crate) struct Stage {
 
 struct Watch {
     oracle: Mutex<Oracle>,
+    copies: Mutex<Copies>,
     load: Arc<Load>,
     stop: AtomicBool,
     /// `None` while there is a fault.
@@ -67,6 +69,10 @@ impl Watch {
     fn oracle(&self) -> MutexGuard<'_, Oracle> {
         self.oracle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn copies(&self) -> MutexGuard<'_, Copies> {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Stage {
@@ -76,6 +82,8 @@ impl Stage {
         // Longer than anything here lags behind, and short enough for the disk.
         let settings = [("min.insync.replicas", "2"), ("retention.ms", "1200000")];
         cluster.create_topic(&topic, setting.partitions, &settings);
+        let copies = copies_of(&topic);
+        cluster.create_topic(&copies, copies::PARTITIONS, &settings);
         let driver = Driver::start(&cluster, &topic, setting.partitions, setting.rate);
         // On two of the brokers, and both are needed: that is how it comes to refuse.
         cluster.create_topic_on(
@@ -88,19 +96,23 @@ impl Stage {
         fleet.order = setting.order;
         let watch = Arc::new(Watch {
             oracle: Mutex::new(Oracle::new(&fleet.record, setting.order)),
+            copies: Mutex::new(Copies::new(setting.order)),
             load: driver.load.clone(),
             stop: AtomicBool::new(false),
             calm_since: Mutex::new(Some(Instant::now())),
             coordinator_is_new: AtomicBool::new(false),
         });
         let reader = cluster.reader(&fleet.group);
-        let letter_reader = letters::reader(&cluster, &format!("{topic}.dead"), LETTER_PARTITIONS);
-        let (commits, record, letters) = (watch.clone(), watch.clone(), watch.clone());
+        let letter_reader = cluster.reader_of(&format!("{topic}.dead"), LETTER_PARTITIONS);
+        let copy_reader = cluster.reader_of(&copies, copies::PARTITIONS);
+        let (commits, record) = (watch.clone(), watch.clone());
+        let (letters, copies) = (watch.clone(), watch.clone());
         let of = topic.clone();
         let watching = vec![
             std::thread::spawn(move || look_at_commits(&commits, &reader, &of)),
             std::thread::spawn(move || look_at_record(&record)),
             std::thread::spawn(move || look_at_letters(&letters, &letter_reader)),
+            std::thread::spawn(move || look_at_copies(&copies, &copy_reader)),
         ];
         for _ in 0..setting.members {
             fleet.join();
@@ -149,8 +161,9 @@ impl Stage {
             .map(|partition| self.load().acked(partition))
             .collect();
         self.wait(&format!("recovery from {name}"), RECOVERY, |stage| {
-            let floors = stage.oracle().floors();
-            floors.iter().zip(&goals).all(|(floor, goal)| floor >= goal)
+            let (floors, copied) = (stage.oracle().floors(), stage.watch.copies().floors());
+            let mut floors = floors.iter().zip(&copied).zip(&goals);
+            floors.all(|((floor, copied), goal)| floor.min(copied) >= goal)
         });
         let happened = Happened {
             name,
@@ -201,7 +214,9 @@ impl Stage {
         if let Some(ended) = self.fleet.ended_unasked() {
             self.fail(&ended);
         }
-        let violations = self.oracle().violations.join("\n");
+        let mut violations = self.oracle().violations.clone();
+        violations.extend_from_slice(&self.watch.copies().violations);
+        let violations = violations.join("\n");
         if !violations.is_empty() {
             self.fail(&violations);
         }
@@ -213,12 +228,13 @@ impl Stage {
             let acked = (0..floors.len()).map(|partition| self.load().acked(partition));
             (floors.clone(), acked.collect())
         };
+        let copied = self.watch.copies().floors();
         let story = self.report.story();
         report::say(&self.report.summarize(&self.totals(1)));
         let evidence = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{}", self.seed));
         self.fleet.keep_evidence(&evidence);
         panic!(
-            "seed {}: {sentence}\nfaults so far:\n{story}\nfinished below {floors:?}\nacknowledged below {acked:?}\nevidence in {}",
+            "seed {}: {sentence}\nfaults so far:\n{story}\nfinished below {floors:?}\ncopied below {copied:?}\nacknowledged below {acked:?}\nevidence in {}",
             self.seed,
             evidence.display()
         );
@@ -229,6 +245,7 @@ impl Stage {
         Totals {
             produced: self.load().acked_in_all(),
             handled: oracle.finished(),
+            copied: self.watch.copies().read,
             restarts: self.fleet.restarts(),
             violations: violations.max(oracle.violations.len()),
         }
@@ -258,6 +275,9 @@ impl Stage {
             let oracle = stage.oracle();
             (0..crate::driver::PARTITIONS_MAX)
                 .all(|partition| oracle.committed_at(partition) == stage.load().acked(partition))
+        });
+        self.wait("every message has its copy", RECOVERY, |stage| {
+            stage.watch.copies().are_whole(stage.load())
         });
         self.fleet.members[0].sample();
         for index in 0..self.fleet.members.len() {
@@ -324,13 +344,23 @@ fn look_at_record(watch: &Watch) {
 
 fn look_at_letters(watch: &Watch, reader: &BaseConsumer) {
     while !watch.stop.load(Ordering::SeqCst) {
-        let letters = letters::read(reader, LOOK);
+        let letters = cluster::read(reader, LOOK, letters::letter);
         let mut oracle = watch.oracle();
         for letter in letters {
             match letter {
                 Ok(letter) => oracle.dead_letter(&letter),
                 Err(sentence) => oracle.violate(sentence),
             }
+        }
+    }
+}
+
+fn look_at_copies(watch: &Watch, reader: &BaseConsumer) {
+    while !watch.stop.load(Ordering::SeqCst) {
+        let copies = cluster::read(reader, LOOK, copies::copy);
+        let mut ledgers = watch.copies();
+        for copy in copies {
+            ledgers.take(copy);
         }
     }
 }

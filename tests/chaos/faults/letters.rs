@@ -8,7 +8,6 @@ use rdkafka::consumer::BaseConsumer;
 
 use super::side::{HANDLED, Ledger, forget, topic};
 use crate::dice::Dice;
-use crate::letters;
 use crate::stage::Stage;
 use crate::support::client::Message;
 use crate::support::kafka::unique;
@@ -160,7 +159,7 @@ struct Found {
 impl Found {
     fn new(stage: &Stage, dead: &str) -> Self {
         Self {
-            reader: letters::reader(&stage.cluster, dead, PARTITIONS),
+            reader: stage.cluster.reader_of(dead, PARTITIONS),
             letters: BTreeMap::new(),
         }
     }
