@@ -4,6 +4,8 @@
 
 pub(crate) mod trace;
 
+use std::sync::Arc;
+
 /// A callback that gets a header's name and value.
 pub(crate) type EachHeader<'a> = &'a mut dyn FnMut(&[u8], Option<&[u8]>);
 
@@ -78,7 +80,8 @@ pub(crate) type Header = (Vec<u8>, Option<Vec<u8>>);
 /// A record to send. Without a partition, the key's hash decides, or chance without a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outgoing {
-    pub(crate) topic: String,
+    /// Records to the same topic share its name.
+    pub(crate) topic: Arc<str>,
     pub(crate) partition: Option<i32>,
     pub(crate) key: Option<Vec<u8>>,
     /// `None` is a tombstone.

@@ -147,7 +147,7 @@ impl Stage {
         let broker = Broker::start()?;
         let mut topics = adjust::literal_topics(config);
         topics.extend(arguments.topics.iter().cloned());
-        topics.extend(samples.iter().map(|sample| sample.record.topic.clone()));
+        topics.extend(samples.iter().map(|sample| sample.record.topic.to_string()));
         let matched: Vec<&str> = topics.iter().map(String::as_str).collect();
         for topic in topics
             .iter()

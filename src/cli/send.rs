@@ -155,7 +155,7 @@ fn record(arguments: &Arguments) -> Result<Outgoing> {
         .iter()
         .map(|(name, value)| (name.clone().into_bytes(), Some(value.clone().into_bytes())));
     Ok(Outgoing {
-        topic: arguments.topic.clone(),
+        topic: arguments.topic.as_str().into(),
         partition: arguments.partition.map(i32::from),
         key: arguments.key.as_ref().map(|key| key.as_bytes().to_vec()),
         value,

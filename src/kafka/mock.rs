@@ -118,7 +118,7 @@ mod tests {
         let properties = BTreeMap::from([("bootstrap.servers".to_owned(), address)]);
         let producer = Producer::new(&properties, Duration::from_secs(20)).unwrap();
         let record = Outgoing {
-            topic: "orders".to_owned(),
+            topic: "orders".into(),
             value: Some(b"a kite".to_vec()),
             ..Outgoing::default()
         };

@@ -29,7 +29,7 @@ impl Outgoing {
         rk: *mut sys::rd_kafka_t,
         opaque: *mut c_void,
     ) -> Result<(), Code> {
-        let topic = CString::new(self.topic.as_str()).map_err(|_| Code::InvalidTopic)?;
+        let topic = CString::new(&*self.topic).map_err(|_| Code::InvalidTopic)?;
         let tag = sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_TOPIC;
         // SAFETY: by the contract; the name lives as long as the call.
         unsafe { self.produce(rk, (tag, topic.as_ptr().cast()), opaque) }
@@ -198,7 +198,7 @@ mod tests {
         let properties = BTreeMap::from([("bootstrap.servers".to_owned(), address)]);
         let producer = Producer::new(&properties, Duration::from_secs(20)).unwrap();
         let odd = Outgoing {
-            topic: "dead".to_owned(),
+            topic: "dead".into(),
             partition: Some(0),
             key: Some(vec![0xff, 0, 1]),
             value: Some(vec![0, 0xfe]),
@@ -214,13 +214,13 @@ mod tests {
             timestamp_ms: Some(1_700_000_000_123),
         };
         let empty = Outgoing {
-            topic: "dead".to_owned(),
+            topic: "dead".into(),
             key: Some(Vec::new()),
             value: Some(Vec::new()),
             ..Outgoing::default()
         };
         let nothing = Outgoing {
-            topic: "dead".to_owned(),
+            topic: "dead".into(),
             ..Outgoing::default()
         };
         let sent = [odd, empty, nothing];

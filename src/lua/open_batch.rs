@@ -1,7 +1,7 @@
 //! The call of a batch that has not ended: what it has resolved, and to which messages its records belong. No Lua.
 
 use crate::message::Outgoing;
-use crate::wait::send::Emitted;
+use crate::wait::send::{Emitted, Few};
 
 /// The messages to which records belong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +122,7 @@ impl OpenBatch {
             Owner::Of(index) => index < done,
         };
         let mut owners = std::mem::take(&mut self.owners).into_iter();
-        let (mut own, mut rest) = (Vec::new(), Vec::new());
+        let (mut own, mut rest) = (Few::new(), Few::new());
         for request in emitted.requests.drain(..) {
             let owner = owners.next().unwrap_or(Owner::Next);
             if is_done(owner) {
@@ -143,6 +143,7 @@ impl OpenBatch {
             senders: emitted.senders.clone(),
             requests: own,
             bytes,
+            kept: 0,
             last_bytes: bytes,
             asked: None,
         })

@@ -19,7 +19,7 @@ use super::attributes::App;
 use super::control::observers::PartitionEvent;
 use super::open_batch::OpenBatch;
 use super::stack::push_bytes;
-use super::used::Used;
+use super::used::{Topics, Used};
 use super::{BatchCall, Call, Verdict};
 use crate::bundle::Bundle;
 use crate::clock::Clock;
@@ -186,6 +186,7 @@ pub(super) struct Shared {
     pub(super) emitted_bytes: Cell<usize>,
     /// Emissions of one record that are over, for the next ones: the memory of each is used again.
     pub(super) used: RefCell<Used>,
+    pub(super) targets: RefCell<Topics>,
     /// The calls of batches that have not ended.
     pub(super) batches: RefCell<HashMap<u64, OpenBatch>>,
     /// Calls whose awaited commit had records to write first, until it is answered.
@@ -271,6 +272,7 @@ impl Shared {
             emitted: RefCell::default(),
             emitted_bytes: Cell::new(0),
             used: RefCell::default(),
+            targets: RefCell::default(),
             batches: RefCell::default(),
             owing: RefCell::default(),
             verdict: RefCell::default(),

@@ -193,7 +193,7 @@ pub(crate) fn record(
         add(names.traceback, cut(traceback, TRACEBACK_MAX));
     }
     Outgoing {
-        topic: policy.topic_of(&topic, facts.group, facts.listener),
+        topic: policy.topic_of(&topic, facts.group, facts.listener).into(),
         partition: Some(partition),
         key: source.key().map(Into::into),
         value: source.value().map(Into::into),

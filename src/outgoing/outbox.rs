@@ -230,7 +230,7 @@ mod tests {
 
     fn letter(partition: i32, key: &str) -> Outgoing {
         Outgoing {
-            topic: "dead".to_owned(),
+            topic: "dead".into(),
             partition: Some(partition),
             key: Some(key.into()),
             value: Some(b"a letter".to_vec()),

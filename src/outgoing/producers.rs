@@ -28,7 +28,7 @@ use crate::nearest::suggestion;
 use crate::telemetry::metrics::ProducerSnapshot;
 use crate::threads::supervisor::Supervisor;
 use crate::wait::Fault;
-use crate::wait::send::{Acknowledgements, Emission, Request, Senders, Sending, Troubled};
+use crate::wait::send::{Acknowledgements, Emission, Few, Request, Senders, Sending, Troubled};
 
 use group::Group;
 use hearing::Receivers;
@@ -292,7 +292,7 @@ impl Senders for Set {
         Box::pin(async move { looking::look(groups?, troubled).await })
     }
 
-    fn emit(&self, requests: Vec<Request>, troubled: Troubled) -> Emission {
+    fn emit(&self, requests: Few<Request>, troubled: Troubled) -> Emission {
         let of_group = |request| Ok((self.group(&request)?.clone(), request));
         let requests: Result<Vec<_>, Fault> = requests.into_iter().map(of_group).collect();
         Box::pin(async move { emission::emit(requests?, troubled).await })

@@ -88,7 +88,7 @@ pub(crate) fn record(source: &dyn Record, facts: &FailedMessage<'_>, delay: Dura
         headers.push((name.into(), Some(value.into_bytes())));
     }
     Outgoing {
-        topic: topic_name::retry_topic(&origin.topic, facts.group, delay),
+        topic: topic_name::retry_topic(&origin.topic, facts.group, delay).into(),
         partition: Some(origin.partition),
         key: source.key().map(Into::into),
         value: source.value().map(Into::into),
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn a_message_keeps_its_origin_from_topic_to_topic() {
         let first = record(&message(), &facts(), Duration::from_secs(5));
-        assert_eq!(first.topic, "orders.billing.retry.5s");
+        assert_eq!(&*first.topic, "orders.billing.retry.5s");
         assert_eq!((first.partition, first.timestamp_ms), (Some(3), None));
         let second = FailedMessage {
             topic: &first.topic,
@@ -272,7 +272,7 @@ mod tests {
             ..facts()
         };
         let next = record(&read_back(&first), &second, Duration::from_secs(60));
-        assert_eq!(next.topic, "orders.billing.retry.1m");
+        assert_eq!(&*next.topic, "orders.billing.retry.1m");
         let expected = Origin {
             listener: "bills".to_owned(),
             group: "billing".to_owned(),

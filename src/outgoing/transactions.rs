@@ -21,7 +21,7 @@ use crate::rules::transaction::{Answer, Why};
 use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
 use crate::threads::supervisor::{Handle, Kind, Supervisor};
-use crate::wait::send::Request;
+use crate::wait::send::{Few, Request};
 
 pub(crate) use id::Id;
 
@@ -37,7 +37,7 @@ const TURN_GRACE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
     pub(crate) listener: String,
-    pub(crate) requests: Vec<Request>,
+    pub(crate) requests: Few<Request>,
 }
 
 /// The records of a message.

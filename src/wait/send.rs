@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use super::{Fault, Requested};
 use crate::message::Outgoing;
@@ -69,6 +70,9 @@ impl Compression {
     }
 }
 
+/// One, and seldom more: they lie side by side with what holds them.
+pub(crate) type Few<T> = SmallVec<[T; 1]>;
+
 /// What one call of `send` or `sendBatch` requests.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Request {
@@ -76,7 +80,7 @@ pub(crate) struct Request {
     pub(crate) function: &'static str,
     /// `None`: the producer of `[producerConfig]`.
     pub(crate) producer: Option<String>,
-    pub(crate) records: Vec<Outgoing>,
+    pub(crate) records: Few<Outgoing>,
     /// `None`: those of the producer, like the two below.
     pub(crate) acks: Option<Acks>,
     pub(crate) compression: Option<Compression>,
@@ -160,15 +164,17 @@ pub(crate) trait Senders: fmt::Debug + Send + Sync {
     fn look_at_topics(&self, requests: &[Request], troubled: Troubled) -> Emission;
 
     /// Sends records of requests that `may_emit` has passed, however long that takes, in their order.
-    fn emit(&self, requests: Vec<Request>, troubled: Troubled) -> Emission;
+    fn emit(&self, requests: Few<Request>, troubled: Troubled) -> Emission;
 }
 
 /// What a call has emitted: the records leave when its handler has returned.
 #[derive(Debug)]
 pub(crate) struct Emitted {
     pub(crate) senders: Arc<dyn Senders>,
-    pub(crate) requests: Vec<Request>,
+    pub(crate) requests: Few<Request>,
     pub(crate) bytes: usize,
+    /// The bytes of memory that serves another emission after this one; 0: its memory serves none.
+    pub(crate) kept: usize,
     /// The bytes of the last request.
     pub(crate) last_bytes: usize,
     /// The commit that the handler requested after that, without a wait: it follows the acknowledgement.

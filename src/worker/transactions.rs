@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use smallvec::smallvec;
+
 use crate::assignment::{HandedOver, Partition, ToConsumer, ToWorker};
 use crate::kafka::Message;
 use crate::lua::Failure;
@@ -157,13 +159,14 @@ impl Worker {
         };
         let request = Request {
             function: "the record",
-            records: vec![record],
+            records: smallvec![record],
             ..Request::default()
         };
         let emitted = Box::new(Emitted {
             senders,
-            requests: vec![request],
+            requests: smallvec![request],
             bytes,
+            kept: 0,
             last_bytes: bytes,
             asked: None,
         });

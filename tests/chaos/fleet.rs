@@ -3,6 +3,7 @@
 //! The first one is the veteran: it is never killed, so that what it holds after an hour can be compared with what it
 //! held in the beginning.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -79,11 +80,18 @@ pub(crate) struct Member {
 }
 
 /// What a daemon holds at a moment.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Sample {
     pub(crate) memory: u64,
     pub(crate) descriptors: usize,
-    pub(crate) threads: usize,
+    /// How many have a name.
+    threads: BTreeMap<String, usize>,
+}
+
+impl Sample {
+    pub(crate) fn threads(&self) -> usize {
+        self.threads.values().sum()
+    }
 }
 
 impl Fleet {
@@ -276,7 +284,7 @@ impl Fleet {
         let (first, last) = self.members[0].ends()?;
         let is_flat = last.memory < 2 * first.memory + (64 << 20)
             && last.descriptors < first.descriptors + 40
-            && last.threads < first.threads + 16;
+            && last.threads() < first.threads() + 16;
         (!is_flat).then(|| format!("a daemon has grown from {first:?} to {last:?}"))
     }
 
@@ -375,10 +383,10 @@ impl Member {
         (if had_begun { code } else { 0 }, daemon.jobs())
     }
 
-    /// The first sample counts once the member has warmed up.
+    /// The first sample counts once the member has warmed up: after a minute each of its clients was of use.
     pub(crate) fn ends(&self) -> Option<(Sample, Sample)> {
-        let first = self.samples.get(2).or(self.samples.first())?;
-        Some((*first, *self.samples.last()?))
+        let first = self.samples.get(12).or(self.samples.first())?;
+        Some((first.clone(), self.samples.last()?.clone()))
     }
 
     /// What it holds at the end counts, whenever it was looked at last.
@@ -400,9 +408,20 @@ impl Member {
         Some(Sample {
             memory: number("VmRSS:")? * 1024,
             descriptors: fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count(),
-            threads: number("Threads:")? as usize,
+            threads: names_of_threads(pid)?,
         })
     }
+}
+
+fn names_of_threads(pid: i32) -> Option<BTreeMap<String, usize>> {
+    let mut names = BTreeMap::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+        // It may have ended meanwhile.
+        if let Ok(name) = fs::read_to_string(task.path().join("comm")) {
+            *names.entry(name.trim_end().to_owned()).or_default() += 1;
+        }
+    }
+    Some(names)
 }
 
 fn is_panic_of_worker(line: &Line) -> bool {

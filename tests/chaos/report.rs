@@ -286,7 +286,7 @@ fn veteran(text: &mut String, fleet: &Fleet) {
         let columns: [(&str, Column); 3] = [
             ("memory, MiB", |one| one.memory as f64 / f64::from(1 << 20)),
             ("descriptors", |one| one.descriptors as f64),
-            ("threads", |one| one.threads as f64),
+            ("threads", |one| one.threads() as f64),
         ];
         for (name, of) in columns {
             writeln!(

@@ -75,7 +75,7 @@ fn parse_line(text: &str) -> Result<Outgoing, (usize, String)> {
     Ok(Outgoing {
         key: bytes(&line.key, || field(text, "key")),
         value: bytes(&line.value, || field(text, "value")),
-        topic: line.topic,
+        topic: line.topic.into(),
         partition: line.partition.map(i32::from),
         headers,
         timestamp_ms: line.timestamp.map(|ms| ms as i64),

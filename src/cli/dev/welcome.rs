@@ -120,9 +120,12 @@ impl Welcome<'_> {
             .iter()
             .map(|sample| &sample.record)
             .find(|record| taken(&record.topic));
-        let topic = sample
-            .map(|record| &record.topic)
-            .or_else(|| self.topics.iter().find(|topic| taken(topic)))?;
+        let topic = sample.map(|record| &*record.topic).or_else(|| {
+            self.topics
+                .iter()
+                .map(|topic| &**topic)
+                .find(|topic| taken(topic))
+        })?;
         let value = sample.and_then(|record| String::from_utf8(record.value.clone()?).ok());
         let value =
             value.filter(|value| value.len() <= VALUE_LENGTH_MAX && !value.starts_with('-'));

@@ -19,7 +19,7 @@ fn producer(brokers: &str, deadline: Duration) -> Producer {
 
 fn record(topic: &str, partition: i32, value: &str) -> Outgoing {
     Outgoing {
-        topic: topic.to_owned(),
+        topic: topic.into(),
         partition: Some(partition),
         value: Some(value.into()),
         headers: vec![
@@ -65,7 +65,7 @@ fn one_key_is_one_partition() {
     broker.create_topic("orders", 5).unwrap();
     let producer = producer(broker.address(), Duration::from_secs(20));
     let keyed = Outgoing {
-        topic: "orders".to_owned(),
+        topic: "orders".into(),
         key: Some(b"k".to_vec()),
         ..Outgoing::default()
     };

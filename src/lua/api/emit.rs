@@ -9,6 +9,7 @@ use std::ffi::c_int;
 use std::sync::Arc;
 
 use mlua::ffi::{self, lua_State};
+use smallvec::smallvec;
 
 use super::call::{self, OWN};
 use super::tide::kafka::request;
@@ -19,10 +20,11 @@ use crate::lua::plain;
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, is_null, push_bytes, type_name};
 use crate::lua::suspend;
+use crate::lua::used::{self, Topics};
 use crate::message::trace::carry_on;
 use crate::message::{Header, Outgoing};
 use crate::topic_name::is_topic;
-use crate::wait::send::{Emitted, Request};
+use crate::wait::send::{Emitted, Few, Request};
 use crate::wait::{Fault, Requested};
 
 const NAME: &str = "ctx.emit";
@@ -89,11 +91,12 @@ impl Shared {
         let mut one = used.unwrap_or_else(|| {
             Box::new(Emitted {
                 senders: senders.clone(),
-                requests: vec![Request {
-                    records: vec![Outgoing::default()],
+                requests: smallvec![Request {
+                    records: smallvec![Outgoing::default()],
                     ..Request::default()
                 }],
                 bytes: 0,
+                kept: 0,
                 last_bytes: 0,
                 asked: None,
             })
@@ -103,7 +106,14 @@ impl Shared {
         request.function = NAME;
         request.listener = self.listener.get();
         // SAFETY: the table of options is the one value on the stack.
-        let Some(is_of_topic) = (unsafe { read_plain(state, &mut request.records[0]) }) else {
+        let read = unsafe {
+            read_plain(
+                state,
+                &mut self.targets.borrow_mut(),
+                &mut request.records[0],
+            )
+        };
+        let Some(is_of_topic) = read else {
             return Ok(false);
         };
         let bytes = request.records[0].size();
@@ -113,6 +123,7 @@ impl Shared {
             senders.may_emit(request)?;
         }
         (one.bytes, one.last_bytes) = (bytes, bytes);
+        one.kept = used::size_of_plain(&one.requests[0].records[0]);
         self.emits.set(true);
         self.emitted_bytes.set(self.emitted_bytes.get() + bytes);
         self.emitted.borrow_mut().push((call, one));
@@ -176,8 +187,9 @@ impl Shared {
         let at = found.unwrap_or_else(|| {
             let one = Emitted {
                 senders: senders.clone(),
-                requests: Vec::new(),
+                requests: Few::new(),
                 bytes: 0,
+                kept: 0,
                 last_bytes: 0,
                 asked: None,
             };
@@ -186,6 +198,8 @@ impl Shared {
         });
         let one = &mut *all[at].1;
         one.bytes += bytes;
+        // Another record may follow a plain one.
+        one.kept = 0;
         let is_same = self
             .with_batch(|batch| batch.continues(owner))
             .unwrap_or(true);
@@ -313,10 +327,42 @@ unsafe fn leave(state: *mut lua_State, shared: &Shared) -> bool {
     }
 }
 
+/// A field of a plain record.
+enum Field {
+    Topic,
+    Value,
+    Key,
+    Partition,
+    Timestamp,
+}
+
+impl Field {
+    /// By the length first, so that no name costs a call.
+    fn of(name: &[u8]) -> Option<Self> {
+        if let Ok(name) = <&[u8; 5]>::try_from(name) {
+            return match name {
+                b"topic" => Some(Self::Topic),
+                b"value" => Some(Self::Value),
+                _ => None,
+            };
+        }
+        match (<&[u8; 3]>::try_from(name), <&[u8; 9]>::try_from(name)) {
+            (Ok(b"key"), _) => Some(Self::Key),
+            (_, Ok(b"partition")) => Some(Self::Partition),
+            (_, Ok(b"timestamp")) => Some(Self::Timestamp),
+            _ => None,
+        }
+    }
+}
+
 /// Reads one flat record without headers and producer from the table that is the one value on the stack, in place of
 /// another record. Returns whether it has the same topic. `None`: it is no such record, or not a valid one; the usual
 /// reader says what it is. Raises nothing.
-unsafe fn read_plain(state: *mut lua_State, into: &mut Outgoing) -> Option<bool> {
+unsafe fn read_plain(
+    state: *mut lua_State,
+    topics: &mut Topics,
+    into: &mut Outgoing,
+) -> Option<bool> {
     let (mut topic, mut has_value, mut has_key) = (None, false, false);
     (into.partition, into.timestamp_ms) = (None, None);
     // SAFETY: nothing is converted in place, and `lua_next` gets only keys that it returned.
@@ -326,29 +372,29 @@ unsafe fn read_plain(state: *mut lua_State, into: &mut Outgoing) -> Option<bool>
         }
         ffi::lua_pushnil(state);
         while ffi::lua_next(state, 1) != 0 {
-            let is_read = match bytes_at(state, 2).unwrap_or_default() {
-                b"topic" => {
-                    topic = read_topic(state, &mut into.topic);
+            let is_read = match Field::of(bytes_at(state, 2).unwrap_or_default()) {
+                Some(Field::Topic) => {
+                    topic = read_topic(state, topics, &mut into.topic);
                     topic.is_some()
                 }
-                b"value" => {
+                Some(Field::Value) => {
                     has_value = read_bytes(state, &mut into.value);
                     has_value
                 }
-                b"key" => {
+                Some(Field::Key) => {
                     has_key = read_bytes(state, &mut into.key);
                     has_key
                 }
-                b"partition" => {
+                Some(Field::Partition) => {
                     let number = integer_at(state).and_then(|number| number.try_into().ok());
                     into.partition = number;
                     number.is_some()
                 }
-                b"timestamp" => {
+                Some(Field::Timestamp) => {
                     into.timestamp_ms = integer_at(state);
                     into.timestamp_ms.is_some()
                 }
-                _ => false,
+                None => false,
             };
             if !is_read {
                 return None;
@@ -363,16 +409,23 @@ unsafe fn read_plain(state: *mut lua_State, into: &mut Outgoing) -> Option<bool>
 }
 
 /// The value at the top of the stack. Returns whether it is the topic that was there, and `None` for no valid one.
-unsafe fn read_topic(state: *mut lua_State, into: &mut String) -> Option<bool> {
+unsafe fn read_topic(
+    state: *mut lua_State,
+    topics: &mut Topics,
+    into: &mut Arc<str>,
+) -> Option<bool> {
     // SAFETY: the string stays on the stack.
     let name = unsafe { bytes_at(state, 3) }.unwrap_or_default();
-    if name == into.as_bytes() {
-        // The topic of an earlier record, which was valid.
-        return (!name.is_empty()).then_some(true);
+    if let Some(known) = topics.find(name) {
+        // The old name itself is in no cache any more.
+        let is_same = Arc::ptr_eq(known, into);
+        if !is_same {
+            *into = known.clone();
+        }
+        return Some(is_same);
     }
-    into.clear();
     let name = std::str::from_utf8(name).ok().filter(|name| is_topic(name));
-    into.push_str(name?);
+    *into = topics.add(name?);
     Some(false)
 }
 

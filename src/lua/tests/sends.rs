@@ -2,13 +2,15 @@
 
 use std::sync::Mutex;
 
+use smallvec::smallvec;
+
 use crate::config::Producer;
 use crate::lua::ProducerSource;
 use crate::lua::tests::*;
 use crate::message::Outgoing;
 use crate::wait::send::{
-    Acknowledgements, Acks, Compression, Coordinates, Emission, Failed, Fate, Request, Senders,
-    Sending, Troubled,
+    Acknowledgements, Acks, Compression, Coordinates, Emission, Failed, Fate, Few, Request,
+    Senders, Sending, Troubled,
 };
 use crate::wait::{Cancel, Fault};
 
@@ -56,7 +58,7 @@ impl Senders for Set {
 
     fn take_back(&self) {}
 
-    fn emit(&self, requests: Vec<Request>, _: Troubled) -> Emission {
+    fn emit(&self, requests: Few<Request>, _: Troubled) -> Emission {
         self.0.requests.lock().unwrap().extend(requests);
         Box::pin(async { Ok(()) })
     }
@@ -169,8 +171,8 @@ fn send_of_one_flat_record_returns_its_place() {
     let expected = Request {
         function: "tide.kafka.send",
         producer: None,
-        records: vec![Outgoing {
-            topic: "out".to_owned(),
+        records: smallvec![Outgoing {
+            topic: "out".into(),
             partition: Some(3),
             key: Some(b"k".to_vec()),
             value: Some(b"a\0b".to_vec()),
@@ -215,7 +217,7 @@ fn send_batch_sends_to_several_topics() {
          } }
          assert(#places == 3 and places[2].topic == 'a' and places[3].topic == 'b' and places[3].offset == 102)",
     );
-    let topics = requests[0].records.iter().map(|one| one.topic.as_str());
+    let topics = requests[0].records.iter().map(|one| &*one.topic);
     assert_eq!(topics.collect::<Vec<_>>(), ["a", "a", "b"]);
     assert_eq!(requests[0].acks, Some(Acks::All));
 }
@@ -425,7 +427,7 @@ fn a_named_producer_sends_by_a_dot_and_by_a_colon() {
     assert!(matches!(step, Step::Done), "{step:?}");
     let by: Vec<_> = requests.iter().map(|one| one.producer.as_deref()).collect();
     assert_eq!(by, [Some("audit"), Some("audit")]);
-    assert_eq!(requests[1].records[0].topic, "b");
+    assert_eq!(&*requests[1].records[0].topic, "b");
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn check(letter: &Outgoing, name: &str, expected: &[u8]) {
 #[test]
 fn moontides_headers_are_text() {
     let letter = record(&policy(HeaderStyle::Moontide), &message(&[]), &facts());
-    assert_eq!(letter.topic, "orders.dead");
+    assert_eq!(&*letter.topic, "orders.dead");
     assert_eq!(letter.partition, Some(7));
     assert_eq!(letter.key.as_deref(), Some(&b"k"[..]));
     assert_eq!(letter.value.as_deref(), Some(&b"v"[..]));
@@ -188,7 +188,7 @@ fn a_letter_that_fails_again_keeps_its_first_origin_in_every_pair_of_styles() {
                 ..facts()
             };
             let letter = record(&policy(second), &read_back(&letter, 3), &again);
-            assert_eq!(letter.topic, "orders.dead.dead");
+            assert_eq!(&*letter.topic, "orders.dead.dead");
             assert_eq!(letter.partition, Some(1));
             let expected = Origin {
                 topic: b"orders".into(),
@@ -310,7 +310,7 @@ fn a_letter_from_a_retry_topic_tells_where_the_message_was_before() {
     };
     let source = read_back(&waiting, 5);
     let letter = record(&policy(HeaderStyle::Moontide), &source, &facts);
-    assert_eq!(letter.topic, "orders.dead");
+    assert_eq!(&*letter.topic, "orders.dead");
     assert_eq!(letter.partition, Some(7));
     assert_eq!(letter.timestamp_ms, Some(1_600_000_000_000));
     check(&letter, "moontide-origin-topic", b"orders");

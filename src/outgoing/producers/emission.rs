@@ -91,7 +91,7 @@ mod tests {
 
     fn request(values: &[&str]) -> Request {
         let record = |value: &&str| Outgoing {
-            topic: (*value).to_owned(),
+            topic: (*value).into(),
             ..Outgoing::default()
         };
         Request {
@@ -122,11 +122,7 @@ mod tests {
             (fault.kind, fault.message.as_str()),
             ("timeout", "no answer")
         );
-        let left: Vec<_> = request
-            .records
-            .iter()
-            .map(|one| one.topic.as_str())
-            .collect();
+        let left: Vec<_> = request.records.iter().map(|one| &*one.topic).collect();
         assert_eq!(left, ["b", "c"], "in their order");
     }
 

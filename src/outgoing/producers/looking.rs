@@ -25,12 +25,12 @@ const BATCH: usize = 70;
 /// The topics of a request, each with the bytes of its largest record.
 pub(super) struct Records {
     function: &'static str,
-    topics: Vec<(String, usize)>,
+    topics: Vec<(Arc<str>, usize)>,
 }
 
 impl Records {
     pub(super) fn of(request: &Request) -> Self {
-        let mut topics: Vec<(String, usize)> = Vec::new();
+        let mut topics: Vec<(Arc<str>, usize)> = Vec::new();
         for record in &request.records {
             let size = record.size() + BATCH;
             match topics.iter_mut().find(|(topic, _)| *topic == record.topic) {

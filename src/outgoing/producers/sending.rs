@@ -13,7 +13,7 @@ use crate::kafka::Refusal;
 use crate::kafka::producer::{Acknowledged, Failure, Producer, Way};
 use crate::message::Outgoing;
 use crate::wait::Fault;
-use crate::wait::send::{Acks, Coordinates, Failed, Fate, Request};
+use crate::wait::send::{Acks, Coordinates, Failed, Fate, Few, Request};
 
 use super::clients::{Pair, Use};
 use super::group::{Counted, Group};
@@ -98,7 +98,7 @@ struct Call {
     pair: Pair,
     function: &'static str,
     kind: Kind,
-    records: Vec<Outgoing>,
+    records: Few<Outgoing>,
     fates: Vec<Option<Fate>>,
     deadline: tokio::time::Instant,
     timeout: Duration,
@@ -172,7 +172,7 @@ impl Call {
             Kind::Emitted => self.group.for_emitted(usize::MAX),
         };
         let any = self.made(most).await?;
-        let topics: BTreeSet<&str> = self.records.iter().map(|one| one.topic.as_str()).collect();
+        let topics: BTreeSet<&str> = self.records.iter().map(|one| &*one.topic).collect();
         let topics: Vec<&str> = topics.into_iter().collect();
         let largest = self.group.largest(&any, &topics, self.deadline).await;
         drop(any);
@@ -341,7 +341,7 @@ impl Call {
         let topics = self.records.iter().zip(&self.fates);
         let topic = topics
             .filter(|(_, fate)| fate.is_none())
-            .map(|(record, _)| record.topic.as_str())
+            .map(|(record, _)| &*record.topic)
             .next()
             .unwrap_or_default();
         let (kind, reason) = match error {

@@ -3,6 +3,8 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
+use smallvec::smallvec;
+
 use super::*;
 use crate::config::{Sources, Written};
 use crate::kafka::mock::{Broker, Code};
@@ -35,7 +37,7 @@ fn nobody() -> String {
 
 fn request(topic: &str, values: &[&str]) -> Request {
     let record = |value: &&str| Outgoing {
-        topic: topic.to_owned(),
+        topic: topic.into(),
         value: Some(value.as_bytes().to_vec()),
         ..Outgoing::default()
     };
@@ -342,7 +344,7 @@ fn emitted_records_have_numbers_and_can_be_taken_back() {
         std::mem::take(&mut *heard.0.lock().unwrap())
     };
     assert!(!emit(1, &["a"]), "the limit of the topic is not known");
-    let slowly = set.emit(vec![request("out", &["a"])], Box::new(|_| ()));
+    let slowly = set.emit(smallvec![request("out", &["a"])], Box::new(|_| ()));
     block_on(slowly).unwrap();
     assert!(emit(5, &["b", "c"]));
     assert_eq!(wait(2), [(5, true), (6, true)]);

@@ -32,12 +32,13 @@ struct Way {
     group: Arc<Group>,
     /// Its name is that of the topic. It ends with its client.
     route: Weak<Route>,
-    topic: String,
+    topic: Arc<str>,
 }
 
 impl Way {
-    fn leads(&self, producer: Option<&str>, topic: &str) -> bool {
-        self.topic == topic && self.producer.as_deref() == producer
+    fn leads(&self, producer: Option<&str>, topic: &Arc<str>) -> bool {
+        let is_of_topic = Arc::ptr_eq(&self.topic, topic) || self.topic == *topic;
+        is_of_topic && self.producer.as_deref() == producer
     }
 }
 
@@ -72,13 +73,18 @@ impl Ways {
         to: &Arc<dyn Acknowledgements>,
         group: impl Fn(&Request) -> Option<Arc<Group>>,
     ) -> bool {
+        if let [request] = requests
+            && let [record] = &request.records[..]
+        {
+            return self.send_one(request, record, first, to, group);
+        }
         let mut found = std::mem::take(&mut self.found);
         let may = self.find(requests, &mut found, group);
         if may {
             let records = requests.iter().flat_map(|request| &request.records);
             let mut ways = found.iter().zip(first..).zip(records);
-            let failed = ways.find_map(|((way, number), record)| {
-                let failure = leave(way, record, number).err()?;
+            let failed = ways.find_map(|(((group, route, size), number), record)| {
+                let failure = leave((group, route, *size), record, number).err()?;
                 Some((number - first, failure))
             });
             if let Some((at, fault)) = failed {
@@ -86,13 +92,39 @@ impl Ways {
                 for (group, _, size) in &found[at as usize + 1..] {
                     group.give_room_back(*size);
                 }
-                let own = first & !self.receiver.as_ref().map_or(0, |(_, base)| *base);
-                to.answered(Vec::new(), vec![(own + at, fault)]);
+                to.answered(Vec::new(), vec![(self.own(first) + at, fault)]);
             }
         }
         found.clear();
         self.found = found;
         may
+    }
+
+    /// As `send`: the usual case, which keeps nothing.
+    fn send_one(
+        &mut self,
+        request: &Request,
+        record: &Outgoing,
+        number: u64,
+        to: &Arc<dyn Acknowledgements>,
+        group: impl Fn(&Request) -> Option<Arc<Group>>,
+    ) -> bool {
+        let Some(route) = self.put_first(request, record, group) else {
+            return false;
+        };
+        let (group, size) = (&self.kept[0].group, record.size());
+        if !is_plain(record) || !group.take_room(size) {
+            return false;
+        }
+        if let Err(fault) = leave((group, &route, size), record, number) {
+            to.answered(Vec::new(), vec![(self.own(number), fault)]);
+        }
+        true
+    }
+
+    /// The number without what it begins with.
+    fn own(&self, number: u64) -> u64 {
+        number & !self.receiver.as_ref().map_or(0, |(_, base)| *base)
     }
 
     /// The way of each record, and room for all of them.
@@ -104,8 +136,9 @@ impl Ways {
     ) -> bool {
         for request in requests {
             for record in &request.records {
-                let way = self.way(request, record, &group);
                 let size = record.size();
+                let route = self.put_first(request, record, &group);
+                let way = route.map(|route| (self.kept[0].group.clone(), route));
                 let way = way.filter(|(group, _)| is_plain(record) && group.take_room(size));
                 let Some((group, route)) = way else {
                     for (group, _, size) in found.iter() {
@@ -119,21 +152,22 @@ impl Ways {
         true
     }
 
-    fn way(
+    /// The way of this record comes first.
+    fn put_first(
         &mut self,
         request: &Request,
         record: &Outgoing,
         group: impl Fn(&Request) -> Option<Arc<Group>>,
-    ) -> Option<(Arc<Group>, Arc<Route>)> {
-        let (producer, topic) = (request.producer.as_deref(), record.topic.as_str());
+    ) -> Option<Arc<Route>> {
+        let (producer, topic) = (request.producer.as_deref(), &record.topic);
         let at = self.kept.iter().position(|way| way.leads(producer, topic));
         if let Some(at) = at {
             if at > 0 {
                 self.kept[..=at].rotate_right(1);
             }
-            let way = &self.kept[0];
-            if let Some(route) = way.route.upgrade().filter(|route| !route.is_stale()) {
-                return Some((way.group.clone(), route));
+            let route = self.kept[0].route.upgrade();
+            if let Some(route) = route.filter(|route| !route.is_stale()) {
+                return Some(route);
             }
             self.kept.remove(0);
         }
@@ -142,29 +176,29 @@ impl Ways {
         self.kept.truncate(KEPT - 1);
         let way = Way {
             producer: request.producer.clone(),
-            group: group.clone(),
+            group,
             route: Arc::downgrade(&route),
-            topic: topic.to_owned(),
+            topic: topic.clone(),
         };
         self.kept.insert(0, way);
-        Some((group, route))
+        Some(route)
     }
 }
 
 /// Gives the record to librdkafka. An error is its only answer.
 fn leave(
-    (group, route, size): &(Arc<Group>, Arc<Route>, usize),
+    (group, route, size): (&Group, &Route, usize),
     record: &Outgoing,
     number: u64,
 ) -> Result<(), Fault> {
-    group.stats.sent(*size);
+    group.stats.sent(size);
     route.sent();
     route.topic.send(record, number).map_err(|failure| {
         route.reported(1);
         // The client may have ended for good.
         route.make_stale();
-        group.give_room_back(*size);
-        group.stats.reported(1, *size);
+        group.give_room_back(size);
+        group.stats.reported(1, size);
         Fault::new(failure.kind, failure.sentence)
     })
 }

@@ -10,7 +10,9 @@ use super::*;
 use crate::lua::ProducerSource;
 use crate::message::Outgoing;
 use crate::wait::Fault;
-use crate::wait::send::{Acknowledgements, Emission, Request, Run, Senders, Sending, Troubled};
+use crate::wait::send::{
+    Acknowledgements, Emission, Few, Request, Run, Senders, Sending, Troubled,
+};
 
 /// Takes the answer to an emission that went ahead.
 type Answer = Box<dyn FnOnce(Result<(), Fault>) + Send>;
@@ -89,7 +91,7 @@ impl Senders for Scripted {
         *self.0.taken_back.lock().unwrap() += 1;
     }
 
-    fn emit(&self, requests: Vec<Request>, _: Troubled) -> Emission {
+    fn emit(&self, requests: Few<Request>, _: Troubled) -> Emission {
         let (answer, told) = oneshot::channel();
         let mut waited = self.0.waited.lock().unwrap();
         waited.push((values(&requests), answer));

@@ -3,7 +3,7 @@
 use crate::lua::CallId;
 use crate::lua::open_batch::OpenBatch;
 use crate::lua::shared::Shared;
-use crate::wait::send::Emitted;
+use crate::wait::send::{Emitted, Few};
 
 impl Shared {
     /// What the batch of the running call does, if it is one.
@@ -37,7 +37,7 @@ impl Shared {
             }),
             // The commit that follows them follows nothing.
             None => all.asked.is_some().then(|| Emitted {
-                requests: Vec::new(),
+                requests: Few::new(),
                 bytes: 0,
                 ..all
             }),

@@ -13,6 +13,8 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
+use std::sync::Arc;
+
 use crate::lua::api::fields::unknown;
 use crate::lua::api::module::{Body, Caller, Entry, Module};
 use crate::lua::shared::Shared;
@@ -155,7 +157,7 @@ fn start(
         carry_on(&mut record.headers, &trace);
     }
     let topics = request.records.iter().map(|record| record.topic.clone());
-    let topics: Vec<String> = topics.collect();
+    let topics: Vec<Arc<str>> = topics.collect();
     let sending = senders.send(request)?;
     Ok(Job {
         name: "kafka.send",

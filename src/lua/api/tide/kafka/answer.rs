@@ -1,12 +1,14 @@
 //! From the answer of a request to the value that a handler gets, or the error that it sees. Pure.
 
+use std::sync::Arc;
+
 use crate::wait::send::{Coordinates, Failed, Fate};
 use crate::wait::{Fault, Value};
 
 /// `topics` are those of the records, in their order.
 pub(super) fn value(
     answer: Result<Vec<Coordinates>, Failed>,
-    topics: &[String],
+    topics: &[Arc<str>],
     is_one: bool,
 ) -> Result<Value, Fault> {
     match answer {

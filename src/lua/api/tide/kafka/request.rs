@@ -2,7 +2,10 @@
 //!
 //! An error is the part of a sentence behind the name of the function.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use smallvec::smallvec;
 
 use super::Read;
 use super::fields::{Fields, kind, list};
@@ -10,7 +13,7 @@ use crate::duration;
 use crate::message::{Header, Outgoing};
 use crate::topic_name::is_topic;
 use crate::wait::Value;
-use crate::wait::send::{Acks, Compression, Request};
+use crate::wait::send::{Acks, Compression, Few, Request};
 
 const RECORD: [&str; 5] = ["value", "key", "headers", "partition", "timestamp"];
 const OPTIONS: [&str; 3] = ["acks", "compression", "timeout"];
@@ -37,10 +40,10 @@ pub(super) fn send(value: Value) -> Result<Read, String> {
 }
 
 /// The records of one topic: `messages`, or one that is written flat.
-fn one_or_more(fields: &mut Fields) -> Result<(Vec<Outgoing>, bool), String> {
-    let topic = topic(fields)?;
+fn one_or_more(fields: &mut Fields) -> Result<(Few<Outgoing>, bool), String> {
+    let topic = topic(fields)?.into();
     if !fields.has("messages") {
-        return Ok((vec![record(fields, &topic)?], true));
+        return Ok((smallvec![record(fields, &topic)?], true));
     }
     let messages = fields.take("messages");
     if let Some(flat) = RECORD.iter().find(|name| fields.has(name)) {
@@ -88,7 +91,7 @@ pub(super) fn send_batch(value: Value) -> Result<Read, String> {
         let place = format!(": entry {} of `topicMessages`", index + 1);
         let what = "a table with `topic` and `messages`";
         let mut fields = Fields::of(value, place, what, &["topic", "messages"])?;
-        let topic = topic(&mut fields)?;
+        let topic = topic(&mut fields)?.into();
         let messages = fields.take("messages");
         request
             .records
@@ -177,7 +180,7 @@ pub(super) fn topic(fields: &mut Fields) -> Result<String, String> {
     }
 }
 
-fn records(messages: Value, topic: &str, place: &str) -> Result<Vec<Outgoing>, String> {
+fn records(messages: Value, topic: &Arc<str>, place: &str) -> Result<Few<Outgoing>, String> {
     let messages = list(messages).map_err(|found| {
         format!("{place}: `messages` is {found}, not a list of tables such as {{ value = \"…\" }}")
     })?;
@@ -189,9 +192,9 @@ fn records(messages: Value, topic: &str, place: &str) -> Result<Vec<Outgoing>, S
     messages.into_iter().enumerate().map(read).collect()
 }
 
-fn record(fields: &mut Fields, topic: &str) -> Result<Outgoing, String> {
+fn record(fields: &mut Fields, topic: &Arc<str>) -> Result<Outgoing, String> {
     Ok(Outgoing {
-        topic: topic.to_owned(),
+        topic: topic.clone(),
         value: value(fields)?,
         key: key(fields)?,
         headers: headers(fields)?,
