@@ -20,7 +20,7 @@ use crate::rules::offsets::Ask;
 use crate::rules::route::Plan;
 use crate::rules::seek;
 use crate::rules::start_offset::{Policy, Start};
-use crate::rules::transaction;
+use crate::rules::transaction::{self, Member};
 use crate::telemetry::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::telemetry::status::Blocked;
 use crate::threads::mailbox::Mailbox;
@@ -152,10 +152,11 @@ pub(crate) enum ToConsumer {
     },
     /// These messages have their outcome, and their records are to be committed together with it.
     HandedOver(Vec<HandedOver>),
-    /// The lane has gone back to its refused message: what it handed over before does not count.
+    /// The lane has gone back to its refused message: what it handed over before does not count. Without a lane: all
+    /// lanes of a partition with batches.
     WentBack {
         partition: Arc<Partition>,
-        lane: u64,
+        lane: Option<u64>,
     },
     /// The answer of the transactional producer of this number, with its text for the log.
     Transaction {
@@ -191,12 +192,16 @@ pub(crate) enum ToConsumer {
     Close(Instant),
 }
 
-/// A message that waits for a transaction.
+/// A message that waits for a transaction, or those that one call has finished.
 pub(crate) struct HandedOver {
     pub(crate) partition: Arc<Partition>,
+    /// Of the first message.
     pub(crate) lane: u64,
     pub(crate) number: u64,
-    /// Of the message and its records.
+    pub(crate) others: Vec<Member>,
+    /// Its listener gets batches.
+    pub(crate) is_of_batches: bool,
+    /// Of the messages and their records.
     pub(crate) bytes: usize,
     pub(crate) parts: Parts,
 }
@@ -292,6 +297,13 @@ pub(crate) enum ToWorker {
         number: u64,
         listener: String,
         reason: String,
+    },
+    /// The messages of the call that has finished this one, its first, cannot be committed together: they run again,
+    /// each alone.
+    Divide {
+        partition: Arc<Partition>,
+        lane: u64,
+        number: u64,
     },
     /// New calls go to this bundle from now on.
     Swap {

@@ -361,6 +361,11 @@ impl Worker {
                 listener,
                 reason,
             } => self.refused_record(&partition, (lane, number), listener, reason),
+            ToWorker::Divide {
+                partition,
+                lane,
+                number,
+            } => self.divide(&partition, (lane, number)),
             ToWorker::Swap { bundle, vm, done } => self.engine.queue(bundle, vm, done),
             // The receiver is gone if the send fails.
             ToWorker::Status(reply) => drop(reply.send(self.snapshot())),

@@ -41,22 +41,6 @@ pub(super) fn check(
             scene.report.error(at, message);
         }
     }
-    for (index, listener) in listeners
-        .iter()
-        .filter(|(_, one)| of(one) && one.batch.is_some())
-    {
-        let at = scene.at(&[
-            Step::Key("listeners"),
-            Step::Index(*index),
-            Step::Key("eachBatch"),
-        ]);
-        let message = format!(
-            "listener `{}` gets batches, which consumer `{}` does not have with `exactlyOnce`; use a function for each \
-             message, or another consumer",
-            listener.name, listener.consumer
-        );
-        scene.report.error(at, message);
-    }
     let mut producers = producers.iter();
     let Some(producer) = producers.find(|one| one.name == DEFAULT_PRODUCER) else {
         return;

@@ -17,7 +17,9 @@ use crate::config::{self, Config, DEFAULT_PRODUCER};
 use crate::kafka::Error;
 use crate::outgoing::transactions::{self as producers, Id, Left, Parts, Producer};
 use crate::rules::commit_metadata;
-use crate::rules::transaction::{self, Action, Answer, Item, Lane, Machine, Positions, Step};
+use crate::rules::offsets::NoRoom;
+use crate::rules::transaction::{self, Action, Answer, Enters, Item, Lane, Machine};
+use crate::rules::transaction::{Positions, Step};
 use crate::telemetry::status::TransactionStatus;
 use crate::threads::supervisor::Ending;
 
@@ -104,14 +106,19 @@ impl Transactions {
             self.machine.finished(Item {
                 lane: Lane { epoch, lane },
                 number,
+                others: Vec::new(),
+                is_of_batches: false,
                 bytes: BOOKKEEPING,
                 load: None,
             });
         }
     }
 
-    pub(super) fn went_back(&mut self, epoch: u64, lane: u64) {
-        self.machine.went_back(Lane { epoch, lane });
+    pub(super) fn went_back(&mut self, epoch: u64, lane: Option<u64>) {
+        match lane {
+            Some(lane) => self.machine.went_back(Lane { epoch, lane }),
+            None => self.machine.partition_went_back(epoch),
+        }
     }
 
     /// The bytes that wait for a commit.
@@ -161,13 +168,26 @@ impl Positions for Trackers<'_> {
         }
     }
 
-    fn enters(&mut self, epoch: u64, number: u64) -> bool {
-        let Some(held) = self.held.get_mut(&epoch) else {
-            return false;
-        };
+    fn enter(&mut self, epoch: u64, numbers: &[u64]) -> Enters {
+        let held = self.held.get_mut(&epoch);
         // Before any of its messages, the start of an epoch is committed: so no two transactions of it have the same
         // position, and the group's offset tells which of them was committed.
-        held.epoch.committed.is_some() && held.epoch.tracker.include(number)
+        let Some(held) = held.filter(|held| held.epoch.committed.is_some()) else {
+            return Enters::Later;
+        };
+        let tracker = &mut held.epoch.tracker;
+        if let [number] = *numbers {
+            return if tracker.include(number) {
+                Enters::Yes
+            } else {
+                Enters::Later
+            };
+        }
+        match tracker.include_all(numbers) {
+            Ok(()) => Enters::Yes,
+            Err(NoRoom { has_first: true }) => Enters::Blocked,
+            Err(NoRoom { has_first: false }) => Enters::Later,
+        }
     }
 }
 
@@ -199,11 +219,16 @@ impl Consumer {
                     lane: one.lane,
                 },
                 number: one.number,
+                others: one.others.clone(),
+                is_of_batches: one.is_of_batches,
                 bytes: one.bytes,
                 load: Some(one.parts),
             });
             let before = held.epoch.tracker.unfinished();
             held.epoch.tracker.finish(one.number..one.number + 1);
+            for other in &one.others {
+                held.epoch.tracker.finish(other.number..other.number + 1);
+            }
             let finished = held.epoch.tracker.finished().offset;
             held.epoch.ages.finished(finished, now);
             self.intake.finished(held, before);
@@ -262,6 +287,7 @@ impl Consumer {
                     }
                 }
                 Action::Refused { item, part, text } => self.tell_refused(&item, part, text),
+                Action::Divide(item) => self.tell_to_divide(&item),
                 Action::Shorten => self.shorten_metadata(),
                 Action::SecondProcess => self.say_second_process(),
             }
@@ -366,6 +392,19 @@ impl Consumer {
                 number: item.number,
                 listener: part.listener.clone(),
                 reason,
+            });
+        }
+    }
+
+    /// The messages of a call cannot be committed together.
+    fn tell_to_divide(&self, item: &Item<Load>) {
+        let epoch = item.lane.epoch;
+        let mut held = self.held.values();
+        if let Some(held) = held.find(|held| held.epoch.partition.epoch == epoch) {
+            held.worker.send(ToWorker::Divide {
+                partition: held.epoch.partition.clone(),
+                lane: item.lane.lane,
+                number: item.number,
             });
         }
     }

@@ -21,6 +21,7 @@ pub(crate) use commit_requests::Ask;
 use commit_requests::Manual;
 use kept::Kept;
 use seeds::Seeds;
+pub(crate) use uncommitted::NoRoom;
 use uncommitted::Uncommitted;
 
 /// With nothing in flight, capacity for this many entries stays.

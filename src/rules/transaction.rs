@@ -5,109 +5,21 @@
 //! **A lane enters in its order, and a transaction is committed once**: after an answer that leaves it open, a new
 //! producer with the same id fences the old one first. Only then the group's offsets tell what has happened.
 
+mod content;
+mod exchange;
 mod queues;
 
 use std::time::{Duration, Instant};
 
+use content::Content;
+pub(crate) use exchange::{Action, Answer, Counts, Enters, Found, Positions, Settings, Step, Why};
 use queues::Queues;
-pub(crate) use queues::{Item, Lane};
+pub(crate) use queues::{Item, Lane, Member};
 
 /// The pause before another producer is tried.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Two fenced producers in this time are the work of another process with the same id.
 const FENCED_TWICE: Duration = Duration::from_secs(60);
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Settings {
-    /// How long a transaction is open.
-    pub(crate) interval: Duration,
-    /// The most messages of a transaction.
-    pub(crate) messages: usize,
-    /// The bytes of a partition, and of all, with which a transaction ends at once.
-    pub(crate) partition_bytes: usize,
-    pub(crate) bytes: usize,
-    /// How long the brokers keep an open transaction.
-    pub(crate) timeout: Duration,
-    /// How long a call of the producer may take.
-    pub(crate) call: Duration,
-}
-
-/// What the caller has to do.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Action<T> {
-    /// The present producer ends, or is left in its call, and a new one with the same id starts.
-    Start,
-    /// A transaction begins: the positions are counted from here.
-    Begin,
-    /// Their records belong to the transaction.
-    Put(Vec<Item<T>>),
-    /// The transaction ends with the positions of these epochs, and of every other that has moved.
-    End(Vec<u64>),
-    /// A partition of the transaction under way is lost: it must not commit.
-    Poison,
-    Abort,
-    /// The group's offsets of the partitions of the last `End` are to be read.
-    ReadBack,
-    /// These messages are committed.
-    Committed(Vec<Item<T>>),
-    /// The transaction is not committed, and its messages wait again.
-    Requeued,
-    /// The topic of a record never accepts it. The message has left its queue, and so have those behind it.
-    Refused {
-        item: Item<T>,
-        part: usize,
-        text: String,
-    },
-    /// The metadata has to be shorter.
-    Shorten,
-    /// Another process has the transactional id.
-    SecondProcess,
-}
-
-/// The answer of the producer to its last call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Started,
-    NotStarted {
-        is_fenced: bool,
-    },
-    /// `is_clean`: every request of the producer has had its answer.
-    Committed {
-        is_clean: bool,
-    },
-    /// Nothing of the transaction is committed, and nothing of it will be: no end was requested.
-    NotCommitted(Why),
-    Unknown {
-        is_fenced: bool,
-    },
-    Aborted {
-        is_clean: bool,
-    },
-    NotAborted {
-        is_fenced: bool,
-    },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Why {
-    /// It may go better the next time.
-    Transient,
-    /// The brokers take less metadata.
-    Metadata,
-    /// The topic of some record never accepts it. The number is that of the part of its message, if that was alone.
-    Refused { part: usize, text: String },
-}
-
-/// What the group's offsets say of a transaction without an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    Wanted,
-    Before,
-    /// Its partitions have gone, all of them.
-    Nothing,
-    /// The brokers have not told them.
-    Unreachable,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -138,42 +50,13 @@ enum State {
     },
 }
 
-/// For the status.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) committed: u64,
-    pub(crate) aborted: u64,
-    pub(crate) unknown: u64,
-    pub(crate) replaced: u64,
-    pub(crate) refused: u64,
-}
-
-/// The positions of the partitions.
-pub(crate) trait Positions {
-    /// A transaction begins.
-    fn begin(&mut self);
-
-    /// Whether this message enters it: the metadata of its partition fits afterwards.
-    fn enters(&mut self, epoch: u64, number: u64) -> bool;
-}
-
-/// The caller's part in a step.
-pub(crate) struct Step<'a> {
-    pub(crate) now: Instant,
-    pub(crate) positions: &'a mut dyn Positions,
-    /// A position has moved without a message of a transaction.
-    pub(crate) has_moved: bool,
-    /// A partition leaves, or the consumer: the transaction ends at once.
-    pub(crate) is_hurried: bool,
-}
-
 #[derive(Debug)]
 pub(crate) struct Machine<T> {
     settings: Settings,
     state: State,
     queues: Queues<T>,
     /// The messages of the transaction under way.
-    content: Vec<Item<T>>,
+    content: Content<T>,
     /// A transaction was open when its producer had to go, and the group's offsets tell its end.
     is_unknown: bool,
     /// A partition of the content was lost.
@@ -196,7 +79,7 @@ impl<T: Clone> Machine<T> {
             settings,
             state: State::Without { at: None },
             queues: Queues::default(),
-            content: Vec::new(),
+            content: Content::default(),
             is_unknown: false,
             is_poisoned: false,
             has_changed: false,
@@ -225,26 +108,27 @@ impl<T: Clone> Machine<T> {
         self.queues.open_lane(lane);
     }
 
-    fn contains(&self, epoch: u64) -> bool {
-        self.content.iter().any(|item| item.lane.epoch == epoch)
+    /// The same of a partition with batches.
+    pub(crate) fn partition_went_back(&mut self, epoch: u64) {
+        self.queues.open_partition(epoch);
     }
 
     /// Whether messages of this epoch are still to be committed. Those that do not fit run again elsewhere.
     pub(crate) fn owes(&self, epoch: u64) -> bool {
-        self.queues.is_ready(epoch) || self.contains(epoch)
+        self.queues.is_ready(epoch) || self.content.contains(epoch)
     }
 
     /// Messages and bytes that wait for a commit.
     pub(crate) fn waiting(&self) -> (usize, usize) {
-        let bytes: usize = self.content.iter().map(|item| item.bytes).sum();
-        let (messages, queued) = self.queues.waiting();
-        (messages + self.content.len(), queued + bytes)
+        let (messages, bytes) = self.queues.waiting();
+        let content = &self.content;
+        (messages + content.messages(), bytes + content.bytes())
     }
 
     /// The partition is not ours any more: nothing of it may be committed.
     pub(crate) fn lost(&mut self, epoch: u64, actions: &mut Vec<Action<T>>, now: Instant) {
         self.queues.forget(epoch);
-        if !self.contains(epoch) {
+        if !self.content.contains(epoch) {
             return;
         }
         match self.state {
@@ -257,7 +141,7 @@ impl<T: Clone> Machine<T> {
             }
             _ => {}
         }
-        self.content.retain(|item| item.lane.epoch != epoch);
+        self.content.forget(epoch);
     }
 
     /// When the next step is due without an event.
@@ -301,12 +185,9 @@ impl<T: Clone> Machine<T> {
         }
         if let State::Open { since } = self.state {
             self.fill(&mut step, &mut actions);
-            let is_full = self.content.len() >= self.most || self.is_heavy();
+            let is_full = !self.takes_more() || self.is_heavy();
             if is_full || step.is_hurried || now >= since + self.settings.interval {
-                let mut epochs: Vec<u64> = self.content.iter().map(|one| one.lane.epoch).collect();
-                epochs.sort_unstable();
-                epochs.dedup();
-                actions.push(Action::End(epochs));
+                actions.push(Action::End(self.content.epochs()));
                 let until = now + self.settings.timeout + 2 * self.settings.call;
                 self.state = State::Ending { since, until };
             }
@@ -334,14 +215,35 @@ impl<T: Clone> Machine<T> {
 
     fn fill(&mut self, step: &mut Step<'_>, actions: &mut Vec<Action<T>>) {
         let mut put = Vec::new();
-        while self.content.len() < self.most
-            && let Some(item) = self.queues.next(step.positions)
+        while self.takes_more()
+            && let Some(next) = self.queues.next(step.positions)
         {
-            put.push(item.clone());
-            self.content.push(item);
+            match next {
+                Ok(item) => {
+                    put.push(item.clone());
+                    self.content.push(item);
+                }
+                Err(lane) => self.divide(lane, actions),
+            }
         }
         if !put.is_empty() {
             actions.push(Action::Put(put));
+        }
+    }
+
+    fn takes_more(&self) -> bool {
+        self.content.len() < self.most && self.content.messages() < self.settings.messages
+    }
+
+    /// The messages of a call do not fit, and the position waits for one of them. They run again, one by one, unless
+    /// the transaction has others of the partition: then there may be room behind it.
+    fn divide(&mut self, lane: Lane, actions: &mut Vec<Action<T>>) {
+        if self.content.contains(lane.epoch) {
+            return;
+        }
+        if let Some(item) = self.queues.first(lane).cloned() {
+            self.queues.close_partition(lane.epoch);
+            actions.push(Action::Divide(item));
         }
     }
 
@@ -368,18 +270,24 @@ impl<T: Clone> Machine<T> {
         self.counts.aborted += 1;
         self.is_poisoned = false;
         actions.push(Action::Requeued);
+        let mut content = self.content.take();
         if let Some((part, text)) = self.refused.take() {
-            if self.most <= 1 && self.content.len() == 1 {
+            if self.most <= 1 && content.len() == 1 {
                 self.counts.refused += 1;
-                let item = self.content.remove(0);
-                self.queues.close_lane(item.lane);
+                let item = content.remove(0);
+                if item.is_of_batches {
+                    self.queues.close_partition(item.lane.epoch);
+                } else {
+                    self.queues.close_lane(item.lane);
+                }
                 actions.push(Action::Refused { item, part, text });
             } else {
-                self.most = (self.content.len() / 2).max(1);
+                self.most = (content.len() / 2).max(1);
             }
         }
-        let content = std::mem::take(&mut self.content);
         self.queues.put_back(content);
+        // Some may stand in front of one that did not fit.
+        self.queues.release_held();
     }
 
     fn committed(&mut self, actions: &mut Vec<Action<T>>) {
@@ -387,7 +295,7 @@ impl<T: Clone> Machine<T> {
         self.is_poisoned = false;
         self.has_changed = true;
         self.most = (self.most * 2).min(self.settings.messages);
-        actions.push(Action::Committed(std::mem::take(&mut self.content)));
+        actions.push(Action::Committed(self.content.take()));
     }
 
     /// The producer has answered.
@@ -476,7 +384,7 @@ impl<T: Clone> Machine<T> {
             Found::Wanted => self.committed(&mut actions),
             Found::Before => self.requeue(&mut actions),
             Found::Nothing => {
-                self.content.clear();
+                self.content.take();
                 self.requeue(&mut actions);
             }
             Found::Unreachable => {

@@ -124,9 +124,29 @@ impl<T> Unacknowledged<T> {
         taken
     }
 
+    /// Every lane goes back to its first message.
+    pub(crate) fn take_all(&mut self) -> Vec<(u64, Vec<(u64, T)>)> {
+        let lanes = self.lanes.drain();
+        let messages = |entries: VecDeque<Entry<T>>| {
+            let entries = entries.into_iter();
+            entries.map(|one| (one.number, one.message)).collect()
+        };
+        lanes
+            .map(|(lane, entries)| (lane, messages(entries)))
+            .collect()
+    }
+
     pub(crate) fn all(&self) -> impl Iterator<Item = &T> {
         let entries = self.lanes.values().flatten();
         entries.map(|entry| &entry.message)
+    }
+
+    /// Lanes and numbers.
+    #[cfg(test)]
+    pub(crate) fn all_places(&self) -> Vec<(u64, u64)> {
+        let lanes = self.lanes.iter();
+        let places = lanes.flat_map(|(lane, all)| all.iter().map(|one| (*lane, one.number)));
+        places.collect()
     }
 
     pub(crate) fn each(&mut self, mut each: impl FnMut(&mut T)) {

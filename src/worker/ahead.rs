@@ -153,7 +153,8 @@ impl Worker {
                         self.follow(slot, lane.lane, then);
                     }
                 }
-                Settled::None => {}
+                // In no transaction nothing has several messages.
+                Settled::Member { .. } | Settled::None => {}
             }
         }
         self.emissions.ended = ended;

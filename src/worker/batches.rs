@@ -8,6 +8,7 @@ mod commit_requests;
 mod end;
 mod gather;
 pub(super) mod state;
+mod transactions;
 mod trials;
 mod written;
 
@@ -160,6 +161,8 @@ impl Worker {
             }
             _ => false,
         };
+        // Behind what waits for a transaction each has its place in its lane.
+        let is_done = is_done && slot.unacknowledged.is_empty();
         let id = slot.batches.last;
         if is_done && asked.is_none() {
             self.running.end_batch((slot.partition.epoch, id));
@@ -295,6 +298,7 @@ impl Worker {
             trial,
             settling: None,
             writing: None,
+            fits: None,
         };
         slot.batches.open.insert(id, batch);
         if let Some(asked) = asked {

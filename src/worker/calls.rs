@@ -101,6 +101,13 @@ impl Calls {
             open.find(|(_, open)| open.epoch == epoch && open.lane == lane && open.batch.is_none());
         found.map(|(key, _)| *key)
     }
+
+    /// The call of a batch of this partition.
+    pub(super) fn of_batch(&self, epoch: u64, id: u64) -> Option<(u64, CallId)> {
+        let mut open = self.open.iter();
+        let found = open.find(|(_, open)| open.epoch == epoch && open.batch == Some(id));
+        found.map(|(key, _)| *key)
+    }
 }
 
 type Topic = (Arc<str>, Arc<str>);

@@ -179,7 +179,9 @@ impl Worker {
     /// The run of a lane's head is done once these records are acknowledged.
     pub(super) fn emit(&mut self, head: &mut Head<'_>, mut emitted: Box<Emitted>) -> Stage {
         let asked = emitted.asked.take();
-        let stage = if head.lane.is_strict {
+        // What waits for a transaction keeps its place in the lane anyway.
+        let is_strict = head.lane.is_strict && !head.slot.partition.is_exactly_once;
+        let stage = if is_strict {
             self.write(head, emitted, false)
         } else {
             let number = head.lane.number;

@@ -47,7 +47,7 @@ impl Worker {
 
     /// What the listener has emitted for this message is to be written again. Other listeners do not go back: their
     /// emissions stay ahead.
-    fn unwrite(
+    pub(super) fn unwrite(
         &mut self,
         slot: &mut Slot,
         number: u64,
@@ -84,7 +84,13 @@ impl Worker {
     }
 
     /// The head of the lane has its turn again later: a call of it is given up, and its records are written again.
-    fn preempt(&mut self, slot: &mut Slot, key: u64, lane: &mut Lane<Message>, listener: &str) {
+    pub(super) fn preempt(
+        &mut self,
+        slot: &mut Slot,
+        key: u64,
+        lane: &mut Lane<Message>,
+        listener: &str,
+    ) {
         let id = slot.lane_id(key);
         if let Some((vm, call)) = self.calls.of_lane(id.epoch, key) {
             self.calls.remove(vm, call);

@@ -62,7 +62,12 @@ pub(super) enum Settled {
         kept: Kept,
     },
     Full(Box<Full>),
-    /// Between the two.
+    /// One of the messages that a call with several of them has finished, by the number of the call.
+    Member {
+        message: Message,
+        call: u64,
+    },
+    /// Between two of these.
     None,
 }
 
@@ -151,7 +156,7 @@ impl Settled {
                     then: Vec::new(),
                 },
             }),
-            Self::None => None,
+            Self::Member { .. } | Self::None => None,
         }
     }
 
@@ -165,7 +170,7 @@ impl Settled {
 
     pub(super) fn detach(&mut self) {
         match self {
-            Self::Plain { message, .. } => message.detach(),
+            Self::Plain { message, .. } | Self::Member { message, .. } => message.detach(),
             Self::Full(full) => full.headed.message.detach(),
             Self::None => {}
         }
@@ -188,7 +193,7 @@ impl Settled {
         let kept = match self {
             Self::Plain { kept, .. } => std::slice::from_ref(kept),
             Self::Full(full) => &full.emitting.kept,
-            Self::None => &[],
+            Self::Member { .. } | Self::None => &[],
         };
         kept.iter().filter(|one| one.ahead.is_some())
     }
@@ -198,7 +203,7 @@ impl Settled {
         match self {
             Self::Plain { kept, .. } => (kept.ahead == Some(number)).then_some(&kept.share.of),
             Self::Full(full) => full.emitting.emitter(number),
-            Self::None => None,
+            Self::Member { .. } | Self::None => None,
         }
     }
 }

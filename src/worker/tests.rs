@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use super::*;
+use crate::assignment::HandedOver;
 use crate::bundle::{self, Snapshot};
 use crate::clock::Virtual;
 use crate::config::Written;
@@ -39,6 +40,8 @@ struct Fixture {
     finished: Vec<u64>,
     /// Offsets whose commit was requested, in that order.
     asked: Vec<i64>,
+    /// What went to the consumer for its transactions, in that order.
+    handed: Vec<Handed>,
     is_drained: bool,
     /// Events whose observers have ended.
     observed: usize,
@@ -46,6 +49,13 @@ struct Fixture {
     _journal: Option<Journal>,
     _folder: tempfile::TempDir,
     _watchdog: Watchdog,
+}
+
+enum Handed {
+    /// Without records.
+    Finished(Vec<u64>),
+    Over(HandedOver),
+    Back(Option<u64>),
 }
 
 fn bundle(listener: &str, handler: &str) -> Bundle {
@@ -108,6 +118,7 @@ impl Fixture {
             sent: 0,
             finished: Vec::new(),
             asked: Vec::new(),
+            handed: Vec::new(),
             is_drained: false,
             observed: 0,
             _endings: told,
@@ -160,7 +171,9 @@ impl Fixture {
             match letter {
                 ToConsumer::Finished { finished, asked } => {
                     let numbers = finished.into_iter().map(|(_, numbers)| numbers);
-                    self.finished.extend(numbers.flatten());
+                    let numbers: Vec<u64> = numbers.flatten().collect();
+                    self.finished.extend(&numbers);
+                    self.handed.push(Handed::Finished(numbers));
                     let asks = asked.into_iter().flat_map(|one| one.asks);
                     self.asked.extend(asks.map(|ask| ask.offset));
                 }
@@ -168,6 +181,10 @@ impl Fixture {
                     self.asked.push(ask.offset);
                     reply.committed(Ok(ask.offset));
                 }
+                ToConsumer::HandedOver(all) => {
+                    self.handed.extend(all.into_iter().map(Handed::Over))
+                }
+                ToConsumer::WentBack { lane, .. } => self.handed.push(Handed::Back(lane)),
                 ToConsumer::Drained(_) => self.is_drained = true,
                 ToConsumer::Observed { .. } => self.observed += 1,
                 _ => {}

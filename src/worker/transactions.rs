@@ -29,7 +29,7 @@ use super::looking::look_at_topics;
 use super::slot::Slot;
 
 /// The memory that a message takes beside its bytes.
-const BOOKKEEPING: usize = 200;
+pub(super) const BOOKKEEPING: usize = 200;
 
 impl Worker {
     /// The records stay with their message. They come back if their topics are not known yet, or do not take them.
@@ -82,6 +82,8 @@ impl Worker {
             partition: slot.partition.clone(),
             lane,
             number,
+            others: Vec::new(),
+            is_of_batches: slot.plan.batch.is_some(),
             bytes: BOOKKEEPING + headed.message.bytes() + records,
             parts: emitting.kept.iter().map(part).collect(),
         });
@@ -96,10 +98,13 @@ impl Worker {
         if let Some(mut slot) = self.slots.remove(&epoch) {
             for (lane, number) in messages {
                 let mut ended = Vec::new();
-                let is_final = |number, _| ended.push(number);
+                let is_final = |number, settled| ended.push((number, settled));
                 slot.unacknowledged
                     .acknowledged(*lane, *number, |_| (), is_final);
-                for number in ended {
+                for (number, settled) in ended {
+                    if let Settled::Member { call, .. } = settled {
+                        slot.settled_member(call);
+                    }
                     slot.finish(number);
                 }
             }
@@ -119,20 +124,29 @@ impl Worker {
     ) {
         // Whatever the lane handed over before comes first.
         self.report();
+        let slot = self.slots.remove(&partition.epoch);
+        let has_batches = slot.as_ref().is_some_and(|one| one.plan.batch.is_some());
         partition.inbox.send(ToConsumer::WentBack {
             partition: partition.clone(),
-            lane,
+            lane: (!has_batches).then_some(lane),
         });
-        let Some(mut slot) = self.slots.remove(&partition.epoch) else {
+        let Some(mut slot) = slot else {
             return;
         };
         let id = LaneId {
             epoch: partition.epoch,
             lane,
         };
-        let origin = Origin { lane: id, number };
-        let emission = IN_TRANSACTION.unwrap_or_default();
-        self.go_back(&mut slot, emission, origin, &listener);
+        if has_batches {
+            if self.partition_goes_back(&mut slot, (lane, number), &reason) {
+                self.put_back(slot);
+                return self.let_start();
+            }
+        } else {
+            let origin = Origin { lane: id, number };
+            let emission = IN_TRANSACTION.unwrap_or_default();
+            self.go_back(&mut slot, emission, origin, &listener);
+        }
         slot.unwritten.remove(&(number, listener.clone()));
         self.slots.insert(partition.epoch, slot);
         let record = RecordId { lane: id, listener };

@@ -53,12 +53,6 @@ impl Unreported {
     /// Reports to the consumers.
     pub(super) fn report(&mut self) {
         self.since = None;
-        while let Some(first) = self.handed_over.first() {
-            let inbox = first.partition.inbox.clone();
-            let is_own = |one: &mut HandedOver| Arc::ptr_eq(&one.partition.inbox, &inbox);
-            let own = self.handed_over.extract_if(.., is_own).collect();
-            inbox.send(ToConsumer::HandedOver(own));
-        }
         while let Some(inbox) = self.any_inbox() {
             let is_own = |one: &Partition| Arc::ptr_eq(&one.inbox, &inbox);
             let finished = self.finished.extract_if(.., |(one, _)| is_own(one));
@@ -67,6 +61,14 @@ impl Unreported {
                 finished: finished.collect(),
                 asked: asked.collect(),
             });
+        }
+        // Behind these: a message without records is finished only where nothing of its lane waits for a transaction, so
+        // what its lane hands over in the same time stands behind it.
+        while let Some(first) = self.handed_over.first() {
+            let inbox = first.partition.inbox.clone();
+            let is_own = |one: &mut HandedOver| Arc::ptr_eq(&one.partition.inbox, &inbox);
+            let own = self.handed_over.extract_if(.., is_own).collect();
+            inbox.send(ToConsumer::HandedOver(own));
         }
     }
 

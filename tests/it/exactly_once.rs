@@ -11,6 +11,7 @@ use crate::support::project::Project;
 use crate::support::records::Record;
 use crate::support::wait::{DEADLINE, wait_for};
 
+mod batches; // calls that finish several messages
 mod network; // the request that ends a transaction arrives late, or its answer never
 
 /// Short times, so that a dead process is soon replaced.

@@ -115,7 +115,7 @@ impl Consumer {
         let mut settled: HashMap<u64, Vec<(u64, u64)>> = HashMap::new();
         for item in items.into_iter().filter(|item| item.load.is_some()) {
             let messages = settled.entry(item.lane.epoch).or_default();
-            messages.push((item.lane.lane, item.number));
+            messages.extend(item.members().map(|one| (one.lane, one.number)));
         }
         for held in self.held.values_mut() {
             held.epoch.tracker.settle();

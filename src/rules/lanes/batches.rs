@@ -36,25 +36,32 @@ impl<M> Lanes<M> {
 }
 
 impl<M> Lane<M> {
-    /// The head, and the messages behind it.
+    /// The head, and the messages behind it, up to one that has been a head and goes on by itself.
     pub(crate) fn messages(&self) -> impl Iterator<Item = (u64, &M)> {
-        let behind = self.waiting.iter().map(|one| (one.number, &one.message));
+        let behind = self.waiting.iter().take_while(|one| one.is_new());
+        let behind = behind.map(|one| (one.number, &one.message));
         std::iter::once((self.number, &self.message)).chain(behind)
     }
 
     /// The head and those behind it, `count` in all, have their outcomes: calls `each` for every one. Returns the lane
     /// with the next message as its head.
     pub(crate) fn finish_first<'a>(
-        mut self,
+        self,
         count: usize,
-        mut each: impl FnMut(u64, &M),
+        mut each: impl FnMut(u64, M),
         names: impl Iterator<Item = &'a str>,
     ) -> Option<Self> {
-        each(self.number, &self.message);
-        for _ in 1..count {
-            let one = self.waiting.pop_front()?;
-            each(one.number, &one.message);
+        let Self {
+            number,
+            message,
+            progress,
+            mut waiting,
+            ..
+        } = self;
+        each(number, message);
+        for one in waiting.drain(..(count - 1).min(waiting.len())) {
+            each(one.number, one.message);
         }
-        self.advance(names)
+        Self::next(waiting, progress, names)
     }
 }

@@ -38,6 +38,14 @@ impl<M> Behind<M> {
             progress: None,
         }
     }
+
+    /// Nothing of it has begun.
+    pub(super) fn is_new(&self) -> bool {
+        let is_new = |one: &Progress| one.attempt == 0 && one.stage == Stage::Due;
+        self.progress
+            .as_ref()
+            .is_none_or(|all| all.iter().all(is_new))
+    }
 }
 
 /// A message that was the head of a lane, or did not need one.
@@ -103,6 +111,15 @@ pub(crate) enum LaneState {
 }
 
 impl<M> Headed<M> {
+    /// A message that runs anew.
+    pub(crate) fn anew<'a>(number: u64, message: M, names: impl Iterator<Item = &'a str>) -> Self {
+        Self {
+            number,
+            message,
+            progress: names.map(Progress::new).collect(),
+        }
+    }
+
     /// A message that its one listener has done in its first run.
     pub(crate) fn done(number: u64, message: M, listener: &str) -> Self {
         Self {

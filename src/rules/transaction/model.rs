@@ -4,6 +4,7 @@
 //! in the order of its lane. **A checker that no mistake makes fail proves nothing**, so each known mistake of such
 //! programs is built into the model, and has to be found.
 
+mod calls;
 mod mistakes;
 mod parts;
 
@@ -32,11 +33,18 @@ struct World {
     bad: BTreeSet<(u64, u64)>,
     faults: usize,
     refused: usize,
+    /// Calls finish several messages at once.
+    has_batches: bool,
+    divided: usize,
 }
 
 impl World {
     fn new(seed: u64, mistake: Option<Mistake>) -> Self {
         let mut dice = fastrand::Rng::with_seed(seed);
+        let has_batches = match mistake {
+            Some(mistake) => mistake.is_of_calls(),
+            None => seed % 2 == 1,
+        };
         let now = Instant::now();
         let bad = (0..2).map(|_| (dice.u64(..PARTITIONS), dice.u64(..MESSAGES)));
         let mut bad: BTreeSet<_> = bad.collect();
@@ -56,6 +64,8 @@ impl World {
             bad,
             faults: 60,
             refused: 0,
+            has_batches,
+            divided: 0,
         }
     }
 
@@ -99,6 +109,9 @@ impl World {
 
     /// A lane ends its next message.
     fn finish_one(&mut self) {
+        if self.has_batches {
+            return self.finish_call();
+        }
         let lanes = self.process.lanes.iter();
         let open: Vec<Lane> = lanes
             .filter(|(_, left)| !left.is_empty())
@@ -129,6 +142,8 @@ impl World {
         self.process.machine.finished(Item {
             lane: key,
             number,
+            others: Vec::new(),
+            is_of_batches: false,
             bytes: 10,
             load: vec![(partition, offset, 0), (partition, offset, 1)],
         });
@@ -175,7 +190,18 @@ impl World {
                         tracker.requeue();
                     }
                 }
-                Action::Refused { item, .. } => self.go_back(&item),
+                Action::Refused { item, .. } => {
+                    self.refused += 1;
+                    if self.has_batches {
+                        self.partition_goes_back(&item, true);
+                    } else {
+                        self.go_back(&item);
+                    }
+                }
+                Action::Divide(item) => {
+                    self.divided += 1;
+                    self.partition_goes_back(&item, false);
+                }
                 Action::Shorten => unreachable!("the metadata fits"),
                 Action::SecondProcess => unreachable!("there is one process"),
             }
@@ -210,7 +236,6 @@ impl World {
 
     /// The lane goes back to the refused message, which its listener gives up: what it emitted is replaced.
     fn go_back(&mut self, item: &Item<Vec<Copied>>) {
-        self.refused += 1;
         let partition = item.number / STRIDE;
         self.bad
             .remove(&(partition, self.process.offsets[&item.number]));
@@ -234,9 +259,9 @@ impl World {
         for tracker in self.process.trackers.by_partition.values_mut() {
             tracker.settle();
         }
-        for item in items {
+        for one in items.iter().flat_map(Item::members) {
             for sent in self.process.sent.values_mut() {
-                sent.retain(|one| *one != item.number);
+                sent.retain(|number| *number != one.number);
             }
         }
     }
@@ -468,20 +493,26 @@ fn begin(brokers: &Brokers, elsewhere: &BTreeSet<u64>, mistake: Option<Mistake>)
         Some(Mistake::CutsMetadata) => 1_000,
         _ => METADATA,
     };
-    let is_wrong_order = mistake == Some(Mistake::RequeuesBehind);
-    parts::process(brokers, elsewhere, metadata, is_wrong_order)
+    let mut process = parts::process(brokers, elsewhere, metadata);
+    let queues = &mut process.machine.queues;
+    queues.requeues_behind = mistake == Some(Mistake::RequeuesBehind);
+    queues.overtakes = mistake == Some(Mistake::Overtakes);
+    process.trackers.tears = mistake == Some(Mistake::TearsCalls);
+    process
 }
 
 #[test]
 fn nothing_is_missing_twice_torn_or_out_of_order_whatever_happens() {
-    let mut refused = 0;
+    let (mut refused, mut divided) = (0, 0);
     for seed in 0..4_000 {
         let mut world = World::new(seed, None);
         if let Err(error) = world.run() {
             panic!("seed {seed}: {error}");
         }
         refused += world.refused;
+        divided += world.divided;
     }
+    assert!(divided > 10, "and calls without room: {divided}");
     assert!(refused > 1_000, "refused records are part of it: {refused}");
 }
 

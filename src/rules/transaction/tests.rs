@@ -10,8 +10,14 @@ struct All(Vec<u64>);
 impl Positions for All {
     fn begin(&mut self) {}
 
-    fn enters(&mut self, _: u64, number: u64) -> bool {
-        !self.0.contains(&number)
+    fn enter(&mut self, _: u64, numbers: &[u64]) -> Enters {
+        if !numbers.iter().any(|number| self.0.contains(number)) {
+            return Enters::Yes;
+        }
+        match numbers {
+            [_] => Enters::Later,
+            _ => Enters::Blocked,
+        }
     }
 }
 
@@ -30,6 +36,8 @@ fn item(number: u64) -> Item<&'static str> {
     Item {
         lane: LANE,
         number,
+        others: Vec::new(),
+        is_of_batches: false,
         bytes: 10,
         load: "records",
     }
@@ -283,8 +291,12 @@ struct Lowest;
 impl Positions for Lowest {
     fn begin(&mut self) {}
 
-    fn enters(&mut self, _: u64, number: u64) -> bool {
-        number < 10
+    fn enter(&mut self, _: u64, numbers: &[u64]) -> Enters {
+        if numbers[0] < 10 {
+            Enters::Yes
+        } else {
+            Enters::Later
+        }
     }
 }
 
@@ -309,6 +321,8 @@ fn two_lanes_do_not_wait_for_each_other_over_two_partitions() {
             machine.finished(Item {
                 lane: Lane { epoch, lane },
                 number,
+                others: Vec::new(),
+                is_of_batches: false,
                 bytes: 1,
                 load: (),
             });
@@ -326,4 +340,109 @@ fn two_lanes_do_not_wait_for_each_other_over_two_partitions() {
         0,
         "with one queue for a lane of both they would"
     );
+}
+
+/// A call has finished these messages, each with its lane.
+fn call(members: &[(u64, u64)]) -> Item<&'static str> {
+    let (lane, number) = members[0];
+    let others = members[1..].iter();
+    Item {
+        lane: Lane { lane, ..LANE },
+        number,
+        others: others
+            .map(|&(lane, number)| Member { lane, number })
+            .collect(),
+        is_of_batches: true,
+        bytes: 10,
+        load: "records",
+    }
+}
+
+fn all_put(actions: &[Action<&'static str>]) -> Vec<u64> {
+    let put = actions.iter().filter_map(|action| match action {
+        Action::Put(items) => Some(items.iter().map(|one| one.number)),
+        _ => None,
+    });
+    put.flatten().collect()
+}
+
+#[test]
+fn a_call_enters_when_it_is_the_first_of_all_its_lanes_and_counts_all_its_messages() {
+    let mut bench = Bench::new();
+    bench.full = vec![1];
+    bench.machine.finished(call(&[(7, 1)]));
+    bench.machine.finished(call(&[(7, 2), (8, 3), (8, 4)]));
+    bench.machine.finished(call(&[(8, 5)]));
+    bench.machine.finished(call(&[(9, 6)]));
+    assert_eq!(all_put(&bench.step()), [6], "the others wait for the first");
+    assert_eq!(bench.machine.waiting(), (6, 40));
+    bench.full.clear();
+    bench.look(false, true);
+    bench.answer(Answer::Committed { is_clean: true });
+    let actions = bench.step();
+    assert_eq!(all_put(&actions), [1, 2]);
+    // Four messages are the most of a transaction.
+    assert!(matches!(actions.last(), Some(Action::End(_))));
+    bench.answer(Answer::Committed { is_clean: true });
+    assert_eq!(all_put(&bench.step()), [5]);
+}
+
+#[test]
+fn what_comes_back_stands_before_a_call_in_each_of_its_lanes() {
+    let mut bench = Bench::new();
+    bench.machine.finished(call(&[(8, 1)]));
+    bench.machine.finished(call(&[(7, 2), (8, 3)]));
+    assert_eq!(all_put(&bench.look(false, true)), [1, 2]);
+    bench.machine.finished(call(&[(7, 4), (8, 5)]));
+    bench.answer(Answer::NotCommitted(Why::Transient));
+    bench.answer(Answer::Aborted { is_clean: true });
+    assert_eq!(all_put(&bench.step()), [1, 2, 4]);
+}
+
+#[test]
+fn after_a_refused_call_all_of_its_partition_comes_anew_but_what_has_no_records() {
+    let mut bench = Bench::new();
+    bench.machine.finished(call(&[(7, 1), (8, 2)]));
+    bench.look(false, true);
+    bench.machine.finished(call(&[(9, 3)]));
+    bench.machine.finished(Item {
+        is_of_batches: false,
+        ..call(&[(10, 4)])
+    });
+    let why = Why::Refused {
+        part: 0,
+        text: "no".to_owned(),
+    };
+    bench.answer(Answer::NotCommitted(why.clone()));
+    bench.answer(Answer::Aborted { is_clean: true });
+    // Alone now.
+    bench.step();
+    bench.answer(Answer::NotCommitted(why));
+    let actions = bench.answer(Answer::Aborted { is_clean: true });
+    assert!(matches!(&actions[..], [_, Action::Refused { item, .. }] if item.number == 1));
+    bench.machine.finished(call(&[(8, 5)]));
+    assert_eq!(all_put(&bench.step()), [4]);
+    bench.answer(Answer::Committed { is_clean: true });
+    bench.machine.partition_went_back(LANE.epoch);
+    bench.machine.finished(call(&[(9, 3)]));
+    assert_eq!(all_put(&bench.step()), [3]);
+}
+
+#[test]
+fn a_call_that_never_fits_is_divided_when_nothing_of_its_partition_is_on_its_way() {
+    let mut bench = Bench::new();
+    bench.full = vec![2];
+    bench.machine.finished(call(&[(9, 3)]));
+    bench.machine.finished(call(&[(7, 1), (8, 2)]));
+    let actions = bench.look(false, true);
+    assert_eq!(all_put(&actions), [3]);
+    assert!(!actions.iter().any(|one| matches!(one, Action::Divide(_))));
+    bench.answer(Answer::Committed { is_clean: true });
+    let actions = bench.step();
+    assert!(
+        actions
+            .iter()
+            .any(|one| matches!(one, Action::Divide(item) if item.number == 1))
+    );
+    assert_eq!(bench.machine.waiting(), (0, 0));
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::config::Config;
+use crate::kafka::Message;
 use crate::lua::{BatchEnd, Failure, How};
 use crate::message::Record as _;
 use crate::rules::batch::{Member, Trial};
@@ -26,7 +27,7 @@ impl Worker {
         if let Some(mut emitted) = emitted {
             let asked = emitted.asked.take();
             if !emitted.requests.is_empty() {
-                return self.write_batch(slot, id, end, &emitted, asked);
+                return self.write_batch(slot, config, id, (end, emitted, asked));
             }
             if let Some(asked) = asked {
                 slot.ask_of_batch(id, asked);
@@ -111,7 +112,12 @@ impl Worker {
                 self.meter.outcome(number, Outcome::Done);
             }
         }
-        slot.finish_members(config, &finished);
+        let (listener, fits) = (batch.listener.clone(), batch.fits.take());
+        if slot.waits_for_transaction(&finished, fits.is_some()) {
+            self.hand_over_members(slot, config, &listener, (finished, fits));
+        } else {
+            slot.finish_members(config, &finished);
+        }
         // The next message of a lane may be in the batch as well.
         slot.set_batched(&rest);
     }
@@ -179,8 +185,21 @@ impl Worker {
 }
 
 impl Slot {
-    /// These messages, each the next one of its lane in its turn, have their outcome.
     fn finish_members(&mut self, config: &Config, members: &[Member]) {
+        self.each_finished(config, members, |slot, _, number, message| {
+            slot.place.finished(message.offset());
+            slot.finish(number);
+        });
+    }
+
+    /// These messages, each the next one of its lane in its turn, have their outcome. Calls `each` with the lane, the
+    /// number and the message.
+    pub(super) fn each_finished(
+        &mut self,
+        config: &Config,
+        members: &[Member],
+        mut each: impl FnMut(&mut Self, u64, u64, Message),
+    ) {
         let mut counts: HashMap<u64, usize> = HashMap::new();
         for member in members {
             *counts.entry(member.lane).or_default() += 1;
@@ -190,18 +209,8 @@ impl Slot {
                 continue;
             };
             let names = self.names(config);
-            let mut ended = Vec::with_capacity(count);
-            let next = lane.finish_first(
-                count,
-                |number, message| {
-                    ended.push((number, message.offset()));
-                },
-                names,
-            );
-            for (number, offset) in ended {
-                self.place.finished(offset);
-                self.finish(number);
-            }
+            let ended = |number, message| each(self, key, number, message);
+            let next = lane.finish_first(count, ended, names);
             if let Some(next) = next {
                 self.lanes.put(key, next);
                 self.lanes.wake(key);

@@ -58,6 +58,7 @@ impl Slot {
             && progress.attempt == 0
             && !lane.alone
             && !lane.is_strict
+            && !self.batches.singles.contains(&lane.number)
             && !self.runs_alone(lane.message.offset())
     }
 
@@ -156,8 +157,10 @@ impl Slot {
             });
         };
         for (_, key) in &self.batches.offered {
-            let messages = self.lanes.get(*key).into_iter();
-            for (number, message) in messages.flat_map(Lane::messages).take(most) {
+            let messages = self.lanes.get(*key).into_iter().flat_map(Lane::messages);
+            let singles = &self.batches.singles;
+            let messages = messages.take_while(|(number, _)| !singles.contains(number));
+            for (number, message) in messages.take(most) {
                 add(number, *key, message, false);
             }
         }

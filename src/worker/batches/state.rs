@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use crate::lua::BatchEnd;
 use crate::rules::batch::{Member, Trial};
+use crate::wait::send::Emitted;
 use crate::wait::{Cancel, Requested};
+use crate::worker::kept::Share;
 
 /// The batches of a partition.
 #[derive(Default)]
@@ -20,6 +22,17 @@ pub(in crate::worker) struct Batches {
     pub(super) wakes_at: Option<Instant>,
     /// Messages below this offset run alone: a process died while a batch with some of them ran.
     pub(super) alone_below: i64,
+    /// Messages that run alone, by number: a record of their call was refused in a transaction.
+    pub(super) singles: BTreeSet<u64>,
+    /// Calls whose messages wait for a transaction, by the number of their first message.
+    pub(super) handed: HashMap<u64, Handed>,
+}
+
+/// A call whose messages wait for a transaction.
+pub(super) struct Handed {
+    pub(super) members: Vec<Member>,
+    /// Of the records, which the consumer has.
+    pub(super) _share: Option<Share>,
 }
 
 impl Batches {
@@ -44,6 +57,8 @@ pub(super) struct OpenBatch {
     pub(super) settling: Option<usize>,
     /// The call has ended, and its records are on their way.
     pub(super) writing: Option<Writing>,
+    /// In a consumer with exactly once: its records, which fit their topics.
+    pub(super) fits: Option<Box<Emitted>>,
 }
 
 impl OpenBatch {
@@ -72,6 +87,11 @@ impl Batches {
         Some(self.trials.remove(due).trial)
     }
 
+    #[cfg(test)]
+    pub(in crate::worker) fn waiting_calls(&self) -> usize {
+        self.handed.len()
+    }
+
     /// Ends the waits, and returns their number.
     pub(in crate::worker) fn end_waits(&mut self) -> usize {
         let waiting = self.trials.iter_mut();
@@ -90,6 +110,8 @@ impl Batches {
 pub(in crate::worker) struct Writing {
     pub(super) end: BatchEnd,
     pub(super) asked: Option<Requested>,
+    /// In a consumer with exactly once.
+    pub(super) emitted: Option<Box<Emitted>>,
     pub(in crate::worker) tries: u32,
     /// **Its drop gives the records up.**
     pub(super) _cancel: Cancel,

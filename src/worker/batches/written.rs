@@ -1,5 +1,5 @@
 //! What a batch has emitted. **Its messages are done when the brokers have acknowledged the records that belong to
-//! them**, and their lanes wait for it.
+//! them**, and their lanes wait for it. In a consumer with exactly once they only wait for a look at the topics.
 
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use crate::wait::{Answer, Cancel, Fault, Reply, Requested, WaitId};
 use crate::worker::Worker;
 use crate::worker::calls::Open;
 use crate::worker::emissions::{NO_REFUSAL, job, result};
+use crate::worker::looking::look_at_topics;
 use crate::worker::slot::Slot;
 
 use super::state::Writing;
@@ -21,11 +22,17 @@ impl Worker {
     pub(super) fn write_batch(
         &mut self,
         slot: &mut Slot,
+        config: &Config,
         id: u64,
-        end: BatchEnd,
-        emitted: &Emitted,
-        asked: Option<Requested>,
+        (end, emitted, asked): (BatchEnd, Emitted, Option<Requested>),
     ) {
+        let is_exactly_once = slot.partition.is_exactly_once;
+        if is_exactly_once && emitted.senders.fit(&emitted.requests) {
+            if let Some(batch) = slot.batches.open.get_mut(&id) {
+                batch.fits = Some(Box::new(emitted));
+            }
+            return self.conclude(slot, config, id, end);
+        }
         let (mailbox, epoch) = (self.mailbox.clone(), slot.partition.epoch);
         let tell = Arc::new(move |news| {
             mailbox.send(ToWorker::BatchEmission {
@@ -39,14 +46,19 @@ impl Worker {
         let Some(batch) = slot.batches.open.get_mut(&id) else {
             return;
         };
-        let share = self.emissions.share(&batch.listener, emitted.bytes);
-        let job = job(emitted, troubled, Some(share));
+        let (job, emitted) = if is_exactly_once {
+            (look_at_topics(&emitted, troubled), Some(Box::new(emitted)))
+        } else {
+            let share = self.emissions.share(&batch.listener, emitted.bytes);
+            (job(&emitted, troubled, Some(share)), None)
+        };
         let reply = Reply::new(move |answer| tell(Emission::Over(result(answer))));
         let cancel = self.app.outside.begin(job, reply);
         slot.under_way += 1;
         batch.writing = Some(Writing {
             end,
             asked,
+            emitted,
             tries: 0,
             _cancel: cancel,
         });
@@ -89,9 +101,17 @@ impl Worker {
             let number = first.number;
             slot.unblock(number);
         }
-        let Writing { end, asked, .. } = writing;
+        let Writing {
+            end,
+            asked,
+            emitted,
+            ..
+        } = writing;
         match result {
             Ok(()) => {
+                if let Some(batch) = slot.batches.open.get_mut(&id) {
+                    batch.fits = emitted;
+                }
                 if let Some(asked) = asked {
                     slot.ask_of_batch(id, asked);
                 }

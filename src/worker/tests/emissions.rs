@@ -1,6 +1,7 @@
 //! Emitted records, with producers whose answers the test gives: each order of answers is one of a broker.
 
 mod batches;
+mod transactions;
 
 use std::sync::Mutex;
 

@@ -241,6 +241,10 @@ pub(in crate::lua) unsafe extern "C-unwind" fn commit_if_necessary(state: *mut l
     unsafe {
         let (shared, ctx) = enter(state, NAME);
         ffi::lua_settop(state, 1);
+        if shared.config.exactly_once(ctx.listener).is_some() {
+            // Transactions commit by themselves.
+            return 0;
+        }
         if ffi::lua_type(state, 1) == ffi::LUA_TNIL {
             return commit::settle(state, shared, NAME);
         }

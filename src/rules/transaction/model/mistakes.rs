@@ -27,10 +27,21 @@ pub(super) enum Mistake {
     KeepsStale,
     /// The position and what is finished are committed before the records, in a transaction of their own.
     CommitsOffsetsAlone,
+    /// The messages of a call do not wait for those before them in each of their lanes.
+    Overtakes,
+    /// A transaction has the records of a call, and not all of its messages.
+    TearsCalls,
+}
+
+impl Mistake {
+    /// It shows only where calls finish several messages.
+    pub(super) fn is_of_calls(self) -> bool {
+        matches!(self, Self::Overtakes | Self::TearsCalls)
+    }
 }
 
 /// Each with a part of what the checker says of it.
-pub(super) const MISTAKES: [(Mistake, &str); 12] = [
+pub(super) const MISTAKES: [(Mistake, &str); 14] = [
     (Mistake::CommitsAgain, "twice"),
     (Mistake::IgnoresUnanswered, "twice"),
     (Mistake::AbortsUnknown, "twice"),
@@ -43,4 +54,6 @@ pub(super) const MISTAKES: [(Mistake, &str); 12] = [
     (Mistake::TrustsSilence, "are there"),
     (Mistake::KeepsStale, ""),
     (Mistake::CommitsOffsetsAlone, "are there"),
+    (Mistake::Overtakes, "behind"),
+    (Mistake::TearsCalls, "twice"),
 ];

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::rules::commit_metadata::Finished;
-use crate::rules::offsets::{Arrival, Position, Tracker};
-use crate::rules::transaction::{Lane, Machine, Positions, Settings};
+use crate::rules::offsets::{Arrival, NoRoom, Position, Tracker};
+use crate::rules::transaction::{Enters, Lane, Machine, Positions, Settings};
 
 pub(super) const PARTITIONS: u64 = 2;
 pub(super) const MESSAGES: u64 = 24;
@@ -63,6 +63,8 @@ pub(super) struct Process {
     pub(super) lanes: BTreeMap<Lane, Vec<u64>>,
     /// The messages of a lane that went out of the worker, in their order, until they are committed.
     pub(super) sent: BTreeMap<Lane, Vec<u64>>,
+    /// Messages that run alone.
+    pub(super) singles: BTreeSet<u64>,
     pub(super) producer: Option<u64>,
     /// The call that the producer has not answered.
     pub(super) call: Option<Call>,
@@ -83,6 +85,8 @@ pub(super) enum Call {
 pub(super) struct Trackers {
     pub(super) by_partition: BTreeMap<u64, Tracker>,
     pub(super) metadata: usize,
+    /// A mistake: of a call only the first messages count.
+    pub(super) tears: bool,
 }
 
 impl Positions for Trackers {
@@ -92,9 +96,28 @@ impl Positions for Trackers {
         }
     }
 
-    fn enters(&mut self, _: u64, number: u64) -> bool {
-        let tracker = self.by_partition.get_mut(&(number / STRIDE));
-        tracker.is_some_and(|tracker| tracker.include(number % STRIDE))
+    fn enter(&mut self, _: u64, numbers: &[u64]) -> Enters {
+        let tracker = self.by_partition.get_mut(&(numbers[0] / STRIDE));
+        let Some(tracker) = tracker else {
+            return Enters::Later;
+        };
+        let numbers: Vec<u64> = numbers.iter().map(|one| one % STRIDE).collect();
+        if let [number] = numbers[..] {
+            return if tracker.include(number) {
+                Enters::Yes
+            } else {
+                Enters::Later
+            };
+        }
+        if self.tears {
+            tracker.include(numbers[0]);
+            return Enters::Yes;
+        }
+        match tracker.include_all(&numbers) {
+            Ok(()) => Enters::Yes,
+            Err(NoRoom { has_first: true }) => Enters::Blocked,
+            Err(NoRoom { has_first: false }) => Enters::Later,
+        }
     }
 }
 
@@ -102,13 +125,8 @@ pub(super) fn lane_of(offset: u64) -> u64 {
     offset * 7 % LANES
 }
 
-pub(super) fn process(
-    brokers: &Brokers,
-    elsewhere: &BTreeSet<u64>,
-    metadata: usize,
-    is_wrong_order: bool,
-) -> Process {
-    let mut machine = Machine::new(Settings {
+pub(super) fn process(brokers: &Brokers, elsewhere: &BTreeSet<u64>, metadata: usize) -> Process {
+    let machine = Machine::new(Settings {
         interval: Duration::from_millis(20),
         messages: 12,
         partition_bytes: 200,
@@ -116,7 +134,6 @@ pub(super) fn process(
         timeout: Duration::from_millis(200),
         call: Duration::from_millis(50),
     });
-    machine.queues.requeues_behind = is_wrong_order;
     let (mut by_partition, mut offsets) = (BTreeMap::new(), HashMap::new());
     let mut lanes: BTreeMap<Lane, Vec<u64>> = BTreeMap::new();
     for partition in (0..PARTITIONS).filter(|one| !elsewhere.contains(one)) {
@@ -145,10 +162,12 @@ pub(super) fn process(
         trackers: Trackers {
             by_partition,
             metadata,
+            tears: false,
         },
         offsets,
         lanes,
         sent: BTreeMap::new(),
+        singles: BTreeSet::new(),
         producer: None,
         call: None,
         open: Open::default(),
