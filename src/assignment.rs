@@ -1,6 +1,8 @@
 //! One partition in one epoch of its assignment, as shared by the consumer's thread and its worker; and the messages
 //! between these two threads.
 
+mod starts;
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -15,17 +17,17 @@ use crate::lua::{CallId, Vm};
 use crate::outgoing::outbox::{Outbox, Refused};
 use crate::outgoing::required_topics::RequiredTopic;
 use crate::outgoing::transactions::Parts;
-use crate::rules::commit_metadata::Finished;
 use crate::rules::offsets::Ask;
 use crate::rules::route::Plan;
 use crate::rules::seek;
-use crate::rules::start_offset::{Policy, Start};
 use crate::rules::transaction::{self, Member};
 use crate::telemetry::metrics::{ConsumerSnapshot, WorkerSnapshot};
 use crate::telemetry::status::Blocked;
 use crate::threads::mailbox::Mailbox;
 use crate::wait::send::Run;
 use crate::wait::{Answer, Fault, Reply, Requested, Value, WaitId};
+
+pub(crate) use starts::{Assigned, Described, Found, PartitionKey, Repeats, Starts};
 
 /// With more partitions than this, a partition without messages in flight frees the memory that it had for them.
 pub(crate) const MANY: usize = 64;
@@ -34,12 +36,16 @@ pub(crate) const MANY: usize = 64;
 const OVER: u8 = 1;
 /// A handler has paused the partition.
 const HELD: u8 = 2;
+/// The partition comes to rest before a reload.
+const RESTS: u8 = 4;
 
 /// What a worker may do in a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admits {
     /// Runs may begin.
     Runs,
+    /// Runs of messages that stand before one that has begun.
+    Begun,
     /// What runs goes on, and records of ended messages are sent; no run begins.
     NoRuns,
     Nothing,
@@ -63,7 +69,7 @@ pub(crate) struct Partition {
     pub(crate) is_exactly_once: bool,
     /// The mailbox for finished messages and requests.
     pub(crate) inbox: Arc<Mailbox<ToConsumer>>,
-    /// `OVER` and `HELD`: one read tells a worker both.
+    /// `OVER`, `HELD` and `RESTS`: one read tells a worker all of them.
     state: AtomicU8,
     blocked: Mutex<Option<Blocked>>,
     client: Arc<kafka::Client>,
@@ -79,48 +85,6 @@ pub(crate) struct Shared {
     /// `Partition::seed`.
     pub(crate) seed: u64,
     pub(crate) is_exactly_once: bool,
-}
-
-/// A partition that was assigned, with the policy of its topic's listeners.
-#[derive(Clone, Debug)]
-pub(crate) struct Assigned {
-    pub(crate) topic: Arc<str>,
-    pub(crate) partition: i32,
-    pub(crate) policy: Policy,
-    /// `Plan::listeners_hash`.
-    pub(crate) listeners: u32,
-}
-
-impl Assigned {
-    pub(crate) fn key(&self) -> PartitionKey {
-        PartitionKey::new(&self.topic, self.partition)
-    }
-}
-
-/// The start of a partition, and the messages finished beyond it.
-pub(crate) struct Found {
-    pub(crate) assigned: Assigned,
-    pub(crate) start: Start,
-    pub(crate) finished: Option<Finished>,
-}
-
-/// The starts of partitions; a partition whose start could not be found is looked up again.
-#[derive(Default)]
-pub(crate) struct Starts {
-    pub(crate) found: Vec<Found>,
-    pub(crate) open: Vec<(Assigned, kafka::Error)>,
-    /// Topics that were created again since this client knows them. Without a new client nothing of them can start.
-    pub(crate) recreated: Vec<Arc<str>>,
-}
-
-/// What the brokers say of the subscribed topics.
-#[derive(Default)]
-pub(crate) struct Described {
-    /// Topics that do not exist or may not be read.
-    pub(crate) missing: Vec<(Arc<str>, kafka::Error)>,
-    pub(crate) existing: Vec<Arc<str>>,
-    /// As in `Starts`.
-    pub(crate) recreated: Vec<Arc<str>>,
 }
 
 pub(crate) enum Answered {
@@ -164,6 +128,8 @@ pub(crate) enum ToConsumer {
         answer: transaction::Answer,
         text: Option<String>,
     },
+    /// After `Partition::set_rests`: what has begun of this partition has ended, but for one lane at most.
+    AtRest(Arc<Partition>),
     /// After `ToWorker::Release`: no call of this partition runs any more.
     Drained(Arc<Partition>),
     /// `ctx.commitOffsets` with a handler that waits. `listeners_since_bundle` as in `Requests`.
@@ -188,6 +154,20 @@ pub(crate) enum ToConsumer {
         done: mpsc::Sender<()>,
     },
     Status(mpsc::Sender<ConsumerSnapshot>),
+    /// A reload is to come, and changes listeners: its partitions come to rest first. The answer says what keeps them
+    /// from it.
+    ComeToRest {
+        bundle: Arc<Bundle>,
+        done: mpsc::Sender<Result<(), String>>,
+    },
+    /// That reload does not come.
+    GoOn,
+    /// An operator lets a held partition go on. A consumer that does not have it drops the reply.
+    Accept {
+        topic: String,
+        partition: i32,
+        reply: mpsc::Sender<Result<String, String>>,
+    },
     /// Drain, commit and leave the group until this moment.
     Close(Instant),
 }
@@ -378,20 +358,6 @@ pub(crate) struct Handle {
     pub(crate) offset: i64,
 }
 
-/// A partition by its topic and number, in any epoch.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct PartitionKey {
-    pub(crate) topic: Arc<str>,
-    pub(crate) number: i32,
-}
-
-impl PartitionKey {
-    pub(crate) fn new(topic: &Arc<str>, number: i32) -> Self {
-        let topic = topic.clone();
-        Self { topic, number }
-    }
-}
-
 impl Partition {
     pub(crate) fn new(epoch: u64, topic: &Arc<str>, partition: i32, of: Shared) -> Self {
         Self {
@@ -419,6 +385,19 @@ impl Partition {
         self.state.fetch_or(OVER, Ordering::Release);
     }
 
+    /// Nothing new begins until nothing is finished beyond the position; a wake-up follows the end of that.
+    pub(crate) fn set_rests(&self, rests: bool) {
+        if rests {
+            self.state.fetch_or(RESTS, Ordering::Release);
+        } else {
+            self.state.fetch_and(!RESTS, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn rests(&self) -> bool {
+        self.state.load(Ordering::Acquire) & RESTS != 0
+    }
+
     pub(crate) fn is_over(&self) -> bool {
         self.admits() == Admits::Nothing
     }
@@ -427,7 +406,8 @@ impl Partition {
     pub(crate) fn admits(&self) -> Admits {
         match self.state.load(Ordering::Acquire) {
             0 => Admits::Runs,
-            HELD => Admits::NoRuns,
+            RESTS => Admits::Begun,
+            state if state & OVER == 0 => Admits::NoRuns,
             _ => Admits::Nothing,
         }
     }

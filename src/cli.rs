@@ -65,6 +65,7 @@ enum Command {
     Pause(operator_commands::OneListener),
     /// Resumes a paused listener
     Resume(operator_commands::OneListener),
+    Accept(operator_commands::Accept),
     /// Prints the JSON Schema of the configuration.
     Schema(schema::Arguments),
 }
@@ -107,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Retry(arguments) => operator_commands::retry(arguments),
         Command::Pause(arguments) => operator_commands::pause(arguments),
         Command::Resume(arguments) => operator_commands::resume(arguments),
+        Command::Accept(arguments) => operator_commands::accept(arguments),
         Command::Schema(arguments) => schema::run(arguments),
     };
     exit.into()

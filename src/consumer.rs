@@ -27,6 +27,7 @@ mod observers;
 mod pauses;
 mod phase;
 mod report;
+mod rest;
 mod seeks;
 mod standstill;
 mod starts;
@@ -38,12 +39,14 @@ mod trouble;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::assignment::Answered;
-use crate::assignment::{self, Partition, PartitionKey, ToConsumer, ToTopics, ToWorker};
+use crate::assignment::ToWorker;
+use crate::assignment::{self, Partition, PartitionKey, Requests, ToConsumer, ToTopics};
 use crate::bundle::Bundle;
 use crate::config;
 use crate::consumer::lookups::Lookups;
@@ -201,6 +204,7 @@ impl Consumer {
             failpoint!("consumer-turn");
             let now = Instant::now();
             let mut is_due = now >= self.look_at || self.phase.is_busy() || self.phase.is_closing();
+            is_due |= self.phase.resting.is_some();
             for event in self.client.events() {
                 self.event(event, now);
                 is_due = true;
@@ -248,6 +252,7 @@ impl Consumer {
         let was_moved = self.keep_fair(now) | self.wake(now);
         self.progress(now);
         self.commit(now);
+        self.progress_rest(now);
         self.subscribe(now);
         self.watch(now);
         self.look(now);
@@ -326,30 +331,7 @@ impl Consumer {
 
     fn open(&mut self, letter: ToConsumer, now: Instant) {
         match letter {
-            ToConsumer::Finished { finished, asked } => {
-                let are_many = self.held.len() > assignment::MANY;
-                for (partition, numbers) in finished {
-                    let held = self.held.get_mut(&partition.key());
-                    if let Some(held) = held.filter(|held| held.is_in(&partition)) {
-                        held.epoch.finished_since_commit += numbers.end - numbers.start;
-                        let before = held.epoch.tracker.unfinished();
-                        if let Some(transactions) = &mut self.transactions {
-                            transactions.finished(held, numbers.clone());
-                        }
-                        held.epoch.tracker.finish(numbers);
-                        if are_many {
-                            held.epoch.tracker.give_room_back();
-                        }
-                        held.epoch
-                            .ages
-                            .finished(held.epoch.tracker.finished().offset, now);
-                        self.intake.finished(held, before);
-                    }
-                }
-                for asked in asked {
-                    self.requested(&asked);
-                }
-            }
+            ToConsumer::Finished { finished, asked } => self.finished(finished, &asked, now),
             ToConsumer::HandedOver(all) => self.handed_over(all, now),
             ToConsumer::WentBack { partition, lane } => {
                 if let Some(transactions) = &mut self.transactions {
@@ -362,6 +344,11 @@ impl Consumer {
                 text,
             } => self.answered(producer, answer, text, now),
             ToConsumer::Answered(Answered::ReadBack(found)) => self.read_back(found, now),
+            ToConsumer::AtRest(partition) => {
+                if let Some(held) = self.of(&partition) {
+                    held.epoch.is_at_rest = true;
+                }
+            }
             ToConsumer::Drained(partition) => {
                 if let Some(held) = self.of(&partition) {
                     held.stage = Stage::Drained;
@@ -388,7 +375,50 @@ impl Consumer {
             ToConsumer::Retire { bundle, done } => self.retire(bundle, done, now),
             // The receiver is gone if the send fails.
             ToConsumer::Status(reply) => drop(reply.send(self.snapshot(now))),
+            ToConsumer::ComeToRest { bundle, done } => self.come_to_rest(&bundle, done, now),
+            ToConsumer::GoOn => self.end_rest(),
+            ToConsumer::Accept {
+                topic,
+                partition,
+                reply,
+            } => {
+                if let Some(outcome) = self.accept_repeats(&topic, partition, now) {
+                    // The operator may be gone.
+                    let _ = reply.send(outcome);
+                }
+            }
             ToConsumer::Close(deadline) => self.begin_close(deadline, now),
+        }
+    }
+
+    /// These messages have their outcome, and these commit requests have no waiter.
+    fn finished(
+        &mut self,
+        finished: Vec<(Arc<Partition>, Range<u64>)>,
+        asked: &[Requests],
+        now: Instant,
+    ) {
+        let are_many = self.held.len() > assignment::MANY;
+        for (partition, numbers) in finished {
+            let held = self.held.get_mut(&partition.key());
+            if let Some(held) = held.filter(|held| held.is_in(&partition)) {
+                held.epoch.finished_since_commit += numbers.end - numbers.start;
+                let before = held.epoch.tracker.unfinished();
+                if let Some(transactions) = &mut self.transactions {
+                    transactions.finished(held, numbers.clone());
+                }
+                held.epoch.tracker.finish(numbers);
+                if are_many {
+                    held.epoch.tracker.give_room_back();
+                }
+                held.epoch
+                    .ages
+                    .finished(held.epoch.tracker.finished().offset, now);
+                self.intake.finished(held, before);
+            }
+        }
+        for asked in asked {
+            self.requested(asked);
         }
     }
 

@@ -11,6 +11,7 @@ mod operator_commands;
 mod reload;
 mod reloads;
 mod responses;
+mod rest;
 mod topics;
 
 use std::path::PathBuf;

@@ -353,19 +353,9 @@ impl Worker {
                 asked,
                 result,
             } => self.written_before_commit((vm, call, wait), (offset, asked), result),
-            ToWorker::Settled { epoch, messages } => self.settled(epoch, &messages),
-            ToWorker::RefusedRecord {
-                partition,
-                lane,
-                number,
-                listener,
-                reason,
-            } => self.refused_record(&partition, (lane, number), listener, reason),
-            ToWorker::Divide {
-                partition,
-                lane,
-                number,
-            } => self.divide(&partition, (lane, number)),
+            letter @ (ToWorker::Settled { .. }
+            | ToWorker::RefusedRecord { .. }
+            | ToWorker::Divide { .. }) => self.of_transaction(letter),
             ToWorker::Swap { bundle, vm, done } => self.engine.queue(bundle, vm, done),
             // The receiver is gone if the send fails.
             ToWorker::Status(reply) => drop(reply.send(self.snapshot())),

@@ -1,4 +1,4 @@
-//! `moontide skip`, `retry`, `pause` and `resume`: operator commands for a running daemon.
+//! `moontide skip`, `retry`, `pause`, `resume` and `accept`: operator commands for a running daemon.
 //!
 //! The daemon decides, and reports the effect or the reason for a refusal; this file only sends the request.
 
@@ -47,6 +47,19 @@ pub(crate) struct OneListener {
     #[command(flatten)]
     common: Common,
     listener: String,
+}
+
+/// Lets a held partition go on: messages that are finished beyond its position run again
+///
+/// For a consumer with exactlyOnce. What these messages emit is then there twice. Exits with 1 and the reason if the
+/// partition is not held in this daemon.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Accept {
+    #[command(flatten)]
+    common: Common,
+    topic: String,
+    #[arg(value_parser = clap::value_parser!(i32).range(0..))]
+    partition: i32,
 }
 
 /// What every order takes.
@@ -98,6 +111,14 @@ pub(crate) fn resume(arguments: &OneListener) -> Exit {
         .order(|reason| Order::Resume { listener, reason })
 }
 
+pub(crate) fn accept(arguments: &Accept) -> Exit {
+    arguments.common.order(|reason| Order::Accept {
+        topic: arguments.topic.clone(),
+        partition: arguments.partition,
+        reason,
+    })
+}
+
 fn send(daemon: &locate::Daemon, order: Order) -> Result<String> {
     daemon.ask(
         &Request::Order(order),
@@ -141,6 +162,11 @@ mod tests {
             },
             Order::Resume {
                 listener: "orders".into(),
+                reason: None,
+            },
+            Order::Accept {
+                topic: "orders".into(),
+                partition: 3,
                 reason: None,
             },
         ];

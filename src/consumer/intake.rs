@@ -299,6 +299,9 @@ impl Consumer {
         };
         let epoch = self.intake.epochs.fetch_add(1, Ordering::Relaxed);
         let partition = Arc::new(Partition::new(epoch, topic, number, shared));
+        if self.phase.resting.is_some() {
+            partition.set_rests(true);
+        }
         let weak = Arc::downgrade(&partition);
         self.control.begin(topic, number, weak);
         partition

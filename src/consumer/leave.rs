@@ -91,6 +91,7 @@ impl Consumer {
                 held.comes_back = held.stage != Stage::Active;
             }
         }
+        self.end_rest();
         self.weigh();
         self.phase.retired = None;
         self.topics.reload(&self.bundle.config, &self.settings.name);
@@ -237,6 +238,7 @@ impl Consumer {
     }
 
     pub(super) fn begin_leaving(&mut self, deadline: Instant, again: bool, now: Instant) {
+        self.give_up_rest("the consumer leaves its group");
         let is_told = self.phase.leaving.as_ref().is_some_and(|one| one.is_told);
         self.phase.leaving = Some(Leaving {
             drain: Drain::new(deadline)

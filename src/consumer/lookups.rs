@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::assignment::{Answered, Assigned, Described, Found, PartitionKey, Starts, ToConsumer};
+use crate::assignment::{Answered, Assigned, Described, Found, PartitionKey, Repeats};
+use crate::assignment::{Starts, ToConsumer};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
 use crate::kafka::{Class, Client, Description, Error, Existing, TopicPartition};
 use crate::rules::commit_metadata::{self, Finished};
 use crate::rules::seek::{self, Target};
 use crate::rules::start_offset::{self, Known, Start, Why};
+use crate::telemetry::shell;
 use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
 use crate::threads::supervisor::{Handle, Kind, Supervisor};
@@ -389,13 +391,14 @@ fn start(
         };
         let finished = commit_metadata::decode(&position.metadata, place, watermarks.1);
         let is_ignored = finished.is_none() && commit_metadata::lists(&position.metadata);
-        if is_ignored && brokers.asker.is_some() {
+        let is_accepted = one.repeats == Repeats::Accepted;
+        if is_ignored && brokers.asker.is_some() && !is_accepted {
             // With exactly once they must not run again.
-            return Err(Error::inconsistent(
+            return Err(Error::inconsistent(format!(
                 "messages beyond the committed offset are finished for listeners of other names, or the log was truncated; \
-                 give the listeners of the topic their former names, or let the messages run again: stop the group, and \
-                 write its offset anew by `kafka-consumer-groups.sh --reset-offsets --to-current --execute`",
-            ));
+                 give the listeners of the topic their former names, or accept that the messages run again: `{}`",
+                shell::accept(&one.topic, one.partition)
+            )));
         }
         Ok(finished)
     });

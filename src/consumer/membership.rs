@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::assignment::Assigned;
+use crate::assignment::{Assigned, Repeats};
 use crate::consumer::lookups::Lookup;
 use crate::failpoint::failpoint;
 use crate::kafka::{Error, Rebalance, TopicPartition};
@@ -94,6 +94,7 @@ impl Consumer {
                         is_new_topic: self.topics.is_new(&one.topic),
                     },
                     listeners: plan.map_or(0, |plan| plan.listeners_hash),
+                    repeats: Repeats::NotKnown,
                 }
             })
             .collect();

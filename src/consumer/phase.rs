@@ -10,6 +10,7 @@ use crate::kafka::{Rebalance, TopicPartition};
 
 use super::drain::Drain;
 use super::held::Held;
+use super::rest::Resting;
 
 /// The state of a consumer that has no connection to a broker, whatever else it does.
 pub(super) const CONNECTING: &str = "connecting";
@@ -24,6 +25,8 @@ pub(super) struct Phase {
     pub(super) leaving: Option<Leaving>,
     /// The coming bundle: topics that it does not have are no longer begun.
     pub(super) retired: Option<Arc<Bundle>>,
+    /// Partitions come to rest before a reload that changes their listeners.
+    pub(super) resting: Option<Resting>,
     pub(super) asked: u64,
     /// Assigned partitions whose start could not be found together with the others.
     pub(super) late: Vec<Assigned>,
@@ -110,7 +113,8 @@ impl Phase {
         let late = self.ask_late_at.filter(|_| !self.is_busy());
         let emptying = self.emptying.as_ref().filter(|_| !self.is_busy());
         let emptying = emptying.and_then(Drain::deadline);
-        [retiring, emptying, doing, late]
+        let resting = self.resting.as_ref().and_then(Resting::deadline);
+        [retiring, emptying, doing, late, resting]
             .into_iter()
             .flatten()
             .min()

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::assignment::{Assigned, Found, PartitionKey, Starts};
+use crate::assignment::{Assigned, Found, PartitionKey, Repeats, Starts};
 use crate::config::Config;
 use crate::consumer::lookups::Lookup;
 use crate::failpoint::failpoint;
@@ -43,6 +43,11 @@ impl Consumer {
             // A closing consumer begins nothing, and answers the assignment with an empty one.
             return;
         }
+        if self.phase.resting.is_some() {
+            // What begins now would begin with the listeners of before.
+            *ask_at = Some(now + ASK_AGAIN);
+            return;
+        }
         match starts {
             Ok(starts) if !starts.recreated.is_empty() => self.begin_again(&starts.recreated, now),
             Ok(starts) => {
@@ -61,9 +66,10 @@ impl Consumer {
     }
 
     fn wait_for(&mut self, open: Vec<(Assigned, Error)>, now: Instant) {
-        for (one, error) in open {
+        for (mut one, error) in open {
             let place = Subject::Partition(one.key());
             if error.is_inconsistent() {
+                one.repeats = Repeats::Held;
                 if self.trouble.of_partition(one.key()).is_none() {
                     let (topic, partition) = (&*one.topic, one.partition);
                     log!(error, consumer, consumer = &*self.name, topic, partition, %error, "the partition is held");
@@ -75,6 +81,33 @@ impl Consumer {
             self.phase.late.push(one);
         }
         self.phase.ask_late_at = (!self.phase.late.is_empty()).then_some(now + ASK_AGAIN);
+    }
+
+    /// An operator accepts that messages of a held partition run again. `None`: the partition is not here.
+    pub(super) fn accept_repeats(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        now: Instant,
+    ) -> Option<Result<String, String>> {
+        let place = format!("{topic}[{partition}]");
+        let mut late = self.phase.late.iter_mut();
+        let late = late.find(|one| *one.topic == *topic && one.partition == partition);
+        if let Some(one) = late.filter(|one| one.repeats != Repeats::NotKnown) {
+            one.repeats = Repeats::Accepted;
+            self.phase.ask_late_at = Some(now);
+            return Some(Ok(format!(
+                "partition {place} goes on: the messages that are finished beyond its position run again"
+            )));
+        }
+        let is_here = |key: &PartitionKey| *key.topic == *topic && key.number == partition;
+        let is_here =
+            self.held.keys().any(is_here) || self.phase.late.iter().any(|one| is_here(&one.key()));
+        is_here.then(|| {
+            Err(format!(
+                "partition {place} is not held: no message beyond its position is finished for listeners of other names"
+            ))
+        })
     }
 
     /// Repeats the lookup for the partitions that could not start with the others.
@@ -96,7 +129,13 @@ impl Consumer {
             Ok(starts) if !starts.recreated.is_empty() && !self.phase.is_closing() => {
                 return self.begin_again(&starts.recreated, now);
             }
-            Ok(starts) if !self.phase.is_busy() && !self.phase.is_closing() => starts,
+            Ok(starts)
+                if !self.phase.is_busy()
+                    && !self.phase.is_closing()
+                    && self.phase.resting.is_none() =>
+            {
+                starts
+            }
             _ if self.phase.is_closing() => return,
             _ => {
                 self.phase.ask_late_at = Some(now + ASK_AGAIN);
@@ -105,6 +144,8 @@ impl Consumer {
         };
         // A rebalance meanwhile may have revoked some of them.
         let late = std::mem::take(&mut self.phase.late);
+        let accepted = late.iter().filter(|one| one.repeats == Repeats::Accepted);
+        let accepted: Vec<_> = accepted.map(Assigned::key).collect();
         let is_ours = |one: &Assigned| {
             let same =
                 |other: &Assigned| (&other.topic, other.partition) == (&one.topic, one.partition);
@@ -112,6 +153,14 @@ impl Consumer {
         };
         starts.found.retain(|one| is_ours(&one.assigned));
         starts.open.retain(|(one, _)| is_ours(one));
+        // An operator may have accepted it while the lookup ran.
+        let of_accepted = starts
+            .open
+            .extract_if(.., |(one, _)| accepted.contains(&one.key()));
+        for (one, _) in of_accepted {
+            let repeats = Repeats::Accepted;
+            self.phase.late.push(Assigned { repeats, ..one });
+        }
         if !starts.found.is_empty() {
             self.assign(starts.found, now);
         }
@@ -148,6 +197,12 @@ impl Consumer {
             self.topics.has(&one.topic);
             self.trouble.over(&Subject::Partition(one.key()));
             self.hold(&one.key(), start, now);
+            if one.repeats == Repeats::Accepted
+                && let Some(held) = self.held.get_mut(&one.key())
+            {
+                // So that the next owner does not hold it again.
+                held.epoch.rewrites_metadata = true;
+            }
             if let Some(finished) = found.finished {
                 self.seed(&one, finished);
             }

@@ -56,6 +56,7 @@ mod tests {
             partition,
             policy,
             listeners: 0,
+            repeats: crate::assignment::Repeats::NotKnown,
         };
         numbers.iter().map(one).collect()
     }

@@ -6,9 +6,9 @@
 //! member only after its transaction has ended, or after that transaction cannot be committed any more.
 
 mod ending;
+mod positions;
 mod reading;
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -17,17 +17,16 @@ use crate::config::{self, Config, DEFAULT_PRODUCER};
 use crate::kafka::Error;
 use crate::outgoing::transactions::{self as producers, Id, Left, Parts, Producer};
 use crate::rules::commit_metadata;
-use crate::rules::offsets::NoRoom;
-use crate::rules::transaction::{self, Action, Answer, Enters, Item, Lane, Machine};
-use crate::rules::transaction::{Positions, Step};
+use crate::rules::transaction::{self, Action, Answer, Item, Lane, Machine, Step};
 use crate::telemetry::status::TransactionStatus;
 use crate::threads::supervisor::Ending;
 
 use super::Consumer;
-use super::held::{Held, Stage, TopicState};
+use super::held::{Held, Stage};
 use super::trouble::Subject;
 
 use ending::Wanted;
+use positions::{Trackers, hurries};
 
 /// How long a call of the producer may take, and no longer than a third of `transaction.timeout`.
 const CALL: Duration = Duration::from_secs(4);
@@ -155,52 +154,6 @@ impl Transactions {
     }
 }
 
-/// The trackers of the partitions, by epoch.
-struct Trackers<'a> {
-    held: HashMap<u64, &'a mut Held>,
-    metadata: usize,
-}
-
-impl Positions for Trackers<'_> {
-    fn begin(&mut self) {
-        for held in self.held.values_mut() {
-            held.epoch.tracker.begin_transaction(self.metadata);
-        }
-    }
-
-    fn enter(&mut self, epoch: u64, numbers: &[u64]) -> Enters {
-        let held = self.held.get_mut(&epoch);
-        // Before any of its messages, the start of an epoch is committed: so no two transactions of it have the same
-        // position, and the group's offset tells which of them was committed.
-        let Some(held) = held.filter(|held| held.epoch.committed.is_some()) else {
-            return Enters::Later;
-        };
-        let tracker = &mut held.epoch.tracker;
-        if let [number] = *numbers {
-            return if tracker.include(number) {
-                Enters::Yes
-            } else {
-                Enters::Later
-            };
-        }
-        match tracker.include_all(numbers) {
-            Ok(()) => Enters::Yes,
-            Err(NoRoom { has_first: true }) => Enters::Blocked,
-            Err(NoRoom { has_first: false }) => Enters::Later,
-        }
-    }
-}
-
-impl Held {
-    /// The position to commit, if it differs from the group's.
-    fn moved(&self) -> bool {
-        !self.plan.listeners.is_empty()
-            && self.topic != TopicState::Deleted
-            && (self.epoch.rewrites_metadata
-                || self.epoch.tracker.committable().map(|one| one.offset) != self.epoch.committed)
-    }
-}
-
 impl Consumer {
     /// These messages have their outcome in all listeners, and records.
     pub(super) fn handed_over(&mut self, all: Vec<HandedOver>, now: Instant) {
@@ -247,8 +200,9 @@ impl Consumer {
             held.moved() && (is_hurried || now >= held.last_commit + MOVED_EVERY)
         };
         let has_moved = !self.phase.is_lost() && self.held.values().any(is_due);
-        let leaves = |held: &Held| held.stage == Stage::Drained;
-        let is_hurried = self.phase.is_closing() || self.held.values().any(leaves);
+        let machine = &transactions.machine;
+        let is_hurried =
+            self.phase.is_closing() || self.held.values().any(|held| hurries(machine, held));
         let held = self.held.values_mut();
         let mut positions = Trackers {
             held: held
@@ -433,6 +387,18 @@ impl Consumer {
     /// Whether messages of the partition are in transactions that have not ended.
     pub(super) fn is_in_transaction(&self, held: &Held) -> bool {
         self.transactions.is_some() && self.owes(held)
+    }
+
+    /// Whether everything that is finished in the partition is committed.
+    pub(super) fn is_all_committed(&self, held: &Held) -> bool {
+        let Some(transactions) = &self.transactions else {
+            return true;
+        };
+        let wanted = held.epoch.tracker.wanted();
+        let is_in = wanted.position.offset == held.epoch.tracker.finished().offset;
+        is_in
+            && wanted.beyond.ranges.is_empty()
+            && !transactions.machine.owes(held.epoch.partition.epoch)
     }
 
     /// Nothing of these epochs may be committed any more.

@@ -153,6 +153,10 @@ impl Roster {
         self.lock().workers.clone()
     }
 
+    pub(super) fn consumers(&self) -> Vec<Arc<Mailbox<ToConsumer>>> {
+        self.lock().consumers.values().cloned().collect()
+    }
+
     pub(super) fn producers(&self) -> Vec<ProducerSnapshot> {
         let producers = self.lock().producers.clone();
         producers.map_or_else(Vec::new, |producers| producers.snapshots())

@@ -1,4 +1,4 @@
-//! Operator commands: skip, retry, pause, resume. Each is logged with its operator and its reason.
+//! Operator commands: skip, retry, pause, resume, accept. Each is logged with its operator and its reason.
 //!
 //! The workers carry them out, on a letter. This file finds the workers concerned, and gives the reason when a
 //! command has no effect. The daemon remembers a pause for the status; the workers keep the pause itself, also
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::Roster;
-use crate::assignment::{Handle, Order as Letter, ToWorker};
+use crate::assignment::{Handle, Order as Letter, ToConsumer, ToWorker};
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::log::log;
@@ -85,6 +85,11 @@ impl OperatorCommands {
             Order::Resume { listener, reason } => {
                 self.resume(&config, &listener, reason.as_deref(), who)
             }
+            Order::Accept {
+                topic,
+                partition,
+                reason,
+            } => self.accept(&topic, partition, reason.as_deref(), who),
         }
     }
 
@@ -198,6 +203,32 @@ impl OperatorCommands {
         Ok(format!("listener `{listener}` takes messages again{kept}"))
     }
 
+    /// Several groups may have the partition: each accepts for itself.
+    fn accept(&self, topic: &str, partition: i32, reason: Option<&str>, who: &Who) -> Outcome {
+        let (sender, receiver) = mpsc::channel();
+        for consumer in self.roster.consumers() {
+            consumer.send(ToConsumer::Accept {
+                topic: topic.to_owned(),
+                partition,
+                reply: sender.clone(),
+            });
+        }
+        drop(sender);
+        let replies = replies(&receiver, Instant::now() + ANSWER);
+        let (done, refused): (Vec<_>, Vec<_>) =
+            replies.answers.into_iter().partition(Result::is_ok);
+        let done: Vec<String> = done.into_iter().flatten().collect();
+        if !done.is_empty() {
+            log!(warn, control, topic, partition, by = %who, reason, "an operator accepted that messages run again");
+            return Ok(done.join("; "));
+        }
+        let refused = refused.into_iter().find_map(Result::err);
+        let elsewhere = || not_here(&self.roster.status(), topic, partition);
+        Err(refused.or_else(elsewhere).unwrap_or_else(|| {
+            format!("the consumer of partition {topic}[{partition}] has not answered; try again")
+        }))
+    }
+
     fn tell(&self, listener: &str, paused: bool) {
         for worker in self.roster.workers() {
             worker.send(ToWorker::Order(Letter::Pause {
@@ -283,6 +314,26 @@ fn kept_by_code(config: &Config, consumers: &[ConsumerStatus], listener: &str) -
     )
 }
 
+/// The reason why no consumer has the partition. `None`: one has it.
+fn not_here(consumers: &[ConsumerStatus], topic: &str, partition: i32) -> Option<String> {
+    let mut partitions = consumers.iter().flat_map(|one| &one.partitions);
+    if partitions.any(|one| one.topic == topic && one.partition == partition) {
+        return None;
+    }
+    let mut topics = consumers.iter().flat_map(|one| &one.subscription);
+    if topics.clone().any(|one| one == topic) {
+        return Some(format!(
+            "partition {partition} of topic `{topic}` is not assigned to this daemon: ask the daemon that has it"
+        ));
+    }
+    let meant = nearest(topic, topics.by_ref().map(String::as_str));
+    let meant = meant.map(|meant| format!(", did you mean `{meant}`?"));
+    Some(format!(
+        "no consumer has subscribed to topic `{topic}`{}",
+        meant.unwrap_or_default()
+    ))
+}
+
 /// The reason why no worker has the message.
 fn why_not(consumers: &[ConsumerStatus], message: &Handle) -> String {
     let Handle {
@@ -290,22 +341,10 @@ fn why_not(consumers: &[ConsumerStatus], message: &Handle) -> String {
         partition,
         offset,
     } = message;
-    let mut topics = consumers.iter().flat_map(|one| &one.subscription);
-    let has_topic = topics.clone().any(|one| one == topic);
     let mut partitions = consumers.iter().flat_map(|one| &one.partitions);
     let found = partitions.find(|one| one.topic == *topic && one.partition == *partition);
     let Some(found) = found else {
-        if has_topic {
-            return format!(
-                "partition {partition} of topic `{topic}` is not assigned to this daemon: ask the daemon that has it"
-            );
-        }
-        let meant = nearest(topic, topics.by_ref().map(String::as_str));
-        let meant = meant.map(|meant| format!(", did you mean `{meant}`?"));
-        return format!(
-            "no consumer has subscribed to topic `{topic}`{}",
-            meant.unwrap_or_default()
-        );
+        return not_here(consumers, topic, *partition).unwrap_or_default();
     };
     let position = found.position.unwrap_or_default();
     if *offset < position {

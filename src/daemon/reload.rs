@@ -17,7 +17,7 @@ use crate::telemetry::status::{ReloadReport, ReloadResult, Status, StuckLoad};
 
 use super::fleet::Fleet;
 use super::loading::Loading;
-use super::{Adjust, load, topics};
+use super::{Adjust, load, rest, topics};
 
 pub(super) struct Reloader {
     path: PathBuf,
@@ -184,6 +184,11 @@ impl Reloader {
             return rejected(found.missing.join("\n"));
         }
         let open = found.open.into_iter().map(|(needed, _)| needed).collect();
+        let drain = current.config.daemon.drain_deadline;
+        if let Err(why) = rest::come_to_rest(&self.fleet.roster(), &current.config, &new, drain) {
+            self.fleet.loader().discard(vms);
+            return rejected(why);
+        }
         failpoint!("before-swap");
         self.fleet.apply(&new, vms, &difference, open);
         failpoint!("after-swap");

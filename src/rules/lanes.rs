@@ -119,6 +119,21 @@ impl<M> Lanes<M> {
         open.fold(incoming, u64::min)
     }
 
+    /// From this number on no message has begun, nor has any got a lane.
+    pub(crate) fn untouched_from(&self) -> u64 {
+        let incoming = self.incoming.iter().rev();
+        incoming.fold(
+            self.end,
+            |from, (number, _)| {
+                if number + 1 == from { *number } else { from }
+            },
+        )
+    }
+
+    pub(crate) fn open_count(&self) -> usize {
+        self.open.len()
+    }
+
     pub(crate) fn has_open(&self) -> bool {
         !self.open.is_empty()
     }

@@ -7,12 +7,14 @@
 
 mod content;
 mod exchange;
+mod positions;
 mod queues;
 
 use std::time::{Duration, Instant};
 
 use content::Content;
-pub(crate) use exchange::{Action, Answer, Counts, Enters, Found, Positions, Settings, Step, Why};
+pub(crate) use exchange::{Action, Answer, Counts, Found, Settings, Step, Why};
+pub(crate) use positions::{Enters, Positions};
 use queues::Queues;
 pub(crate) use queues::{Item, Lane, Member};
 

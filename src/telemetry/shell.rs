@@ -6,6 +6,11 @@ pub(crate) fn skip(topic: &str, partition: i32, offset: i64, listener: &str) -> 
     format!("moontide skip {topic} {partition} {offset} --listener {listener}")
 }
 
+/// The command that lets messages of a held partition run again.
+pub(crate) fn accept(topic: &str, partition: i32) -> String {
+    format!("moontide accept {} {partition}", quote(topic))
+}
+
 /// Quotes an argument so that a shell reads it back unchanged.
 pub(crate) fn quote(argument: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
@@ -25,6 +30,11 @@ mod tests {
         assert_eq!(quote("examples/a-b.toml"), "examples/a-b.toml");
         assert_eq!(quote(""), "''");
         assert_eq!(quote(r#"{"it's": 1}"#), r#"'{"it'\''s": 1}'"#);
+    }
+
+    #[test]
+    fn the_command_names_one_partition() {
+        assert_eq!(accept("my orders", 3), "moontide accept 'my orders' 3");
     }
 
     #[test]

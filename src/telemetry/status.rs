@@ -436,6 +436,12 @@ pub(crate) enum Order {
         listener: String,
         reason: Option<String>,
     },
+    /// In a held partition messages that are finished run again.
+    Accept {
+        topic: String,
+        partition: i32,
+        reason: Option<String>,
+    },
 }
 
 /// The answer to a request, with the daemon that gives it.

@@ -130,6 +130,9 @@ impl Worker {
         let Some((number, message)) = slot.lanes.fresh() else {
             return Next::PartitionIdle;
         };
+        if number >= slot.begins_below {
+            return Next::PartitionIdle;
+        }
         let key = slot.lane_of(number, message);
         if slot.lanes.is_open(key) {
             slot.lanes.defer_fresh(key);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::assignment::{self, Admits};
+use crate::assignment::{self, Admits, ToConsumer};
 use crate::config::Config;
 use crate::failpoint::failpoint;
 use crate::kafka::Message;
@@ -77,12 +77,26 @@ impl Worker {
             self.meter.look(self.clock.now());
         }
         self.unreported.add(&mut slot);
+        if slot.begins_below < u64::MAX {
+            self.tell_rest(&mut slot);
+        }
         if self.slots.len() * self.count > assignment::MANY {
             slot.lanes.give_room_back();
         }
         self.slots.insert(epoch, slot);
         if again {
             self.wake(epoch);
+        }
+    }
+
+    /// The consumer hears once that what has begun has ended. One open lane may stay: its messages finish in their order.
+    fn tell_rest(&mut self, slot: &mut Slot) {
+        let has_begun = slot.lanes.open_count() > 1 || slot.has_fresh_that_may_begin();
+        if !has_begun && !slot.has_told_rest {
+            slot.has_told_rest = true;
+            self.report();
+            let partition = slot.partition.clone();
+            partition.inbox.send(ToConsumer::AtRest(partition.clone()));
         }
     }
 
@@ -125,8 +139,20 @@ impl Worker {
             turn.is_held = match slot.partition.admits() {
                 _ if slot.released => return false,
                 Admits::Nothing => return false,
-                Admits::NoRuns => true,
-                Admits::Runs => false,
+                Admits::NoRuns => {
+                    if slot.partition.rests() {
+                        slot.come_to_rest();
+                    }
+                    true
+                }
+                Admits::Begun => {
+                    slot.come_to_rest();
+                    false
+                }
+                Admits::Runs => {
+                    slot.begins_below = u64::MAX;
+                    false
+                }
             };
             if self.engine.is_spoiled() {
                 // No further call may run in this VM.
@@ -165,6 +191,9 @@ impl Worker {
             },
             // As for the kept lanes, no call of a new lane may start.
             None if !turn.kept.is_empty() => Next::PartitionIdle,
+            None if slot.begins_below < u64::MAX && !slot.has_fresh_that_may_begin() => {
+                Next::PartitionIdle
+            }
             None => self.run_fresh(slot, config, turn),
         }
     }

@@ -58,6 +58,10 @@ pub(super) struct Slot {
     /// Records that are written again when their lane comes to them, by number and listener.
     pub(super) unwritten: HashMap<(u64, String), Unwritten>,
     pub(super) batches: Batches,
+    /// Only messages below this number begin: the partition comes to rest.
+    pub(super) begins_below: u64,
+    /// The consumer knows that it has.
+    pub(super) has_told_rest: bool,
 }
 
 /// A message of a retry topic that runs for no listener.
@@ -106,7 +110,22 @@ impl Slot {
             emitting: HashMap::new(),
             unwritten: HashMap::new(),
             batches,
+            begins_below: u64::MAX,
+            has_told_rest: false,
         }
+    }
+
+    /// Nothing begins from here on but what stands before a message that has begun.
+    pub(super) fn come_to_rest(&mut self) {
+        if self.begins_below == u64::MAX {
+            self.begins_below = self.lanes.untouched_from();
+            self.has_told_rest = false;
+        }
+    }
+
+    pub(super) fn has_fresh_that_may_begin(&self) -> bool {
+        let fresh = self.lanes.fresh();
+        fresh.is_some_and(|(number, _)| number < self.begins_below)
     }
 
     /// Notes an outcome of a message in one listener, if it is not done.

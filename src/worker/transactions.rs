@@ -93,8 +93,28 @@ impl Worker {
         slot.unacknowledged.push(lane, number, open, settled);
     }
 
+    /// News of the consumer's transactions.
+    pub(super) fn of_transaction(&mut self, letter: ToWorker) {
+        match letter {
+            ToWorker::Settled { epoch, messages } => self.settled(epoch, &messages),
+            ToWorker::RefusedRecord {
+                partition,
+                lane,
+                number,
+                listener,
+                reason,
+            } => self.refused_record(&partition, (lane, number), listener, reason),
+            ToWorker::Divide {
+                partition,
+                lane,
+                number,
+            } => self.divide(&partition, (lane, number)),
+            _ => {}
+        }
+    }
+
     /// These messages are committed.
-    pub(super) fn settled(&mut self, epoch: u64, messages: &[(u64, u64)]) {
+    fn settled(&mut self, epoch: u64, messages: &[(u64, u64)]) {
         if let Some(mut slot) = self.slots.remove(&epoch) {
             for (lane, number) in messages {
                 let mut ended = Vec::new();
@@ -115,7 +135,7 @@ impl Worker {
     }
 
     /// A topic never accepts a record of this message: its listener has failed.
-    pub(super) fn refused_record(
+    fn refused_record(
         &mut self,
         partition: &Arc<Partition>,
         (lane, number): (u64, u64),

@@ -12,7 +12,8 @@ use crate::support::records::Record;
 use crate::support::wait::{DEADLINE, wait_for};
 
 mod batches; // calls that finish several messages
-mod network; // the request that ends a transaction arrives late, or its answer never
+mod network;
+mod reloads; // what changes listeners waits until nothing is finished beyond the position // the request that ends a transaction arrives late, or its answer never
 
 /// Short times, so that a dead process is soon replaced.
 const CONSUMER: &str = "sessionTimeout = \"6s\"\nheartbeatInterval = \"500ms\"\nrebalanceTimeout = \"20s\"\n\
@@ -325,59 +326,102 @@ fn what_messages_emit_is_there_once_over_rebalances_and_a_frozen_member() {
     }
 }
 
-/// Messages beyond the position are finished for a listener of another name: nothing of them may run twice.
+/// Messages beyond the position are finished for a listener of another name: nothing of them may run twice, unless an
+/// operator accepts it.
 #[test]
 fn a_renamed_listener_holds_what_another_one_has_finished() {
     let Some(kafka) = kafka::shared() else { return };
     let body = r#"
-        if message.value == "0" then tide.sleep("25s") end
+        if tonumber(message.value) % 7 == 0 then tide.sleep("25s") end
         ctx.emit{ topic = out, value = message.value, partition = 0 }
         ctx.emit{ topic = out, value = message.value, partition = 1 }
         "#;
-    let (project, source, out) = sending(kafka, "", "", 2, body);
-    let project = project.consumer(&format!(
+    let source = kafka.topic_named(unique("source"), 2).name;
+    let out = kafka.topic_named(unique("out"), 2).name;
+    let project = Project::new(kafka).consumer(&format!(
         "{CONSUMER}librdkafka = {{ \"group.instance.id\" = \"one\" }}\n"
     ));
+    crate::sends::sender(&project, &out, body);
     let listeners = |name: &str| {
         crate::support::project::from_beginning(name, &source, "sender")
             + "ordering = \"key\"\nmaxInFlight = 50\n"
     };
     project.config(&listeners("sender"));
-    kafka.existing_topic(&source).produce(messages(0..7));
+    let all = messages(0..14).into_iter().zip(0..);
+    let all = all.map(|(message, number)| message.partition(number / 7));
+    kafka.existing_topic(&source).produce(all);
     let mut daemon = Daemon::start(&project);
-    let metadata = || kafka.committed_with(&project.group, &source, 0);
     daemon.wait_for("what is beyond is committed", |_| {
-        metadata().is_some_and(|(offset, text)| offset == 0 && text.contains("finished"))
+        let is_beyond = |(offset, text): (i64, String)| offset == 0 && text.contains("finished");
+        (0..2).all(|one| {
+            kafka
+                .committed_with(&project.group, &source, one)
+                .is_some_and(is_beyond)
+        })
     });
-    kafka.read(&out, 2, 12);
+    kafka.read(&out, 2, 24);
     daemon.kill();
 
     project.config(&listeners("renamed"));
+    crate::sends::sender(&project, &out, &body.replace("25s", "1ms"));
     let mut daemon = Daemon::start(&project);
-    let line = daemon.wait_line("the partition is held", |line| {
-        line.is("the partition is held")
-    });
-    assert!(
-        line.is_error() && line.mentions("--reset-offsets --to-current"),
-        "{line:?}"
+    for _ in 0..2 {
+        let line = daemon.wait_line("the partition is held", |line| {
+            line.is("the partition is held")
+        });
+        let partition = line.field("partition");
+        let command = format!("`moontide accept {source} {partition}`");
+        assert!(line.is_error() && line.mentions(&command), "{line:?}");
+        assert!(line.field("error").contains("former names"), "{line:?}");
+    }
+    let accept = |topic: &str, partition: &str, code: i32, words: &str| {
+        crate::hands::check(&project, &["accept", topic, partition], code, words);
+    };
+    accept(
+        "nothing",
+        "0",
+        1,
+        "no consumer has subscribed to topic `nothing`",
     );
-    assert!(line.field("error").contains("former names"), "{line:?}");
-    daemon.kill();
-
-    // The former name: the first message runs, and no other.
-    project.config(&listeners("sender"));
-    project.replace_handler(
-        "sender.lua",
-        &std::fs::read_to_string(project.path("handlers/sender.lua"))
-            .unwrap()
-            .replace("25s", "1ms"),
+    accept(&source, "7", 1, "is not assigned to this daemon");
+    accept(
+        &source,
+        "0",
+        0,
+        "the messages that are finished beyond its position run again",
     );
-    let daemon = Daemon::start(&project);
-    check(&kafka.read(&out, 2, 14), 0..7);
-    wait_for("all is committed", DEADLINE, || {
+    wait_for("the accepted partition is done", DEADLINE, || {
         committed(kafka, &project, &source) == Some(7)
     });
+    daemon.wait_line("who accepted it", |line| {
+        line.is("an operator accepted that messages run again")
+    });
+    accept(&source, "0", 1, "is not held");
+    daemon.kill();
+
+    // The former name: the first message of the other partition runs, and no other.
+    project.config(&listeners("sender"));
+    let daemon = Daemon::start(&project);
+    wait_for("all is committed", DEADLINE, || {
+        kafka.committed(&project.group, &source, 1) == Some(7)
+    });
+    let records = kafka.read(&out, 2, 2 * (6 + 7 + 7));
+    let of_other = |one: &&Record| value_of(one) >= 7;
+    check(
+        &records.iter().filter(of_other).cloned().collect::<Vec<_>>(),
+        7..14,
+    );
+    let accepted = records.iter().filter(|one| value_of(one) < 7).count();
+    assert_eq!(
+        accepted,
+        2 * (6 + 7),
+        "once by the former listener, and once again"
+    );
     daemon.stop();
+}
+
+fn value_of(record: &Record) -> u64 {
+    values(std::slice::from_ref(record))[0].parse().unwrap()
 }
 
 /// A topic that is missing holds its lane; the others go on, and it goes on when the topic is there.

@@ -35,7 +35,7 @@ fn run(project: &Project, arguments: &[&str]) -> (i32, String) {
 }
 
 #[track_caller]
-fn check(project: &Project, arguments: &[&str], code: i32, words: &str) {
+pub(crate) fn check(project: &Project, arguments: &[&str], code: i32, words: &str) {
     let (exit, printed) = run(project, arguments);
     assert!(
         exit == code && printed.contains(words),

@@ -16,12 +16,12 @@ impl<M> Lanes<M> {
         }
     }
 
-    /// Queues messages that have not begun behind the earlier ones of their open lanes, up to that one behind which
-    /// `most` others stand before it.
-    pub(crate) fn defer_open(&mut self, most: usize, lane_of: impl Fn(u64, &M) -> u64) {
+    /// Queues messages below this number that have not begun behind the earlier ones of their open lanes, up to that one
+    /// behind which `most` others stand before it.
+    pub(crate) fn defer_open(&mut self, most: usize, below: u64, lane_of: impl Fn(u64, &M) -> u64) {
         let mut others = Vec::new();
         while others.len() < most
-            && let Some((number, message)) = self.incoming.pop_front()
+            && let Some((number, message)) = self.incoming.pop_front_if(|one| one.0 < below)
         {
             let lane = lane_of(number, &message);
             match self.open.get_mut(&lane) {

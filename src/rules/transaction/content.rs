@@ -2,7 +2,7 @@
 //!
 //! Pure. Each look at the open transaction asks for the sums, so they are kept.
 
-use super::Item;
+use super::queues::Item;
 
 #[derive(Debug)]
 pub(super) struct Content<T> {

@@ -4,7 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::Item;
+use super::positions::Positions;
+use super::queues::Item;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
@@ -109,26 +110,6 @@ pub(crate) struct Counts {
     pub(crate) unknown: u64,
     pub(crate) replaced: u64,
     pub(crate) refused: u64,
-}
-
-/// The positions of the partitions.
-pub(crate) trait Positions {
-    /// A transaction begins.
-    fn begin(&mut self);
-
-    /// Whether these messages of a partition enter it together, in the order of their numbers: its metadata fits
-    /// afterwards.
-    fn enter(&mut self, epoch: u64, numbers: &[u64]) -> Enters;
-}
-
-/// The answer to messages that want to enter a transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Enters {
-    Yes,
-    /// Not before other messages of their partition are committed.
-    Later,
-    /// As `Later`, and the first of the partition is among them: it may be that nothing ever makes room.
-    Blocked,
 }
 
 /// The caller's part in a step.

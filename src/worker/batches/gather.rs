@@ -67,6 +67,11 @@ impl Slot {
         offset < self.batches.alone_below || self.place.suspect(offset).is_some()
     }
 
+    fn fresh_that_may_begin(&self) -> impl Iterator<Item = (u64, &Message)> {
+        let fresh = self.lanes.fresh_all();
+        fresh.take_while(|(number, _)| *number < self.begins_below)
+    }
+
     fn forget_stale_offers(&mut self) {
         let mut offered = std::mem::take(&mut self.batches.offered);
         offered.retain(|(number, key)| {
@@ -79,15 +84,16 @@ impl Slot {
     /// Messages of open lanes stand behind these, until `most` others are found.
     fn defer_open(&mut self, most: usize) {
         let (plan, seed) = (self.plan.clone(), self.partition.seed);
-        self.lanes.defer_open(most, |number, message| {
-            lane_of(plan.ordering, plan.null_keys, seed, message, number)
-        });
+        self.lanes
+            .defer_open(most, self.begins_below, |number, message| {
+                lane_of(plan.ordering, plan.null_keys, seed, message, number)
+            });
     }
 
     fn gather_front(&mut self, limits: &Batch, most: usize, now: Instant) -> Gathered {
         let mut filling = Filling::new(limits, most);
         let (mut count, mut first, mut is_cut) = (0, None, false);
-        for (number, message) in self.lanes.fresh_all() {
+        for (number, message) in self.fresh_that_may_begin() {
             if self.runs_alone(message.offset()) {
                 if count == 0 {
                     return Gathered::Alone;
@@ -164,7 +170,7 @@ impl Slot {
                 add(number, *key, message, false);
             }
         }
-        for (number, message) in self.lanes.fresh_all().take(most) {
+        for (number, message) in self.fresh_that_may_begin().take(most) {
             add(number, self.lane_of(number, message), message, true);
         }
         candidates.sort_unstable_by_key(|one| one.member.number);
