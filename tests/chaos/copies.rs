@@ -41,7 +41,12 @@ struct Ledger {
 
 impl Copies {
     pub(crate) fn new(order: Order) -> Self {
-        let ledgers = (0..PARTITIONS_MAX).map(|_| <[Ledger; 2]>::default());
+        let ledgers = (0..PARTITIONS_MAX).map(|_| {
+            let mut ledgers = <[Ledger; 2]>::default();
+            // The first messages may have no twin that could be waited for.
+            ledgers[1].advance(true);
+            ledgers
+        });
         Self {
             order,
             ledgers: ledgers.collect(),

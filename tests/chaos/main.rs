@@ -13,7 +13,6 @@ mod commits; // what a coordinator can answer to a commit
 mod copies; // what exactly-once consumers have emitted
 mod dice; // chance that can be repeated
 mod driver; // the load, and what of it is acknowledged
-mod exactly_once; // the coordinators of transactions are killed
 mod fate; // what is to become of a message, by its number
 mod faults; // what can go wrong
 mod fleet; // the daemons
@@ -23,7 +22,6 @@ mod proxy; // the network between daemons and brokers
 mod report; // what a run has seen
 mod stage; // a run
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dice::Dice;
@@ -62,32 +60,12 @@ fn long_deck(dice: &mut Dice) -> Vec<(&'static str, faults::Fault)> {
     faults
 }
 
-/// One test at a time has its three brokers.
-static BROKERS: Mutex<()> = Mutex::new(());
-
-/// Its name among the faults is `exactly once`.
-#[test]
-fn what_is_emitted_exactly_once_survives_its_coordinators() {
-    let words = std::env::var("MOONTIDE_CHAOS_FAULTS").unwrap_or_default();
-    let is_picked = words.split(',').any(|word| "exactly once".contains(word));
-    if from_environment("MOONTIDE_CHAOS_MINUTES").is_some() || !is_picked {
-        return;
-    }
-    let _alone = BROKERS.lock().unwrap_or_else(PoisonError::into_inner);
-    exactly_once::run();
-}
-
 /// Every fault once, in an order of the seed's.
 #[test]
 fn a_round_of_every_fault_loses_nothing() {
     if from_environment("MOONTIDE_CHAOS_MINUTES").is_some() {
         return;
     }
-    let words = std::env::var("MOONTIDE_CHAOS_FAULTS").unwrap_or_default();
-    if words == "exactly once" {
-        return;
-    }
-    let _alone = BROKERS.lock().unwrap_or_else(PoisonError::into_inner);
     let seed =
         from_environment("MOONTIDE_CHAOS_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000));
     report::say(&format!("chaos: MOONTIDE_CHAOS_SEED={seed}"));
