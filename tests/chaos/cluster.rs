@@ -24,6 +24,7 @@ use crate::support::wait::{DEADLINE, wait_for};
 const NODES: usize = 3;
 /// As in server.properties.
 const OFFSETS_PARTITIONS: u32 = 4;
+const TRANSACTIONS_PARTITIONS: u32 = 2;
 const REQUEST: Duration = Duration::from_secs(10);
 
 pub(crate) struct Cluster {
@@ -212,11 +213,14 @@ impl Cluster {
 
     /// The node that coordinates `group`, as an index.
     pub(crate) fn coordinator(&self, group: &str) -> Option<usize> {
-        let hash = group.bytes().fold(0_i32, |hash, byte| {
-            hash.wrapping_mul(31).wrapping_add(byte.into())
-        });
-        let partition = (hash as u32 & 0x7fff_ffff) % OFFSETS_PARTITIONS;
+        let partition = hash(group) % OFFSETS_PARTITIONS;
         self.leader("__consumer_offsets", partition as i32)
+    }
+
+    /// The node that coordinates the transactions with this id, as an index.
+    pub(crate) fn coordinator_of_transactions(&self, id: &str) -> Option<usize> {
+        let partition = hash(id) % TRANSACTIONS_PARTITIONS;
+        self.leader("__transaction_state", partition as i32)
     }
 
     /// The node that leads a partition, as an index.
@@ -331,6 +335,14 @@ pub(crate) fn committed(
         }
     }
     Ok(offsets)
+}
+
+/// As a coordinator is chosen.
+fn hash(name: &str) -> u32 {
+    let hash = name.bytes().fold(0_i32, |hash, byte| {
+        hash.wrapping_mul(31).wrapping_add(byte.into())
+    });
+    hash as u32 & 0x7fff_ffff
 }
 
 fn in_sync(metadata: &Metadata) -> bool {

@@ -39,6 +39,10 @@ pub(crate) const ALL: &[(&str, Fault)] = &[
     ("idle connections", idle::crowd),
     ("broker killed", brokers::kill),
     ("coordinator killed", brokers::kill_coordinator),
+    (
+        "transactions' coordinators killed",
+        brokers::kill_coordinators_of_transactions,
+    ),
     ("brokers restarted in turn", brokers::roll),
     ("leaders moved", brokers::move_leaders),
     ("no broker at all", brokers::blackout),

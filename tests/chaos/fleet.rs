@@ -162,7 +162,7 @@ impl Fleet {
     }
 
     /// The group of the consumer with `exactlyOnce`.
-    fn copying_group(&self) -> String {
+    pub(crate) fn copying_group(&self) -> String {
         format!("{}-copies", self.group)
     }
 

@@ -1,6 +1,9 @@
 //! Brokers that go, come back, or hand over what they lead.
 
+use serde_json::Value;
+
 use crate::dice::Dice;
+use crate::fleet::Member;
 use crate::stage::Stage;
 
 pub(crate) fn kill(stage: &mut Stage, dice: &mut Dice) {
@@ -12,6 +15,30 @@ pub(crate) fn kill(stage: &mut Stage, dice: &mut Dice) {
 pub(crate) fn kill_coordinator(stage: &mut Stage, dice: &mut Dice) {
     let node = stage.cluster.coordinator(&stage.fleet.group);
     kill_one(stage, node.unwrap_or_default(), dice);
+}
+
+/// In turn, the ones that know a member's transactions, and the group that these commit to.
+pub(crate) fn kill_coordinators_of_transactions(stage: &mut Stage, dice: &mut Dice) {
+    let members = &stage.fleet.members;
+    let id = members.iter().find_map(transactional_id);
+    let of_transactions = id.and_then(|id| stage.cluster.coordinator_of_transactions(&id));
+    let Some(of_transactions) = of_transactions else {
+        stage.fail("no member shows a transactional id that has a coordinator");
+    };
+    kill_one(stage, of_transactions, dice);
+    let group = stage.fleet.copying_group();
+    let of_group = stage.cluster.coordinator(&group);
+    kill_one(stage, of_group.unwrap_or_default(), dice);
+}
+
+fn transactional_id(member: &Member) -> Option<String> {
+    if !member.is_running() {
+        return None;
+    }
+    let told = member.command(&["status", "--json"]).stdout;
+    let status: Value = serde_json::from_slice(&told).ok()?;
+    let mut consumers = status["consumers"].as_array()?.iter();
+    consumers.find_map(|one| Some(one["transactions"]["id"].as_str()?.to_owned()))
 }
 
 fn kill_one(stage: &mut Stage, node: usize, dice: &mut Dice) {
