@@ -74,6 +74,10 @@ class Broker:
         """How many records the topic has, by its offsets."""
         return int(self._topic("count", self.address, name, partitions))
 
+    def committed(self, name, partitions):
+        """How many of them readers of committed records see."""
+        return int(self._topic("committed", self.address, name, partitions))
+
     def delete(self, names):
         for name in names:
             self._topic("delete", self.address, name)

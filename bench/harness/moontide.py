@@ -15,8 +15,27 @@ HANDLERS = ROOT / "bench/project/handlers"
 TOLD = re.compile(r"bench: (\d+) (\d+) (\d+)(?: latency (\d+) (\d+) (\d+) \d+)?")
 
 
-def config(setup, topics, handlers):
+def through(setup, topics):
+    """A consumer that emits what the handler gets."""
+    listeners = "\n".join(f'''[[listeners]]
+name = "{topic}"
+topic = "{topic}"
+consumer = "copies"
+handler = "copies"
+subscription = {{ fromBeginning = true }}
+''' for topic in topics)
+    return f'''[consumers.copies]
+groupId = "${{BENCH_GROUP}}-copies"
+{setup.through}
+
+{listeners}'''
+
+
+def config(setup, topics, handlers, out=""):
     """The file as a user would write it."""
+    before = ""
+    if setup.through is not None:
+        before, topics = through(setup, topics), [out]
     listeners = "\n".join(f'''[[listeners]]
 name = "{topic}"
 topic = "{topic}"
@@ -32,6 +51,7 @@ brokers = ["${{BENCH_BROKER}}"]
 groupId = "${{BENCH_GROUP}}"
 {setup.consumer}
 {producer}
+{before}
 {listeners}
 [lua]
 handlers = "{handlers}"
@@ -56,7 +76,7 @@ class Daemon(Process):
         if setup.reload_ms:
             handlers = folder / "handlers"
             shutil.copytree(HANDLERS, handlers, dirs_exist_ok=True)
-        self.config.write_text(config(setup, topics, handlers))
+        self.config.write_text(config(setup, topics, handlers, out))
         self.handler = handlers / f"{setup.handler}.lua"
         self.reload_s = setup.reload_ms / 1000
         self.reload_at = time.monotonic() + self.reload_s

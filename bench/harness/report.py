@@ -87,6 +87,10 @@ class Report:
             for at, name in enumerate(("p50", "p99")):
                 self._goal(workload, program, subject, name, lambda wanted: (
                     mine[at] / figures[at], wanted[at], mine[at] <= wanted[at] * figures[at]))
+            if program.setup and program.setup.p99_max:
+                most = program.setup.p99_max
+                self.goals.append(Goal(workload.name, program.title, "p99", f"≤ {most:g} ms", f"{figures[1] / 1000:.0f} ms", "",
+                                       figures[1] <= most * 1000))
         p99 = lambda program: [figure.latency[1] for figure in program.figures]
         return [*lines, "", *self._plot(workload, programs, "p99 in µs", p99)]
 

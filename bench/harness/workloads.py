@@ -36,6 +36,10 @@ class Moontide:
     listener: str = ""
     consumer: str = ""
     producer: str = ""
+    # Lines of TOML of a consumer that emits every message to another topic first; the handler has those of that topic.
+    through: str | None = None
+    # The p99 that a latency may have, in ms.
+    p99_max: float = 0
     # Whether it writes to the topic that the workload gives it.
     writes: bool = True
     # How often a handler is changed on disk and a reload asked for, in ms.
@@ -45,6 +49,9 @@ class Moontide:
     # What it is called where memory is compared, and how many MB it may take.
     memory: str = ""
     memory_max: float = 0
+
+    def is_exactly_once(self):
+        return "exactlyOnce = true" in self.consumer
 
 
 @dataclass

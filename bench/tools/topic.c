@@ -4,6 +4,7 @@
  *   topic fill BROKER TOPIC PARTITIONS RECORDS SIZE KEYS CODEC KIND   as fast as it can
  *   topic pace BROKER TOPIC PARTITIONS RECORDS SIZE RATE WARM         RATE messages a second
  *   topic count BROKER TOPIC PARTITIONS                              how many records it has, by its offsets
+ *   topic committed BROKER TOPIC PARTITIONS                          how many of them readers of committed records see
  *   topic delete BROKER TOPIC
  *
  * Every partition gets the same number of messages: message i goes to partition i % PARTITIONS, or with KEYS > 0, where
@@ -150,13 +151,42 @@ static void tell_count(char **a) {
   printf("%lld\n", (long long)all);
 }
 
+static void tell_committed(char **a) {
+  char why[512];
+  int open = atoi(a[3]);
+  rd_kafka_conf_t *conf = rd_kafka_conf_new();
+  set(conf, "bootstrap.servers", a[1]);
+  set(conf, "group.id", "bench-committed");
+  set(conf, "isolation.level", "read_committed");
+  set(conf, "enable.auto.commit", "false");
+  set(conf, "enable.partition.eof", "true");
+  rd_kafka_t *client = rd_kafka_new(RD_KAFKA_CONSUMER, conf, why, sizeof why);
+  if (!client) die("consumer", why);
+  rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(open);
+  for (int partition = 0; partition < open; partition++)
+    rd_kafka_topic_partition_list_add(list, a[2], partition)->offset = RD_KAFKA_OFFSET_BEGINNING;
+  rd_kafka_assign(client, list);
+  long records = 0;
+  for (int silent = 0; open > 0;) {
+    rd_kafka_message_t *message = rd_kafka_consumer_poll(client, 1000);
+    silent = message ? 0 : silent + 1;
+    if (silent > 60) die(a[2], "its end does not come");
+    if (!message) continue;
+    if (!message->err) records++;
+    else if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) open--;
+    rd_kafka_message_destroy(message);
+  }
+  printf("%ld\n", records);
+}
+
 int main(int count, char **arguments) {
   const char *what = count > 1 ? arguments[1] : "";
   if (!strcmp(what, "create") && count == 5) administer(arguments[2], arguments[3], atoi(arguments[4]));
   else if (!strcmp(what, "delete") && count == 4) administer(arguments[2], arguments[3], 0);
   else if (!strcmp(what, "count") && count == 5) tell_count(arguments + 1);
+  else if (!strcmp(what, "committed") && count == 5) tell_committed(arguments + 1);
   else if (!strcmp(what, "fill") && count == 10) fill(arguments + 1);
   else if (!strcmp(what, "pace") && count == 9) pace(arguments + 1);
-  else die("usage", "topic create|fill|pace|count|delete …, see the source");
+  else die("usage", "topic create|fill|pace|count|committed|delete …, see the source");
   return failed != 0;
 }
