@@ -6,10 +6,12 @@
 
 mod admin;
 mod agree;
+mod allow_list;
 mod consumers;
 mod error;
 mod exactly_once;
 mod file;
+mod http_client;
 mod interpolate;
 mod kafkajs;
 pub(crate) mod level;
@@ -43,7 +45,11 @@ use crate::kafka::property::Value;
 use crate::topic_name;
 use crate::wait::send::{Acks, Compression};
 
+pub(crate) use allow_list::AllowList;
 pub(crate) use error::{Errors, words};
+#[cfg(test)]
+pub(crate) use http_client::Certificate;
+pub(crate) use http_client::{HttpClient, Proxy, Secret};
 pub(crate) use load::Written;
 pub(crate) use names::is_library;
 use scene::Scene;
@@ -80,6 +86,8 @@ pub(crate) struct Config {
     pub(crate) daemon: Daemon,
     /// `[http]`; absent: no server.
     pub(crate) http: Option<Http>,
+    /// `[http.client]`.
+    pub(crate) http_client: HttpClient,
     /// Warnings, logged at every start and shown by `check`.
     pub(crate) warnings: Vec<String>,
 }
@@ -401,6 +409,15 @@ pub(crate) enum OnError {
     Stop,
 }
 
+/// What a failure means whose cause is outside of the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Infrastructure {
+    /// The message waits, without an attempt lost.
+    Wait,
+    /// It fails as with any other error.
+    Count,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Retry {
     /// Runs, the first included; absent: without end.
@@ -412,6 +429,7 @@ pub(crate) struct Retry {
     pub(crate) jitter: f64,
     /// `retry.topics`: the delays of retry topics, in their order; empty: retries wait in the lane.
     pub(crate) topics: Vec<Duration>,
+    pub(crate) infrastructure: Infrastructure,
     /// `retry.allowAutoTopicCreation`: those that are missing are created.
     pub(crate) create_topics: bool,
 }

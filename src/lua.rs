@@ -9,6 +9,8 @@ mod build;
 pub(crate) mod control;
 mod loader;
 mod open_batch;
+mod ordinals;
+mod outside_calls;
 mod plain;
 mod shared;
 mod stack;
@@ -18,7 +20,7 @@ mod vm;
 
 use std::time::Duration;
 
-pub(crate) use attributes::{AdminSource, App, ProducerSource};
+pub(crate) use attributes::{AdminSource, App, HttpSource, ProducerSource};
 pub(crate) use loader::{Loader, Unloaded};
 pub(crate) use vm::Vm;
 pub(crate) use vm::beat::Pulse;
@@ -152,6 +154,8 @@ pub(crate) enum FailureKind {
     Asked,
     /// The handler returned `nil, err` or `false, err`.
     Returned,
+    /// An uncaught error of `tide`, raised or returned, that says that something outside is away.
+    Away,
     /// `limits.blocking`: the watchdog ended it; the VM should be replaced.
     Blocking,
     /// `[lua] memory`: the VM should be replaced.

@@ -1,10 +1,11 @@
 //! Records that leave: dead letters and retry records, the topics that they need, and the outbox that sends them; and
-//! the producers and the admin client of handlers.
+//! the producers, the admin client and the HTTP client of handlers.
 
 pub(crate) mod admin;
 pub(crate) mod dead_letter;
 mod endings;
 pub(crate) mod failed_message;
+pub(crate) mod http;
 pub(crate) mod outbox;
 pub(crate) mod producers;
 pub(crate) mod required_topics;

@@ -4,6 +4,7 @@
 //! drop its [`Cancel`]: the work hears of it and ends in its own way, so that no connection is left half used.
 
 pub(crate) mod admin;
+pub(crate) mod http;
 pub(crate) mod send;
 
 use std::fmt;
@@ -122,6 +123,9 @@ pub(crate) const KINDS: [&str; 10] = [
     "tooLarge",
     "unreachable",
 ];
+
+/// Those that say nothing of the message: what a handler needs is away.
+pub(crate) const AWAY: [&str; 3] = ["busy", "closed", "unreachable"];
 
 /// An error with a kind. A handler sees a table with `kind` and `message`.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,6 +5,7 @@
 
 mod batch;
 mod failure;
+mod http;
 mod kafka;
 mod producer;
 
@@ -16,8 +17,10 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use batch::Batch;
 pub(super) use failure::{
-    Breaker, BreakerTable, DeadLetter, HeaderStyle, OnError, OnRefusal, Retry, TooLarge,
+    Breaker, BreakerTable, DeadLetter, HeaderStyle, Infrastructure, OnError, OnRefusal, Retry,
+    TooLarge,
 };
+pub(super) use http::{ClientCertificate, Http, HttpClient};
 pub(super) use kafka::{
     Assigner, Client, Consumer, GroupProtocol, LogLevel, Mechanism, OneOrMany, Property, Sasl, Ssl,
     SslTable,
@@ -53,7 +56,7 @@ pub(super) struct File {
     pub(super) log: Log,
     /// The process of the daemon.
     pub(super) daemon: Daemon,
-    /// The HTTP server of metrics and probes; absent: no server.
+    /// The HTTP server of metrics and probes, and the HTTP client of handlers.
     pub(super) http: Option<Http>,
 }
 
@@ -353,26 +356,6 @@ impl Default for Daemon {
             runtime_directory: None,
             crashes: 3,
             watch: true,
-        }
-    }
-}
-
-/// The server of metrics and probes.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-#[schemars(deny_unknown_fields)]
-pub(super) struct Http {
-    /// Address and port; absent: no server.
-    pub(super) listen: Option<String>,
-    /// The age of the oldest unfinished message of a partition at which `/ready` fails.
-    pub(super) stall_after: Millis,
-}
-
-impl Default for Http {
-    fn default() -> Self {
-        Self {
-            listen: None,
-            stall_after: Millis(300_000),
         }
     }
 }

@@ -14,8 +14,8 @@ use super::file::File;
 use super::scene::Scene;
 use super::tree::{self, Tree};
 use super::{
-    Config, Errors, admin, agree, consumers, exactly_once, interpolate, listeners, made, process,
-    producers, shape,
+    Config, Errors, admin, agree, consumers, exactly_once, http_client, interpolate, listeners,
+    made, process, producers, shape,
 };
 use crate::config::Sources;
 
@@ -161,6 +161,7 @@ fn resolve(
     let log = process::log(file, scene, environment);
     let daemon = process::daemon(file, scene, environment);
     let http = process::http(file, scene);
+    let http_client = http_client::resolve(file, scene);
     let connection = admin::connection(file, scene);
     Config {
         path: path.to_owned(),
@@ -176,6 +177,7 @@ fn resolve(
         log,
         daemon,
         http,
+        http_client,
         warnings: std::mem::take(&mut scene.report.warnings),
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::file::{self, File};
+use super::tree;
 use super::{Daemon, Http, Log, LogFormat, Lua, Rotation, SOCKET, SOCKET_PATH_BYTES_MAX, Scene};
 
 /// Below this the standard library and a few handlers would not fit.
@@ -182,7 +183,11 @@ pub(super) fn http(file: &File, scene: &mut Scene<'_, '_>) -> Option<Http> {
         );
     }
     let Some(listen) = &http.listen else {
-        if !scene.report.is_left_out("listen") {
+        // A table that is there for `[http.client]` alone means no server.
+        let written = tree::table(scene.tree, &["http"]);
+        let is_for_client = written
+            .is_some_and(|table| table.contains_key("client") && !table.contains_key("stallAfter"));
+        if !is_for_client && !scene.report.is_left_out("listen") {
             scene
                 .report
                 .warning("`[http]` has no `listen`: no server is started");

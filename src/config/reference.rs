@@ -81,6 +81,8 @@ fn every_key_of_the_schema_stands_in_the_reference() {
         ("Log", ".log"),
         ("Daemon", ".daemon"),
         ("Http", ".http"),
+        ("HttpClient", ".http.client"),
+        ("ClientCertificate", ".http.client.certificates.partner"),
     ];
     let known: BTreeSet<&str> = schema["$defs"]
         .as_object()

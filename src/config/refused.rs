@@ -26,6 +26,7 @@ pub(super) fn key(scope: &str, key: &str) -> Option<&'static str> {
         "Limits" => limits(key),
         "RateLimitTable" => rate_limit(key),
         "Http" => http(key),
+        "HttpClient" => http_client(key),
         "Daemon" => daemon(key),
         _ => None,
     };
@@ -323,6 +324,21 @@ fn http(key: &str) -> Option<&'static str> {
             Some("the paths are /metrics, /live, /ready and /status; remove it")
         }
         "tls" | "ssl" => Some("this server speaks plain HTTP; put a proxy in front of it"),
+        _ => None,
+    }
+}
+
+fn http_client(key: &str) -> Option<&'static str> {
+    match key {
+        "allowlist" | "allowList" | "whitelist" | "hosts" => Some("write `allow`"),
+        "pool" | "poolSize" | "connections" | "maxConnections" | "maxSockets" => {
+            Some("write `size`")
+        }
+        "rejectUnauthorized" | "verify" | "insecure" => {
+            Some("certificates are always checked; write the authority into `ca`")
+        }
+        "retry" | "retries" => Some("the retries are those of the listener; remove it"),
+        "keepAlive" | "idleTimeout" => Some("idle connections are closed after 4 s; remove it"),
         _ => None,
     }
 }

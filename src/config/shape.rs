@@ -16,7 +16,7 @@ use crate::kafka::property::{self, Role};
 use crate::nearest::nearest;
 
 /// Where a key that stands in the wrong table belongs, by the name of the table's type.
-const TABLES: [(&str, &str); 17] = [
+const TABLES: [(&str, &str); 19] = [
     ("Client", "`[kafkaConfig]`"),
     ("Admin", "`[kafka.admin]`"),
     ("Consumer", "`[consumerConfig]`"),
@@ -34,6 +34,11 @@ const TABLES: [(&str, &str); 17] = [
     ("Log", "`[log]`"),
     ("Daemon", "`[daemon]`"),
     ("Http", "`[http]`"),
+    ("HttpClient", "`[http.client]`"),
+    (
+        "ClientCertificate",
+        "a certificate of `[http.client.certificates]`",
+    ),
 ];
 
 /// The JSON Schema of the configuration.

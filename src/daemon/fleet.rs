@@ -17,6 +17,7 @@ use crate::crash::journal::{Journal, Page};
 use crate::log::log;
 use crate::lua::{App, Loader, Ticket, Unloaded, Vm, Watchdog};
 use crate::outgoing::admin::Admins;
+use crate::outgoing::http::HttpClients;
 use crate::outgoing::producers::Producers;
 use crate::outgoing::required_topics::RequiredTopic;
 use crate::rules::config_changes::Difference;
@@ -76,6 +77,7 @@ struct Members {
     config: Option<Arc<Config>>,
     journal: Option<Journal>,
     producers: Option<Arc<Producers>>,
+    outside: Option<(Arc<App>, Arc<HttpClients>)>,
     /// The last answers of the workers, used while they are busy.
     said: Vec<WorkerSnapshot>,
 }
@@ -162,6 +164,11 @@ impl Roster {
         producers.map_or_else(Vec::new, |producers| producers.snapshots())
     }
 
+    /// The waits outside, and the client that serves those by HTTP.
+    pub(super) fn outside(&self) -> Option<(Arc<App>, Arc<HttpClients>)> {
+        self.lock().outside.clone()
+    }
+
     /// The configuration in force.
     pub(super) fn config(&self) -> Option<Arc<Config>> {
         self.lock().config.clone()
@@ -183,8 +190,9 @@ impl Fleet {
         let mut loader = Loader::new(watchdog.clone(), supervisor.clone(), at_late_end);
         let producers = Arc::new(Producers::new(&supervisor));
         let admins = Arc::new(Admins::new(&supervisor));
+        let http = Arc::new(HttpClients::default());
         let app = App::default().with_producers(producers.clone());
-        let app = Arc::new(app.with_admins(admins.clone()));
+        let app = Arc::new(app.with_admins(admins.clone()).with_http(http.clone()));
         let bundle = Arc::new(bundle);
         let vms = match load::vms(&mut loader, &Ticket::default(), &bundle, &app) {
             Ok(vms) => vms,
@@ -214,6 +222,7 @@ impl Fleet {
             let mut members = fleet.roster.lock();
             members.config = Some(fleet.bundle.config.clone());
             members.producers = Some(fleet.producers.clone());
+            members.outside = Some((fleet.app.clone(), http));
         }
         fleet.producers.put_in_force(&fleet.bundle.config);
         fleet.start_workers(vms)?;

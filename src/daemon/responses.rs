@@ -11,7 +11,8 @@ use crate::config::Config;
 use crate::telemetry::http::{Content, JSON, Page, Source};
 use crate::telemetry::logging::Guard;
 use crate::telemetry::metrics::{
-    self, ConsumerSnapshot, Format, Process, ProducerSnapshot, WorkerSnapshot,
+    self, ConsumerSnapshot, Format, HostSnapshot, OutsideSnapshot, Process, ProducerSnapshot,
+    WorkerSnapshot,
 };
 use crate::telemetry::ready::readiness;
 use crate::telemetry::status::{ListenerStatus, Status};
@@ -38,6 +39,8 @@ pub(super) struct Gathered {
     consumers: Vec<ConsumerSnapshot>,
     workers: Vec<WorkerSnapshot>,
     producers: Vec<ProducerSnapshot>,
+    outside: Vec<OutsideSnapshot>,
+    hosts: Vec<HostSnapshot>,
 }
 
 impl Responses {
@@ -64,6 +67,8 @@ impl Responses {
             consumers: &gathered.consumers,
             workers: &gathered.workers,
             producers: &gathered.producers,
+            outside: &gathered.outside,
+            hosts: &gathered.hosts,
             process: Process::look(),
             dropped_lines: self.guard.dropped_lines(),
             librdkafka: &crate::kafka::version(),
@@ -105,6 +110,14 @@ pub(super) fn gather(roster: &Roster, status: &Mutex<Status>) -> Gathered {
         .clone();
     status.consumers = consumers.iter().map(|one| one.status.clone()).collect();
     status.producers = producers.iter().map(|one| one.status.clone()).collect();
+    let (mut outside, mut hosts) = (Vec::new(), Vec::new());
+    if let Some((app, http)) = roster.outside() {
+        status.waits = app.outside_calls.waits();
+        outside = app.outside_calls.snapshot();
+        hosts = http.hosts();
+        let pool = http.status();
+        status.http = (!hosts.is_empty() || pool.in_use > 0).then_some(pool);
+    }
     if let Some(config) = roster.config() {
         status.listeners = listeners(&config, &workers);
         let stall_after = config.http.as_ref().map(|http| http.stall_after);
@@ -116,6 +129,8 @@ pub(super) fn gather(roster: &Roster, status: &Mutex<Status>) -> Gathered {
         consumers,
         workers,
         producers,
+        outside,
+        hosts,
     }
 }
 

@@ -11,9 +11,11 @@ use crate::rules::timers::Timers;
 use crate::threads::outside::Outside;
 use crate::wait::Value;
 use crate::wait::admin::Admin;
+use crate::wait::http::Http;
 use crate::wait::send::Senders;
 
 use super::control::Consumers;
+use super::outside_calls::OutsideCalls;
 
 /// Where VMs get the producers of their configuration from.
 pub(crate) trait ProducerSource: fmt::Debug + Send + Sync {
@@ -27,6 +29,12 @@ pub(crate) trait AdminSource: fmt::Debug + Send + Sync {
     fn open(&self, config: &Arc<Config>) -> Arc<dyn Admin>;
 }
 
+/// Where VMs get the HTTP client of their configuration from.
+pub(crate) trait HttpSource: fmt::Debug + Send + Sync {
+    /// Connects to nothing yet.
+    fn open(&self, config: &Arc<Config>) -> Arc<dyn Http>;
+}
+
 /// Shared by all workers and bundles.
 #[derive(Debug, Default)]
 pub(crate) struct App {
@@ -34,6 +42,8 @@ pub(crate) struct App {
     clock: Clock,
     /// The runtime that serves the handlers' waits for work outside.
     pub(crate) outside: Outside,
+    /// The calls of functions that wait for it.
+    pub(crate) outside_calls: Arc<OutsideCalls>,
     /// The requests of handlers to consumers.
     pub(crate) consumers: Consumers,
     /// Which ticks of the handlers' timers are due.
@@ -42,6 +52,8 @@ pub(crate) struct App {
     producers: Option<Arc<dyn ProducerSource>>,
     /// `None` there, too.
     admins: Option<Arc<dyn AdminSource>>,
+    /// `None` there, too.
+    http: Option<Arc<dyn HttpSource>>,
     attributes: RwLock<Attributes>,
 }
 
@@ -83,6 +95,18 @@ impl App {
             admins: Some(admins),
             ..self
         }
+    }
+
+    #[must_use]
+    pub(crate) fn with_http(self, http: Arc<dyn HttpSource>) -> Self {
+        Self {
+            http: Some(http),
+            ..self
+        }
+    }
+
+    pub(super) fn http(&self, config: &Arc<Config>) -> Option<Arc<dyn Http>> {
+        self.http.as_ref().map(|source| source.open(config))
     }
 
     pub(super) fn admin(&self, config: &Arc<Config>) -> Option<Arc<dyn Admin>> {

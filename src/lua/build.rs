@@ -190,6 +190,7 @@ impl Vm {
             topic: "",
             partition: -1,
             offset: -1,
+            timestamp_ms: -1,
         };
         let slice = pulse.begin(self.main, BLOCKING, &about);
         // SAFETY: a collection raises nothing: errors of finalizers become warnings.
@@ -238,6 +239,7 @@ impl Vm {
             topic: "",
             partition: -1,
             offset: -1,
+            timestamp_ms: -1,
         };
         let slice = pulse.begin(self.main, limit, &about);
         self.shared.required.replace(Some(module.to_owned()));

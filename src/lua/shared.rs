@@ -18,14 +18,17 @@ use mlua::ffi::{self, lua_State};
 use super::attributes::App;
 use super::control::observers::PartitionEvent;
 use super::open_batch::OpenBatch;
+use super::ordinals::Ordinals;
 use super::stack::push_bytes;
 use super::used::{Topics, Used};
+use super::vm::last_words::About;
 use super::{BatchCall, Call, Verdict};
 use crate::bundle::Bundle;
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::rules::timers::Timer;
 use crate::wait::admin::Admin;
+use crate::wait::http::Http;
 use crate::wait::send::{Emitted, Senders};
 use crate::wait::{Answer, Fault, Requested, Value, Wait, WaitId, Waits};
 
@@ -146,6 +149,8 @@ pub(super) struct Shared {
     pub(super) senders: Option<Arc<dyn Senders>>,
     /// The admin client of the configuration; `None` there, too.
     pub(super) admin: Option<Arc<dyn Admin>>,
+    /// The HTTP client of the configuration; `None` there, too.
+    pub(super) http: Option<Arc<dyn Http>>,
     /// The listener of the running slice, by index; `None` in init.lua and in ticks.
     pub(super) listener: Cell<Option<usize>>,
     /// Handlers, by index of the listener.
@@ -161,6 +166,10 @@ pub(super) struct Shared {
     pub(super) required: RefCell<Option<String>>,
     /// The id of the running call, or 0.
     pub(super) call: Cell<u64>,
+    /// What the running slice is for; null between slices.
+    pub(super) about: Cell<*const About<'static>>,
+    /// The numbers of what calls do outside, for their identity.
+    pub(super) ordinals: Ordinals,
     /// The coroutine of the running call.
     pub(super) coroutine: Cell<*mut lua_State>,
     /// Every state that belongs to the host, the main state included. Lua code may neither resume nor close it.
@@ -217,22 +226,28 @@ pub(super) struct Shared {
     pub(super) topic: RefCell<Option<(Arc<str>, c_int)>>,
 }
 
+/// The last part of the path of the handlers' folder.
+fn folder_name(config: &Config) -> String {
+    let name = config.lua.handlers.file_name();
+    name.map_or_else(
+        || "handlers".into(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
 impl Shared {
     pub(super) fn new(app: Arc<App>, bundle: &Bundle) -> Self {
         let config = &bundle.config;
-        let folder = config.lua.handlers.file_name();
         Self {
             clock: app.clock().clone(),
             senders: app.senders(config),
             admin: app.admin(config),
+            http: app.http(config),
             app,
             sources: Arc::clone(&bundle.sources),
             path: config.lua.path.clone(),
             cpath: config.lua.cpath.clone(),
-            folder: folder.map_or_else(
-                || "handlers".into(),
-                |name| name.to_string_lossy().into_owned(),
-            ),
+            folder: folder_name(config),
             memory: config.lua.memory,
             config: Arc::clone(config),
             bundle: bundle.number,
@@ -259,6 +274,8 @@ impl Shared {
             argument: RefCell::default(),
             required: RefCell::default(),
             call: Cell::new(0),
+            about: Cell::new(ptr::null()),
+            ordinals: Ordinals::default(),
             coroutine: Cell::new(ptr::null_mut()),
             hosts: RefCell::default(),
             cannot_yield_through: Cell::new(false),
@@ -299,6 +316,12 @@ impl Shared {
     /// The id of the last wait; later waits have a higher id.
     pub(super) fn last_wait(&self) -> WaitId {
         WaitId(self.last_wait.get())
+    }
+
+    /// Whether the call that runs is that of a single message.
+    pub(super) fn runs_message(&self) -> bool {
+        let call = self.call.get();
+        call != 0 && self.listener.get().is_some() && !self.batches.borrow().contains_key(&call)
     }
 
     pub(super) fn listener_name(&self, index: usize) -> &str {

@@ -6,6 +6,7 @@
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
+use std::cell::RefCell;
 use std::ffi::{CStr, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
@@ -18,7 +19,8 @@ use super::api::trace;
 use super::plain;
 use super::shared::{Shared, TOKEN};
 use super::stack::{bytes_at, push_bytes};
-use crate::wait::{Answer, Fault, Value, Wait};
+use crate::rules::identity::{Origin, identity};
+use crate::wait::{AWAY, Answer, Fault, Value, Wait};
 
 /// The metatable of faults.
 const FAULT: &CStr = c"moontide.fault";
@@ -158,8 +160,13 @@ unsafe extern "C-unwind" fn enter(state: *mut lua_State) -> c_int {
         // The check comes before the module does anything.
         may_wait(state, shared, entry.path);
         bind(state);
+        if let Body::OutsideBetween { before, .. } = entry.body {
+            before(state, shared);
+        }
         if start(state, shared, entry) {
-            return wait_for_answer(state);
+            ffi::lua_settop(state, 0);
+            push_token(state);
+            return ffi::lua_yieldk(state, 1, 0, Some(land_in_entry));
         }
         raise(state, shared)
     }
@@ -167,18 +174,27 @@ unsafe extern "C-unwind" fn enter(state: *mut lua_State) -> c_int {
 
 /// Calls the module's function and leaves its wait or its fault in `shared`. Returns whether the call waits.
 fn start(state: *mut lua_State, shared: &Shared, entry: &Entry) -> bool {
-    let Body::Outside(start) = entry.body else {
+    let (Body::Outside(start) | Body::OutsideBetween { start, .. }) = entry.body else {
         return false;
     };
+    let about = RefCell::new(None);
     let caller = Caller {
         listener: shared.listener.get(),
         senders: shared.senders.as_deref(),
         admin: shared.admin.as_deref(),
+        http: shared.http.as_deref(),
+        identity: &|| identity_of(shared),
+        about: &about,
         trace: &|| trace::carried(state, shared),
     };
     let values = arguments(state, shared, entry.path);
     match values.and_then(|values| guarded(|| start(&caller, values))) {
         Ok(job) => {
+            let listener = caller
+                .listener
+                .map(|index| shared.listener_name(index).to_owned());
+            let calls = &shared.app.outside_calls;
+            let job = calls.watched(job, about.take(), listener);
             shared.begin(Wait::Outside(job));
             true
         }
@@ -187,6 +203,32 @@ fn start(state: *mut lua_State, shared: &Shared, entry: &Entry) -> bool {
             false
         }
     }
+}
+
+/// The identity of the next deed of the running call. A batch has none: what it does for its messages depends on how
+/// it was cut.
+fn identity_of(shared: &Shared) -> Option<String> {
+    let call = shared.call.get();
+    if !shared.runs_message() {
+        return None;
+    }
+    let listener = shared.config.listeners.get(shared.listener.get()?)?;
+    let mut consumers = shared.config.consumers.iter();
+    let consumer = consumers.find(|one| one.name == listener.consumer)?;
+    // SAFETY: the slice that runs now has set it, and outlives this call.
+    let about = unsafe { shared.about.get().as_ref() }?;
+    let ordinal = shared.ordinals.next_ordinal(call);
+    // The end of the call forgets the numbers.
+    shared.emits.set(true);
+    let origin = Origin {
+        group: &consumer.group_id,
+        listener: &listener.name,
+        topic: about.topic,
+        partition: about.partition,
+        offset: about.offset,
+        timestamp_ms: about.timestamp_ms,
+    };
+    Some(identity(&origin, &ordinal))
 }
 
 /// Copies of the arguments, of which each has at most as many bytes as the VM. Raises nothing.
@@ -214,6 +256,23 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, F
 fn lost() -> Fault {
     let message = "a bug of Moontide ended the call; the log has a line of the target `panic`";
     Fault::new("internal", message)
+}
+
+/// As `land`, and then the last step of the entry.
+unsafe extern "C-unwind" fn land_in_entry(
+    state: *mut lua_State,
+    status: c_int,
+    context: lua_KContext,
+) -> c_int {
+    // SAFETY: the running function is still the closure of `push_entry`; nothing is pending behind `land`.
+    unsafe {
+        let results = land(state, status, context);
+        let entry = &*ffi::lua_touserdata(state, ENTRY).cast::<Entry>();
+        if let Body::OutsideBetween { after, .. } = entry.body {
+            after(state, Shared::of(state));
+        }
+        results
+    }
 }
 
 unsafe extern "C-unwind" fn land(state: *mut lua_State, _: c_int, _: lua_KContext) -> c_int {
@@ -258,6 +317,19 @@ pub(super) unsafe fn kind_at<'k>(state: *mut lua_State, index: c_int) -> Option<
         let kind = bytes_at(state, -1);
         ffi::lua_pop(state, 1);
         kind
+    }
+}
+
+/// Whether the value on top of `state` is a fault that says that something outside is away. It raises nothing, also when
+/// memory is out: the strings that it looks for are those of the fault itself.
+pub(super) unsafe fn is_away(state: *mut lua_State) -> bool {
+    // SAFETY: there is room for what `kind_at` pushes.
+    unsafe {
+        if ffi::lua_checkstack(state, 4) == 0 {
+            return false;
+        }
+        let kind = kind_at(state, ffi::lua_gettop(state));
+        kind.is_some_and(|kind| AWAY.iter().any(|one| one.as_bytes() == kind))
     }
 }
 

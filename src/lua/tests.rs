@@ -8,6 +8,7 @@ mod context;
 mod docs;
 mod files;
 mod hints;
+mod http;
 mod inherited;
 mod interrupts;
 mod json;
@@ -234,6 +235,7 @@ fn listener(text: &str, blocking: Duration) -> Listener {
             multiplier: 2.0,
             jitter: 0.2,
             topics: Vec::new(),
+            infrastructure: crate::config::Infrastructure::Wait,
             create_topics: false,
         },
         produces: None,
@@ -288,6 +290,7 @@ fn config(setup: &Setup, listeners: Vec<Listener>) -> Config {
             watch: true,
         },
         http: None,
+        http_client: crate::config::HttpClient::default(),
         warnings: Vec::new(),
     }
 }

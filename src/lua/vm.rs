@@ -75,6 +75,7 @@ enum Origin {
         topic: Arc<str>,
         partition: i32,
         offset: i64,
+        timestamp_ms: i64,
         is_batch: bool,
     },
     /// A tick or an observer; the position of its declaration.
@@ -89,12 +90,14 @@ impl Origin {
                 topic,
                 partition,
                 offset,
+                timestamp_ms,
                 ..
             } => About {
                 listener: &config.listeners[*listener].name,
                 topic,
                 partition: *partition,
                 offset: *offset,
+                timestamp_ms: *timestamp_ms,
             },
             Self::Declared(position) => about_declared(position),
         }
@@ -134,6 +137,7 @@ fn about_declared(position: &str) -> About<'_> {
         topic: "",
         partition: -1,
         offset: -1,
+        timestamp_ms: -1,
     }
 }
 
@@ -173,6 +177,7 @@ impl Drop for Vm {
             topic: "",
             partition: -1,
             offset: -1,
+            timestamp_ms: -1,
         };
         let slice = beat::begin_uninterruptible(FINALIZERS, &about);
         // SAFETY: no code uses the state any more.
@@ -212,6 +217,7 @@ impl Vm {
             topic: call.topic,
             partition: call.partition,
             offset: call.record.offset(),
+            timestamp_ms: call.record.timestamp_ms(),
         };
         let Some(coroutine) = self.coroutine(&about) else {
             return Step::Failed(self.out_of_memory());
@@ -234,6 +240,7 @@ impl Vm {
                     topic: Arc::clone(call.topic),
                     partition: call.partition,
                     offset: about.offset,
+                    timestamp_ms: about.timestamp_ms,
                     is_batch: false,
                 };
                 self.waiting.insert(id, Waiting { coroutine, origin });
@@ -360,6 +367,7 @@ impl Vm {
     }
 
     fn done_with_records(&self, id: CallId) -> Step {
+        self.shared.ordinals.forget(id.0);
         let emitted = self.shared.take_emitted(id);
         let owes = self.shared.owes(id);
         self.shared.look_for_emitted();
@@ -372,6 +380,7 @@ impl Vm {
     /// The call has ended in another way than done.
     fn emits_nothing(&self, id: CallId) {
         if self.shared.emits.get() {
+            self.shared.ordinals.forget(id.0);
             self.shared.take_emitted(id);
             self.shared.owes(id);
             self.shared.look_for_emitted();

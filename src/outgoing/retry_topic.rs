@@ -344,6 +344,7 @@ mod tests {
             multiplier: 2.0,
             jitter: 0.2,
             topics: seconds(&[5, 60]),
+            infrastructure: crate::config::Infrastructure::Wait,
             create_topics: false,
         };
         let delays = |policy: &Retry| -> Vec<_> {

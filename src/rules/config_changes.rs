@@ -7,7 +7,9 @@
 
 use std::fmt::Write as _;
 
-use crate::config::{Admin, Config, Consumer, Daemon, Http, Listener, Log, Lua, Producer};
+use crate::config::{
+    Admin, Config, Consumer, Daemon, Http, HttpClient, Listener, Log, Lua, Producer,
+};
 
 /// When the new value of a key takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +86,22 @@ rows! {
     HTTP: Http {
         listen: Restart "http.listen",
         stall_after: Live "http.stallAfter",
+    }
+}
+
+rows! {
+    /// Keys of `[http.client]`: each bundle has its own client, and equal ones share a pool.
+    HTTP_CLIENT: HttpClient {
+        allow: Live "http.client.allow",
+        size: Live "http.client.size",
+        acquire_timeout: Live "http.client.acquireTimeout",
+        connect_timeout: Live "http.client.connectTimeout",
+        timeout: Live "http.client.timeout",
+        max_body: Live "http.client.maxBody",
+        proxy: Live "http.client.proxy",
+        no_proxy: Live "http.client.noProxy",
+        ca: Live "http.client.ca",
+        certificates: Live "http.client.certificates.*",
     }
 }
 
@@ -218,6 +236,7 @@ fn process_keys(class: Class, old: &Config, new: &Config) -> Vec<String> {
         log,
         daemon,
         http,
+        http_client,
         warnings: _,
     } = old;
     let http = match (http, &new.http) {
@@ -231,6 +250,7 @@ fn process_keys(class: Class, old: &Config, new: &Config) -> Vec<String> {
         changed(LOG, class, log, &new.log),
         changed(DAEMON, class, daemon, &new.daemon),
         http,
+        changed(HTTP_CLIENT, class, http_client, &new.http_client),
     ]
     .concat()
 }

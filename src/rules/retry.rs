@@ -35,6 +35,7 @@ mod tests {
             multiplier: 2.0,
             jitter: 0.2,
             topics: Vec::new(),
+            infrastructure: crate::config::Infrastructure::Wait,
             create_topics: false,
         }
     }

@@ -16,8 +16,9 @@ mod text;
 #[cfg(test)]
 pub(crate) use counts::LimitKills;
 pub(crate) use counts::{
-    ConsumerCounts, ConsumerSnapshot, ListenerCounts, ListenerSnapshot, Outcome, Outcomes,
-    PartitionSnapshot, ProducerSnapshot, TickCounts, TimerSnapshot, WorkerSnapshot,
+    ConsumerCounts, ConsumerSnapshot, HostSnapshot, ListenerCounts, ListenerSnapshot, Outcome,
+    Outcomes, OutsideSnapshot, PartitionSnapshot, ProducerSnapshot, TickCounts, TimerSnapshot,
+    WorkerSnapshot,
 };
 pub(crate) use exposition::{Scrape, exposition};
 pub(crate) use histogram::Histogram;

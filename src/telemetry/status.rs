@@ -2,7 +2,11 @@
 //!
 //! Plain data: each owner of a fact writes it here; other files print it. Times are milliseconds since the epoch.
 
+mod outside;
+
 use serde::{Deserialize, Serialize};
+
+pub(crate) use outside::{HttpStatus, OutsideWait};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -39,6 +43,12 @@ pub(crate) struct Status {
     /// The producers of the bundle in force.
     #[serde(default)]
     pub(crate) producers: Vec<ProducerStatus>,
+    /// The calls of handlers that wait outside, the longest first.
+    #[serde(default)]
+    pub(crate) waits: Vec<OutsideWait>,
+    /// The connections of `tide.http`; absent before its first use.
+    #[serde(default)]
+    pub(crate) http: Option<HttpStatus>,
 }
 
 /// A producer of handlers.

@@ -129,6 +129,33 @@ impl Log {
         );
     }
 
+    /// What the handler needs is away; `runs` have found it so.
+    pub(super) fn away(
+        &mut self,
+        place: &Coordinates<'_>,
+        failure: &Failure,
+        runs: u32,
+        next: Duration,
+    ) {
+        if !runs.is_power_of_two() {
+            return;
+        }
+        let Some(left_out) = self.allow(&place.listener.name) else {
+            return;
+        };
+        let error = &*failure.message;
+        let retry_in_ms = next.as_millis() as u64;
+        say!(
+            error,
+            place,
+            left_out,
+            error,
+            runs,
+            retry_in_ms,
+            "infrastructure is away: the message waits with its lane, and no attempt is lost"
+        );
+    }
+
     /// A run of a batch, whose messages run again.
     pub(super) fn batch_failed(&mut self, batch: &FailedBatch<'_>, failure: &Failure) {
         let Some(left_out) = self.allow(&batch.listener.name) else {

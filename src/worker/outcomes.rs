@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::assignment::Partition;
-use crate::config::{Config, Listener, OnError};
+use crate::config::{Config, Infrastructure, Listener, OnError};
 use crate::failpoint::failpoint;
 use crate::lua::{Failure, FailureKind, Step, Verdict};
 use crate::message::Record as _;
@@ -156,6 +156,11 @@ impl Worker {
         if let Some(number) = head.number() {
             self.gates.failed(number, head.id());
         }
+        if failure.kind == FailureKind::Away
+            && listener.retry.infrastructure == Infrastructure::Wait
+        {
+            return self.wait_for_outside(head, listener, failure);
+        }
         let now = self.clock.wall_ms();
         let attempt = head.progress().attempt;
         head.progress().failing_since.get_or_insert(now);
@@ -203,6 +208,26 @@ impl Worker {
                 self.ended(head, Outcome::Skipped)
             }
         }
+    }
+
+    /// What the handler needs is away, which is not the message's fault: it waits with its lane, and no attempt is lost.
+    fn wait_for_outside(
+        &mut self,
+        head: &mut Head<'_>,
+        listener: &Listener,
+        failure: &Failure,
+    ) -> Stage {
+        let now = self.clock.wall_ms();
+        let progress = head.progress();
+        progress.attempt = progress.attempt.saturating_sub(1);
+        progress.away = progress.away.saturating_add(1);
+        progress.failing_since.get_or_insert(now);
+        let away = progress.away;
+        let delay = retry::wait(&listener.retry, away, self.chance.f64());
+        let place = self.coordinates(head, listener);
+        self.log.away(&place, failure, away, delay);
+        head.block(now, &failure.message, Some(delay));
+        Stage::BackOff(self.clock.now() + delay)
     }
 
     /// A message has ended in one listener with another outcome than done.

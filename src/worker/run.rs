@@ -373,8 +373,9 @@ impl Worker {
         progress.finishes_after_switch_to_manual = false;
         let taken = head.slot.taken.at(head.lane.number);
         let (slot, message) = (&*head.slot, &head.lane.message);
-        let attempt = head.lane.progress[head.index].attempt;
-        if attempt == 1 {
+        let progress = &head.lane.progress[head.index];
+        let attempt = progress.attempt;
+        if attempt == 1 && progress.away == 0 {
             self.meter.first(listener, taken);
         } else {
             self.meter.retried(listener);

@@ -48,6 +48,7 @@ mod positions; // where a partition starts
 mod protocols; // how a group shares its partitions: assignors, KIP-848, a drain before each revocation
 mod rates; // rate limits of listeners
 mod reload; // files that change while the daemon runs
+mod requests; // requests of handlers by HTTP, and infrastructure that is away
 mod retries; // messages that wait in retry topics
 mod secrets; // how often the file of a secret is opened
 mod secure; // TLS and SASL against a real broker, and that no secret is shown

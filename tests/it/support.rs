@@ -12,3 +12,4 @@ pub(crate) mod records;
 pub(crate) mod tally;
 pub(crate) mod threads;
 pub(crate) mod wait;
+pub(crate) mod web;

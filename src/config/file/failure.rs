@@ -14,6 +14,13 @@ pub(in crate::config) enum OnError {
     Stop,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::config) enum Infrastructure {
+    Wait,
+    Count,
+}
+
 /// How often and when a failed message runs again.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -31,6 +38,8 @@ pub(in crate::config) struct Retry {
     pub(in crate::config) jitter: f64,
     /// The delays of retry topics, in which messages wait instead of in their lane; messages lose their order.
     pub(in crate::config) topics: Vec<Millis>,
+    /// What an uncaught error means that says that something outside is away: the message waits, or it counts as any other.
+    pub(in crate::config) infrastructure: Infrastructure,
     /// Whether Moontide creates missing retry topics.
     pub(in crate::config) allow_auto_topic_creation: bool,
 }
@@ -44,6 +53,7 @@ impl Default for Retry {
             multiplier: 2.0,
             jitter: 0.2,
             topics: Vec::new(),
+            infrastructure: Infrastructure::Wait,
             allow_auto_topic_creation: false,
         }
     }

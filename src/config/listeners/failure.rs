@@ -6,7 +6,8 @@ use super::super::file;
 use super::super::names::{self, TOPIC_FORM};
 use super::super::unit::Millis;
 use super::super::{
-    Breaker, DEFAULT_CONSUMER, DeadLetter, HeaderStyle, OnError, OnRefusal, Retry, TooLarge, Topic,
+    Breaker, DEFAULT_CONSUMER, DeadLetter, HeaderStyle, Infrastructure, OnError, OnRefusal, Retry,
+    TooLarge, Topic,
 };
 use super::One;
 use crate::topic_name::{self, Made};
@@ -89,6 +90,10 @@ impl One<'_, '_, '_> {
             multiplier: retry.multiplier,
             jitter: retry.jitter,
             topics: retry.topics.iter().map(|delay| delay.duration()).collect(),
+            infrastructure: match retry.infrastructure {
+                file::Infrastructure::Wait => Infrastructure::Wait,
+                file::Infrastructure::Count => Infrastructure::Count,
+            },
             create_topics: retry.allow_auto_topic_creation,
         }
     }

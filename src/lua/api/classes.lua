@@ -101,3 +101,28 @@
 ---@field isStale fun(): boolean
 ---@field heartbeat fun()
 ---@field pause fun(): fun()
+
+---The response to a request.
+---@class tide.http.Response
+---@field status integer
+---@field headers table<string, string|string[]> a lookup ignores case
+---@field body string
+---@field check fun(self: tide.http.Response): tide.http.Response raises from status 400 on
+---@field json fun(self: tide.http.Response): any
+
+---The options of a request.
+---@class tide.http.Options
+---@field headers? table<string, string|string[]>
+---@field query? table<string, any>
+---@field body? string
+---@field json? any
+---@field form? table<string, any>
+---@field timeout? number|string
+---@field redirects? integer
+---@field maxBody? integer
+---@field certificate? string
+
+---The same, with its address.
+---@class tide.http.Request: tide.http.Options
+---@field method? string
+---@field url string

@@ -59,7 +59,9 @@ impl Shared {
 
     /// The call has ended, and has no entry any more.
     pub(in crate::lua) fn look_for_emitted(&self) {
-        let is_any = !self.emitted.borrow().is_empty() || !self.owing.borrow().is_empty();
+        let is_any = !self.emitted.borrow().is_empty()
+            || !self.owing.borrow().is_empty()
+            || !self.ordinals.is_empty();
         self.emits.set(is_any);
     }
 

@@ -48,7 +48,6 @@ unsafe fn message(state: *mut lua_State, key: c_int, object: &str, fields: &[&st
     let name = String::from_utf8_lossy(bytes);
     let nearest = suggestion(&name, fields);
     let hint = match (object, &*name) {
-        ("tide", "http") => "; a client for HTTP does not exist yet",
         ("tide" | "ctx", "produce" | "send" | "emit") => "; `tide.kafka.send` sends records",
         ("ctx", "value" | "key" | "timestamp") => {
             "; the message is the first argument of a handler"

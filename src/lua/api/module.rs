@@ -2,6 +2,7 @@
 //!
 //! Its entries give a module's table, its error for an unknown field, the check of its page and its type definitions.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 
 use mlua::ffi::{lua_CFunction, lua_State};
@@ -9,6 +10,7 @@ use mlua::ffi::{lua_CFunction, lua_State};
 use crate::lua::shared::Shared;
 use crate::message::Header;
 use crate::wait::admin::Admin;
+use crate::wait::http::Http;
 use crate::wait::send::Senders;
 use crate::wait::{Fault, Job, Value};
 
@@ -39,6 +41,13 @@ pub(in crate::lua) struct Caller<'c> {
     pub(in crate::lua) senders: Option<&'c dyn Senders>,
     /// `None` there, too.
     pub(in crate::lua) admin: Option<&'c dyn Admin>,
+    /// `None` there, too.
+    pub(in crate::lua) http: Option<&'c dyn Http>,
+    /// The identity of what the function does, by which a repeat of the call is known; none without a message of its
+    /// own. Each use is another deed.
+    pub(in crate::lua) identity: &'c dyn Fn() -> Option<String>,
+    /// What the call waits for, for the status.
+    pub(in crate::lua) about: &'c RefCell<Option<String>>,
     /// The trace headers of the message that the call handles; none without a message.
     pub(in crate::lua) trace: &'c dyn Fn() -> Vec<Header>,
 }
@@ -48,6 +57,12 @@ pub(in crate::lua) enum Body {
     C(lua_CFunction),
     /// Requests work outside: plain data in, plain data out, without Lua's API.
     Outside(fn(&Caller<'_>, Vec<Value>) -> Result<Job, Fault>),
+    /// The same, between two steps in Lua's API: the first changes arguments, the second the result on top of the stack.
+    OutsideBetween {
+        before: unsafe fn(*mut lua_State, &Shared),
+        start: fn(&Caller<'_>, Vec<Value>) -> Result<Job, Fault>,
+        after: unsafe fn(*mut lua_State, &Shared),
+    },
     /// Pushes a value that each VM makes once.
     Value(unsafe fn(*mut lua_State, &Shared)),
 }

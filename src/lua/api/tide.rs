@@ -5,6 +5,7 @@
 #[cfg(feature = "failpoints")]
 mod echo;
 mod error;
+mod http;
 pub(crate) mod json;
 pub(super) mod kafka;
 mod observers;
@@ -80,6 +81,7 @@ pub(in crate::lua) const MODULES: &[Module] = &[
     #[cfg(feature = "failpoints")]
     echo::MODULE,
     error::MODULE,
+    http::MODULE,
     json::MODULE,
     kafka::MODULE,
     kafka::ADMIN,
@@ -100,6 +102,7 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
         json::install(state, shared);
         timers::install(state, shared);
         kafka::install(state, shared);
+        http::install(state, shared);
         for module in MODULES {
             push_module(state, shared, module);
             put_into_parent(state, module.path);
@@ -141,7 +144,9 @@ unsafe fn push_module(state: *mut lua_State, shared: &Shared, module: &'static M
             push_bytes(state, entry.name.as_bytes());
             match entry.body {
                 Body::C(function) => shared.push_function(state, function, 0),
-                Body::Outside(_) => suspend::push_entry(state, shared, entry),
+                Body::Outside(_) | Body::OutsideBetween { .. } => {
+                    suspend::push_entry(state, shared, entry);
+                }
                 Body::Value(push) => push(state, shared),
             }
             ffi::lua_rawset(state, -3);

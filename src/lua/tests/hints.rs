@@ -38,10 +38,6 @@ fn first_errors_have_a_hint() {
     );
     says("local v = 'x' .. message.value", "it is a tombstone");
     says(
-        "local v = tide.http",
-        "; a client for HTTP does not exist yet",
-    );
-    says(
         "local v = ctx.value",
         "; the message is the first argument of a handler",
     );

@@ -24,6 +24,7 @@ impl Vm {
             topic: call.topic,
             partition: call.partition,
             offset: call.record.offset(),
+            timestamp_ms: call.record.timestamp_ms(),
         };
         let Some(coroutine) = self.coroutine(&about) else {
             return end(0, How::Failed(self.out_of_memory()));
@@ -52,6 +53,7 @@ impl Vm {
             topic: Arc::clone(call.topic),
             partition: call.partition,
             offset: about.offset,
+            timestamp_ms: about.timestamp_ms,
             is_batch: true,
         };
         self.waiting.insert(id, Waiting { coroutine, origin });

@@ -36,6 +36,7 @@ impl Vm {
             topic: "",
             partition: -1,
             offset: -1,
+            timestamp_ms: -1,
         };
         let Some(coroutine) = self.coroutine(&about) else {
             return Err(self.out_of_memory());

@@ -11,6 +11,8 @@ pub(in crate::lua) struct About<'a> {
     pub(in crate::lua) topic: &'a str,
     pub(in crate::lua) partition: i32,
     pub(in crate::lua) offset: i64,
+    /// Of the message; -1 if it has none.
+    pub(in crate::lua) timestamp_ms: i64,
 }
 
 #[derive(Default)]
@@ -111,6 +113,7 @@ mod tests {
             topic: &topic,
             partition: -1,
             offset: i64::MAX,
+            timestamp_ms: -1,
         });
         let read = words.read();
         assert_eq!(

@@ -50,6 +50,7 @@ impl Vm {
         self.shared.call.set(id.0);
         self.shared.listener.set(listener);
         self.shared.coroutine.set(coroutine.state);
+        self.shared.about.set(ptr::from_ref(about).cast());
         self.shared.asked.set(None);
         self.shared.waits.borrow_mut().clear();
         let slice = pulse.begin(coroutine.state, limit, about);
@@ -62,6 +63,7 @@ impl Vm {
             drop(slice);
             self.shared.call.set(0);
             self.shared.coroutine.set(ptr::null_mut());
+            self.shared.about.set(ptr::null());
             self.free.borrow_mut().push(coroutine);
             return Ended::Done;
         }
@@ -74,6 +76,7 @@ impl Vm {
         drop(slice);
         self.shared.call.set(0);
         self.shared.coroutine.set(ptr::null_mut());
+        self.shared.about.set(ptr::null());
         let verdict = self.shared.verdict.take();
         if killed || verdict.is_some() {
             // SAFETY: the main state is alive; the description of the failure may have left a hook on it.
@@ -146,15 +149,17 @@ impl Vm {
                     failure::out_of_memory(self.config.lua.memory),
                 ),
                 ffi::LUA_OK => {
+                    let is_away = suspend::is_away(state);
                     let words = self.protected(|| describe(self.main, state, false));
-                    Ended::Failed(FailureKind::Returned, words)
+                    Ended::Failed(if_away(is_away, FailureKind::Returned), words)
                 }
                 _ => {
+                    let is_away = suspend::is_away(state);
                     let words = self.protected(|| describe(self.main, state, true));
                     // Runs the `__close` methods that the handler left open.
                     coroutine::running(state);
                     ffi::lua_closethread(state, self.main);
-                    Ended::Failed(FailureKind::Raised, words)
+                    Ended::Failed(if_away(is_away, FailureKind::Raised), words)
                 }
             }
         }
@@ -202,6 +207,14 @@ impl Vm {
         self.shared.hosts.borrow_mut().remove(&coroutine.state);
         // SAFETY: sets two existing slots of the registry.
         unsafe { ffi::luaL_unref(self.main, ffi::LUA_REGISTRYINDEX, coroutine.reference) };
+    }
+}
+
+fn if_away(is_away: bool, otherwise: FailureKind) -> FailureKind {
+    if is_away {
+        FailureKind::Away
+    } else {
+        otherwise
     }
 }
 

@@ -1,6 +1,6 @@
 //! Holds the class comments of config.toml equal to the tables: `#key = value  # live: …`.
 
-use super::{ADMIN, CONSUMER, Class, DAEMON, HTTP, LISTENER, LOG, LUA, PRODUCER, Row};
+use super::{ADMIN, CONSUMER, Class, DAEMON, HTTP, HTTP_CLIENT, LISTENER, LOG, LUA, PRODUCER, Row};
 
 const REFERENCE: &str = include_str!("../../../config.toml");
 
@@ -59,7 +59,15 @@ fn keys<T>(rows: &[Row<T>]) -> Keys {
 }
 
 fn process() -> Keys {
-    [keys(ADMIN), keys(LUA), keys(LOG), keys(DAEMON), keys(HTTP)].concat()
+    [
+        keys(ADMIN),
+        keys(LUA),
+        keys(LOG),
+        keys(DAEMON),
+        keys(HTTP),
+        keys(HTTP_CLIENT),
+    ]
+    .concat()
 }
 
 /// The table that has a key, and the key as the table has it.

@@ -62,6 +62,8 @@ pub(crate) struct Progress {
     /// Runs so far, the present one included.
     pub(crate) attempt: u32,
     pub(crate) stage: Stage,
+    /// Runs that found the outside away: each counts as no attempt.
+    pub(crate) away: u32,
     /// The first failure, in milliseconds since the Unix epoch.
     pub(crate) failing_since: Option<i64>,
     /// The bundle of the last failure.
@@ -379,6 +381,7 @@ impl Progress {
             listener: listener.to_owned(),
             attempt: 0,
             stage: Stage::Due,
+            away: 0,
             failing_since: None,
             failed_in: None,
             finishes_after_switch_to_manual: false,

@@ -3,6 +3,7 @@
 //! **Counting shares nothing**: no atomics, no locks, no clock. Counters only grow during the life of their owner: a
 //! thread, a listener of the config, an assignment of a partition.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::telemetry::status::{ConsumerStatus, ListenerStatus, Pause, ProducerStatus};
@@ -36,6 +37,25 @@ pub(crate) struct ProducerSnapshot {
     pub(crate) acknowledged: u64,
     pub(crate) failed: u64,
     pub(crate) sends: Histogram,
+}
+
+/// The calls of one function that waits outside, since the start.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OutsideSnapshot {
+    /// The name without `tide.`.
+    pub(crate) function: &'static str,
+    /// Calls by their end: "ok", the kind of their error, or "givenUp".
+    pub(crate) results: BTreeMap<&'static str, u64>,
+    pub(crate) calls: Histogram,
+}
+
+/// The requests of handlers to one host, since the start.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HostSnapshot {
+    pub(crate) host: String,
+    /// Requests by the class of their status, the kind of their error, or "givenUp".
+    pub(crate) results: BTreeMap<&'static str, u64>,
+    pub(crate) requests: Histogram,
 }
 
 /// A consumer at one moment.

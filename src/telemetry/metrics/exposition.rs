@@ -13,8 +13,8 @@ use crate::telemetry::status::{
 use super::families as f;
 use super::text::{Samples, Value};
 use super::{
-    ConsumerCounts, ConsumerSnapshot, ListenerCounts, Outcomes, Process, ProducerSnapshot,
-    TickCounts, WorkerSnapshot,
+    ConsumerCounts, ConsumerSnapshot, HostSnapshot, ListenerCounts, Outcomes, OutsideSnapshot,
+    Process, ProducerSnapshot, TickCounts, WorkerSnapshot,
 };
 
 /// The data of a page.
@@ -23,6 +23,8 @@ pub(crate) struct Scrape<'a> {
     pub(crate) consumers: &'a [ConsumerSnapshot],
     pub(crate) workers: &'a [WorkerSnapshot],
     pub(crate) producers: &'a [ProducerSnapshot],
+    pub(crate) outside: &'a [OutsideSnapshot],
+    pub(crate) hosts: &'a [HostSnapshot],
     pub(crate) process: Process,
     pub(crate) dropped_lines: u64,
     pub(crate) librdkafka: &'a str,
@@ -53,6 +55,7 @@ pub(crate) fn exposition(facts: &Scrape<'_>) -> Result<String, fmt::Error> {
     for one in facts.producers {
         producer(&mut samples, one);
     }
+    outside(&mut samples, facts);
     daemon(&mut samples, facts);
     process(&mut samples, facts);
     samples.text()
@@ -232,6 +235,30 @@ fn producer(samples: &mut Samples, one: &ProducerSnapshot) {
         &[name],
         Value::Times(Box::new(one.sends.clone())),
     );
+}
+
+fn outside(samples: &mut Samples, facts: &Scrape<'_>) {
+    for one in facts.outside {
+        for (result, value) in &one.results {
+            samples.add(&f::OUTSIDE, &[one.function, result], count(*value));
+        }
+        let times = Value::Times(Box::new(one.calls.clone()));
+        samples.add(&f::OUTSIDE_TIMES, &[one.function], times);
+    }
+    for one in facts.hosts {
+        for (result, value) in &one.results {
+            samples.add(&f::HTTP_REQUESTS, &[&one.host, result], count(*value));
+        }
+        let times = Value::Times(Box::new(one.requests.clone()));
+        samples.add(&f::HTTP_TIMES, &[&one.host], times);
+    }
+    if let Some(pool) = facts.status.http {
+        for (state, value) in [("in_use", pool.in_use), ("idle", pool.idle)] {
+            samples.add(&f::HTTP_CONNECTIONS, &[state], count(value as u64));
+        }
+        samples.add(&f::HTTP_SIZE, &[], count(pool.size as u64));
+        samples.add(&f::HTTP_WAITING, &[], count(pool.waiting as u64));
+    }
 }
 
 fn daemon(samples: &mut Samples, facts: &Scrape<'_>) {

@@ -124,6 +124,20 @@ families! {
         "Records of sends without an acknowledgement";
     SENT_BYTES: Gauge "moontide_sent_in_flight_bytes" PRODUCER,
         "Bytes of these records";
+    OUTSIDE: Counter "moontide_outside_calls" &["function", "result"],
+        "Calls of functions that wait outside, by their end";
+    OUTSIDE_TIMES: Histogram "moontide_outside_call_seconds" &["function"],
+        "Time from the start of such a call to its end";
+    HTTP_REQUESTS: Counter "moontide_http_requests" &["host", "result"],
+        "Requests of handlers by HTTP, by the class of their status or the kind of their error";
+    HTTP_TIMES: Histogram "moontide_http_request_seconds" &["host"],
+        "Time from the start of a request to its whole response, the wait for a connection included";
+    HTTP_CONNECTIONS: Gauge "moontide_http_connections" &["state"],
+        "Connections of requests";
+    HTTP_SIZE: Gauge "moontide_http_connections_max" &[],
+        "The most connections; after a reload those of the pools that drain, too";
+    HTTP_WAITING: Gauge "moontide_http_requests_waiting" &[],
+        "Requests that wait for a connection";
     READY: Gauge "moontide_ready" &[],
         "1 while /ready answers 200";
     BUNDLE: Gauge "moontide_bundle_number" &[],

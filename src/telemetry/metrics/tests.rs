@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::families::{ALL, Family, Kind};
 use crate::telemetry::metrics::*;
 use crate::telemetry::status::{
-    BreakerState, ConsumerStatus, ListenerStatus, PartitionStatus, ProducerStatus, Readiness,
-    Status, TransactionStatus,
+    BreakerState, ConsumerStatus, HttpStatus, ListenerStatus, PartitionStatus, ProducerStatus,
+    Readiness, Status, TransactionStatus,
 };
 
 const NOW: i64 = 1_700_000_000_000;
@@ -125,13 +125,34 @@ fn text() -> String {
             ready: true,
             reasons: Vec::new(),
         }),
+        http: Some(HttpStatus {
+            size: 256,
+            in_use: 3,
+            idle: 2,
+            waiting: 1,
+            open: 5,
+        }),
         ..Status::default()
     };
+    let mut outside = OutsideSnapshot {
+        function: "http.get",
+        results: [("ok", 5), ("timeout", 1)].into(),
+        ..OutsideSnapshot::default()
+    };
+    outside.calls.record(Duration::from_millis(1));
+    let mut host = HostSnapshot {
+        host: "api.example".to_owned(),
+        results: [("2xx", 5), ("timeout", 1)].into(),
+        ..HostSnapshot::default()
+    };
+    host.requests.record(Duration::from_millis(1));
     exposition(&Scrape {
         status: &status,
         consumers: &[consumer()],
         workers: &[worker("orders"), worker("orders"), worker("gone")],
         producers: &[producer()],
+        outside: &[outside],
+        hosts: &[host],
         process: Process {
             cpu_seconds: Some(0.5),
             resident_bytes: Some(1),
@@ -151,6 +172,16 @@ fn text() -> String {
 fn check(line: &str) {
     let text = text();
     assert!(text.lines().any(|one| one == line), "{line}\n{text}");
+}
+
+#[test]
+fn waits_outside_count_by_function_and_by_host() {
+    check("moontide_outside_calls_total{function=\"http.get\",result=\"timeout\"} 1");
+    check("moontide_http_requests_total{host=\"api.example\",result=\"2xx\"} 5");
+    check("moontide_http_connections{state=\"in_use\"} 3");
+    check("moontide_http_connections{state=\"idle\"} 2");
+    check("moontide_http_connections_max 256");
+    check("moontide_http_requests_waiting 1");
 }
 
 #[test]

@@ -107,12 +107,22 @@ pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
 /// Pushes `decode` with its upvalues.
 unsafe fn push_decode(state: *mut lua_State, shared: &Shared) {
     // SAFETY: runs protected, after `install`.
+    unsafe { push_decoding(state, shared, decode) }
+}
+
+/// Pushes a function that ends by `decode`, which has these upvalues.
+pub(super) unsafe fn push_decoding(
+    state: *mut lua_State,
+    shared: &Shared,
+    function: ffi::lua_CFunction,
+) {
+    // SAFETY: runs protected, after `install`.
     unsafe {
         ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, ARRAY.as_ptr());
         let shapes = ffi::lua_newuserdatauv(state, size_of::<Shapes>(), 0);
         shapes.cast::<Shapes>().write(Shapes::default());
         Keys::push_table(state);
-        shared.push_function(state, decode, 3);
+        shared.push_function(state, function, 3);
     }
 }
 
@@ -136,7 +146,7 @@ unsafe extern "C-unwind" fn array(state: *mut lua_State) -> c_int {
     }
 }
 
-unsafe extern "C-unwind" fn decode(state: *mut lua_State) -> c_int {
+pub(super) unsafe extern "C-unwind" fn decode(state: *mut lua_State) -> c_int {
     // SAFETY: the text stays on the stack while it is read; the error is made after the decoder has returned.
     unsafe {
         let shared = Shared::of(state);

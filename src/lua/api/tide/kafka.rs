@@ -6,7 +6,7 @@
 mod admin;
 mod answer;
 mod consumers;
-mod fields;
+pub(in crate::lua::api::tide) mod fields;
 pub(in crate::lua::api) mod request;
 
 use std::ffi::c_int;

@@ -53,6 +53,8 @@ struct Progress {
     count: i64,
     active: i64,
     concurrency: i64,
+    /// Its number among what the call does outside.
+    ordinal: u64,
 }
 
 unsafe extern "C-unwind" fn parallel(state: *mut lua_State) -> c_int {
@@ -80,9 +82,20 @@ unsafe extern "C-unwind" fn parallel(state: *mut lua_State) -> c_int {
             count,
             active: 0,
             concurrency,
+            ordinal: number(shared),
         });
         go_on(state, shared)
     }
+}
+
+/// A call without a message has no numbers.
+fn number(shared: &Shared) -> u64 {
+    if !shared.runs_message() {
+        return 0;
+    }
+    // The end of the call forgets the numbers.
+    shared.emits.set(true);
+    shared.ordinals.next(shared.call.get())
 }
 
 /// The length of the list. Without a function for each element, the list has functions. Raises nothing.
@@ -238,7 +251,10 @@ unsafe fn drive(
         let before = shared.last_wait();
         coroutine::running(inner);
         let mut results = 0;
+        let ordinal = (*ffi::lua_touserdata(outer, PROGRESS).cast::<Progress>()).ordinal;
+        let path = shared.ordinals.enter(ordinal, index);
         let status = ffi::lua_resume(inner, outer, arguments, &raw mut results);
+        shared.ordinals.leave(path);
         coroutine::running(outer);
         if hook::ends_by_verdict() {
             hook::close_ending(inner, outer, status);

@@ -4,16 +4,16 @@ use crate::nearest::suggestion;
 use crate::wait::Value;
 
 /// A table of options. An error begins with its place, behind the name of the function.
-pub(super) struct Fields {
+pub(in crate::lua::api::tide) struct Fields {
     /// Empty, or as ": message 2".
-    pub(super) place: String,
+    pub(in crate::lua::api::tide) place: String,
     pairs: Vec<(Value, Value)>,
 }
 
 impl Fields {
     /// The table must have no fields but those of `names`: a misspelt one is told as such, before the right one is
     /// missed. `what` describes the table for the error about another value.
-    pub(super) fn of(
+    pub(in crate::lua::api::tide) fn of(
         value: Value,
         place: String,
         what: &str,
@@ -30,7 +30,7 @@ impl Fields {
     }
 
     /// `Nil` for a field that is not there.
-    pub(super) fn take(&mut self, name: &str) -> Value {
+    pub(in crate::lua::api::tide) fn take(&mut self, name: &str) -> Value {
         let is_it = |(key, _): &(Value, Value)| matches!(key, Value::Bytes(key) if **key == *name.as_bytes());
         match self.pairs.iter().position(is_it) {
             Some(index) => self.pairs.swap_remove(index).1,
@@ -38,12 +38,15 @@ impl Fields {
         }
     }
 
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(in crate::lua::api::tide) fn has(&self, name: &str) -> bool {
         let mut keys = self.pairs.iter().map(|(key, _)| key);
         keys.any(|key| matches!(key, Value::Bytes(key) if **key == *name.as_bytes()))
     }
 
-    pub(super) fn error<T>(&self, message: impl AsRef<str>) -> Result<T, String> {
+    pub(in crate::lua::api::tide) fn error<T>(
+        &self,
+        message: impl AsRef<str>,
+    ) -> Result<T, String> {
         Err(format!("{}: {}", self.place, message.as_ref()))
     }
 }
@@ -72,7 +75,7 @@ fn unknown(place: &str, key: &Value, names: &[&str]) -> String {
 }
 
 /// The values of a list; an error describes the value that is none.
-pub(super) fn list(value: Value) -> Result<Vec<Value>, String> {
+pub(in crate::lua::api::tide) fn list(value: Value) -> Result<Vec<Value>, String> {
     let Value::Table(pairs) = value else {
         return Err(kind(&value).to_owned());
     };
@@ -92,7 +95,7 @@ pub(super) fn list(value: Value) -> Result<Vec<Value>, String> {
 }
 
 /// The type of a value, for errors.
-pub(super) fn kind(value: &Value) -> &'static str {
+pub(in crate::lua::api::tide) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Nil => "nil",
         Value::Boolean(_) => "a boolean",

@@ -145,7 +145,7 @@ fn compression(fields: &mut Fields) -> Result<Option<Compression>, String> {
     Ok(compression)
 }
 
-pub(super) fn timeout(fields: &mut Fields) -> Result<Option<Duration>, String> {
+pub(in crate::lua::api::tide) fn timeout(fields: &mut Fields) -> Result<Option<Duration>, String> {
     let value = fields.take("timeout");
     let timeout = match &value {
         Value::Nil => return Ok(None),
@@ -305,7 +305,7 @@ fn timestamp(fields: &mut Fields) -> Result<Option<i64>, String> {
 }
 
 /// An integer, also one that Lua's division made a float.
-pub(super) fn whole(value: &Value) -> Option<i64> {
+pub(in crate::lua::api::tide) fn whole(value: &Value) -> Option<i64> {
     match value {
         Value::Integer(number) => Some(*number),
         Value::Number(number) if number.fract() == 0.0 && number.abs() < 2f64.powi(53) => {
@@ -316,7 +316,7 @@ pub(super) fn whole(value: &Value) -> Option<i64> {
 }
 
 /// A value for errors: numbers and short strings themselves, else the type.
-pub(super) fn shown(value: &Value) -> String {
+pub(in crate::lua::api::tide) fn shown(value: &Value) -> String {
     match value {
         Value::Integer(number) => number.to_string(),
         Value::Number(number) => number.to_string(),

@@ -1,0 +1,226 @@
+//! From an origin to a connection: lookup, allow-list, proxy, TCP and TLS, each until the same deadline.
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::Client;
+use super::pool::{Connection, Key};
+use super::tls;
+use super::url::Origin;
+use crate::config::{Proxy, Secret};
+use crate::duration::short;
+use crate::wait::Fault;
+
+/// A connection over which nothing comes is probed, so that firewalls keep it, and a peer that is gone is noticed
+/// after some 75 s. There is no limit for unacknowledged bytes beside the time-out of the request.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+const PROBES: u32 = 4;
+/// The most bytes of a proxy's answer.
+const ANSWER_BYTES_MAX: usize = 16 << 10;
+
+/// A deadline, and how an error tells it.
+#[derive(Clone, Copy)]
+struct Until {
+    at: Instant,
+    within: Duration,
+}
+
+impl Until {
+    async fn wait<T>(self, what: &str, work: impl Future<Output = T>) -> Result<T, Fault> {
+        timeout_at(self.at, work).await.map_err(|_| {
+            unreachable(format!(
+                "{what} has not ended within {}",
+                short(self.within)
+            ))
+        })
+    }
+}
+
+fn unreachable(message: String) -> Fault {
+    Fault::new("unreachable", message)
+}
+
+fn refused(message: String) -> Fault {
+    Fault::new("refused", message)
+}
+
+impl Client {
+    /// A new connection. Its error says nothing of the request, which is before it.
+    pub(super) async fn connect(&self, key: &Key, deadline: Instant) -> Result<Connection, Fault> {
+        let now = Instant::now();
+        let at = deadline.min(now + self.settings.connect_timeout);
+        let within = Duration::from_millis((at - now).as_millis() as u64);
+        let until = Until { at, within };
+        self.pool.make_room();
+        let origin = &key.origin;
+        let stream = match self.proxy(origin) {
+            Some(proxy) => self.by_proxy(proxy, origin, until).await?,
+            None => self.direct(origin, until).await?,
+        };
+        let connection = if origin.is_tls {
+            let connector = self.connector(key.certificate.as_deref())?;
+            let handshake = tls::connect(&connector, &origin.host, stream);
+            let stream = until.wait("the TLS handshake", handshake).await?;
+            let stream = stream.map_err(|failed| match failed {
+                tls::Failed::Untrusted(reason) => refused(format!(
+                    "the certificate of the server is not valid: {reason}"
+                )),
+                tls::Failed::Other(reason) => {
+                    unreachable(format!("the TLS handshake failed: {reason}"))
+                }
+            })?;
+            self.pool.connection(stream).await
+        } else {
+            self.pool.connection(stream).await
+        };
+        connection.map_err(|error| unreachable(error.to_string()))
+    }
+
+    /// The proxy for requests to this origin.
+    pub(super) fn proxy(&self, origin: &Origin) -> Option<&Proxy> {
+        let proxy = self.settings.proxy.as_ref()?;
+        let no_proxy = &self.settings.no_proxy;
+        (!no_proxy.allows_host(&origin.host, origin.port)).then_some(proxy)
+    }
+
+    async fn direct(&self, origin: &Origin, until: Until) -> Result<TcpStream, Fault> {
+        let allow = &self.settings.allow;
+        let is_named = allow.allows_host(&origin.host, origin.port);
+        if !is_named && !allow.has_addresses() {
+            return Err(not_allowed(origin, None));
+        }
+        let mut addresses = self.addresses(&origin.host, until).await?;
+        if !is_named {
+            let first = addresses.first().copied();
+            addresses.retain(|address| allow.allows_address(*address));
+            if addresses.is_empty() {
+                return Err(not_allowed(origin, first));
+            }
+        }
+        dial(&addresses, origin.port, until).await
+    }
+
+    async fn addresses(&self, host: &str, until: Until) -> Result<Vec<IpAddr>, Fault> {
+        if let Ok(address) = host.parse() {
+            return Ok(vec![address]);
+        }
+        let what = format!("the lookup of `{host}`");
+        let found = until
+            .wait(&what, self.shared.resolver.resolve(host))
+            .await?;
+        found.map_err(|reason| unreachable(format!("{what} failed: {reason}")))
+    }
+
+    /// The proxy looks the name up, so only what a name or a literal address allows is allowed.
+    async fn by_proxy(
+        &self,
+        proxy: &Proxy,
+        origin: &Origin,
+        until: Until,
+    ) -> Result<TcpStream, Fault> {
+        let allow = &self.settings.allow;
+        if !allow.allows_host(&origin.host, origin.port) {
+            return Err(not_allowed(origin, None));
+        }
+        let addresses = self.addresses(&proxy.host, until).await?;
+        let mut stream = dial(&addresses, proxy.port, until).await.map_err(|fault| {
+            unreachable(format!("no connection to the proxy: {}", fault.message))
+        })?;
+        if origin.is_tls {
+            let tunnel = tunnel(&mut stream, proxy, origin);
+            until.wait("the answer of the proxy", tunnel).await??;
+        }
+        Ok(stream)
+    }
+}
+
+fn not_allowed(origin: &Origin, address: Option<IpAddr>) -> Fault {
+    let host = origin.with_port();
+    let address = address.map_or_else(String::new, |address| {
+        format!(", whose address is {address},")
+    });
+    refused(format!(
+        "`{host}`{address} is not allowed; `allow` of `[http.client]` has the hosts and networks that requests may reach"
+    ))
+}
+
+/// The first address that answers; each has its share of the time.
+async fn dial(addresses: &[IpAddr], port: u16, until: Until) -> Result<TcpStream, Fault> {
+    let mut last = None;
+    for (index, address) in addresses.iter().enumerate() {
+        let left = until.at.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(addresses.len() - index).unwrap_or(1);
+        let address = SocketAddr::new(*address, port);
+        let connecting = TcpStream::connect(address);
+        match timeout_at(Instant::now() + share, connecting).await {
+            Ok(Ok(stream)) => {
+                let socket = SockRef::from(&stream);
+                let keepalive = TcpKeepalive::new()
+                    .with_time(KEEPALIVE)
+                    .with_interval(KEEPALIVE)
+                    .with_retries(PROBES);
+                // Without these options the connection works, too.
+                let _ = socket.set_tcp_keepalive(&keepalive);
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Ok(Err(error)) => last = Some(format!("{address}: {error}")),
+            Err(_) => {
+                let within = short(until.within);
+                last = Some(format!("{address}: no answer within {within}"));
+            }
+        }
+    }
+    let last = last.unwrap_or_else(|| "the name has no address".to_owned());
+    Err(unreachable(format!("no connection to {last}")))
+}
+
+/// The credentials of a proxy as a header.
+pub(super) fn proxy_authorization(credentials: &Secret) -> String {
+    format!("Basic {}", STANDARD.encode(&credentials.0))
+}
+
+/// Asks the proxy for a tunnel to the origin.
+async fn tunnel(stream: &mut TcpStream, proxy: &Proxy, origin: &Origin) -> Result<(), Fault> {
+    let to = origin.with_port();
+    let credentials = proxy.credentials.as_ref();
+    let authorization = credentials.map(|credentials| {
+        let value = proxy_authorization(credentials);
+        format!("Proxy-Authorization: {value}\r\n")
+    });
+    let authorization = authorization.unwrap_or_default();
+    let head = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n{authorization}\r\n");
+    let broken = |error: std::io::Error| unreachable(format!("the proxy: {error}"));
+    stream.write_all(head.as_bytes()).await.map_err(broken)?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        // What follows the answer belongs to the tunnel, so no byte more is read.
+        let byte = stream.read_u8().await.map_err(broken)?;
+        answer.push(byte);
+        if answer.len() > ANSWER_BYTES_MAX {
+            return Err(unreachable("the answer of the proxy has no end".to_owned()));
+        }
+    }
+    let status = answer.split(|byte| *byte == b' ').nth(1);
+    let status = status.and_then(|status| std::str::from_utf8(status).ok());
+    match status {
+        Some(status) if status.starts_with('2') && status.len() == 3 => Ok(()),
+        Some("407") => Err(refused(
+            "the proxy takes other credentials; `proxy` of `[http.client]` has them".to_owned(),
+        )),
+        status => {
+            let status = status.unwrap_or("none").escape_default();
+            Err(unreachable(format!(
+                "the proxy answers with status {status}"
+            )))
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! TLS by the OpenSSL that librdkafka has, too. Certificates are always checked.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+
+use openssl::error::ErrorStack;
+use openssl::pkey::PKey;
+use openssl::ssl::{SslConnector, SslMethod};
+use openssl::x509::store::X509StoreBuilder;
+use openssl::x509::{X509, X509VerifyResult};
+use tokio::net::TcpStream;
+use tokio_openssl::SslStream;
+
+use crate::config::HttpClient;
+
+/// Why there is no TLS.
+pub(super) enum Failed {
+    /// The certificate of the server is not valid.
+    Untrusted(String),
+    Other(String),
+}
+
+/// Trusts what the configuration says, and has the client certificate of this name.
+pub(super) fn connector(
+    settings: &HttpClient,
+    certificate: Option<&str>,
+) -> Result<SslConnector, ErrorStack> {
+    let mut builder = SslConnector::builder(SslMethod::tls_client())?;
+    if let Some(ca) = &settings.ca {
+        let mut store = X509StoreBuilder::new()?;
+        for one in X509::stack_from_pem(ca.0.as_bytes())? {
+            store.add_cert(one)?;
+        }
+        builder.set_cert_store(store.build());
+    } else {
+        // The paths that OpenSSL knows are those of the machine that built it.
+        let system = openssl_probe::probe();
+        let folder = system.cert_dir.first().map(PathBuf::as_path);
+        if system.cert_file.is_some() || folder.is_some() {
+            builder.load_verify_locations(system.cert_file.as_deref(), folder)?;
+        }
+    }
+    if let Some(one) = certificate.and_then(|name| settings.certificates.get(name)) {
+        let mut chain = X509::stack_from_pem(one.cert.0.as_bytes())?.into_iter();
+        if let Some(own) = chain.next() {
+            builder.set_certificate(&own)?;
+        }
+        for issuer in chain {
+            builder.add_extra_chain_cert(issuer)?;
+        }
+        let passphrase = one.passphrase.as_ref().map_or("", |one| &one.0);
+        let key =
+            PKey::private_key_from_pem_passphrase(one.key.0.as_bytes(), passphrase.as_bytes())?;
+        builder.set_private_key(&key)?;
+    }
+    Ok(builder.build())
+}
+
+/// The handshake with `host`.
+pub(super) async fn connect(
+    connector: &SslConnector,
+    host: &str,
+    stream: TcpStream,
+) -> Result<SslStream<TcpStream>, Failed> {
+    let other = |error: ErrorStack| Failed::Other(error.to_string());
+    let ssl = connector.configure().and_then(|one| one.into_ssl(host));
+    let mut stream = SslStream::new(ssl.map_err(other)?, stream).map_err(other)?;
+    let Err(error) = Pin::new(&mut stream).connect().await else {
+        return Ok(stream);
+    };
+    let verified = stream.ssl().verify_result();
+    if verified == X509VerifyResult::OK {
+        Err(Failed::Other(error.to_string()))
+    } else {
+        Err(Failed::Untrusted(verified.error_string().to_owned()))
+    }
+}
