@@ -48,8 +48,19 @@ pub(crate) struct Dev {
 impl Dev {
     pub(crate) fn start(directory: &Path, arguments: &[&str]) -> Self {
         let mut command = moontide(directory);
+        command.arg("dev");
+        Self::spawn(command, arguments)
+    }
+
+    /// With these variables.
+    pub(crate) fn start_with(directory: &Path, environment: &[(&str, &str)]) -> Self {
+        let mut command = moontide(directory);
+        command.arg("dev").envs(environment.iter().copied());
+        Self::spawn(command, &[])
+    }
+
+    fn spawn(mut command: Command, arguments: &[&str]) -> Self {
         command
-            .arg("dev")
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

@@ -1,9 +1,11 @@
 //! Every example and every shipped handler: it passes the check, and `dev` prints the lines that its README promises.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::dev::{Dev, run, text};
+use crate::support::web::Web;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -92,6 +94,10 @@ fn every_example_passes_the_check() {
 
 #[test]
 fn every_example_does_what_its_readme_says() {
+    // The services that examples request.
+    let web = Web::start();
+    let (api, hook) = (web.url(""), web.url("/hooks"));
+    let environment = [("API_URL", api.as_str()), ("HOOK_URL", hook.as_str())];
     for (name, directory) in examples() {
         let readme = fs::read_to_string(directory.path().join("README.md")).unwrap();
         // One with edits between its blocks is a story.
@@ -108,7 +114,7 @@ fn every_example_does_what_its_readme_says() {
         );
         let promised = promised(&readme);
         assert!(!promised.is_empty(), "{name}");
-        let mut dev = Dev::start(directory.path(), &[]);
+        let mut dev = Dev::start_with(directory.path(), &environment);
         for line in promised {
             dev.wait_any_line(line);
         }
@@ -118,6 +124,13 @@ fn every_example_does_what_its_readme_says() {
                 1,
                 "a retry runs only the listener that failed"
             ),
+            "webhook" => {
+                let keys = web.seen_at("/hooks").into_iter();
+                let keys = keys.map(|seen| seen.header("idempotency-key").unwrap().to_owned());
+                let keys: Vec<_> = keys.collect();
+                let different: BTreeSet<_> = keys.iter().collect();
+                assert_eq!((keys.len(), different.len()), (4, 2), "{keys:?}");
+            }
             "tick-tock" => assert_eq!(
                 dev.seen("heartbeat 2"),
                 1,

@@ -346,6 +346,21 @@ fn answer(stream: &mut dyn Stream, seen: &Seen, path: &str, state: &State) -> Op
             let headers = "Set-Cookie: a=1\r\nSet-Cookie: b=2\r\nX-Own: Yes\r\n";
             respond(stream, 200, headers, b"")
         }
+        "customers" => match name.rsplit('/').next() {
+            Some("ada") => respond(stream, 200, "", br#"{ "city": "Lyon" }"#),
+            Some("bob") => respond(stream, 200, "", br#"{ "city": "Oslo" }"#),
+            _ => respond(stream, 404, "", b""),
+        },
+        // Takes a request when it comes again.
+        "hooks" => {
+            let key = seen.header("idempotency-key");
+            let all = state.seen.lock().unwrap().clone();
+            let same = all
+                .iter()
+                .filter(|one| one.header("idempotency-key") == key);
+            let status = if same.count() > 1 { 200 } else { 503 };
+            respond(stream, status, "", b"")
+        }
         "json" => respond(
             stream,
             200,
