@@ -529,13 +529,14 @@ fn the_policies_of_a_listener_are_told_in_words() {
         ],
     );
     check_policies(
-        "ordering = 'none'\nonError = 'skip'\nretry = { topics = ['5s', '1m'], allowAutoTopicCreation = true }\n\
+        "ordering = 'none'\nonError = 'skip'\nretry = { topics = ['5s', '1m'], allowAutoTopicCreation = true, infrastructure = 'count' }\n\
          deadLetter = { headerStyle = 'spring', tooLarge = 'dropValue' }\nsubscription = { fromBeginning = true }\n",
         &[
             "a new group starts at the beginning; commits automatically",
             "in no order; at most 1000 in flight",
             usual,
             "a failed message runs 3 times, through t.g.retry.5s, t.g.retry.1m (made where missing), which gives up their order, then is skipped",
+            "infrastructure that is away counts as any other failure",
             "dead letters that ctx.deadLetter requests go to t.dead, with headers as of spring, at most 600 a minute; one that is too large loses its value, one that is refused blocks its lane",
         ],
     );
@@ -557,6 +558,7 @@ fn the_policies_of_a_listener_are_told_by_the_configurations_names() {
         (&found["retry"]["topics"][0], &found["retry"]["attempts"]),
         (&5_000.into(), &2.into())
     );
+    assert_eq!(found["retry"]["infrastructure"], "wait");
     assert_eq!(found["deadLetter"]["topics"][0], "t.dead");
     assert_eq!(found["breaker"]["minimumRuns"], 20);
     assert_eq!(found["limits"]["timeout"], 300_000);

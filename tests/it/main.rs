@@ -28,6 +28,7 @@ mod hands; // skip, retry, pause, resume
 mod http; // metrics and probes
 mod keys; // lanes by key: who waits for whom, and what a restart does not run again
 mod letters; // what becomes of messages that are given up
+mod licences; // what dependencies may be
 mod lifecycle; // start and stop
 mod limits; // handlers that never return or eat all memory
 mod listeners; // which handler gets which message

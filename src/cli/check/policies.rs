@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use crate::config::{
-    Batch, DeadLetter, HeaderStyle, Listener, NullKeys, OnError, OnRefusal, Ordering, TooLarge,
-    Topic,
+    Batch, DeadLetter, HeaderStyle, Infrastructure, Listener, NullKeys, OnError, OnRefusal,
+    Ordering, TooLarge, Topic,
 };
 use crate::duration::short;
 use crate::topic_name;
@@ -42,6 +42,9 @@ pub(super) fn as_lines(listener: &Listener, group: &str) -> Vec<String> {
         ),
         failure(listener, group),
     ];
+    if listener.retry.infrastructure == Infrastructure::Count {
+        lines.push("infrastructure that is away counts as any other failure".to_owned());
+    }
     if let Some(limit) = &listener.rate_limit {
         lines.insert(
             3,
@@ -256,6 +259,10 @@ pub(super) fn as_json(listener: &Listener, group: &str) -> Json {
             "jitter": retry.jitter,
             "topics": retry.topics.iter().map(|delay| millis(*delay)).collect::<Vec<_>>(),
             "allowAutoTopicCreation": retry.create_topics,
+            "infrastructure": match retry.infrastructure {
+                Infrastructure::Wait => "wait",
+                Infrastructure::Count => "count",
+            },
         },
         "deadLetter": dead_letter_as_json(listener, group),
         "breaker": listener.breaker.as_ref().map(|breaker| json!({

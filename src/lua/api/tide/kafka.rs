@@ -159,6 +159,8 @@ fn start(
     let topics = request.records.iter().map(|record| record.topic.clone());
     let topics: Vec<Arc<str>> = topics.collect();
     let sending = senders.send(request)?;
+    let about = topics.first().map(|topic| format!("send to {topic}"));
+    caller.about.replace(about);
     Ok(Job {
         name: "kafka.send",
         start: Box::new(move |mut told| {

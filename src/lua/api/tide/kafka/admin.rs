@@ -174,6 +174,7 @@ fn ask(
         return Err(Fault::new("closed", message));
     };
     let asking = admin.ask(request)?;
+    caller.about.replace(Some(format!("admin.{name}")));
     Ok(Job {
         name: "kafka.admin",
         start: Box::new(move |mut told| {
