@@ -345,8 +345,8 @@ impl Consumer {
             } => self.answered(producer, answer, text, now),
             ToConsumer::Answered(Answered::ReadBack(found)) => self.read_back(found, now),
             ToConsumer::AtRest(partition) => {
-                if let Some(held) = self.of(&partition) {
-                    held.epoch.is_at_rest = true;
+                if let Some(resting) = &mut self.phase.resting {
+                    resting.note(partition.epoch);
                 }
             }
             ToConsumer::Drained(partition) => {

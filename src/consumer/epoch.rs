@@ -34,8 +34,6 @@ pub(super) struct EpochState {
     /// The group had no position when it began here, and the commit of the start says so.
     pub(super) is_first_start: bool,
     pub(super) unsent: Unsent,
-    /// Before a reload: what has begun has ended, and nothing new begins.
-    pub(super) is_at_rest: bool,
     /// The end of the log when a commit last depended on it; -1 before.
     pub(super) log_end: i64,
     /// Since when the end of the log is not known: the last fetch failed, or none has succeeded yet.
@@ -93,7 +91,6 @@ impl EpochState {
             commit_now: begin.commit_now,
             is_first_start: begin.is_first_start,
             unsent: Unsent::default(),
-            is_at_rest: false,
             log_end: -1,
             end_unknown_since: None,
             ages: Standstill::new(begin.position.offset, now),

@@ -5,6 +5,7 @@
 //! by other lanes would find later messages done before earlier ones. So nothing new begins until nothing is finished
 //! beyond the position and everything finished is committed. If that does not happen in time, the reload is refused.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
@@ -21,12 +22,18 @@ use super::held::{Held, Stage};
 /// Partitions that come to rest.
 pub(super) struct Resting {
     keys: Vec<PartitionKey>,
+    /// Those in which what has begun has ended, by epoch.
+    ended: BTreeSet<u64>,
     /// Until the answer is given.
     done: Option<mpsc::Sender<Result<(), String>>>,
     until: Instant,
 }
 
 impl Resting {
+    pub(super) fn note(&mut self, epoch: u64) {
+        self.ended.insert(epoch);
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.done.as_ref().map(|_| self.until)
     }
@@ -54,8 +61,7 @@ impl Consumer {
             );
         }
         for key in &keys {
-            if let Some(held) = self.held.get_mut(key) {
-                held.epoch.is_at_rest = false;
+            if let Some(held) = self.held.get(key) {
                 let partition = held.epoch.partition.clone();
                 partition.set_rests(true);
                 held.worker.send(ToWorker::Wake(partition));
@@ -63,6 +69,7 @@ impl Consumer {
         }
         self.phase.resting = Some(Resting {
             keys,
+            ended: BTreeSet::new(),
             done: Some(done),
             until: now + self.drain_time(),
         });
@@ -96,8 +103,9 @@ impl Consumer {
         };
         let held = resting.keys.iter().filter_map(|key| self.held.get(key));
         let active = held.filter(|held| held.stage == Stage::Active);
+        let has_ended = |held: &Held| resting.ended.contains(&held.epoch.partition.epoch);
         let moves = active
-            .filter(|held| !self.has_come_to_rest(held))
+            .filter(|held| !self.has_come_to_rest(held, has_ended(held)))
             .min_by_key(|held| held.key());
         let answer = match moves {
             None => Ok(()),
@@ -110,9 +118,10 @@ impl Consumer {
         }
     }
 
-    fn has_come_to_rest(&self, held: &Held) -> bool {
+    /// `has_ended`: nothing that has begun runs any more, but in one lane at most.
+    fn has_come_to_rest(&self, held: &Held, has_ended: bool) -> bool {
         let tracker = &held.epoch.tracker;
-        let has_ended = held.epoch.is_at_rest || tracker.unfinished() == 0;
+        let has_ended = has_ended || tracker.unfinished() == 0;
         has_ended && tracker.beyond().ranges.is_empty() && self.is_all_committed(held)
     }
 

@@ -183,7 +183,7 @@ impl Fixture {
                     reply.committed(Ok(ask.offset));
                 }
                 ToConsumer::HandedOver(all) => {
-                    self.handed.extend(all.into_iter().map(Handed::Over))
+                    self.handed.extend(all.into_iter().map(Handed::Over));
                 }
                 ToConsumer::WentBack { lane, .. } => self.handed.push(Handed::Back(lane)),
                 ToConsumer::Drained(_) => self.is_drained = true,

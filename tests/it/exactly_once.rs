@@ -326,27 +326,15 @@ fn what_messages_emit_is_there_once_over_rebalances_and_a_frozen_member() {
     }
 }
 
-/// Messages beyond the position are finished for a listener of another name: nothing of them may run twice, unless an
-/// operator accepts it.
-#[test]
-fn a_renamed_listener_holds_what_another_one_has_finished() {
-    let Some(kafka) = kafka::shared() else { return };
-    let body = r#"
-        if tonumber(message.value) % 7 == 0 then tide.sleep("25s") end
-        ctx.emit{ topic = out, value = message.value, partition = 0 }
-        ctx.emit{ topic = out, value = message.value, partition = 1 }
-        "#;
+/// Of two partitions, the first message waits, and all behind it are finished. Then the process dies.
+fn with_finished_beyond(kafka: &Kafka, body: &str) -> (Project, String, String) {
     let source = kafka.topic_named(unique("source"), 2).name;
     let out = kafka.topic_named(unique("out"), 2).name;
     let project = Project::new(kafka).consumer(&format!(
         "{CONSUMER}librdkafka = {{ \"group.instance.id\" = \"one\" }}\n"
     ));
     crate::sends::sender(&project, &out, body);
-    let listeners = |name: &str| {
-        crate::support::project::from_beginning(name, &source, "sender")
-            + "ordering = \"key\"\nmaxInFlight = 50\n"
-    };
-    project.config(&listeners("sender"));
+    project.config(&listener("sender", &source));
     let all = messages(0..14).into_iter().zip(0..);
     let all = all.map(|(message, number)| message.partition(number / 7));
     kafka.existing_topic(&source).produce(all);
@@ -361,8 +349,27 @@ fn a_renamed_listener_holds_what_another_one_has_finished() {
     });
     kafka.read(&out, 2, 24);
     daemon.kill();
+    (project, source, out)
+}
 
-    project.config(&listeners("renamed"));
+fn listener(name: &str, source: &str) -> String {
+    crate::support::project::from_beginning(name, source, "sender")
+        + "ordering = \"key\"\nmaxInFlight = 50\n"
+}
+
+/// Messages beyond the position are finished for a listener of another name: nothing of them may run twice, unless an
+/// operator accepts it.
+#[test]
+fn a_renamed_listener_holds_what_another_one_has_finished() {
+    let Some(kafka) = kafka::shared() else { return };
+    let body = r#"
+        if tonumber(message.value) % 7 == 0 then tide.sleep("25s") end
+        ctx.emit{ topic = out, value = message.value, partition = 0 }
+        ctx.emit{ topic = out, value = message.value, partition = 1 }
+        "#;
+    let (project, source, out) = with_finished_beyond(kafka, body);
+
+    project.config(&listener("renamed", &source));
     crate::sends::sender(&project, &out, &body.replace("25s", "1ms"));
     let mut daemon = Daemon::start(&project);
     for _ in 0..2 {
@@ -400,7 +407,7 @@ fn a_renamed_listener_holds_what_another_one_has_finished() {
     daemon.kill();
 
     // The former name: the first message of the other partition runs, and no other.
-    project.config(&listeners("sender"));
+    project.config(&listener("sender", &source));
     let daemon = Daemon::start(&project);
     wait_for("all is committed", DEADLINE, || {
         kafka.committed(&project.group, &source, 1) == Some(7)

@@ -21,7 +21,8 @@ impl<M> Lanes<M> {
     pub(crate) fn defer_open(&mut self, most: usize, below: u64, lane_of: impl Fn(u64, &M) -> u64) {
         let mut others = Vec::new();
         while others.len() < most
-            && let Some((number, message)) = self.incoming.pop_front_if(|one| one.0 < below)
+            && self.incoming.front().is_some_and(|one| one.0 < below)
+            && let Some((number, message)) = self.incoming.pop_front()
         {
             let lane = lane_of(number, &message);
             match self.open.get_mut(&lane) {

@@ -206,3 +206,23 @@ fn a_partition_that_had_many_messages_and_has_none_gives_their_room_back() {
     lanes.give_room_back();
     assert!(lanes.incoming.capacity() <= INCOMING_KEPT);
 }
+
+#[test]
+fn behind_the_last_message_that_has_begun_all_are_untouched() {
+    let mut lanes = Lanes::new();
+    assert_eq!(lanes.untouched_from(), 0);
+    lanes.push(0, ['a', 'b', 'c', 'd', 'e']);
+    assert_eq!(lanes.untouched_from(), 0);
+    let (number, message) = lanes.take_fresh().unwrap();
+    assert_eq!(lanes.untouched_from(), 1);
+    lanes.put(7, Lane::new(number, message, ["x"].into_iter()));
+    // The third one stands behind it, the second one has not begun.
+    lanes.defer_open(1, 3, |_, message| if *message == 'c' { 7 } else { 0 });
+    lanes.defer_open(2, 3, |_, message| if *message == 'c' { 7 } else { 0 });
+    assert_eq!(lanes.fresh().map(|one| one.0), Some(1));
+    assert_eq!(lanes.untouched_from(), 3);
+    for _ in 0..3 {
+        lanes.take_fresh();
+    }
+    assert_eq!(lanes.untouched_from(), 5);
+}

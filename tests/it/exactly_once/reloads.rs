@@ -40,7 +40,7 @@ fn a_reload_that_changes_listeners_waits_for_what_is_finished_beyond_the_positio
     let plain = plain
         .lines()
         .filter(|line| !line.starts_with("transaction"));
-    let plain: String = plain.map(|line| format!("{line}\n")).collect();
+    let plain = plain.collect::<Vec<_>>().join("\n");
     let changes = [
         (CONSUMER, listener("renamed", "key")),
         (CONSUMER, listener("renamed", "none")),
