@@ -11,13 +11,14 @@ use std::time::Instant;
 use crate::bundle::Bundle;
 use crate::config::Config;
 use crate::kafka;
+use crate::kafka::refetch::{self, Refetch};
 use crate::lua::control::Holdable;
 use crate::lua::control::observers::PartitionEvent;
 use crate::lua::{CallId, Vm};
 use crate::outgoing::outbox::{Outbox, Refused};
 use crate::outgoing::required_topics::RequiredTopic;
 use crate::outgoing::transactions::Parts;
-use crate::rules::offsets::Ask;
+use crate::rules::offsets::{Ask, Moved};
 use crate::rules::route::Plan;
 use crate::rules::seek;
 use crate::rules::transaction::{self, Member};
@@ -63,6 +64,8 @@ pub(crate) struct Partition {
     pub(crate) group: Arc<str>,
     /// The outbox of dead letters and durable retries.
     pub(crate) outbox: Arc<Outbox>,
+    /// Fetches deferred messages again.
+    pub(crate) refetch: Arc<Refetch>,
     /// The seed of the hashes that map messages to lanes.
     pub(crate) seed: u64,
     /// What its messages emit goes into the consumer's transactions.
@@ -80,6 +83,7 @@ pub(crate) struct Shared {
     pub(crate) consumer: Arc<str>,
     pub(crate) group: Arc<str>,
     pub(crate) outbox: Arc<Outbox>,
+    pub(crate) refetch: Arc<Refetch>,
     pub(crate) inbox: Arc<Mailbox<ToConsumer>>,
     pub(crate) client: Arc<kafka::Client>,
     /// `Partition::seed`.
@@ -113,6 +117,11 @@ pub(crate) enum ToConsumer {
     Finished {
         finished: Vec<(Arc<Partition>, Range<u64>)>,
         asked: Vec<Requests>,
+    },
+    /// Deferred messages have gone away, or are here again.
+    Deferred {
+        partition: Arc<Partition>,
+        moved: Vec<Moved>,
     },
     /// These messages have their outcome, and their records are to be committed together with it.
     HandedOver(Vec<HandedOver>),
@@ -265,6 +274,11 @@ pub(crate) enum ToWorker {
         asked: Option<Requested>,
         result: Result<(), Fault>,
     },
+    /// What is known of deferred messages that are fetched again.
+    FetchedAgain {
+        epoch: u64,
+        news: refetch::News,
+    },
     /// These messages of a partition are committed, by lane and number.
     Settled {
         epoch: u64,
@@ -367,6 +381,7 @@ impl Partition {
             number: partition,
             group: of.group,
             outbox: of.outbox,
+            refetch: of.refetch,
             seed: of.seed,
             is_exactly_once: of.is_exactly_once,
             inbox: of.inbox,
@@ -459,6 +474,7 @@ impl Partition {
                 &std::collections::BTreeMap::new(),
                 &crate::threads::supervisor::Supervisor::without_daemon(),
             )),
+            refetch: Arc::new(Refetch::without_thread()),
             inbox: Arc::new(Mailbox::default()),
             client: Arc::new(client),
             seed: 1,

@@ -232,6 +232,8 @@ pub(crate) struct Listener {
     pub(crate) from_beginning: bool,
     pub(crate) run: Run,
     pub(crate) max_in_flight: usize,
+    /// Deferred messages of a partition at once. The listeners of a topic agree on it.
+    pub(crate) max_deferred: usize,
     pub(crate) ordering: Ordering,
     pub(crate) null_keys: NullKeys,
     pub(crate) on_error: OnError,

@@ -10,6 +10,7 @@ mod commit_requests;
 mod commits;
 mod connections;
 mod control;
+mod deferred;
 mod drain;
 mod ends;
 mod epoch;
@@ -51,6 +52,7 @@ use crate::bundle::Bundle;
 use crate::config;
 use crate::consumer::lookups::Lookups;
 use crate::failpoint::failpoint;
+use crate::kafka::refetch::Refetch;
 use crate::kafka::{Broker, Class, Client, Error, Event, Rebalance, Security, Unfit};
 use crate::lua::control::Control;
 use crate::outgoing::outbox::Outbox;
@@ -84,6 +86,7 @@ pub(crate) struct Consumer {
     name: Arc<str>,
     group: Arc<str>,
     outbox: Arc<Outbox>,
+    refetch: Arc<Refetch>,
     needed: Arc<Mailbox<ToTopics>>,
     settings: config::Consumer,
     bundle: Arc<Bundle>,
@@ -162,6 +165,11 @@ impl Consumer {
             group: settings.group_id.as_str().into(),
             needed: topics,
             outbox: Arc::new(Outbox::new(
+                &settings.name,
+                &settings.properties,
+                &supervisor,
+            )),
+            refetch: Arc::new(Refetch::new(
                 &settings.name,
                 &settings.properties,
                 &supervisor,
@@ -332,6 +340,7 @@ impl Consumer {
     fn open(&mut self, letter: ToConsumer, now: Instant) {
         match letter {
             ToConsumer::Finished { finished, asked } => self.finished(finished, &asked, now),
+            ToConsumer::Deferred { partition, moved } => self.deferred(&partition, &moved),
             ToConsumer::HandedOver(all) => self.handed_over(all, now),
             ToConsumer::WentBack { partition, lane } => {
                 if let Some(transactions) = &mut self.transactions {

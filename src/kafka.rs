@@ -20,6 +20,7 @@ mod outgoing;
 pub(crate) mod producer;
 pub(crate) mod property;
 mod queries;
+pub(crate) mod refetch;
 mod refusal;
 pub(crate) mod transactional;
 

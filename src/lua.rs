@@ -7,6 +7,7 @@ mod api;
 mod attributes;
 mod build;
 pub(crate) mod control;
+mod deferrals;
 mod loader;
 mod open_batch;
 mod ordinals;
@@ -21,6 +22,7 @@ mod vm;
 use std::time::Duration;
 
 pub(crate) use attributes::{AdminSource, App, HttpSource, ProducerSource};
+pub(crate) use deferrals::{Deferral, DeferralId, Given};
 pub(crate) use loader::{Loader, Unloaded};
 pub(crate) use vm::Vm;
 pub(crate) use vm::beat::Pulse;
@@ -66,6 +68,8 @@ pub(crate) enum Step {
     Done,
     /// It is done once these records are acknowledged.
     Emitted(Box<Emitted>),
+    /// Its handler has returned, and the deferral finishes it later. What it has emitted leaves now.
+    Deferred(Deferral, Option<Box<Emitted>>),
     Failed(Failure),
     /// The handler gave its verdict on the message.
     Asked(Verdict),

@@ -11,6 +11,7 @@ mod batches;
 mod calls;
 mod commit_requests;
 mod commits_behind;
+mod deferred;
 mod emissions;
 mod exchange;
 mod failures;
@@ -64,6 +65,7 @@ use crate::wait::{Answer, WaitId};
 use ahead::Hears;
 use alone::Alone;
 use calls::{Calls, WaitingCalls};
+use deferred::{Key, Leaving};
 use emissions::Emissions;
 use forwarding::Forwarded;
 use gates::Gates;
@@ -108,6 +110,9 @@ pub(crate) struct Worker {
     woken: Vec<Woken>,
     calls: Calls,
     places: WaitingCalls,
+    /// Deferrals without an answer: epoch and number of their messages.
+    deferrals: HashMap<Key, (u64, u64)>,
+    leaving: Leaving,
     alone: Alone,
     gates: Gates,
     forwarded: Forwarded,
@@ -206,6 +211,8 @@ impl Worker {
             woken: Vec::new(),
             calls: Calls::default(),
             places: WaitingCalls::default(),
+            deferrals: HashMap::new(),
+            leaving: Leaving::default(),
             alone: Alone::default(),
             gates,
             forwarded: Forwarded::new(),
@@ -275,7 +282,9 @@ impl Worker {
             self.run_partition(epoch);
             self.report_in_time(epoch, now);
         }
+        self.take_given();
         self.mend(now);
+        self.forget_left();
         self.release_held();
         self.wake_woken();
         self.end_turn()
@@ -353,6 +362,7 @@ impl Worker {
                 asked,
                 result,
             } => self.written_before_commit((vm, call, wait), (offset, asked), result),
+            ToWorker::FetchedAgain { epoch, news } => self.fetched_again(epoch, news),
             letter @ (ToWorker::Settled { .. }
             | ToWorker::RefusedRecord { .. }
             | ToWorker::Divide { .. }) => self.of_transaction(letter),
@@ -367,11 +377,13 @@ impl Worker {
             ToWorker::Wake(_) => {}
             ToWorker::Observe(event) => self.observe(event),
             ToWorker::EndTicks(deadline) => self.ticks.end_until(deadline),
-            ToWorker::Stop => {
-                self.stops = true;
-                self.ticks.end_until(self.clock.now());
-            }
+            ToWorker::Stop => self.begin_stop(),
         }
+    }
+
+    fn begin_stop(&mut self) {
+        self.stops = true;
+        self.ticks.end_until(self.clock.now());
     }
 
     fn push(
@@ -466,6 +478,7 @@ impl Worker {
         let epoch = partition.epoch;
         if let Some(mut slot) = self.slots.remove(&epoch) {
             self.settle(&mut slot);
+            self.leave_deferred(&mut slot);
         }
         self.forwarded.retain(|id, _| id.lane.epoch != epoch);
         self.emissions.forget_partition(epoch);
@@ -476,14 +489,5 @@ impl Worker {
         partition.set_blocked(None);
         self.report();
         partition.inbox.send(ToConsumer::Drained(partition.clone()));
-    }
-
-    /// Takes the answers that arrived, for as long as a turn may take.
-    fn take_answers(&mut self, now: Instant) {
-        while self.clock.since(now) < QUANTUM_TIME
-            && let Some((vm, call, wait, answer)) = self.answers.pop_front()
-        {
-            self.resume(vm, call, wait, answer);
-        }
     }
 }

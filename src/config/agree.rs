@@ -116,7 +116,7 @@ fn pair(
         return;
     }
     let (a, b) = (&earlier.run, &later.run);
-    let differ: [(&[&str], bool); 8] = [
+    let differ: [(&[&str], bool); 9] = [
         (&["ordering"], earlier.ordering != later.ordering),
         (
             &["nullKeys"],
@@ -126,6 +126,7 @@ fn pair(
             &["maxInFlight"],
             earlier.max_in_flight != later.max_in_flight,
         ),
+        (&["maxDeferred"], earlier.max_deferred != later.max_deferred),
         (&["delay"], earlier.delay != later.delay),
         (&["share"], earlier.share != later.share),
         (

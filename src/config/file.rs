@@ -112,6 +112,8 @@ pub(super) struct Policies {
     pub(super) ordering: Ordering,
     /// The most messages of a topic in flight.
     pub(super) max_in_flight: MaxInFlight,
+    /// The most deferred messages of a partition; with more, the partition waits.
+    pub(super) max_deferred: MaxDeferred,
     /// With ordering key: whether messages without a key run in parallel or in the order of their partition; absent:
     /// parallel.
     pub(super) null_keys: Option<NullKeys>,
@@ -146,6 +148,17 @@ pub(super) struct MaxInFlight(pub(super) u64);
 impl Default for MaxInFlight {
     fn default() -> Self {
         Self(1_000)
+    }
+}
+
+/// As `MaxInFlight`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub(super) struct MaxDeferred(pub(super) u64);
+
+impl Default for MaxDeferred {
+    fn default() -> Self {
+        Self(100_000)
     }
 }
 

@@ -25,6 +25,8 @@ const PER_MAX: Millis = Millis(24 * 3_600_000);
 
 /// The largest share.
 const SHARE_MAX: u32 = 1000;
+/// Each deferred message takes some hundred bytes.
+const DEFERRED_MAX: u64 = 10_000_000;
 /// The longest delay.
 const DELAY_MAX: Millis = Millis(30 * 24 * 3_600_000);
 
@@ -188,6 +190,7 @@ impl One<'_, '_, '_> {
                 "`maxInFlight` is 0, so no message could run; the minimum is 1",
             );
         }
+        let max_deferred = self.max_deferred(policies);
         Some(Listener {
             name: self.name.clone(),
             consumer,
@@ -196,6 +199,7 @@ impl One<'_, '_, '_> {
             from_beginning: policies.subscription.from_beginning,
             run,
             max_in_flight: max_in_flight as usize,
+            max_deferred,
             ordering,
             null_keys,
             on_error: failure::on_error(policies),
@@ -209,6 +213,17 @@ impl One<'_, '_, '_> {
             produces,
             batch,
         })
+    }
+
+    fn max_deferred(&mut self, policies: &file::Policies) -> usize {
+        let most = policies.max_deferred.0;
+        if !(1..=DEFERRED_MAX).contains(&most) {
+            self.error(
+                &["maxDeferred"],
+                format!("`maxDeferred` is {most}, not from 1 to {DEFERRED_MAX}"),
+            );
+        }
+        most as usize
     }
 
     fn delay(&mut self, policies: &file::Policies) -> Option<Duration> {

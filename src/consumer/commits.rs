@@ -124,7 +124,7 @@ impl Held {
     fn tells_finished(&self) -> bool {
         self.epoch.committed_changes.is_some()
             && self.topic != TopicState::Deleted
-            && self.plan.ordering != Ordering::Partition
+            && (self.plan.ordering != Ordering::Partition || self.epoch.tracker.defers())
             && self.epoch.tracker.is_automatic()
             && self.epoch.tracker.target() == self.epoch.tracker.finished()
     }

@@ -292,6 +292,7 @@ impl Consumer {
             consumer: self.name.clone(),
             group: self.group.clone(),
             outbox: self.outbox.clone(),
+            refetch: self.refetch.clone(),
             inbox: self.inbox.clone(),
             client: self.client.clone(),
             seed: fastrand::u64(..),

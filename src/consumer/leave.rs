@@ -35,13 +35,13 @@ impl Consumer {
         let (name, config) = (self.settings.name.clone(), &bundle.config);
         let is_retired =
             |held: &Held| route::plan(config, &name, &held.epoch.partition.topic).is_none();
+        let ends_at = now + self.drain_time();
+        self.observe_revoked(is_retired, now, ends_at);
         for held in self.held.values_mut() {
             if held.stage == Stage::Active && is_retired(held) {
                 held.release();
             }
         }
-        let ends_at = now + self.drain_time();
-        self.observe_revoked(is_retired, now, ends_at);
         self.phase.retired = Some(bundle);
         self.begin_retiring(done, now);
     }
@@ -254,8 +254,8 @@ impl Consumer {
             // One deadline for all running calls.
             retiring.drain.set_cancel_at(deadline);
         }
-        self.held.values_mut().for_each(Held::release);
         self.observe_revoked(|_| true, now, deadline);
+        self.held.values_mut().for_each(Held::release);
         failpoint!("drain-begun");
     }
 
@@ -321,6 +321,7 @@ impl Consumer {
             transactions.close(Instant::now() + LAST_LETTERS);
         }
         self.outbox.close(Instant::now() + LAST_LETTERS);
+        self.refetch.close(Instant::now() + LAST_LETTERS);
         log!(info, consumer, consumer = &*self.name, "left the group");
     }
 }

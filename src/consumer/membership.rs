@@ -205,6 +205,9 @@ impl Consumer {
     fn revoke(&mut self, revoking: Revoking, now: Instant, ends_at: Instant) {
         let goes = |one: &Assigned| revoking.goes.has(&one.topic, one.partition);
         self.phase.late.retain(|one| !goes(one));
+        if !revoking.is_lost {
+            self.observe_revoked(|held| revoking.goes.takes(held), now, ends_at);
+        }
         for held in self
             .held
             .values_mut()
@@ -215,8 +218,6 @@ impl Consumer {
         if revoking.is_lost {
             self.lose_where(|held| revoking.goes.takes(held), now);
             self.observe_lost(|held| revoking.goes.takes(held), now);
-        } else {
-            self.observe_revoked(|held| revoking.goes.takes(held), now, ends_at);
         }
         self.phase.doing = Doing::Revoking(revoking);
     }

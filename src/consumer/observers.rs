@@ -69,7 +69,8 @@ impl Consumer {
     }
 
     /// The partitions that `goes` takes are about to go. Their observers may run until `ends_at`, and calls may end
-    /// before they begin, for half of that time.
+    /// before they begin, for half of that time. Workers hear of it before they release the partitions: what is deferred
+    /// there may be finished until then.
     pub(super) fn observe_revoked(
         &mut self,
         goes: impl Fn(&Held) -> bool,

@@ -237,6 +237,8 @@ impl Consumer {
             paused: held.pauses.shown(),
             paused_by: self.paused_by(&held.key()),
             blocked: held.epoch.partition.blocked(),
+            // Its worker knows.
+            deferred: None,
         }
     }
 }

@@ -231,11 +231,11 @@ impl Consumer {
         let ends_at = now + self.drain_time();
         let mut drain = drain
             .unwrap_or_else(|| Drain::new(ends_at).cancels_again(self.settings.session_timeout));
+        self.observe_revoked(|_| true, now, ends_at);
         for held in self.held.values_mut() {
             held.release();
             held.seeking.released = false;
         }
-        self.observe_revoked(|_| true, now, ends_at);
         let is_done = self.go_on_draining(&mut drain, |_| true, now);
         self.phase.emptying = (!is_done).then_some(drain);
         is_done

@@ -167,6 +167,7 @@ fn mark_waiting(consumers: &mut [ConsumerSnapshot], workers: &[WorkerSnapshot]) 
                 continue;
             };
             one.paused = found.waits.or(one.paused);
+            one.deferred.clone_from(&found.deferred);
             let since = one.stands_still_since.zip(found.held_until);
             if let Some((since, until)) = since {
                 one.stands_still_since = Some(since.max(until));
@@ -219,6 +220,7 @@ mod tests {
             outcomes: Outcomes::default(),
             waits,
             held_until,
+            deferred: None,
         };
         let worker = WorkerSnapshot {
             partitions: vec![

@@ -163,6 +163,11 @@ impl Error {
         self.code == Code::AllBrokersDown
     }
 
+    /// Whether the log does not have the offset.
+    pub(crate) fn is_out_of_range(&self) -> bool {
+        matches!(self.code, Code::AutoOffsetReset | Code::OffsetOutOfRange)
+    }
+
     /// Whether this is the end of a partition, which is not an error.
     pub(crate) fn is_partition_end(&self) -> bool {
         self.code == Code::PartitionEOF

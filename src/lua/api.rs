@@ -6,6 +6,7 @@ pub(crate) mod call;
 pub(crate) mod commit;
 pub(crate) mod consumer;
 pub(crate) mod ctx;
+pub(crate) mod defer;
 pub(crate) mod duration;
 pub(crate) mod emit;
 pub(crate) mod fields;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use mlua::ffi::{self, lua_State};
 
 use super::App;
-use super::api::{app, batch, consumer, logger, message, tide, trace};
+use super::api::{app, batch, consumer, defer, logger, message, tide, trace};
 use super::shared::{Shared, Stage};
 use super::vm::Vm;
 use super::vm::beat::Pulse;
@@ -322,6 +322,7 @@ unsafe extern "C-unwind" fn setup(state: *mut lua_State) -> c_int {
         app::install(state, shared);
         consumer::install(state, shared);
         batch::install(state, shared);
+        defer::install(state, shared);
         tide::install(state, shared);
         message::push_entry(state, shared);
         let entry = ffi::luaL_ref(state, ffi::LUA_REGISTRYINDEX);

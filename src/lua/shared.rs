@@ -17,6 +17,7 @@ use mlua::ffi::{self, lua_State};
 
 use super::attributes::App;
 use super::control::observers::PartitionEvent;
+use super::deferrals::Deferrals;
 use super::open_batch::OpenBatch;
 use super::ordinals::Ordinals;
 use super::stack::push_bytes;
@@ -187,7 +188,7 @@ pub(super) struct Shared {
     faults: RefCell<Vec<Arc<Fault>>>,
     /// The commit request of the slice that runs, or that ran last.
     pub(super) asked: Cell<Option<Requested>>,
-    /// Whether any call has an entry in the two below: most handlers emit nothing.
+    /// Whether any call has emitted, deferred, or owes a commit: most handlers do nothing of it.
     pub(super) emits: Cell<bool>,
     /// What calls have emitted that have not ended, by call: few wait after an emit.
     pub(super) emitted: RefCell<Vec<(u64, Box<Emitted>)>>,
@@ -196,6 +197,7 @@ pub(super) struct Shared {
     /// Emissions of one record that are over, for the next ones: the memory of each is used again.
     pub(super) used: RefCell<Used>,
     pub(super) targets: RefCell<Topics>,
+    pub(super) deferrals: Deferrals,
     /// The calls of batches that have not ended.
     pub(super) batches: RefCell<HashMap<u64, OpenBatch>>,
     /// Calls whose awaited commit had records to write first, until it is answered.
@@ -290,6 +292,7 @@ impl Shared {
             emitted_bytes: Cell::new(0),
             used: RefCell::default(),
             targets: RefCell::default(),
+            deferrals: Deferrals::default(),
             batches: RefCell::default(),
             owing: RefCell::default(),
             verdict: RefCell::default(),

@@ -5,6 +5,7 @@ mod calls;
 mod commits;
 mod consumer;
 mod context;
+mod deferrals;
 mod docs;
 mod files;
 mod hints;
@@ -223,6 +224,7 @@ fn listener(text: &str, blocking: Duration) -> Listener {
             partitions_consumed_concurrently: None,
         },
         max_in_flight: 1,
+        max_deferred: 100_000,
         ordering: Ordering::Partition,
         null_keys: NullKeys::Parallel,
         dead_letter: None,

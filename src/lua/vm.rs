@@ -9,6 +9,7 @@
 mod batch;
 pub(crate) mod beat;
 pub(crate) mod coroutine;
+mod deferred;
 pub(crate) mod failure;
 pub(crate) mod globals;
 pub(crate) mod heap;
@@ -42,6 +43,7 @@ use crate::rules::timers::Timer;
 use crate::wait::send::Emitted;
 use crate::wait::{Answer, Requested, Value, WaitId};
 use beat::Pulse;
+use deferred::Returned;
 use failure::Words;
 use heap::Heap;
 use last_words::About;
@@ -370,11 +372,14 @@ impl Vm {
         self.shared.ordinals.forget(id.0);
         let emitted = self.shared.take_emitted(id);
         let owes = self.shared.owes(id);
+        let deferred = self.returned_deferred(id, owes);
         self.shared.look_for_emitted();
-        if owes {
-            return Step::Failed(owing());
+        match deferred {
+            _ if owes => Step::Failed(owing()),
+            Some(Returned::Deferred(deferral)) => Step::Deferred(deferral, emitted),
+            Some(Returned::Failed(failure)) => Step::Failed(failure),
+            None => emitted.map_or(Step::Done, Step::Emitted),
         }
-        emitted.map_or(Step::Done, Step::Emitted)
     }
 
     /// The call has ended in another way than done.
@@ -383,6 +388,7 @@ impl Vm {
             self.shared.ordinals.forget(id.0);
             self.shared.take_emitted(id);
             self.shared.owes(id);
+            self.shared.deferrals.drop_of(id);
             self.shared.look_for_emitted();
         }
     }

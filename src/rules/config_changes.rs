@@ -151,6 +151,7 @@ rows! {
         from_beginning: Live "subscription.fromBeginning",
         run: Live "runConfig.*",
         max_in_flight: Live "maxInFlight",
+        max_deferred: Live "maxDeferred",
         ordering: Live "ordering",
         null_keys: Live "nullKeys",
         on_error: Live "onError",

@@ -7,6 +7,7 @@
 //! new `Tracker`.
 
 mod commit_requests;
+mod deferred;
 mod kept;
 mod seeds;
 mod uncommitted;
@@ -19,6 +20,8 @@ use crate::rules::commit_metadata::Finished;
 
 pub(crate) use commit_requests::Ask;
 use commit_requests::Manual;
+pub(crate) use deferred::Moved;
+use deferred::{Deferred, Payload};
 use kept::Kept;
 use seeds::Seeds;
 pub(crate) use uncommitted::NoRoom;
@@ -55,9 +58,10 @@ pub(crate) struct Tracker {
     entries: VecDeque<Entry>,
     /// The number of finished entries in `entries`.
     swept_later: usize,
-    /// The number of messages that are neither finished nor given up.
+    /// The number of messages that are neither finished nor given up, and not away.
     unfinished: usize,
     bytes: usize,
+    deferred: Deferred,
     /// How often the set of messages finished beyond the position has changed.
     changes: u64,
     /// Messages that an earlier epoch finished beyond its position.
@@ -86,6 +90,7 @@ struct Entry {
     before: Position,
     bytes: u32,
     finished: bool,
+    payload: Payload,
     timestamp_ms: i64,
 }
 
@@ -130,6 +135,7 @@ impl Tracker {
             swept_later: 0,
             unfinished: 0,
             bytes: 0,
+            deferred: Deferred::default(),
             changes: 0,
             seeds: Seeds::default(),
             by_lane,
@@ -229,6 +235,7 @@ impl Tracker {
             before,
             bytes,
             finished: false,
+            payload: Payload::Here,
             timestamp_ms: -1,
         });
         for one in &mut self.manual {
@@ -283,7 +290,7 @@ impl Tracker {
     /// The messages of these numbers have their outcome. Numbers that are finished already are ignored.
     pub(crate) fn finish(&mut self, numbers: Range<u64>) {
         let first = self.index_of(numbers.start);
-        let mut marked = 0;
+        let (mut marked, mut away) = (0, 0);
         for entry in self.entries.range_mut(first..) {
             if entry.number >= numbers.end {
                 break;
@@ -291,10 +298,13 @@ impl Tracker {
             if !entry.finished {
                 entry.finished = true;
                 marked += 1;
-                self.bytes -= entry.bytes as usize;
+                match self.deferred.finish(entry) {
+                    Payload::Away => away += 1,
+                    Payload::Here | Payload::Again => self.bytes -= entry.bytes as usize,
+                }
             }
         }
-        self.unfinished -= marked;
+        self.unfinished -= marked - away;
         self.swept_later += marked;
         while self.entries.front().is_some_and(|entry| entry.finished) {
             self.entries.pop_front();
@@ -331,53 +341,6 @@ impl Tracker {
         }
     }
 
-    /// `ctx.commitOffsets`. Returns the offset to commit now. A request is judged as if it came while its message
-    /// ran: messages that the lane has finished since do not matter.
-    pub(crate) fn ask(&mut self, ask: &Ask) -> i64 {
-        let &Ask {
-            lane, at, offset, ..
-        } = ask;
-        let mut manual = self.manual.iter_mut();
-        if let Some(one) = manual.find(|one| one.listener == ask.listener) {
-            one.ask(offset, lane, at);
-            return self.target().offset;
-        }
-        if at < self.finished().offset {
-            // The message is finished, and the automatic position has passed it: the request is obsolete.
-            return self.target().offset;
-        }
-        let mut request = offset;
-        if self.by_lane {
-            let others =
-                |entry: &&Entry| !entry.finished && (entry.lane != lane || entry.offset >= offset);
-            let held_back = self.entries.iter().find(others).map(|entry| entry.offset);
-            request = request.min(held_back.unwrap_or(self.expected.offset));
-        }
-        if self.automatic.len() > 1 {
-            // Another automatic listener may not have run yet.
-            request = request.min(self.finished().offset);
-        }
-        self.auto_request = Some(request);
-        self.target().offset
-    }
-
-    /// `ctx.commitOffsets` by a handler of the coming bundle, which a worker has before the consumer. Its listener
-    /// may be new in that bundle, or may switch to manual commits with it. The request of a listener that is already
-    /// manual here counts at once. Any other request is kept until the bundle arrives.
-    pub(crate) fn ask_ahead(&mut self, ask: &Ask) -> i64 {
-        if self.is_manual(&ask.listener) {
-            return self.ask(ask);
-        }
-        if is_unfinished(&self.entries, ask.at) {
-            self.kept.ask(ask, |at| is_unfinished(&self.entries, at));
-        }
-        self.target().offset
-    }
-
-    pub(crate) fn is_manual(&self, listener: &str) -> bool {
-        self.manual.iter().any(|one| *one.listener == *listener)
-    }
-
     /// The position to commit now, even if it is committed already.
     pub(crate) fn target(&self) -> Position {
         let finished = self.finished();
@@ -390,6 +353,7 @@ impl Tracker {
             (Some(one), None) | (None, Some(one)) => one,
             (None, None) => finished.offset,
         };
+        let offset = self.deferred.below(offset);
         // The leader epoch belongs to the message before the offset; an offset other than the finished one has no
         // known epoch.
         let leader_epoch = if offset == finished.offset {
@@ -436,17 +400,6 @@ impl Tracker {
     /// Whether commits are automatic: no listener is manual.
     pub(crate) fn is_automatic(&self) -> bool {
         self.manual.is_empty()
-    }
-
-    /// Whether a handler requested a commit that counts.
-    pub(crate) fn is_requested(&self) -> bool {
-        self.auto_request.is_some() || self.manual.iter().any(|one| one.has_asked)
-    }
-
-    /// Whether this listener finished so many messages without a request that its position stays; true only once.
-    pub(crate) fn is_newly_stuck(&mut self, listener: &str) -> bool {
-        let mut manual = self.manual.iter_mut();
-        manual.any(|one| *one.listener == *listener && one.is_newly_stuck())
     }
 
     /// The next expected offset.

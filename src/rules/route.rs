@@ -24,6 +24,8 @@ pub(crate) struct Plan {
     pub(crate) commit_threshold: Option<u64>,
     /// `maxInFlight`: calls of the topic that wait at once.
     pub(crate) calls_max: usize,
+    /// `maxDeferred`: messages of a partition that are deferred at once.
+    pub(crate) deferred_max: usize,
     /// `partitionsConsumedConcurrently`: partitions in which calls wait at once.
     pub(crate) partitions_max: Option<usize>,
     /// The listeners of a topic agree on it; if they do not, the first listener's value counts.
@@ -52,6 +54,7 @@ impl Plan {
             commit_interval: None,
             commit_threshold: None,
             calls_max: 1,
+            deferred_max: 1,
             partitions_max: None,
             ordering: Ordering::Partition,
             null_keys: NullKeys::Parallel,
@@ -134,6 +137,7 @@ pub(crate) fn plan(config: &Config, consumer: &str, topic: &str) -> Option<Plan>
         commit_interval: first.run.auto_commit_interval,
         commit_threshold: first.run.auto_commit_threshold,
         calls_max: first.max_in_flight,
+        deferred_max: first.max_deferred,
         partitions_max: first.run.partitions_consumed_concurrently,
         ordering: if is_retry {
             Ordering::None

@@ -122,7 +122,13 @@ fn standstill(
     let unknown = unknown.filter(|_| partition.paused.is_none());
     let since = partition.stands_still_since.filter(is_late).or(unknown)?;
     let lag = partition.lag.unwrap_or(0);
-    let why = if let Some(blocked) = &partition.blocked {
+    let deferred = partition.deferred.as_ref().filter(|all| all.holds_position);
+    let why = if let Some(first) = deferred {
+        format!(
+            "the message at offset {} is deferred in listener `{}` at {}, and neither `done` nor `fail` has come",
+            first.offset, first.listener, first.at
+        )
+    } else if let Some(blocked) = &partition.blocked {
         format!(
             "the message at offset {} is not done after {} runs in listener `{}`: {}",
             blocked.offset,
@@ -153,7 +159,7 @@ fn standstill(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::status::{Blocked, TopicError};
+    use crate::telemetry::status::{Blocked, Deferred, TopicError};
 
     const NOW: i64 = 1_000_000;
     const LIMIT: Duration = Duration::from_secs(60);
@@ -214,6 +220,28 @@ mod tests {
             error: "no\ntraceback".to_owned(),
         });
         let why = "the message at offset 40 is not done after 3 runs in listener `l`: no";
+        check(&status("assigned", one), &[why]);
+    }
+
+    #[test]
+    fn one_that_waits_for_a_deferred_message_names_where_it_was_deferred() {
+        let mut one = partition();
+        one.stands_still_since = Some(NOW - 60_000);
+        let mut deferred = Deferred {
+            messages: 7,
+            offset: 40,
+            listener: "sums".to_owned(),
+            at: "handlers/sums.lua:12".to_owned(),
+            since: 0,
+            holds_position: true,
+        };
+        one.deferred = Some(deferred.clone());
+        let why = "the message at offset 40 is deferred in listener `sums` at handlers/sums.lua:12, and neither `done` nor \
+                   `fail` has come";
+        check(&status("assigned", one.clone()), &[why]);
+        deferred.holds_position = false;
+        one.deferred = Some(deferred);
+        let why = "the message at offset 40 is not finished";
         check(&status("assigned", one), &[why]);
     }
 

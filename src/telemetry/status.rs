@@ -295,6 +295,23 @@ pub(crate) struct PartitionStatus {
     #[serde(default)]
     pub(crate) paused_by: Option<PausedBy>,
     pub(crate) blocked: Option<Blocked>,
+    /// Absent without a deferred message.
+    #[serde(default)]
+    pub(crate) deferred: Option<Deferred>,
+}
+
+/// The deferred messages of a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Deferred {
+    pub(crate) messages: usize,
+    /// The one with the lowest offset, its listener, and the place of its `ctx.defer`.
+    pub(crate) offset: i64,
+    pub(crate) listener: String,
+    pub(crate) at: String,
+    pub(crate) since: i64,
+    /// The position waits for that one.
+    pub(crate) holds_position: bool,
 }
 
 /// The code that has paused a partition.

@@ -117,7 +117,11 @@ impl Worker {
     }
 
     /// The slot of this epoch, in place of another one.
-    fn change_to<'s>(&mut self, slot: &'s mut Option<Slot>, epoch: u64) -> Option<&'s mut Slot> {
+    pub(super) fn change_to<'s>(
+        &mut self,
+        slot: &'s mut Option<Slot>,
+        epoch: u64,
+    ) -> Option<&'s mut Slot> {
         if slot.as_ref().is_none_or(|one| one.partition.epoch != epoch) {
             if let Some(other) = slot.take() {
                 self.put_back(other);

@@ -374,9 +374,11 @@ impl Worker {
                 self.suspend(slot, vm, call, waits, open, true);
             }
             Step::Batch(end) => self.end_batch(slot, config, id, *end),
-            Step::Done | Step::Emitted(_) | Step::Failed(_) | Step::Asked(_) => {
-                self.give_up_batch(slot, id);
-            }
+            Step::Done
+            | Step::Emitted(_)
+            | Step::Deferred(..)
+            | Step::Failed(_)
+            | Step::Asked(_) => self.give_up_batch(slot, id),
         }
     }
 }

@@ -21,7 +21,7 @@ impl Worker {
         }
         // Twice: if the new VM is spoiled while an old one drains, the old one has to go first.
         for _ in 0..2 {
-            self.engine.let_go();
+            self.let_go();
             self.engine.mend(now);
             if self.engine.down_until().is_some() {
                 self.abandon(self.engine.generation());
@@ -30,11 +30,18 @@ impl Worker {
                 self.abandon(vm);
             }
         }
-        self.engine.let_go();
+        self.let_go();
         if self.engine.swap(now) {
             self.reroute();
         }
         self.follow_timers();
+    }
+
+    /// Drops a drained VM. What it has deferred, and its `shutdown` has not finished, runs again.
+    fn let_go(&mut self) {
+        if let Some((generation, given)) = self.engine.let_go() {
+            self.vm_ended(generation, given);
+        }
     }
 
     /// A new bundle is in force: every partition gets its listeners, and all back-offs end.

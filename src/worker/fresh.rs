@@ -56,7 +56,7 @@ impl Worker {
         turn: &mut Quantum,
     ) -> Next {
         if slot.lanes.has_open() {
-            if slot.plan.ordering == Ordering::Partition {
+            if slot.plan.ordering == Ordering::Partition && slot.lanes.is_open(0) {
                 return Next::PartitionIdle;
             }
             let Some((number, message)) = slot.lanes.fresh() else {

@@ -164,6 +164,14 @@ impl Gates {
         }
     }
 
+    /// A run of this lane has returned, and its message is not done: the probe of a breaker has seen enough.
+    pub(super) fn returned(&mut self, listener: usize, id: LaneId) {
+        let one = self.listeners.get(listener);
+        if one.is_some_and(|one| !one.breaker.is_closed() && one.probe == Some(id)) {
+            self.done_in(listener, id);
+        }
+    }
+
     /// Reports the successful runs to the breakers.
     pub(super) fn flush(&mut self, now: Instant) {
         let mut changed = false;

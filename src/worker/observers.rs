@@ -5,7 +5,7 @@
 //! observers begin beside them. The consumer waits for the end of the observers before its last commit.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::assignment::{Observed, ToConsumer};
@@ -17,10 +17,27 @@ use super::Worker;
 
 /// The events whose observers have not begun yet, in the order of their arrival.
 #[derive(Default)]
-pub(super) struct Observers(VecDeque<Arc<Told>>);
+pub(super) struct Observers {
+    queue: VecDeque<Arc<Told>>,
+    /// Those of the queue, and those whose observers run.
+    told: Vec<Weak<Told>>,
+}
+
+impl Observers {
+    /// The event of a revocation of this partition, until its last observer has ended.
+    pub(super) fn of_revocation(&self, epoch: u64) -> Option<Weak<Told>> {
+        let mut told = self.told.iter();
+        let is_of = |one: &&Weak<Told>| {
+            one.upgrade().is_some_and(|one| {
+                one.event.event == PartitionEvent::Revoked && one.event.epochs.contains(&epoch)
+            })
+        };
+        told.find(is_of).cloned()
+    }
+}
 
 /// An event in this worker. Its last observer that ends drops it, which tells the consumer.
-struct Told {
+pub(super) struct Told {
     event: Arc<Observed>,
     worker: usize,
 }
@@ -95,18 +112,21 @@ impl Worker {
     /// The consumer tells an event.
     pub(super) fn observe(&mut self, event: Arc<Observed>) {
         let worker = self.index;
-        self.observers.0.push_back(Arc::new(Told { event, worker }));
+        let told = Arc::new(Told { event, worker });
+        self.observers.told.retain(|one| one.strong_count() > 0);
+        self.observers.told.push(Arc::downgrade(&told));
+        self.observers.queue.push_back(told);
     }
 
     /// Runs the observers of the events that are due.
     pub(super) fn run_observers(&mut self, now: Instant) {
-        while let Some(told) = self.observers.0.front() {
+        while let Some(told) = self.observers.queue.front() {
             let is_over = told.event.ends_at <= now;
             if !is_over && !self.may_observe(&told.event, now) {
                 return;
             }
             let told = told.clone();
-            self.observers.0.pop_front();
+            self.observers.queue.pop_front();
             self.begin_observers(&told, is_over);
         }
     }
@@ -139,7 +159,7 @@ impl Worker {
 
     /// When the loop has work for an event. It looks again after each letter and each turn of a partition.
     pub(super) fn next_event(&self, now: Instant) -> Option<Instant> {
-        let event = &self.observers.0.front()?.event;
+        let event = &self.observers.queue.front()?.event;
         Some(if self.may_observe(event, now) {
             now
         } else if now < event.begins_at {

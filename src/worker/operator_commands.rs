@@ -69,6 +69,12 @@ impl Worker {
         let config = self.engine.bundle().config.clone();
         let mut slot = self.slots.remove(&epoch)?;
         slot.release_trials();
+        let meant = (message.offset, skip.listener);
+        let reason = skip.dead_letter.then_some(skip.reason);
+        if let Some(outcome) = self.skip_deferred(&mut slot, &config, meant, reason) {
+            self.put_back(slot);
+            return Some(outcome);
+        }
         let outcome = lane_with(&mut slot, &config, message.offset).map(|key| {
             let mut lane = slot
                 .lanes

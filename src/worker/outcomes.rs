@@ -74,6 +74,7 @@ impl Worker {
                 return self.advance(head, vm, end.of_one());
             }
             Step::Emitted(emitted) => self.emit(head, emitted),
+            Step::Deferred(deferral, emitted) => self.defer(head, vm, deferral, emitted),
             Step::Failed(failure) => self.failed(head, &failure, None),
             Step::Asked(verdict) => self.by_verdict(head, &verdict),
         };

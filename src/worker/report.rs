@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::rules::breaker;
 use crate::rules::lanes::Stage;
 use crate::telemetry::metrics::{ListenerSnapshot, PartitionSnapshot, WorkerSnapshot};
-use crate::telemetry::status::{BreakerState, ListenerStatus, Pause};
+use crate::telemetry::status::{BreakerState, Deferred, ListenerStatus, Pause};
 
 use super::Worker;
 use super::slot::Slot;
@@ -56,6 +56,7 @@ impl Worker {
                 outcomes: slot.outcomes,
                 waits,
                 held_until,
+                deferred: slot.deferred_status(),
             }
         });
         WorkerSnapshot {
@@ -93,6 +94,19 @@ impl Slot {
             // A message that has not begun is held without a lane if its topic has a single listener.
             None => self.lanes.fresh().is_some() && self.names(config).any(is_such),
         }
+    }
+
+    fn deferred_status(&self) -> Option<Deferred> {
+        let all = self.deferred.as_ref()?;
+        let (number, offset, first) = all.first()?;
+        Some(Deferred {
+            messages: all.len(),
+            offset,
+            listener: first.listener.clone(),
+            at: first.position.to_string(),
+            since: first.since,
+            holds_position: number < self.lanes.lowest(),
+        })
     }
 
     /// When a rate limit let the message run that the position waits for.

@@ -76,6 +76,7 @@ impl Worker {
         if self.meter.is_open() {
             self.meter.look(self.clock.now());
         }
+        self.fetch_again(&mut slot);
         self.unreported.add(&mut slot);
         if slot.begins_below < u64::MAX {
             self.tell_rest(&mut slot);
@@ -255,6 +256,9 @@ impl Worker {
                 LaneState::Busy | LaneState::Stuck => {
                     slot.lanes.put(key, lane);
                     return Next::Continue;
+                }
+                LaneState::Finished if self.run_deferred_on(slot, config, key, &mut lane) => {
+                    continue;
                 }
                 LaneState::Finished => {
                     self.close_lane(slot, config, key, lane);
@@ -445,7 +449,7 @@ impl Worker {
     /// Whether a call of this partition may start now. If not, the end of the obstacle wakes the partition.
     pub(super) fn may_start(&mut self, slot: &mut Slot, limits: Limits, listener: &str) -> bool {
         let epoch = slot.partition.epoch;
-        if self.is_kept_by_one(epoch) {
+        if self.is_kept_by_one(epoch) || !self.may_defer(slot) {
             return false;
         }
         if !self.emissions.may_start(epoch, listener) {

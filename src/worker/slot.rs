@@ -21,6 +21,7 @@ use crate::wait::Requested;
 
 use super::batches::state::Batches;
 use super::commit_requests::{CommitRequests, Who};
+use super::deferred::Deferred;
 use super::ids::LaneId;
 use super::kept::{Emitting, Settled, Then, Unwritten};
 use super::taken::Taken;
@@ -62,6 +63,8 @@ pub(super) struct Slot {
     pub(super) begins_below: u64,
     /// The consumer knows that it has.
     pub(super) has_told_rest: bool,
+    /// `None` where no handler has deferred a message.
+    pub(super) deferred: Option<Box<Deferred>>,
 }
 
 /// A message of a retry topic that runs for no listener.
@@ -112,6 +115,7 @@ impl Slot {
             batches,
             begins_below: u64::MAX,
             has_told_rest: false,
+            deferred: None,
         }
     }
 
@@ -134,8 +138,14 @@ impl Slot {
         *noted = outcome.max(*noted);
     }
 
-    /// The message has its outcome in every listener.
+    /// The message has its outcome in every listener, or is deferred in some.
     pub(super) fn finish(&mut self, number: u64) {
+        if let Some(deferred) = &mut self.deferred
+            && !deferred.is_finished(number)
+        {
+            self.unblock(number);
+            return;
+        }
         let outcome = if self.unusual.is_empty() {
             None
         } else {

@@ -2,6 +2,7 @@
 
 mod away;
 mod batches;
+mod deferred;
 mod emissions;
 mod observers;
 mod ticks;
@@ -21,6 +22,7 @@ use crate::crash::journal::Journal;
 use crate::lua::Watchdog;
 use crate::lua::control::Holdable as _;
 use crate::message::OwnedRecord;
+use crate::rules::offsets::Moved;
 use crate::telemetry::status::Pause;
 use crate::threads::progress::Progress;
 use crate::threads::supervisor::Ending;
@@ -44,12 +46,14 @@ struct Fixture {
     /// What went to the consumer for its transactions, in that order.
     handed: Vec<Handed>,
     is_drained: bool,
+    /// What deferred messages did, in that order.
+    moved: Vec<Moved>,
     /// Events whose observers have ended.
     observed: usize,
     _endings: UnboundedReceiver<Ending>,
     _journal: Option<Journal>,
     _folder: tempfile::TempDir,
-    _watchdog: Watchdog,
+    watchdog: Watchdog,
 }
 
 enum Handed {
@@ -121,11 +125,12 @@ impl Fixture {
             asked: Vec::new(),
             handed: Vec::new(),
             is_drained: false,
+            moved: Vec::new(),
             observed: 0,
             _endings: told,
             _journal: journal,
             _folder: folder,
-            _watchdog: watchdog,
+            watchdog,
         }
     }
 
@@ -186,6 +191,7 @@ impl Fixture {
                     self.handed.extend(all.into_iter().map(Handed::Over));
                 }
                 ToConsumer::WentBack { lane, .. } => self.handed.push(Handed::Back(lane)),
+                ToConsumer::Deferred { moved, .. } => self.moved.extend(moved),
                 ToConsumer::Drained(_) => self.is_drained = true,
                 ToConsumer::Observed { .. } => self.observed += 1,
                 _ => {}

@@ -281,8 +281,8 @@ impl Worker {
                 self.ticks.open.insert((vm, call), open);
                 return;
             }
-            // Only a message's call can emit.
-            Step::Done | Step::Emitted(_) | Step::Batch(_) => None,
+            // Only a message's call can emit or defer.
+            Step::Done | Step::Emitted(_) | Step::Deferred(..) | Step::Batch(_) => None,
             Step::Failed(failure) => Some(failure),
             Step::Asked(verdict) => Some(Failure::of_verdict(&verdict)),
         };
@@ -290,6 +290,11 @@ impl Worker {
     }
 
     fn end_tick(&mut self, open: OpenTick, failure: Option<&Failure>) {
+        if matches!(open.cause, Cause::Event(_)) {
+            // The last commit of partitions that go has what an observer has finished.
+            self.take_given();
+            self.report();
+        }
         match open.cause {
             Cause::Timer(by, declared) => {
                 schedule(&self.app).ended(by, &declared.timer);

@@ -9,6 +9,7 @@ use crate::kafka::Message;
 use crate::lua::CallId;
 use crate::wait::{Answer, WaitId};
 
+use super::deferred::Key;
 use super::ids::LaneId;
 use super::kept::Settled;
 use super::rates::Waiter;
@@ -32,6 +33,8 @@ pub(super) enum Wake {
     Lane(LaneId),
     /// A partition, by epoch, for a batch.
     Partition(u64),
+    /// The time-out of a deferral.
+    Deferral(Key),
 }
 
 struct Entry {
@@ -77,6 +80,7 @@ impl Worker {
                 Wake::Timeout(vm, call) => self.time_out(vm, call),
                 Wake::Partition(epoch) if self.slots.contains_key(&epoch) => self.wake(epoch),
                 Wake::Partition(_) => {}
+                Wake::Deferral(key) => self.time_deferral_out(key),
                 Wake::Lane(id) => {
                     if let Some(slot) = self.slots.get_mut(&id.epoch)
                         && let Some(one) = slot.lanes.get_mut(id.lane)
@@ -131,8 +135,9 @@ impl Worker {
         self.log.tell_ended(now);
         self.running.look();
         let (calls, ticks, slots) = (&self.calls, &self.ticks, &self.slots);
+        let deferrals = &self.deferrals;
         self.timers.prune(
-            calls.len() + ticks.open() + slots.len(),
+            calls.len() + ticks.open() + slots.len() + deferrals.len(),
             |wake| match wake {
                 Wake::Timeout(vm, call) => calls.get(vm, call).is_some() || ticks.is_open(vm, call),
                 Wake::Call(vm, call, wait) => {
@@ -140,6 +145,7 @@ impl Worker {
                 }
                 Wake::Lane(id) => slots.contains_key(&id.epoch),
                 Wake::Partition(epoch) => slots.contains_key(&epoch),
+                Wake::Deferral(key) => deferrals.contains_key(&key),
             },
         );
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::assignment::{HandedOver, Partition, Requests, ToConsumer};
+use crate::rules::offsets::Moved;
 use crate::threads::mailbox::Mailbox;
 
 use super::slot::Slot;
@@ -16,6 +17,8 @@ use super::{REPORT_EVERY, Worker};
 pub(super) struct Unreported {
     finished: Vec<(Arc<Partition>, Range<u64>)>,
     asked: Vec<Requests>,
+    /// Deferred messages that have moved.
+    moved: Vec<(Arc<Partition>, Vec<Moved>)>,
     /// Messages that wait for a transaction.
     handed_over: Vec<HandedOver>,
     /// Since when turns have added to these two.
@@ -27,6 +30,12 @@ impl Unreported {
     /// then.
     pub(super) fn add(&mut self, slot: &mut Slot) {
         let partition = slot.partition.clone();
+        if let Some(deferred) = &mut slot.deferred {
+            let moved = deferred.take_moved();
+            if !moved.is_empty() {
+                self.moved.push((partition.clone(), moved));
+            }
+        }
         for numbers in slot.take_finished() {
             self.finished.push((partition.clone(), numbers));
         }
@@ -38,6 +47,11 @@ impl Unreported {
                 asks,
             });
         }
+    }
+
+    /// A message of a partition that goes is finished.
+    pub(super) fn finish(&mut self, partition: Arc<Partition>, number: u64) {
+        self.finished.push((partition, number..number + 1));
     }
 
     /// The message has its outcome, and waits for a transaction.
@@ -53,6 +67,11 @@ impl Unreported {
     /// Reports to the consumers.
     pub(super) fn report(&mut self) {
         self.since = None;
+        // Before what is finished: a message may be both.
+        for (partition, moved) in self.moved.drain(..) {
+            let inbox = partition.inbox.clone();
+            inbox.send(ToConsumer::Deferred { partition, moved });
+        }
         while let Some(inbox) = self.any_inbox() {
             let is_own = |one: &Partition| Arc::ptr_eq(&one.inbox, &inbox);
             let finished = self.finished.extract_if(.., |(one, _)| is_own(one));

@@ -9,10 +9,14 @@ use std::time::{Duration, Instant};
 use crate::bundle::Bundle;
 use crate::log::log;
 use crate::lua::control::observers::PartitionEvent;
-use crate::lua::{App, BatchCall, Call, CallId, Failure, FailureKind, How, Pulse, Step, Vm};
+use crate::lua::{
+    App, BatchCall, Call, CallId, DeferralId, Failure, FailureKind, Given, How, Pulse, Step, Vm,
+};
 use crate::rules::timers::Timer;
 use crate::wait::send::Emitted;
 use crate::wait::{Answer, Requested, Value, WaitId};
+
+use super::deferred::Key;
 
 /// The pause between two attempts to replace a VM without memory, at first and at most.
 const BUILD_AGAIN: Duration = Duration::from_secs(1);
@@ -301,10 +305,28 @@ impl Vms {
         (old.is_overdue || old.deadline <= now).then_some(old.generation)
     }
 
-    /// Drops the old VM when no call waits in it.
-    pub(super) fn let_go(&mut self) {
-        if let Some(mut old) = self.old.take_if(|old| old.vm.waiting() == 0) {
-            shut_down(&mut old.vm, &self.pulse);
+    /// Drops the old VM when no call waits in it. Returns what its `shutdown` has finished.
+    pub(super) fn let_go(&mut self) -> Option<(u64, Vec<(Key, Given)>)> {
+        let mut old = self.old.take_if(|old| old.vm.waiting() == 0)?;
+        shut_down(&mut old.vm, &self.pulse);
+        Some((old.generation, of(old.generation, old.vm.take_given())))
+    }
+
+    /// The answers to deferrals since the last call of this function.
+    pub(super) fn take_given(&self) -> Vec<(Key, Given)> {
+        let mut given = of(self.generation, self.vm.take_given());
+        if let Some(old) = &self.old {
+            given.extend(of(old.generation, old.vm.take_given()));
+        }
+        given
+    }
+
+    /// The deferral has no say any more.
+    pub(super) fn forget_deferral(&self, (generation, id): Key) {
+        if generation == self.generation {
+            self.vm.forget_deferral(id);
+        } else if let Some(old) = self.old.as_ref().filter(|old| old.generation == generation) {
+            old.vm.forget_deferral(id);
         }
     }
 
@@ -315,6 +337,11 @@ impl Vms {
         }
         shut_down(&mut self.vm, &self.pulse);
     }
+}
+
+fn of(generation: u64, given: Vec<(DeferralId, Given)>) -> Vec<(Key, Given)> {
+    let given = given.into_iter();
+    given.map(|(id, given)| ((generation, id), given)).collect()
 }
 
 fn shut_down(vm: &mut Vm, pulse: &Pulse) {

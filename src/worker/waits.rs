@@ -1,6 +1,6 @@
 //! Calls that wait: suspended, answered, timed out, given up.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::assignment::{Partition, ToConsumer, ToWorker};
 use crate::config::Config;
@@ -14,12 +14,12 @@ use crate::rules::offsets::Ask;
 use crate::wait::send::Emitted;
 use crate::wait::{Answer, Cancel, Reply, Wait, WaitId, Waits};
 
-use super::Worker;
 use super::calls::Open;
 use super::head::Head;
 use super::outcomes::named;
 use super::slot::Slot;
 use super::timers::Wake;
+use super::{QUANTUM_TIME, Worker};
 
 /// The longest sleep, because the clock's range is finite.
 const SLEEP_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -146,6 +146,15 @@ impl Worker {
         });
     }
 
+    /// Takes the answers that arrived, for as long as a turn may take.
+    pub(super) fn take_answers(&mut self, now: Instant) {
+        while self.clock.since(now) < QUANTUM_TIME
+            && let Some((vm, call, wait, answer)) = self.answers.pop_front()
+        {
+            self.resume(vm, call, wait, answer);
+        }
+    }
+
     /// A call no longer waits: partitions parked for it continue.
     pub(super) fn leave(&mut self, partition: &Partition) {
         for parked in self.places.leave(partition) {
@@ -248,7 +257,7 @@ impl Worker {
                 self.suspend(slot, vm, call, waits, open, false);
             }
             // What a removed listener has emitted leaves, too: the message does not run again.
-            Some(step) if is_wanted || matches!(step, Step::Emitted(_)) => {
+            Some(step) if is_wanted || matches!(step, Step::Emitted(_) | Step::Deferred(..)) => {
                 let mut head = Head {
                     slot,
                     config,

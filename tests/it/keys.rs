@@ -10,7 +10,7 @@ use crate::support::tally::Tally;
 use crate::support::wait::{DEADLINE, stays};
 
 mod load;
-mod metadata;
+pub(crate) mod metadata;
 
 /// Messages whose value begins with `slow` wait until the gate is open.
 const SLOW: &str = r#"

@@ -243,6 +243,7 @@ pub(super) fn as_json(listener: &Listener, group: &str) -> Json {
             NullKeys::Partition => "partition",
         }),
         "maxInFlight": listener.max_in_flight,
+        "maxDeferred": listener.max_deferred,
         "delay": listener.delay.map(millis),
         "share": listener.share,
         "onError": match listener.on_error {

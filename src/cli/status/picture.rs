@@ -254,6 +254,7 @@ fn consumer(consumer: &ConsumerStatus, view: &View) -> Vec<String> {
         lines.push(format!("  … and {hidden} without lag; --all shows them"));
     }
     lines.extend(paused(&consumer.partitions, view));
+    lines.extend(deferred(&consumer.partitions, view));
     lines.extend(failing(&consumer.partitions, view));
     lines.extend(blocked(&consumer.partitions, view));
     lines
@@ -316,6 +317,44 @@ fn paused(partitions: &[PartitionStatus], view: &View) -> Vec<String> {
         let since = view.since(by.since);
         let text = format!("{} for {since} by {}", names.join(", "), by.who);
         lines.extend(view.text("  paused  ", &text, true));
+    }
+    lines
+}
+
+/// The partitions with deferred messages; the one with the oldest comes first.
+fn deferred(partitions: &[PartitionStatus], view: &View) -> Vec<String> {
+    let mut all: Vec<_> = partitions
+        .iter()
+        .filter_map(|one| Some((one, one.deferred.as_ref()?)))
+        .collect();
+    if all.is_empty() {
+        return Vec::new();
+    }
+    all.sort_by_key(|(_, deferred)| deferred.since);
+    let shown = if view.all { all.len() } else { ROWS_MAX };
+    let mut lines = vec![String::new()];
+    for (partition, deferred) in all.iter().take(shown) {
+        let holds = if deferred.holds_position {
+            ", and the position waits for it"
+        } else {
+            ""
+        };
+        let text = format!(
+            "{} of {}[{}]; the first, at offset {}, for {} in listener {} at {}{holds}",
+            count(deferred.messages, "message"),
+            partition.topic,
+            partition.partition,
+            deferred.offset,
+            view.since(deferred.since),
+            deferred.listener,
+            deferred.at
+        );
+        lines.extend(view.text("  deferred ", &text, false));
+    }
+    let hidden = all.len().saturating_sub(shown);
+    if hidden > 0 {
+        let hidden = count(hidden, "other partition");
+        lines.push(format!("  … and messages of {hidden}; --all shows them"));
     }
     lines
 }

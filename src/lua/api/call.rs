@@ -42,6 +42,12 @@ pub(super) const OWN: c_int = ffi::lua_upvalueindex(2);
 /// The start of a method. Drops a first argument that is the ctx itself, and raises if its call is not the running
 /// one.
 pub(in crate::lua) unsafe fn enter<'a>(state: *mut lua_State) -> (&'a Shared, Ctx) {
+    // SAFETY: by the contract of this function.
+    unsafe { enter_or(state, "") }
+}
+
+/// The same. The error of a call that does not run ends with this hint.
+pub(in crate::lua) unsafe fn enter_or<'a>(state: *mut lua_State, hint: &str) -> (&'a Shared, Ctx) {
     // SAFETY: `push_method` makes every method.
     unsafe {
         let shared = Shared::of(state);
@@ -50,7 +56,10 @@ pub(in crate::lua) unsafe fn enter<'a>(state: *mut lua_State) -> (&'a Shared, Ct
         }
         let ctx = *ffi::lua_touserdata(state, OWN).cast::<Ctx>();
         if shared.call.get() != ctx.call {
-            shared.raise(state, "this `ctx` belongs to another call, which may have ended; use the one that the handler was given".to_owned());
+            let message = format!(
+                "this `ctx` belongs to another call, which may have ended; use the one that the handler was given{hint}"
+            );
+            shared.raise(state, message);
         }
         (shared, ctx)
     }

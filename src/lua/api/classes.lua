@@ -71,6 +71,11 @@
 ---@field offsetLag fun(): integer
 ---@field offsetLagLow fun(): integer
 
+---A message that is finished later.
+---@class deferral
+---@field done fun(self?: deferral): boolean whether the answer counts
+---@field fail fun(self?: deferral, reason?: any): boolean whether the answer counts
+
 ---The call of a handler.
 ---@class ctx
 ---@field topic string
@@ -90,6 +95,7 @@
 ---@field consumer consumer
 ---@field commitOffsets fun(offset: integer|string, options?: { wait?: boolean }): integer?
 ---@field emit fun(options: { topic: string, messages?: table[], value?: string|lightuserdata, key?: string, headers?: table, partition?: integer, timestamp?: integer, producer?: string, of?: message })
+---@field defer fun(options?: { timeout?: number|string }): deferral
 ---@field retry fun(reason?: string|{ after?: number|string, reason?: string })
 ---@field deadLetter fun(reason?: string)
 ---@field skip fun(reason?: string)

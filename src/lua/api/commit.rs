@@ -41,6 +41,17 @@ impl Shared {
         Ok(())
     }
 
+    /// No commit passes a deferred message: one that its own call awaits would come back without it.
+    fn may_await_commit(&self) -> Result<(), String> {
+        if self.deferrals.is_deferred(self.call.get()) {
+            return Err(format!(
+                "`{NAME}`: the message is deferred, and its offset is committed once it is finished; write \
+                 `{{ wait = false }}`, or commit before `ctx.defer`"
+            ));
+        }
+        Ok(())
+    }
+
     /// What the call has emitted so far leaves first, whatever becomes of the call. Returns whether there is any.
     fn wait_for_commit(&self, offset: i64) -> (Wait, bool) {
         let call = self.call.get();
@@ -118,7 +129,10 @@ pub(super) unsafe fn commit(
 ) -> c_int {
     // SAFETY: the wait is in `shared` before the state yields.
     unsafe {
-        shared.attempt(state, || shared.may_commit().map(|()| 0));
+        shared.attempt(state, || {
+            shared.may_commit()?;
+            shared.may_await_commit().map(|()| 0)
+        });
         suspend::may_wait(state, shared, name);
         let (wait, has_records) = shared.wait_for_commit(offset);
         let then = if has_records {

@@ -12,7 +12,7 @@ use mlua::ffi::{self, lua_CFunction, lua_State};
 use super::batch::of_ctx;
 use super::call::{Ctx, MESSAGE, OWN, block_at, enter, push_topic};
 use super::fields::unknown;
-use super::{app, commit, consumer, emit, logger, trace, verdict};
+use super::{app, commit, consumer, defer, emit, logger, trace, verdict};
 use crate::lua::shared::Frame;
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, push_bytes};
@@ -22,7 +22,7 @@ const REQUEST_CONTEXT: c_int = 2;
 const ATTRIBUTES: c_int = 3;
 const TRACE: c_int = 4;
 
-pub(in crate::lua) const FIELDS: [&str; 28] = [
+pub(in crate::lua) const FIELDS: [&str; 29] = [
     "topic",
     "partition",
     "message",
@@ -38,6 +38,7 @@ pub(in crate::lua) const FIELDS: [&str; 28] = [
     "app",
     "commitOffsets",
     "emit",
+    "defer",
     "consumer",
     "offset",
     "retry",
@@ -127,6 +128,7 @@ unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
             b"headers" => push_method(state, shared, headers),
             b"commitOffsets" => push_method(state, shared, commit::commit_offsets),
             b"emit" => push_method(state, shared, emit::emit),
+            b"defer" => push_method(state, shared, defer::defer),
             b"retry" => push_method(state, shared, verdict::retry),
             b"deadLetter" => push_method(state, shared, verdict::dead_letter),
             b"skip" => push_method(state, shared, verdict::skip),

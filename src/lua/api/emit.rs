@@ -28,6 +28,9 @@ use crate::wait::send::{Emitted, Few, Request};
 use crate::wait::{Fault, Requested};
 
 const NAME: &str = "ctx.emit";
+/// For code that runs after the handler.
+const LATER: &str = "; what a handler emits leaves when it returns, also that of a deferred message: later code sends \
+                     records by `tide.kafka.send`";
 /// The most bytes of several emits in one request.
 const MERGED_MAX: usize = 1 << 20;
 
@@ -61,7 +64,8 @@ impl Shared {
     pub(in crate::lua) fn look_for_emitted(&self) {
         let is_any = !self.emitted.borrow().is_empty()
             || !self.owing.borrow().is_empty()
-            || !self.ordinals.is_empty();
+            || !self.ordinals.is_empty()
+            || self.deferrals.has_begun();
         self.emits.set(is_any);
     }
 
@@ -228,7 +232,7 @@ impl Shared {
 pub(in crate::lua) unsafe extern "C-unwind" fn emit(state: *mut lua_State) -> c_int {
     // SAFETY: as in `enter`; every Rust value is dropped, or in `shared`, before anything raises.
     unsafe {
-        let (shared, _) = call::enter(state);
+        let (shared, _) = call::enter_or(state, LATER);
         ffi::lua_settop(state, 1);
         if shared.with_batch(|_| ()).is_some() {
             part_owner(state);

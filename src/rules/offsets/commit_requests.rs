@@ -8,6 +8,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::{Entry, Tracker, is_unfinished};
+
 /// The most messages without a request that are remembered; with one more the position never moves again.
 pub(super) const UNASKED_MAX: usize = 65_536;
 
@@ -50,6 +52,66 @@ struct Unasked {
     stuck: Option<i64>,
 }
 
+impl Tracker {
+    /// `ctx.commitOffsets`. Returns the offset to commit now. A request is judged as if it came while its message
+    /// ran: messages that the lane has finished since do not matter.
+    pub(crate) fn ask(&mut self, ask: &Ask) -> i64 {
+        let &Ask {
+            lane, at, offset, ..
+        } = ask;
+        let mut manual = self.manual.iter_mut();
+        if let Some(one) = manual.find(|one| one.listener == ask.listener) {
+            one.ask(offset, lane, at);
+            return self.target().offset;
+        }
+        if at < self.finished().offset {
+            // The message is finished, and the automatic position has passed it: the request is obsolete.
+            return self.target().offset;
+        }
+        let mut request = offset;
+        if self.by_lane {
+            let others =
+                |entry: &&Entry| !entry.finished && (entry.lane != lane || entry.offset >= offset);
+            let held_back = self.entries.iter().find(others).map(|entry| entry.offset);
+            request = request.min(held_back.unwrap_or(self.expected.offset));
+        }
+        if self.automatic.len() > 1 {
+            // Another automatic listener may not have run yet.
+            request = request.min(self.finished().offset);
+        }
+        self.auto_request = Some(request);
+        self.target().offset
+    }
+
+    /// `ctx.commitOffsets` by a handler of the coming bundle, which a worker has before the consumer. Its listener
+    /// may be new in that bundle, or may switch to manual commits with it. The request of a listener that is already
+    /// manual here counts at once. Any other request is kept until the bundle arrives.
+    pub(crate) fn ask_ahead(&mut self, ask: &Ask) -> i64 {
+        if self.is_manual(&ask.listener) {
+            return self.ask(ask);
+        }
+        if is_unfinished(&self.entries, ask.at) {
+            self.kept.ask(ask, |at| is_unfinished(&self.entries, at));
+        }
+        self.target().offset
+    }
+
+    pub(crate) fn is_manual(&self, listener: &str) -> bool {
+        self.manual.iter().any(|one| *one.listener == *listener)
+    }
+
+    /// Whether a handler requested a commit that counts.
+    pub(crate) fn is_requested(&self) -> bool {
+        self.auto_request.is_some() || self.manual.iter().any(|one| one.has_asked)
+    }
+
+    /// Whether this listener finished so many messages without a request that its position stays; true only once.
+    pub(crate) fn is_newly_stuck(&mut self, listener: &str) -> bool {
+        let mut manual = self.manual.iter_mut();
+        manual.any(|one| *one.listener == *listener && one.is_newly_stuck())
+    }
+}
+
 impl Manual {
     pub(super) fn of_partition(listener: Arc<str>, position: i64) -> Self {
         Self {
@@ -89,6 +151,8 @@ impl Manual {
     pub(super) fn ask(&mut self, offset: i64, lane: u64, at: i64) {
         self.has_asked = true;
         match &mut self.asked {
+            // A deferred message that runs again is a lane of its own, and takes nothing back.
+            Requested::Offset(position) if lane != 0 => *position = offset.max(*position),
             Requested::Offset(position) => *position = offset,
             Requested::Unasked(unasked) => unasked.ask(offset, lane, at),
         }

@@ -52,6 +52,10 @@ impl Seeds {
             .map(move |one| one.start.max(expected)..one.end)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
     pub(super) fn leader_epoch(&self) -> i32 {
         self.leader_epoch
     }

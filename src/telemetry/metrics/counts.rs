@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::telemetry::status::{ConsumerStatus, ListenerStatus, Pause, ProducerStatus};
+use crate::telemetry::status::{ConsumerStatus, Deferred, ListenerStatus, Pause, ProducerStatus};
 
 use super::Histogram;
 
@@ -199,4 +199,5 @@ pub(crate) struct PartitionSnapshot {
     pub(crate) waits: Option<Pause>,
     /// Until then a rate limit has held the message that the position waits for; milliseconds since the epoch.
     pub(crate) held_until: Option<i64>,
+    pub(crate) deferred: Option<Deferred>,
 }

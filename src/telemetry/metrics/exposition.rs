@@ -71,6 +71,8 @@ fn partition(samples: &mut Samples, consumer: &str, one: &PartitionStatus, now_m
     };
     whole(&f::IN_FLIGHT, Some(one.in_flight as i64));
     whole(&f::IN_FLIGHT_BYTES, Some(one.in_flight_bytes as i64));
+    let deferred = one.deferred.as_ref().map_or(0, |all| all.messages);
+    whole(&f::DEFERRED, Some(deferred as i64));
     whole(&f::LAG, one.lag);
     whole(&f::POSITION, one.position);
     whole(&f::COMMITTED, one.committed);

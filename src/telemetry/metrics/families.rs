@@ -44,6 +44,8 @@ families! {
         "Messages received that have no outcome yet";
     IN_FLIGHT_BYTES: Gauge "moontide_in_flight_bytes" PARTITION,
         "Bytes of the messages in flight";
+    DEFERRED: Gauge "moontide_messages_deferred" PARTITION,
+        "Deferred messages: their handlers have returned, and done() or fail() finishes them later";
     LAG: Gauge "moontide_lag_messages" PARTITION,
         "Offsets between the position and the end of the partition";
     LAG_UNKNOWN: Gauge "moontide_lag_unknown_seconds" PARTITION,
@@ -107,7 +109,7 @@ families! {
     KAFKA_ERRORS: Counter "moontide_kafka_errors" &["consumer"],
         "Errors of brokers, group and partitions";
     MESSAGES_LOST: Counter "moontide_messages_lost" &["consumer"],
-        "Messages that retention deleted before they were handled; an upper bound";
+        "Messages that retention deleted before they were handled, deferred ones that were to run again included; an upper bound";
     PASSED_OVER: Counter "moontide_messages_passed_over" &["consumer"],
         "Messages that seeks of handlers passed over; an upper bound";
     TOPICS_MISSING: Gauge "moontide_topics_missing" &["consumer"],

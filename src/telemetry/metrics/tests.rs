@@ -83,6 +83,7 @@ fn worker(listener: &str) -> WorkerSnapshot {
             },
             waits: None,
             held_until: None,
+            deferred: None,
         }],
         timers: vec![TimerSnapshot {
             timer: "handlers/jobs.lua:3".into(),

@@ -14,7 +14,7 @@ use crate::support::wait::{DEADLINE, wait_for};
 use super::{BY_KEY, SLOW, message, project};
 
 /// What the metadata says is finished, read by the format's description.
-fn finished(text: &str) -> Vec<Range<i64>> {
+pub(crate) fn finished(text: &str) -> Vec<Range<i64>> {
     let Some(text) = text.strip_prefix("moontide finished 1 ") else {
         return Vec::new();
     };

@@ -1,7 +1,7 @@
 //! Whole pictures, word for word.
 
 use crate::cli::status::picture::*;
-use crate::telemetry::status::{BundleStatus, Paused, Readiness, StuckLoad};
+use crate::telemetry::status::{BundleStatus, Deferred, Paused, Readiness, StuckLoad};
 
 const MINUTE: i64 = 60_000;
 const NOW: i64 = 1_000 * MINUTE;
@@ -430,5 +430,27 @@ fn colour_only_where_it_is_wanted() {
             }
         )
         .starts_with("\x1b[1mmoontide 0.1.0, ")
+    );
+}
+
+#[test]
+fn deferred_messages_are_shown_with_the_place_of_the_oldest() {
+    let mut one = partition("orders", 3, 40);
+    one.deferred = Some(Deferred {
+        messages: 250,
+        offset: 100,
+        listener: "sums".into(),
+        at: "handlers/sums.lua:12".into(),
+        since: NOW - 3 * MINUTE,
+        holds_position: true,
+    });
+    let lines = deferred(&[one, partition("orders", 4, 0)], &view());
+    assert_eq!(
+        lines,
+        [
+            "",
+            "  deferred 250 messages of orders[3]; the first, at offset 100, for 3 min in listener sums at \
+             handlers/sums.lua:12, and the position waits for it"
+        ]
     );
 }

@@ -1,0 +1,55 @@
+//! What the messages of a log say of those that are wanted.
+
+use super::*;
+use crate::message::OwnedRecord;
+
+fn job(offsets: &[i64]) -> Job {
+    Job {
+        wanted: Wanted {
+            topic: "orders".into(),
+            partition: 0,
+            offsets: offsets.iter().copied().collect(),
+            is_over: Box::new(|| false),
+            tell: Box::new(|_| ()),
+        },
+        found: Vec::new(),
+        bytes: 0,
+        tries: 0,
+        not_before: Instant::now(),
+    }
+}
+
+fn message(offset: i64, bytes: usize) -> Message {
+    Message::of(OwnedRecord {
+        offset,
+        value: Some(vec![0; bytes].into()),
+        ..OwnedRecord::default()
+    })
+}
+
+fn found(job: &Job) -> Vec<(i64, bool)> {
+    let found = job.found.iter();
+    found.map(|(at, one)| (*at, one.is_some())).collect()
+}
+
+#[test]
+fn a_message_behind_a_wanted_one_shows_that_it_is_gone() {
+    let mut job = job(&[3, 5, 6, 9]);
+    for offset in [3, 4, 6, 7] {
+        job.took(message(offset, 1));
+    }
+    assert_eq!(found(&job), [(3, true), (5, false), (6, true)]);
+    assert!(!job.is_done());
+    job.pass(10);
+    assert!(job.is_done());
+    assert_eq!(found(&job)[3], (9, false));
+}
+
+#[test]
+fn what_passes_the_bytes_of_an_answer_is_asked_for_again() {
+    let mut job = job(&[1, 2]);
+    job.took(message(1, BYTES_MAX));
+    assert!(job.is_done());
+    job.took(message(2, 1));
+    assert_eq!(found(&job), [(1, true)]);
+}
