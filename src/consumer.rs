@@ -218,7 +218,11 @@ impl Consumer {
                 is_due = true;
             }
             for letter in letters.drain(..) {
-                is_due |= !matches!(letter, ToConsumer::Finished { .. });
+                let is_plain = matches!(
+                    letter,
+                    ToConsumer::Finished { .. } | ToConsumer::Deferred { .. }
+                );
+                is_due |= !is_plain;
                 self.open(letter, now);
             }
             is_due |= self.settle_replies(now);

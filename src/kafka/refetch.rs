@@ -50,7 +50,11 @@ const PROPERTIES: [(&str, &str); 6] = [
     ("queued.max.messages.kbytes", "4096"),
 ];
 /// Properties of a member of a group.
-const LEFT_OUT: [&str; 2] = ["group.instance.id", "group.protocol"];
+const LEFT_OUT: [&str; 3] = [
+    "group.instance.id",
+    "group.protocol",
+    "group.remote.assignor",
+];
 
 /// What is known of a request.
 pub(crate) enum News {

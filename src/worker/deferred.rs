@@ -169,6 +169,17 @@ impl Deferred {
         }
     }
 
+    /// Takes the deferral that a listener has of a message in its lane: its run has not ended well, or begins again.
+    pub(super) fn take_of(&mut self, number: u64, listener: &str) -> Option<Open> {
+        let entry = self.messages.get_mut(&number)?;
+        let at = entry.open.iter().position(|one| one.listener == listener)?;
+        let open = entry.open.remove(at);
+        if entry.open.is_empty() && !entry.is_away {
+            self.messages.remove(&number);
+        }
+        Some(open)
+    }
+
     /// Takes the deferrals of a message in its lane that have to run again, or to be given up.
     pub(super) fn take_answered(&mut self, number: u64) -> Vec<Open> {
         let Some(entry) = self.messages.get_mut(&number) else {
@@ -246,11 +257,11 @@ impl Deferred {
         (lost, entry.open.is_empty())
     }
 
-    /// The number of the message at this offset that is away.
-    pub(super) fn at(&self, offset: i64) -> Option<u64> {
+    /// The number of the deferred message at this offset, and whether it is away.
+    pub(super) fn at(&self, offset: i64) -> Option<(u64, bool)> {
         let mut messages = self.messages.iter();
-        let found = messages.find(|(_, one)| one.offset == offset && one.is_away);
-        found.map(|(number, _)| *number)
+        let (number, entry) = messages.find(|(_, one)| one.offset == offset)?;
+        Some((*number, entry.is_away))
     }
 
     pub(super) fn all_open(&self, number: u64) -> &[Open] {

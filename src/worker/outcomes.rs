@@ -127,6 +127,7 @@ impl Worker {
         failure: &Failure,
         after: Option<Duration>,
     ) -> Stage {
+        self.drop_deferral(head);
         let stage = self.after_failure(head, failure, after);
         head.progress().failed_in = Some(self.engine.bundle().number);
         stage

@@ -372,6 +372,7 @@ impl Worker {
 
     /// Calls one listener for the head of a lane.
     fn run_head(&mut self, head: &mut Head<'_>, listener: usize) -> Next {
+        self.drop_deferral(head);
         let progress = head.progress();
         progress.attempt = progress.attempt.saturating_add(1);
         progress.finishes_after_switch_to_manual = false;

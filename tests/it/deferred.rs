@@ -99,6 +99,32 @@ fn later_code_decides_what_becomes_of_a_message() {
     daemon.stop();
 }
 
+/// By a retry topic: its record is that of the message, and its run there may be deferred, too.
+#[test]
+fn a_failed_deferral_goes_through_a_retry_topic() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("deferred-retry", 1);
+    topic.produce(["late", "plain"].map(|value| Message::value(value).key("k").partition(0)));
+    let listener = "retry = { topics = [\"1s\"], allowAutoTopicCreation = true }\n\
+                    deadLetter = { topic = \"{topic}.dead\", allowAutoTopicCreation = true }\n\
+                    breaker = false\n";
+    for consumer in ["", "groupProtocol = \"consumer\""] {
+        let project = Project::new(kafka).consumer(consumer);
+        project.handler("orders.lua", EACH);
+        project.config(&(from_beginning("orders", &topic.name, "orders") + listener));
+        let daemon = Daemon::start(&project);
+        wait_for_commit(kafka, &project, &topic.name, 2);
+        project.wait_for_entries("answered", 2, DEADLINE);
+        let tried = project.entries_of("try").into_iter();
+        let mut tried: Vec<_> = tried
+            .map(|one| format!("{}{}@{}", one.value, one.attempt, one.offset))
+            .collect();
+        tried.sort();
+        assert_eq!(tried.join(" "), "late1@0 late2@0 plain1@1");
+        daemon.stop();
+    }
+}
+
 /// Each message stays open until the gate is.
 const GATE: &str = r#"
 local record, tide = require "record", require "tide"

@@ -90,6 +90,16 @@ impl Worker {
         }
     }
 
+    /// The run of a listener with the head has not ended well, or begins again: what it deferred has no say.
+    pub(in crate::worker) fn drop_deferral(&mut self, head: &mut Head<'_>) {
+        let (number, listener) = (head.lane.number, &head.lane.progress[head.index].listener);
+        let deferred = head.slot.deferred.as_mut();
+        if let Some(open) = deferred.and_then(|all| all.take_of(number, listener)) {
+            self.deferrals.remove(&open.key);
+            self.engine.forget_deferral(open.key);
+        }
+    }
+
     /// The answers of code since the last call of this function.
     pub(in crate::worker) fn take_given(&mut self) {
         let mut slot = None;

@@ -10,7 +10,8 @@ use super::{Answer, Key};
 
 impl Worker {
     /// Gives up the deferrals of the message at this offset, in all listeners or the named one. `None`: no message there
-    /// is deferred. With a dead letter the message is fetched first.
+    /// is deferred, or it is in its lane for other listeners, too. With a dead letter a message that is away is fetched
+    /// first.
     pub(in crate::worker) fn skip_deferred(
         &mut self,
         slot: &mut Slot,
@@ -19,7 +20,7 @@ impl Worker {
         dead_letter: Option<&str>,
     ) -> Option<Result<String, String>> {
         let deferred = slot.deferred.as_mut()?;
-        let number = deferred.at(offset)?;
+        let (number, is_away) = deferred.at(offset)?;
         let place = format!(
             "message {offset} of {}[{}]",
             slot.partition.topic, slot.partition.number
@@ -28,7 +29,7 @@ impl Worker {
         let meant = open.filter(|one| listener.is_none_or(|name| one.listener == name));
         let meant: Vec<(Key, String)> = meant.map(|one| (one.key, one.listener.clone())).collect();
         if meant.is_empty() {
-            return Some(Err(format!("{place} is not deferred in that listener")));
+            return is_away.then(|| Err(format!("{place} is not deferred in that listener")));
         }
         let has_topic =
             |name: &str| named(config, name).is_some_and(|one| one.dead_letter.is_some());
@@ -60,12 +61,13 @@ impl Worker {
         if is_finished {
             slot.finish(number);
         }
+        if !is_away && listener.is_none() {
+            return None;
+        }
         let names: Vec<_> = meant.into_iter().map(|one| one.1).collect();
         let names = names.join("`, `");
         Some(Ok(if dead_letter.is_some() {
-            format!(
-                "{place} goes to the dead-letter topic of listener `{names}` when it is fetched"
-            )
+            format!("{place} goes to the dead-letter topic of listener `{names}` once it is here")
         } else {
             format!("{place} is skipped in listener `{names}`")
         }))

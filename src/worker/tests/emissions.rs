@@ -2,6 +2,7 @@
 
 mod batches;
 mod transactions;
+mod deferred;
 
 use std::sync::Mutex;
 
