@@ -27,6 +27,8 @@ const BATCH: usize = 256;
 const GAP: i64 = 2_000;
 /// How long a partition may give nothing before others have their turn.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same after an error.
+const PATIENCE_IN_TROUBLE: Duration = Duration::from_secs(3);
 /// How long a query may take.
 const QUERY: Duration = Duration::from_secs(3);
 /// The longest time between two turns, so that a hang is detected.
@@ -379,7 +381,7 @@ impl Fetcher {
 
     /// Reads from the first wanted message on.
     fn read(&mut self, job: &mut Job, last: &mut Option<Error>) -> Read {
-        let mut until = Instant::now() + PATIENCE;
+        let mut heard = Instant::now();
         loop {
             self.beat.turn();
             let Some(client) = &self.client else {
@@ -421,9 +423,14 @@ impl Fetcher {
             }
             let now = Instant::now();
             if took > 0 {
-                until = now + PATIENCE;
+                heard = now;
                 continue;
             }
+            let patience = match last {
+                Some(_) => PATIENCE_IN_TROUBLE,
+                None => PATIENCE,
+            };
+            let until = heard + patience;
             if now >= until {
                 return Read::Nothing;
             }

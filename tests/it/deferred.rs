@@ -446,3 +446,50 @@ end
     assert_eq!((again[4].offset, again[4].attempt), (3, 2));
     daemon.stop();
 }
+
+/// Without a broker nothing can be fetched again: the messages wait, the status says why, and no attempt is lost.
+#[test]
+fn messages_that_cannot_be_fetched_again_wait_for_the_brokers() {
+    let Some(kafka) = Kafka::start_own() else {
+        return;
+    };
+    let topic = kafka.topic("deferred-away", 1);
+    topic.produce(numbered(0..3, 0));
+    let handler = r#"
+local record, tide = require "record", require "tide"
+local open = {}
+tide.every("50ms", function()
+  local gate = io.open("gate")
+  if not gate then return end
+  gate:close()
+  for _, one in ipairs(open) do one:fail("not yet") end
+  open = {}
+end, { each = "worker" })
+return function(message, ctx)
+  if ctx.attempt == 1 then open[#open + 1] = ctx.defer{ timeout = "10m" } end
+  record.line("run", message, ctx)
+end
+"#;
+    let project = Project::new(&kafka).consumer("sessionTimeout = \"45s\"");
+    project.handler("orders.lua", handler);
+    let listener = from_beginning("orders", &topic.name, "orders");
+    project.config(&(listener + "retry = { initialDelay = \"5ms\" }\n"));
+    let mut daemon = Daemon::start(&project);
+    project.wait_for_entries("run", 3, DEADLINE);
+    kafka.stop();
+    project.open_gate();
+    daemon.wait_for("the status says why", |daemon| {
+        let status = daemon.status();
+        let error = status["consumers"][0]["partitions"][0]["blocked"]["error"].clone();
+        let error = error.as_str().unwrap_or_default();
+        error.starts_with("deferred messages have to run again, and are not fetched: ")
+    });
+    assert_eq!(project.entries_of("run").len(), 3);
+    kafka.start();
+    let runs = project.wait_for_entries("run", 6, 2 * DEADLINE);
+    assert!(runs[3..].iter().all(|one| one.attempt == 2));
+    wait_for("all is committed", 2 * DEADLINE, || {
+        kafka.committed(&project.group, &topic.name, 0) == Some(3)
+    });
+    daemon.stop();
+}

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::families::{ALL, Family, Kind};
 use crate::telemetry::metrics::*;
 use crate::telemetry::status::{
-    BreakerState, ConsumerStatus, HttpStatus, ListenerStatus, PartitionStatus, ProducerStatus,
+    BreakerState, ConsumerStatus, Deferred, HttpStatus, ListenerStatus, PartitionStatus,
+    ProducerStatus,
     Readiness, Status, TransactionStatus,
 };
 
@@ -24,6 +25,14 @@ fn consumer() -> ConsumerSnapshot {
         in_flight_bytes: 300,
         lag_ms: Some(1_500),
         oldest_unfinished_since: Some(NOW - 2_000),
+        deferred: Some(Deferred {
+            messages: 8,
+            offset: 40,
+            listener: "orders".to_owned(),
+            at: "handlers/orders.lua:3".to_owned(),
+            since: NOW,
+            holds_position: true,
+        }),
         ..PartitionStatus::default()
     };
     ConsumerSnapshot {
@@ -222,6 +231,7 @@ fn a_partition_shows_under_its_consumer_topic_and_number() {
     check(&format!("moontide_oldest_unfinished_seconds{of}}} 2.0"));
     check(&format!("moontide_standstill_seconds{of}}} 0.0"));
     check(&format!("moontide_in_flight_bytes{of}}} 300"));
+    check(&format!("moontide_messages_deferred{of}}} 8"));
     check(&format!("moontide_position_offset{of}}} 40"));
 }
 

@@ -293,6 +293,28 @@ fn a_vm_that_ends_loses_no_attempt_of_what_it_deferred() {
     assert_eq!(fixture.worker.snapshot().listeners[0].counts.failures, 0);
 }
 
+/// A call that computes for too long ends its VM, and not the deferrals of others.
+#[test]
+fn a_vm_that_a_limit_ends_loses_no_attempt_of_what_it_deferred() {
+    let mut fixture = fixture(
+        "limits = { blocking = \"50ms\" }\nordering = \"none\"\n\
+         retry = { initialDelay = \"1s\", jitter = 0.0 }",
+        "",
+        "if message.value == '0' and not tide.app.getAttr('again') then
+           kept[1] = ctx.defer{ timeout = '1h' }
+           tide.app.setAttr('again', true)
+         end
+         if message.value == '1' and ctx.attempt == 1 then while true do end end",
+    );
+    fixture.send_numbered(2);
+    fixture.pass(SECOND / 2);
+    assert_eq!(fixture.fetch(|_| true), [0]);
+    fixture.pass(SECOND);
+    assert_eq!(fixture.noted(), "01 11 01 12 ");
+    assert_eq!(fixture.finished, [0, 1]);
+    assert_eq!(fixture.worker.snapshot().vms_replaced, 1);
+}
+
 #[test]
 fn a_call_that_waits_in_the_old_vm_may_still_finish_what_it_deferred() {
     let mut fixture = fixture(
