@@ -5,26 +5,24 @@
 //! time. Requests take turns. One whose partition answers nothing waits with a back-off, and is given up when nobody
 //! needs it any more.
 
+mod reading;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::failpoint::failpoint;
 use crate::log::log;
-use crate::message::Record as _;
 use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
 use crate::threads::supervisor::{Handle, Kind, Supervisor};
 
 use super::property::Value;
 use super::{Client, Error, Event, Message, Taken, TopicPartition};
+use reading::{GAP, Job, Reading};
 
-/// The most bytes of one answer; one message may pass it.
-const BYTES_MAX: usize = 4 << 20;
 /// The most messages that are taken at once.
 const BATCH: usize = 256;
-/// Further than that, the client begins anew at the next message instead of reading up to it.
-const GAP: i64 = 2_000;
 /// How long a partition may give nothing before others have their turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The same after an error.
@@ -149,6 +147,7 @@ impl Refetch {
                     consumer,
                     properties,
                     mailbox,
+                    reading: None,
                     client: None,
                     jobs: VecDeque::new(),
                     letters: Vec::new(),
@@ -206,54 +205,12 @@ impl Drop for Refetch {
     }
 }
 
-/// A request on its way.
-struct Job {
-    wanted: Wanted,
-    found: Vec<(i64, Option<Message>)>,
-    bytes: usize,
-    tries: u32,
-    not_before: Instant,
-}
-
-impl Job {
-    fn is_done(&self) -> bool {
-        self.wanted.offsets.is_empty() || self.bytes >= BYTES_MAX
-    }
-
-    /// Takes the next wanted offset, if it is such a one.
-    fn next_if(&mut self, is_such: impl Fn(i64) -> bool) -> Option<i64> {
-        let first = *self.wanted.offsets.front()?;
-        if !is_such(first) {
-            return None;
-        }
-        self.wanted.offsets.pop_front()
-    }
-
-    /// The log has no message between the last one and `offset`: those that are wanted there are gone.
-    fn pass(&mut self, offset: i64) {
-        while let Some(first) = self.next_if(|first| first < offset) {
-            self.found.push((first, None));
-        }
-    }
-
-    fn took(&mut self, mut message: Message) {
-        let offset = message.offset();
-        self.pass(offset);
-        if self.is_done() {
-            return;
-        }
-        if let Some(first) = self.next_if(|first| first == offset) {
-            message.detach();
-            self.bytes += message.bytes();
-            self.found.push((first, Some(message)));
-        }
-    }
-}
-
 struct Fetcher {
     consumer: String,
     properties: BTreeMap<String, Value>,
     mailbox: Arc<Mailbox<ToFetcher>>,
+    /// Its messages are dropped, hence declared, before their client.
+    reading: Option<Reading>,
     client: Option<Client>,
     jobs: VecDeque<Job>,
     /// Not read yet.
@@ -295,7 +252,11 @@ impl Fetcher {
                 self.mailbox.take(&mut self.letters);
                 continue;
             }
-            if self.client.is_some() && now.duration_since(self.used) >= IDLE {
+            let idle = now.duration_since(self.used);
+            if self.reading.is_some() && idle >= TURN {
+                self.stop_reading();
+            }
+            if self.client.is_some() && idle >= IDLE {
                 self.client = None;
             }
             let next = self.jobs.iter().map(|job| job.not_before).min();
@@ -326,6 +287,7 @@ impl Fetcher {
         (job.wanted.tell)(News::Troubled(error.to_owned()));
         if job.tries >= 3 {
             // The client may be what is wrong.
+            self.reading = None;
             self.client = None;
         }
         self.jobs.push_back(job);
@@ -349,21 +311,17 @@ impl Fetcher {
         let began = Instant::now();
         let mut last = None;
         while let Some(first) = job.wanted.offsets.front().copied() {
-            let at = TopicPartition::at(&job.wanted.topic, job.wanted.partition, first, -1);
-            let client = self.client().map_err(|error| error.to_string())?;
-            client
-                .assign(std::slice::from_ref(&at))
+            self.begin_reading(job, first)
                 .map_err(|error| error.to_string())?;
-            let read = self.read(job, &mut last);
-            if let Some(client) = &self.client {
-                // Nothing is fetched in between.
-                let _ = client.unassign_all();
-            }
-            match read {
+            match self.read(job, &mut last) {
                 Read::Found if job.is_done() => return Ok(true),
                 Read::Found => {}
-                Read::OutOfRange => self.pass_log_start(job)?,
+                Read::OutOfRange => {
+                    self.stop_reading();
+                    self.pass_log_start(job)?;
+                }
                 Read::Nothing => {
+                    self.stop_reading();
                     let error = last.map_or_else(
                         || "its leader gives nothing".to_owned(),
                         |error: Error| error.to_string(),
@@ -379,12 +337,44 @@ impl Fetcher {
         Ok(true)
     }
 
+    /// Assigns the partition, unless what was read last leads to the first wanted message.
+    fn begin_reading(&mut self, job: &mut Job, first: i64) -> Result<(), Error> {
+        if let Some(reading) = &mut self.reading
+            && reading.goes_on_at(job, first)
+        {
+            reading.take_ahead(job);
+            return Ok(());
+        }
+        self.stop_reading();
+        let (topic, partition) = (job.wanted.topic.clone(), job.wanted.partition);
+        let at = TopicPartition::at(&topic, partition, first, -1);
+        self.client()?.assign(&[at])?;
+        self.reading = Some(Reading {
+            topic,
+            partition,
+            next: first,
+            ahead: VecDeque::new(),
+        });
+        Ok(())
+    }
+
+    fn stop_reading(&mut self) {
+        self.reading = None;
+        if let Some(client) = &self.client {
+            // Whatever is left in the client's queue belongs to no later assignment.
+            let _ = client.unassign_all();
+        }
+    }
+
     /// Reads from the first wanted message on.
     fn read(&mut self, job: &mut Job, last: &mut Option<Error>) -> Read {
         let mut heard = Instant::now();
         loop {
             self.beat.turn();
-            let Some(client) = &self.client else {
+            if job.is_done() {
+                return Read::Found;
+            }
+            let (Some(client), Some(reading)) = (&self.client, &mut self.reading) else {
                 return Read::Nothing;
             };
             for event in client.events() {
@@ -395,23 +385,19 @@ impl Fetcher {
                 }
             }
             let mut out_of_range = false;
-            let mut at = None;
             let took = client.take(BATCH, |_, partition, taken, name| {
                 if partition != job.wanted.partition || *name() != *job.wanted.topic {
                     return;
                 }
                 match taken {
-                    Taken::Message(message) => {
-                        at = Some(message.offset());
-                        job.took(message);
-                    }
+                    Taken::Message(message) => reading.took(job, message),
                     Taken::End(end) => job.pass(end),
                     Taken::Error(error) if error.is_out_of_range() => out_of_range = true,
                     Taken::Error(error) => *last = Some(error),
                 }
             });
-            let next = job.wanted.offsets.front();
-            let is_far = next.zip(at).is_some_and(|(next, at)| next - at > GAP);
+            let first = job.wanted.offsets.front();
+            let is_far = first.is_some_and(|first| first - reading.next > GAP);
             if job.is_done() || is_far {
                 return Read::Found;
             }

@@ -1,5 +1,6 @@
 //! What the messages of a log say of those that are wanted.
 
+use super::reading::BYTES_MAX;
 use super::*;
 use crate::message::OwnedRecord;
 
@@ -52,4 +53,40 @@ fn what_passes_the_bytes_of_an_answer_is_asked_for_again() {
     assert!(job.is_done());
     job.took(message(2, 1));
     assert_eq!(found(&job), [(1, true)]);
+}
+
+#[test]
+fn the_next_request_goes_on_where_the_last_one_ended() {
+    let mut reading = Reading {
+        topic: "orders".into(),
+        partition: 0,
+        next: 1,
+        ahead: VecDeque::new(),
+    };
+    let mut first = job(&[2, 3]);
+    assert!(reading.goes_on_at(&first, 2));
+    for offset in 1..8 {
+        reading.took(&mut first, message(offset, 1));
+    }
+    assert_eq!(found(&first), [(2, true), (3, true)]);
+    assert_eq!((reading.next, reading.ahead.len()), (8, 4));
+
+    // What lies before the messages that are left has been passed over.
+    let mut second = job(&[3, 6, 9]);
+    assert!(!reading.goes_on_at(&second, 3));
+    second.next_if(|_| true);
+    assert!(reading.goes_on_at(&second, 6));
+    reading.take_ahead(&mut second);
+    assert_eq!(found(&second), [(6, true)]);
+    assert!(reading.ahead.is_empty() && !second.is_done());
+    assert!(reading.goes_on_at(&second, 9));
+    assert!(!reading.goes_on_at(&second, 9 + GAP));
+    let elsewhere = Job {
+        wanted: Wanted {
+            partition: 1,
+            ..job(&[9]).wanted
+        },
+        ..job(&[9])
+    };
+    assert!(!reading.goes_on_at(&elsewhere, 9));
 }
