@@ -462,14 +462,6 @@ impl Consumer {
         self.watch_after(error);
         self.trouble.note(&self.name, error, place, Instant::now());
     }
-
-    /// The group was left, and no other client can be made.
-    fn give_up(self, error: &anyhow::Error) {
-        let sentence = format!("consumer `{}`: {error:#}", self.name);
-        // The first ending counts.
-        let _ = self.endings.send(Ending::Failed(sentence));
-        self.leave();
-    }
 }
 
 /// Wakes the consumer's thread.

@@ -13,6 +13,7 @@ use crate::rules::offsets::Position;
 use crate::rules::route;
 use crate::rules::start_offset::{Start, Why};
 use crate::telemetry::status::Pause;
+use crate::threads::supervisor::Ending;
 
 use super::connections::Connections;
 use super::drain::{Drain, LAST_COMMIT};
@@ -309,6 +310,14 @@ impl Consumer {
         self.topics.subscribe_again();
         self.watch = TopicWatch::new(now);
         Ok(())
+    }
+
+    /// The group was left, and no other client can be made.
+    pub(super) fn give_up(self, error: &anyhow::Error) {
+        let sentence = format!("consumer `{}`: {error:#}", self.name);
+        // The first ending counts.
+        let _ = self.endings.send(Ending::Failed(sentence));
+        self.leave();
     }
 
     /// The end: no worker may hold a partition of this consumer now, or the client stays until the process ends.

@@ -8,8 +8,7 @@ use super::families::{ALL, Family, Kind};
 use crate::telemetry::metrics::*;
 use crate::telemetry::status::{
     BreakerState, ConsumerStatus, Deferred, HttpStatus, ListenerStatus, PartitionStatus,
-    ProducerStatus,
-    Readiness, Status, TransactionStatus,
+    ProducerStatus, Readiness, Status, TransactionStatus,
 };
 
 const NOW: i64 = 1_700_000_000_000;

@@ -1,8 +1,8 @@
 //! Emitted records, with producers whose answers the test gives: each order of answers is one of a broker.
 
 mod batches;
-mod transactions;
 mod deferred;
+mod transactions;
 
 use std::sync::Mutex;
 
