@@ -188,8 +188,8 @@ impl Refetch {
         wanted.collect()
     }
 
-    /// Without a thread: a test answers.
-    #[cfg(test)]
+    /// Without a thread: a test answers, or nobody asks.
+    #[cfg(any(test, feature = "micro"))]
     pub(crate) fn without_thread() -> Self {
         let supervisor = Supervisor::without_daemon();
         let own = Self::new("default", &BTreeMap::new(), &supervisor);

@@ -14,6 +14,7 @@ use super::{Shape, TOPIC};
 use crate::assignment::{Partition, Shared, ToConsumer, ToWorker};
 use crate::crash::exclusive::Exclusive;
 use crate::crash::journal::Journal;
+use crate::kafka::refetch::Refetch;
 use crate::kafka::{Client, Message};
 use crate::lua::{Vm, Watchdog};
 use crate::outgoing::outbox::Outbox;
@@ -126,6 +127,7 @@ fn partition() -> Partition {
         )),
         inbox: Arc::new(Mailbox::default()),
         client: Arc::new(client),
+        refetch: Arc::new(Refetch::without_thread()),
         seed: 1,
         is_exactly_once: false,
     };
