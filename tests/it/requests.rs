@@ -252,7 +252,8 @@ fn a_reload_changes_what_requests_may_do() {
     let Some(kafka) = kafka::shared() else { return };
     let topic = kafka.topic("http-reload", 1);
     let web = Web::start();
-    let project = Project::new(kafka);
+    // The command reloads, and no watch comes first.
+    let project = Project::new(kafka).sections("[daemon]\nwatch = false\n");
     project.handler(
         "get.lua",
         &r#"

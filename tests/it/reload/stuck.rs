@@ -50,7 +50,7 @@ fn a_load_that_blocks_in_c_is_given_up_and_the_next_save_waits_for_its_end() {
     let http = address(&mut daemon);
     assert_eq!(scrape(&http).get("moontide_load_stuck", &[]), Some(0.0));
 
-    project.handler("orders.lua", BLOCKS);
+    project.replace_handler("orders.lua", BLOCKS);
     let error = wait_rejected(&mut daemon, 0);
     assert!(error.starts_with("handlers/orders.lua:2: "), "{error}");
     assert_eq!(get(&http, "/live").code, 200);
@@ -59,7 +59,7 @@ fn a_load_that_blocks_in_c_is_given_up_and_the_next_save_waits_for_its_end() {
     assert_eq!(why.as_str(), Some(&*error));
 
     let seen = daemon.lines().len();
-    project.handler("orders.lua", &version("new"));
+    project.replace_handler("orders.lua", &version("new"));
     let refusal = wait_rejected(&mut daemon, seen);
     let is_named = refusal.starts_with("handlers/orders.lua:2: ");
     assert!(
@@ -86,7 +86,7 @@ fn a_load_that_blocks_in_c_is_given_up_and_the_next_save_waits_for_its_end() {
 fn what_was_given_up_is_loaded_again_on_request_only() {
     let project = project("100ms");
     let mut daemon = Daemon::start(&project);
-    project.handler("orders.lua", BLOCKS);
+    project.replace_handler("orders.lua", BLOCKS);
     wait_rejected(&mut daemon, 0);
 
     project.open_gate();
@@ -111,7 +111,7 @@ fn what_was_given_up_is_loaded_again_on_request_only() {
 fn a_stop_does_not_wait_for_a_load_that_was_given_up() {
     let project = project("100ms");
     let mut daemon = Daemon::start(&project);
-    project.handler("orders.lua", BLOCKS);
+    project.replace_handler("orders.lua", BLOCKS);
     wait_rejected(&mut daemon, 0);
     let began = Instant::now();
     daemon.term();
@@ -123,7 +123,7 @@ fn a_stop_does_not_wait_for_a_load_that_was_given_up() {
 fn a_stop_does_not_wait_for_a_load_under_way() {
     let project = project("1m");
     let mut daemon = Daemon::start(&project);
-    project.handler("orders.lua", BLOCKS);
+    project.replace_handler("orders.lua", BLOCKS);
     wait_until_it_loads(&mut daemon, &project);
     daemon.term();
     assert_eq!(daemon.exit_code(STOP), 0);
@@ -134,11 +134,11 @@ fn a_newer_save_ends_an_endless_loop_at_once() {
     let project = project("2m");
     let mut daemon = Daemon::start(&project);
     let loops = "io.open(\"loading\", \"w\"):close()\nwhile true do pcall(error) end\n";
-    project.handler("orders.lua", loops);
+    project.replace_handler("orders.lua", loops);
     wait_until_it_loads(&mut daemon, &project);
     let saved = Instant::now();
 
-    project.handler("orders.lua", &version("new"));
+    project.replace_handler("orders.lua", &version("new"));
     daemon.wait_line("reloaded", |line| line.is("reloaded"));
     assert!(
         saved.elapsed() < Duration::from_secs(30),

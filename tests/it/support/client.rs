@@ -285,8 +285,9 @@ impl Topic<'_> {
         for message in messages {
             producer.begin_transaction().unwrap();
             let count = self.send(&producer, [message]);
-            self.delivered(&producer, count);
+            let places = self.delivered(&producer, count);
             producer.commit_transaction(REQUEST).unwrap();
+            self.wait_for_markers(&places);
         }
     }
 
@@ -296,8 +297,19 @@ impl Topic<'_> {
         producer.init_transactions(REQUEST).unwrap();
         producer.begin_transaction().unwrap();
         let count = self.send(&producer, messages);
-        self.delivered(&producer, count);
+        let places = self.delivered(&producer, count);
         producer.abort_transaction(REQUEST).unwrap();
+        self.wait_for_markers(&places);
+    }
+
+    /// The coordinator answers when it has decided, and writes the marker into each partition after that.
+    fn wait_for_markers(&self, places: &[(i32, i64)]) {
+        let last: BTreeMap<i32, i64> = places.iter().copied().collect();
+        for (partition, offset) in last {
+            wait_for("the end of the transaction", DEADLINE, || {
+                self.watermarks(partition).1 > offset + 1
+            });
+        }
     }
 
     /// First offset and next offset.
