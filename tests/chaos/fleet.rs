@@ -199,7 +199,7 @@ impl Fleet {
             + &format!("consumer = \"copies\"\nordering = \"{ordering}\"\n")
             + "retry = { initialDelay = 20, maxDelay = \"200ms\" }\n"
             + &format!("[consumers.copies]\ngroupId = \"{group}\"\nexactlyOnce = true\n")
-            + "transaction = { timeout = \"10s\" }\n"
+            + "transaction = { interval = \"1s\", timeout = \"10s\" }\n"
     }
 
     pub(crate) fn write_all(&mut self) {

@@ -72,7 +72,7 @@ fn a_round_of_every_fault_loses_nothing() {
     let mut dice = Dice::new(seed);
     let setting = Setting {
         seed,
-        rate: 1000,
+        rate: 600,
         partitions: 6,
         members: 3,
         protocol: dice.one_of(&fleet::PROTOCOLS),

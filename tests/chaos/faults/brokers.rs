@@ -17,7 +17,7 @@ pub(crate) fn kill_coordinator(stage: &mut Stage, dice: &mut Dice) {
     kill_one(stage, node.unwrap_or_default(), dice);
 }
 
-/// In turn, the ones that know a member's transactions, and the group that these commit to.
+/// In turn, the ones that know a member's transactions, and the group that these commit to. A short round has the first.
 pub(crate) fn kill_coordinators_of_transactions(stage: &mut Stage, dice: &mut Dice) {
     let members = &stage.fleet.members;
     let id = members.iter().find_map(transactional_id);
@@ -26,6 +26,9 @@ pub(crate) fn kill_coordinators_of_transactions(stage: &mut Stage, dice: &mut Di
         stage.fail("no member shows a transactional id that has a coordinator");
     };
     kill_one(stage, of_transactions, dice);
+    if stage.short(true, false) {
+        return;
+    }
     let group = stage.fleet.copying_group();
     let of_group = stage.cluster.coordinator(&group);
     kill_one(stage, of_group.unwrap_or_default(), dice);

@@ -174,7 +174,7 @@ impl Kafka {
         *running = Some(self.launch(None));
         drop(running);
         assert!(
-            self.is_listening(Duration::from_secs(60)),
+            self.is_listening(Duration::from_secs(120)),
             "the broker does not listen:\n{}",
             self.log()
         );
