@@ -354,6 +354,7 @@ impl Fetcher {
             partition,
             next: first,
             ahead: VecDeque::new(),
+            is_broken: false,
         });
         Ok(())
     }
@@ -391,11 +392,15 @@ impl Fetcher {
                 }
                 match taken {
                     Taken::Message(message) => reading.took(job, message),
-                    Taken::End(end) => job.pass(end),
+                    Taken::End(end) => reading.ended(job, end),
                     Taken::Error(error) if error.is_out_of_range() => out_of_range = true,
-                    Taken::Error(error) => *last = Some(error),
+                    Taken::Error(error) => {
+                        reading.break_off();
+                        *last = Some(error);
+                    }
                 }
             });
+            let is_broken = reading.is_broken;
             let first = job.wanted.offsets.front();
             let is_far = first.is_some_and(|first| first - reading.next > GAP);
             if job.is_done() || is_far {
@@ -403,6 +408,9 @@ impl Fetcher {
             }
             if out_of_range {
                 return Read::OutOfRange;
+            }
+            if is_broken {
+                return Read::Nothing;
             }
             if (job.wanted.is_over)() {
                 return Read::Over;
@@ -449,6 +457,7 @@ enum Read {
     /// Everything, or the next message is far away.
     Found,
     OutOfRange,
+    /// Nothing came, or an error in place of messages.
     Nothing,
     /// Nobody needs the messages any more, or the thread ends.
     Over,

@@ -68,10 +68,15 @@ pub(super) struct Reading {
     pub(super) next: i64,
     /// Taken behind the end of a request.
     pub(super) ahead: VecDeque<Message>,
+    /// An error stood in place of messages.
+    pub(super) is_broken: bool,
 }
 
 impl Reading {
     pub(super) fn goes_on_at(&self, job: &Job, first: i64) -> bool {
+        if self.is_broken {
+            return false;
+        }
         let at = self.ahead.front().map_or(self.next, Message::offset);
         let is_near = (at..=at.saturating_add(GAP)).contains(&first);
         is_near && (&self.topic, self.partition) == (&job.wanted.topic, job.wanted.partition)
@@ -86,7 +91,22 @@ impl Reading {
     }
 
     pub(super) fn took(&mut self, job: &mut Job, message: Message) {
+        if self.is_broken {
+            return;
+        }
         self.next = message.offset() + 1;
         self.ahead.extend(job.took(message));
+    }
+
+    pub(super) fn ended(&self, job: &mut Job, end: i64) {
+        if !self.is_broken {
+            job.pass(end);
+        }
+    }
+
+    /// librdkafka goes on behind a batch that it cannot read: what comes from here on does not show that the messages
+    /// before it are gone.
+    pub(super) fn break_off(&mut self) {
+        self.is_broken = true;
     }
 }

@@ -62,6 +62,7 @@ fn the_next_request_goes_on_where_the_last_one_ended() {
         partition: 0,
         next: 1,
         ahead: VecDeque::new(),
+        is_broken: false,
     };
     let mut first = job(&[2, 3]);
     assert!(reading.goes_on_at(&first, 2));
@@ -89,4 +90,24 @@ fn the_next_request_goes_on_where_the_last_one_ended() {
         ..job(&[9])
     };
     assert!(!reading.goes_on_at(&elsewhere, 9));
+}
+
+/// librdkafka tells an error for a batch that it cannot read, and goes on behind it.
+#[test]
+fn nothing_behind_an_error_shows_that_a_message_is_gone() {
+    let mut reading = Reading {
+        topic: "orders".into(),
+        partition: 0,
+        next: 1,
+        ahead: VecDeque::new(),
+        is_broken: false,
+    };
+    let mut job = job(&[1, 3, 5, 9]);
+    reading.took(&mut job, message(1, 1));
+    reading.break_off();
+    reading.took(&mut job, message(5, 1));
+    reading.ended(&mut job, 10);
+    assert_eq!(found(&job), [(1, true)]);
+    assert_eq!(job.wanted.offsets, [3, 5, 9]);
+    assert!(!reading.goes_on_at(&job, 3));
 }
