@@ -18,6 +18,21 @@ pub(in crate::lua) unsafe fn push_null(state: *mut lua_State) {
     unsafe { ffi::lua_pushlightuserdata(state, ptr::from_ref(&NULL).cast_mut().cast()) };
 }
 
+/// Pushes a copy of the table at `index`, a positive index.
+pub(in crate::lua) unsafe fn push_copy(state: *mut lua_State, index: c_int) {
+    // SAFETY: fields are read without metamethods; a failed allocation raises with plain data pending.
+    unsafe {
+        ffi::luaL_checkstack(state, 4, ptr::null());
+        ffi::lua_createtable(state, 0, 8);
+        ffi::lua_pushnil(state);
+        while ffi::lua_next(state, index) != 0 {
+            ffi::lua_pushvalue(state, -2);
+            ffi::lua_insert(state, -2);
+            ffi::lua_rawset(state, -4);
+        }
+    }
+}
+
 pub(in crate::lua) unsafe fn is_null(state: *mut lua_State, index: c_int) -> bool {
     // SAFETY: reads a pointer.
     unsafe {

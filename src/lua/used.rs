@@ -46,7 +46,7 @@ pub(super) fn size_of_plain(record: &Outgoing) -> usize {
 
 impl Used {
     pub(super) fn keep(&mut self, one: Box<Emitted>) {
-        // Most of it is in no cache any more: only its head is read.
+        // Its records are in no cache any more, and are not looked at.
         let bytes = one.kept;
         if bytes > 0 && one.asked.is_none() && self.bytes + bytes <= USED_MAX {
             self.bytes += bytes;

@@ -18,7 +18,7 @@ use crate::lua::CallId;
 use crate::lua::open_batch::Owner;
 use crate::lua::plain;
 use crate::lua::shared::Shared;
-use crate::lua::stack::{bytes_at, is_null, push_bytes, type_name};
+use crate::lua::stack::{bytes_at, is_null, push_bytes, push_copy, type_name};
 use crate::lua::suspend;
 use crate::lua::used::{self, Topics};
 use crate::message::trace::carry_on;
@@ -255,17 +255,10 @@ unsafe fn part_owner(state: *mut lua_State) {
         if ffi::lua_rawget(state, 1) == ffi::LUA_TNIL {
             return ffi::lua_settop(state, 1);
         }
-        ffi::lua_createtable(state, 0, 8);
+        push_copy(state, 1);
+        push_bytes(state, b"of");
         ffi::lua_pushnil(state);
-        while ffi::lua_next(state, 1) != 0 {
-            if bytes_at(state, -2) == Some(b"of") {
-                ffi::lua_settop(state, -2);
-                continue;
-            }
-            ffi::lua_pushvalue(state, -2);
-            ffi::lua_insert(state, -2);
-            ffi::lua_rawset(state, 3);
-        }
+        ffi::lua_rawset(state, -3);
         ffi::lua_replace(state, 1);
     }
 }

@@ -9,6 +9,7 @@ mod http;
 pub(crate) mod json;
 pub(super) mod kafka;
 mod observers;
+mod options;
 mod parallel;
 mod timers;
 

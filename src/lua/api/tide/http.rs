@@ -12,7 +12,7 @@ use mlua::ffi::{self, lua_State};
 use super::json::{Strictness, encode};
 use crate::lua::api::module::{Body, Caller, Entry, Module};
 use crate::lua::shared::Shared;
-use crate::lua::stack::push_bytes;
+use crate::lua::stack::{push_bytes, push_copy};
 use crate::lua::suspend;
 use crate::wait::http::Request;
 use crate::wait::{Fault, Job};
@@ -141,13 +141,7 @@ unsafe fn encode_json(state: *mut lua_State, shared: &Shared, index: c_int, path
                 suspend::raise(state, shared);
             }
         }
-        ffi::lua_createtable(state, 0, 8);
-        ffi::lua_pushnil(state);
-        while ffi::lua_next(state, index) != 0 {
-            ffi::lua_pushvalue(state, -2);
-            ffi::lua_insert(state, -2);
-            ffi::lua_rawset(state, -4);
-        }
+        push_copy(state, index);
         push_bytes(state, b"json");
         ffi::lua_pushvalue(state, -3);
         ffi::lua_rawset(state, -3);

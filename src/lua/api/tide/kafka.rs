@@ -6,14 +6,12 @@
 mod admin;
 mod answer;
 mod consumers;
-pub(in crate::lua::api::tide) mod fields;
 pub(in crate::lua::api) mod request;
 
 use std::ffi::c_int;
+use std::sync::Arc;
 
 use mlua::ffi::{self, lua_State};
-
-use std::sync::Arc;
 
 use crate::lua::api::fields::unknown;
 use crate::lua::api::module::{Body, Caller, Entry, Module};

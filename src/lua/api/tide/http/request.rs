@@ -4,8 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::super::kafka::fields::{Fields, kind, list};
-use super::super::kafka::request::{shown, timeout, whole};
+use super::super::options::{Fields, integer, kind, list, timeout};
 use crate::wait::Value;
 use crate::wait::http::Request;
 
@@ -71,8 +70,8 @@ fn request(method: String, url: Value, mut fields: Fields) -> Result<Request, St
         headers,
         body,
         timeout: timeout(&mut fields)?,
-        redirects: number(&mut fields, "redirects", 0, REDIRECTS_MAX)?.map(|number| number as u32),
-        max_body: number(&mut fields, "maxBody", 1, BODY_MAX)?.map(|number| number as usize),
+        redirects: integer(&mut fields, "redirects", 0, REDIRECTS_MAX)?.map(|number| number as u32),
+        max_body: integer(&mut fields, "maxBody", 1, BODY_MAX)?.map(|number| number as usize),
         certificate: match fields.take("certificate") {
             Value::Nil => None,
             Value::Bytes(name) => Some(String::from_utf8_lossy(&name).into_owned()),
@@ -237,18 +236,6 @@ fn encode(text: &mut String, bytes: &[u8]) {
             // Writing to a string cannot fail.
             let _ = write!(text, "%{byte:02X}");
         }
-    }
-}
-
-fn number(fields: &mut Fields, name: &str, least: i64, most: i64) -> Result<Option<i64>, String> {
-    let value = fields.take(name);
-    match whole(&value) {
-        _ if value == Value::Nil => Ok(None),
-        Some(number) if (least..=most).contains(&number) => Ok(Some(number)),
-        _ => fields.error(format!(
-            "`{name}` is {}, not an integer from {least} to {most}",
-            shown(&value)
-        )),
     }
 }
 

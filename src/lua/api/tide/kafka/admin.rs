@@ -10,8 +10,8 @@ use crate::lua::api::module::{Body, Caller, Entry, Module};
 use crate::wait::admin::{Question, Request};
 use crate::wait::{Fault, Job, Value};
 
-use super::fields::Fields;
-use super::request::{self, shown, whole};
+use super::request;
+use crate::lua::api::tide::options::{Fields, shown, timeout, whole};
 use values::{Arguments, boolean, group, optional_names, resources, topic_of};
 
 pub(in crate::lua::api::tide) const MODULE: Module = Module {
@@ -205,7 +205,7 @@ fn optional(value: Value, names: &[&str]) -> Result<Fields, String> {
 }
 
 fn request(fields: &mut Fields, question: Question) -> Result<Request, String> {
-    let timeout = request::timeout(fields)?;
+    let timeout = timeout(fields)?;
     if let Some(long) = timeout.filter(|timeout| *timeout > TIMEOUT_MAX) {
         return fields.error(format!(
             "`timeout` is {}, more than {}",

@@ -3,13 +3,11 @@
 //! An error is the part of a sentence behind the name of the function.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use smallvec::smallvec;
 
 use super::Read;
-use super::fields::{Fields, kind, list};
-use crate::duration;
+use crate::lua::api::tide::options::{Fields, kind, list, shown, timeout, whole};
 use crate::message::{Header, Outgoing};
 use crate::topic_name::is_topic;
 use crate::wait::Value;
@@ -143,25 +141,6 @@ fn compression(fields: &mut Fields) -> Result<Option<Compression>, String> {
         ));
     }
     Ok(compression)
-}
-
-pub(in crate::lua::api::tide) fn timeout(fields: &mut Fields) -> Result<Option<Duration>, String> {
-    let value = fields.take("timeout");
-    let timeout = match &value {
-        Value::Nil => return Ok(None),
-        Value::Integer(ms) => duration::of_ms(*ms as f64),
-        Value::Number(ms) => duration::of_ms(*ms),
-        Value::Bytes(text) => std::str::from_utf8(text).ok().and_then(duration::parse),
-        _ => None,
-    };
-    if timeout.is_none_or(|timeout| timeout.is_zero()) {
-        return fields.error(format!(
-            "`timeout` is {}, not {} above 0",
-            shown(&value),
-            duration::FORM
-        ));
-    }
-    Ok(timeout)
 }
 
 pub(super) fn topic(fields: &mut Fields) -> Result<String, String> {
@@ -301,26 +280,5 @@ fn timestamp(fields: &mut Fields) -> Result<Option<i64>, String> {
             "`timestamp` is {}, not milliseconds since the epoch as an integer from 0",
             shown(&value)
         )),
-    }
-}
-
-/// An integer, also one that Lua's division made a float.
-pub(in crate::lua::api::tide) fn whole(value: &Value) -> Option<i64> {
-    match value {
-        Value::Integer(number) => Some(*number),
-        Value::Number(number) if number.fract() == 0.0 && number.abs() < 2f64.powi(53) => {
-            Some(*number as i64)
-        }
-        _ => None,
-    }
-}
-
-/// A value for errors: numbers and short strings themselves, else the type.
-pub(in crate::lua::api::tide) fn shown(value: &Value) -> String {
-    match value {
-        Value::Integer(number) => number.to_string(),
-        Value::Number(number) => number.to_string(),
-        Value::Bytes(bytes) if bytes.len() <= 32 => format!("{:?}", String::from_utf8_lossy(bytes)),
-        other => kind(other).to_owned(),
     }
 }

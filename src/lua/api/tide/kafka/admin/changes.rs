@@ -1,13 +1,12 @@
 //! The functions of `tide.kafka.admin` that change something, and their options.
 
-use super::super::fields::{Fields, kind, list};
-use super::super::request::{topic, whole};
+use super::super::request::topic;
 use super::values::{
-    Arguments, boolean, group, groups, integer, partition_offsets, resources, settings, tables,
-    topics,
+    Arguments, boolean, group, groups, partition_offsets, resources, settings, tables, topics,
 };
 use super::{ask, optional, options, request};
 use crate::lua::api::module::{Body, Entry};
+use crate::lua::api::tide::options::{Fields, integer, kind, list, whole};
 use crate::wait::Value;
 use crate::wait::admin::{
     Altered, BEGINNING, END, MorePartitions, NewTopic, Question, Request, Resource,

@@ -4,8 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::fields::{Fields, kind, list};
-use super::super::request::{shown, whole};
+use crate::lua::api::tide::options::{Fields, integer, kind, list, shown, whole};
 use crate::nearest::suggestion;
 use crate::topic_name::is_topic;
 use crate::wait::Value;
@@ -149,24 +148,6 @@ pub(super) fn boolean(fields: &mut Fields, name: &str, default: bool) -> Result<
         Value::Nil => Ok(default),
         Value::Boolean(value) => Ok(value),
         other => fields.error(format!("`{name}` is {}, not true or false", shown(&other))),
-    }
-}
-
-/// An integer from `least` to `most`; `None` for a field that is not there.
-pub(super) fn integer(
-    fields: &mut Fields,
-    name: &str,
-    least: i64,
-    most: i64,
-) -> Result<Option<i64>, String> {
-    let value = fields.take(name);
-    match whole(&value) {
-        _ if value == Value::Nil => Ok(None),
-        Some(number) if (least..=most).contains(&number) => Ok(Some(number)),
-        _ => fields.error(format!(
-            "`{name}` is {}, not an integer from {least} to {most}",
-            shown(&value)
-        )),
     }
 }
 
