@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use crate::lua::{DeferralId, Failure};
 use crate::rules::offsets::Moved;
+use crate::telemetry::status::Blocked;
 
 pub(super) use leaving::Leaving;
 
@@ -66,6 +67,20 @@ pub(super) struct Open {
     /// Its listener committed automatically when it was deferred.
     pub(super) is_automatic: bool,
     pub(super) answer: Option<Answer>,
+}
+
+impl Open {
+    /// The partition waits since `now` because of this deferral of the message at `offset`.
+    fn blocks(&self, offset: i64, now: i64, error: String) -> Blocked {
+        Blocked {
+            offset,
+            listener: self.listener.clone(),
+            attempt: self.attempt,
+            since: now,
+            next_attempt_at: now,
+            error,
+        }
+    }
 }
 
 /// Why a message has to run, or to be given up, although it was deferred.

@@ -351,7 +351,7 @@ impl Worker {
     fn run_again(&mut self, head: &mut Head<'_>, fault: &Fault) -> Stage {
         self.troubled(head, fault, 1);
         let progress = head.progress();
-        progress.attempt = progress.attempt.saturating_sub(1);
+        progress.take_attempt_back();
         Stage::BackOff(self.clock.now() + AGAIN)
     }
 
@@ -374,7 +374,7 @@ impl Worker {
                 head.slot.unblock(head.lane.number);
                 worker.gates.forget_probe(head.id());
                 let progress = head.progress();
-                progress.attempt = progress.attempt.saturating_sub(1);
+                progress.take_attempt_back();
                 progress.stage = Stage::Due;
             });
         }

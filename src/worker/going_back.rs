@@ -102,7 +102,7 @@ impl Worker {
         for progress in &mut lane.progress {
             match progress.stage {
                 Stage::Running => {
-                    progress.attempt = progress.attempt.saturating_sub(1);
+                    progress.take_attempt_back();
                     progress.stage = Stage::Due;
                 }
                 Stage::Sending => {

@@ -149,7 +149,7 @@ impl Worker {
             // Another message may have used up the memory: the run counts as no attempt, and the message runs again
             // alone.
             head.lane.alone = true;
-            head.progress().attempt = head.progress().attempt.saturating_sub(1);
+            head.progress().take_attempt_back();
             self.gates.forget_probe(head.id());
             self.log
                 .suspected(&self.coordinates(head, listener), failure);
@@ -221,7 +221,7 @@ impl Worker {
     ) -> Stage {
         let now = self.clock.wall_ms();
         let progress = head.progress();
-        progress.attempt = progress.attempt.saturating_sub(1);
+        progress.take_attempt_back();
         progress.away = progress.away.saturating_add(1);
         progress.failing_since.get_or_insert(now);
         let away = progress.away;

@@ -298,7 +298,7 @@ impl Worker {
                 && let Some(index) = lane.index_of(&open.listener)
             {
                 let progress = &mut lane.progress[index];
-                progress.attempt = progress.attempt.saturating_sub(1);
+                progress.take_attempt_back();
                 // A removed listener has nothing to run again.
                 progress.stage = if is_wanted { Stage::Due } else { Stage::Final };
                 slot.lanes.wake(open.lane);

@@ -366,6 +366,11 @@ impl<M> Lane<M> {
 }
 
 impl Progress {
+    /// The run that began last counts as no attempt.
+    pub(crate) fn take_attempt_back(&mut self) {
+        self.attempt = self.attempt.saturating_sub(1);
+    }
+
     /// The records of this listener are to be written again. A reload may have removed the listener since.
     pub(crate) fn unwrite(all: &mut Vec<Self>, listener: &str) {
         let found = all.iter().position(|one| one.listener == listener);

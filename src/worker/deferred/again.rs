@@ -7,7 +7,6 @@ use crate::kafka::refetch::{News, Wanted};
 use crate::log::log;
 use crate::rules::lanes::{Lane, Stage};
 use crate::telemetry::metrics::Outcome;
-use crate::telemetry::status::Blocked;
 use crate::worker::Worker;
 use crate::worker::slot::Slot;
 
@@ -72,15 +71,8 @@ impl Worker {
         let Some((offset, open)) = first else {
             return;
         };
-        let now = self.clock.wall_ms();
-        let blocked = Blocked {
-            offset,
-            listener: open.listener.clone(),
-            attempt: open.attempt,
-            since: now,
-            next_attempt_at: now,
-            error: format!("deferred messages have to run again, and are not fetched: {error}"),
-        };
+        let error = format!("deferred messages have to run again, and are not fetched: {error}");
+        let blocked = open.blocks(offset, self.clock.wall_ms(), error);
         slot.block(TROUBLED, blocked);
     }
 

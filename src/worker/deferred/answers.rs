@@ -1,12 +1,12 @@
 //! What becomes of deferrals: done, failed, timed out, or their VM has ended.
 
 use crate::config::Config;
+use crate::duration::short;
 use crate::kafka::Message;
 use crate::lua::{Deferral, Failure, FailureKind, Given};
 use crate::message::Record as _;
 use crate::rules::lanes::{Lane, Stage};
 use crate::telemetry::metrics::Outcome;
-use crate::telemetry::status::Blocked;
 use crate::wait::send::Emitted;
 use crate::worker::Worker;
 use crate::worker::commit_requests::Who;
@@ -28,10 +28,7 @@ enum End {
 }
 
 fn timed_out(open: &Open) -> Failure {
-    let limit = match open.limit.as_millis() {
-        ms if ms > 0 && ms.is_multiple_of(1000) => format!("{} s", ms / 1000),
-        ms => format!("{ms} ms"),
-    };
+    let limit = short(open.limit);
     Failure::given_up(format!(
         "{}: neither `done` nor `fail` came within {limit} after the handler had returned; raise `timeout` of `ctx.defer`, \
          or finish the message earlier",
@@ -229,7 +226,7 @@ impl Worker {
                 Some(Answer::Buried(reason)) => self.bury_deferred(&mut head, reason),
                 Some(Answer::Again) | None => {
                     let progress = head.progress();
-                    progress.attempt = progress.attempt.saturating_sub(1);
+                    progress.take_attempt_back();
                     Stage::Due
                 }
             };
@@ -270,19 +267,11 @@ impl Worker {
         let Some((_, offset, open)) = deferred.first() else {
             return true;
         };
-        let now = self.clock.wall_ms();
-        let blocked = Blocked {
-            offset,
-            listener: open.listener.clone(),
-            attempt: open.attempt,
-            since: now,
-            next_attempt_at: now,
-            error: format!(
-                "{most} messages are deferred (maxDeferred): no call begins until one is finished; the first is deferred \
-                 at {}",
-                open.position
-            ),
-        };
+        let error = format!(
+            "{most} messages are deferred (maxDeferred): no call begins until one is finished; the first is deferred at {}",
+            open.position
+        );
+        let blocked = open.blocks(offset, self.clock.wall_ms(), error);
         slot.block(FULL, blocked);
         false
     }

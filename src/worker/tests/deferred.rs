@@ -152,7 +152,7 @@ fn without_an_answer_in_time_the_attempt_has_failed() {
     let shown = fixture.shown().unwrap();
     assert_eq!(
         shown,
-        "handlers/orders.lua:10: neither `done` nor `fail` came within 30 s after the handler had returned; raise \
+        "handlers/orders.lua:10: neither `done` nor `fail` came within 30s after the handler had returned; raise \
          `timeout` of `ctx.defer`, or finish the message earlier"
     );
     assert_eq!(fixture.moved, [Moved::Away(1), Moved::Again(1)]);
