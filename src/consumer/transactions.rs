@@ -344,7 +344,7 @@ impl Consumer {
                 partition: held.epoch.partition.clone(),
                 lane: item.lane.lane,
                 number: item.number,
-                listener: part.listener.clone(),
+                listener: part.listener.to_string(),
                 reason,
             });
         }

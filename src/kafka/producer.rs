@@ -32,6 +32,7 @@ use crate::threads::supervisor::{Handle, Kind, Supervisor};
 use brokers::Brokers;
 pub(crate) use reports::{Numbers, Reported};
 use reports::{Opaque, Reports, Waiting};
+pub(super) use topic::Handle as TopicHandle;
 pub(crate) use topic::Topic;
 
 /// The properties that a producer takes over from a consumer: the address of the brokers, and the identity.

@@ -8,7 +8,7 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
@@ -16,17 +16,21 @@ use rdkafka_sys as sys;
 use rdkafka_sys::RDKafkaErrorCode as Code;
 
 use super::list::List;
-use super::producer::Outgoing;
+use super::producer::{Outgoing, TopicHandle};
 use super::queries::millis;
 use super::{Client, Error, Refusal, TopicPartition};
 
 /// Produce, `AddPartitionsToTxn`, `AddOffsetsToTxn`, `EndTxn`, `TxnOffsetCommit`.
 const KEYS: [i16; 5] = [0, 24, 25, 26, 28];
+/// The handles of topics that are kept. Most handlers write to a few.
+const TOPICS: usize = 16;
 
 pub(crate) struct Transactional {
     rk: NonNull<sys::rd_kafka_t>,
     /// librdkafka holds its address, so it outlives the handle.
     shared: Box<Shared>,
+    /// Topics of the records before, the last one first.
+    topics: Vec<(Arc<str>, TopicHandle)>,
 }
 
 #[derive(Default)]
@@ -110,7 +114,11 @@ impl Transactional {
             rk
         };
         match NonNull::new(rk) {
-            Some(rk) => Ok(Self { rk, shared }),
+            Some(rk) => Ok(Self {
+                rk,
+                shared,
+                topics: Vec::new(),
+            }),
             // SAFETY: librdkafka wrote a NUL-terminated string into the buffer.
             None => Err(Error::fatal(
                 unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy(),
@@ -144,10 +152,11 @@ impl Transactional {
 
     /// Adds a record to the transaction. Returns false if the queue is full. Whatever else becomes of the record is
     /// told by `failed`.
-    pub(crate) fn put(&self, record: &Outgoing, number: usize) -> bool {
-        // SAFETY: the handle is alive, and the callback of reports takes the number from the opaque.
-        let result = unsafe { record.enqueue(self.rk.as_ptr(), number as *mut c_void) };
-        match result {
+    pub(crate) fn put(&mut self, record: &Outgoing, number: usize) -> bool {
+        let (rk, opaque) = (self.rk.as_ptr(), number as *mut c_void);
+        let topic = self.topic(&record.topic).map(TopicHandle::as_ptr);
+        // SAFETY: both handles are alive, and the callback of reports takes the number from the opaque.
+        match topic.and_then(|topic| unsafe { record.enqueue_to(rk, topic, opaque) }) {
             Ok(()) => true,
             Err(Code::QueueFull) => false,
             Err(code) => {
@@ -155,6 +164,23 @@ impl Transactional {
                 true
             }
         }
+    }
+
+    /// The handle of the topic, which comes first from now on.
+    fn topic(&mut self, name: &Arc<str>) -> Result<&TopicHandle, Code> {
+        let is_it =
+            |(known, _): &(Arc<str>, TopicHandle)| Arc::ptr_eq(known, name) || known == name;
+        match self.topics.iter().position(is_it) {
+            Some(0) => {}
+            Some(at) => self.topics[..=at].rotate_right(1),
+            None => {
+                // SAFETY: the producer is alive, and its drop ends the topics first.
+                let handle = unsafe { TopicHandle::new(self.rk.as_ptr(), name) }?;
+                self.topics.truncate(TOPICS - 1);
+                self.topics.insert(0, (name.clone(), handle));
+            }
+        }
+        Ok(&self.topics[0].1)
     }
 
     /// Serves the reports of records. **Blocks** up to the time-out.
@@ -202,6 +228,7 @@ impl Transactional {
 impl Drop for Transactional {
     /// **Blocks** until librdkafka's threads have ended.
     fn drop(&mut self) {
+        self.topics.clear();
         // SAFETY: the handle is destroyed once. Records that are in its queue are thrown away first.
         unsafe {
             let how = sys::RD_KAFKA_PURGE_F_QUEUE | sys::RD_KAFKA_PURGE_F_INFLIGHT;
@@ -352,18 +379,14 @@ unsafe extern "C" fn on_report(
     opaque: *mut c_void,
 ) {
     // SAFETY: the message lives as long as the call, and its opaque is the number of `put`; the topic has a name.
-    let (shared, code, number, topic) = unsafe {
+    unsafe {
         let message = &*message;
-        let topic = CStr::from_ptr(sys::rd_kafka_topic_name(message.rkt));
-        (
-            &*opaque.cast::<Shared>(),
-            Code::from(message.err),
-            message._private as usize,
-            topic.to_string_lossy(),
-        )
-    };
-    if code != Code::NoError {
-        shared.note(number, code, &topic);
+        let code = Code::from(message.err);
+        if code != Code::NoError {
+            let topic = CStr::from_ptr(sys::rd_kafka_topic_name(message.rkt));
+            let shared = &*opaque.cast::<Shared>();
+            shared.note(message._private as usize, code, &topic.to_string_lossy());
+        }
     }
 }
 

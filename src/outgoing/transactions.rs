@@ -21,7 +21,7 @@ use crate::rules::transaction::{Answer, Why};
 use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
 use crate::threads::supervisor::{Handle, Kind, Supervisor};
-use crate::wait::send::{Few, Request};
+use crate::wait::send::Emitted;
 
 pub(crate) use id::Id;
 
@@ -36,8 +36,9 @@ const TURN_GRACE: Duration = Duration::from_secs(30);
 /// What one listener has emitted for a message.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
-    pub(crate) listener: String,
-    pub(crate) requests: Few<Request>,
+    pub(crate) listener: Arc<str>,
+    /// The worker keeps it too: it may have to come again.
+    pub(crate) emitted: Arc<Emitted>,
 }
 
 /// The records of a message.
@@ -116,6 +117,8 @@ impl Settings {
             ("retry.backoff.ms", "20".to_owned()),
             ("reconnect.backoff.max.ms", "1000".to_owned()),
             ("allow.auto.create.topics", "false".to_owned()),
+            // A report of an acknowledged record says nothing that the end of its transaction does not say.
+            ("delivery.report.only.error", "true".to_owned()),
             ("queue.buffering.max.messages", "0".to_owned()),
             ("queue.buffering.max.kbytes", "262144".to_owned()),
             ("enable.metrics.push", "false".to_owned()),
@@ -293,7 +296,7 @@ impl<'a> Calls<'a> {
     fn put(&mut self, all: &[Parts], alone: bool) {
         let until = Instant::now() + self.settings.timeout;
         for part in all.iter().flat_map(|parts| parts.iter()) {
-            let records = part.requests.iter().flat_map(|one| &one.records);
+            let records = part.emitted.requests.iter().flat_map(|one| &one.records);
             for record in records {
                 while self.broken.is_none() && !self.handle.put(record, self.parts) {
                     self.handle.poll(AGAIN);

@@ -168,7 +168,7 @@ pub(crate) trait Senders: fmt::Debug + Send + Sync {
 }
 
 /// What a call has emitted: the records leave when its handler has returned.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Emitted {
     pub(crate) senders: Arc<dyn Senders>,
     pub(crate) requests: Few<Request>,

@@ -10,7 +10,7 @@ use crate::wait::send::{Acknowledgements, Emitted, Run, Senders};
 
 use super::Worker;
 use super::ids::LaneId;
-use super::kept::{Kept, Settled};
+use super::kept::{Kept, Records, Settled};
 use super::slot::Slot;
 
 /// The message that an emission belongs to.
@@ -57,7 +57,7 @@ impl Worker {
         Ok(Kept {
             ahead: Some(first),
             share: emissions.share(listener, emitted.bytes),
-            emitted,
+            emitted: Records::Alone(emitted),
         })
     }
 
@@ -75,7 +75,7 @@ impl Worker {
         let ahead = settled.chain(heads.filter(|one| one.ahead.is_some()));
         let waited = self.emissions.written(epoch);
         let mut all: Vec<Arc<dyn Senders>> = Vec::new();
-        for emitted in ahead.map(|one| &one.emitted).chain(waited) {
+        for emitted in ahead.map(|one| &*one.emitted).chain(waited) {
             if !all.iter().any(|one| Arc::ptr_eq(one, &emitted.senders)) {
                 all.push(emitted.senders.clone());
             }
@@ -151,7 +151,7 @@ impl Worker {
         for (number, settled) in ended.drain(..) {
             slot.finish(number);
             match settled {
-                Settled::Plain { kept, .. } => self.engine.use_again(kept.emitted),
+                Settled::Plain { kept, .. } => self.engine.use_again(kept.emitted.into_alone()),
                 Settled::Full(full) => {
                     for then in full.emitting.then {
                         self.follow(slot, lane.lane, then);
@@ -177,7 +177,7 @@ impl Worker {
         log!(
             debug,
             worker,
-            listener = emitter.name,
+            listener = &*emitter.name,
             topic = &*slot.partition.topic,
             partition = slot.partition.number,
             error = fault.message,

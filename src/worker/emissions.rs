@@ -93,7 +93,7 @@ impl Emissions {
 
     fn may_emit(&mut self, epoch: u64, listener: &str) -> bool {
         let mut emitters = self.emitters.iter();
-        let emitter = emitters.find(|one| one.name == listener);
+        let emitter = emitters.find(|one| *one.name == *listener);
         let Some(emitter) = emitter.filter(|one| !self.has_room(one)) else {
             return true;
         };
@@ -108,10 +108,10 @@ impl Emissions {
     }
 
     pub(super) fn share(&mut self, listener: &str, bytes: usize) -> Share {
-        let found = self.emitters.iter().position(|one| one.name == listener);
+        let found = self.emitters.iter().position(|one| *one.name == *listener);
         let at = found.unwrap_or_else(|| {
             self.emitters.push(Arc::new(Emitter {
-                name: listener.to_owned(),
+                name: listener.into(),
                 bytes: AtomicUsize::new(0),
             }));
             self.emitters.len() - 1
@@ -135,12 +135,12 @@ impl Emissions {
     }
 
     /// What lanes of this partition wait for.
-    pub(super) fn written(&self, epoch: u64) -> impl Iterator<Item = &Box<Emitted>> {
+    pub(super) fn written(&self, epoch: u64) -> impl Iterator<Item = &Emitted> {
         let own = self
             .open
             .iter()
             .filter(move |(id, _)| id.lane.epoch == epoch);
-        own.map(|(_, written)| &written.emitted)
+        own.map(|(_, written)| &*written.emitted)
     }
 
     /// The partition is gone.

@@ -1,5 +1,6 @@
 //! What handlers have emitted, kept until its message is final: its lane may have to go back.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,7 +16,7 @@ pub(super) const IN_TRANSACTION: Option<u64> = Some(0);
 /// A listener whose handler emits, in this worker.
 #[derive(Debug)]
 pub(super) struct Emitter {
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     /// The bytes of its records that are kept.
     pub(super) bytes: AtomicUsize,
 }
@@ -24,8 +25,14 @@ pub(super) struct Emitter {
 pub(super) struct Kept {
     /// The number of its first record, until it is acknowledged.
     pub(super) ahead: Option<u64>,
-    pub(super) emitted: Box<Emitted>,
+    pub(super) emitted: Records,
     pub(super) share: Share,
+}
+
+/// What was emitted: the worker's alone, or the transaction's too.
+pub(super) enum Records {
+    Alone(Box<Emitted>),
+    Shared(Arc<Emitted>),
 }
 
 /// The emissions of a message, and what follows them.
@@ -100,6 +107,33 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.of.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Records {
+    pub(super) fn shared(&self) -> Arc<Emitted> {
+        match self {
+            Self::Alone(emitted) => Arc::new(Emitted::clone(emitted)),
+            Self::Shared(emitted) => emitted.clone(),
+        }
+    }
+
+    pub(super) fn into_alone(self) -> Box<Emitted> {
+        match self {
+            Self::Alone(emitted) => emitted,
+            Self::Shared(emitted) => Box::new(Arc::unwrap_or_clone(emitted)),
+        }
+    }
+}
+
+impl Deref for Records {
+    type Target = Emitted;
+
+    fn deref(&self) -> &Emitted {
+        match self {
+            Self::Alone(emitted) => emitted,
+            Self::Shared(emitted) => emitted,
+        }
     }
 }
 
@@ -212,7 +246,7 @@ impl From<Kept> for Unwritten {
     fn from(kept: Kept) -> Self {
         Self {
             is_counted: kept.ahead.is_none() || kept.ahead == IN_TRANSACTION,
-            emitted: kept.emitted,
+            emitted: kept.emitted.into_alone(),
             share: kept.share,
         }
     }

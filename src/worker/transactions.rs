@@ -24,7 +24,7 @@ use super::ahead::Origin;
 use super::emissions::result;
 use super::head::Head;
 use super::ids::{LaneId, RecordId};
-use super::kept::{Emitting, IN_TRANSACTION, Kept, Settled, Share};
+use super::kept::{Emitting, IN_TRANSACTION, Kept, Records, Settled, Share};
 use super::looking::look_at_topics;
 use super::slot::Slot;
 
@@ -46,7 +46,7 @@ impl Worker {
         Ok(Kept {
             ahead: IN_TRANSACTION,
             share: self.emissions.share(listener, emitted.bytes),
-            emitted,
+            emitted: Records::Shared(Arc::from(emitted)),
         })
     }
 
@@ -58,7 +58,7 @@ impl Worker {
         let kept = Kept {
             ahead: IN_TRANSACTION,
             share,
-            emitted,
+            emitted: Records::Shared(Arc::from(emitted)),
         };
         let (key, number) = (head.key, head.lane.number);
         head.slot.emitting(key, number).kept.push(kept);
@@ -74,8 +74,8 @@ impl Worker {
     ) {
         let number = headed.number;
         let part = |kept: &Kept| Part {
-            listener: kept.listener().to_owned(),
-            requests: kept.emitted.requests.clone(),
+            listener: kept.share.of.name.clone(),
+            emitted: kept.emitted.shared(),
         };
         let records: usize = emitting.kept.iter().map(|one| one.emitted.bytes).sum();
         self.unreported.hand_over(HandedOver {

@@ -1,4 +1,4 @@
-//! A topic of a producer by its handle, for records whose answers have numbers.
+//! A topic of a producer by its handle.
 #![expect(unsafe_code, reason = "the C API of librdkafka")]
 
 use std::ffi::CString;
@@ -13,34 +13,56 @@ use super::reports::Opaque;
 use super::{Failure, Producer};
 use crate::message::Outgoing;
 
-/// A look for the topic by its name costs as much as all else that a record needs.
+/// librdkafka's handle of a topic. A look for the topic by its name costs as much as all else that a record needs.
+/// **Its drop comes before that of the producer.**
+pub(in crate::kafka) struct Handle(NonNull<sys::rd_kafka_topic_t>);
+
+// SAFETY: librdkafka's handles may be used from any thread.
+unsafe impl Send for Handle {}
+// SAFETY: as above.
+unsafe impl Sync for Handle {}
+
+impl Handle {
+    /// # Safety
+    /// `rk` is a producer that is alive, and outlives the handle.
+    pub(in crate::kafka) unsafe fn new(rk: *mut sys::rd_kafka_t, name: &str) -> Result<Self, Code> {
+        let text = CString::new(name).map_err(|_| Code::InvalidTopic)?;
+        // SAFETY: by the contract, and the name is copied. A null configuration is the client's own.
+        let rkt = unsafe { sys::rd_kafka_topic_new(rk, text.as_ptr(), ptr::null_mut()) };
+        // SAFETY: the call reads a variable of this thread.
+        let failed = || unsafe { sys::rd_kafka_last_error() }.into();
+        NonNull::new(rkt).map(Self).ok_or_else(failed)
+    }
+
+    pub(in crate::kafka) fn as_ptr(&self) -> *mut sys::rd_kafka_topic_t {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: the handle is alive, and its one reference ends here.
+        unsafe { sys::rd_kafka_topic_destroy(self.0.as_ptr()) };
+    }
+}
+
+/// A topic for records whose answers have numbers.
 pub(crate) struct Topic {
     name: String,
-    rkt: NonNull<sys::rd_kafka_topic_t>,
+    handle: Handle,
     /// Dropped after the topic.
     producer: Arc<Producer>,
 }
 
-// SAFETY: librdkafka's handles may be used from any thread.
-unsafe impl Send for Topic {}
-// SAFETY: as above.
-unsafe impl Sync for Topic {}
-
 impl Topic {
     pub(super) fn new(producer: &Arc<Producer>, name: &str) -> Result<Self, Code> {
-        let text = CString::new(name).map_err(|_| Code::InvalidTopic)?;
-        // SAFETY: the handle is alive, and the name is copied. A null configuration is the client's own.
-        let rkt =
-            unsafe { sys::rd_kafka_topic_new(producer.native(), text.as_ptr(), ptr::null_mut()) };
-        match NonNull::new(rkt) {
-            Some(rkt) => Ok(Self {
-                name: name.to_owned(),
-                rkt,
-                producer: producer.clone(),
-            }),
-            // SAFETY: the call reads a variable of this thread.
-            None => Err(unsafe { sys::rd_kafka_last_error() }.into()),
-        }
+        // SAFETY: the producer is alive, and this topic holds it.
+        let handle = unsafe { Handle::new(producer.native(), name) }?;
+        Ok(Self {
+            name: name.to_owned(),
+            handle,
+            producer: producer.clone(),
+        })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -49,7 +71,7 @@ impl Topic {
 
     /// What reports call the topic.
     pub(crate) fn address(&self) -> usize {
-        self.rkt.as_ptr().addr()
+        self.handle.as_ptr().addr()
     }
 
     pub(crate) fn is_of(&self, producer: &Arc<Producer>) -> bool {
@@ -61,17 +83,11 @@ impl Topic {
     pub(crate) fn send(&self, record: &Outgoing, number: u64) -> Result<(), Failure> {
         let opaque = Opaque::Number(number).into_ptr();
         // SAFETY: the topic is alive, and so is its producer, whose delivery callback takes an `Opaque`.
-        let sent = unsafe { record.enqueue_to(self.producer.native(), self.rkt.as_ptr(), opaque) };
+        let sent =
+            unsafe { record.enqueue_to(self.producer.native(), self.handle.as_ptr(), opaque) };
         sent.map_err(|code| {
             let error = KafkaError::MessageProduction(code);
             self.producer.brokers.failure(&self.name, &error)
         })
-    }
-}
-
-impl Drop for Topic {
-    fn drop(&mut self) {
-        // SAFETY: the handle is alive, and its one reference of this topic ends here.
-        unsafe { sys::rd_kafka_topic_destroy(self.rkt.as_ptr()) };
     }
 }

@@ -42,8 +42,8 @@ impl Worker {
             bytes += emitted.bytes;
             share = Some(self.emissions.share(listener, emitted.bytes));
             parts.push(Part {
-                listener: listener.to_owned(),
-                requests: emitted.requests,
+                listener: listener.into(),
+                emitted: Arc::from(emitted),
             });
         }
         slot.each_finished(config, &members, |slot, lane, number, message| {

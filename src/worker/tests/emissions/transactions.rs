@@ -42,7 +42,7 @@ impl Scene {
             Handed::Back(None) => "all go back".to_owned(),
             Handed::Over(one) => {
                 let others = one.others.iter().map(|one| format!("+{}", one.number));
-                let requests = one.parts.iter().map(|part| values(&part.requests));
+                let requests = one.parts.iter().map(|part| values(&part.emitted.requests));
                 let requests = requests.collect::<Vec<_>>().join(" ");
                 format!("{}{}: {requests}", one.number, others.collect::<String>())
             }
