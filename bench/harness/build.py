@@ -1,4 +1,4 @@
-"""Moontide itself, the librdkafka it is linked with, and the two small tools in C."""
+"""Moontide itself, the librdkafka it is linked with, and the small tools in C."""
 
 import os
 import subprocess
@@ -63,4 +63,5 @@ def tools(library):
                  "$BENCH_C_LIBRARIES"], folder / "topic.log", env=library.environment())
     process.run(["cc", "-O2", "-Wall", "-shared", "-fPIC", f"-I{library.lua}/include", here / "bench.c",
                  "-o", folder / "bench.so"], folder / "bench.log")
+    process.run(["cc", "-O2", "-Wall", "-Wextra", here / "server.c", "-o", folder / "server"], folder / "server.log")
     return folder / "topic"

@@ -1,10 +1,12 @@
 """The runs of a workload: its programs in turn (A B C A B C …), each time as a new group."""
 
+import os
 import time
 from statistics import median
 
 from . import moontide
-from .process import Failed
+from .process import Failed, Process, wait_until
+from .settings import PLACE
 
 
 class Program:
@@ -59,7 +61,16 @@ class Bench:
             found.append(program)
         return found
 
+    def serve(self):
+        """Starts the HTTP server, once. All programs have its address in their environment."""
+        if "BENCH_HTTP" not in os.environ:
+            server = Process([PLACE / "tools/server"], PLACE / "tools/server.run.log")
+            wait_until("the HTTP server listens", 10, lambda: server.text().endswith("\n"))
+            os.environ["BENCH_HTTP"] = server.text().strip()
+
     def measure(self, workload, programs):
+        if workload.http:
+            self.serve()
         once = {"idle": self._idle, "backlog": self._backlog, "start": self._start}.get(workload.kind)
         every = {"rate": self.rate, "latency": self._latency}.get(workload.kind)
         rounds = 1 if workload.kind in ("idle", "backlog") else self.settings.rounds

@@ -44,13 +44,14 @@ subscription = {{ fromBeginning = true }}
 {setup.listener}
 ''' for topic in topics)
     producer = f"\n[producerConfig]\n{setup.producer}\n" if setup.producer else ""
+    client = f"\n[http.client]\n{setup.http}\n" if setup.http else ""
     return f'''[kafkaConfig]
 brokers = ["${{BENCH_BROKER}}"]
 
 [consumerConfig]
 groupId = "${{BENCH_GROUP}}"
 {setup.consumer}
-{producer}
+{producer}{client}
 {before}
 {listeners}
 [lua]

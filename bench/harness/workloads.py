@@ -36,6 +36,7 @@ class Moontide:
     listener: str = ""
     consumer: str = ""
     producer: str = ""
+    http: str = ""
     # Lines of TOML of a consumer that emits every message to another topic first; the handler has those of that topic.
     through: str | None = None
     # The p99 that a latency may have, in ms.
@@ -62,6 +63,8 @@ class Workload:
     subject: Moontide
     # "rate", "latency", "idle", "backlog" or "start"
     kind: str = "rate"
+    # Whether the programs need the HTTP server, whose address is in BENCH_HTTP.
+    http: bool = False
     # Partitions of a topic that each run gets anew, to write to; 0 for none.
     out: int = 0
     # What the peers are asked for; those that know no such task are not asked.

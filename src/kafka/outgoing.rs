@@ -115,6 +115,70 @@ impl Outgoing {
     }
 }
 
+/// Records for one topic that librdkafka takes by one call, which reads the clock and locks the topic once.
+#[derive(Default)]
+pub(super) struct Together(Vec<sys::rd_kafka_message_t>);
+
+// SAFETY: between two sends the list is empty.
+unsafe impl Send for Together {}
+// SAFETY: as above.
+unsafe impl Sync for Together {}
+
+impl Together {
+    /// Whether the record may be among them. librdkafka 2.12.1 takes no headers and no timestamp here, and counts a
+    /// record for ever whose own partition does not exist.
+    pub(super) fn takes(record: &Outgoing) -> bool {
+        record.headers.is_empty() && record.timestamp_ms.is_none() && record.partition.is_none()
+    }
+
+    /// Puts copies of the records into the producer's queue, in their order; never blocks. `failed` has the opaque of
+    /// each one that is not there, and why. Behind a queue that is full no further one is taken.
+    ///
+    /// # Safety
+    /// `rkt` is a topic of a producer that is alive, and each opaque has the type that its delivery callback expects.
+    pub(super) unsafe fn enqueue<'r>(
+        &mut self,
+        rkt: *mut sys::rd_kafka_topic_t,
+        records: impl Iterator<Item = (&'r Outgoing, *mut c_void)>,
+        mut failed: impl FnMut(*mut c_void, Code),
+    ) {
+        self.0.extend(records.map(|(record, opaque)| {
+            let (payload, len) = raw(record.value.as_deref());
+            let (key, key_len) = raw(record.key.as_deref());
+            sys::rd_kafka_message_t {
+                err: sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR,
+                rkt: ptr::null_mut(),
+                partition: BY_KEY,
+                payload: payload.cast_mut(),
+                len,
+                key: key.cast_mut(),
+                key_len,
+                offset: 0,
+                _private: opaque,
+            }
+        }));
+        let count = self.0.len();
+        // SAFETY: by the contract; the records live as long as this call, which copies their bytes.
+        let taken = unsafe {
+            sys::rd_kafka_produce_batch(
+                rkt,
+                BY_KEY,
+                sys::RD_KAFKA_MSG_F_COPY,
+                self.0.as_mut_ptr(),
+                count as i32,
+            )
+        };
+        if taken as usize != count {
+            for message in &self.0 {
+                if message.err != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+                    failed(message._private, message.err.into());
+                }
+            }
+        }
+        self.0.clear();
+    }
+}
+
 /// Null for an empty list: a record without headers stays one.
 fn native_headers(headers: &[Header]) -> Result<*mut sys::rd_kafka_headers_t, Code> {
     if headers.is_empty() {

@@ -16,6 +16,7 @@ use rdkafka_sys as sys;
 use rdkafka_sys::RDKafkaErrorCode as Code;
 
 use super::list::List;
+use super::outgoing::Together;
 use super::producer::{Outgoing, TopicHandle};
 use super::queries::millis;
 use super::{Client, Error, Refusal, TopicPartition};
@@ -31,6 +32,7 @@ pub(crate) struct Transactional {
     shared: Box<Shared>,
     /// Topics of the records before, the last one first.
     topics: Vec<(Arc<str>, TopicHandle)>,
+    together: Together,
 }
 
 #[derive(Default)]
@@ -118,6 +120,7 @@ impl Transactional {
                 rk,
                 shared,
                 topics: Vec::new(),
+                together: Together::default(),
             }),
             // SAFETY: librdkafka wrote a NUL-terminated string into the buffer.
             None => Err(Error::fatal(
@@ -150,13 +153,60 @@ impl Transactional {
         check(unsafe { sys::rd_kafka_begin_transaction(self.rk.as_ptr()) })
     }
 
-    /// Adds a record to the transaction. Returns false if the queue is full. Whatever else becomes of the record is
-    /// told by `failed`.
-    pub(crate) fn put(&mut self, record: &Outgoing, number: usize) -> bool {
+    /// Adds records to the transaction, each with its number. Returns how many: with fewer the queue is full. Whatever
+    /// else becomes of a record is told by `failed`.
+    pub(crate) fn put(&mut self, records: &[(&Outgoing, usize)]) -> usize {
+        let mut done = 0;
+        while let Some((record, number)) = records.get(done) {
+            let topic = match self.topic(&record.topic) {
+                Ok(topic) => topic.as_ptr(),
+                Err(code) => {
+                    self.shared.note(*number, code, &record.topic);
+                    done += 1;
+                    continue;
+                }
+            };
+            let rest = &records[done..];
+            let fits =
+                |one: &&(&Outgoing, usize)| Together::takes(one.0) && one.0.topic == record.topic;
+            let count = rest.iter().take_while(fits).count();
+            let taken = if count > 1 {
+                self.put_together(topic, &rest[..count])
+            } else {
+                usize::from(self.put_one(topic, record, *number))
+            };
+            done += taken;
+            if taken < count.max(1) {
+                break;
+            }
+        }
+        done
+    }
+
+    /// Returns how many records are in the queue, or failed for good.
+    fn put_together(
+        &mut self,
+        topic: *mut sys::rd_kafka_topic_t,
+        records: &[(&Outgoing, usize)],
+    ) -> usize {
+        let all = records
+            .iter()
+            .map(|(record, number)| (*record, *number as *mut c_void));
+        let (mut left, shared) = (0, &self.shared);
+        let failed = |opaque: *mut c_void, code| match code {
+            Code::QueueFull => left += 1,
+            _ => shared.note(opaque as usize, code, &records[0].0.topic),
+        };
+        // SAFETY: the topic's producer is alive, and the callback of reports takes the number from the opaque.
+        unsafe { self.together.enqueue(topic, all, failed) };
+        records.len() - left
+    }
+
+    /// Returns false if the queue is full.
+    fn put_one(&self, topic: *mut sys::rd_kafka_topic_t, record: &Outgoing, number: usize) -> bool {
         let (rk, opaque) = (self.rk.as_ptr(), number as *mut c_void);
-        let topic = self.topic(&record.topic).map(TopicHandle::as_ptr);
         // SAFETY: both handles are alive, and the callback of reports takes the number from the opaque.
-        match topic.and_then(|topic| unsafe { record.enqueue_to(rk, topic, opaque) }) {
+        match unsafe { record.enqueue_to(rk, topic, opaque) } {
             Ok(()) => true,
             Err(Code::QueueFull) => false,
             Err(code) => {

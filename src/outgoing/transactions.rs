@@ -17,6 +17,7 @@ use crate::kafka::property::Value;
 use crate::kafka::transactional::{Consequence, Transactional, Trouble};
 use crate::kafka::{Client, Refusal, TopicPartition};
 use crate::log::log;
+use crate::message::Outgoing;
 use crate::rules::transaction::{Answer, Why};
 use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
@@ -294,26 +295,37 @@ impl<'a> Calls<'a> {
     }
 
     fn put(&mut self, all: &[Parts], alone: bool) {
-        let until = Instant::now() + self.settings.timeout;
+        let mut records = Vec::new();
         for part in all.iter().flat_map(|parts| parts.iter()) {
-            let records = part.emitted.requests.iter().flat_map(|one| &one.records);
-            for record in records {
-                while self.broken.is_none() && !self.handle.put(record, self.parts) {
-                    self.handle.poll(AGAIN);
-                    if Instant::now() >= until {
-                        self.broken = Some("the queue of the producer stays full".to_owned());
+            let own = part.emitted.requests.iter().flat_map(|one| &one.records);
+            records.extend(own.map(|record| (record, self.parts)));
+            if alone {
+                self.put_all(&std::mem::take(&mut records));
+                if self.broken.is_none() && self.handle.failed().is_none() {
+                    self.handle.flush(self.settings.timeout);
+                    if self.handle.failed().is_some() {
+                        return;
                     }
-                }
-            }
-            if alone && self.broken.is_none() && self.handle.failed().is_none() {
-                self.handle.flush(self.settings.timeout);
-                if self.handle.failed().is_some() {
-                    return;
                 }
             }
             self.parts += 1;
         }
+        self.put_all(&records);
         failpoint!("transaction-put");
+    }
+
+    fn put_all(&mut self, mut records: &[(&Outgoing, usize)]) {
+        let until = Instant::now() + self.settings.timeout;
+        while self.broken.is_none() {
+            records = &records[self.handle.put(records)..];
+            if records.is_empty() {
+                return;
+            }
+            self.handle.poll(AGAIN);
+            if Instant::now() >= until {
+                self.broken = Some("the queue of the producer stays full".to_owned());
+            }
+        }
     }
 
     fn is_poisoned(&self) -> bool {

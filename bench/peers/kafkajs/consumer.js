@@ -1,8 +1,9 @@
 // A group member of kafkajs that handles message after message, as most of its users do: from the first message to the
 // RECORDS-th, in milliseconds. Offsets are committed automatically, or by the handler, awaited, for the task `commit`. For
 // `emit` it sends each message on to the topic of BENCH_OUT: a batch by one awaited send, or for `emit-each` message by
-// message.
+// message. For `http` it gets a document of BENCH_HTTP for each message by undici, 100 of a batch at once.
 const { Kafka, logLevel } = require('kafkajs')
+const { Pool } = require('undici')
 
 const [broker, topic, groupId, records, task] = process.argv.slice(2)
 const total = Number(records)
@@ -10,6 +11,8 @@ const kafka = new Kafka({ clientId: 'bench', brokers: [broker], logLevel: logLev
 const consumer = kafka.consumer({ groupId })
 const producer = kafka.producer({ idempotent: true })
 const out = process.env.BENCH_OUT
+const AT_ONCE = 100
+const pool = task === 'http' && new Pool(process.env.BENCH_HTTP, { connections: AT_ONCE })
 
 let count = 0
 let first
@@ -56,11 +59,31 @@ async function sendBatch({ batch, resolveOffset, heartbeat }) {
   if (count === total) finish()
 }
 
+async function getBatch({ batch, resolveOffset, heartbeat }) {
+  if (count === 0) first = performance.now()
+  const messages = batch.messages.slice(0, total - count)
+  let next = 0
+  const lane = async () => {
+    while (next < messages.length) {
+      next++
+      const { statusCode, body } = await pool.request({ path: '/document', method: 'GET' })
+      if (statusCode !== 200) throw new Error(`status ${statusCode}`)
+      await body.text()
+      count++
+    }
+  }
+  await Promise.all(Array.from({ length: AT_ONCE }, lane))
+  resolveOffset(batch.lastOffset())
+  await heartbeat()
+  if (count === total) finish()
+}
+
 async function main() {
   if (task.startsWith('emit')) await producer.connect()
   await consumer.connect()
   await consumer.subscribe({ topics: [topic], fromBeginning: true })
   if (task === 'emit') return consumer.run({ eachBatch: sendBatch })
+  if (task === 'http') return consumer.run({ eachBatch: getBatch })
   await consumer.run({
     autoCommit: task !== 'commit',
     partitionsConsumedConcurrently: 8,
