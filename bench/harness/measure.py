@@ -5,6 +5,7 @@ import time
 from statistics import median
 
 from . import moontide
+from .database import Database
 from .process import Failed, Process, wait_until
 from .settings import PLACE
 
@@ -48,6 +49,7 @@ class Bench:
         self.say = say
         # Topics that have been read since they were filled.
         self.warm = set()
+        self.database = None
 
     def programs(self, workload, peers):
         """The subject first."""
@@ -68,9 +70,17 @@ class Bench:
             wait_until("the HTTP server listens", 10, lambda: server.text().endswith("\n"))
             os.environ["BENCH_HTTP"] = server.text().strip()
 
+    def open_database(self):
+        """Starts PostgreSQL, once."""
+        if not self.database:
+            self.database = Database()
+            os.environ["BENCH_SQL"] = self.database.url
+
     def measure(self, workload, programs):
         if workload.http:
             self.serve()
+        if workload.sql:
+            self.open_database()
         once = {"idle": self._idle, "backlog": self._backlog, "start": self._start}.get(workload.kind)
         every = {"rate": self.rate, "latency": self._latency}.get(workload.kind)
         rounds = 1 if workload.kind in ("idle", "backlog") else self.settings.rounds
@@ -109,6 +119,8 @@ class Bench:
         return moontide.Daemon(self.binary, self.broker.address, setup, names, records, out)
 
     def rate(self, workload, program):
+        if workload.sql:
+            return self._written_to_database(workload, program)
         if not workload.out or program.setup and not program.setup.writes:
             return self._rate(workload, program)
         name = f"out-{time.monotonic_ns()}"
@@ -127,6 +139,14 @@ class Bench:
             return figure
         finally:
             self.broker.delete([name])
+
+    def _written_to_database(self, workload, program):
+        self.database.clear()
+        figure = self._rate(workload, program)
+        rows = self.database.count()
+        if rows < figure.messages:
+            raise Failed(f"of {figure.messages} messages {rows} are in the database")
+        return figure
 
     def _rate(self, workload, program, out=""):
         topic = self.topics[(program.setup and program.setup.topic) or workload.topic]

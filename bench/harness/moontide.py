@@ -45,6 +45,8 @@ subscription = {{ fromBeginning = true }}
 ''' for topic in topics)
     producer = f"\n[producerConfig]\n{setup.producer}\n" if setup.producer else ""
     client = f"\n[http.client]\n{setup.http}\n" if setup.http else ""
+    if "BENCH_SQL" in os.environ:
+        client += f'\n[sql.bench]\nurl = "${{BENCH_SQL}}"\n{setup.sql}\n'
     return f'''[kafkaConfig]
 brokers = ["${{BENCH_BROKER}}"]
 

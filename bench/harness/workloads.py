@@ -37,6 +37,7 @@ class Moontide:
     consumer: str = ""
     producer: str = ""
     http: str = ""
+    sql: str = ""
     # Lines of TOML of a consumer that emits every message to another topic first; the handler has those of that topic.
     through: str | None = None
     # The p99 that a latency may have, in ms.
@@ -65,6 +66,8 @@ class Workload:
     kind: str = "rate"
     # Whether the programs need the HTTP server, whose address is in BENCH_HTTP.
     http: bool = False
+    # Whether they write each message to PostgreSQL, whose address is in BENCH_SQL.
+    sql: bool = False
     # Partitions of a topic that each run gets anew, to write to; 0 for none.
     out: int = 0
     # What the peers are asked for; those that know no such task are not asked.
