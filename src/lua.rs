@@ -19,6 +19,7 @@ mod suspend;
 mod used;
 mod vm;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use attributes::{AdminSource, App, HttpSource, ProducerSource};
@@ -67,9 +68,9 @@ pub(crate) struct CallId(pub(crate) u64);
 pub(crate) enum Step {
     Done,
     /// It is done once these records are acknowledged.
-    Emitted(Box<Emitted>),
+    Emitted(Arc<Emitted>),
     /// Its handler has returned, and the deferral finishes it later. What it has emitted leaves now.
-    Deferred(Deferral, Option<Box<Emitted>>),
+    Deferred(Deferral, Option<Arc<Emitted>>),
     Failed(Failure),
     /// The handler gave its verdict on the message.
     Asked(Verdict),
@@ -105,7 +106,7 @@ impl BatchEnd {
             (0, How::Failed(failure), _) => Step::Failed(failure),
             (0, How::Blamed(verdict), _) => Step::Asked(verdict),
             (0, How::Returned, _) => Step::Failed(Failure::nothing_resolved()),
-            (_, _, Some(emitted)) => Step::Emitted(Box::new(emitted)),
+            (_, _, Some(emitted)) => Step::Emitted(Arc::new(emitted)),
             (_, _, None) => Step::Done,
         }
     }

@@ -10,6 +10,7 @@ pub(crate) mod send;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -27,13 +28,13 @@ pub(crate) enum Wait {
     /// `ctx.commitOffsets(offset)`: the literal offset.
     Commit(i64),
     /// The same, once these records of the call are acknowledged.
-    EmitAndCommit(Box<Emitted>, i64),
+    EmitAndCommit(Arc<Emitted>, i64),
     /// The first `done` messages of a batch are done, once these records of them are acknowledged. A listener with
     /// manual commits commits `behind`.
     Settle {
         done: usize,
         behind: i64,
-        emitted: Option<Box<Emitted>>,
+        emitted: Option<Arc<Emitted>>,
     },
     /// Work of the outside runtime.
     Outside(Job),

@@ -39,6 +39,7 @@ mod ticks;
 mod timers;
 mod transactions;
 mod unreported;
+mod unsent;
 mod vms;
 mod waits;
 
@@ -269,6 +270,7 @@ impl Worker {
         self.end_ticks(now);
         if self.stops && self.ticks.is_idle() {
             failpoint!("worker-stop");
+            self.emissions.unsent.flush();
             self.gatekeeper.gone();
             self.log.tell_rest();
             return Turn::Stopped;
@@ -293,6 +295,7 @@ impl Worker {
     /// Whether the next turn has work at once. If not, everything is reported before the worker waits.
     fn end_turn(&mut self) -> Turn {
         self.beat.turn();
+        self.emissions.unsent.flush();
         let down_until = self.engine.down_until();
         self.is_held = self.gatekeeper.is_held(self.runs_nothing()) || down_until.is_some();
         if (!self.ready.is_empty() && !self.is_held) || !self.answers.is_empty() {

@@ -117,7 +117,7 @@ impl Outgoing {
 
 /// Records for one topic that librdkafka takes by one call, which reads the clock and locks the topic once.
 #[derive(Default)]
-pub(super) struct Together(Vec<sys::rd_kafka_message_t>);
+pub(crate) struct Together(Vec<sys::rd_kafka_message_t>);
 
 // SAFETY: between two sends the list is empty.
 unsafe impl Send for Together {}

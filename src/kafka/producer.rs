@@ -35,6 +35,8 @@ use reports::{Opaque, Reports, Waiting};
 pub(super) use topic::Handle as TopicHandle;
 pub(crate) use topic::Topic;
 
+pub(crate) use super::outgoing::Together;
+
 /// The properties that a producer takes over from a consumer: the address of the brokers, and the identity.
 const CONNECTION: &[&str] = &[
     "api.version.",

@@ -191,7 +191,7 @@ pub(super) struct Shared {
     /// Whether any call has emitted, deferred, or owes a commit: most handlers do nothing of it.
     pub(super) emits: Cell<bool>,
     /// What calls have emitted that have not ended, by call: few wait after an emit.
-    pub(super) emitted: RefCell<Vec<(u64, Box<Emitted>)>>,
+    pub(super) emitted: RefCell<Vec<(u64, Arc<Emitted>)>>,
     /// The bytes of all those.
     pub(super) emitted_bytes: Cell<usize>,
     /// Emissions of one record that are over, for the next ones: the memory of each is used again.

@@ -9,7 +9,7 @@ use crate::wait::send::Emitted;
 #[derive(Default)]
 pub(super) struct Used {
     /// Each with the bytes that it holds.
-    all: Vec<(Box<Emitted>, usize)>,
+    all: Vec<(Arc<Emitted>, usize)>,
     bytes: usize,
 }
 
@@ -45,7 +45,8 @@ pub(super) fn size_of_plain(record: &Outgoing) -> usize {
 }
 
 impl Used {
-    pub(super) fn keep(&mut self, one: Box<Emitted>) {
+    /// Nobody else has the emission.
+    pub(super) fn keep(&mut self, one: Arc<Emitted>) {
         // Its records are in no cache any more, and are not looked at.
         let bytes = one.kept;
         if bytes > 0 && one.asked.is_none() && self.bytes + bytes <= USED_MAX {
@@ -54,7 +55,7 @@ impl Used {
         }
     }
 
-    pub(super) fn take(&mut self) -> Option<Box<Emitted>> {
+    pub(super) fn take(&mut self) -> Option<Arc<Emitted>> {
         let (one, bytes) = self.all.pop()?;
         self.bytes -= bytes;
         Some(one)

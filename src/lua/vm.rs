@@ -468,7 +468,7 @@ impl Vm {
     }
 
     /// An emission is over.
-    pub(crate) fn use_again(&self, emitted: Box<Emitted>) {
+    pub(crate) fn use_again(&self, emitted: Arc<Emitted>) {
         self.shared.use_again(emitted);
     }
 

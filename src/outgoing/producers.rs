@@ -9,6 +9,7 @@ mod group;
 mod hearing;
 mod limits;
 mod looking;
+mod pending;
 mod routes;
 mod sending;
 mod stats;
@@ -28,7 +29,9 @@ use crate::nearest::suggestion;
 use crate::telemetry::metrics::ProducerSnapshot;
 use crate::threads::supervisor::Supervisor;
 use crate::wait::Fault;
-use crate::wait::send::{Acknowledgements, Emission, Few, Request, Senders, Sending, Troubled};
+use crate::wait::send::{
+    Acknowledgements, Emission, Emitted, Few, Request, Senders, Sending, Troubled,
+};
 
 use group::Group;
 use hearing::Receivers;
@@ -184,6 +187,10 @@ impl Set {
             })
     }
 
+    fn ways(&self) -> MutexGuard<'_, Ways> {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether the listener of the request may send to these topics.
     fn may_send(&self, request: &Request) -> Result<(), Fault> {
         let listener = request.listener.and_then(|index| self.listeners.get(index));
@@ -264,12 +271,16 @@ impl Senders for Set {
         Ok(())
     }
 
-    fn emit_now(&self, requests: &[Request], first: u64, to: &Arc<dyn Acknowledgements>) -> bool {
-        let mut ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
+    fn emit_now(&self, emitted: &Arc<Emitted>, first: u64, to: &Arc<dyn Acknowledgements>) -> bool {
+        let mut ways = self.ways();
         let first = first | ways.base_of(to, &self.receivers);
         // Where a record has no way, the slow way says why.
         let group = |request: &Request| self.group(request).ok().cloned();
-        ways.send(requests, first, to, group)
+        ways.send(emitted, first, group)
+    }
+
+    fn flush(&self) {
+        self.ways().flush();
     }
 
     fn take_back(&self) {

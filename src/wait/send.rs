@@ -149,10 +149,13 @@ pub(crate) trait Senders: fmt::Debug + Send + Sync {
     /// Whether the listener of the request may emit these records, and by which producer.
     fn may_emit(&self, request: &Request) -> Result<(), Fault>;
 
-    /// Sends records of requests that `may_emit` has passed, at once and once only, behind those of earlier calls. They
-    /// have consecutive numbers from `first` on, below 2^47. After a failure those behind it may have no answer. Where
-    /// that is not possible now, nothing is sent, and this returns false.
-    fn emit_now(&self, requests: &[Request], first: u64, to: &Arc<dyn Acknowledgements>) -> bool;
+    /// Sends records of requests that `may_emit` has passed, once only, behind those of earlier calls, and by the next
+    /// `flush` at the latest. They have consecutive numbers from `first` on, below 2^47. After a failure those behind it
+    /// may have no answer. Where that is not possible now, nothing is sent, and this returns false.
+    fn emit_now(&self, emitted: &Arc<Emitted>, first: u64, to: &Arc<dyn Acknowledgements>) -> bool;
+
+    /// What `emit_now` has taken leaves.
+    fn flush(&self);
 
     /// Takes back what was emitted and is in no request yet, whoever emitted it: each such record fails.
     fn take_back(&self);

@@ -10,7 +10,7 @@ use crate::wait::send::{Acknowledgements, Emitted, Run, Senders};
 
 use super::Worker;
 use super::ids::LaneId;
-use super::kept::{Kept, Records, Settled};
+use super::kept::{Kept, Settled};
 use super::slot::Slot;
 
 /// The message that an emission belongs to.
@@ -35,21 +35,22 @@ impl Worker {
         &mut self,
         slot: &mut Slot,
         (lane, number, listener): (u64, u64, &str),
-        emitted: Box<Emitted>,
-    ) -> Result<Kept, Box<Emitted>> {
+        emitted: Arc<Emitted>,
+    ) -> Result<Kept, Arc<Emitted>> {
         if slot.partition.is_exactly_once {
             return self.keep_for_transaction(slot.lane_id(lane), listener, emitted);
         }
         let emissions = &mut self.emissions;
         let first = emissions.ahead.next();
-        let requests = &emitted.requests;
+        emissions.unsent.leave_by(&emitted.senders);
         if !emitted
             .senders
-            .emit_now(requests, first, &emissions.answers)
+            .emit_now(&emitted, first, &emissions.answers)
         {
             return Err(emitted);
         }
-        let records = requests.iter().map(|one| one.records.len()).sum::<usize>();
+        let requests = emitted.requests.iter();
+        let records = requests.map(|one| one.records.len()).sum::<usize>();
         let lane = slot.lane_id(lane);
         let origin = Origin { lane, number };
         emissions.ahead.push(records as u64, origin);
@@ -57,7 +58,7 @@ impl Worker {
         Ok(Kept {
             ahead: Some(first),
             share: emissions.share(listener, emitted.bytes),
-            emitted: Records::Alone(emitted),
+            emitted: emitted,
         })
     }
 
@@ -81,6 +82,7 @@ impl Worker {
             }
         }
         for senders in all {
+            senders.flush();
             senders.take_back();
         }
     }
@@ -151,7 +153,7 @@ impl Worker {
         for (number, settled) in ended.drain(..) {
             slot.finish(number);
             match settled {
-                Settled::Plain { kept, .. } => self.engine.use_again(kept.emitted.into_alone()),
+                Settled::Plain { kept, .. } => self.engine.use_again(kept.emitted),
                 Settled::Full(full) => {
                     for then in full.emitting.then {
                         self.follow(slot, lane.lane, then);

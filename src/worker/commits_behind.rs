@@ -4,6 +4,7 @@ use crate::assignment::ToWorker;
 use crate::lua::CallId;
 use crate::wait::send::Emitted;
 use crate::wait::{Answer, Cancel, Fault, Reply, Requested, WaitId};
+use std::sync::Arc;
 
 use super::Worker;
 use super::calls::Open;
@@ -19,7 +20,7 @@ impl Worker {
         open: &Open,
         of: (u64, CallId, WaitId),
         offset: i64,
-        emitted: Option<Box<Emitted>>,
+        emitted: Option<Arc<Emitted>>,
     ) -> Option<Cancel> {
         if let Some(last) = slot.unacknowledged.last_mut(open.lane) {
             last.follow_with(Then::Commit {
@@ -44,7 +45,7 @@ impl Worker {
         slot: &mut Slot,
         of: (u64, CallId, WaitId),
         offset: i64,
-        emitted: Option<Box<Emitted>>,
+        emitted: Option<Arc<Emitted>>,
     ) {
         let (vm, call, wait) = of;
         // The call may have been given up.
@@ -64,12 +65,12 @@ impl Worker {
 
     pub(super) fn write_before_commit(
         &mut self,
-        mut emitted: Box<Emitted>,
+        emitted: Arc<Emitted>,
         listener: &str,
         (vm, call, wait): (u64, CallId, WaitId),
         offset: i64,
     ) -> Cancel {
-        let (mailbox, asked) = (self.mailbox.clone(), emitted.asked.take());
+        let (mailbox, asked) = (self.mailbox.clone(), emitted.asked);
         // The call waits for it, and `limits.timeout` ends the wait.
         let share = self.emissions.share(listener, emitted.bytes);
         let job = job(&emitted, Box::new(|_| ()), Some(share));

@@ -32,6 +32,7 @@ use super::kept::{Emitter, Emitting, Settled, Share, Then, Unwritten};
 use super::looking::look_at_topics;
 use super::outcomes::named;
 use super::slot::Slot;
+use super::unsent::Unsent;
 
 /// With so many bytes of a listener without an acknowledgement, no call of it begins. Workers share them.
 pub(super) const BYTES_MAX: usize = 32 << 20;
@@ -55,6 +56,7 @@ pub(super) struct Emissions {
     /// Partitions that wait for room, by epoch, each with its listener.
     parked: Vec<(u64, Arc<Emitter>)>,
     pub(super) answers: Arc<dyn Acknowledgements>,
+    pub(super) unsent: Unsent,
     /// Emissions that are acknowledged, and messages that have become final by that; empty between two letters.
     pub(super) ahead_ended: Vec<(u64, Origin)>,
     pub(super) ended: Vec<(u64, Settled)>,
@@ -63,7 +65,7 @@ pub(super) struct Emissions {
 struct Written {
     /// The number of the message.
     number: u64,
-    emitted: Box<Emitted>,
+    emitted: Arc<Emitted>,
     is_counted: bool,
     tries: u32,
     share: Share,
@@ -80,6 +82,7 @@ impl Emissions {
             bytes_max,
             parked: Vec::new(),
             answers,
+            unsent: Unsent::default(),
             ahead_ended: Vec::new(),
             ended: Vec::new(),
         }
@@ -177,8 +180,8 @@ pub(super) fn result(answer: Answer) -> Result<(), Fault> {
 
 impl Worker {
     /// The run of a lane's head is done once these records are acknowledged.
-    pub(super) fn emit(&mut self, head: &mut Head<'_>, mut emitted: Box<Emitted>) -> Stage {
-        let asked = emitted.asked.take();
+    pub(super) fn emit(&mut self, head: &mut Head<'_>, emitted: Arc<Emitted>) -> Stage {
+        let asked = emitted.asked;
         // What waits for a transaction keeps its place in the lane anyway.
         let is_strict = head.lane.is_strict && !head.slot.partition.is_exactly_once;
         let stage = if is_strict {
@@ -208,7 +211,7 @@ impl Worker {
     }
 
     /// The lane waits until these records are acknowledged, or one is refused.
-    fn write(&mut self, head: &mut Head<'_>, emitted: Box<Emitted>, is_counted: bool) -> Stage {
+    fn write(&mut self, head: &mut Head<'_>, emitted: Arc<Emitted>, is_counted: bool) -> Stage {
         let share = self.emissions.share(head.listener(), emitted.bytes);
         let unwritten = Unwritten {
             emitted,

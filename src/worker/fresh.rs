@@ -6,6 +6,7 @@ use crate::lua::{Call, Step};
 use crate::message::Record as _;
 use crate::rules::lanes::{Headed, Lanes};
 use crate::wait::send::Emitted;
+use std::sync::Arc;
 
 use super::Worker;
 use super::commit_requests::Who;
@@ -163,17 +164,11 @@ impl Worker {
         &mut self,
         slot: &mut Slot,
         fresh: &Fresh<'_>,
-        mut emitted: Box<Emitted>,
-    ) -> Result<(), Box<Emitted>> {
-        let asked = emitted.asked.take();
+        emitted: Arc<Emitted>,
+    ) -> Result<(), Arc<Emitted>> {
+        let asked = emitted.asked;
         let of = (fresh.lane, fresh.number, fresh.listener);
-        let kept = match self.emit_ahead(slot, of, emitted) {
-            Ok(kept) => kept,
-            Err(mut emitted) => {
-                emitted.asked = asked;
-                return Err(emitted);
-            }
-        };
+        let kept = self.emit_ahead(slot, of, emitted)?;
         self.running.end_now();
         slot.place.finished(fresh.offset);
         let Some((number, message)) = slot.lanes.take_fresh() else {

@@ -1,6 +1,5 @@
 //! What handlers have emitted, kept until its message is final: its lane may have to go back.
 
-use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -25,14 +24,8 @@ pub(super) struct Emitter {
 pub(super) struct Kept {
     /// The number of its first record, until it is acknowledged.
     pub(super) ahead: Option<u64>,
-    pub(super) emitted: Records,
+    pub(super) emitted: Arc<Emitted>,
     pub(super) share: Share,
-}
-
-/// What was emitted: the worker's alone, or the transaction's too.
-pub(super) enum Records {
-    Alone(Box<Emitted>),
-    Shared(Arc<Emitted>),
 }
 
 /// The emissions of a message, and what follows them.
@@ -55,7 +48,7 @@ pub(super) enum Then {
     Commit {
         of: (u64, CallId, WaitId),
         offset: i64,
-        emitted: Option<Box<Emitted>>,
+        emitted: Option<Arc<Emitted>>,
     },
 }
 
@@ -85,7 +78,7 @@ pub(super) struct Full {
 
 /// Records that are written again when the lane comes to their message.
 pub(super) struct Unwritten {
-    pub(super) emitted: Box<Emitted>,
+    pub(super) emitted: Arc<Emitted>,
     /// The run counts as done already.
     pub(super) is_counted: bool,
     pub(super) share: Share,
@@ -107,33 +100,6 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.of.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-impl Records {
-    pub(super) fn shared(&self) -> Arc<Emitted> {
-        match self {
-            Self::Alone(emitted) => Arc::new(Emitted::clone(emitted)),
-            Self::Shared(emitted) => emitted.clone(),
-        }
-    }
-
-    pub(super) fn into_alone(self) -> Box<Emitted> {
-        match self {
-            Self::Alone(emitted) => emitted,
-            Self::Shared(emitted) => Box::new(Arc::unwrap_or_clone(emitted)),
-        }
-    }
-}
-
-impl Deref for Records {
-    type Target = Emitted;
-
-    fn deref(&self) -> &Emitted {
-        match self {
-            Self::Alone(emitted) => emitted,
-            Self::Shared(emitted) => emitted,
-        }
     }
 }
 
@@ -246,7 +212,7 @@ impl From<Kept> for Unwritten {
     fn from(kept: Kept) -> Self {
         Self {
             is_counted: kept.ahead.is_none() || kept.ahead == IN_TRANSACTION,
-            emitted: kept.emitted.into_alone(),
+            emitted: kept.emitted,
             share: kept.share,
         }
     }

@@ -24,7 +24,7 @@ use super::ahead::Origin;
 use super::emissions::result;
 use super::head::Head;
 use super::ids::{LaneId, RecordId};
-use super::kept::{Emitting, IN_TRANSACTION, Kept, Records, Settled, Share};
+use super::kept::{Emitting, IN_TRANSACTION, Kept, Settled, Share};
 use super::looking::look_at_topics;
 use super::slot::Slot;
 
@@ -37,8 +37,8 @@ impl Worker {
         &mut self,
         lane: LaneId,
         listener: &str,
-        emitted: Box<Emitted>,
-    ) -> Result<Kept, Box<Emitted>> {
+        emitted: Arc<Emitted>,
+    ) -> Result<Kept, Arc<Emitted>> {
         if !emitted.senders.fit(&emitted.requests) {
             return Err(emitted);
         }
@@ -46,19 +46,19 @@ impl Worker {
         Ok(Kept {
             ahead: IN_TRANSACTION,
             share: self.emissions.share(listener, emitted.bytes),
-            emitted: Records::Shared(Arc::from(emitted)),
+            emitted,
         })
     }
 
     /// The topics of an emission that its lane has waited for are known.
-    pub(super) fn keep_looked_at(head: &mut Head<'_>, emitted: Box<Emitted>, share: Share) {
+    pub(super) fn keep_looked_at(head: &mut Head<'_>, emitted: Arc<Emitted>, share: Share) {
         if !head.slot.partition.is_exactly_once {
             return;
         }
         let kept = Kept {
             ahead: IN_TRANSACTION,
             share,
-            emitted: Records::Shared(Arc::from(emitted)),
+            emitted,
         };
         let (key, number) = (head.key, head.lane.number);
         head.slot.emitting(key, number).kept.push(kept);
@@ -75,7 +75,7 @@ impl Worker {
         let number = headed.number;
         let part = |kept: &Kept| Part {
             listener: kept.share.of.name.clone(),
-            emitted: kept.emitted.shared(),
+            emitted: kept.emitted.clone(),
         };
         let records: usize = emitting.kept.iter().map(|one| one.emitted.bytes).sum();
         self.unreported.hand_over(HandedOver {
@@ -196,7 +196,7 @@ impl Worker {
             records: smallvec![record],
             ..Request::default()
         };
-        let emitted = Box::new(Emitted {
+        let emitted = Arc::new(Emitted {
             senders,
             requests: smallvec![request],
             bytes,

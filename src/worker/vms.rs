@@ -152,7 +152,7 @@ impl Vms {
     }
 
     /// An emission is over.
-    pub(super) fn use_again(&self, emitted: Box<Emitted>) {
+    pub(super) fn use_again(&self, emitted: Arc<Emitted>) {
         self.vm.use_again(emitted);
     }
 

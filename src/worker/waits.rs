@@ -1,5 +1,6 @@
 //! Calls that wait: suspended, answered, timed out, given up.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::assignment::{Partition, ToConsumer, ToWorker};
@@ -98,7 +99,7 @@ impl Worker {
         of: Option<(&mut Slot, &Open)>,
         (vm, call, id): (u64, CallId, WaitId),
         offset: i64,
-        emitted: Option<Box<Emitted>>,
+        emitted: Option<Arc<Emitted>>,
     ) -> Option<Cancel> {
         if let Some((slot, open)) = of {
             return self.commit_behind(slot, open, (vm, call, id), offset, emitted);

@@ -11,6 +11,7 @@ use rdkafka_sys as sys;
 
 use super::reports::Opaque;
 use super::{Failure, Producer};
+use crate::kafka::outgoing::Together;
 use crate::message::Outgoing;
 
 /// librdkafka's handle of a topic. A look for the topic by its name costs as much as all else that a record needs.
@@ -85,9 +86,34 @@ impl Topic {
         // SAFETY: the topic is alive, and so is its producer, whose delivery callback takes an `Opaque`.
         let sent =
             unsafe { record.enqueue_to(self.producer.native(), self.handle.as_ptr(), opaque) };
-        sent.map_err(|code| {
-            let error = KafkaError::MessageProduction(code);
-            self.producer.brokers.failure(&self.name, &error)
-        })
+        sent.map_err(|code| self.failure(code))
+    }
+
+    /// Whether `send_together` takes the record.
+    pub(crate) fn takes_together(record: &Outgoing) -> bool {
+        Together::takes(record)
+    }
+
+    /// As `send`, for several records, in their order. `failed` hears of each that is not sent.
+    pub(crate) fn send_together<'r>(
+        &self,
+        together: &mut Together,
+        records: impl Iterator<Item = (&'r Outgoing, u64)>,
+        mut failed: impl FnMut(u64, Failure),
+    ) {
+        let records = records.map(|(record, number)| (record, Opaque::Number(number).into_ptr()));
+        let failed = |opaque, code| {
+            // SAFETY: it is one of those above, and no report has it.
+            if let Opaque::Number(number) = unsafe { Opaque::from_ptr(opaque) } {
+                failed(number, self.failure(code));
+            }
+        };
+        // SAFETY: the topic is alive, and so is its producer, whose delivery callback takes an `Opaque`.
+        unsafe { together.enqueue(self.handle.as_ptr(), records, failed) };
+    }
+
+    fn failure(&self, code: Code) -> Failure {
+        let error = KafkaError::MessageProduction(code);
+        self.producer.brokers.failure(&self.name, &error)
     }
 }

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
 use std::ffi::c_int;
+use std::sync::Arc;
 
 use mlua::ffi::{self, lua_KContext, lua_State};
 
@@ -75,7 +76,7 @@ impl Shared {
         let wait = Wait::Settle {
             done,
             behind,
-            emitted: emitted.map(Box::new),
+            emitted: emitted.map(Arc::new),
         };
         Some((wait, has_records))
     }

@@ -43,7 +43,7 @@ fn header_bytes(headers: &[Header]) -> usize {
 
 impl Shared {
     /// Takes what a call has emitted.
-    pub(in crate::lua) fn take_emitted(&self, call: CallId) -> Option<Box<Emitted>> {
+    pub(in crate::lua) fn take_emitted(&self, call: CallId) -> Option<Arc<Emitted>> {
         let mut all = self.emitted.borrow_mut();
         let at = all.iter().rposition(|one| one.0 == call.0)?;
         let (_, emitted) = all.swap_remove(at);
@@ -53,7 +53,7 @@ impl Shared {
     }
 
     /// The emission is over, and its memory serves another one.
-    pub(in crate::lua) fn use_again(&self, emitted: Box<Emitted>) {
+    pub(in crate::lua) fn use_again(&self, emitted: Arc<Emitted>) {
         let own = self.senders.as_ref();
         if own.is_some_and(|own| Arc::ptr_eq(own, &emitted.senders)) {
             self.used.borrow_mut().keep(emitted);
@@ -79,6 +79,7 @@ impl Shared {
         let Some((_, one)) = emitted.iter_mut().rfind(|one| one.0 == call) else {
             return false;
         };
+        let one = Arc::make_mut(one);
         one.asked = Some(asked(one.asked));
         true
     }
@@ -95,7 +96,7 @@ impl Shared {
         };
         let used = self.used.borrow_mut().take();
         let mut one = used.unwrap_or_else(|| {
-            Box::new(Emitted {
+            Arc::new(Emitted {
                 senders: senders.clone(),
                 requests: smallvec![Request {
                     records: smallvec![Outgoing::default()],
@@ -107,7 +108,9 @@ impl Shared {
                 asked: None,
             })
         });
-        let request = &mut one.requests[0];
+        // Nobody else has it.
+        let one_mut = Arc::make_mut(&mut one);
+        let request = &mut one_mut.requests[0];
         let is_of_listener = request.listener == self.listener.get();
         request.function = NAME;
         request.listener = self.listener.get();
@@ -125,11 +128,11 @@ impl Shared {
         let bytes = request.records[0].size();
         self.may_keep(request, 0, bytes)?;
         // As large a record of this listener to this topic has passed.
-        if !(is_of_listener && is_of_topic && bytes <= one.bytes) {
+        if !(is_of_listener && is_of_topic && bytes <= one_mut.bytes) {
             senders.may_emit(request)?;
         }
-        (one.bytes, one.last_bytes) = (bytes, bytes);
-        one.kept = used::size_of_plain(&one.requests[0].records[0]);
+        (one_mut.bytes, one_mut.last_bytes) = (bytes, bytes);
+        one_mut.kept = used::size_of_plain(&one_mut.requests[0].records[0]);
         self.emits.set(true);
         self.emitted_bytes.set(self.emitted_bytes.get() + bytes);
         self.emitted.borrow_mut().push((call, one));
@@ -199,10 +202,10 @@ impl Shared {
                 last_bytes: 0,
                 asked: None,
             };
-            all.push((call, Box::new(one)));
+            all.push((call, Arc::new(one)));
             all.len() - 1
         });
-        let one = &mut *all[at].1;
+        let one = Arc::make_mut(&mut all[at].1);
         one.bytes += bytes;
         // Another record may follow a plain one.
         one.kept = 0;

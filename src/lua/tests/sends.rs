@@ -9,8 +9,8 @@ use crate::lua::ProducerSource;
 use crate::lua::tests::*;
 use crate::message::Outgoing;
 use crate::wait::send::{
-    Acknowledgements, Acks, Compression, Coordinates, Emission, Failed, Fate, Few, Request,
-    Senders, Sending, Troubled,
+    Acknowledgements, Acks, Compression, Coordinates, Emission, Emitted, Failed, Fate, Few,
+    Request, Senders, Sending, Troubled,
 };
 use crate::wait::{Cancel, Fault};
 
@@ -52,9 +52,11 @@ impl Senders for Set {
         Ok(())
     }
 
-    fn emit_now(&self, _: &[Request], _: u64, _: &Arc<dyn Acknowledgements>) -> bool {
+    fn emit_now(&self, _: &Arc<Emitted>, _: u64, _: &Arc<dyn Acknowledgements>) -> bool {
         false
     }
+
+    fn flush(&self) {}
 
     fn take_back(&self) {}
 

@@ -28,9 +28,9 @@ impl Route {
         self.is_stale.load(Ordering::Relaxed)
     }
 
-    /// Comes before the record is given to the client.
-    pub(super) fn sent(&self) {
-        self.open.fetch_add(1, Ordering::Relaxed);
+    /// Comes before the records are given to the client.
+    pub(super) fn sent(&self, records: usize) {
+        self.open.fetch_add(records, Ordering::Relaxed);
     }
 
     pub(super) fn reported(&self, records: usize) {

@@ -220,7 +220,7 @@ impl Call {
         let record = &self.records[index];
         let (stats, held) = (self.group.stats.clone(), self.held.clone());
         let (reports, bytes) = (self.reports.clone(), record.size());
-        stats.sent(bytes);
+        stats.sent(1, bytes);
         let then = move |answer| {
             stats.reported(1, bytes);
             drop(held);

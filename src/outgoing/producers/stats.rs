@@ -33,9 +33,9 @@ impl Stats {
         counts.queued = counts.queued.saturating_add_signed(change);
     }
 
-    /// Comes before the record is given to the client.
-    pub(super) fn sent(&self, bytes: usize) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    /// Comes before the records are given to the client.
+    pub(super) fn sent(&self, records: usize, bytes: usize) {
+        self.in_flight.fetch_add(records, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 

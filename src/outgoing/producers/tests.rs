@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use smallvec::smallvec;
 
+use super::group::Counted;
 use super::*;
 use crate::config::{Sources, Written};
 use crate::kafka::mock::{Broker, Code};
@@ -325,6 +326,56 @@ impl Acknowledgements for Heard {
     }
 }
 
+fn emitted(set: &Arc<Set>, values: &[&str]) -> Arc<Emitted> {
+    Arc::new(Emitted {
+        senders: set.clone(),
+        requests: smallvec![request("out", values)],
+        bytes: 1,
+        kept: 0,
+        last_bytes: 1,
+        asked: None,
+    })
+}
+
+/// Those of one turn share a call, and each has its answer.
+#[test]
+fn emitted_records_leave_by_the_flush() {
+    let broker = Broker::start().unwrap();
+    broker.create_topic("out", 1).unwrap();
+    let producers = producers();
+    let set = producers.open_set(&config(broker.address(), "", ""));
+    let heard = Arc::new(Heard::default());
+    let to: Arc<dyn Acknowledgements> = heard.clone();
+    let slowly = set.emit(smallvec![request("out", &["a"])], Box::new(|_| ()));
+    block_on(slowly).unwrap();
+    let emit = |set: &Arc<Set>, number, values: &[&str]| {
+        assert!(set.emit_now(&emitted(set, values), number, &to));
+    };
+    let in_flight = || set.groups[0].snapshot().status.in_flight;
+    emit(&set, 1, &["b"]);
+    emit(&set, 2, &["c"]);
+    assert_eq!(in_flight(), 0, "they wait for the others of their turn");
+    // An emission of several records does not wait, and those before it leave first.
+    emit(&set, 3, &["d", "e"]);
+    assert!(heard.0.lock().unwrap().len() + in_flight() >= 4);
+    emit(&set, 5, &["f"]);
+    set.flush();
+    set.flush();
+    let until = Instant::now() + Duration::from_secs(20);
+    while heard.0.lock().unwrap().len() < 5 {
+        assert!(Instant::now() < until, "{:?}", heard.0);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let answers = std::mem::take(&mut *heard.0.lock().unwrap());
+    assert_eq!(answers, [1, 2, 3, 4, 5].map(|number| (number, true)));
+    let group = &set.groups[0];
+    let all = u32::try_from(group.settings.buffer_memory).unwrap();
+    while !matches!(group.count(all), Ok(Counted::Room(_))) {
+        assert!(Instant::now() < until, "the room comes back");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// A record that is in no request yet is taken back at once, and the producer goes on.
 #[test]
 fn emitted_records_have_numbers_and_can_be_taken_back() {
@@ -334,7 +385,11 @@ fn emitted_records_have_numbers_and_can_be_taken_back() {
     let set = producers.open_set(&config(broker.address(), "", ""));
     let heard = Arc::new(Heard::default());
     let to: Arc<dyn Acknowledgements> = heard.clone();
-    let emit = |first, values: &[&str]| set.emit_now(&[request("out", values)], first, &to);
+    let emit = |first, values: &[&str]| {
+        let is_taken = set.emit_now(&emitted(&set, values), first, &to);
+        set.flush();
+        is_taken
+    };
     let wait = |count: usize| {
         let until = Instant::now() + Duration::from_secs(20);
         while heard.0.lock().unwrap().len() < count {

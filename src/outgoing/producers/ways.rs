@@ -1,14 +1,16 @@
-//! Emitted records leave at once, on the worker's own thread: nothing waits, so that a lane goes on, and librdkafka keeps
-//! their order. **What a record needs is kept from the one before it**: no allocation, no table, no clock.
+//! Emitted records leave on the worker's own thread, at once or at the end of its turn: nothing waits, so that a lane goes
+//! on, and librdkafka keeps their order. **What a record needs is kept from the one before it**: no allocation, no table, no clock.
 
 use std::sync::{Arc, Weak};
 
+use crate::kafka::producer::Topic;
 use crate::message::Outgoing;
 use crate::wait::Fault;
-use crate::wait::send::{Acknowledgements, Request};
+use crate::wait::send::{Acknowledgements, Emitted, Request};
 
 use super::group::Group;
 use super::hearing::Receivers;
+use super::pending::Pending;
 use super::routes::Route;
 
 /// Most handlers write to a few topics.
@@ -22,6 +24,8 @@ pub(super) struct Ways {
     receiver: Option<(Arc<dyn Acknowledgements>, Base)>,
     /// The one used last comes first.
     kept: Vec<Way>,
+    /// Records that leave by the first of these ways.
+    pending: Pending,
     /// Of the records that are about to leave; empty between two calls.
     found: Vec<(Arc<Group>, Arc<Route>, usize)>,
 }
@@ -65,34 +69,36 @@ impl Ways {
         }
     }
 
-    /// Sends all records, or none and returns false.
+    /// Sends all records, or none and returns false. One record without headers waits for the others of the turn.
     pub(super) fn send(
         &mut self,
-        requests: &[Request],
+        emitted: &Arc<Emitted>,
         first: u64,
-        to: &Arc<dyn Acknowledgements>,
         group: impl Fn(&Request) -> Option<Arc<Group>>,
     ) -> bool {
-        if let [request] = requests
+        if let [request] = &emitted.requests[..]
             && let [record] = &request.records[..]
+            && Topic::takes_together(record)
         {
-            return self.send_one(request, record, first, to, group);
+            return self.send_later(emitted, (request, record), first, group);
         }
+        self.flush();
         let mut found = std::mem::take(&mut self.found);
-        let may = self.find(requests, &mut found, group);
+        let may = self.find(&emitted.requests, &mut found, group);
         if may {
-            let records = requests.iter().flat_map(|request| &request.records);
+            let requests = emitted.requests.iter();
+            let records = requests.flat_map(|request| &request.records);
             let mut ways = found.iter().zip(first..).zip(records);
             let failed = ways.find_map(|(((group, route, size), number), record)| {
                 let failure = leave((group, route, *size), record, number).err()?;
-                Some((number - first, failure))
+                Some((number, failure))
             });
-            if let Some((at, fault)) = failed {
+            if let Some((number, fault)) = failed {
                 // Those behind it keep their room no longer.
-                for (group, _, size) in &found[at as usize + 1..] {
+                for (group, _, size) in &found[(number - first) as usize + 1..] {
                     group.give_room_back(*size);
                 }
-                to.answered(Vec::new(), vec![(self.own(first) + at, fault)]);
+                self.failed(vec![(number, fault)]);
             }
         }
         found.clear();
@@ -100,31 +106,45 @@ impl Ways {
         may
     }
 
-    /// As `send`: the usual case, which keeps nothing.
-    fn send_one(
+    /// As `send`: the usual case.
+    fn send_later(
         &mut self,
-        request: &Request,
-        record: &Outgoing,
+        emitted: &Arc<Emitted>,
+        (request, record): (&Request, &Outgoing),
         number: u64,
-        to: &Arc<dyn Acknowledgements>,
         group: impl Fn(&Request) -> Option<Arc<Group>>,
     ) -> bool {
-        let Some(route) = self.put_first(request, record, group) else {
-            return false;
-        };
-        let (group, size) = (&self.kept[0].group, record.size());
-        if !is_plain(record) || !group.take_room(size) {
-            return false;
+        // The records that wait have the first way.
+        let leads = |way: &Way| way.leads(request.producer.as_deref(), &record.topic);
+        if !(self.pending.is_open() && self.kept.first().is_some_and(leads)) {
+            self.flush();
+            let Some(route) = self.put_first(request, record, group) else {
+                return false;
+            };
+            self.pending.open(self.kept[0].group.clone(), route);
         }
-        if let Err(fault) = leave((group, &route, size), record, number) {
-            to.answered(Vec::new(), vec![(self.own(number), fault)]);
+        let is_sent = self.pending.push(emitted, number, record.size());
+        if !is_sent || self.pending.is_full() {
+            self.flush();
         }
-        true
+        is_sent
     }
 
-    /// The number without what it begins with.
-    fn own(&self, number: u64) -> u64 {
-        number & !self.receiver.as_ref().map_or(0, |(_, base)| *base)
+    /// What waits leaves.
+    pub(super) fn flush(&mut self) {
+        let failed = self.pending.flush();
+        if !failed.is_empty() {
+            self.failed(failed);
+        }
+    }
+
+    fn failed(&self, mut failed: Vec<(u64, Fault)>) {
+        if let Some((to, base)) = &self.receiver {
+            for (number, _) in &mut failed {
+                *number &= !base;
+            }
+            to.answered(Vec::new(), failed);
+        }
     }
 
     /// The way of each record, and room for all of them.
@@ -191,8 +211,8 @@ fn leave(
     record: &Outgoing,
     number: u64,
 ) -> Result<(), Fault> {
-    group.stats.sent(size);
-    route.sent();
+    group.stats.sent(1, size);
+    route.sent(1);
     route.topic.send(record, number).map_err(|failure| {
         route.reported(1);
         // The client may have ended for good.

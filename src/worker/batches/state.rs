@@ -1,6 +1,7 @@
 //! The state of a partition's batches.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::lua::BatchEnd;
@@ -58,7 +59,7 @@ pub(super) struct OpenBatch {
     /// The call has ended, and its records are on their way.
     pub(super) writing: Option<Writing>,
     /// In a consumer with exactly once: its records, which fit their topics.
-    pub(super) fits: Option<Box<Emitted>>,
+    pub(super) fits: Option<Arc<Emitted>>,
 }
 
 impl OpenBatch {
@@ -111,7 +112,7 @@ pub(in crate::worker) struct Writing {
     pub(super) end: BatchEnd,
     pub(super) asked: Option<Requested>,
     /// In a consumer with exactly once.
-    pub(super) emitted: Option<Box<Emitted>>,
+    pub(super) emitted: Option<Arc<Emitted>>,
     pub(in crate::worker) tries: u32,
     /// **Its drop gives the records up.**
     pub(super) _cancel: Cancel,

@@ -32,7 +32,7 @@ impl Worker {
         slot: &mut Slot,
         config: &Config,
         listener: &str,
-        (members, emitted): (Vec<Member>, Option<Box<Emitted>>),
+        (members, emitted): (Vec<Member>, Option<Arc<Emitted>>),
     ) {
         let Some(first) = members.first().copied() else {
             return;
@@ -43,7 +43,7 @@ impl Worker {
             share = Some(self.emissions.share(listener, emitted.bytes));
             parts.push(Part {
                 listener: listener.into(),
-                emitted: Arc::from(emitted),
+                emitted,
             });
         }
         slot.each_finished(config, &members, |slot, lane, number, message| {

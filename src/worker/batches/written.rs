@@ -29,7 +29,7 @@ impl Worker {
         let is_exactly_once = slot.partition.is_exactly_once;
         if is_exactly_once && emitted.senders.fit(&emitted.requests) {
             if let Some(batch) = slot.batches.open.get_mut(&id) {
-                batch.fits = Some(Box::new(emitted));
+                batch.fits = Some(Arc::new(emitted));
             }
             return self.conclude(slot, config, id, end);
         }
@@ -47,7 +47,7 @@ impl Worker {
             return;
         };
         let (job, emitted) = if is_exactly_once {
-            (look_at_topics(&emitted, troubled), Some(Box::new(emitted)))
+            (look_at_topics(&emitted, troubled), Some(Arc::new(emitted)))
         } else {
             let share = self.emissions.share(&batch.listener, emitted.bytes);
             (job(&emitted, troubled, Some(share)), None)
@@ -179,7 +179,7 @@ impl Worker {
         open: &Open,
         of: (u64, CallId, WaitId),
         (done, behind): (usize, i64),
-        emitted: Option<Box<Emitted>>,
+        emitted: Option<Arc<Emitted>>,
     ) -> Option<Cancel> {
         let batch = open.batch.and_then(|id| slot.batches.open.get_mut(&id));
         if let Some(batch) = batch {

@@ -14,6 +14,7 @@ use crate::worker::head::Head;
 use crate::worker::outcomes::named;
 use crate::worker::slot::Slot;
 use crate::worker::timers::Wake;
+use std::sync::Arc;
 
 use super::{Answer, InLane, Key, Open};
 
@@ -43,7 +44,7 @@ impl Worker {
         head: &mut Head<'_>,
         vm: u64,
         deferral: Deferral,
-        emitted: Option<Box<Emitted>>,
+        emitted: Option<Arc<Emitted>>,
     ) -> Stage {
         let key = (vm, deferral.id);
         let emits = emitted.is_some();

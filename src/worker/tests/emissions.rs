@@ -2,110 +2,13 @@
 
 mod batches;
 mod deferred;
+mod scripted;
 mod transactions;
 
-use std::sync::Mutex;
-
-use tokio::sync::oneshot;
+use scripted::{Script, Scripted, values};
 
 use super::*;
-use crate::lua::ProducerSource;
-use crate::message::Outgoing;
 use crate::wait::Fault;
-use crate::wait::send::{
-    Acknowledgements, Emission, Few, Request, Run, Senders, Sending, Troubled,
-};
-
-/// Takes the answer to an emission that went ahead.
-type Answer = Box<dyn FnOnce(Result<(), Fault>) + Send>;
-/// The records of an emission that went ahead, and its answer.
-type Ahead = (String, Answer);
-/// The same of one that its lane waits for.
-type Waited = (String, oneshot::Sender<Result<(), Fault>>);
-
-#[derive(Default)]
-struct Script {
-    ahead: Mutex<Vec<Ahead>>,
-    waited: Mutex<Vec<Waited>>,
-    /// Nothing goes ahead.
-    is_unready: Mutex<bool>,
-    /// How often records were taken back.
-    taken_back: Mutex<usize>,
-}
-
-impl std::fmt::Debug for Script {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Script")
-    }
-}
-
-#[derive(Clone, Debug, Default)]
-struct Scripted(Arc<Script>);
-
-fn values(requests: &[Request]) -> String {
-    let records = requests.iter().flat_map(|request| &request.records);
-    let value = |record: &Outgoing| {
-        let value = record.value.clone().unwrap_or_default();
-        String::from_utf8(value).unwrap()
-    };
-    records.map(value).collect::<Vec<_>>().join(" ")
-}
-
-impl Senders for Scripted {
-    fn fit(&self, _: &[Request]) -> bool {
-        true
-    }
-
-    fn look_at_topics(&self, _: &[Request], _: Troubled) -> Emission {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn send(&self, _: Request) -> Result<Sending, Fault> {
-        Err(Fault::new("internal", "nothing is sent"))
-    }
-
-    fn may_emit(&self, _: &Request) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn emit_now(&self, requests: &[Request], first: u64, to: &Arc<dyn Acknowledgements>) -> bool {
-        if *self.0.is_unready.lock().unwrap() {
-            return false;
-        }
-        let (to, count) = (
-            to.clone(),
-            requests.iter().map(|one| one.records.len() as u64),
-        );
-        let run = Run {
-            first,
-            count: count.sum(),
-        };
-        let then = move |result: Result<(), Fault>| match result {
-            Ok(()) => to.answered(vec![run], Vec::new()),
-            Err(fault) => to.answered(Vec::new(), vec![(first, fault)]),
-        };
-        let mut ahead = self.0.ahead.lock().unwrap();
-        ahead.push((values(requests), Box::new(then)));
-        true
-    }
-
-    fn take_back(&self) {
-        *self.0.taken_back.lock().unwrap() += 1;
-    }
-
-    fn emit(&self, requests: Few<Request>, _: Troubled) -> Emission {
-        let (answer, told) = oneshot::channel();
-        let mut waited = self.0.waited.lock().unwrap();
-        waited.push((values(&requests), answer));
-        Box::pin(async move { told.await.unwrap_or(Ok(())) })
-    }
-}
-
-impl ProducerSource for Scripted {
-    fn open(&self, _: &Arc<Config>) -> Arc<dyn Senders> {
-        Arc::new(self.clone())
-    }
-}
 
 struct Scene {
     fixture: Fixture,
@@ -159,7 +62,13 @@ impl Scene {
 
     /// As many turns as there is work for.
     fn go_on(&mut self) {
-        while self.fixture.turn() == Turn::Busy {}
+        while self.fixture.turn() == Turn::Busy {
+            assert!(self.script.has_left());
+        }
+        assert!(
+            self.script.has_left(),
+            "what is emitted leaves with its turn"
+        );
     }
 
     /// The emissions that went ahead and have no answer.

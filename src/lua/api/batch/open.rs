@@ -1,5 +1,7 @@
 //! The batches of running calls.
 
+use std::sync::Arc;
+
 use crate::lua::CallId;
 use crate::lua::open_batch::OpenBatch;
 use crate::lua::shared::Shared;
@@ -28,7 +30,7 @@ impl Shared {
         done: usize,
         returns: bool,
     ) -> Option<Emitted> {
-        let mut all = *self.take_emitted(call)?;
+        let mut all = Arc::unwrap_or_clone(self.take_emitted(call)?);
         let own = batch.split(&mut all, done, returns);
         match own {
             Some(own) => Some(Emitted {
@@ -62,7 +64,7 @@ impl Shared {
         let all = emitted.iter_mut().rfind(|one| one.0 == call);
         let own = all.and_then(|(_, all)| {
             let before = all.bytes;
-            let own = batch.split(all, batch.resolved(), false);
+            let own = batch.split(Arc::make_mut(all), batch.resolved(), false);
             let left = before - all.bytes;
             self.emitted_bytes.set(self.emitted_bytes.get() - left);
             own

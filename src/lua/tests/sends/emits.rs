@@ -20,7 +20,7 @@ fn fixture(body: &str) -> Fixture {
 #[track_caller]
 fn emitted(step: Step) -> Emitted {
     match step {
-        Step::Emitted(emitted) => *emitted,
+        Step::Emitted(emitted) => Arc::unwrap_or_clone(emitted),
         step => panic!("{step:?}"),
     }
 }
