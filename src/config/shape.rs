@@ -385,7 +385,10 @@ fn written_path(path: &[String]) -> (String, Option<String>) {
         [list, index, rest @ ..] if list == "listeners" && index.is_empty() => {
             (Some("[[listeners]]".to_owned()), rest)
         }
-        [outer, name, rest @ ..] if outer == "consumers" || outer == "producers" => {
+        [outer, name, rest @ ..]
+            if matches!(outer.as_str(), "consumers" | "producers")
+                || outer == "http" && name == "client" && !rest.is_empty() =>
+        {
             (Some(format!("[{outer}.{name}]")), rest)
         }
         [table, rest @ ..] if !rest.is_empty() => (Some(format!("[{table}]")), rest),
