@@ -12,7 +12,7 @@ pub(crate) fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> O
     names
         .map(|other| (distance(&name, &other.to_lowercase()), other))
         .filter(|(distance, other)| *distance <= 1.max(name.len().min(other.len()) / 3))
-        .min_by_key(|(distance, _)| *distance)
+        .min_by_key(|(distance, other)| (*distance, other.len().abs_diff(name.len())))
         .map(|(_, other)| other)
 }
 
