@@ -7,6 +7,7 @@
 mod admin;
 mod agree;
 mod allow_list;
+mod certificates;
 mod consumers;
 mod error;
 mod exactly_once;
@@ -23,6 +24,7 @@ mod passthrough;
 mod process;
 mod producers;
 mod properties;
+mod redis;
 #[cfg(test)]
 mod reference;
 mod refused;
@@ -45,13 +47,14 @@ use crate::kafka::property::Value;
 use crate::topic_name;
 use crate::wait::send::{Acks, Compression};
 
+pub(crate) use admin::{Admin, Connection};
 pub(crate) use allow_list::AllowList;
+pub(crate) use certificates::{Certificate, Secret};
 pub(crate) use error::{Errors, words};
-#[cfg(test)]
-pub(crate) use http_client::Certificate;
-pub(crate) use http_client::{HttpClient, Proxy, Secret};
+pub(crate) use http_client::{HttpClient, Proxy};
 pub(crate) use load::Written;
 pub(crate) use names::is_library;
+pub(crate) use redis::{Address, Redis, Tls};
 use scene::Scene;
 pub(crate) use shape::schema;
 pub(crate) use sources::Sources;
@@ -88,6 +91,8 @@ pub(crate) struct Config {
     pub(crate) http: Option<Http>,
     /// `[http.client]`.
     pub(crate) http_client: HttpClient,
+    /// The Redis servers of handlers, by name.
+    pub(crate) redis: Vec<Redis>,
     /// Warnings, logged at every start and shown by `check`.
     pub(crate) warnings: Vec<String>,
 }
@@ -153,30 +158,6 @@ pub(crate) struct Producer {
     pub(crate) metadata_max_age: Duration,
     /// Whether the file has its table: then it connects at the start, and not at the first send.
     pub(crate) is_written: bool,
-}
-
-/// What handlers may do by `tide.kafka.admin`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Admin {
-    /// The names of functions.
-    pub(crate) allow: Vec<String>,
-}
-
-/// A connection that neither consumes nor sends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Connection {
-    /// All properties of librdkafka, by its names.
-    pub(crate) properties: BTreeMap<String, Value>,
-    /// `requestTimeout`: how long a call waits that names no time itself.
-    pub(crate) request_timeout: Duration,
-}
-
-impl Connection {
-    /// The addresses of the brokers, for errors.
-    pub(crate) fn addresses(&self) -> &str {
-        let addresses = self.properties.get("bootstrap.servers");
-        addresses.map_or("", |addresses| &addresses.text)
-    }
 }
 
 /// Topics to which a listener may send.

@@ -8,6 +8,7 @@ mod attributes;
 mod build;
 pub(crate) mod control;
 mod deferrals;
+mod function;
 mod loader;
 mod open_batch;
 mod ordinals;
@@ -22,7 +23,7 @@ mod vm;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use attributes::{AdminSource, App, HttpSource, ProducerSource};
+pub(crate) use attributes::{AdminSource, App, HttpSource, ProducerSource, RedisSource};
 pub(crate) use deferrals::{Deferral, DeferralId, Given};
 pub(crate) use loader::{Loader, Unloaded};
 pub(crate) use vm::Vm;

@@ -5,6 +5,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod http;
+pub(crate) mod redis;
 pub(crate) mod send;
 
 use std::fmt;

@@ -1,8 +1,9 @@
 //! `moontide check`: reports whether the daemon would start with the files on disk, and what it would run.
 //!
-//! It contacts no broker. It takes the same road as a start, up to the first message, and exits with 78 where a start
+//! It contacts no server. It takes the same road as a start, up to the first message, and exits with 78 where a start
 //! would.
 
+mod clients;
 mod log_file;
 mod policies;
 mod producers;
@@ -19,7 +20,7 @@ use log_file::Found;
 use super::terminal::harmless;
 use super::{ConfigOption, Exit};
 use crate::bundle::{self, Bundle};
-use crate::config::{Config, Consumer, Errors, Listener};
+use crate::config::{self, Config, Consumer, Errors, Listener};
 use crate::kafka::property::Value;
 use crate::lua::{Loader, Ticket, Unloaded, Vm, Watchdog};
 use crate::threads::supervisor::Supervisor;
@@ -195,8 +196,25 @@ fn as_text(Good { bundle, warnings }: &Good) -> String {
             format_args!("http on {}: /metrics, /live, /ready, /status", http.listen),
         );
     }
+    clients_as_text(&mut text, config);
     line(&mut text, format_args!("{}: ok", config.path.display()));
     text
+}
+
+/// The clients of handlers; that of requests by HTTP only where the file mentions it.
+fn clients_as_text(text: &mut String, config: &Config) {
+    if config.http_client != config::HttpClient::default() {
+        line(text, format_args!("http.client"));
+        for fact in clients::http_as_lines(&config.http_client) {
+            line(text, format_args!("    {fact}"));
+        }
+    }
+    for redis in &config.redis {
+        line(text, format_args!("{}", clients::redis_head(redis)));
+        for fact in clients::redis_as_lines(redis) {
+            line(text, format_args!("    {fact}"));
+        }
+    }
 }
 
 fn properties(text: &mut String, properties: &BTreeMap<String, Value>) {
@@ -255,6 +273,8 @@ fn as_json(Good { bundle, warnings }: &Good) -> Json {
             "listen": http.listen,
             "stallAfter": http.stall_after.as_millis() as u64,
         })),
+        "httpClient": clients::http_as_json(&config.http_client),
+        "redis": config.redis.iter().map(clients::redis_as_json).collect::<Vec<_>>(),
     })
 }
 

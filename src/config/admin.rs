@@ -1,15 +1,42 @@
 //! `[kafka.admin]`, and the connection of the admin client.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Scene;
 use super::file::File;
 use super::kafkajs;
 use super::passthrough::Table;
 use super::properties;
-use super::{Admin, Connection, Scene};
-use crate::kafka::property::Role;
+use crate::kafka::property::{Role, Value};
 use crate::nearest::suggestion;
 use crate::wait::admin::{READING, WRITING};
 
 const PATH: [&str; 2] = ["kafka", "admin"];
+
+/// What handlers may do by `tide.kafka.admin`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Admin {
+    /// The names of functions.
+    pub(crate) allow: Vec<String>,
+}
+
+/// A connection that neither consumes nor sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Connection {
+    /// All properties of librdkafka, by its names.
+    pub(crate) properties: BTreeMap<String, Value>,
+    /// `requestTimeout`: how long a call waits that names no time itself.
+    pub(crate) request_timeout: Duration,
+}
+
+impl Connection {
+    /// The addresses of the brokers, for errors.
+    pub(crate) fn addresses(&self) -> &str {
+        let addresses = self.properties.get("bootstrap.servers");
+        addresses.map_or("", |addresses| &addresses.text)
+    }
+}
 
 pub(super) fn admin(file: &File, scene: &mut Scene<'_, '_>) -> Admin {
     let reading = || READING.map(str::to_owned).to_vec();

@@ -3,6 +3,7 @@
 //! An entry is a name, a name behind `*.`, an address, a network, or the word "public". A name that is allowed may
 //! have any address. Otherwise the address decides, so it is checked behind the lookup.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Every address of the public internet.
@@ -82,6 +83,35 @@ impl AllowList {
         let is_name = |entry: &Entry| matches!(entry, Entry::Name { .. });
         let entries = self.entries.as_ref();
         entries.is_none_or(|entries| !entries.iter().all(is_name))
+    }
+}
+
+impl fmt::Display for AllowList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(entries) = &self.entries else {
+            return f.write_str("every host");
+        };
+        if entries.is_empty() {
+            return f.write_str("no host");
+        }
+        for (index, entry) in entries.iter().enumerate() {
+            f.write_str(if index > 0 { ", " } else { "" })?;
+            match entry {
+                Entry::Public => f.write_str(PUBLIC)?,
+                Entry::Name {
+                    name,
+                    is_below,
+                    port,
+                } => {
+                    write!(f, "{}{name}", if *is_below { "*." } else { "" })?;
+                    if let Some(port) = port {
+                        write!(f, ":{port}")?;
+                    }
+                }
+                Entry::Network { address, bits } => write!(f, "{address}/{bits}")?,
+            }
+        }
+        Ok(())
     }
 }
 

@@ -148,9 +148,14 @@ impl<'a> Report<'a> {
         if !text.starts_with(['"', '\'']) {
             return;
         }
+        // Behind a scheme, characters that should have been encoded belong to the secret, too.
+        let scheme = text.find("://").map(|at| at + 3);
         for (end, _) in text.match_indices('@') {
             let start = text[..end].rfind(['"', '\'', ',', '/', ' ', '\n', '@']);
-            let start = start.map_or(0, |at| at + 1);
+            let start = scheme.or(start.map(|at| at + 1)).unwrap_or(0);
+            if start > end {
+                continue;
+            }
             if text[start..end].contains(':') {
                 self.masked.push(value.start + start..value.start + end);
                 self.secret(&text[start..end]);

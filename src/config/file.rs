@@ -8,6 +8,7 @@ mod failure;
 mod http;
 mod kafka;
 mod producer;
+mod redis;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,12 +21,13 @@ pub(super) use failure::{
     Breaker, BreakerTable, DeadLetter, HeaderStyle, Infrastructure, OnError, OnRefusal, Retry,
     TooLarge,
 };
-pub(super) use http::{ClientCertificate, Http, HttpClient};
+pub(super) use http::{Http, HttpClient};
 pub(super) use kafka::{
     Assigner, Client, Consumer, GroupProtocol, LogLevel, Mechanism, OneOrMany, Property, Sasl, Ssl,
     SslTable,
 };
 pub(super) use producer::Producer;
+pub(super) use redis::{Redis, RedisTls};
 
 use super::unit::{Millis, Size};
 
@@ -58,6 +60,8 @@ pub(super) struct File {
     pub(super) daemon: Daemon,
     /// The HTTP server of metrics and probes, and the HTTP client of handlers.
     pub(super) http: Option<Http>,
+    /// The Redis servers of handlers by name. A handler gets one by `tide.redis("name")`.
+    pub(super) redis: BTreeMap<String, Redis>,
 }
 
 /// What handlers may do with the cluster, beside consuming and sending.

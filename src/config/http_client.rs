@@ -1,18 +1,12 @@
-//! `[http.client]`: the requests of handlers. The files that it names are read here, so a reload reads them again.
+//! `[http.client]`: the requests of handlers.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::path::Path;
 use std::time::Duration;
 
-use openssl::pkey::PKey;
-use openssl::x509::X509;
-
-use super::AllowList;
-use super::Scene;
-use super::error::words;
-use super::file::{ClientCertificate, File, OneOrMany};
+use super::certificates::{self, Certificate, Given, Secret};
+use super::file::File;
 use super::unit::{Millis, Size};
+use super::{AllowList, Scene};
 
 const PATH: [&str; 2] = ["http", "client"];
 const SIZE_MAX: u32 = 10_000;
@@ -47,25 +41,6 @@ pub(crate) struct Proxy {
     pub(crate) credentials: Option<Secret>,
 }
 
-/// A certificate of this client, with its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Certificate {
-    pub(crate) cert: Secret,
-    pub(crate) key: Secret,
-    pub(crate) passphrase: Option<Secret>,
-}
-
-/// Text that is never shown: a secret, or one that is of no use to a reader.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(pub(crate) String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-#[cfg(test)]
 impl Default for HttpClient {
     fn default() -> Self {
         let client = super::file::HttpClient::default();
@@ -141,13 +116,29 @@ pub(super) fn resolve(file: &File, scene: &mut Scene<'_, '_>) -> HttpClient {
             Some(client.no_proxy.as_deref().unwrap_or_default()),
             scene,
         ),
-        ca: ca(client.ca.as_ref(), scene),
-        certificates: client
-            .certificates
-            .iter()
-            .filter_map(|(name, one)| Some((name.clone(), certificate(name, one, scene)?)))
-            .collect(),
+        ca: certificates::ca(client.ca.as_ref(), &PATH, scene),
+        certificates: own_certificates(client, scene),
     }
+}
+
+fn own_certificates(
+    client: &super::file::HttpClient,
+    scene: &mut Scene<'_, '_>,
+) -> BTreeMap<String, Certificate> {
+    let mut found = BTreeMap::new();
+    for (name, one) in &client.certificates {
+        let given = Given {
+            what: &format!("the client certificate `{name}`"),
+            cert: one.cert.as_deref(),
+            key: one.key.as_deref(),
+            passphrase: one.passphrase.as_deref(),
+        };
+        let table = [&PATH[..], &["certificates", name]].concat();
+        if let Some(certificate) = certificates::certificate(&given, &table, scene) {
+            found.insert(name.clone(), certificate);
+        }
+    }
+    found
 }
 
 fn error(scene: &mut Scene<'_, '_>, keys: &[&str], message: impl Into<String>) {
@@ -185,7 +176,7 @@ fn proxy(text: &str) -> Option<Proxy> {
 }
 
 /// The text of which `%40` and the like stand for characters.
-fn decoded(text: &str) -> Option<String> {
+pub(super) fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, behind)) = rest.split_first() {
@@ -201,94 +192,4 @@ fn decoded(text: &str) -> Option<String> {
         rest = &rest[2..];
     }
     String::from_utf8(bytes).ok()
-}
-
-fn ca(ca: Option<&OneOrMany>, scene: &mut Scene<'_, '_>) -> Option<Secret> {
-    let list = match ca? {
-        OneOrMany::One(one) => std::slice::from_ref(one),
-        OneOrMany::Many(list) => list,
-    };
-    let mut all = String::new();
-    for one in list {
-        match pem(one, scene.folder) {
-            Ok(text) if is_chain(&text) => {
-                all.push_str(&text);
-                all.push('\n');
-            }
-            Ok(_) => error(scene, &["ca"], "`ca` has no certificate in PEM"),
-            Err(reason) => {
-                let message =
-                    format!("`ca` is neither PEM text nor a file that can be read: {reason}");
-                error(scene, &["ca"], message);
-            }
-        }
-    }
-    Some(Secret(all))
-}
-
-fn is_chain(text: &str) -> bool {
-    X509::stack_from_pem(text.as_bytes()).is_ok_and(|chain| !chain.is_empty())
-}
-
-fn certificate(
-    name: &str,
-    one: &ClientCertificate,
-    scene: &mut Scene<'_, '_>,
-) -> Option<Certificate> {
-    let (Some(cert), Some(key)) = (&one.cert, &one.key) else {
-        let message = format!("the client certificate `{name}` needs `cert` and `key`");
-        error(scene, &["certificates", name], message);
-        return None;
-    };
-    let cert = match pem(cert, scene.folder) {
-        Ok(text) if is_chain(&text) => text,
-        Ok(_) => {
-            error(
-                scene,
-                &["certificates", name, "cert"],
-                "`cert` has no certificate in PEM",
-            );
-            return None;
-        }
-        Err(reason) => {
-            let message =
-                format!("`cert` is neither PEM text nor a file that can be read: {reason}");
-            error(scene, &["certificates", name, "cert"], message);
-            return None;
-        }
-    };
-    // What should have been PEM may be a key: it is not for the log.
-    let Ok(key) = pem(key, scene.folder) else {
-        let message = "`key` is neither PEM text nor a file that can be read";
-        error(scene, &["certificates", name, "key"], message);
-        return None;
-    };
-    let passphrase = one.passphrase.clone().unwrap_or_default();
-    let read = PKey::private_key_from_pem_passphrase(key.as_bytes(), passphrase.as_bytes());
-    let Ok(private) = read else {
-        let message = "`key` is no private key in PEM, or `passphrase` does not open it";
-        error(scene, &["certificates", name, "key"], message);
-        return None;
-    };
-    let public = X509::from_pem(cert.as_bytes()).and_then(|cert| cert.public_key());
-    if !public.is_ok_and(|public| public.public_eq(&private)) {
-        let message = "`key` is not the key of `cert`";
-        error(scene, &["certificates", name, "key"], message);
-        return None;
-    }
-    Some(Certificate {
-        cert: Secret(cert),
-        key: Secret(key),
-        passphrase: one.passphrase.clone().map(Secret),
-    })
-}
-
-/// The text itself, or that of the file of this path.
-fn pem(text: &str, folder: &Path) -> Result<String, String> {
-    if text.trim_start().starts_with("-----BEGIN") {
-        return Ok(text.to_owned());
-    }
-    let path = folder.join(text);
-    crate::files::regular_file::read_to_string(&path)
-        .map_err(|error| format!("`{}`: {}", path.display(), words(&error)))
 }

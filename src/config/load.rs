@@ -15,7 +15,7 @@ use super::scene::Scene;
 use super::tree::{self, Tree};
 use super::{
     Config, Errors, admin, agree, consumers, exactly_once, http_client, interpolate, listeners,
-    made, process, producers, shape,
+    made, process, producers, redis, shape,
 };
 use crate::config::Sources;
 
@@ -162,6 +162,7 @@ fn resolve(
     let daemon = process::daemon(file, scene, environment);
     let http = process::http(file, scene);
     let http_client = http_client::resolve(file, scene);
+    let redis = redis::resolve(file, scene);
     let connection = admin::connection(file, scene);
     Config {
         path: path.to_owned(),
@@ -178,6 +179,7 @@ fn resolve(
         daemon,
         http,
         http_client,
+        redis,
         warnings: std::mem::take(&mut scene.report.warnings),
     }
 }

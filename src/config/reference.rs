@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use toml::Spanned;
 
 use super::error::Report;
-use super::file::{Batch, BreakerTable, DeadLetter, File, Http, RateLimitTable, SslTable};
+use super::file::{Batch, BreakerTable, DeadLetter, File, Http, RateLimitTable, Redis, SslTable};
 use super::unit::Millis;
 use super::{kafkajs, listeners, shape, tree};
 use crate::log::TARGETS;
@@ -83,6 +83,8 @@ fn every_key_of_the_schema_stands_in_the_reference() {
         ("Http", ".http"),
         ("HttpClient", ".http.client"),
         ("ClientCertificate", ".http.client.certificates.partner"),
+        ("Redis", ".redis.cache"),
+        ("RedisTlsTable", ".redis.cache.tls"),
     ];
     let known: BTreeSet<&str> = schema["$defs"]
         .as_object()
@@ -138,6 +140,8 @@ fn the_values_of_the_reference_are_the_defaults() {
     equal(&listener["batch"], &batch, ".batch");
     let http = serde_json::to_value(Http::default()).unwrap();
     equal(&written["http"], &http, ".http");
+    let redis = serde_json::to_value(Redis::default()).unwrap();
+    equal(&written["redis"]["cache"], &redis, ".redis.cache");
 }
 
 #[track_caller]

@@ -27,6 +27,7 @@ pub(super) fn key(scope: &str, key: &str) -> Option<&'static str> {
         "RateLimitTable" => rate_limit(key),
         "Http" => http(key),
         "HttpClient" => http_client(key),
+        "Redis" => redis(key),
         "Daemon" => daemon(key),
         _ => None,
     };
@@ -339,6 +340,33 @@ fn http_client(key: &str) -> Option<&'static str> {
         }
         "retry" | "retries" => Some("the retries are those of the listener; remove it"),
         "keepAlive" | "idleTimeout" => Some("idle connections are closed after 4 s; remove it"),
+        _ => None,
+    }
+}
+
+fn redis(key: &str) -> Option<&'static str> {
+    match key {
+        "urls" | "nodes" | "hosts" | "addresses" => {
+            Some("write `url`, which takes a list of addresses, too")
+        }
+        "host" | "port" | "address" | "db" | "database" | "path" => {
+            Some("write `url = \"redis://host:6379/0\"`")
+        }
+        "username" => Some("write `user`"),
+        "pass" | "auth" => Some("write `password`"),
+        "pool" | "poolSize" | "connections" | "maxConnections" => Some("write `size`"),
+        "ssl" => Some("write `tls`"),
+        "ca" | "cert" | "key" | "passphrase" => Some("write it below `tls`"),
+        "commandTimeout" | "socketTimeout" => Some("write `timeout`"),
+        "rejectUnauthorized" | "verify" | "insecure" => {
+            Some("certificates are always checked; write the authority into `tls.ca`")
+        }
+        "retry" | "retries" | "maxRetriesPerRequest" => {
+            Some("the retries are those of the listener; remove it")
+        }
+        "sentinels" | "sentinel" => {
+            Some("Sentinel is not supported; write the address of the master")
+        }
         _ => None,
     }
 }

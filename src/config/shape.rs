@@ -16,7 +16,7 @@ use crate::kafka::property::{self, Role};
 use crate::nearest::nearest;
 
 /// Where a key that stands in the wrong table belongs, by the name of the table's type.
-const TABLES: [(&str, &str); 19] = [
+const TABLES: [(&str, &str); 21] = [
     ("Client", "`[kafkaConfig]`"),
     ("Admin", "`[kafka.admin]`"),
     ("Consumer", "`[consumerConfig]`"),
@@ -39,6 +39,8 @@ const TABLES: [(&str, &str); 19] = [
         "ClientCertificate",
         "a certificate of `[http.client.certificates]`",
     ),
+    ("Redis", "`[redis.NAME]`"),
+    ("RedisTlsTable", "`tls` of `[redis.NAME]`"),
 ];
 
 /// The JSON Schema of the configuration.
@@ -283,6 +285,10 @@ impl<'w> Walk<'w, '_> {
         let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
         let instead = match path[..] {
             ["listeners"] => Some("write `[[listeners]]`".to_owned()),
+            // Its keys, where a name is expected.
+            ["redis", _] => {
+                Some("write it in a table with a name, such as `[redis.cache]`".to_owned())
+            }
             // An array of tables, where there is one table.
             [table] if value.get_ref().is_array() => Some(format!("write `[{table}]`")),
             [.., key] => refused::form(key).map(|form| format!("write `{form}`")),
@@ -386,7 +392,7 @@ fn written_path(path: &[String]) -> (String, Option<String>) {
             (Some("[[listeners]]".to_owned()), rest)
         }
         [outer, name, rest @ ..]
-            if matches!(outer.as_str(), "consumers" | "producers")
+            if matches!(outer.as_str(), "consumers" | "producers" | "redis")
                 || outer == "http" && name == "client" && !rest.is_empty() =>
         {
             (Some(format!("[{outer}.{name}]")), rest)

@@ -17,7 +17,7 @@ use crate::crash::journal::{Journal, Page};
 use crate::log::log;
 use crate::lua::{App, Loader, Ticket, Unloaded, Vm, Watchdog};
 use crate::outgoing::admin::Admins;
-use crate::outgoing::http::HttpClients;
+use crate::outgoing::clients::Clients;
 use crate::outgoing::producers::Producers;
 use crate::outgoing::required_topics::RequiredTopic;
 use crate::rules::config_changes::Difference;
@@ -77,7 +77,7 @@ struct Members {
     config: Option<Arc<Config>>,
     journal: Option<Journal>,
     producers: Option<Arc<Producers>>,
-    outside: Option<(Arc<App>, Arc<HttpClients>)>,
+    outside: Option<(Arc<App>, Arc<Clients>)>,
     /// The last answers of the workers, used while they are busy.
     said: Vec<WorkerSnapshot>,
 }
@@ -164,8 +164,8 @@ impl Roster {
         producers.map_or_else(Vec::new, |producers| producers.snapshots())
     }
 
-    /// The waits outside, and the client that serves those by HTTP.
-    pub(super) fn outside(&self) -> Option<(Arc<App>, Arc<HttpClients>)> {
+    /// The waits outside, and the clients that serve them.
+    pub(super) fn outside(&self) -> Option<(Arc<App>, Arc<Clients>)> {
         self.lock().outside.clone()
     }
 
@@ -190,9 +190,9 @@ impl Fleet {
         let mut loader = Loader::new(watchdog.clone(), supervisor.clone(), at_late_end);
         let producers = Arc::new(Producers::new(&supervisor));
         let admins = Arc::new(Admins::new(&supervisor));
-        let http = Arc::new(HttpClients::default());
+        let clients = Arc::new(Clients::default());
         let app = App::default().with_producers(producers.clone());
-        let app = Arc::new(app.with_admins(admins.clone()).with_http(http.clone()));
+        let app = Arc::new(clients.join(app.with_admins(admins.clone())));
         let bundle = Arc::new(bundle);
         let vms = match load::vms(&mut loader, &Ticket::default(), &bundle, &app) {
             Ok(vms) => vms,
@@ -222,7 +222,7 @@ impl Fleet {
             let mut members = fleet.roster.lock();
             members.config = Some(fleet.bundle.config.clone());
             members.producers = Some(fleet.producers.clone());
-            members.outside = Some((fleet.app.clone(), http));
+            members.outside = Some((fleet.app.clone(), clients));
         }
         fleet.producers.put_in_force(&fleet.bundle.config);
         fleet.start_workers(vms)?;

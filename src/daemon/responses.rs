@@ -111,12 +111,13 @@ pub(super) fn gather(roster: &Roster, status: &Mutex<Status>) -> Gathered {
     status.consumers = consumers.iter().map(|one| one.status.clone()).collect();
     status.producers = producers.iter().map(|one| one.status.clone()).collect();
     let (mut outside, mut hosts) = (Vec::new(), Vec::new());
-    if let Some((app, http)) = roster.outside() {
+    if let Some((app, clients)) = roster.outside() {
         status.waits = app.outside_calls.waits();
         outside = app.outside_calls.snapshot();
-        hosts = http.hosts();
-        let pool = http.status();
+        hosts = clients.http.hosts();
+        let pool = clients.http.status();
         status.http = (!hosts.is_empty() || pool.in_use > 0).then_some(pool);
+        status.redis = clients.redis.status();
     }
     if let Some(config) = roster.config() {
         status.listeners = listeners(&config, &workers);

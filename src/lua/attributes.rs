@@ -12,6 +12,7 @@ use crate::threads::outside::Outside;
 use crate::wait::Value;
 use crate::wait::admin::Admin;
 use crate::wait::http::Http;
+use crate::wait::redis::Redis;
 use crate::wait::send::Senders;
 
 use super::control::Consumers;
@@ -35,6 +36,12 @@ pub(crate) trait HttpSource: fmt::Debug + Send + Sync {
     fn open(&self, config: &Arc<Config>) -> Arc<dyn Http>;
 }
 
+/// Where VMs get the Redis clients of their configuration from.
+pub(crate) trait RedisSource: fmt::Debug + Send + Sync {
+    /// Connects to nothing yet.
+    fn open(&self, config: &Arc<Config>) -> Arc<dyn Redis>;
+}
+
 /// Shared by all workers and bundles.
 #[derive(Debug, Default)]
 pub(crate) struct App {
@@ -54,6 +61,8 @@ pub(crate) struct App {
     admins: Option<Arc<dyn AdminSource>>,
     /// `None` there, too.
     http: Option<Arc<dyn HttpSource>>,
+    /// `None` there, too.
+    redis: Option<Arc<dyn RedisSource>>,
     attributes: RwLock<Attributes>,
 }
 
@@ -103,6 +112,18 @@ impl App {
             http: Some(http),
             ..self
         }
+    }
+
+    #[must_use]
+    pub(crate) fn with_redis(self, redis: Arc<dyn RedisSource>) -> Self {
+        Self {
+            redis: Some(redis),
+            ..self
+        }
+    }
+
+    pub(super) fn redis(&self, config: &Arc<Config>) -> Option<Arc<dyn Redis>> {
+        self.redis.as_ref().map(|source| source.open(config))
     }
 
     pub(super) fn http(&self, config: &Arc<Config>) -> Option<Arc<dyn Http>> {

@@ -8,8 +8,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
-use std::ffi::{CStr, c_int, c_void};
-use std::mem;
+use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 
@@ -18,6 +17,7 @@ use mlua::ffi::{self, lua_State};
 use super::attributes::App;
 use super::control::observers::PartitionEvent;
 use super::deferrals::Deferrals;
+use super::function::Function;
 use super::open_batch::OpenBatch;
 use super::ordinals::Ordinals;
 use super::stack::push_bytes;
@@ -30,6 +30,7 @@ use crate::config::{Config, Sources};
 use crate::rules::timers::Timer;
 use crate::wait::admin::Admin;
 use crate::wait::http::Http;
+use crate::wait::redis::Redis;
 use crate::wait::send::{Emitted, Senders};
 use crate::wait::{Answer, Fault, Requested, Value, Wait, WaitId, Waits};
 
@@ -63,39 +64,6 @@ pub(super) struct Observer {
     pub(super) position: Arc<str>,
     /// Registry reference to the function.
     pub(super) function: c_int,
-}
-
-/// The Lua function of a listener.
-#[derive(Clone, Copy)]
-pub(super) struct Function {
-    /// Its reference in the registry.
-    pub(super) reference: c_int,
-    /// Whether the function can read a second argument; if not, no `ctx` is made for it.
-    pub(super) sees_ctx: bool,
-    /// Whether the function is a method: it takes the message as `self`.
-    pub(super) is_method: bool,
-}
-
-impl Function {
-    /// Describes the function that `reference` refers to.
-    pub(super) unsafe fn of(state: *mut lua_State, reference: c_int) -> Self {
-        // SAFETY: the caller has stack room for the function. Nothing here allocates, and every field of `about` may
-        // be 0 before the call.
-        let (about, is_method) = unsafe {
-            let mut about: ffi::lua_Debug = mem::zeroed();
-            ffi::lua_rawgeti(state, ffi::LUA_REGISTRYINDEX, reference.into());
-            let first = ffi::lua_getlocal(state, ptr::null(), 1);
-            let is_method = !first.is_null() && CStr::from_ptr(first) == c"self";
-            ffi::lua_getinfo(state, c">u".as_ptr(), &raw mut about);
-            (about, is_method)
-        };
-        Self {
-            reference,
-            // A C function reports that it takes any number of arguments.
-            sees_ctx: about.nparams > 1 || about.isvararg != 0,
-            is_method,
-        }
-    }
 }
 
 /// A coroutine of Lua code that waits for the host.
@@ -152,6 +120,8 @@ pub(super) struct Shared {
     pub(super) admin: Option<Arc<dyn Admin>>,
     /// The HTTP client of the configuration; `None` there, too.
     pub(super) http: Option<Arc<dyn Http>>,
+    /// The Redis clients of the configuration; `None` there, too.
+    pub(super) redis: Option<Arc<dyn Redis>>,
     /// The listener of the running slice, by index; `None` in init.lua and in ticks.
     pub(super) listener: Cell<Option<usize>>,
     /// Handlers, by index of the listener.
@@ -245,6 +215,7 @@ impl Shared {
             senders: app.senders(config),
             admin: app.admin(config),
             http: app.http(config),
+            redis: app.redis(config),
             app,
             sources: Arc::clone(&bundle.sources),
             path: config.lua.path.clone(),

@@ -24,7 +24,7 @@ use crate::wait::{AWAY, Answer, Fault, Value, Wait};
 
 /// The metatable of faults.
 const FAULT: &CStr = c"moontide.fault";
-/// The metatable of tables whose functions are bound to a value.
+/// The field of metatables of tables whose functions are bound to a value.
 pub(super) const OBJECT: &CStr = c"moontide.object";
 /// The upvalue of `enter` with its entry.
 const ENTRY: c_int = ffi::lua_upvalueindex(2);
@@ -75,13 +75,11 @@ unsafe fn bind(state: *mut lua_State) {
         if ffi::lua_type(state, BOUND) == ffi::LUA_TNONE {
             return;
         }
-        if ffi::lua_type(state, 1) == ffi::LUA_TTABLE && ffi::lua_getmetatable(state, 1) != 0 {
-            ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, OBJECT.as_ptr());
-            let is_own = ffi::lua_rawequal(state, -1, -2) != 0;
-            ffi::lua_pop(state, 2);
-            if is_own {
-                ffi::lua_remove(state, 1);
-            }
+        if ffi::lua_type(state, 1) == ffi::LUA_TTABLE
+            && ffi::luaL_getmetafield(state, 1, OBJECT.as_ptr()) != ffi::LUA_TNIL
+        {
+            ffi::lua_pop(state, 1);
+            ffi::lua_remove(state, 1);
         }
         ffi::lua_pushvalue(state, BOUND);
         ffi::lua_insert(state, 1);
@@ -183,6 +181,7 @@ fn start(state: *mut lua_State, shared: &Shared, entry: &Entry) -> bool {
         senders: shared.senders.as_deref(),
         admin: shared.admin.as_deref(),
         http: shared.http.as_deref(),
+        redis: shared.redis.as_deref(),
         identity: &|| identity_of(shared),
         about: &about,
         trace: &|| trace::carried(state, shared),

@@ -18,6 +18,7 @@ mod loads;
 mod observers;
 mod parallel;
 mod records;
+mod redis;
 mod sends;
 mod starved;
 mod tampering;
@@ -293,6 +294,7 @@ fn config(setup: &Setup, listeners: Vec<Listener>) -> Config {
         },
         http: None,
         http_client: crate::config::HttpClient::default(),
+        redis: vec![crate::config::Redis::named("cache")],
         warnings: Vec::new(),
     }
 }

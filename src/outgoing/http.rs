@@ -4,14 +4,12 @@
 //! A request is a future: **its drop closes its connection**, wherever it was, and gives its permit back.
 
 mod connecting;
+mod connection;
 mod exchange;
-mod pool;
 mod redirects;
-mod resolver;
 mod stats;
 #[cfg(test)]
 mod tests;
-mod tls;
 mod url;
 
 use std::collections::HashMap;
@@ -28,11 +26,12 @@ use crate::duration::short;
 use crate::lua::HttpSource;
 use crate::nearest::suggestion;
 use crate::telemetry::metrics::HostSnapshot;
-use crate::telemetry::status::HttpStatus;
+use crate::telemetry::status::PoolStatus;
 use crate::wait::Fault;
 use crate::wait::http::{Http, Prepared, Request, Response};
 
-use pool::Pool;
+use super::sockets::{resolver, tls};
+use connection::Pool;
 use resolver::Resolver;
 use stats::Stats;
 use url::Url;
@@ -106,8 +105,8 @@ impl HttpClients {
     }
 
     /// The pools together: that of the bundle in force, and those that drain.
-    pub(crate) fn status(&self) -> HttpStatus {
-        let mut sum = HttpStatus::default();
+    pub(crate) fn status(&self) -> PoolStatus {
+        let mut sum = PoolStatus::default();
         for client in self.lock().iter().filter_map(Weak::upgrade) {
             let one = client.pool.counts();
             sum.size += one.size;
@@ -231,7 +230,8 @@ impl Client {
         if let Some(connector) = made.get(&name) {
             return Ok(connector.clone());
         }
-        let connector = tls::connector(&self.settings, certificate).map_err(|error| {
+        let one = certificate.and_then(|name| self.settings.certificates.get(name));
+        let connector = tls::connector(self.settings.ca.as_ref(), one).map_err(|error| {
             Fault::new("unreachable", format!("no TLS is possible here: {error}"))
         })?;
         made.insert(name, connector.clone());

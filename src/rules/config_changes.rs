@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 
 use crate::config::{
-    Admin, Config, Consumer, Daemon, Http, HttpClient, Listener, Log, Lua, Producer,
+    Admin, Config, Consumer, Daemon, Http, HttpClient, Listener, Log, Lua, Producer, Redis,
 };
 
 /// When the new value of a key takes effect.
@@ -142,6 +142,24 @@ rows! {
 }
 
 rows! {
+    /// Keys of `[redis.NAME]`: each bundle has its own clients, and equal ones share a pool.
+    REDIS: Redis {
+        name: Live,
+        addresses: Live "url",
+        is_cluster: Live "cluster",
+        user: Live "user",
+        password: Live "password",
+        database: Live,
+        tls: Live "tls.*",
+        size: Live "size",
+        acquire_timeout: Live "acquireTimeout",
+        connect_timeout: Live "connectTimeout",
+        timeout: Live "timeout",
+        max_reply: Live "maxReply",
+    }
+}
+
+rows! {
     /// Keys of `[listenerDefaults]` and `[[listeners]]`: each bundle has its own listeners.
     LISTENER: Listener {
         name: Live "name",
@@ -179,6 +197,7 @@ pub(crate) struct Difference {
     pub(crate) restart: Vec<String>,
     pub(crate) listeners: Changes,
     pub(crate) producers: Changes,
+    pub(crate) redis: Changes,
     /// Keys (`log.level`) outside consumers and listeners whose new value is in force at once.
     pub(crate) live: Vec<String>,
 }
@@ -212,8 +231,15 @@ pub(crate) fn difference(old: &Config, new: &Config) -> Difference {
         |producer| producer.name.clone(),
         |old, new| changed(PRODUCER, Class::Live, old, new).is_empty(),
     );
+    let redis = compare(
+        &old.redis,
+        &new.redis,
+        |redis| redis.name.clone(),
+        |old, new| changed(REDIS, Class::Live, old, new).is_empty(),
+    );
     Difference {
         producers,
+        redis,
         added: consumers.added,
         removed: consumers.removed,
         rejoin: consumers.changed,
@@ -238,6 +264,7 @@ fn process_keys(class: Class, old: &Config, new: &Config) -> Vec<String> {
         daemon,
         http,
         http_client,
+        redis: _,
         warnings: _,
     } = old;
     let http = match (http, &new.http) {
@@ -305,6 +332,9 @@ impl Difference {
         part("producers added", &self.producers.added);
         part("producers removed", &self.producers.removed);
         part("producers changed", &self.producers.changed);
+        part("redis added", &self.redis.added);
+        part("redis removed", &self.redis.removed);
+        part("redis changed", &self.redis.changed);
         part("changed", &self.live);
         if self.listeners.reordered {
             part("changed", &["order of listeners".to_owned()]);

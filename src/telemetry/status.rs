@@ -6,7 +6,7 @@ mod outside;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use outside::{HttpStatus, OutsideWait};
+pub(crate) use outside::{OutsideWait, PoolStatus, ProducerStatus, RedisStatus};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -48,24 +48,10 @@ pub(crate) struct Status {
     pub(crate) waits: Vec<OutsideWait>,
     /// The connections of `tide.http`; absent before its first use.
     #[serde(default)]
-    pub(crate) http: Option<HttpStatus>,
-}
-
-/// A producer of handlers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct ProducerStatus {
-    pub(crate) name: String,
-    /// Clients, of which each pair of `acks` and `compression` has its own; none before its first use.
-    pub(crate) clients: usize,
-    /// Sends that wait for room in `bufferMemory`.
-    pub(crate) queued: usize,
-    /// Records without an acknowledgement, and their bytes.
-    pub(crate) in_flight: usize,
-    pub(crate) in_flight_bytes: usize,
-    /// The last error, until a record is acknowledged.
-    pub(crate) error: Option<String>,
-    pub(crate) error_since: Option<i64>,
+    pub(crate) http: Option<PoolStatus>,
+    /// The connections of `tide.redis`; those of a server that handlers have not used yet are absent.
+    #[serde(default)]
+    pub(crate) redis: Vec<RedisStatus>,
 }
 
 /// A load that does not end.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::dev::{Dev, run, text};
+use crate::support::redis;
 use crate::support::web::Web;
 
 fn root() -> &'static Path {
@@ -97,8 +98,16 @@ fn every_example_does_what_its_readme_says() {
     // The services that examples request.
     let web = Web::start();
     let (api, hook) = (web.url(""), web.url("/hooks"));
-    let environment = [("API_URL", api.as_str()), ("HOOK_URL", hook.as_str())];
+    let redis = redis::shared().map(redis::Redis::url);
+    let environment = [
+        ("API_URL", api.as_str()),
+        ("HOOK_URL", hook.as_str()),
+        ("REDIS_URL", redis.as_deref().unwrap_or_default()),
+    ];
     for (name, directory) in examples() {
+        if name == "dedupe" && redis.is_none() {
+            continue;
+        }
         let readme = fs::read_to_string(directory.path().join("README.md")).unwrap();
         // One with edits between its blocks is a story.
         let lines_max = if blocks(&readme).len() > 1 { 40 } else { 20 };

@@ -49,6 +49,7 @@ mod poisonous; // what a message that never ends costs the others
 mod positions; // where a partition starts
 mod protocols; // how a group shares its partitions: assignors, KIP-848, a drain before each revocation
 mod rates; // rate limits of listeners
+mod redis; // Redis commands of handlers, one server and a cluster, well and away
 mod reload; // files that change while the daemon runs
 mod requests; // requests of handlers by HTTP, and infrastructure that is away
 mod retries; // messages that wait in retry topics

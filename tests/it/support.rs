@@ -9,6 +9,7 @@ pub(crate) mod http;
 pub(crate) mod kafka;
 pub(crate) mod project;
 pub(crate) mod records;
+pub(crate) mod redis;
 pub(crate) mod tally;
 pub(crate) mod threads;
 pub(crate) mod wait;

@@ -1,17 +1,16 @@
 //! A status as text for people; pure, so that tests need no daemon.
 
+mod outside;
+
 use super::table::{self, ROWS_MAX};
 use super::words::{count, duration, first_line, harmless};
 use crate::telemetry::status::{
-    Blocked, ConsumerStatus, ErrorStatus, HttpStatus, OutsideWait, PartitionStatus, Pause,
-    PausedBy, ProducerStatus, Reason, ReloadReport, ReloadResult, Status, TransactionStatus,
+    Blocked, ConsumerStatus, ErrorStatus, PartitionStatus, Pause, PausedBy, ProducerStatus, Reason,
+    ReloadReport, ReloadResult, Status, TransactionStatus,
 };
 
 /// The most reasons for a missing readiness that are shown without `--all`.
 const REASONS_MAX: usize = 3;
-
-/// The most waits that are shown without `--all`.
-const WAITS_MAX: usize = 5;
 
 /// The options of the output.
 #[derive(Clone, Debug)]
@@ -42,52 +41,9 @@ pub(super) fn picture(status: &Status, view: &View) -> String {
     for producer in used {
         lines.extend(self::producer(producer, view));
     }
-    lines.extend(outside(status, view));
+    lines.extend(outside::lines(status, view));
     lines.push(String::new());
     lines.join("\n")
-}
-
-/// The waits of handlers, and the connections that serve them.
-fn outside(status: &Status, view: &View) -> Vec<String> {
-    let mut lines = Vec::new();
-    if !status.waits.is_empty() || status.http.is_some() {
-        lines.push(String::new());
-    }
-    if let Some(HttpStatus {
-        size,
-        in_use,
-        idle,
-        waiting,
-        ..
-    }) = status.http
-    {
-        let mut text = format!("http      {in_use} of {size} connections in use, {idle} idle");
-        if waiting > 0 {
-            text = format!("{text}, {} waiting for one", count(waiting, "request"));
-        }
-        lines.push(text);
-    }
-    let shown = if view.all { usize::MAX } else { WAITS_MAX };
-    for one in status.waits.iter().take(shown) {
-        let OutsideWait {
-            listener,
-            what,
-            calls,
-            since,
-        } = one;
-        let who = listener.as_deref().unwrap_or("a timer");
-        let since = view.since(*since);
-        let text = match calls {
-            1 => format!("{who} waits for {what}, {since}"),
-            _ => format!("{who} waits for {what} in {calls} calls, the first for {since}"),
-        };
-        lines.extend(view.text("waits     ", &text, false));
-    }
-    let hidden = status.waits.len().saturating_sub(shown);
-    if hidden > 0 {
-        lines.push(format!("          … and {hidden} more; --all shows them"));
-    }
-    lines
 }
 
 fn producer(producer: &ProducerStatus, view: &View) -> Vec<String> {

@@ -11,6 +11,7 @@ use crate::lua::shared::Shared;
 use crate::message::Header;
 use crate::wait::admin::Admin;
 use crate::wait::http::Http;
+use crate::wait::redis::Redis;
 use crate::wait::send::Senders;
 use crate::wait::{Fault, Job, Value};
 
@@ -43,6 +44,8 @@ pub(in crate::lua) struct Caller<'c> {
     pub(in crate::lua) admin: Option<&'c dyn Admin>,
     /// `None` there, too.
     pub(in crate::lua) http: Option<&'c dyn Http>,
+    /// `None` there, too.
+    pub(in crate::lua) redis: Option<&'c dyn Redis>,
     /// The identity of what the function does, by which a repeat of the call is known; none without a message of its
     /// own. Each use is another deed.
     pub(in crate::lua) identity: &'c dyn Fn() -> Option<String>,

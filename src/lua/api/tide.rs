@@ -11,6 +11,7 @@ pub(super) mod kafka;
 mod observers;
 mod options;
 mod parallel;
+pub(in crate::lua) mod redis;
 mod timers;
 
 use std::ffi::c_int;
@@ -64,6 +65,7 @@ const TIDE: Module = Module {
         },
         observers::ON,
         parallel::ENTRY,
+        redis::ENTRY,
         Entry {
             name: "sleep",
             path: "tide.sleep",
@@ -92,7 +94,7 @@ pub(in crate::lua) const MODULES: &[Module] = &[
 pub(in crate::lua) fn definitions() -> String {
     // `echo` is not available to users.
     let modules = MODULES.iter().filter(|module| module.path != "tide.echo");
-    module::definitions(modules)
+    redis::definitions() + &module::definitions(modules)
 }
 
 /// Makes the modules and registers `tide` for `require`.
@@ -104,6 +106,7 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
         timers::install(state, shared);
         kafka::install(state, shared);
         http::install(state, shared);
+        redis::install(state, shared);
         for module in MODULES {
             push_module(state, shared, module);
             put_into_parent(state, module.path);

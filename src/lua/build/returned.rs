@@ -6,7 +6,7 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-use crate::lua::shared::Function;
+use crate::lua::function::Function;
 use crate::lua::stack::{bytes_at, push_bytes, type_name};
 use crate::lua::vm::Hooks;
 use crate::nearest::suggestion;

@@ -1,48 +1,24 @@
 //! From an origin to a connection: lookup, allow-list, proxy, TCP and TLS, each until the same deadline.
 
-use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::Client;
-use super::pool::{Connection, Key};
-use super::tls;
+use super::connection::{Connection, Key};
 use super::url::Origin;
 use crate::config::{Proxy, Secret};
-use crate::duration::short;
+use crate::outgoing::sockets::dialing::{Until, dial};
+use crate::outgoing::sockets::tls;
 use crate::wait::Fault;
 
-/// A connection over which nothing comes is probed, so that firewalls keep it, and a peer that is gone is noticed
-/// after some 75 s. There is no limit for unacknowledged bytes beside the time-out of the request.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-const PROBES: u32 = 4;
 /// The most bytes of a proxy's answer.
 const ANSWER_BYTES_MAX: usize = 16 << 10;
-
-/// A deadline, and how an error tells it.
-#[derive(Clone, Copy)]
-struct Until {
-    at: Instant,
-    within: Duration,
-}
-
-impl Until {
-    async fn wait<T>(self, what: &str, work: impl Future<Output = T>) -> Result<T, Fault> {
-        timeout_at(self.at, work).await.map_err(|_| {
-            unreachable(format!(
-                "{what} has not ended within {}",
-                short(self.within)
-            ))
-        })
-    }
-}
 
 fn unreachable(message: String) -> Fault {
     Fault::new("unreachable", message)
@@ -77,9 +53,9 @@ impl Client {
                     unreachable(format!("the TLS handshake failed: {reason}"))
                 }
             })?;
-            self.pool.connection(stream).await
+            Connection::new(&self.pool, stream).await
         } else {
-            self.pool.connection(stream).await
+            Connection::new(&self.pool, stream).await
         };
         connection.map_err(|error| unreachable(error.to_string()))
     }
@@ -150,37 +126,6 @@ fn not_allowed(origin: &Origin, address: Option<IpAddr>) -> Fault {
     refused(format!(
         "`{host}`{address} is not allowed; `allow` of `[http.client]` has the hosts and networks that requests may reach"
     ))
-}
-
-/// The first address that answers; each has its share of the time.
-async fn dial(addresses: &[IpAddr], port: u16, until: Until) -> Result<TcpStream, Fault> {
-    let mut last = None;
-    for (index, address) in addresses.iter().enumerate() {
-        let left = until.at.saturating_duration_since(Instant::now());
-        let share = left / u32::try_from(addresses.len() - index).unwrap_or(1);
-        let address = SocketAddr::new(*address, port);
-        let connecting = TcpStream::connect(address);
-        match timeout_at(Instant::now() + share, connecting).await {
-            Ok(Ok(stream)) => {
-                let socket = SockRef::from(&stream);
-                let keepalive = TcpKeepalive::new()
-                    .with_time(KEEPALIVE)
-                    .with_interval(KEEPALIVE)
-                    .with_retries(PROBES);
-                // Without these options the connection works, too.
-                let _ = socket.set_tcp_keepalive(&keepalive);
-                let _ = stream.set_nodelay(true);
-                return Ok(stream);
-            }
-            Ok(Err(error)) => last = Some(format!("{address}: {error}")),
-            Err(_) => {
-                let within = short(until.within);
-                last = Some(format!("{address}: no answer within {within}"));
-            }
-        }
-    }
-    let last = last.unwrap_or_else(|| "the name has no address".to_owned());
-    Err(unreachable(format!("no connection to {last}")))
 }
 
 /// The credentials of a proxy as a header.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Client;
 use super::connecting::proxy_authorization;
-use super::pool::{Connection, Key};
+use super::connection::{Connection, Key};
 use super::url::Url;
 use crate::duration::short;
 use crate::wait::Fault;

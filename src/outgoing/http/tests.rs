@@ -76,7 +76,7 @@ impl Fixture {
 
     /// Waits until the pool has these numbers.
     #[track_caller]
-    fn settles(&self, what: &str, is_settled: impl Fn(HttpStatus) -> bool) {
+    fn settles(&self, what: &str, is_settled: impl Fn(PoolStatus) -> bool) {
         let until = std::time::Instant::now() + SOON;
         while !is_settled(self.clients.status()) {
             let now = self.clients.status();

@@ -1,6 +1,8 @@
 //! Holds the class comments of config.toml equal to the tables: `#key = value  # live: …`.
 
-use super::{ADMIN, CONSUMER, Class, DAEMON, HTTP, HTTP_CLIENT, LISTENER, LOG, LUA, PRODUCER, Row};
+use super::{
+    ADMIN, CONSUMER, Class, DAEMON, HTTP, HTTP_CLIENT, LISTENER, LOG, LUA, PRODUCER, REDIS, Row,
+};
 
 const REFERENCE: &str = include_str!("../../../config.toml");
 
@@ -84,6 +86,10 @@ fn scope(key: &str) -> (Keys, &str) {
             let (_, rest) = rest.split_once('.').expect("a producer's name and a key");
             (keys(PRODUCER), rest)
         }
+        "redis" => {
+            let (_, rest) = rest.split_once('.').expect("a server's name and a key");
+            (keys(REDIS), rest)
+        }
         "listenerDefaults" | "listeners" => (keys(LISTENER), rest),
         _ => (process(), key),
     }
@@ -117,7 +123,14 @@ fn every_row_has_a_key_in_config_toml() {
         let (keys, short) = scope(&key);
         used.extend(row(&keys, short).map(|(row, _)| row));
     }
-    let all = [process(), keys(CONSUMER), keys(PRODUCER), keys(LISTENER)].concat();
+    let all = [
+        process(),
+        keys(CONSUMER),
+        keys(PRODUCER),
+        keys(REDIS),
+        keys(LISTENER),
+    ]
+    .concat();
     for (key, _) in all {
         assert!(used.contains(&key), "config.toml lacks `{key}`");
     }
@@ -132,7 +145,7 @@ fn the_rows_of_a_scope_have_the_classes_that_it_can_apply() {
             .all(|(_, class)| *class == Class::Rejoin)
     );
     assert!(
-        [keys(LISTENER), keys(PRODUCER)]
+        [keys(LISTENER), keys(PRODUCER), keys(REDIS)]
             .concat()
             .iter()
             .all(|(_, class)| *class == Class::Live)

@@ -261,6 +261,18 @@ fn outside(samples: &mut Samples, facts: &Scrape<'_>) {
         samples.add(&f::HTTP_SIZE, &[], count(pool.size as u64));
         samples.add(&f::HTTP_WAITING, &[], count(pool.waiting as u64));
     }
+    for redis in &facts.status.redis {
+        let (name, pool) = (redis.name.as_str(), redis.pool);
+        for (state, value) in [
+            ("in_use", pool.in_use),
+            ("idle", pool.idle),
+            ("blocking", redis.blocking),
+        ] {
+            samples.add(&f::REDIS_CONNECTIONS, &[name, state], count(value as u64));
+        }
+        samples.add(&f::REDIS_SIZE, &[name], count(pool.size as u64));
+        samples.add(&f::REDIS_WAITING, &[name], count(pool.waiting as u64));
+    }
 }
 
 fn daemon(samples: &mut Samples, facts: &Scrape<'_>) {

@@ -140,6 +140,12 @@ families! {
         "The most connections; after a reload those of the pools that drain, too";
     HTTP_WAITING: Gauge "moontide_http_requests_waiting" &[],
         "Requests that wait for a connection";
+    REDIS_CONNECTIONS: Gauge "moontide_redis_connections" &["redis", "state"],
+        "Connections to a Redis server or a cluster; blocking ones have a command that waits in the server";
+    REDIS_SIZE: Gauge "moontide_redis_connections_max" &["redis"],
+        "The most connections beside the blocking ones; after a reload those of the pools that drain, too";
+    REDIS_WAITING: Gauge "moontide_redis_calls_waiting" &["redis"],
+        "Calls that wait for a connection";
     READY: Gauge "moontide_ready" &[],
         "1 while /ready answers 200";
     BUNDLE: Gauge "moontide_bundle_number" &[],

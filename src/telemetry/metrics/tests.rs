@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::families::{ALL, Family, Kind};
 use crate::telemetry::metrics::*;
 use crate::telemetry::status::{
-    BreakerState, ConsumerStatus, Deferred, HttpStatus, ListenerStatus, PartitionStatus,
-    ProducerStatus, Readiness, Status, TransactionStatus,
+    BreakerState, ConsumerStatus, Deferred, ListenerStatus, PartitionStatus, PoolStatus,
+    ProducerStatus, Readiness, RedisStatus, Status, TransactionStatus,
 };
 
 const NOW: i64 = 1_700_000_000_000;
@@ -134,13 +134,24 @@ fn text() -> String {
             ready: true,
             reasons: Vec::new(),
         }),
-        http: Some(HttpStatus {
+        http: Some(PoolStatus {
             size: 256,
             in_use: 3,
             idle: 2,
             waiting: 1,
             open: 5,
         }),
+        redis: vec![RedisStatus {
+            name: "cache".to_owned(),
+            pool: PoolStatus {
+                size: 64,
+                in_use: 4,
+                idle: 3,
+                waiting: 2,
+                open: 8,
+            },
+            blocking: 1,
+        }],
         ..Status::default()
     };
     let mut outside = OutsideSnapshot {

@@ -1,4 +1,4 @@
-//! What calls of handlers wait for outside, and the connections that serve them.
+//! What calls of handlers wait for outside, the connections that serve them, and the producers.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,16 +15,45 @@ pub(crate) struct OutsideWait {
     pub(crate) since: i64,
 }
 
-/// The pool of `tide.http`, with the pools that drain after a reload.
+/// The pool of `tide.http` or of a Redis server, with the pools that drain after a reload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct HttpStatus {
+pub(crate) struct PoolStatus {
     /// The most connections.
     pub(crate) size: usize,
     pub(crate) in_use: usize,
     pub(crate) idle: usize,
-    /// Requests that wait for a connection.
+    /// Calls that wait for a connection.
     pub(crate) waiting: usize,
     /// Sockets, those that are being closed included.
     pub(crate) open: usize,
+}
+
+/// The connections to a Redis server, or to a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RedisStatus {
+    /// That of the table of the configuration.
+    pub(crate) name: String,
+    #[serde(flatten)]
+    pub(crate) pool: PoolStatus,
+    /// Connections of commands that block; `open` has them, too.
+    pub(crate) blocking: usize,
+}
+
+/// A producer of handlers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ProducerStatus {
+    pub(crate) name: String,
+    /// Clients, of which each pair of `acks` and `compression` has its own; none before its first use.
+    pub(crate) clients: usize,
+    /// Sends that wait for room in `bufferMemory`.
+    pub(crate) queued: usize,
+    /// Records without an acknowledgement, and their bytes.
+    pub(crate) in_flight: usize,
+    pub(crate) in_flight_bytes: usize,
+    /// The last error, until a record is acknowledged.
+    pub(crate) error: Option<String>,
+    pub(crate) error_since: Option<i64>,
 }

@@ -35,7 +35,7 @@ pub(crate) fn version() -> String {
 }
 
 /// Runs the broker, tells its process id, and ends it (and its data, if told to) once the pipe is closed.
-const GUARD: &str = r#"
+pub(super) const GUARD: &str = r#"
 trap '' INT HUP
 "$@" </dev/null >>"$LOG" 2>&1 3>&- &
 broker=$!

@@ -8,7 +8,7 @@ mod answer;
 mod consumers;
 pub(in crate::lua::api) mod request;
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 use std::sync::Arc;
 
 use mlua::ffi::{self, lua_State};
@@ -173,6 +173,8 @@ fn start(
     })
 }
 
+/// The metatable of producers.
+const PRODUCER: &CStr = c"moontide.producer";
 /// The fields of the table that `producer` returns.
 const FIELDS: [&str; 2] = [SEND.name, SEND_BATCH.name];
 
@@ -185,7 +187,9 @@ pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
         ffi::lua_setfield(state, -2, c"__index".as_ptr());
         push_bytes(state, b"tide.kafka.producer");
         ffi::lua_setfield(state, -2, c"__name".as_ptr());
-        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, suspend::OBJECT.as_ptr());
+        ffi::lua_pushboolean(state, 1);
+        ffi::lua_setfield(state, -2, suspend::OBJECT.as_ptr());
+        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, PRODUCER.as_ptr());
     }
 }
 
@@ -202,7 +206,7 @@ unsafe extern "C-unwind" fn producer(state: *mut lua_State) -> c_int {
             suspend::push_bound_entry(state, shared, entry);
             ffi::lua_rawset(state, -3);
         }
-        ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, suspend::OBJECT.as_ptr());
+        ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, PRODUCER.as_ptr());
         ffi::lua_setmetatable(state, -2);
         1
     }

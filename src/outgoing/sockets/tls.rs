@@ -11,22 +11,24 @@ use openssl::x509::{X509, X509VerifyResult};
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
-use crate::config::HttpClient;
+use crate::config::{Certificate, Secret};
+
+pub(in crate::outgoing) type Stream = SslStream<TcpStream>;
 
 /// Why there is no TLS.
-pub(super) enum Failed {
+pub(in crate::outgoing) enum Failed {
     /// The certificate of the server is not valid.
     Untrusted(String),
     Other(String),
 }
 
-/// Trusts what the configuration says, and has the client certificate of this name.
-pub(super) fn connector(
-    settings: &HttpClient,
-    certificate: Option<&str>,
+/// Trusts these CA certificates, or those of the system, and has this client certificate.
+pub(in crate::outgoing) fn connector(
+    ca: Option<&Secret>,
+    certificate: Option<&Certificate>,
 ) -> Result<SslConnector, ErrorStack> {
     let mut builder = SslConnector::builder(SslMethod::tls_client())?;
-    if let Some(ca) = &settings.ca {
+    if let Some(ca) = ca {
         let mut store = X509StoreBuilder::new()?;
         for one in X509::stack_from_pem(ca.0.as_bytes())? {
             store.add_cert(one)?;
@@ -40,7 +42,7 @@ pub(super) fn connector(
             builder.load_verify_locations(system.cert_file.as_deref(), folder)?;
         }
     }
-    if let Some(one) = certificate.and_then(|name| settings.certificates.get(name)) {
+    if let Some(one) = certificate {
         let mut chain = X509::stack_from_pem(one.cert.0.as_bytes())?.into_iter();
         if let Some(own) = chain.next() {
             builder.set_certificate(&own)?;
@@ -57,11 +59,11 @@ pub(super) fn connector(
 }
 
 /// The handshake with `host`.
-pub(super) async fn connect(
+pub(in crate::outgoing) async fn connect(
     connector: &SslConnector,
     host: &str,
     stream: TcpStream,
-) -> Result<SslStream<TcpStream>, Failed> {
+) -> Result<Stream, Failed> {
     let other = |error: ErrorStack| Failed::Other(error.to_string());
     let ssl = connector.configure().and_then(|one| one.into_ssl(host));
     let mut stream = SslStream::new(ssl.map_err(other)?, stream).map_err(other)?;

@@ -18,10 +18,10 @@ const NAMES_MAX: usize = 1_024;
 
 type Found = Result<Vec<IpAddr>, String>;
 /// Blocks until the name is known.
-pub(super) type Lookup = Arc<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
+pub(in crate::outgoing) type Lookup = Arc<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
 
 /// The lookups of the process, over all reloads.
-pub(super) struct Resolver {
+pub(in crate::outgoing) struct Resolver {
     lookup: Lookup,
     threads: Arc<Semaphore>,
     running: Mutex<HashMap<String, watch::Receiver<Option<Found>>>>,
@@ -34,7 +34,7 @@ impl fmt::Debug for Resolver {
 }
 
 /// The lookup of the system.
-pub(super) fn system() -> Lookup {
+pub(in crate::outgoing) fn system() -> Lookup {
     Arc::new(|host| {
         let found = (host, 0).to_socket_addrs()?;
         Ok(found.map(|address| address.ip()).collect())
@@ -42,7 +42,7 @@ pub(super) fn system() -> Lookup {
 }
 
 impl Resolver {
-    pub(super) fn new(lookup: Lookup) -> Self {
+    pub(in crate::outgoing) fn new(lookup: Lookup) -> Self {
         Self {
             lookup,
             threads: Arc::new(Semaphore::new(LOOKUPS_MAX)),
@@ -51,7 +51,7 @@ impl Resolver {
     }
 
     /// Ends when the name is known. A drop gives the answer up, and no lookup.
-    pub(super) async fn resolve(self: &Arc<Self>, host: &str) -> Found {
+    pub(in crate::outgoing) async fn resolve(self: &Arc<Self>, host: &str) -> Found {
         let mut answer = self.join_or_begin(host)?;
         let found = answer.wait_for(Option::is_some).await;
         match found.as_deref() {

@@ -1,51 +1,40 @@
 //! The connections of one client: those in use, each with its permit, and idle ones.
 //!
-//! **A connection returns only after a whole response.** In every other case its drop closes it, so no request ever
-//! reads the rest of another one's response. Idle connections are closed before servers usually close them.
+//! **A connection returns only after a whole answer.** In every other case its drop closes it, so no call ever reads
+//! the rest of another one's answer. Idle connections are closed before servers usually close them.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::url::Origin;
-use crate::telemetry::status::HttpStatus;
+use crate::telemetry::status::PoolStatus;
 
-/// The most bytes of the head of a response.
-const HEAD_BYTES_MAX: usize = 128 << 10;
-const HEADERS_MAX: usize = 256;
-
-/// What an idle connection can serve.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Key {
-    pub(super) origin: Origin,
-    pub(super) certificate: Option<String>,
+/// A connection that may serve again. Its drop closes it.
+pub(super) trait Reusable: Send + 'static {
+    /// Whether it is open, and nothing has come since its last answer.
+    fn is_usable(&mut self) -> bool;
 }
 
+/// `K` is what an idle connection can serve.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(super) struct Pool<K, C> {
     size: usize,
     idle_max: Duration,
     permits: Arc<Semaphore>,
-    idle: Mutex<Idle>,
+    idle: Mutex<Idle<K, C>>,
     waiting: AtomicUsize,
     open: Arc<AtomicUsize>,
     own: Weak<Self>,
 }
 
-#[derive(Debug, Default)]
-struct Idle {
+#[derive(Debug)]
+struct Idle<K, C> {
     /// The longest idle one first.
-    connections: VecDeque<(Key, Connection, Instant)>,
+    connections: VecDeque<(K, C, Instant)>,
     /// A task that closes them runs.
     is_watched: bool,
 }
@@ -54,22 +43,9 @@ struct Idle {
 #[derive(Debug)]
 pub(super) struct Permit(#[expect(dead_code, reason = "its drop returns it")] OwnedSemaphorePermit);
 
-/// A connection. Its drop closes the socket.
-#[derive(Debug)]
-pub(super) struct Connection {
-    pub(super) sender: SendRequest<Full<Bytes>>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 /// Counts a socket, from its connection to its end.
 #[derive(Debug)]
-struct Open(Arc<AtomicUsize>);
+pub(super) struct Open(Arc<AtomicUsize>);
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -77,7 +53,7 @@ impl Drop for Open {
     }
 }
 
-/// Counts a request that waits, however it ends.
+/// Counts a call that waits, however it ends.
 struct Waiting<'p>(&'p AtomicUsize);
 
 impl Drop for Waiting<'_> {
@@ -86,13 +62,16 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Pool {
+impl<K: PartialEq + Send + 'static, C: Reusable> Pool<K, C> {
     pub(super) fn new(size: usize, idle_max: Duration) -> Arc<Self> {
         Arc::new_cyclic(|own| Self {
             size,
             idle_max,
             permits: Arc::new(Semaphore::new(size)),
-            idle: Mutex::default(),
+            idle: Mutex::new(Idle {
+                connections: VecDeque::new(),
+                is_watched: false,
+            }),
             waiting: AtomicUsize::new(0),
             open: Arc::default(),
             own: own.clone(),
@@ -110,13 +89,13 @@ impl Pool {
         }
     }
 
-    /// An idle connection for a request, the last one that became idle. Its holder has a permit.
-    pub(super) fn take(&self, key: &Key) -> Option<Connection> {
+    /// An idle connection, the last one that became idle. Its holder has a permit.
+    pub(super) fn take(&self, key: &K) -> Option<C> {
         let mut idle = self.lock();
         loop {
             let at = idle.connections.iter().rposition(|(one, ..)| one == key)?;
-            let (_, connection, until) = idle.connections.remove(at)?;
-            if Instant::now() < until && !connection.sender.is_closed() {
+            let (_, mut connection, until) = idle.connections.remove(at)?;
+            if Instant::now() < until && connection.is_usable() {
                 return Some(connection);
             }
         }
@@ -130,9 +109,9 @@ impl Pool {
         }
     }
 
-    /// A connection behind a whole response, whose holder still has its permit.
-    pub(super) fn put_back(&self, key: Key, connection: Connection) {
-        if connection.sender.is_closed() {
+    /// A connection behind a whole answer, whose holder still has its permit.
+    pub(super) fn put_back(&self, key: K, mut connection: C) {
+        if !connection.is_usable() {
             return;
         }
         let mut idle = self.lock();
@@ -143,29 +122,15 @@ impl Pool {
         }
     }
 
-    /// A connection on a stream that is open.
-    pub(super) async fn connection<S>(&self, stream: S) -> hyper::Result<Connection>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
+    /// Counts a socket that has just been opened, until its drop.
+    pub(super) fn opened(&self) -> Open {
         self.open.fetch_add(1, Ordering::Relaxed);
-        let open = Open(Arc::clone(&self.open));
-        let mut builder = http1::Builder::new();
-        builder
-            .max_buf_size(HEAD_BYTES_MAX)
-            .max_headers(HEADERS_MAX);
-        let (sender, driver) = builder.handshake(TokioIo::new(stream)).await?;
-        let task = tokio::spawn(async move {
-            let _open = open;
-            // The request has the error, too.
-            let _ = driver.await;
-        });
-        Ok(Connection { sender, task })
+        Open(Arc::clone(&self.open))
     }
 
-    pub(super) fn counts(&self) -> HttpStatus {
+    pub(super) fn counts(&self) -> PoolStatus {
         let idle = self.lock();
-        HttpStatus {
+        PoolStatus {
             size: self.size,
             in_use: self.size - self.permits.available_permits(),
             idle: idle.connections.len(),
@@ -174,7 +139,7 @@ impl Pool {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Idle> {
+    fn lock(&self) -> MutexGuard<'_, Idle<K, C>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -183,7 +148,7 @@ impl Pool {
         let mut idle = self.lock();
         let now = Instant::now();
         idle.connections
-            .retain(|(_, connection, until)| now < *until && !connection.sender.is_closed());
+            .retain_mut(|(_, connection, until)| now < *until && connection.is_usable());
         let next = idle.connections.front().map(|(.., until)| *until);
         idle.is_watched = next.is_some();
         next
@@ -191,7 +156,11 @@ impl Pool {
 }
 
 /// Runs while a pool has idle connections.
-async fn close_idle(pool: Weak<Pool>, mut next: Instant) {
+async fn close_idle<K, C>(pool: Weak<Pool<K, C>>, mut next: Instant)
+where
+    K: PartialEq + Send + 'static,
+    C: Reusable,
+{
     loop {
         sleep_until(next).await;
         let Some(found) = pool.upgrade().and_then(|pool| pool.close_old()) else {

@@ -1,0 +1,99 @@
+//! The clients of handlers in the output of `check`: the requests by HTTP, and the Redis servers. No secret is shown.
+
+use serde_json::{Value as Json, json};
+
+use crate::config::{HttpClient, Redis};
+use crate::duration::short;
+
+pub(super) fn http_as_lines(client: &HttpClient) -> Vec<String> {
+    let mut lines = vec![
+        format!("requests reach {}", client.allow),
+        format!(
+            "at most {}, waited for {} at most; {} to connect, {} for a request, {} bytes of a response",
+            super::counted(client.size, "connection"),
+            short(client.acquire_timeout),
+            short(client.connect_timeout),
+            short(client.timeout),
+            client.max_body
+        ),
+    ];
+    if let Some(proxy) = &client.proxy {
+        let (host, port) = (&proxy.host, proxy.port);
+        lines.push(format!("by the proxy {host}:{port}"));
+    }
+    let certificates: Vec<&str> = client.certificates.keys().map(String::as_str).collect();
+    if !certificates.is_empty() {
+        lines.push(format!("client certificates {}", certificates.join(", ")));
+    }
+    lines
+}
+
+pub(super) fn http_as_json(client: &HttpClient) -> Json {
+    json!({
+        "allow": client.allow.to_string(),
+        "size": client.size,
+        "acquireTimeout": client.acquire_timeout.as_millis() as u64,
+        "connectTimeout": client.connect_timeout.as_millis() as u64,
+        "timeout": client.timeout.as_millis() as u64,
+        "maxBody": client.max_body,
+        "proxy": client.proxy.as_ref().map(|proxy| format!("{}:{}", proxy.host, proxy.port)),
+        "noProxy": client.no_proxy.to_string(),
+        "ca": client.ca.is_some(),
+        "certificates": client.certificates.keys().collect::<Vec<_>>(),
+    })
+}
+
+fn addresses(redis: &Redis) -> Vec<String> {
+    redis.addresses.iter().map(ToString::to_string).collect()
+}
+
+pub(super) fn redis_as_lines(redis: &Redis) -> Vec<String> {
+    let kind = if redis.is_cluster {
+        "a cluster".to_owned()
+    } else {
+        format!("database {}", redis.database)
+    };
+    let user = match (&redis.user, &redis.password) {
+        (Some(user), _) => format!("as {user}"),
+        (None, Some(_)) => "with a password".to_owned(),
+        (None, None) => "without a password".to_owned(),
+    };
+    let tls = match &redis.tls {
+        None => "without TLS",
+        Some(tls) if tls.certificate.is_some() => "with TLS and a client certificate",
+        Some(_) => "with TLS",
+    };
+    vec![
+        format!("{kind}, {user}, {tls}"),
+        format!(
+            "at most {}, waited for {} at most; {} to connect, {} for a call, {} bytes of replies",
+            super::counted(redis.size, "connection"),
+            short(redis.acquire_timeout),
+            short(redis.connect_timeout),
+            short(redis.timeout),
+            redis.max_reply
+        ),
+    ]
+}
+
+/// The line above those.
+pub(super) fn redis_head(redis: &Redis) -> String {
+    format!("redis {} at {}", redis.name, addresses(redis).join(", "))
+}
+
+pub(super) fn redis_as_json(redis: &Redis) -> Json {
+    json!({
+        "name": redis.name,
+        "addresses": addresses(redis),
+        "cluster": redis.is_cluster,
+        "database": redis.database,
+        "user": redis.user,
+        "password": redis.password.is_some(),
+        "tls": redis.tls.is_some(),
+        "size": redis.size,
+        "acquireTimeout": redis.acquire_timeout.as_millis() as u64,
+        "connectTimeout": redis.connect_timeout.as_millis() as u64,
+        "timeout": redis.timeout.as_millis() as u64,
+        "maxReply": redis.max_reply,
+    })
+}

@@ -1,0 +1,180 @@
+//! `tide.redis`: commands to Redis servers, whose reply a handler waits for.
+
+#![expect(unsafe_code, reason = "C functions for Lua")]
+
+mod arguments;
+mod methods;
+mod starting;
+
+use std::ffi::{CStr, c_int};
+
+use mlua::ffi::{self, lua_State};
+
+use crate::lua::api::module::{Body, Entry};
+use crate::lua::shared::Shared;
+use crate::lua::stack::{bytes_at, push_bytes, type_name};
+use crate::lua::suspend;
+use crate::nearest::{nearest, suggestion};
+
+use arguments::Shape;
+pub(in crate::lua) use methods::ROWS;
+pub(super) use methods::definitions;
+use starting::{Function, start};
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "redis",
+    path: "tide.redis",
+    types: &[
+        "Returns a Redis server of `[redis]`, with its commands as methods.",
+        "@param name string",
+        "@return tide.Redis",
+    ],
+    body: Body::C(named),
+};
+
+/// The functions beside the commands.
+const OTHERS: &[Entry] = &[
+    Entry {
+        name: "call",
+        path: "redis:call",
+        types: &[],
+        body: Body::Outside(|caller, values| start(&CALL, caller, values, arguments::call)),
+    },
+    Entry {
+        name: "pipeline",
+        path: "redis:pipeline",
+        types: &[],
+        body: Body::Outside(|caller, values| start(&PIPELINE, caller, values, arguments::pipeline)),
+    },
+    Entry {
+        name: "script",
+        path: "redis:script",
+        types: &[],
+        body: Body::Outside(|caller, values| start(&SCRIPT, caller, values, arguments::script)),
+    },
+];
+
+const CALL: Function = Function {
+    path: "redis:call",
+    job: "redis.call",
+    shape: Shape::Plain,
+};
+const PIPELINE: Function = Function {
+    path: "redis:pipeline",
+    job: "redis.pipeline",
+    shape: Shape::Plain,
+};
+const SCRIPT: Function = Function {
+    path: "redis:script",
+    job: "redis.script",
+    shape: Shape::Plain,
+};
+
+/// The metatable of servers, and the table with those that were made.
+const METATABLE: &CStr = c"moontide.redis";
+const MADE: &CStr = c"moontide.redis.made";
+
+/// Makes the metatable of servers.
+pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
+    // SAFETY: runs protected.
+    unsafe {
+        ffi::lua_createtable(state, 0, 3);
+        shared.push_function(state, unknown_method, 0);
+        ffi::lua_setfield(state, -2, c"__index".as_ptr());
+        push_bytes(state, b"tide.redis");
+        ffi::lua_setfield(state, -2, c"__name".as_ptr());
+        ffi::lua_pushboolean(state, 1);
+        ffi::lua_setfield(state, -2, suspend::OBJECT.as_ptr());
+        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, METATABLE.as_ptr());
+    }
+}
+
+/// The server of this name, which a VM makes once.
+unsafe extern "C-unwind" fn named(state: *mut lua_State) -> c_int {
+    // SAFETY: the name is checked before anything is pending; it stays on the stack.
+    unsafe {
+        let shared = Shared::of(state);
+        ffi::lua_settop(state, 1);
+        shared.attempt(state, || known(state, shared).map(|()| 0));
+        ffi::luaL_getsubtable(state, ffi::LUA_REGISTRYINDEX, MADE.as_ptr());
+        ffi::lua_pushvalue(state, 1);
+        if ffi::lua_rawget(state, 2) == ffi::LUA_TTABLE {
+            return 1;
+        }
+        ffi::lua_pop(state, 1);
+        ffi::lua_createtable(state, 0, (ROWS.len() + OTHERS.len()) as c_int);
+        for entry in ROWS.iter().map(|row| &row.entry).chain(OTHERS) {
+            push_bytes(state, entry.name.as_bytes());
+            ffi::lua_pushvalue(state, 1);
+            suspend::push_bound_entry(state, shared, entry);
+            ffi::lua_rawset(state, -3);
+        }
+        ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, METATABLE.as_ptr());
+        ffi::lua_setmetatable(state, -2);
+        ffi::lua_pushvalue(state, 1);
+        ffi::lua_pushvalue(state, -2);
+        ffi::lua_rawset(state, 2);
+        1
+    }
+}
+
+/// Whether the first argument is the name of a server. Raises nothing.
+unsafe fn known(state: *mut lua_State, shared: &Shared) -> Result<(), String> {
+    // SAFETY: values are read, never converted in place.
+    let (name, found) = unsafe { (bytes_at(state, 1), type_name(state, 1)) };
+    let Some(name) = name else {
+        return Err(format!(
+            "`tide.redis` takes the name of a Redis server, not {found}"
+        ));
+    };
+    let name = String::from_utf8_lossy(name);
+    let servers = &shared.config.redis;
+    if servers.iter().any(|one| one.name == name) {
+        return Ok(());
+    }
+    let names: Vec<&str> = servers.iter().map(|one| one.name.as_str()).collect();
+    let meant = if names.is_empty() {
+        "since the configuration has no table `[redis.NAME]`".to_owned()
+    } else {
+        let nearest = suggestion(&name, &names);
+        format!("{nearest}; a server is a table `[redis.NAME]` of the configuration")
+    };
+    Err(format!(
+        "`tide.redis`: there is no server `{name}`, {meant}"
+    ))
+}
+
+unsafe extern "C-unwind" fn unknown_method(state: *mut lua_State) -> c_int {
+    // SAFETY: Lua calls it with a table and a key; `attempt` raises after its closure has returned.
+    unsafe {
+        let shared = Shared::of(state);
+        shared.attempt(state, || {
+            Err(no_method(bytes_at(state, 2), type_name(state, 2)))
+        })
+    }
+}
+
+/// Any command that is no method is a `call`.
+fn no_method(name: Option<&[u8]>, found: &str) -> String {
+    let Some(name) = name else {
+        return format!("a method of `tide.redis` is named by a string, not by {found}");
+    };
+    let name = String::from_utf8_lossy(name);
+    let others = OTHERS.iter().map(|entry| entry.name);
+    let names = ROWS.iter().map(|row| row.method.name).chain(others);
+    let is_word = name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"._".contains(&byte));
+    let meant =
+        nearest(&name, names).map_or_else(String::new, |near| format!(" did you mean `{near}`?"));
+    let call = if is_word && name.len() <= 40 {
+        format!(
+            "any command is possible as `:call(\"{}\", ...)`",
+            name.to_ascii_uppercase()
+        )
+    } else {
+        "any command is possible as `:call(name, ...)`".to_owned()
+    };
+    let name = name.escape_debug();
+    format!("`tide.redis` has no method `{name}`,{meant} {call}")
+}

@@ -1,0 +1,5 @@
+//! The way to a server, for every client of handlers: lookups, sockets and TLS.
+
+pub(super) mod dialing;
+pub(super) mod resolver;
+pub(super) mod tls;
