@@ -17,6 +17,7 @@ pub(crate) mod log;
 mod message;
 pub(crate) mod mock;
 mod outgoing;
+pub(crate) mod probe;
 pub(crate) mod producer;
 pub(crate) mod property;
 mod queries;

@@ -1,9 +1,10 @@
 //! `moontide check`: reports whether the daemon would start with the files on disk, and what it would run.
 //!
-//! It contacts no server. It takes the same road as a start, up to the first message, and exits with 78 where a start
-//! would.
+//! It contacts no server, unless `--connect` says so. It takes the same road as a start, up to the first message, and
+//! exits with 78 where a start would.
 
 mod clients;
+mod connect;
 mod log_file;
 mod policies;
 mod producers;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use anyhow::bail;
 use serde_json::{Value as Json, json};
 
+use connect::Reached;
 use log_file::Found;
 
 use super::terminal::harmless;
@@ -32,6 +34,9 @@ pub(crate) struct Arguments {
     /// Prints JSON.
     #[arg(long)]
     json: bool,
+    /// Reaches each server that the configuration names: brokers, and Redis servers.
+    #[arg(long)]
+    connect: bool,
 }
 
 /// The reason why a start would fail.
@@ -48,9 +53,32 @@ struct Good {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Exit {
-    match (check(&arguments.config), arguments.json) {
-        (Ok(good), true) => print(&mut std::io::stdout(), &format!("{:#}\n", as_json(&good))),
-        (Ok(good), false) => print(&mut std::io::stdout(), &as_text(&good)),
+    let checked = check(&arguments.config);
+    let reached = match &checked {
+        Ok(good) if arguments.connect => match connect::all(&good.bundle.config) {
+            Ok(reached) => Some(reached),
+            Err(error) => {
+                print(&mut std::io::stderr(), &format!("{error:#}\n"));
+                return Exit::Failed;
+            }
+        },
+        _ => None,
+    };
+    match (checked, arguments.json) {
+        (Ok(good), true) => {
+            let mut page = as_json(&good);
+            if let Some(reached) = &reached {
+                page["ok"] = reached.iter().all(|one| one.error.is_none()).into();
+                page["servers"] = reached.iter().map(Reached::as_json).collect();
+            }
+            let printed = print(&mut std::io::stdout(), &format!("{page:#}\n"));
+            ended(&good, reached.as_deref(), printed)
+        }
+        (Ok(good), false) => {
+            let text = as_text(&good, reached.as_deref());
+            let printed = print(&mut std::io::stdout(), &text);
+            ended(&good, reached.as_deref(), printed)
+        }
         (Err(bad), true) => {
             print(
                 &mut std::io::stdout(),
@@ -67,6 +95,22 @@ pub(crate) fn run(arguments: &Arguments) -> Exit {
             Exit::BadConfig
         }
     }
+}
+
+/// A server that is not reached counts as a mistake.
+fn ended(good: &Good, reached: Option<&[Reached]>, printed: Exit) -> Exit {
+    let reached = reached.unwrap_or_default();
+    let missed = reached.iter().filter(|one| one.error.is_some()).count();
+    if missed == 0 {
+        return printed;
+    }
+    let (path, all) = (good.bundle.config.path.display(), reached.len());
+    let sentence = format!(
+        "{path}: {missed} of {} not reached\n",
+        counted(all, "server")
+    );
+    print(&mut std::io::stderr(), &sentence);
+    Exit::BadConfig
 }
 
 /// All steps of a start before it joins a group. Side effects at the top level of Lua files happen here, too.
@@ -141,7 +185,7 @@ fn print(to: &mut dyn std::io::Write, text: &str) -> Exit {
     }
 }
 
-fn as_text(Good { bundle, warnings }: &Good) -> String {
+fn as_text(Good { bundle, warnings }: &Good, reached: Option<&[Reached]>) -> String {
     let config = &bundle.config;
     let mut text = String::new();
     for warning in warnings {
@@ -197,7 +241,12 @@ fn as_text(Good { bundle, warnings }: &Good) -> String {
         );
     }
     clients_as_text(&mut text, config);
-    line(&mut text, format_args!("{}: ok", config.path.display()));
+    for one in reached.unwrap_or_default() {
+        line(&mut text, format_args!("{}", harmless(&one.as_line())));
+    }
+    if reached.is_none_or(|all| all.iter().all(|one| one.error.is_none())) {
+        line(&mut text, format_args!("{}: ok", config.path.display()));
+    }
     text
 }
 

@@ -13,6 +13,7 @@ mod connection;
 mod faults;
 mod members;
 mod pipeline;
+mod reaching;
 mod reply;
 mod slots;
 

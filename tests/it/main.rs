@@ -9,6 +9,7 @@ mod automatic; // when automatic listeners commit, and how much of a topic runs 
 mod batches; // handlers that get batches, and the message that fails one
 mod check; // what `moontide check` refuses, word for word, and what it prints
 mod commits; // what is committed, and when
+mod connect; // which servers `moontide check --connect` reaches
 mod context; // what a handler is given
 mod control; // what code requests of its consumer: pause, resume, seek
 mod crowd; // several listeners and groups on one topic

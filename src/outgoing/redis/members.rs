@@ -36,6 +36,10 @@ impl Members {
         known.is_stale = true;
     }
 
+    pub(super) fn masters(&self) -> Vec<Address> {
+        self.lock().slots.masters()
+    }
+
     pub(super) fn doubt(&self) {
         self.lock().is_stale = true;
     }
