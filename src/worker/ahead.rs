@@ -58,7 +58,7 @@ impl Worker {
         Ok(Kept {
             ahead: Some(first),
             share: emissions.share(listener, emitted.bytes),
-            emitted: emitted,
+            emitted,
         })
     }
 

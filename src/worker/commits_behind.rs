@@ -31,7 +31,7 @@ impl Worker {
             return None;
         }
         if let Some(emitted) = emitted {
-            return Some(self.write_before_commit(emitted, &open.listener, of, offset));
+            return Some(self.write_before_commit(&emitted, &open.listener, of, offset));
         }
         let (vm, call, wait) = of;
         let reply = self.reply(vm, call, wait);
@@ -65,7 +65,7 @@ impl Worker {
 
     pub(super) fn write_before_commit(
         &mut self,
-        emitted: Arc<Emitted>,
+        emitted: &Emitted,
         listener: &str,
         (vm, call, wait): (u64, CallId, WaitId),
         offset: i64,
@@ -73,7 +73,7 @@ impl Worker {
         let (mailbox, asked) = (self.mailbox.clone(), emitted.asked);
         // The call waits for it, and `limits.timeout` ends the wait.
         let share = self.emissions.share(listener, emitted.bytes);
-        let job = job(&emitted, Box::new(|_| ()), Some(share));
+        let job = job(emitted, Box::new(|_| ()), Some(share));
         let reply = Reply::new(move |answer| {
             mailbox.send(ToWorker::WrittenBeforeCommit {
                 vm,

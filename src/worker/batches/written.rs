@@ -186,7 +186,7 @@ impl Worker {
             batch.settling = Some(done);
         }
         if let Some(emitted) = emitted {
-            return Some(self.write_before_commit(emitted, &open.listener, of, behind));
+            return Some(self.write_before_commit(&emitted, &open.listener, of, behind));
         }
         self.settle_batch(slot, open, of, behind);
         None
