@@ -42,8 +42,10 @@ fn brokers_that_do_not_answer_cost_no_attempt() {
     daemon.wait_for("the first message is committed", |_| committed() == Some(1));
     own.freeze();
     topic.produce(numbered(1..3, 0));
+    // On a slow machine the first message may have waited, too: for the first connection.
     let line = daemon.wait_line("the log says so", |line| {
         line.is("emitted records are not acknowledged: the message waits with its lane")
+            && line.field("offset") != "0"
     });
     assert!(
         line.field("error").contains("no acknowledgement within 1s"),
