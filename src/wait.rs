@@ -158,6 +158,26 @@ pub(crate) struct Job {
     pub(crate) start: Box<dyn FnOnce(Told) -> Work + Send>,
 }
 
+impl Job {
+    /// Work that is given up by its drop.
+    pub(crate) fn new(
+        name: &'static str,
+        work: impl Future<Output = Result<Value, Fault>> + Send + 'static,
+    ) -> Self {
+        Self {
+            name,
+            start: Box::new(move |mut told| {
+                Box::pin(async move {
+                    tokio::select! {
+                        answer = work => answer,
+                        () = told.told() => Err(Fault::new("closed", "given up")),
+                    }
+                })
+            }),
+        }
+    }
+}
+
 impl fmt::Debug for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Job({})", self.name)

@@ -156,18 +156,10 @@ impl Emissions {
 /// Work of the outside that ends with the emission, or when it is given up.
 pub(super) fn job(emitted: &Emitted, troubled: Troubled, share: Option<Share>) -> Job {
     let emission = emitted.senders.emit(emitted.requests.clone(), troubled);
-    Job {
-        name: "ctx.emit",
-        start: Box::new(move |mut told| {
-            Box::pin(async move {
-                let _held = share;
-                tokio::select! {
-                    result = emission => result.map(|()| Value::Nil),
-                    () = told.told() => Err(Fault::new("closed", "given up")),
-                }
-            })
-        }),
-    }
+    Job::new("ctx.emit", async move {
+        let _held = share;
+        emission.await.map(|()| Value::Nil)
+    })
 }
 
 pub(super) fn result(answer: Answer) -> Result<(), Fault> {

@@ -395,24 +395,20 @@ fn list(values: impl Iterator<Item = Value>) -> Value {
 /// Waits for the answer of the consumer's thread.
 fn job(consumer: &str, answer: oneshot::Receiver<Result<Value, Fault>>) -> Job {
     let consumer = consumer.to_owned();
-    let work = |mut told: crate::wait::Told| async move {
-        tokio::select! {
-            answer = answer => answer.unwrap_or_else(|_| {
+    Job::new("consumer", async move {
+        match tokio::time::timeout(ANSWER, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => {
                 let message = format!("consumer `{consumer}` ended before it answered");
                 Err(Fault::new("closed", message))
-            }),
-            () = tokio::time::sleep(ANSWER) => {
+            }
+            Err(_) => {
                 let seconds = ANSWER.as_secs();
                 let message = format!(
                     "consumer `{consumer}` did not answer within {seconds} s; `moontide status` says whether its brokers do"
                 );
                 Err(Fault::new("timeout", message))
             }
-            () = told.told() => Err(Fault::new("closed", "given up")),
         }
-    };
-    Job {
-        name: "consumer",
-        start: Box::new(move |told| Box::pin(work(told))),
-    }
+    })
 }

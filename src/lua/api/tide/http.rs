@@ -106,19 +106,9 @@ fn start(
     }
     let prepared = http.request(request)?;
     caller.about.replace(Some(prepared.about));
-    let requesting = prepared.requesting;
-    Ok(Job {
-        name: job,
-        start: Box::new(move |mut told| {
-            Box::pin(async move {
-                tokio::select! {
-                    answer = requesting => answer.map(response::value),
-                    // The drop of the request closes its connection.
-                    () = told.told() => Err(Fault::new("closed", "given up")),
-                }
-            })
-        }),
-    })
+    Ok(Job::new(job, async move {
+        prepared.requesting.await.map(response::value)
+    }))
 }
 
 /// Puts the text of the option `json` in place of its value, in a copy of the table of options at `index`.

@@ -159,18 +159,10 @@ fn start(
     let sending = senders.send(request)?;
     let about = topics.first().map(|topic| format!("send to {topic}"));
     caller.about.replace(about);
-    Ok(Job {
-        name: "kafka.send",
-        start: Box::new(move |mut told| {
-            Box::pin(async move {
-                tokio::select! {
-                    answer = sending => answer::value(answer, &topics, is_one),
-                    // The records are librdkafka's; their reports find nobody.
-                    () = told.told() => Err(Fault::new("closed", "given up")),
-                }
-            })
-        }),
-    })
+    // Its drop takes no record back: they are librdkafka's, and their reports find nobody.
+    Ok(Job::new("kafka.send", async move {
+        answer::value(sending.await, &topics, is_one)
+    }))
 }
 
 /// The metatable of producers.

@@ -175,18 +175,8 @@ fn ask(
     };
     let asking = admin.ask(request)?;
     caller.about.replace(Some(format!("admin.{name}")));
-    Ok(Job {
-        name: "kafka.admin",
-        start: Box::new(move |mut told| {
-            Box::pin(async move {
-                tokio::select! {
-                    answer = asking => answer,
-                    // What the brokers have been told to do, they do.
-                    () = told.told() => Err(Fault::new("closed", "given up")),
-                }
-            })
-        }),
-    })
+    // After its drop, too, the brokers do what they have been told to do.
+    Ok(Job::new("kafka.admin", asking))
 }
 
 /// The fields of a table of options, `timeout` among them.

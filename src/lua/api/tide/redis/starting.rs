@@ -54,17 +54,8 @@ pub(super) fn start(
         timeout,
     })?;
     caller.about.replace(Some(prepared.about));
-    let requesting = prepared.requesting;
-    Ok(Job {
-        name: job,
-        start: Box::new(move |mut told| {
-            Box::pin(async move {
-                tokio::select! {
-                    answer = requesting => answer.map(|reply| shaped(shape, reply)),
-                    // The drop of the call closes its connection.
-                    () = told.told() => Err(Fault::new("closed", "given up")),
-                }
-            })
-        }),
-    })
+    Ok(Job::new(job, async move {
+        let reply = prepared.requesting.await?;
+        Ok(shaped(shape, reply))
+    }))
 }
