@@ -315,6 +315,22 @@ fn a_request_that_cannot_succeed_is_refused_at_once() {
 #[derive(Default)]
 struct Heard(Mutex<Vec<(u64, bool)>>);
 
+impl Heard {
+    /// The answers, once there are so many.
+    fn wait(&self, count: usize) -> Vec<(u64, bool)> {
+        wait_until("the answers", || self.0.lock().unwrap().len() >= count);
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 impl Acknowledgements for Heard {
     fn answered(&self, acknowledged: Vec<Run>, failed: Vec<(u64, Fault)>) {
         let numbers = acknowledged
@@ -357,23 +373,16 @@ fn emitted_records_leave_by_the_flush() {
     assert_eq!(in_flight(), 0, "they wait for the others of their turn");
     // An emission of several records does not wait, and those before it leave first.
     emit(&set, 3, &["d", "e"]);
-    assert!(heard.0.lock().unwrap().len() + in_flight() >= 4);
+    assert_eq!(heard.wait(4), [1, 2, 3, 4].map(|number| (number, true)));
     emit(&set, 5, &["f"]);
     set.flush();
     set.flush();
-    let until = Instant::now() + Duration::from_secs(20);
-    while heard.0.lock().unwrap().len() < 5 {
-        assert!(Instant::now() < until, "{:?}", heard.0);
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let answers = std::mem::take(&mut *heard.0.lock().unwrap());
-    assert_eq!(answers, [1, 2, 3, 4, 5].map(|number| (number, true)));
+    assert_eq!(heard.wait(1), [(5, true)]);
     let group = &set.groups[0];
     let all = u32::try_from(group.settings.buffer_memory).unwrap();
-    while !matches!(group.count(all), Ok(Counted::Room(_))) {
-        assert!(Instant::now() < until, "the room comes back");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_until("the room comes back", || {
+        matches!(group.count(all), Ok(Counted::Room(_)))
+    });
 }
 
 /// A record that is in no request yet is taken back at once, and the producer goes on.
@@ -390,19 +399,11 @@ fn emitted_records_have_numbers_and_can_be_taken_back() {
         set.flush();
         is_taken
     };
-    let wait = |count: usize| {
-        let until = Instant::now() + Duration::from_secs(20);
-        while heard.0.lock().unwrap().len() < count {
-            assert!(Instant::now() < until, "{:?}", heard.0);
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        std::mem::take(&mut *heard.0.lock().unwrap())
-    };
     assert!(!emit(1, &["a"]), "the limit of the topic is not known");
     let slowly = set.emit(smallvec![request("out", &["a"])], Box::new(|_| ()));
     block_on(slowly).unwrap();
     assert!(emit(5, &["b", "c"]));
-    assert_eq!(wait(2), [(5, true), (6, true)]);
+    assert_eq!(heard.wait(2), [(5, true), (6, true)]);
     // A record lingers for 5 ms, and this thread may be slower than that. librdkafka's own thread takes records back.
     let mut numbers = 7..;
     let mut answers = Vec::new();
@@ -413,7 +414,7 @@ fn emitted_records_have_numbers_and_can_be_taken_back() {
             if !is_written {
                 set.take_back();
             }
-            let [(of, answer)] = wait(1)[..] else {
+            let [(of, answer)] = heard.wait(1)[..] else {
                 panic!("one answer");
             };
             assert_eq!(of, number);
