@@ -40,6 +40,17 @@ pub(super) fn probes(config: &Arc<Config>) -> Vec<Probe> {
     for producer in config.producers.iter().filter(|one| config.mentions(one)) {
         add(format!("producer {}", producer.name), &producer.properties);
     }
+    // Handlers ask brokers by the admin client, also those that no other client has.
+    if let Some(admin) = &config.connection {
+        let addresses = addresses(&admin.properties);
+        if !found.iter().any(|one| one.addresses == addresses) {
+            found.push(Connection {
+                identity: identity(&admin.properties),
+                addresses,
+                clients: vec!["the admin client".to_owned()],
+            });
+        }
+    }
     found.into_iter().map(probe).collect()
 }
 
