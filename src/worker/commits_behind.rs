@@ -1,10 +1,11 @@
 //! Awaited commits: each follows what its call has emitted, and what its lane has emitted before.
 
+use std::sync::Arc;
+
 use crate::assignment::ToWorker;
 use crate::lua::CallId;
 use crate::wait::send::Emitted;
 use crate::wait::{Answer, Cancel, Fault, Reply, Requested, WaitId};
-use std::sync::Arc;
 
 use super::Worker;
 use super::calls::Open;

@@ -1,12 +1,13 @@
 //! Messages that have not begun. Most are done by one call, and never have a lane.
 
+use std::sync::Arc;
+
 use crate::config::{Config, Ordering};
 use crate::kafka::Message;
 use crate::lua::{Call, Step};
 use crate::message::Record as _;
 use crate::rules::lanes::{Headed, Lanes};
 use crate::wait::send::Emitted;
-use std::sync::Arc;
 
 use super::Worker;
 use super::commit_requests::Who;

@@ -108,9 +108,9 @@ impl Shared {
                 asked: None,
             })
         });
-        // Nobody else has it.
-        let one_mut = Arc::make_mut(&mut one);
-        let request = &mut one_mut.requests[0];
+        // Nobody else has it, so nothing is copied.
+        let own = Arc::make_mut(&mut one);
+        let request = &mut own.requests[0];
         let is_of_listener = request.listener == self.listener.get();
         request.function = NAME;
         request.listener = self.listener.get();
@@ -128,11 +128,11 @@ impl Shared {
         let bytes = request.records[0].size();
         self.may_keep(request, 0, bytes)?;
         // As large a record of this listener to this topic has passed.
-        if !(is_of_listener && is_of_topic && bytes <= one_mut.bytes) {
+        if !(is_of_listener && is_of_topic && bytes <= own.bytes) {
             senders.may_emit(request)?;
         }
-        (one_mut.bytes, one_mut.last_bytes) = (bytes, bytes);
-        one_mut.kept = used::size_of_plain(&one_mut.requests[0].records[0]);
+        (own.bytes, own.last_bytes) = (bytes, bytes);
+        own.kept = used::size_of_plain(&own.requests[0].records[0]);
         self.emits.set(true);
         self.emitted_bytes.set(self.emitted_bytes.get() + bytes);
         self.emitted.borrow_mut().push((call, one));

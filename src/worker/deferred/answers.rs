@@ -1,5 +1,7 @@
 //! What becomes of deferrals: done, failed, timed out, or their VM has ended.
 
+use std::sync::Arc;
+
 use crate::config::Config;
 use crate::duration::short;
 use crate::kafka::Message;
@@ -14,7 +16,6 @@ use crate::worker::head::Head;
 use crate::worker::outcomes::named;
 use crate::worker::slot::Slot;
 use crate::worker::timers::Wake;
-use std::sync::Arc;
 
 use super::{Answer, InLane, Key, Open};
 

@@ -18,29 +18,24 @@ pub(in crate::lua) struct Row {
 macro_rules! rows {
     ($($name:literal ($($parameter:literal),*) $returns:literal $shape:ident;)*) => {
         /// In the order of their names.
-        pub(in crate::lua) const ROWS: &[Row] = &[$(Row {
-            method: Method {
+        pub(in crate::lua) const ROWS: &[Row] = &[$({
+            const METHOD: Method = Method {
                 name: $name,
                 path: concat!("redis:", $name),
                 job: concat!("redis.", $name),
                 parameters: &[$($parameter),*],
                 shape: Shape::$shape,
-            },
-            returns: $returns,
-            entry: Entry {
-                name: $name,
-                path: concat!("redis:", $name),
-                types: &[],
-                body: Body::Outside(|caller, arguments| {
-                    start_method(&Method {
-                        name: $name,
-                        path: concat!("redis:", $name),
-                        job: concat!("redis.", $name),
-                        parameters: &[$($parameter),*],
-                        shape: Shape::$shape,
-                    }, caller, arguments)
-                }),
-            },
+            };
+            Row {
+                method: METHOD,
+                returns: $returns,
+                entry: Entry {
+                    name: $name,
+                    path: METHOD.path,
+                    types: &[],
+                    body: Body::Outside(|caller, arguments| start_method(&METHOD, caller, arguments)),
+                },
+            }
         }),*];
     };
 }
