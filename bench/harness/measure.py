@@ -153,9 +153,9 @@ class Bench:
         records = min(topic.records, workload.records or topic.records)
         if program.setup:
             return self._daemon(program.setup, topic.names(), records, out).measure(self.settings.seconds_max)
-        records = min(records, program.peer.records)
         # A peer that knows no such task does less: it only takes the messages.
         task = workload.task if workload.task in program.peer.tasks else "read"
+        records = min(records, program.peer.records_of.get(task, program.peer.records))
         running = program.peer.start(self.broker.address, topic.name, records, task, out)
         return program.peer.finish(running, self.settings.seconds_max)
 

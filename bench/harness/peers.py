@@ -31,6 +31,8 @@ class Peer:
         self.tuning = about["tuning"]
         self.tasks = about["tasks"]
         self.records = about["records"]
+        # Of tasks that it does far more slowly.
+        self.records_of = about.get("records_of", {})
         self.needs = about["needs"]
         self.prepared = PLACE / "peers" / name
         # Why it cannot be measured.

@@ -5,10 +5,11 @@
 //! twice, nothing out of the order of its lane, and in the end nothing is missing and no twin is alone.
 
 use rdkafka::message::{BorrowedMessage, Message as _};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::driver::{Load, PARTITIONS_MAX};
 use crate::fate::{has_twin, key_of};
+use crate::floor::Floor;
 use crate::oracle::Order;
 
 pub(crate) const PARTITIONS: i32 = 3;
@@ -32,9 +33,8 @@ pub(crate) struct Copy {
 /// The copies of one partition, or their twins.
 #[derive(Default)]
 struct Ledger {
-    /// Everything below was read, or has no copy of this kind.
-    next: i64,
-    above: BTreeSet<i64>,
+    /// What was read, or has no copy of this kind.
+    read: Floor,
     /// The last of each lane.
     lanes: BTreeMap<String, i64>,
 }
@@ -44,7 +44,7 @@ impl Copies {
         let ledgers = (0..PARTITIONS_MAX).map(|_| {
             let mut ledgers = <[Ledger; 2]>::default();
             // The first messages may have no twin that could be waited for.
-            ledgers[1].advance(true);
+            ledgers[1].pass_twinless();
             ledgers
         });
         Self {
@@ -73,12 +73,14 @@ impl Copies {
             Order::Key => &copy.key,
         };
         let ledger = &mut self.ledgers[partition][usize::from(copy.is_twin)];
-        if offset < ledger.next || !ledger.above.insert(offset) {
+        if !ledger.read.insert(offset) {
             return Err(format!(
                 "partition {partition}: the {what} of {offset} is committed twice"
             ));
         }
-        ledger.advance(copy.is_twin);
+        if copy.is_twin {
+            ledger.pass_twinless();
+        }
         let last = ledger.lanes.insert(lane.to_owned(), offset);
         match last {
             Some(last) if last > offset => Err(format!(
@@ -90,7 +92,7 @@ impl Copies {
 
     /// Below, each message has its copy and its twin, by partition.
     pub(crate) fn floors(&self) -> Vec<i64> {
-        let of = |[copies, twins]: &[Ledger; 2]| copies.next.min(twins.next);
+        let of = |[copies, twins]: &[Ledger; 2]| copies.read.next().min(twins.read.next());
         self.ledgers.iter().map(of).collect()
     }
 
@@ -102,33 +104,52 @@ impl Copies {
 }
 
 impl Ledger {
-    fn advance(&mut self, of_twins: bool) {
-        while self.above.remove(&self.next) || (of_twins && !has_twin(self.next)) {
-            self.next += 1;
+    fn pass_twinless(&mut self) {
+        while !has_twin(self.read.next()) {
+            self.read.insert(self.read.next());
         }
     }
 }
 
 pub(crate) fn copy(message: &BorrowedMessage<'_>) -> Result<Copy, String> {
+    let emitted = emitted(message, &["copy", "twin"])?;
+    Ok(Copy {
+        partition: emitted.partition,
+        offset: emitted.offset,
+        key: emitted.key,
+        is_twin: emitted.kind == "twin",
+    })
+}
+
+/// What a handler has emitted for a message of the load.
+pub(crate) struct Emitted {
+    pub(crate) partition: usize,
+    pub(crate) offset: i64,
+    key: String,
+    kind: String,
+}
+
+pub(crate) fn emitted(message: &BorrowedMessage<'_>, kinds: &[&str]) -> Result<Emitted, String> {
     let text =
         |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
     let (key, value) = (text(message.key()), text(message.payload()));
     let mut fields = value.split(' ');
     let mut number = || fields.next()?.parse::<i64>().ok();
     if let (Some(partition), Some(offset), Some(number)) = (number(), number(), number())
-        && let (Some(kind @ ("copy" | "twin")), None) = (fields.next(), fields.next())
+        && let (Some(kind), None) = (fields.next(), fields.next())
+        && kinds.contains(&kind)
         && key == key_of(number)
         && number <= offset
     {
-        return Ok(Copy {
+        return Ok(Emitted {
             partition: partition as usize,
             offset,
             key,
-            is_twin: kind == "twin",
+            kind: kind.to_owned(),
         });
     }
     Err(format!(
-        "no copy of a message: key {key:?}, value {value:?}"
+        "not one of {kinds:?}: key {key:?}, value {value:?}"
     ))
 }
 

@@ -26,8 +26,8 @@ pub(crate) fn has_twin(offset: i64) -> bool {
 /// The time-out of a call: that of one that waits for longer, on purpose, and of no other.
 pub(crate) const TIMEOUT: &str = "2s";
 
-/// The same in Lua: fails the first attempts of some messages, waits in others, here and outside, and records what it has
-/// done. The first attempt of a few waits until its time-out.
+/// The same in Lua: fails the first attempts of some messages, waits in others, here and outside, records what it has done,
+/// and emits an echo. The first attempt of a few waits until its time-out.
 pub(crate) const HANDLER: &str = r#"
 local tide = require "tide"
 local file = assert(io.open("@RECORD@", "ab"))
@@ -59,6 +59,7 @@ return function(message, ctx)
   -- One line, one system call: a daemon that is killed leaves no half of it.
   file:write(message.partition .. " " .. offset .. " " .. number .. " " .. ctx.attempt .. " " .. instance .. " " .. version .. "\n")
   file:flush()
+  ctx.emit{ topic = "@ECHOES@", key = message.key, value = message.partition .. " " .. offset .. " " .. number .. " echo" }
 end
 "#;
 

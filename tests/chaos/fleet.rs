@@ -157,6 +157,7 @@ impl Fleet {
     pub(crate) fn handler(&self, instance: &str) -> String {
         HANDLER
             .replace("@RECORD@", self.record.to_str().unwrap())
+            .replace("@ECHOES@", &echoes_of(&self.topic))
             .replace("@INSTANCE@", instance)
             .replace("@VERSION@", &self.version.to_string())
     }
@@ -300,6 +301,11 @@ impl Fleet {
 /// Where the copies of a topic's messages stand.
 pub(crate) fn copies_of(topic: &str) -> String {
     format!("{topic}.copies")
+}
+
+/// Where their echoes stand.
+pub(crate) fn echoes_of(topic: &str) -> String {
+    format!("{topic}.echoes")
 }
 
 impl Member {

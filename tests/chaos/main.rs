@@ -13,9 +13,11 @@ mod commits; // what a coordinator can answer to a commit
 mod copies; // what exactly-once consumers have emitted
 mod dice; // chance that can be repeated
 mod driver; // the load, and what of it is acknowledged
+mod echoes; // what the other consumers have emitted
 mod fate; // what is to become of a message, by its number
 mod faults; // what can go wrong
 mod fleet; // the daemons
+mod floor; // which offsets are done
 mod letters; // what became of messages that can't be handled
 mod oracle; // what became of every message
 mod proxy; // the network between daemons and brokers

@@ -3,7 +3,7 @@
 //! It keeps for each partition the offset below which everything has its outcome, and what has one above it: so its
 //! memory does not grow with the run. A promise that is broken is kept as a sentence, and the run ends with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::driver::{Load, PARTITIONS_MAX};
 use crate::fate::{KEYS, is_hopeless, key_number};
+use crate::floor::Floor;
 use crate::letters::Letter;
 use crate::support::daemon::Jobs;
 
@@ -48,9 +49,8 @@ pub(crate) enum Order {
 }
 
 struct Ledger {
-    /// Everything below has its outcome.
-    next: i64,
-    above: BTreeSet<i64>,
+    /// What has its outcome.
+    ended: Floor,
     /// How far a message stood behind its number, at most.
     copies: i64,
     /// The last first success of each lane.
@@ -67,8 +67,7 @@ struct Ledger {
 impl Default for Ledger {
     fn default() -> Self {
         Self {
-            next: 0,
-            above: BTreeSet::new(),
+            ended: Floor::default(),
             copies: 0,
             lanes: vec![-1; KEYS],
             committed: 0,
@@ -154,7 +153,7 @@ impl Oracle {
             return;
         }
         let owed = ledger.owed.contains_key(&offset);
-        if ledger.has(offset) {
+        if ledger.ended.has(offset) {
             self.duplicates += 1;
             if offset < ledger.settled {
                 self.late_duplicates += 1;
@@ -192,7 +191,7 @@ impl Oracle {
         }
         let ledger = &mut self.ledgers[partition];
         ledger.owed.remove(&offset);
-        if ledger.has(offset) {
+        if ledger.ended.has(offset) {
             self.repeated_letters += 1;
         } else {
             ledger.outcome(offset);
@@ -227,7 +226,7 @@ impl Oracle {
                 ));
             }
             ledger.commit(offset, now);
-            let missing: Vec<i64> = ledger.missing_below(offset).take(10).collect();
+            let missing: Vec<i64> = ledger.ended.missing_below(offset).take(10).collect();
             let (hopeless, early): (Vec<i64>, Vec<i64>) =
                 missing.into_iter().partition(|one| is_hopeless(*one));
             for one in hopeless {
@@ -258,10 +257,10 @@ impl Oracle {
         let mut broken = Vec::new();
         for (partition, ledger) in self.ledgers.iter().enumerate() {
             let stuck = ledger.moved_at.max(calm_since).elapsed();
-            if ledger.next < load.acked(partition) && stuck > patience {
+            if ledger.ended.next() < load.acked(partition) && stuck > patience {
                 broken.push(format!(
                     "partition {partition} stands still for {stuck:?} at {} of {}",
-                    ledger.next,
+                    ledger.ended.next(),
                     load.acked(partition)
                 ));
             }
@@ -294,7 +293,10 @@ impl Oracle {
 
     /// Everything below has its outcome, by partition.
     pub(crate) fn floors(&self) -> Vec<i64> {
-        self.ledgers.iter().map(|ledger| ledger.next).collect()
+        self.ledgers
+            .iter()
+            .map(|ledger| ledger.ended.next())
+            .collect()
     }
 
     pub(crate) fn committed_at(&self, partition: usize) -> i64 {
@@ -302,10 +304,7 @@ impl Oracle {
     }
 
     pub(crate) fn finished(&self) -> i64 {
-        self.ledgers
-            .iter()
-            .map(|ledger| ledger.next + ledger.above.len() as i64)
-            .sum()
+        self.ledgers.iter().map(|ledger| ledger.ended.count()).sum()
     }
 
     pub(crate) fn newest_version(&self, instance: &str) -> u64 {
@@ -327,14 +326,10 @@ impl Oracle {
 }
 
 impl Ledger {
-    fn has(&self, offset: i64) -> bool {
-        offset < self.next || self.above.contains(&offset)
-    }
-
     fn outcome(&mut self, offset: i64) {
-        self.above.insert(offset);
-        while self.above.remove(&self.next) {
-            self.next += 1;
+        let next = self.ended.next();
+        self.ended.insert(offset);
+        if self.ended.next() > next {
             self.moved_at = Instant::now();
         }
     }
@@ -349,10 +344,6 @@ impl Ledger {
             self.settled = offset;
             self.recent.remove(0);
         }
-    }
-
-    fn missing_below(&self, offset: i64) -> impl Iterator<Item = i64> {
-        (self.next..offset).filter(|one| !self.above.contains(one))
     }
 }
 

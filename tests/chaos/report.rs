@@ -35,6 +35,9 @@ pub(crate) struct Totals {
     pub(crate) handled: i64,
     /// Records that a consumer with `exactlyOnce` has committed.
     pub(crate) copied: u64,
+    /// Records that the others have emitted, and those of them that stood there already.
+    pub(crate) echoed: u64,
+    pub(crate) echoes_repeated: u64,
     pub(crate) restarts: u64,
     pub(crate) violations: usize,
 }
@@ -121,6 +124,7 @@ impl Report {
             ("messages produced", totals.produced.to_string()),
             ("messages handled", totals.handled.to_string()),
             ("records emitted exactly once", totals.copied.to_string()),
+            ("records emitted at least once", totals.echoed.to_string()),
             ("restarts of daemons", totals.restarts.to_string()),
             ("violations", totals.violations.to_string()),
         ];
@@ -188,6 +192,11 @@ impl Report {
                 "records of the consumer with `exactlyOnce`: each message's, once, in order",
                 totals.copied.to_string(),
             ),
+            (
+                "records of the others: each message's, or its dead letter",
+                totals.echoed.to_string(),
+            ),
+            ("… written again", totals.echoes_repeated.to_string()),
             ("looks at the commits", oracle.looks.to_string()),
             (
                 "jobs outside, of daemons that stopped in order",

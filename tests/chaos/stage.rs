@@ -16,8 +16,9 @@ use crate::cluster::{self, Cluster};
 use crate::copies::{self, Copies};
 use crate::dice::Dice;
 use crate::driver::{Driver, Load};
+use crate::echoes::{self, Echoes};
 use crate::faults::Fault;
-use crate::fleet::{Fleet, Protocol, copies_of};
+use crate::fleet::{Fleet, Protocol, copies_of, echoes_of};
 use crate::letters;
 use crate::oracle::{Oracle, Order};
 use crate::report::{self, Happened, Report, Totals};
@@ -56,6 +57,7 @@ pub(crate) struct Stage {
 struct Watch {
     oracle: Mutex<Oracle>,
     copies: Mutex<Copies>,
+    echoes: Mutex<Echoes>,
     load: Arc<Load>,
     stop: AtomicBool,
     /// `None` while there is a fault.
@@ -73,6 +75,10 @@ impl Watch {
     fn copies(&self) -> MutexGuard<'_, Copies> {
         self.copies.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn echoes(&self) -> MutexGuard<'_, Echoes> {
+        self.echoes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Stage {
@@ -84,6 +90,8 @@ impl Stage {
         cluster.create_topic(&topic, setting.partitions, &settings);
         let copies = copies_of(&topic);
         cluster.create_topic(&copies, copies::PARTITIONS, &settings);
+        let echoes = echoes_of(&topic);
+        cluster.create_topic(&echoes, echoes::PARTITIONS, &settings);
         let driver = Driver::start(&cluster, &topic, setting.partitions, setting.rate);
         // On two of the brokers, and both are needed: that is how it comes to refuse.
         cluster.create_topic_on(
@@ -97,6 +105,7 @@ impl Stage {
         let watch = Arc::new(Watch {
             oracle: Mutex::new(Oracle::new(&fleet.record, setting.order)),
             copies: Mutex::new(Copies::new(setting.order)),
+            echoes: Mutex::new(Echoes::new()),
             load: driver.load.clone(),
             stop: AtomicBool::new(false),
             calm_since: Mutex::new(Some(Instant::now())),
@@ -105,14 +114,16 @@ impl Stage {
         let reader = cluster.reader(&fleet.group);
         let letter_reader = cluster.reader_of(&format!("{topic}.dead"), LETTER_PARTITIONS);
         let copy_reader = cluster.reader_of(&copies, copies::PARTITIONS);
+        let echo_reader = cluster.reader_of(&echoes, echoes::PARTITIONS);
         let (commits, record) = (watch.clone(), watch.clone());
-        let (letters, copies) = (watch.clone(), watch.clone());
+        let (letters, copies, echoes) = (watch.clone(), watch.clone(), watch.clone());
         let of = topic.clone();
         let watching = vec![
             std::thread::spawn(move || look_at_commits(&commits, &reader, &of)),
             std::thread::spawn(move || look_at_record(&record)),
             std::thread::spawn(move || look_at_letters(&letters, &letter_reader)),
             std::thread::spawn(move || look_at_copies(&copies, &copy_reader)),
+            std::thread::spawn(move || look_at_echoes(&echoes, &echo_reader)),
         ];
         for _ in 0..setting.members {
             fleet.join();
@@ -161,9 +172,12 @@ impl Stage {
             .map(|partition| self.load().acked(partition))
             .collect();
         self.wait(&format!("recovery from {name}"), RECOVERY, |stage| {
-            let (floors, copied) = (stage.oracle().floors(), stage.watch.copies().floors());
-            let mut floors = floors.iter().zip(&copied).zip(&goals);
-            floors.all(|((floor, copied), goal)| floor.min(copied) >= goal)
+            let floors = stage.floors();
+            floors
+                .iter()
+                .flatten()
+                .zip(goals.iter().cycle())
+                .all(|(floor, goal)| floor >= goal)
         });
         let happened = Happened {
             name,
@@ -173,6 +187,12 @@ impl Stage {
         };
         let finished = self.oracle().finished();
         self.report.end(happened, finished);
+    }
+
+    /// Below, messages have their outcome, their copies, their echoes, by partition.
+    fn floors(&self) -> [Vec<i64>; 3] {
+        let (copied, echoed) = (self.watch.copies().floors(), self.watch.echoes().floors());
+        [self.oracle().floors(), copied, echoed]
     }
 
     /// A round has little time, a soak has much.
@@ -216,6 +236,7 @@ impl Stage {
         }
         let mut violations = self.oracle().violations.clone();
         violations.extend_from_slice(&self.watch.copies().violations);
+        violations.extend_from_slice(&self.watch.echoes().violations);
         let violations = violations.join("\n");
         if !violations.is_empty() {
             self.fail(&violations);
@@ -223,18 +244,15 @@ impl Stage {
     }
 
     pub(crate) fn fail(&mut self, sentence: &str) -> ! {
-        let (floors, acked): (Vec<i64>, Vec<i64>) = {
-            let floors = self.oracle().floors();
-            let acked = (0..floors.len()).map(|partition| self.load().acked(partition));
-            (floors.clone(), acked.collect())
-        };
-        let copied = self.watch.copies().floors();
+        let [floors, copied, echoed] = self.floors();
+        let acked = (0..floors.len()).map(|partition| self.load().acked(partition));
+        let acked: Vec<i64> = acked.collect();
         let story = self.report.story();
         report::say(&self.report.summarize(&self.totals(1)));
         let evidence = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{}", self.seed));
         self.fleet.keep_evidence(&evidence);
         panic!(
-            "seed {}: {sentence}\nfaults so far:\n{story}\nfinished below {floors:?}\ncopied below {copied:?}\nacknowledged below {acked:?}\nevidence in {}",
+            "seed {}: {sentence}\nfaults so far:\n{story}\nfinished below {floors:?}\ncopied below {copied:?}\nechoed below {echoed:?}\nacknowledged below {acked:?}\nevidence in {}",
             self.seed,
             evidence.display()
         );
@@ -246,6 +264,8 @@ impl Stage {
             produced: self.load().acked_in_all(),
             handled: oracle.finished(),
             copied: self.watch.copies().read,
+            echoed: self.watch.echoes().read,
+            echoes_repeated: self.watch.echoes().repeated,
             restarts: self.fleet.restarts(),
             violations: violations.max(oracle.violations.len()),
         }
@@ -278,6 +298,9 @@ impl Stage {
         });
         self.wait("every message has its copy", RECOVERY, |stage| {
             stage.watch.copies().are_whole(stage.load())
+        });
+        self.wait("every message has its echo", RECOVERY, |stage| {
+            stage.watch.echoes().are_whole(stage.load())
         });
         self.fleet.members[0].sample();
         for index in 0..self.fleet.members.len() {
@@ -348,7 +371,11 @@ fn look_at_letters(watch: &Watch, reader: &BaseConsumer) {
         let mut oracle = watch.oracle();
         for letter in letters {
             match letter {
-                Ok(letter) => oracle.dead_letter(&letter),
+                Ok(letter) => {
+                    oracle.dead_letter(&letter);
+                    let mut echoes = watch.echoes();
+                    echoes.dead_letter(letter.partition, letter.offset);
+                }
                 Err(sentence) => oracle.violate(sentence),
             }
         }
@@ -361,6 +388,16 @@ fn look_at_copies(watch: &Watch, reader: &BaseConsumer) {
         let mut ledgers = watch.copies();
         for copy in copies {
             ledgers.take(copy);
+        }
+    }
+}
+
+fn look_at_echoes(watch: &Watch, reader: &BaseConsumer) {
+    while !watch.stop.load(Ordering::SeqCst) {
+        let read = cluster::read(reader, LOOK, echoes::echo);
+        let mut echoes = watch.echoes();
+        for echo in read {
+            echoes.take(echo);
         }
     }
 }

@@ -68,7 +68,7 @@ public class Bench {
     var producer = new KafkaProducer<String, byte[]>(Map.of(
         "bootstrap.servers", arguments[0],
         "transactional.id", arguments[2],
-        "linger.ms", 5,
+        "linger.ms", 0,
         "batch.size", 1_000_000,
         "key.serializer", StringSerializer.class,
         "value.serializer", ByteArraySerializer.class));
@@ -88,7 +88,7 @@ public class Bench {
       if (count.incrementAndGet() == total) {
         long took = elapsed();
         new Thread(() -> {
-          processor.closeDrainFirst();
+          processor.closeDontDrainFirst();
           System.out.println(total + " " + took);
           Runtime.getRuntime().halt(0);
         }).start();

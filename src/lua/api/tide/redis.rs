@@ -134,13 +134,13 @@ unsafe fn known(state: *mut lua_State, shared: &Shared) -> Result<(), String> {
     }
     let names: Vec<&str> = servers.iter().map(|one| one.name.as_str()).collect();
     let meant = if names.is_empty() {
-        "since the configuration has no table `[redis.NAME]`".to_owned()
+        "and none of another name".to_owned()
     } else {
-        let nearest = suggestion(&name, &names);
-        format!("{nearest}; a server is a table `[redis.NAME]` of the configuration")
+        suggestion(&name, &names)
     };
     Err(format!(
-        "`tide.redis`: there is no server `{name}`, {meant}"
+        "`tide.redis`: the configuration has no table `[redis.{}]`, {meant}",
+        name.escape_debug()
     ))
 }
 
@@ -166,15 +166,15 @@ fn no_method(name: Option<&[u8]>, found: &str) -> String {
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"._".contains(&byte));
     let meant =
-        nearest(&name, names).map_or_else(String::new, |near| format!(" did you mean `{near}`?"));
+        nearest(&name, names).map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
     let call = if is_word && name.len() <= 40 {
         format!(
-            "any command is possible as `:call(\"{}\", ...)`",
+            "(any command is possible as `:call(\"{}\", ...)`)",
             name.to_ascii_uppercase()
         )
     } else {
-        "any command is possible as `:call(name, ...)`".to_owned()
+        "(any command is possible as `:call(name, ...)`)".to_owned()
     };
     let name = name.escape_debug();
-    format!("`tide.redis` has no method `{name}`,{meant} {call}")
+    format!("`tide.redis` has no method `{name}`{meant} {call}")
 }
