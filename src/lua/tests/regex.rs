@@ -28,7 +28,7 @@ fn texts_are_searched() {
 #[test]
 fn all_matches_are_given_one_after_the_other() {
     passes(
-        r##"
+        r#"
         local r = tide.regex.new([[(\w+)=(\w+)]])
         local found = {}
         for groups in r:gmatch("a=1, b=2; c=3") do found[#found + 1] = groups[1] .. groups[2] end
@@ -38,14 +38,14 @@ fn all_matches_are_given_one_after_the_other() {
         assert(table.concat(found, "|") == "|aa|", table.concat(found, "|"))
         local next_one = r:gmatch("x")
         assert(next_one() == nil and next_one() == nil)
-        "##,
+        "#,
     );
 }
 
 #[test]
 fn matches_are_replaced() {
     passes(
-        r##"
+        r#"
         local r = tide.regex.new([[(?<name>\w+)@(\w+)]])
         local text, count = r:replace("a@b, c@d", "$2 at ${name}")
         assert(text == "b at a, d at c" and count == 2)
@@ -68,14 +68,14 @@ fn matches_are_replaced() {
         parts = tide.regex.new(","):split("a,b,c", 2)
         assert(#parts == 2 and parts[2] == "b,c")
         assert(#tide.regex.new(","):split("") == 1)
-        "##,
+        "#,
     );
 }
 
 #[test]
 fn bytes_and_flags_have_their_meaning() {
     passes(
-        r##"
+        r#"
         local function test(pattern, flags, text) return tide.regex.new(pattern, { flags = flags }):test(text) end
         assert(test("ABC", "i", "xabc") and not test("ABC", nil, "xabc"))
         assert(test("^b$", "m", "a\nb\nc") and not test("^b$", "", "a\nb\nc"))
@@ -87,7 +87,7 @@ fn bytes_and_flags_have_their_meaning() {
         assert(test([[(?i)straße]], "", "STRAßE"))
         assert(tide.regex.new(tide.regex.escape("a.b*c")):test("a.b*c"))
         assert(not tide.regex.new(tide.regex.escape("a.b")):test("axb"))
-        "##,
+        "#,
     );
 }
 
@@ -95,13 +95,13 @@ fn bytes_and_flags_have_their_meaning() {
 #[test]
 fn patterns_beyond_the_bound_still_work() {
     passes(
-        r##"
+        r#"
         local all = {}
         for i = 1, 250 do all[i] = tide.regex.new("^x" .. i .. "$") end
         for round = 1, 2 do
           for i = 1, 250 do assert(all[i]:test("x" .. i) and not all[i]:test("x" .. i .. "0")) end
         end
-        "##,
+        "#,
     );
 }
 
@@ -109,11 +109,11 @@ fn patterns_beyond_the_bound_still_work() {
 #[test]
 fn a_search_takes_linear_time() {
     let mut setup = handler(
-        r##"
+        r#"
         local r = tide.regex.new("^(a+)+$")
         assert(not r:test(("a"):rep(1 << 20) .. "b"))
         assert(not tide.regex.new("(x+x+)+y"):test(("x"):rep(1 << 18)))
-        "##,
+        "#,
     );
     setup.blocking = Duration::from_secs(20);
     assert!(matches!(setup.build().run(), Step::Done));
@@ -127,23 +127,23 @@ fn a_function_that_waits_or_raises_ends_the_replacement() {
         "{message}"
     );
     passes(
-        r##"
+        r#"
         local count = 0
         local ok, err = pcall(function()
           tide.regex.new("a"):replace("aaa", function() count = count + 1 error("no", 0) end)
         end)
         assert(not ok and err == "no" and count == 1)
-        "##,
+        "#,
     );
 }
 
 #[test]
 fn a_replacement_beyond_the_memory_of_the_vm_is_refused() {
     let mut setup = handler(
-        r##"
+        r#"
         local ok, err = pcall(function() return tide.regex.new("a"):replace(("a"):rep(1 << 20), ("b"):rep(1 << 10)) end)
         assert(not ok and tide.error.is(err, "tooLarge"), tostring(err))
-        "##,
+        "#,
     );
     setup.memory = 16 << 20;
     assert!(matches!(setup.build().run(), Step::Done));
@@ -210,7 +210,7 @@ fn wrong_uses_are_told() {
 #[test]
 fn what_is_no_regular_expression_is_refused() {
     passes(
-        r##"
+        r#"
         local r = tide.regex.new("a")
         assert(getmetatable(r) == false)
         for _, other in ipairs{ io.stdout, ctx, {}, "a", 1, tide.null } do
@@ -223,6 +223,6 @@ fn what_is_no_regular_expression_is_refused() {
         for i = 1, 200 do tide.regex.new("x" .. i) end
         r:test("a")
         collectgarbage()
-        "##,
+        "#,
     );
 }
