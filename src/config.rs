@@ -9,6 +9,7 @@ mod agree;
 mod allow_list;
 mod certificates;
 mod consumers;
+mod env_names;
 mod error;
 mod exactly_once;
 mod file;
@@ -50,6 +51,7 @@ use crate::wait::send::{Acks, Compression};
 pub(crate) use admin::{Admin, Connection};
 pub(crate) use allow_list::AllowList;
 pub(crate) use certificates::{Certificate, Secret};
+pub(crate) use env_names::EnvNames;
 pub(crate) use error::{Errors, words};
 pub(crate) use http_client::{HttpClient, Proxy};
 pub(crate) use load::Written;
@@ -437,6 +439,8 @@ pub(crate) struct Lua {
     /// `LuaRocks` trees for `require`, in Lua's own template form, after the bundle.
     pub(crate) path: String,
     pub(crate) cpath: String,
+    /// The environment variables that handlers may read.
+    pub(crate) env: EnvNames,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 //! of a handler (to sleep, to commit) go out as [`Waits`], which the worker answers by [`Vm::resume`].
 
 mod api;
+mod at_once;
 mod attributes;
 mod build;
 pub(crate) mod control;
@@ -13,6 +14,7 @@ mod loader;
 mod open_batch;
 mod ordinals;
 mod outside_calls;
+mod patterns;
 mod plain;
 mod shared;
 mod stack;

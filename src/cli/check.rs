@@ -303,6 +303,7 @@ fn as_json(Good { bundle, warnings }: &Good) -> Json {
             "memory": config.lua.memory,
             "path": config.lua.path,
             "cpath": config.lua.cpath,
+            "env": config.lua.env.entries,
         },
         "log": {
             "level": config.log.level,

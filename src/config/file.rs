@@ -285,6 +285,8 @@ pub(super) struct Lua {
     pub(super) path: String,
     /// Where `require` looks for C modules, as in `LUA_CPATH`.
     pub(super) cpath: String,
+    /// Environment variables that handlers may read: names, and beginnings such as `APP_*`.
+    pub(super) env: Vec<String>,
 }
 
 impl Default for Lua {
@@ -295,6 +297,7 @@ impl Default for Lua {
             memory: Size(256 << 20),
             path: String::new(),
             cpath: String::new(),
+            env: Vec::new(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Parse → mask → interpolate → check names and types → inherit → deserialize → check the rules. Errors are collected
 //! on the whole way; only a file that is not TOML ends it early.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +33,8 @@ pub(crate) struct Written<'t> {
     tree: Tree<'t>,
     /// Top-level keys below which references are replaced.
     interpolated: BTreeSet<String>,
+    /// The environment variables that references name.
+    referred: RefCell<BTreeSet<String>>,
     is_toml: bool,
     report: Report<'t>,
 }
@@ -53,6 +56,7 @@ impl<'t> Written<'t> {
             environment,
             tree,
             interpolated: BTreeSet::new(),
+            referred: RefCell::default(),
             is_toml: report.is_empty(),
             report,
         }
@@ -80,8 +84,12 @@ impl<'t> Written<'t> {
         if !self.interpolated.insert(key.to_owned()) {
             return;
         }
+        let environment = |name: &str| {
+            self.referred.borrow_mut().insert(name.to_owned());
+            (self.environment)(name)
+        };
         let lookup = interpolate::Lookup {
-            environment: self.environment,
+            environment: &environment,
             folder: &self.folder,
         };
         // Of a file that is not TOML nothing else is reported.
@@ -114,6 +122,7 @@ impl<'t> Written<'t> {
             folder,
             environment,
             mut tree,
+            referred,
             mut report,
             ..
         } = self;
@@ -133,7 +142,14 @@ impl<'t> Written<'t> {
             folder: &folder,
             report,
         };
-        let config = resolve(path, &file, sources, environment, &mut scene);
+        let config = resolve(
+            path,
+            &file,
+            sources,
+            environment,
+            referred.into_inner(),
+            &mut scene,
+        );
         if scene.report.is_empty() {
             Ok(config)
         } else {
@@ -147,6 +163,7 @@ fn resolve(
     file: &File,
     sources: &Sources,
     environment: &dyn Fn(&str) -> Option<String>,
+    referred: BTreeSet<String>,
     scene: &mut Scene<'_, '_>,
 ) -> Config {
     let consumers = consumers::resolve(file, &listeners::used_consumers(file), scene);
@@ -157,7 +174,7 @@ fn resolve(
     agree::check(&listeners, &made, &exactly_once::names(&consumers), scene);
     exactly_once::check(&consumers, &producers, &listeners, scene);
     made::check_rounds(&listeners, &consumers, &made, scene);
-    let lua = process::lua(file, scene);
+    let lua = process::lua(file, referred, scene);
     let log = process::log(file, scene, environment);
     let daemon = process::daemon(file, scene, environment);
     let http = process::http(file, scene);

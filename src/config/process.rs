@@ -1,7 +1,9 @@
 //! `[lua]`, `[log]`, `[daemon]` and `[http]`: the tables of the process.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::env_names::EnvNames;
 use super::file::{self, File};
 use super::tree;
 use super::{Daemon, Http, Log, LogFormat, Lua, Rotation, SOCKET, SOCKET_PATH_BYTES_MAX, Scene};
@@ -11,7 +13,7 @@ const MEMORY_MIN: u64 = 4 << 20;
 const WORKERS_MAX: u32 = 1_024;
 const CRASHES_MAX: u32 = 100;
 
-pub(super) fn lua(file: &File, scene: &mut Scene<'_, '_>) -> Lua {
+pub(super) fn lua(file: &File, referred: BTreeSet<String>, scene: &mut Scene<'_, '_>) -> Lua {
     let lua = &file.lua;
     if lua.workers == 0 || lua.workers > WORKERS_MAX {
         let at = scene.at_keys(&["lua"], &["workers"]);
@@ -38,12 +40,18 @@ pub(super) fn lua(file: &File, scene: &mut Scene<'_, '_>) -> Lua {
     }
     templates_are_right("path", &lua.path, "?.lua", scene);
     templates_are_right("cpath", &lua.cpath, "?.so", scene);
+    let env = EnvNames::of(&lua.env, referred).unwrap_or_else(|reason| {
+        let at = scene.at_keys(&["lua"], &["env"]);
+        scene.report.error(at, reason);
+        EnvNames::default()
+    });
     Lua {
         handlers: scene.folder.join(&lua.handlers),
         workers: lua.workers as usize,
         memory: lua.memory.0 as usize,
         path: templates(&lua.path, scene.folder),
         cpath: templates(&lua.cpath, scene.folder),
+        env,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The API of handlers: the message table, `ctx`, `app`, loggers and the library `tide`.
 
 pub(crate) mod app;
+pub(crate) mod arguments;
 pub(crate) mod batch;
 pub(crate) mod call;
 pub(crate) mod commit;

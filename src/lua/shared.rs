@@ -20,6 +20,7 @@ use super::deferrals::Deferrals;
 use super::function::Function;
 use super::open_batch::OpenBatch;
 use super::ordinals::Ordinals;
+use super::patterns::Patterns;
 use super::stack::push_bytes;
 use super::used::{Topics, Used};
 use super::vm::last_words::About;
@@ -168,6 +169,10 @@ pub(super) struct Shared {
     pub(super) used: RefCell<Used>,
     pub(super) targets: RefCell<Topics>,
     pub(super) deferrals: Deferrals,
+    /// The millisecond and the counter of the last UUID that sorts by its time.
+    pub(super) last_uuid: Cell<(i64, u16)>,
+    /// The compiled regular expressions.
+    pub(super) patterns: RefCell<Patterns>,
     /// The calls of batches that have not ended.
     pub(super) batches: RefCell<HashMap<u64, OpenBatch>>,
     /// Calls whose awaited commit had records to write first, until it is answered.
@@ -207,6 +212,10 @@ fn folder_name(config: &Config) -> String {
     )
 }
 
+fn names<'n>(names: impl Iterator<Item = &'n String>) -> Vec<String> {
+    names.cloned().collect()
+}
+
 impl Shared {
     pub(super) fn new(app: Arc<App>, bundle: &Bundle) -> Self {
         let config = &bundle.config;
@@ -229,16 +238,8 @@ impl Shared {
             requested: RefCell::default(),
             timers: RefCell::default(),
             observers: RefCell::default(),
-            listeners: config
-                .listeners
-                .iter()
-                .map(|listener| listener.name.clone())
-                .collect(),
-            producers: config
-                .producers
-                .iter()
-                .map(|producer| producer.name.clone())
-                .collect(),
+            listeners: names(config.listeners.iter().map(|one| &one.name)),
+            producers: names(config.producers.iter().map(|one| &one.name)),
             listener: Cell::new(None),
             handlers: RefCell::default(),
             frame: Cell::new(ptr::null()),
@@ -264,6 +265,8 @@ impl Shared {
             used: RefCell::default(),
             targets: RefCell::default(),
             deferrals: Deferrals::default(),
+            last_uuid: Cell::default(),
+            patterns: RefCell::default(),
             batches: RefCell::default(),
             owing: RefCell::default(),
             verdict: RefCell::default(),

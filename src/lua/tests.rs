@@ -7,6 +7,7 @@ mod consumer;
 mod context;
 mod deferrals;
 mod docs;
+mod env;
 mod files;
 mod hints;
 mod http;
@@ -15,13 +16,17 @@ mod interrupts;
 mod json;
 mod limits;
 mod loads;
+mod log_lines;
 mod observers;
 mod parallel;
+mod plain;
 mod records;
 mod redis;
+mod regex;
 mod sends;
 mod starved;
 mod tampering;
+mod time;
 mod timers;
 mod trace;
 mod verdicts;
@@ -36,8 +41,8 @@ use super::build::Error;
 use super::{App, Call, CallId, Failure, Pulse, Step, Vm, Watchdog};
 use crate::bundle::Bundle;
 use crate::config::{
-    Config, Consumer, Daemon, Handler, Limits, Listener, Log, LogFormat, Lua, NullKeys, OnError,
-    Ordering, Producer, Retry, Rotation, Run, Topic,
+    Config, Consumer, Daemon, EnvNames, Handler, Limits, Listener, Log, LogFormat, Lua, NullKeys,
+    OnError, Ordering, Producer, Retry, Rotation, Run, Topic,
 };
 use crate::message::OwnedRecord;
 use crate::threads::supervisor::Supervisor;
@@ -59,6 +64,7 @@ struct Setup {
     memory: usize,
     path: String,
     cpath: String,
+    env: EnvNames,
     producers: Vec<Producer>,
 }
 
@@ -71,6 +77,7 @@ impl Setup {
             memory: 256 << 20,
             path: String::new(),
             cpath: String::new(),
+            env: EnvNames::default(),
             producers: Vec::new(),
         }
     }
@@ -277,6 +284,7 @@ fn config(setup: &Setup, listeners: Vec<Listener>) -> Config {
             memory: setup.memory,
             path: setup.path.clone(),
             cpath: setup.cpath.clone(),
+            env: setup.env.clone(),
         },
         log: Log {
             level: "info".to_owned(),

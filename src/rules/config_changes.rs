@@ -56,6 +56,7 @@ rows! {
         memory: Live "lua.memory",
         path: Live "lua.path",
         cpath: Live "lua.cpath",
+        env: Live "lua.env",
     }
 }
 

@@ -140,6 +140,7 @@ fn every_example_does_what_its_readme_says() {
                 let different: BTreeSet<_> = keys.iter().collect();
                 assert_eq!((keys.len(), different.len()), (4, 2), "{keys:?}");
             }
+            "saga" => assert_saga(&web),
             "tick-tock" => assert_eq!(
                 dev.seen("heartbeat 2"),
                 1,
@@ -155,6 +156,26 @@ fn every_example_does_what_its_readme_says() {
             _ => {}
         }
     }
+}
+
+/// An attempt repeats the steps by their keys, and an order that is refused is undone in reverse order.
+#[track_caller]
+fn assert_saga(web: &Web) {
+    let of = |order: &str| -> Vec<String> {
+        let seen = web.seen().into_iter();
+        seen.filter_map(|seen| {
+            let key = seen.header("idempotency-key")?;
+            let is_its = key.starts_with(&format!("{order}/"));
+            is_its.then(|| format!("{} {} {key}", seen.method, seen.path))
+        })
+        .collect()
+    };
+    let take = |order: &str| {
+        ["stock", "payments", "shipments"].map(|step| format!("POST /{step} {order}/{step}"))
+    };
+    assert_eq!(of("o1"), [take("o1"), take("o1")].concat());
+    let undo = ["payments", "stock"].map(|step| format!("DELETE /{step}/o2 o2/{step}/undo"));
+    assert_eq!(of("o2"), [&take("o2")[..], &undo[..]].concat());
 }
 
 /// Fails, is dead-lettered, is mended and saved, comes again: each step as it stands in the README.

@@ -5,6 +5,7 @@
 mod support;
 
 mod admin; // topics, groups and settings by `tide.kafka.admin`
+mod at_once; // functions of `tide` that answer at once
 mod automatic; // when automatic listeners commit, and how much of a topic runs at once
 mod batches; // handlers that get batches, and the message that fails one
 mod check; // what `moontide check` refuses, word for word, and what it prints

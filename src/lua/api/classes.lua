@@ -132,3 +132,12 @@
 ---@class tide.http.Request: tide.http.Options
 ---@field method? string
 ---@field url string
+
+---A regular expression.
+---@class tide.Regex
+---@field find fun(self: tide.Regex, text: string, init?: integer): integer?, integer?, table? from, to and the groups
+---@field gmatch fun(self: tide.Regex, text: string): fun(): table?
+---@field match fun(self: tide.Regex, text: string, init?: integer): table? the groups; 0 is the whole match
+---@field replace fun(self: tide.Regex, text: string, with: string|fun(groups: table): string?, limit?: integer): string, integer
+---@field split fun(self: tide.Regex, text: string, limit?: integer): string[]
+---@field test fun(self: tide.Regex, text: string): boolean

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use mlua::ffi::{lua_CFunction, lua_State};
 
+use super::arguments::{Arguments, Results};
 use crate::lua::shared::Shared;
 use crate::message::Header;
 use crate::wait::admin::Admin;
@@ -58,6 +59,8 @@ pub(in crate::lua) struct Caller<'c> {
 pub(in crate::lua) enum Body {
     /// A C function whose first upvalue is `Shared`. It may wait by `suspend::begin`.
     C(lua_CFunction),
+    /// Answers at once: plain data in, plain data out, without Lua's API.
+    Now(fn(&Arguments<'_>) -> Result<Results, Fault>),
     /// Requests work outside: plain data in, plain data out, without Lua's API.
     Outside(fn(&Caller<'_>, Vec<Value>) -> Result<Job, Fault>),
     /// The same, between two steps in Lua's API: the first changes arguments, the second the result on top of the stack.

@@ -2,17 +2,28 @@
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
+mod base64;
 #[cfg(feature = "failpoints")]
 mod echo;
+mod env;
 mod error;
+mod form;
+mod gzip;
+mod hash;
+mod hex;
 mod http;
 pub(crate) mod json;
 pub(super) mod kafka;
+mod log;
 mod observers;
-mod options;
+pub(in crate::lua) mod options;
 mod parallel;
+mod random;
 pub(in crate::lua) mod redis;
+mod regex;
+mod time;
 mod timers;
+mod url;
 
 use std::ffi::c_int;
 use std::ptr;
@@ -22,6 +33,7 @@ use mlua::ffi::{self, lua_KContext, lua_State};
 
 use super::module::{self, Body, Entry, Module};
 use super::{app, duration, fields};
+use crate::lua::at_once;
 use crate::lua::shared::Shared;
 use crate::lua::stack::{push_bytes, push_null};
 use crate::lua::suspend;
@@ -41,6 +53,7 @@ const TIDE: Module = Module {
                 unsafe { app::push(state) }
             }),
         },
+        env::ENTRY,
         timers::EVERY,
         Entry {
             name: "now",
@@ -81,13 +94,24 @@ const TIDE: Module = Module {
 /// **The one list of modules**, `tide` itself first.
 pub(in crate::lua) const MODULES: &[Module] = &[
     TIDE,
+    base64::MODULE,
     #[cfg(feature = "failpoints")]
     echo::MODULE,
     error::MODULE,
+    gzip::MODULE,
+    hash::MODULE,
+    hex::MODULE,
+    hash::HMAC,
     http::MODULE,
     json::MODULE,
     kafka::MODULE,
     kafka::ADMIN,
+    log::MODULE,
+    random::MODULE,
+    regex::MODULE,
+    time::MODULE,
+    url::MODULE,
+    random::UUID,
 ];
 
 /// The type definitions of `tide` for `LuaLS`.
@@ -107,6 +131,7 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
         kafka::install(state, shared);
         http::install(state, shared);
         redis::install(state, shared);
+        regex::install(state, shared);
         for module in MODULES {
             push_module(state, shared, module);
             put_into_parent(state, module.path);
@@ -148,6 +173,7 @@ unsafe fn push_module(state: *mut lua_State, shared: &Shared, module: &'static M
             push_bytes(state, entry.name.as_bytes());
             match entry.body {
                 Body::C(function) => shared.push_function(state, function, 0),
+                Body::Now(_) => at_once::push_entry(state, shared, entry),
                 Body::Outside(_) | Body::OutsideBetween { .. } => {
                     suspend::push_entry(state, shared, entry);
                 }

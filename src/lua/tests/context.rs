@@ -256,15 +256,25 @@ impl std::io::Write for Lines {
     }
 }
 
-#[test]
-fn a_log_line_has_the_coordinates_and_the_fields() {
+/// The lines that `work` logs on this thread, as JSON.
+pub(super) fn logged(work: impl FnOnce()) -> Vec<serde_json::Value> {
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt()
         .json()
         .with_writer(move || writer.clone())
         .finish();
-    tracing::subscriber::with_default(subscriber, || {
+    tracing::subscriber::with_default(subscriber, work);
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let lines = text.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn a_log_line_has_the_coordinates_and_the_fields() {
+    let lines = logged(|| {
         let body = r#"
             ctx.logger.info("got", { id = 1888944671579078978, f = print, s = "\xff" })
             ctx:getLogger("mine"):warn("plain")
@@ -272,11 +282,6 @@ fn a_log_line_has_the_coordinates_and_the_fields() {
         "#;
         assert!(matches!(handler(body).build().run(), Step::Done));
     });
-    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-    let lines: Vec<serde_json::Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
     let fields: Vec<_> = lines.iter().map(|line| &line["fields"]).collect();
     assert_eq!(
         lines.iter().map(|line| &line["level"]).collect::<Vec<_>>(),

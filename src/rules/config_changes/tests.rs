@@ -5,8 +5,8 @@ use std::time::Duration;
 use regex::Regex;
 
 use crate::config::{
-    Breaker, DeadLetter, HeaderStyle, LogFormat, NullKeys, OnError, OnRefusal, Ordering, Rotation,
-    TooLarge, Topic, Written,
+    Breaker, DeadLetter, EnvNames, HeaderStyle, LogFormat, NullKeys, OnError, OnRefusal, Ordering,
+    Rotation, TooLarge, Topic, Written,
 };
 use crate::kafka::property::Value;
 use crate::rules::config_changes::*;
@@ -296,6 +296,10 @@ fn what_a_bundle_has_of_its_own_is_live() {
     check(|new| new.lua.memory = 1, live("lua.memory"));
     check(|new| new.lua.path = "/usr/?.lua".into(), live("lua.path"));
     check(|new| new.lua.cpath = "/usr/?.so".into(), live("lua.cpath"));
+    check(
+        |new| new.lua.env = EnvNames::parsed(&["APP_*"]),
+        live("lua.env"),
+    );
     check(|new| new.log.level = "debug".into(), live("log.level"));
     check(
         |new| new.daemon.drain_deadline = Duration::ZERO,

@@ -352,7 +352,12 @@ fn answer(stream: &mut dyn Stream, seen: &Seen, path: &str, state: &State) -> Op
             _ => respond(stream, 404, "", b""),
         },
         // Takes a request when it comes again.
-        "hooks" => {
+        "shipments"
+            if seen.method == "POST" && seen.body.windows(7).any(|one| one == b"nowhere") =>
+        {
+            respond(stream, 409, "", b"")
+        }
+        "hooks" | "shipments" => {
             let key = seen.header("idempotency-key");
             let all = state.seen.lock().unwrap().clone();
             let same = all

@@ -7,7 +7,7 @@ use crate::nearest::suggestion;
 use crate::wait::Value;
 
 /// A table of options. An error begins with its place, behind the name of the function.
-pub(super) struct Fields {
+pub(in crate::lua) struct Fields {
     /// Empty, or as ": message 2".
     pub(super) place: String,
     pairs: Vec<(Value, Value)>,
@@ -16,7 +16,7 @@ pub(super) struct Fields {
 impl Fields {
     /// The table must have no fields but those of `names`: a misspelt one is told as such, before the right one is
     /// missed. `what` describes the table for the error about another value.
-    pub(super) fn of(
+    pub(in crate::lua::api) fn of(
         value: Value,
         place: String,
         what: &str,
@@ -44,6 +44,15 @@ impl Fields {
     pub(super) fn has(&self, name: &str) -> bool {
         let mut keys = self.pairs.iter().map(|(key, _)| key);
         keys.any(|key| matches!(key, Value::Bytes(key) if **key == *name.as_bytes()))
+    }
+
+    /// `None` for a field that is not there.
+    pub(super) fn boolean(&mut self, name: &str) -> Result<Option<bool>, String> {
+        match self.take(name) {
+            Value::Nil => Ok(None),
+            Value::Boolean(is_so) => Ok(Some(is_so)),
+            other => self.error(format!("`{name}` is {}, not a boolean", kind(&other))),
+        }
     }
 
     pub(super) fn error<T>(&self, message: impl AsRef<str>) -> Result<T, String> {

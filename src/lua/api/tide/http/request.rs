@@ -2,9 +2,8 @@
 //!
 //! An error is the part of a sentence behind the name of the function.
 
-use std::fmt::Write as _;
-
-use super::super::options::{Fields, integer, kind, list, timeout};
+use super::super::form::{encoded, one_or_more};
+use super::super::options::{Fields, integer, kind, timeout};
 use crate::wait::Value;
 use crate::wait::http::Request;
 
@@ -170,14 +169,6 @@ fn headers(fields: &mut Fields) -> Result<Vec<(String, Vec<u8>)>, String> {
     Ok(headers)
 }
 
-/// The values of a list, or the value itself.
-fn one_or_more(value: Value) -> Vec<Value> {
-    match value {
-        table @ Value::Table(_) => list(table.clone()).unwrap_or_else(|_| vec![table]),
-        value => vec![value],
-    }
-}
-
 /// The pairs of a table in the encoding of forms, in the order of their names.
 fn pairs(fields: &mut Fields, field: &str) -> Result<String, String> {
     let pairs = match fields.take(field) {
@@ -190,53 +181,7 @@ fn pairs(fields: &mut Fields, field: &str) -> Result<String, String> {
             ));
         }
     };
-    let mut texts: Vec<(Box<[u8]>, Vec<u8>)> = Vec::with_capacity(pairs.len());
-    for (name, value) in pairs {
-        let Value::Bytes(name) = name else {
-            return fields.error(format!(
-                "`{field}` has {} as a name, not a string",
-                kind(&name)
-            ));
-        };
-        for value in one_or_more(value) {
-            let text = match value {
-                Value::Bytes(bytes) => bytes.into_vec(),
-                Value::Integer(_) | Value::Number(_) | Value::Boolean(_) => {
-                    value.describe().into_bytes()
-                }
-                other => {
-                    let name = String::from_utf8_lossy(&name);
-                    return fields.error(format!(
-                        "`{name}` of `{field}` is {}, not a string, a number, a boolean or a list of them",
-                        kind(&other)
-                    ));
-                }
-            };
-            texts.push((name.clone(), text));
-        }
-    }
-    texts.sort_by(|(one, _), (other, _)| one.cmp(other));
-    let mut encoded = String::new();
-    for (name, value) in texts {
-        if !encoded.is_empty() {
-            encoded.push('&');
-        }
-        encode(&mut encoded, &name);
-        encoded.push('=');
-        encode(&mut encoded, &value);
-    }
-    Ok(encoded)
-}
-
-fn encode(text: &mut String, bytes: &[u8]) {
-    for byte in bytes {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
-            text.push(char::from(*byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "%{byte:02X}");
-        }
-    }
+    encoded(pairs).or_else(|reason| fields.error(format!("`{field}` has {reason}")))
 }
 
 #[cfg(test)]
@@ -311,7 +256,7 @@ mod tests {
             ),
             (
                 vec![("query", table(vec![("x", table(vec![("y", text("1"))]))]))],
-                "`x` of `query` is a table",
+                "`query` has a table as `x`",
             ),
             (
                 vec![("redirects", Value::Integer(21))],
