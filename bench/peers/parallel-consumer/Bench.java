@@ -75,7 +75,7 @@ public class Bench {
     var processor = ParallelStreamProcessor.createEosStreamProcessor(
         options(arguments)
             .producer(producer)
-            .maxConcurrency(16)
+            .maxConcurrency(1000)
             .commitMode(CommitMode.PERIODIC_TRANSACTIONAL_PRODUCER)
             .commitInterval(Duration.ofMillis(100))
             .build());
