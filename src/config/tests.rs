@@ -293,6 +293,21 @@ fn a_reload_sees_what_differs() {
     assert!(old != new && old.listeners == new.listeners && old.consumers == new.consumers);
 }
 
+/// A variable that the file itself uses may be a secret, so only its whole name makes it readable.
+#[test]
+fn a_beginning_does_not_cover_a_variable_that_the_file_uses() {
+    let text = |env: &str| {
+        let client = "clientId = '${PASSWORD}'\n";
+        let lua = format!("[lua]\nenv = {env}\n");
+        [BROKERS, client, GROUP, &lua, LISTENER].concat()
+    };
+    let env = loaded(&text("['PASS*', 'STATE_*']")).lua.env;
+    assert!(env.allows("PASSAGE") && env.allows("STATE_DIRECTORY"));
+    assert!(env.hides("PASSWORD"));
+    assert!(loaded(&text("['PASSWORD']")).lua.env.allows("PASSWORD"));
+    assert_eq!(loaded(&text("[]")).lua.env.entries, Vec::<String>::new());
+}
+
 #[test]
 fn a_value_from_the_environment_is_not_a_number() {
     let errors = try_load(&[BROKERS, GROUP, LISTENER, "maxInFlight = '${PASSWORD}'\n"].concat())
