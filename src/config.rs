@@ -15,6 +15,7 @@ mod file;
 mod http_client;
 mod interpolate;
 mod kafkajs;
+mod kv;
 pub(crate) mod level;
 mod listeners;
 mod load;
@@ -52,6 +53,7 @@ pub(crate) use allow_list::AllowList;
 pub(crate) use certificates::{Certificate, Secret};
 pub(crate) use error::{Errors, words};
 pub(crate) use http_client::{HttpClient, Proxy};
+pub(crate) use kv::{Kv, KvBackend};
 pub(crate) use load::Written;
 pub(crate) use names::is_library;
 pub(crate) use redis::{Address, Redis, Tls};
@@ -93,6 +95,8 @@ pub(crate) struct Config {
     pub(crate) http_client: HttpClient,
     /// The Redis servers of handlers, by name.
     pub(crate) redis: Vec<Redis>,
+    /// The stores of handlers, by name.
+    pub(crate) kv: Vec<Kv>,
     /// Warnings, logged at every start and shown by `check`.
     pub(crate) warnings: Vec<String>,
 }

@@ -264,6 +264,10 @@ fn clients_as_text(text: &mut String, config: &Config) {
             line(text, format_args!("    {fact}"));
         }
     }
+    for kv in &config.kv {
+        let shown = clients::kv_as_line(kv, &config.daemon.state_directory);
+        line(text, format_args!("{shown}"));
+    }
 }
 
 fn properties(text: &mut String, properties: &BTreeMap<String, Value>) {
@@ -324,6 +328,7 @@ fn as_json(Good { bundle, warnings }: &Good) -> Json {
         })),
         "httpClient": clients::http_as_json(&config.http_client),
         "redis": config.redis.iter().map(clients::redis_as_json).collect::<Vec<_>>(),
+        "kv": config.kv.iter().map(|kv| clients::kv_as_json(kv, &config.daemon.state_directory)).collect::<Vec<_>>(),
     })
 }
 

@@ -7,6 +7,7 @@ mod batch;
 mod failure;
 mod http;
 mod kafka;
+mod kv;
 mod producer;
 mod redis;
 
@@ -26,6 +27,7 @@ pub(super) use kafka::{
     Assigner, Client, Consumer, GroupProtocol, LogLevel, Mechanism, OneOrMany, Property, Sasl, Ssl,
     SslTable,
 };
+pub(super) use kv::{Kv, KvBackend};
 pub(super) use producer::Producer;
 pub(super) use redis::{Redis, RedisTls};
 
@@ -62,6 +64,8 @@ pub(super) struct File {
     pub(super) http: Option<Http>,
     /// The Redis servers of handlers by name. A handler gets one by `tide.redis("name")`.
     pub(super) redis: BTreeMap<String, Redis>,
+    /// The stores of handlers by name. A handler gets one by `tide.kv("name")`.
+    pub(super) kv: BTreeMap<String, Kv>,
 }
 
 /// What handlers may do with the cluster, beside consuming and sending.

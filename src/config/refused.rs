@@ -28,6 +28,7 @@ pub(super) fn key(scope: &str, key: &str) -> Option<&'static str> {
         "Http" => http(key),
         "HttpClient" => http_client(key),
         "Redis" => redis(key),
+        "Kv" => kv(key),
         "Daemon" => daemon(key),
         _ => None,
     };
@@ -366,6 +367,24 @@ fn redis(key: &str) -> Option<&'static str> {
         }
         "sentinels" | "sentinel" => {
             Some("Sentinel is not supported; write the address of the master")
+        }
+        _ => None,
+    }
+}
+
+fn kv(key: &str) -> Option<&'static str> {
+    match key {
+        "type" | "store" | "kind" => Some("write `backend`"),
+        "size" | "capacity" | "max" => Some("write `maxEntries` or `maxBytes`"),
+        "path" | "file" | "dir" | "directory" => {
+            Some("the file lies in `daemon.stateDirectory`; write `backend = \"file\"`")
+        }
+        "url" => Some("write it into a table `[redis.NAME]`, and its name into `redis`"),
+        "ttl" | "expire" | "expires" => {
+            Some("write it at the call, as `kv:set(key, value, { ttl = \"60s\" })`")
+        }
+        "eviction" | "evict" | "policy" => {
+            Some("nothing is evicted: a store that is full refuses new entries; remove it")
         }
         _ => None,
     }

@@ -16,7 +16,7 @@ use crate::kafka::property::{self, Role};
 use crate::nearest::nearest;
 
 /// Where a key that stands in the wrong table belongs, by the name of the table's type.
-const TABLES: [(&str, &str); 21] = [
+const TABLES: [(&str, &str); 22] = [
     ("Client", "`[kafkaConfig]`"),
     ("Admin", "`[kafka.admin]`"),
     ("Consumer", "`[consumerConfig]`"),
@@ -41,6 +41,7 @@ const TABLES: [(&str, &str); 21] = [
     ),
     ("Redis", "`[redis.NAME]`"),
     ("RedisTlsTable", "`tls` of `[redis.NAME]`"),
+    ("Kv", "`[kv.NAME]`"),
 ];
 
 /// The JSON Schema of the configuration.
@@ -289,6 +290,9 @@ impl<'w> Walk<'w, '_> {
             ["redis", _] => {
                 Some("write it in a table with a name, such as `[redis.cache]`".to_owned())
             }
+            ["kv", _] => {
+                Some("write it in a table with a name, such as `[kv.sessions]`".to_owned())
+            }
             // An array of tables, where there is one table.
             [table] if value.get_ref().is_array() => Some(format!("write `[{table}]`")),
             [.., key] => refused::form(key).map(|form| format!("write `{form}`")),
@@ -392,7 +396,7 @@ fn written_path(path: &[String]) -> (String, Option<String>) {
             (Some("[[listeners]]".to_owned()), rest)
         }
         [outer, name, rest @ ..]
-            if matches!(outer.as_str(), "consumers" | "producers" | "redis")
+            if matches!(outer.as_str(), "consumers" | "producers" | "redis" | "kv")
                 || outer == "http" && name == "client" && !rest.is_empty() =>
         {
             (Some(format!("[{outer}.{name}]")), rest)

@@ -1,5 +1,5 @@
 //! The parts that all VMs of the process share: attributes, the runtime of the outside, producers, admin clients, the
-//! schedule of timers, and the clock.
+//! schedule of timers, the state of handlers, and the clock.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::rules::timers::Timers;
+use crate::state::State;
 use crate::threads::outside::Outside;
 use crate::wait::Value;
 use crate::wait::admin::Admin;
@@ -63,6 +64,8 @@ pub(crate) struct App {
     http: Option<Arc<dyn HttpSource>>,
     /// `None` there, too.
     redis: Option<Arc<dyn RedisSource>>,
+    /// The stores, caches and limits of handlers.
+    pub(crate) state: Arc<State>,
     attributes: RwLock<Attributes>,
 }
 
@@ -86,6 +89,7 @@ impl App {
     )]
     pub(crate) fn with_clock(clock: Clock) -> Self {
         Self {
+            state: Arc::new(State::new(clock.clone())),
             clock,
             ..Self::default()
         }

@@ -21,6 +21,7 @@ use super::function::Function;
 use super::open_batch::OpenBatch;
 use super::ordinals::Ordinals;
 use super::stack::push_bytes;
+use super::states::States;
 use super::used::{Topics, Used};
 use super::vm::last_words::About;
 use super::{BatchCall, Call, Verdict};
@@ -122,6 +123,8 @@ pub(super) struct Shared {
     pub(super) http: Option<Arc<dyn Http>>,
     /// The Redis clients of the configuration; `None` there, too.
     pub(super) redis: Option<Arc<dyn Redis>>,
+    /// Stores, caches and limits.
+    pub(super) states: States,
     /// The listener of the running slice, by index; `None` in init.lua and in ticks.
     pub(super) listener: Cell<Option<usize>>,
     /// Handlers, by index of the listener.
@@ -216,6 +219,7 @@ impl Shared {
             admin: app.admin(config),
             http: app.http(config),
             redis: app.redis(config),
+            states: States::new(&app.state, config),
             app,
             sources: Arc::clone(&bundle.sources),
             path: config.lua.path.clone(),
@@ -430,6 +434,11 @@ impl Shared {
         let address = Arc::as_ptr(&value);
         self.plain.borrow_mut().push(value);
         Some(address)
+    }
+
+    /// The value that was kept last.
+    pub(super) fn kept_plain(&self) -> Option<*const Value> {
+        self.plain.borrow().last().map(Arc::as_ptr)
     }
 
     pub(super) fn release_plain(&self) {

@@ -20,7 +20,7 @@ use super::plain;
 use super::shared::{Shared, TOKEN};
 use super::stack::{bytes_at, push_bytes};
 use crate::rules::identity::{Origin, identity};
-use crate::wait::{AWAY, Answer, Fault, Value, Wait};
+use crate::wait::{AWAY, Answer, Fault, Job, Value, Wait};
 
 /// The metatable of faults.
 const FAULT: &CStr = c"moontide.fault";
@@ -189,12 +189,7 @@ fn start(state: *mut lua_State, shared: &Shared, entry: &Entry) -> bool {
     let values = arguments(state, shared, entry.path);
     match values.and_then(|values| guarded(|| start(&caller, values))) {
         Ok(job) => {
-            let listener = caller
-                .listener
-                .map(|index| shared.listener_name(index).to_owned());
-            let calls = &shared.app.outside_calls;
-            let job = calls.watched(job, about.take(), listener);
-            shared.begin(Wait::Outside(job));
+            shared.begin(Wait::Outside(watched(shared, job, about.take())));
             true
         }
         Err(fault) => {
@@ -202,6 +197,26 @@ fn start(state: *mut lua_State, shared: &Shared, entry: &Entry) -> bool {
             false
         }
     }
+}
+
+/// The same job, which counts and shows in the status while it runs.
+pub(super) fn watched(shared: &Shared, job: Job, about: Option<String>) -> Job {
+    let listener = shared.listener.get();
+    let listener = listener.map(|index| shared.listener_name(index).to_owned());
+    shared.app.outside_calls.watched(job, about, listener)
+}
+
+/// The answer to a wait outside; `None` leaves a fault in `shared`.
+pub(super) fn take_answer(shared: &Shared) -> Option<Value> {
+    let fault = match shared.answer.take() {
+        Some(Answer::Outside(Ok(value))) => return Some(value),
+        Some(Answer::Outside(Err(fault))) => fault,
+        Some(Answer::Lost) => lost(),
+        // Lua code resumed the coroutine after the end of the call that waited.
+        _ => Fault::new("closed", "the call that waited for this was given up"),
+    };
+    shared.fault.replace(Some(fault));
+    None
 }
 
 /// The identity of the next deed of the running call. A batch has none: what it does for its messages depends on how
@@ -231,7 +246,11 @@ fn identity_of(shared: &Shared) -> Option<String> {
 }
 
 /// Copies of the arguments, of which each has at most as many bytes as the VM. Raises nothing.
-fn arguments(state: *mut lua_State, shared: &Shared, path: &str) -> Result<Vec<Value>, Fault> {
+pub(super) fn arguments(
+    state: *mut lua_State,
+    shared: &Shared,
+    path: &str,
+) -> Result<Vec<Value>, Fault> {
     // SAFETY: all are valid indices.
     unsafe {
         (1..=ffi::lua_gettop(state))
@@ -278,20 +297,11 @@ unsafe extern "C-unwind" fn land(state: *mut lua_State, _: c_int, _: lua_KContex
     // SAFETY: `shared` keeps the value during its push, and the fault during its raise.
     unsafe {
         let shared = Shared::of(state);
-        let fault = match shared.answer.take() {
-            Some(Answer::Outside(Ok(value))) => {
-                if let Some(value) = shared.keep_plain(Some(Arc::new(value))) {
-                    plain::push(state, &*value);
-                    shared.release_plain();
-                }
-                return 1;
-            }
-            Some(Answer::Outside(Err(fault))) => fault,
-            Some(Answer::Lost) => lost(),
-            // Lua code resumed the coroutine after the end of the call that waited.
-            _ => Fault::new("closed", "the call that waited for this was given up"),
-        };
-        shared.fault.replace(Some(fault));
+        if let Some(value) = shared.keep_plain(take_answer(shared).map(Arc::new)) {
+            plain::push(state, &*value);
+            shared.release_plain();
+            return 1;
+        }
         raise(state, shared)
     }
 }

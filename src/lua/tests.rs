@@ -20,6 +20,7 @@ mod parallel;
 mod records;
 mod redis;
 mod sends;
+mod shared_state;
 mod starved;
 mod tampering;
 mod timers;
@@ -295,6 +296,7 @@ fn config(setup: &Setup, listeners: Vec<Listener>) -> Config {
         http: None,
         http_client: crate::config::HttpClient::default(),
         redis: vec![crate::config::Redis::named("cache")],
+        kv: vec![crate::config::Kv::named("sessions")],
         warnings: Vec::new(),
     }
 }

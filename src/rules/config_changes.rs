@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 
 use crate::config::{
-    Admin, Config, Consumer, Daemon, Http, HttpClient, Listener, Log, Lua, Producer, Redis,
+    Admin, Config, Consumer, Daemon, Http, HttpClient, Kv, Listener, Log, Lua, Producer, Redis,
 };
 
 /// When the new value of a key takes effect.
@@ -160,6 +160,16 @@ rows! {
 }
 
 rows! {
+    /// Keys of `[kv.NAME]`: a store with the same backend stays, with its entries.
+    KV: Kv {
+        name: Live,
+        backend: Live "backend" | "redis" | "prefix",
+        max_entries: Live "maxEntries",
+        max_bytes: Live "maxBytes",
+    }
+}
+
+rows! {
     /// Keys of `[listenerDefaults]` and `[[listeners]]`: each bundle has its own listeners.
     LISTENER: Listener {
         name: Live "name",
@@ -198,6 +208,7 @@ pub(crate) struct Difference {
     pub(crate) listeners: Changes,
     pub(crate) producers: Changes,
     pub(crate) redis: Changes,
+    pub(crate) kv: Changes,
     /// Keys (`log.level`) outside consumers and listeners whose new value is in force at once.
     pub(crate) live: Vec<String>,
 }
@@ -237,9 +248,16 @@ pub(crate) fn difference(old: &Config, new: &Config) -> Difference {
         |redis| redis.name.clone(),
         |old, new| changed(REDIS, Class::Live, old, new).is_empty(),
     );
+    let kv = compare(
+        &old.kv,
+        &new.kv,
+        |kv| kv.name.clone(),
+        |old, new| changed(KV, Class::Live, old, new).is_empty(),
+    );
     Difference {
         producers,
         redis,
+        kv,
         added: consumers.added,
         removed: consumers.removed,
         rejoin: consumers.changed,
@@ -265,6 +283,7 @@ fn process_keys(class: Class, old: &Config, new: &Config) -> Vec<String> {
         http,
         http_client,
         redis: _,
+        kv: _,
         warnings: _,
     } = old;
     let http = match (http, &new.http) {
@@ -335,6 +354,9 @@ impl Difference {
         part("redis added", &self.redis.added);
         part("redis removed", &self.redis.removed);
         part("redis changed", &self.redis.changed);
+        part("kv added", &self.kv.added);
+        part("kv removed", &self.kv.removed);
+        part("kv changed", &self.kv.changed);
         part("changed", &self.live);
         if self.listeners.reordered {
             part("changed", &["order of listeners".to_owned()]);

@@ -58,6 +58,7 @@ mod secrets; // how often the file of a secret is opened
 mod secure; // TLS and SASL against a real broker, and that no secret is shown
 mod sends; // records that handlers send
 mod shares; // topics that share a busy consumer
+mod state; // state that handlers share and keep, in memory, in a file and in Redis
 mod systemd; // the shipped units under a real systemd
 mod threads; // our own threads: panics end the daemon, hangs are seen, outages are neither
 mod tidy; // rules of ARCHITECTURE.md that a look at the files can hold

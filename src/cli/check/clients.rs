@@ -1,8 +1,11 @@
-//! The clients of handlers in the output of `check`: the requests by HTTP, and the Redis servers. No secret is shown.
+//! The clients and the stores of handlers in the output of `check`: the requests by HTTP, the Redis servers, the stores.
+//! No secret is shown.
+
+use std::path::Path;
 
 use serde_json::{Value as Json, json};
 
-use crate::config::{HttpClient, Redis};
+use crate::config::{HttpClient, Kv, KvBackend, Redis};
 use crate::duration::short;
 
 pub(super) fn http_as_lines(client: &HttpClient) -> Vec<String> {
@@ -95,5 +98,42 @@ pub(super) fn redis_as_json(redis: &Redis) -> Json {
         "connectTimeout": redis.connect_timeout.as_millis() as u64,
         "timeout": redis.timeout.as_millis() as u64,
         "maxReply": redis.max_reply,
+    })
+}
+
+/// A store, where its entries lie, and its bounds.
+pub(super) fn kv_as_line(kv: &Kv, state_directory: &Path) -> String {
+    let name = &kv.name;
+    let bounds = || {
+        let (entries, bytes) = (kv.max_entries, kv.max_bytes);
+        format!("at most {entries} entries and {bytes} bytes")
+    };
+    match &kv.backend {
+        KvBackend::Memory => format!("kv {name} in memory: {}", bounds()),
+        KvBackend::File => {
+            let path = kv.path(state_directory);
+            format!("kv {name} in {}: {}", path.display(), bounds())
+        }
+        KvBackend::Redis { redis, prefix, .. } => {
+            format!("kv {name} in redis {redis}: keys begin with {prefix}")
+        }
+    }
+}
+
+pub(super) fn kv_as_json(kv: &Kv, state_directory: &Path) -> Json {
+    let (redis, prefix) = match &kv.backend {
+        KvBackend::Redis { redis, prefix, .. } => (Some(redis), Some(prefix)),
+        KvBackend::Memory | KvBackend::File => (None, None),
+    };
+    let bound = |most: u64| redis.is_none().then_some(most);
+    let is_file = kv.backend == KvBackend::File;
+    json!({
+        "name": kv.name,
+        "backend": kv.backend.word(),
+        "maxEntries": bound(kv.max_entries),
+        "maxBytes": bound(kv.max_bytes),
+        "file": is_file.then(|| kv.path(state_directory)),
+        "redis": redis,
+        "prefix": prefix,
     })
 }

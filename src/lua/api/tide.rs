@@ -2,13 +2,17 @@
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
+mod cache;
 #[cfg(feature = "failpoints")]
 mod echo;
 mod error;
 mod http;
 pub(crate) mod json;
 pub(super) mod kafka;
+pub(in crate::lua) mod kv;
+pub(in crate::lua) mod limit;
 mod observers;
+mod once;
 mod options;
 mod parallel;
 pub(in crate::lua) mod redis;
@@ -41,7 +45,10 @@ const TIDE: Module = Module {
                 unsafe { app::push(state) }
             }),
         },
+        cache::ENTRY,
         timers::EVERY,
+        kv::ENTRY,
+        limit::ENTRY,
         Entry {
             name: "now",
             path: "tide.now",
@@ -64,6 +71,7 @@ const TIDE: Module = Module {
             }),
         },
         observers::ON,
+        once::ENTRY,
         parallel::ENTRY,
         redis::ENTRY,
         Entry {
@@ -94,7 +102,7 @@ pub(in crate::lua) const MODULES: &[Module] = &[
 pub(in crate::lua) fn definitions() -> String {
     // `echo` is not available to users.
     let modules = MODULES.iter().filter(|module| module.path != "tide.echo");
-    redis::definitions() + &module::definitions(modules)
+    redis::definitions() + &kv::definitions() + limit::DEFINITIONS + &module::definitions(modules)
 }
 
 /// Makes the modules and registers `tide` for `require`.
@@ -107,6 +115,8 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
         kafka::install(state, shared);
         http::install(state, shared);
         redis::install(state, shared);
+        kv::install(state, shared);
+        limit::install(state, shared);
         for module in MODULES {
             push_module(state, shared, module);
             put_into_parent(state, module.path);

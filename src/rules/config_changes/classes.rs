@@ -1,7 +1,7 @@
 //! Holds the class comments of config.toml equal to the tables: `#key = value  # live: …`.
 
 use super::{
-    ADMIN, CONSUMER, Class, DAEMON, HTTP, HTTP_CLIENT, LISTENER, LOG, LUA, PRODUCER, REDIS, Row,
+    ADMIN, CONSUMER, Class, DAEMON, HTTP, HTTP_CLIENT, KV, LISTENER, LOG, LUA, PRODUCER, REDIS, Row,
 };
 
 const REFERENCE: &str = include_str!("../../../config.toml");
@@ -90,6 +90,10 @@ fn scope(key: &str) -> (Keys, &str) {
             let (_, rest) = rest.split_once('.').expect("a server's name and a key");
             (keys(REDIS), rest)
         }
+        "kv" => {
+            let (_, rest) = rest.split_once('.').expect("a store's name and a key");
+            (keys(KV), rest)
+        }
         "listenerDefaults" | "listeners" => (keys(LISTENER), rest),
         _ => (process(), key),
     }
@@ -128,6 +132,7 @@ fn every_row_has_a_key_in_config_toml() {
         keys(CONSUMER),
         keys(PRODUCER),
         keys(REDIS),
+        keys(KV),
         keys(LISTENER),
     ]
     .concat();
@@ -145,7 +150,7 @@ fn the_rows_of_a_scope_have_the_classes_that_it_can_apply() {
             .all(|(_, class)| *class == Class::Rejoin)
     );
     assert!(
-        [keys(LISTENER), keys(PRODUCER), keys(REDIS)]
+        [keys(LISTENER), keys(PRODUCER), keys(REDIS), keys(KV)]
             .concat()
             .iter()
             .all(|(_, class)| *class == Class::Live)

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::families::{ALL, Family, Kind};
 use crate::telemetry::metrics::*;
 use crate::telemetry::status::{
-    BreakerState, ConsumerStatus, Deferred, ListenerStatus, PartitionStatus, PoolStatus,
-    ProducerStatus, Readiness, RedisStatus, Status, TransactionStatus,
+    BreakerState, CacheStatus, ConsumerStatus, Deferred, KvStatus, ListenerStatus, PartitionStatus,
+    PoolStatus, ProducerStatus, Readiness, RedisStatus, Status, TransactionStatus,
 };
 
 const NOW: i64 = 1_700_000_000_000;
@@ -123,6 +123,28 @@ fn producer() -> ProducerSnapshot {
     one
 }
 
+fn store() -> KvStatus {
+    KvStatus {
+        name: "sessions".to_owned(),
+        backend: "memory".to_owned(),
+        entries: 7,
+        bytes: 700,
+        max_entries: 1_000,
+        max_bytes: 1_000_000,
+    }
+}
+
+fn cache() -> CacheStatus {
+    CacheStatus {
+        name: "prices".to_owned(),
+        entries: 5,
+        capacity: 100,
+        bytes: 500,
+        hits: 90,
+        misses: 10,
+    }
+}
+
 fn text() -> String {
     let status = Status {
         started_at: NOW - 1_000,
@@ -152,6 +174,8 @@ fn text() -> String {
             },
             blocking: 1,
         }],
+        kv: vec![store()],
+        caches: vec![cache()],
         ..Status::default()
     };
     let mut outside = OutsideSnapshot {

@@ -2,7 +2,7 @@
 
 use super::View;
 use crate::cli::status::words::{count, harmless};
-use crate::telemetry::status::{OutsideWait, PoolStatus, Status};
+use crate::telemetry::status::{CacheStatus, KvStatus, OutsideWait, PoolStatus, Status};
 
 /// The most waits that are shown without `--all`.
 const WAITS_MAX: usize = 5;
@@ -20,6 +20,36 @@ pub(super) fn lines(status: &Status, view: &View) -> Vec<String> {
         }
         lines.push(format!("redis     {}: {text}", harmless(&redis.name)));
     }
+    lines.extend(status.kv.iter().map(|kv| {
+        let KvStatus {
+            name,
+            backend,
+            entries,
+            bytes,
+            max_entries,
+            max_bytes,
+        } = kv;
+        let name = harmless(name);
+        format!(
+            "kv        {name} ({backend}): {entries} of {max_entries} entries, {bytes} of {max_bytes} bytes"
+        )
+    }));
+    let used = status.caches.iter().filter(|one| one.hits + one.misses > 0);
+    lines.extend(used.map(|cache| {
+        let CacheStatus {
+            name,
+            entries,
+            capacity,
+            hits,
+            misses,
+            ..
+        } = cache;
+        let percent = hits * 100 / (hits + misses);
+        let name = harmless(name);
+        format!(
+            "cache     {name}: {entries} of {capacity} results, {percent} % of the calls are hits"
+        )
+    }));
     let shown = if view.all { usize::MAX } else { WAITS_MAX };
     for one in status.waits.iter().take(shown) {
         let OutsideWait {
