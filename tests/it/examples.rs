@@ -140,6 +140,7 @@ fn every_example_does_what_its_readme_says() {
                 let different: BTreeSet<_> = keys.iter().collect();
                 assert_eq!((keys.len(), different.len()), (4, 2), "{keys:?}");
             }
+            "enrich" => assert_eq!(web.seen_at("/customers/ada").len(), 1, "an answer is kept"),
             "tick-tock" => assert_eq!(
                 dev.seen("heartbeat 2"),
                 1,
