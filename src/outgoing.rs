@@ -2,6 +2,7 @@
 //! the producers, the admin client, and the HTTP and Redis clients of handlers.
 
 pub(crate) mod admin;
+mod back_off;
 pub(crate) mod clients;
 pub(crate) mod dead_letter;
 mod endings;
@@ -11,6 +12,7 @@ pub(crate) mod outbox;
 mod pool;
 pub(crate) mod producers;
 pub(crate) mod redis;
+mod registry;
 pub(crate) mod required_topics;
 pub(crate) mod retry_topic;
 mod sockets;

@@ -332,7 +332,7 @@ pub(super) unsafe fn is_away(state: *mut lua_State) -> bool {
     }
 }
 
-/// Raises the fault in `shared`: a table with `kind`, `message` and its further field.
+/// Raises the fault in `shared`: a table with `kind`, `message` and its further fields.
 pub(super) unsafe fn raise(state: *mut lua_State, shared: &Shared) -> ! {
     // SAFETY: `shared` keeps the fault until the table is complete. A finalizer that runs meanwhile may leave and raise
     // a fault of its own.
@@ -348,7 +348,7 @@ pub(super) unsafe fn raise(state: *mut lua_State, shared: &Shared) -> ! {
             push_bytes(state, fault.message.as_bytes());
             ffi::lua_concat(state, 2);
             ffi::lua_setfield(state, -2, c"message".as_ptr());
-            if let Some((name, value)) = &fault.field {
+            for (name, value) in &fault.fields {
                 push_bytes(state, name.as_bytes());
                 plain::push(state, value);
                 ffi::lua_rawset(state, -3);
