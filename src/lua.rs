@@ -17,13 +17,14 @@ mod plain;
 mod shared;
 mod stack;
 mod suspend;
+mod transactions;
 mod used;
 mod vm;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use attributes::{AdminSource, App, HttpSource, ProducerSource, RedisSource};
+pub(crate) use attributes::{AdminSource, App, HttpSource, ProducerSource, RedisSource, SqlSource};
 pub(crate) use deferrals::{Deferral, DeferralId, Given};
 pub(crate) use loader::{Loader, Unloaded};
 pub(crate) use vm::Vm;

@@ -7,6 +7,7 @@ pub(crate) mod admin;
 pub(crate) mod http;
 pub(crate) mod redis;
 pub(crate) mod send;
+pub(crate) mod sql;
 
 use std::fmt;
 use std::future::Future;

@@ -9,6 +9,8 @@ mod http;
 mod kafka;
 mod producer;
 mod redis;
+mod sql;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,7 +29,10 @@ pub(super) use kafka::{
     SslTable,
 };
 pub(super) use producer::Producer;
-pub(super) use redis::{Redis, RedisTls};
+pub(super) use redis::Redis;
+pub(super) use sql::Sql;
+pub(crate) use sql::Timestamps;
+pub(super) use tls::Tls;
 
 use super::unit::{Millis, Size};
 
@@ -62,6 +67,8 @@ pub(super) struct File {
     pub(super) http: Option<Http>,
     /// The Redis servers of handlers by name. A handler gets one by `tide.redis("name")`.
     pub(super) redis: BTreeMap<String, Redis>,
+    /// The databases of handlers by name. A handler gets one by `tide.sql("name")`.
+    pub(super) sql: BTreeMap<String, Sql>,
 }
 
 /// What handlers may do with the cluster, beside consuming and sending.

@@ -15,7 +15,7 @@ use super::scene::Scene;
 use super::tree::{self, Tree};
 use super::{
     Config, Errors, admin, agree, consumers, exactly_once, http_client, interpolate, listeners,
-    made, process, producers, redis, shape,
+    made, process, producers, redis, shape, sql,
 };
 use crate::config::Sources;
 
@@ -163,6 +163,7 @@ fn resolve(
     let http = process::http(file, scene);
     let http_client = http_client::resolve(file, scene);
     let redis = redis::resolve(file, scene);
+    let sql = sql::resolve(file, scene);
     let connection = admin::connection(file, scene);
     Config {
         path: path.to_owned(),
@@ -180,6 +181,7 @@ fn resolve(
         http,
         http_client,
         redis,
+        sql,
         warnings: std::mem::take(&mut scene.report.warnings),
     }
 }

@@ -118,6 +118,7 @@ pub(super) fn gather(roster: &Roster, status: &Mutex<Status>) -> Gathered {
         let pool = clients.http.status();
         status.http = (!hosts.is_empty() || pool.in_use > 0).then_some(pool);
         status.redis = clients.redis.status();
+        status.sql = clients.sql.status();
     }
     if let Some(config) = roster.config() {
         status.listeners = listeners(&config, &workers);

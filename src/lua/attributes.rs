@@ -14,6 +14,7 @@ use crate::wait::admin::Admin;
 use crate::wait::http::Http;
 use crate::wait::redis::Redis;
 use crate::wait::send::Senders;
+use crate::wait::sql::Databases;
 
 use super::control::Consumers;
 use super::outside_calls::OutsideCalls;
@@ -42,6 +43,12 @@ pub(crate) trait RedisSource: fmt::Debug + Send + Sync {
     fn open(&self, config: &Arc<Config>) -> Arc<dyn Redis>;
 }
 
+/// Where VMs get the databases of their configuration from.
+pub(crate) trait SqlSource: fmt::Debug + Send + Sync {
+    /// Connects to nothing yet.
+    fn open(&self, config: &Arc<Config>) -> Arc<dyn Databases>;
+}
+
 /// Shared by all workers and bundles.
 #[derive(Debug, Default)]
 pub(crate) struct App {
@@ -63,6 +70,8 @@ pub(crate) struct App {
     http: Option<Arc<dyn HttpSource>>,
     /// `None` there, too.
     redis: Option<Arc<dyn RedisSource>>,
+    /// `None` there, too.
+    sql: Option<Arc<dyn SqlSource>>,
     attributes: RwLock<Attributes>,
 }
 
@@ -120,6 +129,18 @@ impl App {
             redis: Some(redis),
             ..self
         }
+    }
+
+    #[must_use]
+    pub(crate) fn with_sql(self, sql: Arc<dyn SqlSource>) -> Self {
+        Self {
+            sql: Some(sql),
+            ..self
+        }
+    }
+
+    pub(super) fn sql(&self, config: &Arc<Config>) -> Option<Arc<dyn Databases>> {
+        self.sql.as_ref().map(|source| source.open(config))
     }
 
     pub(super) fn redis(&self, config: &Arc<Config>) -> Option<Arc<dyn Redis>> {

@@ -21,6 +21,7 @@ use super::function::Function;
 use super::open_batch::OpenBatch;
 use super::ordinals::Ordinals;
 use super::stack::push_bytes;
+use super::transactions::Transactions;
 use super::used::{Topics, Used};
 use super::vm::last_words::About;
 use super::{BatchCall, Call, Verdict};
@@ -32,6 +33,7 @@ use crate::wait::admin::Admin;
 use crate::wait::http::Http;
 use crate::wait::redis::Redis;
 use crate::wait::send::{Emitted, Senders};
+use crate::wait::sql::Databases;
 use crate::wait::{Answer, Fault, Requested, Value, Wait, WaitId, Waits};
 
 /// The token that a coroutine of the host yields when it waits; Lua code cannot make it.
@@ -122,6 +124,10 @@ pub(super) struct Shared {
     pub(super) http: Option<Arc<dyn Http>>,
     /// The Redis clients of the configuration; `None` there, too.
     pub(super) redis: Option<Arc<dyn Redis>>,
+    /// The databases of the configuration; `None` there, too.
+    pub(super) sql: Option<Arc<dyn Databases>>,
+    /// The transactions of databases that calls have open.
+    pub(super) transactions: Transactions,
     /// The listener of the running slice, by index; `None` in init.lua and in ticks.
     pub(super) listener: Cell<Option<usize>>,
     /// Handlers, by index of the listener.
@@ -210,12 +216,15 @@ fn folder_name(config: &Config) -> String {
 impl Shared {
     pub(super) fn new(app: Arc<App>, bundle: &Bundle) -> Self {
         let config = &bundle.config;
+        let named = config.listeners.iter().map(|one| one.name.clone());
         Self {
             clock: app.clock().clone(),
             senders: app.senders(config),
             admin: app.admin(config),
             http: app.http(config),
             redis: app.redis(config),
+            sql: app.sql(config),
+            transactions: Transactions::default(),
             app,
             sources: Arc::clone(&bundle.sources),
             path: config.lua.path.clone(),
@@ -229,11 +238,7 @@ impl Shared {
             requested: RefCell::default(),
             timers: RefCell::default(),
             observers: RefCell::default(),
-            listeners: config
-                .listeners
-                .iter()
-                .map(|listener| listener.name.clone())
-                .collect(),
+            listeners: named.collect(),
             producers: config
                 .producers
                 .iter()

@@ -20,6 +20,7 @@ mod parallel;
 mod records;
 mod redis;
 mod sends;
+mod sql;
 mod starved;
 mod tampering;
 mod timers;
@@ -295,6 +296,7 @@ fn config(setup: &Setup, listeners: Vec<Listener>) -> Config {
         http: None,
         http_client: crate::config::HttpClient::default(),
         redis: vec![crate::config::Redis::named("cache")],
+        sql: vec![crate::config::Sql::named("main")],
         warnings: Vec::new(),
     }
 }

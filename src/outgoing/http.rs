@@ -101,12 +101,7 @@ impl HttpClients {
     pub(crate) fn status(&self) -> PoolStatus {
         let mut sum = PoolStatus::default();
         for client in self.clients.alive() {
-            let one = client.pool.counts();
-            sum.size += one.size;
-            sum.in_use += one.in_use;
-            sum.idle += one.idle;
-            sum.waiting += one.waiting;
-            sum.open += one.open;
+            sum.add(&client.pool.counts());
         }
         sum
     }

@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 
 use crate::config::{
-    Admin, Config, Consumer, Daemon, Http, HttpClient, Listener, Log, Lua, Producer, Redis,
+    Admin, Config, Consumer, Daemon, Http, HttpClient, Listener, Log, Lua, Producer, Redis, Sql,
 };
 
 /// When the new value of a key takes effect.
@@ -160,6 +160,24 @@ rows! {
 }
 
 rows! {
+    /// Keys of `[sql.NAME]`, likewise.
+    SQL: Sql {
+        name: Live,
+        location: Live "url" | "user" | "password" | "tls.*",
+        size: Live "size",
+        acquire_timeout: Live "acquireTimeout",
+        connect_timeout: Live "connectTimeout",
+        timeout: Live "timeout",
+        max_rows: Live "maxRows",
+        max_result: Live "maxResult",
+        timestamps: Live "timestamps",
+        prepare: Live "prepare",
+        once_table: Live "onceTable",
+        once_retention: Live "onceRetention",
+    }
+}
+
+rows! {
     /// Keys of `[listenerDefaults]` and `[[listeners]]`: each bundle has its own listeners.
     LISTENER: Listener {
         name: Live "name",
@@ -198,6 +216,7 @@ pub(crate) struct Difference {
     pub(crate) listeners: Changes,
     pub(crate) producers: Changes,
     pub(crate) redis: Changes,
+    pub(crate) sql: Changes,
     /// Keys (`log.level`) outside consumers and listeners whose new value is in force at once.
     pub(crate) live: Vec<String>,
 }
@@ -237,9 +256,16 @@ pub(crate) fn difference(old: &Config, new: &Config) -> Difference {
         |redis| redis.name.clone(),
         |old, new| changed(REDIS, Class::Live, old, new).is_empty(),
     );
+    let sql = compare(
+        &old.sql,
+        &new.sql,
+        |sql| sql.name.clone(),
+        |old, new| changed(SQL, Class::Live, old, new).is_empty(),
+    );
     Difference {
         producers,
         redis,
+        sql,
         added: consumers.added,
         removed: consumers.removed,
         rejoin: consumers.changed,
@@ -265,6 +291,7 @@ fn process_keys(class: Class, old: &Config, new: &Config) -> Vec<String> {
         http,
         http_client,
         redis: _,
+        sql: _,
         warnings: _,
     } = old;
     let http = match (http, &new.http) {
@@ -335,6 +362,9 @@ impl Difference {
         part("redis added", &self.redis.added);
         part("redis removed", &self.redis.removed);
         part("redis changed", &self.redis.changed);
+        part("databases added", &self.sql.added);
+        part("databases removed", &self.sql.removed);
+        part("databases changed", &self.sql.changed);
         part("changed", &self.live);
         if self.listeners.reordered {
             part("changed", &["order of listeners".to_owned()]);

@@ -6,7 +6,7 @@ mod outside;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use outside::{OutsideWait, PoolStatus, ProducerStatus, RedisStatus};
+pub(crate) use outside::{OutsideWait, PoolStatus, ProducerStatus, RedisStatus, SqlStatus};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -52,6 +52,9 @@ pub(crate) struct Status {
     /// The connections of `tide.redis`; those of a server that handlers have not used yet are absent.
     #[serde(default)]
     pub(crate) redis: Vec<RedisStatus>,
+    /// The connections of `tide.sql`, likewise.
+    #[serde(default)]
+    pub(crate) sql: Vec<SqlStatus>,
 }
 
 /// A load that does not end.

@@ -1,8 +1,8 @@
-//! The clients of handlers in the output of `check`: the requests by HTTP, and the Redis servers. No secret is shown.
+//! The clients of handlers in the output of `check`: the requests by HTTP, the Redis servers, and the databases. No secret is shown.
 
 use serde_json::{Value as Json, json};
 
-use crate::config::{HttpClient, Redis};
+use crate::config::{HttpClient, Location, Redis, Sql, Timestamps, Tls};
 use crate::duration::short;
 
 pub(super) fn http_as_lines(client: &HttpClient) -> Vec<String> {
@@ -58,11 +58,7 @@ pub(super) fn redis_as_lines(redis: &Redis) -> Vec<String> {
         (None, Some(_)) => "with a password".to_owned(),
         (None, None) => "without a password".to_owned(),
     };
-    let tls = match &redis.tls {
-        None => "without TLS",
-        Some(tls) if tls.certificate.is_some() => "with TLS and a client certificate",
-        Some(_) => "with TLS",
-    };
+    let tls = tls(redis.tls.as_ref());
     vec![
         format!("{kind}, {user}, {tls}"),
         format!(
@@ -74,6 +70,14 @@ pub(super) fn redis_as_lines(redis: &Redis) -> Vec<String> {
             redis.max_reply
         ),
     ]
+}
+
+fn tls(tls: Option<&Tls>) -> &'static str {
+    match tls {
+        None => "without TLS",
+        Some(tls) if tls.certificate.is_some() => "with TLS and a client certificate",
+        Some(_) => "with TLS",
+    }
 }
 
 /// The line above those.
@@ -95,5 +99,83 @@ pub(super) fn redis_as_json(redis: &Redis) -> Json {
         "connectTimeout": redis.connect_timeout.as_millis() as u64,
         "timeout": redis.timeout.as_millis() as u64,
         "maxReply": redis.max_reply,
+    })
+}
+
+/// Where a database is, without its credentials.
+fn location(sql: &Sql) -> String {
+    match &sql.location {
+        Location::Postgres(postgres) => {
+            format!("postgres://{}/{}", postgres.address, postgres.database)
+        }
+        Location::Sqlite(path) => format!("sqlite:{}", path.display()),
+    }
+}
+
+pub(super) fn sql_head(sql: &Sql) -> String {
+    format!("sql {} at {}", sql.name, location(sql))
+}
+
+pub(super) fn sql_as_lines(sql: &Sql) -> Vec<String> {
+    let first = match &sql.location {
+        Location::Postgres(postgres) => {
+            let password = if postgres.password.is_some() {
+                "with"
+            } else {
+                "without"
+            };
+            let prepared = if sql.prepare {
+                "stay prepared"
+            } else {
+                "are prepared for each call"
+            };
+            format!(
+                "as {}, {password} a password, {}; statements {prepared}",
+                postgres.user,
+                tls(postgres.tls.as_ref())
+            )
+        }
+        Location::Sqlite(_) => "one connection writes, and the others read".to_owned(),
+    };
+    vec![
+        first,
+        format!(
+            "at most {}, waited for {} at most; {} to connect, {} for a statement, {} rows and {} bytes of a result",
+            super::counted(sql.size, "connection"),
+            short(sql.acquire_timeout),
+            short(sql.connect_timeout),
+            short(sql.timeout),
+            sql.max_rows,
+            sql.max_result
+        ),
+        format!(
+            "once keeps its rows in {} for {}",
+            sql.once_table.join("."),
+            short(sql.once_retention)
+        ),
+    ]
+}
+
+pub(super) fn sql_as_json(sql: &Sql) -> Json {
+    let postgres = match &sql.location {
+        Location::Postgres(postgres) => Some(postgres),
+        Location::Sqlite(_) => None,
+    };
+    json!({
+        "name": sql.name,
+        "url": location(sql),
+        "user": postgres.map(|one| &one.user),
+        "password": postgres.is_some_and(|one| one.password.is_some()),
+        "tls": postgres.is_some_and(|one| one.tls.is_some()),
+        "size": sql.size,
+        "acquireTimeout": sql.acquire_timeout.as_millis() as u64,
+        "connectTimeout": sql.connect_timeout.as_millis() as u64,
+        "timeout": sql.timeout.as_millis() as u64,
+        "maxRows": sql.max_rows,
+        "maxResult": sql.max_result,
+        "timestamps": if sql.timestamps == Timestamps::Ms { "ms" } else { "string" },
+        "prepare": sql.prepare,
+        "onceTable": sql.once_table.join("."),
+        "onceRetention": sql.once_retention.as_millis() as u64,
     })
 }

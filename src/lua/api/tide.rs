@@ -8,10 +8,12 @@ mod error;
 mod http;
 pub(crate) mod json;
 pub(super) mod kafka;
+mod objects;
 mod observers;
 mod options;
 mod parallel;
 pub(in crate::lua) mod redis;
+pub(in crate::lua) mod sql;
 mod timers;
 
 use std::ffi::c_int;
@@ -75,6 +77,7 @@ const TIDE: Module = Module {
             ],
             body: Body::C(sleep),
         },
+        sql::ENTRY,
     ],
 };
 
@@ -94,7 +97,7 @@ pub(in crate::lua) const MODULES: &[Module] = &[
 pub(in crate::lua) fn definitions() -> String {
     // `echo` is not available to users.
     let modules = MODULES.iter().filter(|module| module.path != "tide.echo");
-    redis::definitions() + &module::definitions(modules)
+    redis::definitions() + sql::DEFINITIONS + &module::definitions(modules)
 }
 
 /// Makes the modules and registers `tide` for `require`.
@@ -107,6 +110,7 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
         kafka::install(state, shared);
         http::install(state, shared);
         redis::install(state, shared);
+        sql::install(state, shared);
         for module in MODULES {
             push_module(state, shared, module);
             put_into_parent(state, module.path);

@@ -2,6 +2,7 @@
 
 use super::{
     ADMIN, CONSUMER, Class, DAEMON, HTTP, HTTP_CLIENT, LISTENER, LOG, LUA, PRODUCER, REDIS, Row,
+    SQL,
 };
 
 const REFERENCE: &str = include_str!("../../../config.toml");
@@ -90,6 +91,10 @@ fn scope(key: &str) -> (Keys, &str) {
             let (_, rest) = rest.split_once('.').expect("a server's name and a key");
             (keys(REDIS), rest)
         }
+        "sql" => {
+            let (_, rest) = rest.split_once('.').expect("a database's name and a key");
+            (keys(SQL), rest)
+        }
         "listenerDefaults" | "listeners" => (keys(LISTENER), rest),
         _ => (process(), key),
     }
@@ -128,6 +133,7 @@ fn every_row_has_a_key_in_config_toml() {
         keys(CONSUMER),
         keys(PRODUCER),
         keys(REDIS),
+        keys(SQL),
         keys(LISTENER),
     ]
     .concat();
@@ -145,7 +151,7 @@ fn the_rows_of_a_scope_have_the_classes_that_it_can_apply() {
             .all(|(_, class)| *class == Class::Rejoin)
     );
     assert!(
-        [keys(LISTENER), keys(PRODUCER), keys(REDIS)]
+        [keys(LISTENER), keys(PRODUCER), keys(REDIS), keys(SQL)]
             .concat()
             .iter()
             .all(|(_, class)| *class == Class::Live)

@@ -273,6 +273,18 @@ fn outside(samples: &mut Samples, facts: &Scrape<'_>) {
         samples.add(&f::REDIS_SIZE, &[name], count(pool.size as u64));
         samples.add(&f::REDIS_WAITING, &[name], count(pool.waiting as u64));
     }
+    for sql in &facts.status.sql {
+        let (name, pool) = (sql.name.as_str(), sql.pool);
+        for (state, value) in [
+            ("in_use", pool.in_use),
+            ("idle", pool.idle),
+            ("in_transaction", sql.transactions),
+        ] {
+            samples.add(&f::SQL_CONNECTIONS, &[name, state], count(value as u64));
+        }
+        samples.add(&f::SQL_SIZE, &[name], count(pool.size as u64));
+        samples.add(&f::SQL_WAITING, &[name], count(pool.waiting as u64));
+    }
 }
 
 fn daemon(samples: &mut Samples, facts: &Scrape<'_>) {

@@ -8,7 +8,7 @@ use super::families::{ALL, Family, Kind};
 use crate::telemetry::metrics::*;
 use crate::telemetry::status::{
     BreakerState, ConsumerStatus, Deferred, ListenerStatus, PartitionStatus, PoolStatus,
-    ProducerStatus, Readiness, RedisStatus, Status, TransactionStatus,
+    ProducerStatus, Readiness, RedisStatus, SqlStatus, Status, TransactionStatus,
 };
 
 const NOW: i64 = 1_700_000_000_000;
@@ -123,6 +123,20 @@ fn producer() -> ProducerSnapshot {
     one
 }
 
+fn database() -> SqlStatus {
+    SqlStatus {
+        name: "main".to_owned(),
+        pool: PoolStatus {
+            size: 8,
+            in_use: 3,
+            idle: 2,
+            waiting: 1,
+            open: 5,
+        },
+        transactions: 2,
+    }
+}
+
 fn text() -> String {
     let status = Status {
         started_at: NOW - 1_000,
@@ -152,6 +166,7 @@ fn text() -> String {
             },
             blocking: 1,
         }],
+        sql: vec![database()],
         ..Status::default()
     };
     let mut outside = OutsideSnapshot {
@@ -192,6 +207,14 @@ fn text() -> String {
 fn check(line: &str) {
     let text = text();
     assert!(text.lines().any(|one| one == line), "{line}\n{text}");
+}
+
+#[test]
+fn the_connections_of_a_database_count_by_state() {
+    check("moontide_sql_connections{sql=\"main\",state=\"in_transaction\"} 2");
+    check("moontide_sql_connections{sql=\"main\",state=\"idle\"} 2");
+    check("moontide_sql_connections_max{sql=\"main\"} 8");
+    check("moontide_sql_calls_waiting{sql=\"main\"} 1");
 }
 
 #[test]

@@ -20,6 +20,13 @@ pub(super) fn lines(status: &Status, view: &View) -> Vec<String> {
         }
         lines.push(format!("redis     {}: {text}", harmless(&redis.name)));
     }
+    for sql in status.sql.iter().filter(|one| one.pool.open > 0) {
+        let mut text = pool(sql.pool, "call");
+        if sql.transactions > 0 {
+            text = format!("{text}, {} in a transaction", sql.transactions);
+        }
+        lines.push(format!("sql       {}: {text}", harmless(&sql.name)));
+    }
     let shown = if view.all { usize::MAX } else { WAITS_MAX };
     for one in status.waits.iter().take(shown) {
         let OutsideWait {
