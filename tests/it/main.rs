@@ -14,6 +14,7 @@ mod context; // what a handler is given
 mod control; // what code requests of its consumer: pause, resume, seek
 mod crowd; // several listeners and groups on one topic
 mod data; // what can stand in a topic
+mod databases; // statements of handlers to PostgreSQL and SQLite, well and away
 mod deferred; // messages that later code finishes
 mod delays; // topics whose messages run when they are old enough
 mod dev; // init, dev and send, as a newcomer meets them
