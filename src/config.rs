@@ -16,6 +16,7 @@ mod file;
 mod http_client;
 mod interpolate;
 mod kafkajs;
+mod kv;
 pub(crate) mod level;
 mod listeners;
 mod load;
@@ -30,8 +31,10 @@ mod redis;
 mod reference;
 mod refused;
 mod scene;
+mod server;
 mod shape;
 mod sources;
+mod sql;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -54,12 +57,15 @@ pub(crate) use certificates::{Certificate, Secret};
 pub(crate) use env_names::EnvNames;
 pub(crate) use error::{Errors, words};
 pub(crate) use http_client::{HttpClient, Proxy};
+pub(crate) use kv::{Kv, KvBackend};
 pub(crate) use load::Written;
 pub(crate) use names::is_library;
-pub(crate) use redis::{Address, Redis, Tls};
+pub(crate) use redis::Redis;
 use scene::Scene;
+pub(crate) use server::{Address, Tls};
 pub(crate) use shape::schema;
 pub(crate) use sources::Sources;
+pub(crate) use sql::{Location, Postgres, Sql, Timestamps};
 
 /// The name of the consumer of `[consumerConfig]`.
 pub(crate) const DEFAULT_CONSUMER: &str = "default";
@@ -95,6 +101,10 @@ pub(crate) struct Config {
     pub(crate) http_client: HttpClient,
     /// The Redis servers of handlers, by name.
     pub(crate) redis: Vec<Redis>,
+    /// The stores of handlers, by name.
+    pub(crate) kv: Vec<Kv>,
+    /// The databases of handlers, by name.
+    pub(crate) sql: Vec<Sql>,
     /// Warnings, logged at every start and shown by `check`.
     pub(crate) warnings: Vec<String>,
 }

@@ -6,6 +6,7 @@
 //! - `threads`: mailboxes, progress, the supervisor, the outside runtime
 //! - `kafka` `crash`: librdkafka; the journal of running messages
 //! - `config` `bundle` `rules`: the written configuration, the files on disk, decisions
+//! - `state`: stores, flights, caches and limits that handlers share
 //! - `lua` `telemetry` `outgoing`: VMs and the API of handlers; what is shown; records that leave
 //! - `assignment` `consumer` `worker`: one epoch of a partition, and the two threads that share it
 //! - `service` `daemon` `cli`: the surroundings of the process; its life; its commands
@@ -32,6 +33,8 @@ mod config;
 mod bundle;
 
 mod rules;
+
+mod state;
 
 mod lua;
 mod telemetry;

@@ -10,6 +10,7 @@ mod build;
 pub(crate) mod control;
 mod deferrals;
 mod function;
+mod guards;
 mod loader;
 mod open_batch;
 mod ordinals;
@@ -18,14 +19,16 @@ mod patterns;
 mod plain;
 mod shared;
 mod stack;
+mod states;
 mod suspend;
+mod transactions;
 mod used;
 mod vm;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use attributes::{AdminSource, App, HttpSource, ProducerSource, RedisSource};
+pub(crate) use attributes::{AdminSource, App, HttpSource, ProducerSource, RedisSource, SqlSource};
 pub(crate) use deferrals::{Deferral, DeferralId, Given};
 pub(crate) use loader::{Loader, Unloaded};
 pub(crate) use vm::Vm;

@@ -37,6 +37,8 @@ groupId = "micro"
 [[listeners]]
 topic = "orders"
 handler = "micro"
+
+[kv.bench]
 "#;
 const TOPIC: &str = "orders";
 

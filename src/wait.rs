@@ -7,6 +7,7 @@ pub(crate) mod admin;
 pub(crate) mod http;
 pub(crate) mod redis;
 pub(crate) mod send;
+pub(crate) mod sql;
 
 use std::fmt;
 use std::future::Future;
@@ -113,7 +114,7 @@ impl Value {
     }
 }
 /// The kinds of errors, by which handlers decide.
-pub(crate) const KINDS: [&str; 10] = [
+pub(crate) const KINDS: [&str; 11] = [
     "busy",
     "closed",
     "conflict",
@@ -123,11 +124,12 @@ pub(crate) const KINDS: [&str; 10] = [
     "refused",
     "timeout",
     "tooLarge",
+    "unknown",
     "unreachable",
 ];
 
 /// Those that say nothing of the message: what a handler needs is away.
-pub(crate) const AWAY: [&str; 3] = ["busy", "closed", "unreachable"];
+pub(crate) const AWAY: [&str; 4] = ["busy", "closed", "unknown", "unreachable"];
 
 /// An error with a kind. A handler sees a table with `kind` and `message`.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,8 +137,8 @@ pub(crate) struct Fault {
     /// One of [`KINDS`].
     pub(crate) kind: &'static str,
     pub(crate) message: String,
-    /// A further field of the table.
-    pub(crate) field: Option<(&'static str, Value)>,
+    /// Further fields of the table.
+    pub(crate) fields: Vec<(&'static str, Value)>,
 }
 
 impl Fault {
@@ -144,7 +146,7 @@ impl Fault {
         Self {
             kind,
             message: message.into(),
-            field: None,
+            fields: Vec::new(),
         }
     }
 }

@@ -7,6 +7,7 @@ mod calls;
 mod json;
 mod lanes;
 mod offsets;
+mod state;
 
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ fn main() {
     offsets::all(&mut criterion);
     lanes::all(&mut criterion);
     json::all(&mut criterion);
+    state::all(&mut criterion);
     criterion.final_summary();
 }
 

@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
     /// Prints JSON.
     #[arg(long)]
     json: bool,
-    /// Reaches each server that the configuration names: brokers, and Redis servers.
+    /// Reaches each server that the configuration names: brokers, Redis servers and databases.
     #[arg(long)]
     connect: bool,
 }
@@ -264,6 +264,16 @@ fn clients_as_text(text: &mut String, config: &Config) {
             line(text, format_args!("    {fact}"));
         }
     }
+    for kv in &config.kv {
+        let shown = clients::kv_as_line(kv, &config.daemon.state_directory);
+        line(text, format_args!("{shown}"));
+    }
+    for sql in &config.sql {
+        line(text, format_args!("{}", clients::sql_head(sql)));
+        for fact in clients::sql_as_lines(sql) {
+            line(text, format_args!("    {fact}"));
+        }
+    }
 }
 
 fn properties(text: &mut String, properties: &BTreeMap<String, Value>) {
@@ -325,6 +335,8 @@ fn as_json(Good { bundle, warnings }: &Good) -> Json {
         })),
         "httpClient": clients::http_as_json(&config.http_client),
         "redis": config.redis.iter().map(clients::redis_as_json).collect::<Vec<_>>(),
+        "kv": config.kv.iter().map(|kv| clients::kv_as_json(kv, &config.daemon.state_directory)).collect::<Vec<_>>(),
+        "sql": config.sql.iter().map(clients::sql_as_json).collect::<Vec<_>>(),
     })
 }
 

@@ -7,8 +7,11 @@ mod batch;
 mod failure;
 mod http;
 mod kafka;
+mod kv;
 mod producer;
 mod redis;
+mod sql;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -26,8 +29,12 @@ pub(super) use kafka::{
     Assigner, Client, Consumer, GroupProtocol, LogLevel, Mechanism, OneOrMany, Property, Sasl, Ssl,
     SslTable,
 };
+pub(super) use kv::{Kv, KvBackend};
 pub(super) use producer::Producer;
-pub(super) use redis::{Redis, RedisTls};
+pub(super) use redis::Redis;
+pub(super) use sql::Sql;
+pub(crate) use sql::Timestamps;
+pub(super) use tls::Tls;
 
 use super::unit::{Millis, Size};
 
@@ -62,6 +69,10 @@ pub(super) struct File {
     pub(super) http: Option<Http>,
     /// The Redis servers of handlers by name. A handler gets one by `tide.redis("name")`.
     pub(super) redis: BTreeMap<String, Redis>,
+    /// The stores of handlers by name. A handler gets one by `tide.kv("name")`.
+    pub(super) kv: BTreeMap<String, Kv>,
+    /// The databases of handlers by name. A handler gets one by `tide.sql("name")`.
+    pub(super) sql: BTreeMap<String, Sql>,
 }
 
 /// What handlers may do with the cluster, beside consuming and sending.

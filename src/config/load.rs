@@ -15,8 +15,8 @@ use super::file::File;
 use super::scene::Scene;
 use super::tree::{self, Tree};
 use super::{
-    Config, Errors, admin, agree, consumers, exactly_once, http_client, interpolate, listeners,
-    made, process, producers, redis, shape,
+    Config, Errors, admin, agree, consumers, exactly_once, http_client, interpolate, kv, listeners,
+    made, process, producers, redis, shape, sql,
 };
 use crate::config::Sources;
 
@@ -180,6 +180,8 @@ fn resolve(
     let http = process::http(file, scene);
     let http_client = http_client::resolve(file, scene);
     let redis = redis::resolve(file, scene);
+    let kv = kv::resolve(file, scene);
+    let sql = sql::resolve(file, scene);
     let connection = admin::connection(file, scene);
     Config {
         path: path.to_owned(),
@@ -197,6 +199,8 @@ fn resolve(
         http,
         http_client,
         redis,
+        kv,
+        sql,
         warnings: std::mem::take(&mut scene.report.warnings),
     }
 }

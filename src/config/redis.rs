@@ -1,17 +1,15 @@
 //! `[redis.NAME]`: the Redis servers of handlers.
 
-use std::fmt;
 use std::time::Duration;
 
-use super::certificates::{self, Certificate, Given, Secret};
-use super::file::{self, File, OneOrMany, RedisTls};
+use super::certificates::Secret;
+use super::file::{self, File, OneOrMany};
 use super::http_client::decoded;
 use super::names::is_word;
 use super::scene::Scene;
-use super::unit::{Millis, Size};
+use super::server::{Address, Table, Tls};
+use super::unit::Size;
 
-const SIZE_MAX: u32 = 10_000;
-const HOUR: Millis = Millis(3_600_000);
 const REPLY_MAX: Size = Size(1 << 30);
 const DATABASE_MAX: u32 = 1_000_000;
 const PORT: u16 = 6379;
@@ -36,29 +34,6 @@ pub(crate) struct Redis {
     pub(crate) timeout: Duration,
     /// Bytes of the replies of a call.
     pub(crate) max_reply: usize,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Address {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Tls {
-    /// Trusted CA certificates as PEM; `None`: those of the system.
-    pub(crate) ca: Option<Secret>,
-    pub(crate) certificate: Option<Certificate>,
 }
 
 /// What an address says.
@@ -101,18 +76,6 @@ pub(super) fn resolve(file: &File, scene: &mut Scene<'_, '_>) -> Vec<Redis> {
     named.map(|(name, redis)| one(name, redis, scene)).collect()
 }
 
-/// One table, as errors name its keys.
-struct Table<'t> {
-    path: [&'t str; 2],
-}
-
-impl Table<'_> {
-    fn error(&self, keys: &[&str], message: impl Into<String>, scene: &mut Scene<'_, '_>) {
-        let at = scene.at_keys(&self.path, keys);
-        scene.report.error(at, message);
-    }
-}
-
 fn one(name: &str, redis: &file::Redis, scene: &mut Scene<'_, '_>) -> Redis {
     let table = Table {
         path: ["redis", name],
@@ -140,9 +103,14 @@ fn one(name: &str, redis: &file::Redis, scene: &mut Scene<'_, '_>) -> Redis {
             format!("`url` has the database {database}, but a cluster has the database 0 alone");
         table.error(&["url"], message, scene);
     }
+    let says_tls = urls.iter().any(|url| url.is_tls);
     Redis {
         name: name.to_owned(),
-        tls: tls(redis, &urls, &table, scene),
+        tls: table.tls(
+            redis.tls.as_ref(),
+            says_tls.then_some("begins with `rediss://`"),
+            scene,
+        ),
         addresses: urls.into_iter().map(|url| url.address).collect(),
         is_cluster,
         user,
@@ -157,21 +125,13 @@ fn one(name: &str, redis: &file::Redis, scene: &mut Scene<'_, '_>) -> Redis {
 }
 
 fn limits(redis: &file::Redis, table: &Table<'_>, scene: &mut Scene<'_, '_>) {
-    let size = redis.size;
-    if size == 0 || size > SIZE_MAX {
-        let message = format!("`size` is {size}, not from 1 to {SIZE_MAX}");
-        table.error(&["size"], message, scene);
-    }
-    for (key, found) in [
+    table.check_size(redis.size, scene);
+    let times = [
         ("acquireTimeout", redis.acquire_timeout),
         ("connectTimeout", redis.connect_timeout),
         ("timeout", redis.timeout),
-    ] {
-        if found.0 == 0 || found > HOUR {
-            let message = format!("`{key}` is {found}, not from 1 ms to 1 h");
-            table.error(&[key], message, scene);
-        }
-    }
+    ];
+    table.check_times(&times, scene);
     let most = redis.max_reply;
     if most.0 == 0 || most > REPLY_MAX {
         let message = format!("`maxReply` is {most}, not from 1 B to 1 GiB");
@@ -209,47 +169,6 @@ fn urls(redis: &file::Redis, table: &Table<'_>, scene: &mut Scene<'_, '_>) -> Ve
     found
 }
 
-fn tls(
-    redis: &file::Redis,
-    urls: &[Url],
-    table: &Table<'_>,
-    scene: &mut Scene<'_, '_>,
-) -> Option<Tls> {
-    let system = || Tls {
-        ca: None,
-        certificate: None,
-    };
-    let says_tls = urls.iter().any(|url| url.is_tls);
-    match &redis.tls {
-        None => says_tls.then(system),
-        Some(RedisTls::On(true)) => Some(system()),
-        Some(RedisTls::On(false)) => {
-            if says_tls {
-                let message =
-                    "`tls` is false, but `url` begins with `rediss://`; remove one of them";
-                table.error(&["tls"], message, scene);
-            }
-            None
-        }
-        Some(RedisTls::Table(certificates)) => {
-            let inner = [table.path[0], table.path[1], "tls"];
-            let given = Given {
-                what: "the client certificate",
-                cert: certificates.cert.as_deref(),
-                key: certificates.key.as_deref(),
-                passphrase: certificates.passphrase.as_deref(),
-            };
-            let has_certificate = given.cert.is_some() || given.key.is_some();
-            Some(Tls {
-                ca: certificates::ca(certificates.ca.as_ref(), &inner, scene),
-                certificate: has_certificate
-                    .then(|| certificates::certificate(&given, &inner, scene))
-                    .flatten(),
-            })
-        }
-    }
-}
-
 fn url(text: &str) -> Option<Url> {
     let (is_tls, rest) = match text.split_once("://")? {
         ("redis", rest) => (false, rest),
@@ -277,29 +196,8 @@ fn url(text: &str) -> Option<Url> {
         is_tls,
         user: user.filter(|user| !user.is_empty()),
         password: password.filter(|password| !password.is_empty()),
-        address: address(authority)?,
+        address: Address::parse(authority, PORT)?,
         database,
-    })
-}
-
-fn address(authority: &str) -> Option<Address> {
-    let (host, port) = if let Some(rest) = authority.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']')?;
-        let port = match rest.strip_prefix(':') {
-            None if rest.is_empty() => PORT,
-            port => port?.parse().ok()?,
-        };
-        (host, port)
-    } else {
-        match authority.split_once(':') {
-            None => (authority, PORT),
-            Some((host, port)) => (host, port.parse().ok()?),
-        }
-    };
-    let is_usual = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
-    (!host.is_empty() && host.bytes().all(is_usual) && port > 0).then(|| Address {
-        host: host.to_ascii_lowercase(),
-        port,
     })
 }
 

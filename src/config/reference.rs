@@ -7,7 +7,9 @@ use serde_json::Value as Json;
 use toml::Spanned;
 
 use super::error::Report;
-use super::file::{Batch, BreakerTable, DeadLetter, File, Http, RateLimitTable, Redis, SslTable};
+use super::file::{
+    Batch, BreakerTable, DeadLetter, File, Http, Kv, RateLimitTable, Redis, Sql, SslTable,
+};
 use super::unit::Millis;
 use super::{kafkajs, listeners, shape, tree};
 use crate::log::TARGETS;
@@ -84,7 +86,9 @@ fn every_key_of_the_schema_stands_in_the_reference() {
         ("HttpClient", ".http.client"),
         ("ClientCertificate", ".http.client.certificates.partner"),
         ("Redis", ".redis.cache"),
-        ("RedisTlsTable", ".redis.cache.tls"),
+        ("Kv", ".kv.sessions"),
+        ("TlsTable", ".redis.cache.tls"),
+        ("Sql", ".sql.main"),
     ];
     let known: BTreeSet<&str> = schema["$defs"]
         .as_object()
@@ -142,6 +146,10 @@ fn the_values_of_the_reference_are_the_defaults() {
     equal(&written["http"], &http, ".http");
     let redis = serde_json::to_value(Redis::default()).unwrap();
     equal(&written["redis"]["cache"], &redis, ".redis.cache");
+    let kv = serde_json::to_value(Kv::default()).unwrap();
+    equal(&written["kv"]["sessions"], &kv, ".kv.sessions");
+    let sql = serde_json::to_value(Sql::default()).unwrap();
+    equal(&written["sql"]["main"], &sql, ".sql.main");
 }
 
 #[track_caller]

@@ -28,6 +28,8 @@ pub(super) fn key(scope: &str, key: &str) -> Option<&'static str> {
         "Http" => http(key),
         "HttpClient" => http_client(key),
         "Redis" => redis(key),
+        "Kv" => kv(key),
+        "Sql" => sql(key),
         "Daemon" => daemon(key),
         _ => None,
     };
@@ -367,6 +369,47 @@ fn redis(key: &str) -> Option<&'static str> {
         "sentinels" | "sentinel" => {
             Some("Sentinel is not supported; write the address of the master")
         }
+        _ => None,
+    }
+}
+
+fn kv(key: &str) -> Option<&'static str> {
+    match key {
+        "type" | "store" | "kind" => Some("write `backend`"),
+        "size" | "capacity" | "max" => Some("write `maxEntries` or `maxBytes`"),
+        "path" | "file" | "dir" | "directory" => {
+            Some("the file lies in `daemon.stateDirectory`; write `backend = \"file\"`")
+        }
+        "url" => Some("write it into a table `[redis.NAME]`, and its name into `redis`"),
+        "ttl" | "expire" | "expires" => {
+            Some("write it at the call, as `kv:set(key, value, { ttl = \"60s\" })`")
+        }
+        "eviction" | "evict" | "policy" => {
+            Some("nothing is evicted: a store that is full refuses new entries; remove it")
+        }
+        _ => None,
+    }
+}
+
+fn sql(key: &str) -> Option<&'static str> {
+    match key {
+        "host" | "port" | "address" | "db" | "database" | "dbname" | "path" | "file" | "driver"
+        | "type" | "dialect" | "connectionString" | "dsn" => {
+            Some("write `url = \"postgres://user@host:5432/database\"`, or `url = \"sqlite:path\"`")
+        }
+        "username" => Some("write `user`"),
+        "pass" => Some("write `password`"),
+        "pool" | "poolSize" | "max" | "connections" | "maxConnections" => Some("write `size`"),
+        "ssl" | "sslmode" => Some("write `tls`"),
+        "ca" | "cert" | "key" | "passphrase" => Some("write it below `tls`"),
+        "statementTimeout" | "queryTimeout" => Some("write `timeout`"),
+        "connectionTimeout" => Some("write `connectTimeout`"),
+        "statementCache" | "preparedStatements" => Some("write `prepare`"),
+        "rejectUnauthorized" | "verify" | "insecure" => {
+            Some("certificates are always checked; write the authority into `tls.ca`")
+        }
+        "retry" | "retries" => Some("the retries are those of the listener; remove it"),
+        "idleTimeout" => Some("idle connections are closed after a minute; remove it"),
         _ => None,
     }
 }

@@ -16,7 +16,7 @@ use crate::kafka::property::{self, Role};
 use crate::nearest::nearest;
 
 /// Where a key that stands in the wrong table belongs, by the name of the table's type.
-const TABLES: [(&str, &str); 21] = [
+const TABLES: [(&str, &str); 23] = [
     ("Client", "`[kafkaConfig]`"),
     ("Admin", "`[kafka.admin]`"),
     ("Consumer", "`[consumerConfig]`"),
@@ -40,7 +40,9 @@ const TABLES: [(&str, &str); 21] = [
         "a certificate of `[http.client.certificates]`",
     ),
     ("Redis", "`[redis.NAME]`"),
-    ("RedisTlsTable", "`tls` of `[redis.NAME]`"),
+    ("Kv", "`[kv.NAME]`"),
+    ("Sql", "`[sql.NAME]`"),
+    ("TlsTable", "`tls` of `[redis.NAME]` or `[sql.NAME]`"),
 ];
 
 /// The JSON Schema of the configuration.
@@ -289,6 +291,10 @@ impl<'w> Walk<'w, '_> {
             ["redis", _] => {
                 Some("write it in a table with a name, such as `[redis.cache]`".to_owned())
             }
+            ["kv", _] => {
+                Some("write it in a table with a name, such as `[kv.sessions]`".to_owned())
+            }
+            ["sql", _] => Some("write it in a table with a name, such as `[sql.main]`".to_owned()),
             // An array of tables, where there is one table.
             [table] if value.get_ref().is_array() => Some(format!("write `[{table}]`")),
             [.., key] => refused::form(key).map(|form| format!("write `{form}`")),
@@ -392,8 +398,10 @@ fn written_path(path: &[String]) -> (String, Option<String>) {
             (Some("[[listeners]]".to_owned()), rest)
         }
         [outer, name, rest @ ..]
-            if matches!(outer.as_str(), "consumers" | "producers" | "redis")
-                || outer == "http" && name == "client" && !rest.is_empty() =>
+            if matches!(
+                outer.as_str(),
+                "consumers" | "producers" | "redis" | "kv" | "sql"
+            ) || outer == "http" && name == "client" && !rest.is_empty() =>
         {
             (Some(format!("[{outer}.{name}]")), rest)
         }

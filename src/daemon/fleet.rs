@@ -224,7 +224,7 @@ impl Fleet {
             members.producers = Some(fleet.producers.clone());
             members.outside = Some((fleet.app.clone(), clients));
         }
-        fleet.producers.put_in_force(&fleet.bundle.config);
+        load::put_in_force(&fleet.producers, &fleet.app, &fleet.bundle.config);
         fleet.start_workers(vms)?;
         for settings in &fleet.bundle.config.consumers.clone() {
             fleet.start_consumer(settings)?;
@@ -369,7 +369,7 @@ impl Fleet {
         }
         self.swap(bundle, vms);
         self.bundle = bundle.clone();
-        self.producers.put_in_force(&bundle.config);
+        load::put_in_force(&self.producers, &self.app, &bundle.config);
         self.topics.follow(&bundle.config, open);
         self.roster.lock().config = Some(bundle.config.clone());
         for consumer in self.consumers.values() {

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::bundle::{self, Bundle, Snapshot};
-use crate::config::Errors;
+use crate::config::{Config, Errors};
 use crate::lua::{App, Loader, Ticket, Unloaded, Vm};
+use crate::outgoing::producers::Producers;
 
 use super::Adjust;
 
@@ -33,6 +34,12 @@ fn adjusted(bundle: Result<Bundle, Errors>, adjust: Option<&Adjust>) -> Result<B
     Ok(bundle)
 }
 
+/// What belongs to the process follows the configuration in force.
+pub(super) fn put_in_force(producers: &Producers, app: &App, config: &Config) {
+    producers.put_in_force(config);
+    app.state.put_in_force(config);
+}
+
 /// Builds one VM for each worker, and runs init.lua in it. The bundle is good when all VMs are built.
 pub(super) fn vms(
     loader: &mut Loader,
@@ -40,6 +47,9 @@ pub(super) fn vms(
     bundle: &Arc<Bundle>,
     app: &Arc<App>,
 ) -> Result<Vec<Vm>, Unloaded> {
+    app.state
+        .prepare(&bundle.config)
+        .map_err(Unloaded::Failed)?;
     let (bundle, app) = (bundle.clone(), app.clone());
     loader.run(ticket, move |pulse| {
         (0..bundle.config.lua.workers)

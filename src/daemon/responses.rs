@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::now_ms;
 use crate::config::Config;
+use crate::state::State;
 use crate::telemetry::http::{Content, JSON, Page, Source};
 use crate::telemetry::logging::Guard;
 use crate::telemetry::metrics::{
@@ -15,7 +16,7 @@ use crate::telemetry::metrics::{
     WorkerSnapshot,
 };
 use crate::telemetry::ready::readiness;
-use crate::telemetry::status::{ListenerStatus, Status};
+use crate::telemetry::status::{CacheStatus, KvStatus, ListenerStatus, Status};
 use crate::threads::progress::Stalled;
 use crate::threads::supervisor::Supervisor;
 
@@ -118,6 +119,9 @@ pub(super) fn gather(roster: &Roster, status: &Mutex<Status>) -> Gathered {
         let pool = clients.http.status();
         status.http = (!hosts.is_empty() || pool.in_use > 0).then_some(pool);
         status.redis = clients.redis.status();
+        status.kv = stores(&app.state);
+        status.caches = caches(&app.state);
+        status.sql = clients.sql.status();
     }
     if let Some(config) = roster.config() {
         status.listeners = listeners(&config, &workers);
@@ -133,6 +137,44 @@ pub(super) fn gather(roster: &Roster, status: &Mutex<Status>) -> Gathered {
         outside,
         hosts,
     }
+}
+
+fn stores(state: &State) -> Vec<KvStatus> {
+    let held = state.held().into_iter();
+    held.map(|(store, held)| {
+        let bounds = store.bounds();
+        KvStatus {
+            name: store.name.clone(),
+            backend: store.backend().to_owned(),
+            entries: held.entries,
+            bytes: held.bytes,
+            max_entries: bounds.entries,
+            max_bytes: bounds.bytes,
+        }
+    })
+    .collect()
+}
+
+/// Those of one name are one: after a reload the VMs that drain have the one before.
+fn caches(state: &State) -> Vec<CacheStatus> {
+    let mut found: Vec<CacheStatus> = Vec::new();
+    for cache in state.caches() {
+        let (settings, counts) = (cache.settings(), cache.counts());
+        if found.last().is_none_or(|last| last.name != settings.name) {
+            found.push(CacheStatus {
+                name: settings.name.clone(),
+                ..CacheStatus::default()
+            });
+        }
+        if let Some(last) = found.last_mut() {
+            last.capacity = settings.capacity as u64;
+            last.entries += counts.entries;
+            last.bytes += counts.bytes;
+            last.hits += counts.hits;
+            last.misses += counts.misses;
+        }
+    }
+    found
 }
 
 /// Every listener of the bundle in force, merged over all workers.

@@ -1,5 +1,5 @@
 //! The parts that all VMs of the process share: attributes, the runtime of the outside, producers, admin clients, the
-//! schedule of timers, and the clock.
+//! schedule of timers, the state of handlers, and the clock.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::rules::timers::Timers;
+use crate::state::State;
 use crate::threads::outside::Outside;
 use crate::wait::Value;
 use crate::wait::admin::Admin;
 use crate::wait::http::Http;
 use crate::wait::redis::Redis;
 use crate::wait::send::Senders;
+use crate::wait::sql::Databases;
 
 use super::control::Consumers;
 use super::outside_calls::OutsideCalls;
@@ -42,6 +44,12 @@ pub(crate) trait RedisSource: fmt::Debug + Send + Sync {
     fn open(&self, config: &Arc<Config>) -> Arc<dyn Redis>;
 }
 
+/// Where VMs get the databases of their configuration from.
+pub(crate) trait SqlSource: fmt::Debug + Send + Sync {
+    /// Connects to nothing yet.
+    fn open(&self, config: &Arc<Config>) -> Arc<dyn Databases>;
+}
+
 /// Shared by all workers and bundles.
 #[derive(Debug, Default)]
 pub(crate) struct App {
@@ -63,6 +71,10 @@ pub(crate) struct App {
     http: Option<Arc<dyn HttpSource>>,
     /// `None` there, too.
     redis: Option<Arc<dyn RedisSource>>,
+    /// The stores, caches and limits of handlers.
+    pub(crate) state: Arc<State>,
+    /// `None` there, too.
+    sql: Option<Arc<dyn SqlSource>>,
     attributes: RwLock<Attributes>,
 }
 
@@ -86,6 +98,7 @@ impl App {
     )]
     pub(crate) fn with_clock(clock: Clock) -> Self {
         Self {
+            state: Arc::new(State::new(clock.clone())),
             clock,
             ..Self::default()
         }
@@ -120,6 +133,18 @@ impl App {
             redis: Some(redis),
             ..self
         }
+    }
+
+    #[must_use]
+    pub(crate) fn with_sql(self, sql: Arc<dyn SqlSource>) -> Self {
+        Self {
+            sql: Some(sql),
+            ..self
+        }
+    }
+
+    pub(super) fn sql(&self, config: &Arc<Config>) -> Option<Arc<dyn Databases>> {
+        self.sql.as_ref().map(|source| source.open(config))
     }
 
     pub(super) fn redis(&self, config: &Arc<Config>) -> Option<Arc<dyn Redis>> {

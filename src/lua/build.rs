@@ -17,6 +17,7 @@ use mlua::ffi::{self, lua_State};
 
 use super::App;
 use super::api::{app, batch, consumer, defer, logger, message, tide, trace};
+use super::guards;
 use super::shared::{Shared, Stage};
 use super::vm::Vm;
 use super::vm::beat::Pulse;
@@ -315,6 +316,7 @@ unsafe extern "C-unwind" fn setup(state: *mut lua_State) -> c_int {
         ffi::lua_gc(state, ffi::LUA_GCINC, GC_PAUSE, 0, 0);
         line_up_references(state);
         coroutine::install(state, shared);
+        guards::install(state, shared);
         globals::install(state, shared);
         load::install(state, shared);
         logger::install(state, shared);

@@ -37,6 +37,16 @@ impl Ordinals {
         format!("{}{number}", self.path.borrow())
     }
 
+    /// As `next_ordinal`, of the bodies of `once` alone: what else a handler does changes no number of theirs.
+    pub(super) fn next_once(&self, call: u64) -> String {
+        let path = format!("{}once", self.path.borrow());
+        let mut last = self.last.borrow_mut();
+        let number = last.entry(call).or_default().entry(path).or_default();
+        *number += 1;
+        self.is_any.set(true);
+        format!("{}{number}", self.path.borrow())
+    }
+
     /// A function of `tide.parallel` goes on. Returns what `leave` takes.
     pub(super) fn enter(&self, parallel: u64, index: i64) -> usize {
         let mut path = self.path.borrow_mut();

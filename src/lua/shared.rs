@@ -22,6 +22,8 @@ use super::open_batch::OpenBatch;
 use super::ordinals::Ordinals;
 use super::patterns::Patterns;
 use super::stack::push_bytes;
+use super::states::States;
+use super::transactions::Transactions;
 use super::used::{Topics, Used};
 use super::vm::last_words::About;
 use super::{BatchCall, Call, Verdict};
@@ -33,6 +35,7 @@ use crate::wait::admin::Admin;
 use crate::wait::http::Http;
 use crate::wait::redis::Redis;
 use crate::wait::send::{Emitted, Senders};
+use crate::wait::sql::Databases;
 use crate::wait::{Answer, Fault, Requested, Value, Wait, WaitId, Waits};
 
 /// The token that a coroutine of the host yields when it waits; Lua code cannot make it.
@@ -123,6 +126,12 @@ pub(super) struct Shared {
     pub(super) http: Option<Arc<dyn Http>>,
     /// The Redis clients of the configuration; `None` there, too.
     pub(super) redis: Option<Arc<dyn Redis>>,
+    /// Stores, caches and limits.
+    pub(super) states: States,
+    /// The databases of the configuration; `None` there, too.
+    pub(super) sql: Option<Arc<dyn Databases>>,
+    /// The transactions of databases that calls have open.
+    pub(super) transactions: Transactions,
     /// The listener of the running slice, by index; `None` in init.lua and in ticks.
     pub(super) listener: Cell<Option<usize>>,
     /// Handlers, by index of the listener.
@@ -225,6 +234,9 @@ impl Shared {
             admin: app.admin(config),
             http: app.http(config),
             redis: app.redis(config),
+            states: States::new(&app.state, config),
+            sql: app.sql(config),
+            transactions: Transactions::default(),
             app,
             sources: Arc::clone(&bundle.sources),
             path: config.lua.path.clone(),
@@ -433,6 +445,11 @@ impl Shared {
         let address = Arc::as_ptr(&value);
         self.plain.borrow_mut().push(value);
         Some(address)
+    }
+
+    /// The value that was kept last.
+    pub(super) fn kept_plain(&self) -> Option<*const Value> {
+        self.plain.borrow().last().map(Arc::as_ptr)
     }
 
     pub(super) fn release_plain(&self) {

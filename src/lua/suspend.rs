@@ -20,7 +20,7 @@ use super::plain;
 use super::shared::{Shared, TOKEN};
 use super::stack::{bytes_at, push_bytes};
 use crate::rules::identity::{Origin, identity};
-use crate::wait::{AWAY, Answer, Fault, Value, Wait};
+use crate::wait::{AWAY, Answer, Fault, Job, Value, Wait};
 
 /// The metatable of faults.
 const FAULT: &CStr = c"moontide.fault";
@@ -182,19 +182,17 @@ fn start(state: *mut lua_State, shared: &Shared, entry: &Entry) -> bool {
         admin: shared.admin.as_deref(),
         http: shared.http.as_deref(),
         redis: shared.redis.as_deref(),
-        identity: &|| identity_of(shared),
+        sql: shared.sql.as_deref(),
+        transactions: &shared.transactions,
+        call: shared.call.get(),
+        identity: &|| identity_of(shared, Deed::Any),
         about: &about,
         trace: &|| trace::carried(state, shared),
     };
     let values = arguments(state, shared, entry.path);
     match values.and_then(|values| guarded(|| start(&caller, values))) {
         Ok(job) => {
-            let listener = caller
-                .listener
-                .map(|index| shared.listener_name(index).to_owned());
-            let calls = &shared.app.outside_calls;
-            let job = calls.watched(job, about.take(), listener);
-            shared.begin(Wait::Outside(job));
+            begin_job(shared, job, about.take());
             true
         }
         Err(fault) => {
@@ -204,9 +202,29 @@ fn start(state: *mut lua_State, shared: &Shared, entry: &Entry) -> bool {
     }
 }
 
+/// The same job, which counts and shows in the status while it runs.
+pub(super) fn watched(shared: &Shared, job: Job, about: Option<String>) -> Job {
+    let listener = shared.listener.get();
+    let listener = listener.map(|index| shared.listener_name(index).to_owned());
+    shared.app.outside_calls.watched(job, about, listener)
+}
+
+/// Makes the job a wait of the running coroutine, which is about to suspend.
+pub(super) fn begin_job(shared: &Shared, job: Job, about: Option<String>) {
+    shared.begin(Wait::Outside(watched(shared, job, about)));
+}
+
+/// What an identity is for. Each kind has its own numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deed {
+    Any,
+    /// The body of a `once`.
+    Once,
+}
+
 /// The identity of the next deed of the running call. A batch has none: what it does for its messages depends on how
 /// it was cut.
-fn identity_of(shared: &Shared) -> Option<String> {
+pub(super) fn identity_of(shared: &Shared, deed: Deed) -> Option<String> {
     let call = shared.call.get();
     if !shared.runs_message() {
         return None;
@@ -216,7 +234,10 @@ fn identity_of(shared: &Shared) -> Option<String> {
     let consumer = consumers.find(|one| one.name == listener.consumer)?;
     // SAFETY: the slice that runs now has set it, and outlives this call.
     let about = unsafe { shared.about.get().as_ref() }?;
-    let ordinal = shared.ordinals.next_ordinal(call);
+    let ordinal = match deed {
+        Deed::Any => shared.ordinals.next_ordinal(call),
+        Deed::Once => shared.ordinals.next_once(call),
+    };
     // The end of the call forgets the numbers.
     shared.emits.set(true);
     let origin = Origin {
@@ -231,7 +252,11 @@ fn identity_of(shared: &Shared) -> Option<String> {
 }
 
 /// Copies of the arguments, of which each has at most as many bytes as the VM. Raises nothing.
-fn arguments(state: *mut lua_State, shared: &Shared, path: &str) -> Result<Vec<Value>, Fault> {
+pub(super) fn arguments(
+    state: *mut lua_State,
+    shared: &Shared,
+    path: &str,
+) -> Result<Vec<Value>, Fault> {
     // SAFETY: all are valid indices.
     unsafe {
         (1..=ffi::lua_gettop(state))
@@ -278,22 +303,26 @@ unsafe extern "C-unwind" fn land(state: *mut lua_State, _: c_int, _: lua_KContex
     // SAFETY: `shared` keeps the value during its push, and the fault during its raise.
     unsafe {
         let shared = Shared::of(state);
-        let fault = match shared.answer.take() {
-            Some(Answer::Outside(Ok(value))) => {
-                if let Some(value) = shared.keep_plain(Some(Arc::new(value))) {
-                    plain::push(state, &*value);
-                    shared.release_plain();
-                }
-                return 1;
-            }
-            Some(Answer::Outside(Err(fault))) => fault,
-            Some(Answer::Lost) => lost(),
-            // Lua code resumed the coroutine after the end of the call that waited.
-            _ => Fault::new("closed", "the call that waited for this was given up"),
-        };
-        shared.fault.replace(Some(fault));
+        if let Some(value) = shared.keep_plain(take_answer(shared).map(Arc::new)) {
+            plain::push(state, &*value);
+            shared.release_plain();
+            return 1;
+        }
         raise(state, shared)
     }
+}
+
+/// The answer of a job; `None` leaves its fault in `shared`.
+pub(super) fn take_answer(shared: &Shared) -> Option<Value> {
+    let fault = match shared.answer.take() {
+        Some(Answer::Outside(Ok(value))) => return Some(value),
+        Some(Answer::Outside(Err(fault))) => fault,
+        Some(Answer::Lost) => lost(),
+        // Lua code resumed the coroutine after the end of the call that waited.
+        _ => Fault::new("closed", "the call that waited for this was given up"),
+    };
+    shared.fault.replace(Some(fault));
+    None
 }
 
 /// The kind of the fault at `index`; `None` for any other value.
@@ -332,7 +361,7 @@ pub(super) unsafe fn is_away(state: *mut lua_State) -> bool {
     }
 }
 
-/// Raises the fault in `shared`: a table with `kind`, `message` and its further field.
+/// Raises the fault in `shared`: a table with `kind`, `message` and its further fields.
 pub(super) unsafe fn raise(state: *mut lua_State, shared: &Shared) -> ! {
     // SAFETY: `shared` keeps the fault until the table is complete. A finalizer that runs meanwhile may leave and raise
     // a fault of its own.
@@ -348,7 +377,7 @@ pub(super) unsafe fn raise(state: *mut lua_State, shared: &Shared) -> ! {
             push_bytes(state, fault.message.as_bytes());
             ffi::lua_concat(state, 2);
             ffi::lua_setfield(state, -2, c"message".as_ptr());
-            if let Some((name, value)) = &fault.field {
+            for (name, value) in &fault.fields {
                 push_bytes(state, name.as_bytes());
                 plain::push(state, value);
                 ffi::lua_rawset(state, -3);

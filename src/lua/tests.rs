@@ -24,6 +24,8 @@ mod records;
 mod redis;
 mod regex;
 mod sends;
+mod shared_state;
+mod sql;
 mod starved;
 mod tampering;
 mod time;
@@ -303,6 +305,8 @@ fn config(setup: &Setup, listeners: Vec<Listener>) -> Config {
         http: None,
         http_client: crate::config::HttpClient::default(),
         redis: vec![crate::config::Redis::named("cache")],
+        kv: vec![crate::config::Kv::named("sessions")],
+        sql: vec![crate::config::Sql::named("main")],
         warnings: Vec::new(),
     }
 }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use super::http::HttpClients;
 use super::redis::RedisClients;
+use super::sql::SqlClients;
 use crate::lua::App;
 
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
     pub(crate) http: Arc<HttpClients>,
     pub(crate) redis: Arc<RedisClients>,
+    pub(crate) sql: Arc<SqlClients>,
 }
 
 impl Clients {
@@ -17,5 +19,6 @@ impl Clients {
     pub(crate) fn join(&self, app: App) -> App {
         app.with_http(self.http.clone())
             .with_redis(self.redis.clone())
+            .with_sql(self.sql.clone())
     }
 }

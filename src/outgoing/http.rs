@@ -15,7 +15,7 @@ mod url;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use openssl::ssl::SslConnector;
@@ -30,6 +30,7 @@ use crate::telemetry::status::PoolStatus;
 use crate::wait::Fault;
 use crate::wait::http::{Http, Prepared, Request, Response};
 
+use super::registry::{Configured, Registry};
 use super::sockets::{resolver, tls};
 use connection::Pool;
 use resolver::Resolver;
@@ -45,7 +46,7 @@ const REDIRECTS: u32 = 5;
 pub(crate) struct HttpClients {
     shared: Arc<Shared>,
     idle_max: Duration,
-    clients: Mutex<Vec<Weak<Client>>>,
+    clients: Registry<Client>,
 }
 
 /// What all clients share.
@@ -83,37 +84,24 @@ impl HttpClients {
                 buffered: AtomicUsize::new(0),
             }),
             idle_max,
-            clients: Mutex::default(),
+            clients: Registry::default(),
         }
     }
 
     fn client(&self, settings: &HttpClient) -> Arc<Client> {
-        let mut clients = self.lock();
-        clients.retain(|client| client.strong_count() > 0);
-        let mut alive = clients.iter().filter_map(Weak::upgrade);
-        if let Some(client) = alive.find(|client| client.settings == *settings) {
-            return client;
-        }
-        let client = Arc::new(Client {
+        self.clients.find_or_make(settings, || Client {
             settings: settings.clone(),
             shared: Arc::clone(&self.shared),
             pool: Pool::new(settings.size, self.idle_max),
             connectors: Mutex::default(),
-        });
-        clients.push(Arc::downgrade(&client));
-        client
+        })
     }
 
     /// The pools together: that of the bundle in force, and those that drain.
     pub(crate) fn status(&self) -> PoolStatus {
         let mut sum = PoolStatus::default();
-        for client in self.lock().iter().filter_map(Weak::upgrade) {
-            let one = client.pool.counts();
-            sum.size += one.size;
-            sum.in_use += one.in_use;
-            sum.idle += one.idle;
-            sum.waiting += one.waiting;
-            sum.open += one.open;
+        for client in self.clients.alive() {
+            sum.add(&client.pool.counts());
         }
         sum
     }
@@ -121,9 +109,13 @@ impl HttpClients {
     pub(crate) fn hosts(&self) -> Vec<HostSnapshot> {
         self.shared.stats.snapshot()
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Client>>> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+impl Configured for Client {
+    type Settings = HttpClient;
+
+    fn settings(&self) -> &HttpClient {
+        &self.settings
     }
 }
 

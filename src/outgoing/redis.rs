@@ -4,7 +4,6 @@
 //! A connection serves one call at a time, so no call meets another one's transaction or reply. A call is a future:
 //! **its drop closes its connection**, wherever it was, and gives its permit back.
 
-mod back_off;
 mod call;
 mod cluster;
 mod command;
@@ -18,11 +17,13 @@ mod reply;
 mod slots;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openssl::ssl::SslConnector;
 
+use super::back_off::BackOff;
+use super::registry::{Configured, Registry};
 use super::sockets::resolver::{self, Resolver};
 use crate::config::{Config, Redis as Settings};
 use crate::lua::RedisSource;
@@ -31,7 +32,6 @@ use crate::telemetry::status::RedisStatus;
 use crate::wait::Fault;
 use crate::wait::redis::{Prepared, Redis, Request, Work};
 
-use back_off::BackOff;
 use command::Blocks;
 use connection::Pool;
 use members::Members;
@@ -43,7 +43,7 @@ const PIPELINE_MAX: usize = 100_000;
 /// The clients of the process.
 pub(crate) struct RedisClients {
     resolver: Arc<Resolver>,
-    clients: Mutex<Vec<Weak<Client>>>,
+    clients: Registry<Client>,
 }
 
 /// The client of one table of one configuration.
@@ -67,20 +67,14 @@ impl Default for RedisClients {
     fn default() -> Self {
         Self {
             resolver: Arc::new(Resolver::new(resolver::system())),
-            clients: Mutex::default(),
+            clients: Registry::default(),
         }
     }
 }
 
 impl RedisClients {
     fn client(&self, settings: &Settings) -> Arc<Client> {
-        let mut clients = self.lock();
-        clients.retain(|client| client.strong_count() > 0);
-        let mut alive = clients.iter().filter_map(Weak::upgrade);
-        if let Some(client) = alive.find(|client| client.settings == *settings) {
-            return client;
-        }
-        let client = Arc::new(Client {
+        self.clients.find_or_make(settings, || Client {
             settings: settings.clone(),
             resolver: Arc::clone(&self.resolver),
             pool: Pool::new(settings.size, IDLE_MAX),
@@ -88,15 +82,13 @@ impl RedisClients {
             back_off: Mutex::default(),
             connector: Mutex::default(),
             members: Members::default(),
-        });
-        clients.push(Arc::downgrade(&client));
-        client
+        })
     }
 
     /// The pools by name: those of the bundle in force, with those that drain.
     pub(crate) fn status(&self) -> Vec<RedisStatus> {
         let mut found: Vec<RedisStatus> = Vec::new();
-        for client in self.lock().iter().filter_map(Weak::upgrade) {
+        for client in self.clients.alive() {
             let (pool, blocking) = (client.pool.counts(), client.blocking.counts());
             let name = &client.settings.name;
             let at = found.iter().position(|one| one.name == *name);
@@ -118,9 +110,13 @@ impl RedisClients {
         found.sort_by(|one, other| one.name.cmp(&other.name));
         found
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Client>>> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+impl Configured for Client {
+    type Settings = Settings;
+
+    fn settings(&self) -> &Settings {
+        &self.settings
     }
 }
 

@@ -2,4 +2,5 @@
 
 pub(super) mod dialing;
 pub(super) mod resolver;
+pub(super) mod stream;
 pub(super) mod tls;

@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 
 use crate::config::{
-    Admin, Config, Consumer, Daemon, Http, HttpClient, Listener, Log, Lua, Producer, Redis,
+    Admin, Config, Consumer, Daemon, Http, HttpClient, Kv, Listener, Log, Lua, Producer, Redis, Sql,
 };
 
 /// When the new value of a key takes effect.
@@ -161,6 +161,34 @@ rows! {
 }
 
 rows! {
+    /// Keys of `[kv.NAME]`: a store with the same backend stays, with its entries.
+    KV: Kv {
+        name: Live,
+        backend: Live "backend" | "redis" | "prefix",
+        max_entries: Live "maxEntries",
+        max_bytes: Live "maxBytes",
+    }
+}
+
+rows! {
+    /// Keys of `[sql.NAME]`, likewise.
+    SQL: Sql {
+        name: Live,
+        location: Live "url" | "user" | "password" | "tls.*",
+        size: Live "size",
+        acquire_timeout: Live "acquireTimeout",
+        connect_timeout: Live "connectTimeout",
+        timeout: Live "timeout",
+        max_rows: Live "maxRows",
+        max_result: Live "maxResult",
+        timestamps: Live "timestamps",
+        prepare: Live "prepare",
+        once_table: Live "onceTable",
+        once_retention: Live "onceRetention",
+    }
+}
+
+rows! {
     /// Keys of `[listenerDefaults]` and `[[listeners]]`: each bundle has its own listeners.
     LISTENER: Listener {
         name: Live "name",
@@ -199,6 +227,8 @@ pub(crate) struct Difference {
     pub(crate) listeners: Changes,
     pub(crate) producers: Changes,
     pub(crate) redis: Changes,
+    pub(crate) kv: Changes,
+    pub(crate) sql: Changes,
     /// Keys (`log.level`) outside consumers and listeners whose new value is in force at once.
     pub(crate) live: Vec<String>,
 }
@@ -238,9 +268,23 @@ pub(crate) fn difference(old: &Config, new: &Config) -> Difference {
         |redis| redis.name.clone(),
         |old, new| changed(REDIS, Class::Live, old, new).is_empty(),
     );
+    let kv = compare(
+        &old.kv,
+        &new.kv,
+        |kv| kv.name.clone(),
+        |old, new| changed(KV, Class::Live, old, new).is_empty(),
+    );
+    let sql = compare(
+        &old.sql,
+        &new.sql,
+        |sql| sql.name.clone(),
+        |old, new| changed(SQL, Class::Live, old, new).is_empty(),
+    );
     Difference {
         producers,
         redis,
+        kv,
+        sql,
         added: consumers.added,
         removed: consumers.removed,
         rejoin: consumers.changed,
@@ -266,6 +310,8 @@ fn process_keys(class: Class, old: &Config, new: &Config) -> Vec<String> {
         http,
         http_client,
         redis: _,
+        kv: _,
+        sql: _,
         warnings: _,
     } = old;
     let http = match (http, &new.http) {
@@ -336,6 +382,12 @@ impl Difference {
         part("redis added", &self.redis.added);
         part("redis removed", &self.redis.removed);
         part("redis changed", &self.redis.changed);
+        part("kv added", &self.kv.added);
+        part("kv removed", &self.kv.removed);
+        part("kv changed", &self.kv.changed);
+        part("databases added", &self.sql.added);
+        part("databases removed", &self.sql.removed);
+        part("databases changed", &self.sql.changed);
         part("changed", &self.live);
         if self.listeners.reordered {
             part("changed", &["order of listeners".to_owned()]);

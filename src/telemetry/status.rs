@@ -3,10 +3,12 @@
 //! Plain data: each owner of a fact writes it here; other files print it. Times are milliseconds since the epoch.
 
 mod outside;
+mod state;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use outside::{OutsideWait, PoolStatus, ProducerStatus, RedisStatus};
+pub(crate) use outside::{OutsideWait, PoolStatus, ProducerStatus, RedisStatus, SqlStatus};
+pub(crate) use state::{CacheStatus, KvStatus};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -52,6 +54,15 @@ pub(crate) struct Status {
     /// The connections of `tide.redis`; those of a server that handlers have not used yet are absent.
     #[serde(default)]
     pub(crate) redis: Vec<RedisStatus>,
+    /// The stores of `tide.kv` whose entries this process has.
+    #[serde(default)]
+    pub(crate) kv: Vec<KvStatus>,
+    /// The caches of `tide.cache`.
+    #[serde(default)]
+    pub(crate) caches: Vec<CacheStatus>,
+    /// The connections of `tide.sql`, likewise.
+    #[serde(default)]
+    pub(crate) sql: Vec<SqlStatus>,
 }
 
 /// A load that does not end.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::dev::{Dev, run, text};
+use crate::support::postgres;
 use crate::support::redis;
 use crate::support::web::Web;
 
@@ -99,13 +100,16 @@ fn every_example_does_what_its_readme_says() {
     let web = Web::start();
     let (api, hook) = (web.url(""), web.url("/hooks"));
     let redis = redis::shared().map(redis::Redis::url);
+    let postgres = postgres::shared().map(|one| one.url(&one.database()));
     let environment = [
         ("API_URL", api.as_str()),
         ("HOOK_URL", hook.as_str()),
         ("REDIS_URL", redis.as_deref().unwrap_or_default()),
+        ("POSTGRES_URL", postgres.as_deref().unwrap_or_default()),
     ];
     for (name, directory) in examples() {
-        if name == "dedupe" && redis.is_none() {
+        let needs_postgres = matches!(&*name, "batch-insert" | "exactly-once-sql" | "upsert");
+        if name == "dedupe" && redis.is_none() || needs_postgres && postgres.is_none() {
             continue;
         }
         let readme = fs::read_to_string(directory.path().join("README.md")).unwrap();
@@ -141,6 +145,7 @@ fn every_example_does_what_its_readme_says() {
                 assert_eq!((keys.len(), different.len()), (4, 2), "{keys:?}");
             }
             "saga" => assert_saga(&web),
+            "enrich" => assert_eq!(web.seen_at("/customers/ada").len(), 1, "an answer is kept"),
             "tick-tock" => assert_eq!(
                 dev.seen("heartbeat 2"),
                 1,

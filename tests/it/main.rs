@@ -15,6 +15,7 @@ mod context; // what a handler is given
 mod control; // what code requests of its consumer: pause, resume, seek
 mod crowd; // several listeners and groups on one topic
 mod data; // what can stand in a topic
+mod databases; // statements of handlers to PostgreSQL and SQLite, well and away
 mod deferred; // messages that later code finishes
 mod delays; // topics whose messages run when they are old enough
 mod dev; // init, dev and send, as a newcomer meets them
@@ -59,6 +60,7 @@ mod secrets; // how often the file of a secret is opened
 mod secure; // TLS and SASL against a real broker, and that no secret is shown
 mod sends; // records that handlers send
 mod shares; // topics that share a busy consumer
+mod state; // state that handlers share and keep, in memory, in a file and in Redis
 mod systemd; // the shipped units under a real systemd
 mod threads; // our own threads: panics end the daemon, hangs are seen, outages are neither
 mod tidy; // rules of ARCHITECTURE.md that a look at the files can hold

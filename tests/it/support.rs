@@ -7,6 +7,7 @@ pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod http;
 pub(crate) mod kafka;
+pub(crate) mod postgres;
 pub(crate) mod project;
 pub(crate) mod records;
 pub(crate) mod redis;

@@ -1,8 +1,11 @@
-//! The clients of handlers in the output of `check`: the requests by HTTP, and the Redis servers. No secret is shown.
+//! The clients and the stores of handlers in the output of `check`: the requests by HTTP, the Redis servers, the stores and databases.
+//! No secret is shown.
+
+use std::path::Path;
 
 use serde_json::{Value as Json, json};
 
-use crate::config::{HttpClient, Redis};
+use crate::config::{HttpClient, Kv, KvBackend, Location, Redis, Sql, Timestamps, Tls};
 use crate::duration::short;
 
 pub(super) fn http_as_lines(client: &HttpClient) -> Vec<String> {
@@ -58,11 +61,7 @@ pub(super) fn redis_as_lines(redis: &Redis) -> Vec<String> {
         (None, Some(_)) => "with a password".to_owned(),
         (None, None) => "without a password".to_owned(),
     };
-    let tls = match &redis.tls {
-        None => "without TLS",
-        Some(tls) if tls.certificate.is_some() => "with TLS and a client certificate",
-        Some(_) => "with TLS",
-    };
+    let tls = tls(redis.tls.as_ref());
     vec![
         format!("{kind}, {user}, {tls}"),
         format!(
@@ -74,6 +73,14 @@ pub(super) fn redis_as_lines(redis: &Redis) -> Vec<String> {
             redis.max_reply
         ),
     ]
+}
+
+fn tls(tls: Option<&Tls>) -> &'static str {
+    match tls {
+        None => "without TLS",
+        Some(tls) if tls.certificate.is_some() => "with TLS and a client certificate",
+        Some(_) => "with TLS",
+    }
 }
 
 /// The line above those.
@@ -95,5 +102,120 @@ pub(super) fn redis_as_json(redis: &Redis) -> Json {
         "connectTimeout": redis.connect_timeout.as_millis() as u64,
         "timeout": redis.timeout.as_millis() as u64,
         "maxReply": redis.max_reply,
+    })
+}
+
+/// A store, where its entries lie, and its bounds.
+pub(super) fn kv_as_line(kv: &Kv, state_directory: &Path) -> String {
+    let name = &kv.name;
+    let bounds = || {
+        let (entries, bytes) = (kv.max_entries, kv.max_bytes);
+        format!("at most {entries} entries and {bytes} bytes")
+    };
+    match &kv.backend {
+        KvBackend::Memory => format!("kv {name} in memory: {}", bounds()),
+        KvBackend::File => {
+            let path = kv.path(state_directory);
+            format!("kv {name} in {}: {}", path.display(), bounds())
+        }
+        KvBackend::Redis { redis, prefix, .. } => {
+            format!("kv {name} in redis {redis}: keys begin with {prefix}")
+        }
+    }
+}
+
+pub(super) fn kv_as_json(kv: &Kv, state_directory: &Path) -> Json {
+    let (redis, prefix) = match &kv.backend {
+        KvBackend::Redis { redis, prefix, .. } => (Some(redis), Some(prefix)),
+        KvBackend::Memory | KvBackend::File => (None, None),
+    };
+    let bound = |most: u64| redis.is_none().then_some(most);
+    let is_file = kv.backend == KvBackend::File;
+    json!({
+        "name": kv.name,
+        "backend": kv.backend.word(),
+        "maxEntries": bound(kv.max_entries),
+        "maxBytes": bound(kv.max_bytes),
+        "file": is_file.then(|| kv.path(state_directory)),
+        "redis": redis,
+        "prefix": prefix,
+    })
+}
+
+/// Where a database is, without its credentials.
+fn location(sql: &Sql) -> String {
+    match &sql.location {
+        Location::Postgres(postgres) => {
+            format!("postgres://{}/{}", postgres.address, postgres.database)
+        }
+        Location::Sqlite(path) => format!("sqlite:{}", path.display()),
+    }
+}
+
+pub(super) fn sql_head(sql: &Sql) -> String {
+    format!("sql {} at {}", sql.name, location(sql))
+}
+
+pub(super) fn sql_as_lines(sql: &Sql) -> Vec<String> {
+    let first = match &sql.location {
+        Location::Postgres(postgres) => {
+            let password = if postgres.password.is_some() {
+                "with"
+            } else {
+                "without"
+            };
+            let prepared = if sql.prepare {
+                "stay prepared"
+            } else {
+                "are prepared for each call"
+            };
+            format!(
+                "as {}, {password} a password, {}; statements {prepared}",
+                postgres.user,
+                tls(postgres.tls.as_ref())
+            )
+        }
+        Location::Sqlite(_) => "one connection writes, and the others read".to_owned(),
+    };
+    vec![
+        first,
+        format!(
+            "at most {}, waited for {} at most; {} to connect, {} for a statement, {} rows and {} bytes of a result",
+            super::counted(sql.size, "connection"),
+            short(sql.acquire_timeout),
+            short(sql.connect_timeout),
+            short(sql.timeout),
+            sql.max_rows,
+            sql.max_result
+        ),
+        format!(
+            "once keeps its rows in {} for {}",
+            sql.once_table.join("."),
+            short(sql.once_retention)
+        ),
+    ]
+}
+
+pub(super) fn sql_as_json(sql: &Sql) -> Json {
+    let postgres = match &sql.location {
+        Location::Postgres(postgres) => Some(postgres),
+        Location::Sqlite(_) => None,
+    };
+    json!({
+        "name": sql.name,
+        "url": location(sql),
+        "user": postgres.map(|one| &one.user),
+        "password": postgres.is_some_and(|one| one.password.is_some()),
+        "tls": postgres.is_some_and(|one| one.tls.is_some()),
+        "size": sql.size,
+        "acquireTimeout": sql.acquire_timeout.as_millis() as u64,
+        "connectTimeout": sql.connect_timeout.as_millis() as u64,
+        "timeout": sql.timeout.as_millis() as u64,
+        "maxRows": sql.max_rows,
+        "maxResult": sql.max_result,
+        "timestamps": if sql.timestamps == Timestamps::Ms { "ms" } else { "string" },
+        "prepare": sql.prepare,
+        "onceTable": sql.once_table.join("."),
+        "onceRetention": sql.once_retention.as_millis() as u64,
     })
 }

@@ -4,6 +4,7 @@
 
 mod brokers;
 mod redis;
+mod sql;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -32,10 +33,14 @@ type Probe = Pin<Box<dyn Future<Output = Vec<Reached>> + Send>>;
 
 /// **The one list of what is reached**: a function for each kind of server.
 fn probes(config: &Arc<Config>) -> Vec<Probe> {
-    [brokers::probes(config), redis::probes(config)]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        brokers::probes(config),
+        redis::probes(config),
+        sql::probes(config),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Every server once, in the order of the list.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::unit::{Millis, Size};
 use super::kafka::OneOrMany;
+use super::tls::Tls;
 
 /// A Redis server of handlers, or a cluster of them.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -30,7 +31,7 @@ pub(in crate::config) struct Redis {
     /// The most bytes of the replies of a call; each value in them counts 32 bytes besides.
     pub(in crate::config) max_reply: Size,
     /// TLS: true or false, or the certificates; absent: as the address says.
-    pub(in crate::config) tls: Option<RedisTls>,
+    pub(in crate::config) tls: Option<Tls>,
 }
 
 impl Default for Redis {
@@ -48,26 +49,4 @@ impl Default for Redis {
             tls: None,
         }
     }
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub(in crate::config) enum RedisTls {
-    On(bool),
-    Table(RedisTlsTable),
-}
-
-/// The certificates of a connection to Redis.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-#[schemars(deny_unknown_fields)]
-pub(in crate::config) struct RedisTlsTable {
-    /// The trusted CA certificates, as PEM or a path; absent: those of the system.
-    pub(in crate::config) ca: Option<OneOrMany>,
-    /// A client certificate and those of its issuers, as PEM or a path.
-    pub(in crate::config) cert: Option<String>,
-    /// The key of that certificate, as PEM or a path.
-    pub(in crate::config) key: Option<String>,
-    /// The password of the key.
-    pub(in crate::config) passphrase: Option<String>,
 }

@@ -9,11 +9,13 @@ use mlua::ffi::{lua_CFunction, lua_State};
 
 use super::arguments::{Arguments, Results};
 use crate::lua::shared::Shared;
+use crate::lua::transactions::Transactions;
 use crate::message::Header;
 use crate::wait::admin::Admin;
 use crate::wait::http::Http;
 use crate::wait::redis::Redis;
 use crate::wait::send::Senders;
+use crate::wait::sql::Databases;
 use crate::wait::{Fault, Job, Value};
 
 /// `tide`, or a table in it.
@@ -47,6 +49,12 @@ pub(in crate::lua) struct Caller<'c> {
     pub(in crate::lua) http: Option<&'c dyn Http>,
     /// `None` there, too.
     pub(in crate::lua) redis: Option<&'c dyn Redis>,
+    /// `None` there, too.
+    pub(in crate::lua) sql: Option<&'c dyn Databases>,
+    /// Those of all calls.
+    pub(in crate::lua) transactions: &'c Transactions,
+    /// The call that runs, or 0.
+    pub(in crate::lua) call: u64,
     /// The identity of what the function does, by which a repeat of the call is known; none without a message of its
     /// own. Each use is another deed.
     pub(in crate::lua) identity: &'c dyn Fn() -> Option<String>,

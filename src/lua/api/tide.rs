@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
 mod base64;
+mod cache;
 #[cfg(feature = "failpoints")]
 mod echo;
 mod env;
@@ -14,13 +15,18 @@ mod hex;
 mod http;
 pub(crate) mod json;
 pub(super) mod kafka;
+pub(in crate::lua) mod kv;
+pub(in crate::lua) mod limit;
 mod log;
+mod objects;
 mod observers;
+mod once;
 pub(in crate::lua) mod options;
 mod parallel;
 mod random;
 pub(in crate::lua) mod redis;
 mod regex;
+pub(in crate::lua) mod sql;
 mod time;
 mod timers;
 mod url;
@@ -53,8 +59,11 @@ const TIDE: Module = Module {
                 unsafe { app::push(state) }
             }),
         },
+        cache::ENTRY,
         env::ENTRY,
         timers::EVERY,
+        kv::ENTRY,
+        limit::ENTRY,
         Entry {
             name: "now",
             path: "tide.now",
@@ -77,6 +86,7 @@ const TIDE: Module = Module {
             }),
         },
         observers::ON,
+        once::ENTRY,
         parallel::ENTRY,
         redis::ENTRY,
         Entry {
@@ -88,6 +98,7 @@ const TIDE: Module = Module {
             ],
             body: Body::C(sleep),
         },
+        sql::ENTRY,
     ],
 };
 
@@ -118,7 +129,11 @@ pub(in crate::lua) const MODULES: &[Module] = &[
 pub(in crate::lua) fn definitions() -> String {
     // `echo` is not available to users.
     let modules = MODULES.iter().filter(|module| module.path != "tide.echo");
-    redis::definitions() + &module::definitions(modules)
+    redis::definitions()
+        + &kv::definitions()
+        + limit::DEFINITIONS
+        + sql::DEFINITIONS
+        + &module::definitions(modules)
 }
 
 /// Makes the modules and registers `tide` for `require`.
@@ -132,6 +147,9 @@ pub(in crate::lua) unsafe fn install(state: *mut lua_State, shared: &Shared) {
         http::install(state, shared);
         redis::install(state, shared);
         regex::install(state, shared);
+        kv::install(state, shared);
+        limit::install(state, shared);
+        sql::install(state, shared);
         for module in MODULES {
             push_module(state, shared, module);
             put_into_parent(state, module.path);

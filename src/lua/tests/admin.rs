@@ -35,7 +35,7 @@ impl Admin for Rights {
                 Value::Bytes(b"orders".as_slice().into()),
             )])),
             Question::DeleteGroups { .. } => Err(Fault {
-                field: Some(("results", Value::Table(Vec::new()))),
+                fields: vec![("results", Value::Table(Vec::new()))],
                 ..Fault::new("conflict", "the group has members")
             }),
             Question::DescribeCluster => return Err(Fault::new("refused", "not allowed")),

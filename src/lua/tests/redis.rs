@@ -34,7 +34,7 @@ impl Redis for Echoing {
             Some("PING") => Err(Fault {
                 kind: "unreachable",
                 message: "LOADING".to_owned(),
-                field: Some(("code", Value::Bytes(b"LOADING".as_slice().into()))),
+                fields: vec![("code", Value::Bytes(b"LOADING".as_slice().into()))],
             }),
             _ => Ok(Value::Table((1..).map(Value::Integer).zip(words).collect())),
         };

@@ -64,6 +64,8 @@ impl Vm {
             self.shared.call.set(0);
             self.shared.coroutine.set(ptr::null_mut());
             self.shared.about.set(ptr::null());
+            // A coroutine of the handler may hold something yet.
+            self.shared.states.release_call(id.0);
             self.free.borrow_mut().push(coroutine);
             return Ended::Done;
         }
@@ -204,6 +206,7 @@ impl Vm {
         // Coroutines that waited for this call can be resumed by other calls again.
         self.shared.let_go(call.0);
         self.shared.forget_plain();
+        self.shared.states.release_call(call.0);
         self.shared.hosts.borrow_mut().remove(&coroutine.state);
         // SAFETY: sets two existing slots of the registry.
         unsafe { ffi::luaL_unref(self.main, ffi::LUA_REGISTRYINDEX, coroutine.reference) };

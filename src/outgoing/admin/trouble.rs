@@ -124,7 +124,7 @@ fn of_changes(function: &str, word: &str, changes: &Changes) -> Fault {
     });
     let results: Value = list(results);
     Fault {
-        field: Some(("results", results)),
+        fields: vec![("results", results)],
         ..Fault::new(error.admin_kind(), message)
     }
 }

@@ -7,12 +7,13 @@ use openssl::ssl::SslConnector;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::back_off::BackOff;
-use super::connection::{Connection, Pool, Stream};
+use super::connection::{Connection, Pool};
 use super::reply::Reply;
 use super::{Client, command, faults};
 use crate::config::{Address, Tls};
+use crate::outgoing::back_off::BackOff;
 use crate::outgoing::sockets::dialing::{Until, dial};
+use crate::outgoing::sockets::stream::Stream;
 use crate::outgoing::sockets::tls;
 use crate::wait::Fault;
 use crate::wait::redis::Command;

@@ -4,15 +4,14 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 
 use super::reply::{Bad, Parser, Reply};
 use crate::config::Address;
 use crate::outgoing::pool::{self, Open, Reusable};
-use crate::outgoing::sockets::tls;
+use crate::outgoing::sockets::stream::Stream;
 use crate::wait::Fault;
 
 pub(super) type Pool = pool::Pool<Address, Connection>;
@@ -21,11 +20,6 @@ pub(super) type Pool = pool::Pool<Address, Connection>;
 const CHUNK: usize = 16 << 10;
 /// A buffer that a reply has made larger is given back.
 const BUFFER_KEPT: usize = 64 << 10;
-
-pub(super) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<tls::Stream>),
-}
 
 pub(super) struct Connection {
     stream: Stream,
@@ -136,45 +130,5 @@ impl Reusable for Connection {
         let read = Pin::new(&mut self.stream).poll_read(&mut context, &mut byte);
         // What comes without a question, also the end of the stream, makes it useless.
         self.buffer.is_empty() && read.is_pending()
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        }
     }
 }

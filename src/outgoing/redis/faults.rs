@@ -83,7 +83,7 @@ pub(super) fn of_reply(error: &str) -> Fault {
     Fault {
         kind,
         message: format!("{code} {}{hint}", harmless(text)),
-        field: Some(("code", Value::Bytes(code.as_bytes().into()))),
+        fields: vec![("code", Value::Bytes(code.as_bytes().into()))],
     }
 }
 
@@ -222,8 +222,8 @@ mod tests {
             ("of a script without a code", "refused", "ERR"),
         ] {
             let fault = of_reply(error);
-            let field = Some(("code", Value::Bytes(code.as_bytes().into())));
-            assert_eq!((fault.kind, fault.field), (kind, field), "{error}");
+            let fields = vec![("code", Value::Bytes(code.as_bytes().into()))];
+            assert_eq!((fault.kind, fault.fields), (kind, fields), "{error}");
         }
     }
 

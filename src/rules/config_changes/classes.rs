@@ -1,7 +1,8 @@
 //! Holds the class comments of config.toml equal to the tables: `#key = value  # live: …`.
 
 use super::{
-    ADMIN, CONSUMER, Class, DAEMON, HTTP, HTTP_CLIENT, LISTENER, LOG, LUA, PRODUCER, REDIS, Row,
+    ADMIN, CONSUMER, Class, DAEMON, HTTP, HTTP_CLIENT, KV, LISTENER, LOG, LUA, PRODUCER, REDIS,
+    Row, SQL,
 };
 
 const REFERENCE: &str = include_str!("../../../config.toml");
@@ -90,6 +91,14 @@ fn scope(key: &str) -> (Keys, &str) {
             let (_, rest) = rest.split_once('.').expect("a server's name and a key");
             (keys(REDIS), rest)
         }
+        "kv" => {
+            let (_, rest) = rest.split_once('.').expect("a store's name and a key");
+            (keys(KV), rest)
+        }
+        "sql" => {
+            let (_, rest) = rest.split_once('.').expect("a database's name and a key");
+            (keys(SQL), rest)
+        }
         "listenerDefaults" | "listeners" => (keys(LISTENER), rest),
         _ => (process(), key),
     }
@@ -128,6 +137,8 @@ fn every_row_has_a_key_in_config_toml() {
         keys(CONSUMER),
         keys(PRODUCER),
         keys(REDIS),
+        keys(KV),
+        keys(SQL),
         keys(LISTENER),
     ]
     .concat();
@@ -145,9 +156,15 @@ fn the_rows_of_a_scope_have_the_classes_that_it_can_apply() {
             .all(|(_, class)| *class == Class::Rejoin)
     );
     assert!(
-        [keys(LISTENER), keys(PRODUCER), keys(REDIS)]
-            .concat()
-            .iter()
-            .all(|(_, class)| *class == Class::Live)
+        [
+            keys(LISTENER),
+            keys(PRODUCER),
+            keys(REDIS),
+            keys(KV),
+            keys(SQL)
+        ]
+        .concat()
+        .iter()
+        .all(|(_, class)| *class == Class::Live)
     );
 }

@@ -273,6 +273,28 @@ fn outside(samples: &mut Samples, facts: &Scrape<'_>) {
         samples.add(&f::REDIS_SIZE, &[name], count(pool.size as u64));
         samples.add(&f::REDIS_WAITING, &[name], count(pool.waiting as u64));
     }
+    for kv in &facts.status.kv {
+        samples.add(&f::KV_ENTRIES, &[&kv.name], count(kv.entries));
+        samples.add(&f::KV_BYTES, &[&kv.name], count(kv.bytes));
+    }
+    for cache in &facts.status.caches {
+        let name = cache.name.as_str();
+        samples.add(&f::CACHE_ENTRIES, &[name], count(cache.entries));
+        samples.add(&f::CACHE_CALLS, &[name, "hit"], count(cache.hits));
+        samples.add(&f::CACHE_CALLS, &[name, "miss"], count(cache.misses));
+    }
+    for sql in &facts.status.sql {
+        let (name, pool) = (sql.name.as_str(), sql.pool);
+        for (state, value) in [
+            ("in_use", pool.in_use),
+            ("idle", pool.idle),
+            ("in_transaction", sql.transactions),
+        ] {
+            samples.add(&f::SQL_CONNECTIONS, &[name, state], count(value as u64));
+        }
+        samples.add(&f::SQL_SIZE, &[name], count(pool.size as u64));
+        samples.add(&f::SQL_WAITING, &[name], count(pool.waiting as u64));
+    }
 }
 
 fn daemon(samples: &mut Samples, facts: &Scrape<'_>) {

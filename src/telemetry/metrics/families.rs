@@ -146,6 +146,20 @@ families! {
         "The most connections beside the blocking ones; after a reload those of the pools that drain, too";
     REDIS_WAITING: Gauge "moontide_redis_calls_waiting" &["redis"],
         "Calls that wait for a connection";
+    KV_ENTRIES: Gauge "moontide_kv_entries" &["kv"],
+        "Entries of a store in memory or in a file";
+    KV_BYTES: Gauge "moontide_kv_bytes" &["kv"],
+        "Bytes of keys and values of a store in memory or in a file; an entry counts 96 bytes besides";
+    CACHE_ENTRIES: Gauge "moontide_cache_entries" &["cache"],
+        "Results that a cache keeps";
+    CACHE_CALLS: Counter "moontide_cache_calls" &["cache", "result"],
+        "Calls of a cached function, by hit or miss, since the cache was made";
+    SQL_CONNECTIONS: Gauge "moontide_sql_connections" &["sql", "state"],
+        "Connections to a database; those in a transaction are in use, too";
+    SQL_SIZE: Gauge "moontide_sql_connections_max" &["sql"],
+        "The most connections; after a reload those of the pools that drain, too";
+    SQL_WAITING: Gauge "moontide_sql_calls_waiting" &["sql"],
+        "Calls that wait for a connection to a database";
     READY: Gauge "moontide_ready" &[],
         "1 while /ready answers 200";
     BUNDLE: Gauge "moontide_bundle_number" &[],

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::families::{ALL, Family, Kind};
 use crate::telemetry::metrics::*;
 use crate::telemetry::status::{
-    BreakerState, ConsumerStatus, Deferred, ListenerStatus, PartitionStatus, PoolStatus,
-    ProducerStatus, Readiness, RedisStatus, Status, TransactionStatus,
+    BreakerState, CacheStatus, ConsumerStatus, Deferred, KvStatus, ListenerStatus, PartitionStatus,
+    PoolStatus, ProducerStatus, Readiness, RedisStatus, SqlStatus, Status, TransactionStatus,
 };
 
 const NOW: i64 = 1_700_000_000_000;
@@ -123,6 +123,42 @@ fn producer() -> ProducerSnapshot {
     one
 }
 
+fn store() -> KvStatus {
+    KvStatus {
+        name: "sessions".to_owned(),
+        backend: "memory".to_owned(),
+        entries: 7,
+        bytes: 700,
+        max_entries: 1_000,
+        max_bytes: 1_000_000,
+    }
+}
+
+fn cache() -> CacheStatus {
+    CacheStatus {
+        name: "prices".to_owned(),
+        entries: 5,
+        capacity: 100,
+        bytes: 500,
+        hits: 90,
+        misses: 10,
+    }
+}
+
+fn database() -> SqlStatus {
+    SqlStatus {
+        name: "main".to_owned(),
+        pool: PoolStatus {
+            size: 8,
+            in_use: 3,
+            idle: 2,
+            waiting: 1,
+            open: 5,
+        },
+        transactions: 2,
+    }
+}
+
 fn text() -> String {
     let status = Status {
         started_at: NOW - 1_000,
@@ -152,6 +188,9 @@ fn text() -> String {
             },
             blocking: 1,
         }],
+        kv: vec![store()],
+        caches: vec![cache()],
+        sql: vec![database()],
         ..Status::default()
     };
     let mut outside = OutsideSnapshot {
@@ -192,6 +231,14 @@ fn text() -> String {
 fn check(line: &str) {
     let text = text();
     assert!(text.lines().any(|one| one == line), "{line}\n{text}");
+}
+
+#[test]
+fn the_connections_of_a_database_count_by_state() {
+    check("moontide_sql_connections{sql=\"main\",state=\"in_transaction\"} 2");
+    check("moontide_sql_connections{sql=\"main\",state=\"idle\"} 2");
+    check("moontide_sql_connections_max{sql=\"main\"} 8");
+    check("moontide_sql_calls_waiting{sql=\"main\"} 1");
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub(crate) struct OutsideWait {
     pub(crate) since: i64,
 }
 
-/// The pool of `tide.http` or of a Redis server, with the pools that drain after a reload.
+/// The pool of `tide.http`, of a Redis server or of a database, with the pools that drain after a reload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PoolStatus {
@@ -27,6 +27,28 @@ pub(crate) struct PoolStatus {
     pub(crate) waiting: usize,
     /// Sockets, those that are being closed included.
     pub(crate) open: usize,
+}
+
+impl PoolStatus {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.size += other.size;
+        self.in_use += other.in_use;
+        self.idle += other.idle;
+        self.waiting += other.waiting;
+        self.open += other.open;
+    }
+}
+
+/// The connections to a database.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SqlStatus {
+    /// That of the table of the configuration.
+    pub(crate) name: String,
+    #[serde(flatten)]
+    pub(crate) pool: PoolStatus,
+    /// Connections of transactions that are open; `inUse` has them, too.
+    pub(crate) transactions: usize,
 }
 
 /// The connections to a Redis server, or to a cluster.

@@ -11,10 +11,10 @@ use super::tree::room;
 pub(super) type Storey = (&'static str, &'static [&'static str]);
 
 /// The top of src/ stays short enough to read as a map.
-const ROOMS_MAX: usize = 28;
+const ROOMS_MAX: usize = 29;
 
 /// A storey may import itself and the storeys before it.
-pub(super) const STOREYS: [Storey; 14] = [
+pub(super) const STOREYS: [Storey; 15] = [
     (
         "ground",
         &[
@@ -36,6 +36,7 @@ pub(super) const STOREYS: [Storey; 14] = [
     ("config", &["config"]),
     ("bundle", &["bundle"]),
     ("rules", &["rules"]),
+    ("state", &["state"]),
     ("lua and telemetry", &["lua", "telemetry"]),
     ("outgoing", &["outgoing"]),
     ("assignment", &["assignment"]),
@@ -203,6 +204,6 @@ fn the_number_of_rooms_has_a_limit() {
     let paths: Vec<String> = (0..=ROOMS_MAX).map(|n| format!("src/room{n}.rs")).collect();
     let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
     let broken = rooms(&paths, &[]);
-    let line = "src: rooms: 29 stand at the top, the limit is 28";
+    let line = "src: rooms: 30 stand at the top, the limit is 29";
     assert!(broken.iter().any(|found| found == line), "{broken:?}");
 }

@@ -2,7 +2,7 @@
 
 use super::View;
 use crate::cli::status::words::{count, harmless};
-use crate::telemetry::status::{OutsideWait, PoolStatus, Status};
+use crate::telemetry::status::{CacheStatus, KvStatus, OutsideWait, PoolStatus, Status};
 
 /// The most waits that are shown without `--all`.
 const WAITS_MAX: usize = 5;
@@ -20,6 +20,14 @@ pub(super) fn lines(status: &Status, view: &View) -> Vec<String> {
         }
         lines.push(format!("redis     {}: {text}", harmless(&redis.name)));
     }
+    for sql in status.sql.iter().filter(|one| one.pool.open > 0) {
+        let mut text = pool(sql.pool, "call");
+        if sql.transactions > 0 {
+            text = format!("{text}, {} in a transaction", sql.transactions);
+        }
+        lines.push(format!("sql       {}: {text}", harmless(&sql.name)));
+    }
+    lines.extend(stores(status));
     let shown = if view.all { usize::MAX } else { WAITS_MAX };
     for one in status.waits.iter().take(shown) {
         let OutsideWait {
@@ -44,6 +52,41 @@ pub(super) fn lines(status: &Status, view: &View) -> Vec<String> {
         lines.insert(0, String::new());
     }
     lines
+}
+
+/// The stores, and the caches that calls have used.
+fn stores(status: &Status) -> Vec<String> {
+    let stores = status.kv.iter().map(|kv| {
+        let KvStatus {
+            name,
+            backend,
+            entries,
+            bytes,
+            max_entries,
+            max_bytes,
+        } = kv;
+        let name = harmless(name);
+        format!(
+            "kv        {name} ({backend}): {entries} of {max_entries} entries, {bytes} of {max_bytes} bytes"
+        )
+    });
+    let used = status.caches.iter().filter(|one| one.hits + one.misses > 0);
+    let caches = used.map(|cache| {
+        let CacheStatus {
+            name,
+            entries,
+            capacity,
+            hits,
+            misses,
+            ..
+        } = cache;
+        let percent = hits * 100 / (hits + misses);
+        let name = harmless(name);
+        format!(
+            "cache     {name}: {entries} of {capacity} results, {percent} % of the calls are hits"
+        )
+    });
+    stores.chain(caches).collect()
 }
 
 fn pool(pool: PoolStatus, what: &str) -> String {

@@ -22,7 +22,7 @@ pub(super) const MODULE: Module = Module {
         types: &[
             "Tells whether `err` is an error of a function of `tide`, and of this kind.",
             "@param err any",
-            "@param kind \"busy\"|\"closed\"|\"conflict\"|\"internal\"|\"invalid\"|\"notFound\"|\"refused\"|\"timeout\"|\"tooLarge\"|\"unreachable\"",
+            "@param kind \"busy\"|\"closed\"|\"conflict\"|\"internal\"|\"invalid\"|\"notFound\"|\"refused\"|\"timeout\"|\"tooLarge\"|\"unknown\"|\"unreachable\"",
             "@return boolean",
         ],
         body: Body::C(is),

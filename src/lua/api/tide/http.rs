@@ -10,6 +10,7 @@ use std::ffi::c_int;
 use mlua::ffi::{self, lua_State};
 
 use super::json::{Strictness, encode};
+use crate::log::log;
 use crate::lua::api::module::{Body, Caller, Entry, Module};
 use crate::lua::shared::Shared;
 use crate::lua::stack::{push_bytes, push_copy};
@@ -96,6 +97,15 @@ fn start(
         return Err(Fault::new("closed", message));
     };
     request.function = path;
+    if caller.transactions.warns_of_http(caller.call) {
+        log!(
+            warn,
+            lua,
+            function = path,
+            "a handler sends a request by HTTP while it has a transaction open, which holds a connection of its pool; \
+             further ones are not told"
+        );
+    }
     let changes = matches!(request.method.as_str(), "POST" | "PUT" | "PATCH" | "DELETE");
     if changes
         && request.header(IDEMPOTENCY_KEY).is_none()

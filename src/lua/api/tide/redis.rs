@@ -6,15 +6,16 @@ mod arguments;
 mod methods;
 mod starting;
 
-use std::ffi::{CStr, c_int};
+use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
+use super::objects::{self, Objects};
 use crate::lua::api::module::{Body, Entry};
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, push_bytes, type_name};
 use crate::lua::suspend;
-use crate::nearest::{nearest, suggestion};
+use crate::nearest::nearest;
 
 use arguments::Shape;
 pub(in crate::lua) use methods::ROWS;
@@ -70,78 +71,44 @@ const SCRIPT: Function = Function {
     shape: Shape::Plain,
 };
 
-/// The metatable of servers, and the table with those that were made.
-const METATABLE: &CStr = c"moontide.redis";
-const MADE: &CStr = c"moontide.redis.made";
+const SERVERS: Objects = Objects {
+    path: "tide.redis",
+    article: "a Redis server",
+    table: "redis",
+    metatable: c"moontide.redis",
+    made: c"moontide.redis.made",
+    push_methods,
+    unknown_method,
+};
 
 /// Makes the metatable of servers.
 pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     // SAFETY: runs protected.
-    unsafe {
-        ffi::lua_createtable(state, 0, 3);
-        shared.push_function(state, unknown_method, 0);
-        ffi::lua_setfield(state, -2, c"__index".as_ptr());
-        push_bytes(state, b"tide.redis");
-        ffi::lua_setfield(state, -2, c"__name".as_ptr());
-        ffi::lua_pushboolean(state, 1);
-        ffi::lua_setfield(state, -2, suspend::OBJECT.as_ptr());
-        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, METATABLE.as_ptr());
-    }
+    unsafe { objects::install(state, shared, &SERVERS) }
 }
 
 /// The server of this name, which a VM makes once.
 unsafe extern "C-unwind" fn named(state: *mut lua_State) -> c_int {
-    // SAFETY: the name is checked before anything is pending; it stays on the stack.
+    // SAFETY: a C function of Lua, with nothing pending.
     unsafe {
         let shared = Shared::of(state);
-        ffi::lua_settop(state, 1);
-        shared.attempt(state, || known(state, shared).map(|()| 0));
-        ffi::luaL_getsubtable(state, ffi::LUA_REGISTRYINDEX, MADE.as_ptr());
-        ffi::lua_pushvalue(state, 1);
-        if ffi::lua_rawget(state, 2) == ffi::LUA_TTABLE {
-            return 1;
-        }
-        ffi::lua_pop(state, 1);
-        ffi::lua_createtable(state, 0, (ROWS.len() + OTHERS.len()) as c_int);
+        let servers = &shared.config.redis;
+        objects::named(state, shared, &SERVERS, &|| {
+            servers.iter().map(|one| one.name.clone()).collect()
+        })
+    }
+}
+
+unsafe fn push_methods(state: *mut lua_State, shared: &Shared) {
+    // SAFETY: a table is on top, and the name at index 1.
+    unsafe {
         for entry in ROWS.iter().map(|row| &row.entry).chain(OTHERS) {
             push_bytes(state, entry.name.as_bytes());
             ffi::lua_pushvalue(state, 1);
             suspend::push_bound_entry(state, shared, entry);
             ffi::lua_rawset(state, -3);
         }
-        ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, METATABLE.as_ptr());
-        ffi::lua_setmetatable(state, -2);
-        ffi::lua_pushvalue(state, 1);
-        ffi::lua_pushvalue(state, -2);
-        ffi::lua_rawset(state, 2);
-        1
     }
-}
-
-/// Whether the first argument is the name of a server. Raises nothing.
-unsafe fn known(state: *mut lua_State, shared: &Shared) -> Result<(), String> {
-    // SAFETY: values are read, never converted in place.
-    let (name, found) = unsafe { (bytes_at(state, 1), type_name(state, 1)) };
-    let Some(name) = name else {
-        return Err(format!(
-            "`tide.redis` takes the name of a Redis server, not {found}"
-        ));
-    };
-    let name = String::from_utf8_lossy(name);
-    let servers = &shared.config.redis;
-    if servers.iter().any(|one| one.name == name) {
-        return Ok(());
-    }
-    let names: Vec<&str> = servers.iter().map(|one| one.name.as_str()).collect();
-    let meant = if names.is_empty() {
-        "and none of another name".to_owned()
-    } else {
-        suggestion(&name, &names)
-    };
-    Err(format!(
-        "`tide.redis`: the configuration has no table `[redis.{}]`, {meant}",
-        name.escape_debug()
-    ))
 }
 
 unsafe extern "C-unwind" fn unknown_method(state: *mut lua_State) -> c_int {

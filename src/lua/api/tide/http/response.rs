@@ -126,7 +126,7 @@ unsafe extern "C-unwind" fn check(state: *mut lua_State) -> c_int {
         shared.fault.replace(Some(Fault {
             kind,
             message: format!("the response has the status {status}"),
-            field: Some(("status", Value::Integer(status))),
+            fields: vec![("status", Value::Integer(status))],
         }));
         suspend::raise(state, shared)
     }

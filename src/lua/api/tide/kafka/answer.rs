@@ -29,7 +29,7 @@ pub(super) fn value(
             Err(Fault {
                 kind: failed.kind,
                 message: failed.message,
-                field: Some(("results", list(results))),
+                fields: vec![("results", list(results))],
             })
         }
     }

@@ -16,7 +16,7 @@ const FIRST: Duration = Duration::from_millis(50);
 const MOST: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default)]
-pub(super) struct BackOff(HashMap<Address, Failing>);
+pub(in crate::outgoing) struct BackOff(HashMap<Address, Failing>);
 
 #[derive(Debug)]
 struct Failing {
@@ -30,7 +30,11 @@ struct Failing {
 
 impl BackOff {
     /// Begins an attempt, or tells why there is none now.
-    pub(super) fn begin(&mut self, address: &Address, now: Instant) -> Result<(), Fault> {
+    pub(in crate::outgoing) fn begin(
+        &mut self,
+        address: &Address,
+        now: Instant,
+    ) -> Result<(), Fault> {
         let Some(failing) = self.0.get_mut(address) else {
             return Ok(());
         };
@@ -46,7 +50,7 @@ impl BackOff {
         Ok(())
     }
 
-    pub(super) fn failed(&mut self, address: &Address, now: Instant, reason: &Fault) {
+    pub(in crate::outgoing) fn failed(&mut self, address: &Address, now: Instant, reason: &Fault) {
         let failing = self.0.entry(address.clone()).or_insert_with(|| Failing {
             attempts: 0,
             until: now,
@@ -59,7 +63,7 @@ impl BackOff {
         failing.until = now + delay(failing.attempts);
     }
 
-    pub(super) fn succeeded(&mut self, address: &Address) {
+    pub(in crate::outgoing) fn succeeded(&mut self, address: &Address) {
         self.0.remove(address);
     }
 }

@@ -1,0 +1,129 @@
+//! Many rows in one go.
+
+use super::*;
+
+fn insert(rows: Vec<Vec<Value>>, on_conflict: Option<OnConflict>) -> Work {
+    Work::Insert(Insert {
+        table: vec!["t".to_owned()],
+        columns: ["id", "name", "raw", "at"].map(str::to_owned).to_vec(),
+        rows,
+        on_conflict,
+    })
+}
+
+fn row(id: i64, name: &str) -> Vec<Value> {
+    let raw = Value::Bytes(b"\0\\\n\xff".as_slice().into());
+    vec![
+        Value::Integer(id),
+        text(name),
+        raw,
+        Value::Integer(1_709_210_096_789),
+    ]
+}
+
+const TABLE: &str = "CREATE TABLE t (id bigint PRIMARY KEY, name text, raw bytea, at timestamptz, own int DEFAULT 7)";
+
+/// The same for both kinds of databases.
+pub(super) fn rows_are_copied(fixture: &Fixture) {
+    let put = |work| fixture.ended(fixture.begin(work));
+    assert_eq!(put(insert(Vec::new(), None)), Ok(Value::Integer(0)));
+    let odd = "a\tb\\N\r\n\\.\u{1F600}";
+    let mut rows: Vec<_> = (0..3_000).map(|id| row(id, odd)).collect();
+    rows[5][1] = Value::Null;
+    assert_eq!(put(insert(rows, None)), Ok(Value::Integer(3_000)));
+    let found = fixture.one("SELECT id, name, raw, at, own FROM t WHERE id = 4", &[]);
+    let [id, name, raw, at] = row(4, odd).try_into().unwrap();
+    let expected = [
+        ("id", id),
+        ("name", name),
+        ("raw", raw),
+        ("at", at),
+        ("own", Value::Integer(7)),
+    ];
+    assert_eq!(found, table(expected.to_vec()));
+    let null = fixture.one("SELECT count(*) AS n FROM t WHERE name IS NULL", &[]);
+    assert_eq!(field(&null, "n"), Value::Integer(1));
+
+    // All or nothing, and the row is named.
+    let fault = put(insert(
+        vec![row(5_000, "x"), row(5_001, "x"), row(7, "x")],
+        None,
+    ))
+    .unwrap_err();
+    assert_eq!(fault.kind, "conflict");
+    assert!(fault.message.contains("row 3: "), "{}", fault.message);
+    let fault = put(insert(vec![row(5_000, "x"), vec![Value::Nil; 4]], None)).unwrap_err();
+    assert!(
+        fault.message.contains("`id` of row 2 is nil"),
+        "{}",
+        fault.message
+    );
+    let count = || field(&fixture.one("SELECT count(*) AS n FROM t", &[]), "n");
+    assert_eq!(count(), Value::Integer(3_000));
+
+    let ignore = || OnConflict {
+        columns: Vec::new(),
+        update: Vec::new(),
+    };
+    let rows: Vec<_> = (2_000..4_500).map(|id| row(id, "new")).collect();
+    assert_eq!(put(insert(rows, Some(ignore()))), Ok(Value::Integer(1_500)));
+    assert_eq!(count(), Value::Integer(4_500));
+    let update = OnConflict {
+        columns: vec!["id".to_owned()],
+        update: vec!["name".to_owned()],
+    };
+    let rows: Vec<_> = (4_000..6_000).map(|id| row(id, "newer")).collect();
+    assert_eq!(put(insert(rows, Some(update))), Ok(Value::Integer(2_000)));
+    let newer = fixture.one("SELECT count(*) AS n FROM t WHERE name = 'newer'", &[]);
+    assert_eq!(field(&newer, "n"), Value::Integer(2_000));
+    fixture.is_at_rest();
+}
+
+#[test]
+fn rows_are_copied_whole_or_not_at_all() {
+    let Some(server) = server::shared() else {
+        return;
+    };
+    let mut settings = settings(server, &server.database());
+    settings.size = 1;
+    let fixture = Fixture::new(&settings);
+    fixture.execute(TABLE, &[]);
+    rows_are_copied(&fixture);
+    let fault = fixture
+        .ended(fixture.begin(insert(vec![vec![text("x"); 4]], None)))
+        .unwrap_err();
+    assert!(
+        fault
+            .message
+            .contains("INSERT in `main`: `id` of row 1 is a string, and the parameter is bigint")
+    );
+    fixture.execute("DROP TABLE t", &[]);
+    let fault = fixture
+        .ended(fixture.begin(insert(vec![row(1, "x")], None)))
+        .unwrap_err();
+    assert_eq!(fault.kind, "notFound");
+    assert_eq!(
+        fixture.pool().open,
+        1,
+        "every error leaves the connection in order"
+    );
+}
+
+#[test]
+fn rows_are_copied_within_a_transaction() {
+    let Some(server) = server::shared() else {
+        return;
+    };
+    let fixture = Fixture::new(&settings(server, &server.database()));
+    fixture.execute(TABLE, &[]);
+    let transaction = fixture.begun();
+    let work = transaction.request(request(insert(vec![row(1, "a"), row(2, "b")], None)));
+    assert_eq!(
+        fixture.ended(work.unwrap().requesting),
+        Ok(Value::Integer(2))
+    );
+    drop(transaction);
+    fixture.is_at_rest();
+    let count = fixture.one("SELECT count(*) AS n FROM t", &[]);
+    assert_eq!(field(&count, "n"), Value::Integer(0));
+}

@@ -1,0 +1,99 @@
+//! `db:once`: each message changes the database once, whatever ends: the daemon, the database, or both.
+
+use std::time::Duration;
+
+use super::main_table;
+use crate::support::client::numbered;
+use crate::support::daemon::Daemon;
+use crate::support::kafka;
+use crate::support::postgres::Postgres;
+use crate::support::project::{Project, from_beginning};
+use crate::support::wait::{DEADLINE, wait_for};
+
+const HANDLER: &str = r#"
+local tide = require "tide"
+local db = tide.sql("main")
+return function(message, ctx)
+  db:once(function(tx)
+    tx:execute("UPDATE total SET n = n + 1 WHERE id = $1", message.partition * 10 + message.offset % 10)
+    tx:execute("INSERT INTO seen VALUES ($1, $2)", message.partition, message.offset)
+  end)
+end
+"#;
+
+/// The number of messages.
+fn count() -> u64 {
+    let count = std::env::var("MOONTIDE_TEST_SQL_MESSAGES").ok();
+    count.and_then(|count| count.parse().ok()).unwrap_or(3_000)
+}
+
+#[test]
+fn each_message_counts_once_through_kills_of_the_daemon_and_of_the_database() {
+    let Some(kafka) = kafka::shared() else { return };
+    let Some(server) = Postgres::start_own("") else {
+        return;
+    };
+    let (database, topic) = (server.database(), kafka.topic("sql-once", 2));
+    server.sql(
+        &database,
+        "CREATE TABLE total (id int PRIMARY KEY, n bigint); CREATE TABLE seen (p int, o bigint); \
+         INSERT INTO total SELECT p * 10 + i, 0 FROM generate_series(0, 1) p, generate_series(0, 9) i",
+    );
+    let count = count();
+    let project = Project::new(kafka).sections(&main_table(
+        &server,
+        &database,
+        "size = 8\nconnectTimeout = \"2s\"",
+    ));
+    project.handler("once.lua", HANDLER);
+    let policy = "ordering = \"none\"\nonError = \"deadLetter\"\n\
+                  deadLetter = { topic = \"{topic}.dead\", allowAutoTopicCreation = true }\n\
+                  retry = { attempts = 1, initialDelay = 20, maxDelay = 100 }\n";
+    project.config(&(from_beginning("once", &topic.name, "once") + policy));
+    topic.produce((0..2).flat_map(|partition| numbered(0..count / 2, partition)));
+    let seen = || -> u64 {
+        let seen = server.try_sql(&database, "SELECT count(*) FROM seen");
+        seen.ok()
+            .and_then(|seen| seen.parse().ok())
+            .unwrap_or_default()
+    };
+    let mut daemon = Daemon::start(&project);
+    for round in 1..=4 {
+        let enough = round * count / 6;
+        daemon.wait_for("some are in the database", |_| seen() >= enough);
+        if round % 2 == 0 {
+            server.kill();
+            std::thread::sleep(Duration::from_millis(200));
+            server.start();
+        } else {
+            daemon.kill();
+            daemon = Daemon::start(&project);
+        }
+    }
+    wait_for("all are in the database", 3 * DEADLINE, || seen() >= count);
+    let lag = |partition| kafka.committed(&project.group, &topic.name, partition);
+    wait_for("all are committed", DEADLINE, || {
+        (0..2).all(|partition| lag(partition) == Some((count / 2) as i64))
+    });
+    daemon.stop();
+    let sums = server.sql(&database, "SELECT sum(n) FROM total");
+    let rows = server.sql(
+        &database,
+        "SELECT count(*), count(DISTINCT (p, o)) FROM seen",
+    );
+    assert_eq!(sums, count.to_string());
+    assert_eq!(rows, format!("{count}|{count}"));
+    assert_eq!(
+        server.sql(&database, "SELECT count(*) FROM moontide_once"),
+        count.to_string()
+    );
+    let dead = kafka.topics_with(&format!("{}.dead", topic.name));
+    assert!(
+        dead.is_empty()
+            || kafka
+                .existing_topic(&format!("{}.dead", topic.name))
+                .watermarks(0)
+                .1
+                == 0
+    );
+}
