@@ -206,7 +206,11 @@ impl Security {
             Some("an HTTP server listens at this port, not a Kafka broker")
         } else if !self.tls && answer.starts_with(&TLS_ALERT) {
             Some("the port wants TLS: set `ssl`")
-        } else if self.tls && (has("PLAINTEXT") || has("wrong version number")) {
+        } else if self.tls
+            && (has("PLAINTEXT")
+                || has("wrong version number")
+                || (has("Disconnected") && has("in state SSL_HANDSHAKE")))
+        {
             Some("the port may be one without TLS, but `ssl` is set")
         } else if self.sasl && has("not valid in current SASL state") {
             Some("the port may be one without authentication, but `sasl` is set")
@@ -323,6 +327,9 @@ mod tests {
         }
         assert_eq!(plain.hint(&size([7, 7, 7, 7])), None);
         let text = "SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener?";
+        has(tls.hint(text), "without TLS");
+        // How it ends when the other side closes at once.
+        let text = "Disconnected: SSL connection closed by peer (after 0ms in state SSL_HANDSHAKE)";
         has(tls.hint(text), "without TLS");
         let text = "SASL PLAIN mechanism handshake failed: Broker: Request not valid in current SASL state";
         has(sasl.hint(text), "without authentication");

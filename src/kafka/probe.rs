@@ -21,6 +21,9 @@ const ATTEMPT: Duration = Duration::from_secs(3);
 /// Between two looks at the reasons of librdkafka.
 const SLICE: Duration = Duration::from_millis(250);
 
+/// How long the events of the queue are taken, so that none is left.
+const DRAIN: Duration = Duration::from_millis(20);
+
 /// What a connection is made of, without its addresses: equal ones reach the same brokers.
 pub(crate) type Identity = BTreeMap<String, String>;
 
@@ -77,8 +80,8 @@ pub(crate) fn reach(
             }
             Err(error) => error,
         };
-        // Errors come by the queue of the client.
-        client.poll(Duration::ZERO);
+        // Errors come by the queue of the client, behind all log lines: a peer that closes at once makes many of these.
+        client.poll(DRAIN);
         if let Some(reason) = why.take() {
             return Err(reason);
         }

@@ -116,6 +116,28 @@ fn tls_where_there_is_none(project: &Project, broker: &str, redis: &str) {
     project.write("config.toml", &config);
 }
 
+/// As a port without TLS does with the first bytes of TLS. Its log lines stand before its errors in the client's queue.
+#[test]
+fn a_port_that_closes_each_connection_at_once_is_told_with_the_reason() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = port.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for connection in port.incoming() {
+            drop(connection);
+        }
+    });
+    let project = Project::at(address.to_string());
+    project.handler("none.lua", RECORDING);
+    project.config(&listener("none", "t", "none.handle"));
+    let config = fs::read_to_string(project.path("config.toml")).unwrap();
+    let tls = config.replace("[kafkaConfig]\n", "[kafkaConfig]\nssl = true\n");
+    project.write("config.toml", &tls);
+    let (code, text, _) = check(&project, &["--connect"]);
+    assert_eq!(code, 78, "{text}");
+    let found = line(&text, &format!("broker {address} of consumer default"));
+    assert!(found.contains("the port may be one without TLS"), "{found}");
+}
+
 /// `moontide dev`, and the address of its broker.
 fn embedded(folder: &Path) -> (Dev, String) {
     let plain = "[kafkaConfig]\nclientId = \"dev\"\nbrokers = [\"localhost:1\"]\n[consumerConfig]\ngroupId = \"dev\"\n\

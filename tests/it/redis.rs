@@ -167,7 +167,7 @@ const COMMANDS: &[&str] = &[
     assert(not ok and err:find('no method `hgetal`, did you mean `hgetall`?', 1, true), err)
     assert(err:find(':call("HGETAL", ...)', 1, true), err)
     ok, err = pcall(tide.redis, "@NAME@x")
-    assert(not ok and err:find("no server `@NAME@x`, did you mean `@NAME@`?", 1, true), err)
+    assert(not ok and err:find("no table `[redis.@NAME@x]`, did you mean `@NAME@`?", 1, true), err)
     ok, err = pcall(tide.redis)
     assert(not ok and err:find("takes the name of a Redis server, not nil", 1, true), err)
     "#,
