@@ -259,13 +259,19 @@ impl Stage {
     }
 
     fn totals(&self, violations: usize) -> Totals {
+        // One lock after the other: the threads that look take two of them in another order.
+        let (echoed, echoes_repeated) = {
+            let echoes = self.watch.echoes();
+            (echoes.read, echoes.repeated)
+        };
+        let copied = self.watch.copies().read;
         let oracle = self.oracle();
         Totals {
             produced: self.load().acked_in_all(),
             handled: oracle.finished(),
-            copied: self.watch.copies().read,
-            echoed: self.watch.echoes().read,
-            echoes_repeated: self.watch.echoes().repeated,
+            copied,
+            echoed,
+            echoes_repeated,
             restarts: self.fleet.restarts(),
             violations: violations.max(oracle.violations.len()),
         }
