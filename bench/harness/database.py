@@ -13,7 +13,7 @@ from .settings import PLACE
 
 PROGRAMS = Path("/usr/lib/postgresql")
 # The disk is not what the clients differ in.
-SETTINGS = {"fsync": "off", "synchronous_commit": "off", "max_connections": "200", "unix_socket_directories": "''",
+SETTINGS = {"fsync": "off", "synchronous_commit": "off", "max_connections": "200", "unix_socket_directories": "",
             "listen_addresses": "127.0.0.1"}
 TABLE = "drop table if exists documents; create table documents (id bigint primary key, value bytea not null)"
 
@@ -44,7 +44,7 @@ class Database:
         process.wait_until("PostgreSQL listens", 60, lambda: self._says("select 1").returncode == 0)
 
     def _says(self, statement):
-        return subprocess.run(["psql", self.url, "-qAt", "-c", statement], capture_output=True, text=True)
+        return subprocess.run([self.programs / "psql", self.url, "-qAt", "-c", statement], capture_output=True, text=True)
 
     def clear(self):
         """The table anew, empty."""

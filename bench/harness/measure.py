@@ -152,6 +152,7 @@ class Bench:
         topic = self.topics[(program.setup and program.setup.topic) or workload.topic]
         records = min(topic.records, workload.records or topic.records)
         if program.setup:
+            records = min(records, program.setup.records or records)
             return self._daemon(program.setup, topic.names(), records, out).measure(self.settings.seconds_max)
         # A peer that knows no such task does less: it only takes the messages.
         task = workload.task if workload.task in program.peer.tasks else "read"

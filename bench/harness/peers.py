@@ -46,7 +46,8 @@ class Peer:
         if "c-library" in self.needs and library is None:
             raise Failed("the librdkafka of a release build is not there: `cargo build --release` first")
         digest = hashlib.sha256(repr(library).encode())
-        for file in [*sorted(self.folder.iterdir()), *sorted((ROOT / "bench/tools").glob("*.h"))]:
+        sources = [file for file in sorted(self.folder.rglob("*")) if file.is_file()]
+        for file in [*sources, *sorted((ROOT / "bench/tools").glob("*.h"))]:
             digest.update(file.name.encode() + file.read_bytes())
         stamp = self.prepared / ".sources"
         if stamp.exists() and stamp.read_text() == digest.hexdigest():

@@ -5,9 +5,10 @@ import textwrap
 from dataclasses import asdict, dataclass
 from statistics import median
 
-from . import plot
+from . import adding, plot
 from .plot import short
 from .settings import PAGE, ROOT
+from .workloads import names
 
 
 # The goals as they were measured in a quiet hour and in a busy one (HOUR=busy).
@@ -15,6 +16,8 @@ GOALS = ROOT / "bench/goals.json"
 # The table of goals stands between these lines, in the page and in the README.
 MARKS = ("<!-- goals -->", "<!-- end of goals -->")
 README = ROOT / "README.md"
+# The workloads whose goals the README shows.
+SHORT = ("read", "json", "keys-10000", "emit", "exactly-once", "latency-1k", "http", "upserts", "idle")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Report:
         self.goals = []
         self.memory = []
         self.missing = []
+        # The names of the workloads of this run.
+        self.measured = []
 
     def add(self, workload, programs):
         with_figures = [program for program in programs if program.figures]
@@ -57,6 +62,7 @@ class Report:
             lines += [wrapped(workload.note), ""]
         lines += [f"No figure for {program.title}: {program.missing}." for program in programs if program.missing]
         self.sections.append("\n".join(lines).rstrip())
+        self.measured.append(workload.name)
 
     def _rate(self, workload, programs):
         subject = programs[0]
@@ -154,22 +160,26 @@ class Report:
     def _hours(self):
         """The goals of both hours: this run's, and those of the other hour as they were kept."""
         hours = json.loads(GOALS.read_text()) if GOALS.exists() else {}
-        return hours | {"busy" if self.settings.busy else "quiet": {
-            "revision": self.facts["Moontide"], "load": self.facts["load when it began"], "rounds": self.settings.rounds,
-            "goals": [asdict(goal) for goal in self.goals],
-        }}
+        name = "busy" if self.settings.busy else "quiet"
+        run = {"revision": self.facts["Moontide"], "load": self.facts["load when it began"], "rounds": self.settings.rounds}
+        if self.settings.adds:
+            return hours | {name: adding.add_goals(hours[name], self.goals, self.measured, names(), run)}
+        return hours | {name: run | {"goals": [asdict(goal) for goal in self.goals]}}
 
     def keep_goals(self):
-        """After a whole run: its goals in both tables. The figures of a busy hour stand nowhere else."""
-        if self.settings.is_whole:
+        """After a whole run, or one that adds to it: its goals in both tables. The figures of a busy hour stand nowhere else."""
+        if self.settings.is_whole or self.settings.adds:
             hours = self._hours()
             GOALS.write_text(json.dumps(hours, indent=1, ensure_ascii=False) + "\n")
-            for page in (PAGE, README):
-                page.write_text(with_goals(page.read_text(), hours))
+            PAGE.write_text(with_goals(PAGE.read_text(), goals_of(hours)))
+            README.write_text(with_goals(README.read_text(), short_goals_of(hours)))
 
     def write(self, peers):
         """The whole page anew, so that a run that is broken off leaves what it had."""
         if self.settings.busy:
+            return
+        if self.settings.adds:
+            self._add_to_page(peers)
             return
         parts = [
             "# Performance",
@@ -193,9 +203,20 @@ class Report:
         parts += ["## Missing", table(("workload", "program", "why"), self.missing) if self.missing else "Nothing."]
         parts += ["## How the programs are tuned", table(("program", "version", "settings"), [
             ("Moontide", self.facts["Moontide"], "its defaults, and the settings in the title of each workload"),
-            *((peer.title, peer.version, peer.tuning) for peer in peers)])]
+            *tuning_of(peers)])]
         self.page.parent.mkdir(parents=True, exist_ok=True)
         self.page.write_text("\n\n".join(parts) + "\n")
+
+
+    def _add_to_page(self, peers):
+        told = wrapped(f"Measured later, in {self.settings.rounds} rounds: {self.facts['Moontide']}, load when the run began: "
+                       f"{self.facts['load when it began']}.")
+        text = adding.add_sections(self.page.read_text(), self.sections, told)
+        self.page.write_text(adding.add_rows(text, table_rows(tuning_of(peers))))
+
+
+def tuning_of(peers):
+    return [(peer.title, peer.version, peer.tuning) for peer in peers]
 
 
 def goals_of(hours):
@@ -213,14 +234,29 @@ def goals_of(hours):
              "that others share, a rate depends on the hour."]
     notes += [f"The {name} hour: {hour['revision']}, rounds: {hour['rounds']}, load when the run began: {hour['load']}."
               for name, hour in (("quiet", quiet), ("busy", busy)) if hour["goals"]]
+    notes += [f"Later in the {name} hour: {', '.join(run['workloads'])}; {run['revision']}, rounds: {run['rounds']}, load when "
+              f"the run began: {run['load']}."
+              for name, hour in (("quiet", quiet), ("busy", busy)) for run in hour.get("later", [])]
     return [table(head, rows), wrapped(" ".join(notes))]
 
 
-def with_goals(text, hours):
+def short_goals_of(hours):
+    """The rates and latencies of the README's workloads in a quiet hour, and how many of all goals are missed."""
+    goals = hours["quiet"]["goals"]
+    shown = [goal for goal in goals if goal["workload"] in SHORT and goal["quantity"] != "CPU time"]
+    rows = [(goal["workload"], goal["against"], goal["quantity"], goal["wanted"], goal["measured"],
+             "reached" if goal["is_reached"] else "**missed**") for goal in shown]
+    missed = sum(not goal["is_reached"] for goal in goals)
+    note = f"Of {len(goals)} goals {len(goals) - missed} are reached. [Results](docs/performance.md#goals) has all of them, the processor time of " \
+           "each message, and a busy hour beside this quiet one."
+    return [table(("workload", "against", "quantity", "goal", "measured", "result"), rows), wrapped(note)]
+
+
+def with_goals(text, goals):
     """The text with the table of goals between its marks."""
     before, _, rest = text.partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
-    return "\n\n".join([before + MARKS[0], *goals_of(hours), MARKS[1] + after])
+    return "\n\n".join([before + MARKS[0], *goals, MARKS[1] + after])
 
 
 def wrapped(paragraph):
@@ -233,6 +269,10 @@ def times(number):
 
 def table(head, rows):
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)])
+    return "\n".join([*lines, *table_rows(rows)])
+
+
+def table_rows(rows):
+    return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
 
 

@@ -20,6 +20,7 @@ KNOWN = {
     "LOSS": "percent of CPU time that bench/compare lets a workload lose; without it only the rate is judged, by 10",
     "MOONTIDE": "a binary that is built already",
     "OUT": "the page to write",
+    "ADD": "1 to put what ONLY names into the page of the last whole run",
     "HOUR": "busy: only the goals are kept, as the columns of a busy hour",
 }
 
@@ -49,8 +50,11 @@ class Settings:
         self.peers = [name for name in said["PEERS"].split(",") if name] if "PEERS" in said else None
         self.moontide = Path(said["MOONTIDE"]).resolve() if "MOONTIDE" in said else None
         # What was measured in part must not replace the page of a whole run.
+        self.adds = said.get("ADD", "0") not in ("", "0")
+        if self.adds and (self.only is None or self.quick or self.scale != 1 or "OUT" in said):
+            sys.exit("ADD goes with ONLY, and with neither QUICK, SCALE nor OUT")
         self.is_whole = not (self.quick or self.only or self.scale != 1 or self.peers is not None or "OUT" in said)
-        default = PAGE if self.is_whole else PLACE / "performance.md"
+        default = PAGE if self.is_whole or self.adds else PLACE / "performance.md"
         self.page = Path(said["OUT"]).resolve() if "OUT" in said else default
         # A run that takes longer gives no figure.
         self.seconds_max = 60 if self.quick else 300

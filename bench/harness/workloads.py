@@ -32,6 +32,8 @@ class Moontide:
     name: str = "Moontide"
     topic: str | None = None
     workers: int = 1
+    # At most so many messages of the topic, where it is slower than the others.
+    records: int | None = None
     # Lines of TOML, as a user would write them.
     listener: str = ""
     consumer: str = ""
@@ -88,6 +90,11 @@ class Workload:
     missing: str = ""
 
 
+def names():
+    """Those of all workloads, in order."""
+    return [entry["name"] for entry in tomllib.loads(TABLE.read_text())["workloads"]]
+
+
 def load(scale):
     """The topics by name and the workloads in order, with numbers of messages scaled."""
     table = tomllib.loads(TABLE.read_text())
@@ -107,8 +114,9 @@ def load(scale):
         for topic in [workload.topic, *(variant.topic for variant in workload.variants if variant.topic)]:
             if topic not in topics:
                 raise SystemExit(f"workloads.toml: workload `{workload.name}`: there is no topic `{topic}`")
-        if workload.records:
-            share = topics[workload.topic].partitions * 2
-            workload.records = max(share, int(workload.records * scale) // share * share)
+        share = topics[workload.topic].partitions * 2
+        for counted in [workload, workload.subject, *workload.variants]:
+            if counted.records:
+                counted.records = max(share, int(counted.records * scale) // share * share)
         workloads.append(workload)
     return topics, workloads

@@ -1,7 +1,7 @@
 // A group member of kafkajs that handles message after message, as most of its users do: from the first message to the
 // RECORDS-th, in milliseconds. Offsets are committed automatically, or by the handler, awaited, for the task `commit`. For
-// `emit` it sends each message on to the topic of BENCH_OUT: a batch by one awaited send, or for `emit-each` message by
-// message. For `http` it gets a document of BENCH_HTTP for each message by undici, 100 of a batch at once.
+// `emit` it sends each message on to the topic of BENCH_OUT: a batch by one awaited send, or for `send` message by message.
+// For `http` it gets a document of BENCH_HTTP for each message by undici, 100 of a batch at once.
 const { Kafka, logLevel } = require('kafkajs')
 const { Pool } = require('undici')
 
@@ -29,7 +29,7 @@ const tasks = {
   commit: async ({ topic, partition, message }) => {
     await consumer.commitOffsets([{ topic, partition, offset: (BigInt(message.offset) + 1n).toString() }])
   },
-  'emit-each': async ({ message: { key, value } }) => {
+  send: async ({ message: { key, value } }) => {
     await producer.send({ topic: out, messages: [{ key, value }] })
   },
   latency: async ({ message }) => {
@@ -79,7 +79,7 @@ async function getBatch({ batch, resolveOffset, heartbeat }) {
 }
 
 async function main() {
-  if (task.startsWith('emit')) await producer.connect()
+  if (task === 'emit' || task === 'send') await producer.connect()
   await consumer.connect()
   await consumer.subscribe({ topics: [topic], fromBeginning: true })
   if (task === 'emit') return consumer.run({ eachBatch: sendBatch })
