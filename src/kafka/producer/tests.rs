@@ -105,3 +105,61 @@ fn a_question_about_topics_does_not_wait_for_a_controller_that_is_not_there() {
         .unwrap_err();
     assert!(error.is_unsupported(), "{error}");
 }
+
+/// Records whose senders wait, each a call of its own, and the numbers as they are answered.
+fn in_turn(
+    producer: &Producer,
+    values: std::ops::Range<usize>,
+) -> (Vec<bool>, mpsc::Receiver<usize>) {
+    let (sender, receiver) = mpsc::channel();
+    let send = |number: usize| {
+        let record = record("orders", 0, &number.to_string());
+        producer.send_in_turn(&[record], |_| {
+            let sender = sender.clone();
+            Box::new(move |_| sender.send(number).unwrap())
+        })
+    };
+    (values.map(send).collect(), receiver)
+}
+
+#[test]
+fn records_wait_for_their_turn_while_some_have_no_answer() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let producer = producer(&address, Duration::from_millis(500));
+    let (waits, answers) = in_turn(&producer, 0..8);
+    assert_eq!(waits, [false, false, false, false, false, true, true, true]);
+    assert_eq!(producer.in_flight(), 5);
+    producer.release();
+    assert_eq!(producer.in_flight(), 8);
+    // What waits at the end of those before it goes then. Each has one answer.
+    let (waits, further) = in_turn(&producer, 8..9);
+    assert_eq!(waits, [true]);
+    let mut answered: Vec<usize> = answers.iter().collect();
+    answered.sort_unstable();
+    assert_eq!(answered, (0..8).collect::<Vec<_>>());
+    assert_eq!(further.iter().collect::<Vec<_>>(), [8]);
+}
+
+#[test]
+fn records_that_wait_go_together_in_their_order() {
+    let broker = Broker::start().unwrap();
+    broker.create_topic("orders", 1).unwrap();
+    let producer = producer(broker.address(), Duration::from_secs(20));
+    let (waits, answers) = in_turn(&producer, 0..500);
+    assert!(waits.contains(&true), "{waits:?}");
+    assert_eq!(
+        answers.iter().collect::<Vec<_>>(),
+        (0..500).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn records_that_wait_are_answered_when_their_producer_ends() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let producer = producer(&address, Duration::from_secs(60));
+    let (_, answers) = in_turn(&producer, 0..8);
+    drop(producer);
+    assert_eq!(answers.iter().count(), 8);
+}
