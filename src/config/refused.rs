@@ -139,9 +139,12 @@ fn producer(key: &str) -> Option<&'static str> {
             "a configuration cannot hold a function; keys are mapped as by Java's clients (murmur2), and a record may have \
              a `partition`",
         ),
-        "transactionalId" | "transactionTimeout" => {
-            Some("this version has no transactions yet; remove it")
-        }
+        "transactionalId" => Some(
+            "a consumer with `exactlyOnce = true` has transactions, and an id of its own for each; remove it",
+        ),
+        "transactionTimeout" => Some(
+            "write `transaction = { timeout = … }` in `[consumerConfig]`, beside `exactlyOnce = true`",
+        ),
         "lingerMs" | "linger" => {
             Some("a send waits for its answer, so its records do not linger; remove it")
         }

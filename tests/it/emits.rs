@@ -116,6 +116,54 @@ fn a_refused_record_fails_the_run() {
     daemon.stop();
 }
 
+/// The limit of a topic becomes smaller than the batches that are written: a broker refuses them whole. No record is
+/// lost or fails by that, and the last copies stand in the order of the lane.
+#[test]
+fn a_limit_that_becomes_smaller_costs_no_small_record() {
+    let Some(kafka) = kafka::shared() else { return };
+    let body = r#"
+        if message.value == "limit" then
+          ctx.emit{ topic = out, value = "before" }
+          local admin = tide.kafka.admin
+          admin.alterConfigs{ resources = { { type = "topic", name = out,
+            configEntries = { { name = "max.message.bytes", value = "5000" } } } } }
+          local found
+          repeat
+            tide.sleep(20)
+            found = admin.describeConfigs{ resources = { { type = "topic", name = out,
+              configNames = { "max.message.bytes" } } } }
+          until found.resources[1].configEntries[1].configValue == "5000"
+        else
+          ctx.emit{ topic = out, value = message.value .. " " .. ("x"):rep(300) }
+        end
+        record.line("run", message, ctx)
+        "#;
+    let sections = "[kafka.admin]\nallow = [\"describeConfigs\", \"alterConfigs\"]\n";
+    let listener = "retry = { attempts = 2, initialDelay = \"5ms\" }\nonError = \"skip\"\n";
+    let (project, source, out) = sending(kafka, listener, sections, 1, body);
+    let source = kafka.existing_topic(&source);
+    source.produce([Message::value("limit").partition(0)]);
+    let mut daemon = Daemon::start(&project);
+    project.wait_for_entries("run", 1, DEADLINE);
+    source.produce(numbered(0..400, 0));
+    daemon.wait_for("all is committed", |_| {
+        kafka.committed(&project.group, &source.name, 0) == Some(401)
+    });
+    let runs = project.entries_of("run");
+    assert!(runs.iter().all(|one| one.attempt == 1), "{runs:?}");
+    let end = kafka.existing_topic(&out).watermarks(0).1 as usize;
+    let found = values(&kafka.read(&out, 1, end));
+    let mut numbers: Vec<u64> = Vec::new();
+    for value in &found[1..] {
+        let number = value.split(' ').next().unwrap().parse().unwrap();
+        // A copy that was written again takes the place of the one before it, and of all behind that.
+        numbers.truncate(numbers.partition_point(|one| *one < number));
+        numbers.push(number);
+    }
+    assert_eq!(numbers, (0..400).collect::<Vec<_>>());
+    daemon.stop();
+}
+
 /// `produces`, and a producer that is not there: the call raises.
 #[test]
 fn an_emit_that_is_not_allowed_raises() {

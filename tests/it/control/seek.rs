@@ -47,6 +47,52 @@ fn sought(daemon: &mut Daemon) -> (String, String, String) {
     )
 }
 
+/// A deferral of the epoch that ends has no say any more, and its message runs again from the new position on.
+#[test]
+fn a_seek_gives_deferred_messages_up() {
+    let Some(kafka) = kafka::shared() else { return };
+    let topic = kafka.topic("seek-deferred", 1);
+    let handler = r#"
+    local record, tide = require "record", require "tide"
+    local kept = {}
+    local M = {}
+    function M.handle(message, ctx)
+      if tide.app.getAttr("sought") then
+        if message.value == "seek" then
+          for _, one in ipairs(kept) do record.note("counts", tostring(one:done())) end
+        end
+        record.line("done", message, ctx)
+      elseif message.value == "seek" then
+        tide.app.setAttr("sought", true)
+        ctx.consumer.seek{ offset = 1 }
+      else
+        kept[#kept + 1] = ctx.defer{ timeout = "10m" }
+      end
+    end
+    return M
+    "#;
+    let project = project(kafka, &topic.name, handler, "ordering = \"partition\"\n");
+    topic.produce(["a", "b", "seek", "c"].map(|value| Message::value(value).partition(0)));
+
+    let mut daemon = Daemon::join(&project);
+    project.wait_for_entries("done", 3, DEADLINE);
+    assert_eq!(values(&project), "b seek c");
+    let counts = project.entries_of("counts");
+    let counts: Vec<&str> = counts.iter().map(|one| one.extra.as_str()).collect();
+    assert_eq!(counts, ["false", "false"]);
+    assert!(
+        project
+            .entries_of("done")
+            .iter()
+            .all(|one| one.attempt == 1)
+    );
+    // The seek passes the first message over.
+    daemon.wait_for("all is committed", |_| {
+        kafka.committed(&project.group, &topic.name, 0) == Some(4)
+    });
+    daemon.stop();
+}
+
 /// What follows in the batch does not run before the new position; each message runs again from there.
 #[test]
 fn a_seek_back_repeats_messages_and_commits_its_position() {

@@ -1,9 +1,10 @@
 //! Emitted records whose brokers do not answer, and daemons that end meanwhile.
 
-use crate::sends::{sending, values};
+use crate::sends::{sender, sending, values};
 use crate::support::client::numbered;
 use crate::support::daemon::Daemon;
 use crate::support::kafka::{self, Kafka, unique};
+use crate::support::project::{Project, from_beginning};
 use crate::support::wait::{DEADLINE, stays};
 
 use super::A_WHILE;
@@ -110,6 +111,53 @@ fn a_missing_topic_holds_the_lane_until_it_is_made() {
         kafka.committed(&project.group, &source, 0) == Some(3)
     });
     daemon.stop();
+}
+
+/// Records that are in no request when their partition moves are written by its next owner alone, and those of the
+/// partition that stays are written once: the two owners do not write beside each other.
+#[test]
+fn a_partition_that_moves_takes_its_unsent_records_along() {
+    let Some(kafka) = kafka::shared() else { return };
+    let Some(own) = Kafka::start_own() else {
+        return;
+    };
+    let source = kafka.topic("moves", 2);
+    let out = own.topic("moved", 2);
+    let consumer = "partitionAssigners = [\"cooperative-sticky\"]\nheartbeatInterval = \"300ms\"";
+    let sections = sections(&own, "") + "[daemon]\ndrainDeadline = \"1s\"\n";
+    let project = Project::new(kafka).consumer(consumer).sections(&sections);
+    let body = r#"
+        ctx.emit{ topic = out, value = message.value, partition = ctx.partition, producer = "other" }
+        record.line("run", message, ctx)
+        "#;
+    sender(&project, &out.name, body);
+    project.config(&from_beginning("sender", &source.name, "sender"));
+    let committed = |offset| {
+        let of = |one| kafka.committed(&project.group, &source.name, one);
+        (0..2).all(|one| of(one) == Some(offset))
+    };
+    source.produce([numbered(0..1, 0), numbered(10..11, 1)].concat());
+    let mut first = Daemon::join(&project);
+    first.wait_for("the way of the records is known", |_| committed(1));
+    own.kill();
+    source.produce([numbered(1..6, 0), numbered(11..16, 1)].concat());
+    project.wait_for_entries("run", 12, DEADLINE);
+    let second = Daemon::start(&project.another_member());
+    // Its producer has never met the broker, so that the lane waits with its first message.
+    first.wait_for("the next owner emits", |_| {
+        project.entries_of("run").len() > 12
+    });
+
+    own.start();
+    first.wait_for("all is committed", |_| committed(6));
+    let written = (0..2).map(|one| out.watermarks(one).1);
+    assert_eq!(written.collect::<Vec<_>>(), [6, 6], "each record once");
+    let mut found = own.read(&out.name, 2, 12);
+    found.sort_by_key(|one| one.partition);
+    let wanted = (0..6).chain(10..16).map(|number: u64| number.to_string());
+    assert_eq!(values(&found), wanted.collect::<Vec<_>>());
+    first.stop();
+    second.stop();
 }
 
 /// A stop does not wait longer than its deadline for a broker that is away, and commits nothing that is not written.
