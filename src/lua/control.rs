@@ -12,14 +12,20 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::rules::seek::Target;
 use crate::rules::topic_pauses::{By, Selection, TopicPauses};
+use crate::wait::sql::{Committed, Positions};
 use crate::wait::{Fault, Value};
 
 use observers::Observers;
+
+/// How long the consumer's thread may take to answer.
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
 /// The consumers of the process, by name. A consumer that a reload removes keeps its pauses for a later bundle.
 #[derive(Debug, Default)]
@@ -294,6 +300,18 @@ impl Control {
             bell();
         }
         Ok(())
+    }
+}
+
+impl Positions for Control {
+    fn committed(&self, topic: &str, partition: i32) -> Committed {
+        let answer = self.ask((topic.to_owned(), partition), What::Committed);
+        Box::pin(async move {
+            match timeout(ANSWER, answer.ok()?).await {
+                Ok(Ok(Ok(Value::Integer(offset)))) => Some(offset),
+                _ => None,
+            }
+        })
     }
 }
 

@@ -185,7 +185,7 @@ fn start(state: *mut lua_State, shared: &Shared, entry: &Entry) -> bool {
         sql: shared.sql.as_deref(),
         transactions: &shared.transactions,
         call: shared.call.get(),
-        identity: &|| identity_of(shared, Deed::Any),
+        identity: &|| identity_of(shared),
         about: &about,
         trace: &|| trace::carried(state, shared),
     };
@@ -214,18 +214,16 @@ pub(super) fn begin_job(shared: &Shared, job: Job, about: Option<String>) {
     shared.begin(Wait::Outside(watched(shared, job, about)));
 }
 
-/// What an identity is for. Each kind has its own numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Deed {
-    Any,
-    /// The body of a `once`.
-    Once,
+/// The identity of the next deed of the running call.
+fn identity_of(shared: &Shared) -> Option<String> {
+    let (origin, _) = origin_of(shared)?;
+    let ordinal = shared.ordinals.next_ordinal(shared.call.get());
+    Some(identity(&origin, &ordinal))
 }
 
-/// The identity of the next deed of the running call. A batch has none: what it does for its messages depends on how
-/// it was cut.
-pub(super) fn identity_of(shared: &Shared, deed: Deed) -> Option<String> {
-    let call = shared.call.get();
+/// The message of the running call, which does something that has a number, with the name of its consumer. A batch has
+/// none: what it does for its messages depends on how it was cut.
+pub(super) fn origin_of(shared: &Shared) -> Option<(Origin<'_>, &str)> {
     if !shared.runs_message() {
         return None;
     }
@@ -234,10 +232,6 @@ pub(super) fn identity_of(shared: &Shared, deed: Deed) -> Option<String> {
     let consumer = consumers.find(|one| one.name == listener.consumer)?;
     // SAFETY: the slice that runs now has set it, and outlives this call.
     let about = unsafe { shared.about.get().as_ref() }?;
-    let ordinal = match deed {
-        Deed::Any => shared.ordinals.next_ordinal(call),
-        Deed::Once => shared.ordinals.next_once(call),
-    };
     // The end of the call forgets the numbers.
     shared.emits.set(true);
     let origin = Origin {
@@ -248,7 +242,7 @@ pub(super) fn identity_of(shared: &Shared, deed: Deed) -> Option<String> {
         offset: about.offset,
         timestamp_ms: about.timestamp_ms,
     };
-    Some(identity(&origin, &ordinal))
+    Some((origin, &listener.consumer))
 }
 
 /// Copies of the arguments, of which each has at most as many bytes as the VM. Raises nothing.

@@ -17,13 +17,11 @@ mod reply;
 mod slots;
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use openssl::ssl::SslConnector;
-
-use super::back_off::BackOff;
 use super::registry::{Configured, Registry};
+use super::sockets::dialer::Dialer;
 use super::sockets::resolver::{self, Resolver};
 use crate::config::{Config, Redis as Settings};
 use crate::lua::RedisSource;
@@ -49,13 +47,10 @@ pub(crate) struct RedisClients {
 /// The client of one table of one configuration.
 struct Client {
     settings: Settings,
-    resolver: Arc<Resolver>,
+    dialer: Dialer,
     pool: Arc<Pool>,
     /// Of commands that wait in the server: they would take the connections of all others.
     blocking: Arc<Pool>,
-    back_off: Mutex<BackOff>,
-    /// Made at the first use.
-    connector: Mutex<Option<SslConnector>>,
     /// Of a cluster.
     members: Members,
 }
@@ -76,11 +71,13 @@ impl RedisClients {
     fn client(&self, settings: &Settings) -> Arc<Client> {
         self.clients.find_or_make(settings, || Client {
             settings: settings.clone(),
-            resolver: Arc::clone(&self.resolver),
+            dialer: Dialer::new(
+                &self.resolver,
+                settings.tls.as_ref(),
+                settings.connect_timeout,
+            ),
             pool: Pool::new(settings.size, IDLE_MAX),
             blocking: Pool::new(settings.size, IDLE_MAX),
-            back_off: Mutex::default(),
-            connector: Mutex::default(),
             members: Members::default(),
         })
     }

@@ -24,19 +24,32 @@ pub(crate) struct Origin<'a> {
 
 /// `ordinal` tells apart what the handler does for one message.
 pub(crate) fn identity(origin: &Origin<'_>, ordinal: &str) -> String {
+    let Origin {
+        offset,
+        timestamp_ms,
+        ..
+    } = origin;
+    let scope = whole_scope(origin);
+    shortened(format!("{scope}/{offset}/{timestamp_ms}/{ordinal}"))
+}
+
+/// The part that all messages of a partition have in common in a listener: one committed offset holds for them.
+pub(crate) fn scope(origin: &Origin<'_>) -> String {
+    shortened(whole_scope(origin))
+}
+
+fn whole_scope(origin: &Origin<'_>) -> String {
     let mut text = String::new();
     for name in [origin.group, origin.listener, origin.topic] {
         escape(&mut text, name);
         text.push('/');
     }
-    let Origin {
-        partition,
-        offset,
-        timestamp_ms,
-        ..
-    } = origin;
     // Writing to a string cannot fail.
-    let _ = write!(text, "{partition}/{offset}/{timestamp_ms}/{ordinal}");
+    let _ = write!(text, "{}", origin.partition);
+    text
+}
+
+fn shortened(text: String) -> String {
     if text.len() <= BYTES_MAX {
         return text;
     }
@@ -146,5 +159,38 @@ mod tests {
         assert!(found.starts_with("sha256:"));
         assert_eq!(found, identity(&origin, "1"));
         assert_ne!(found, identity(&origin, "2"));
+        let found = scope(&origin);
+        assert!(found.starts_with("sha256:") && found != identity(&origin, "1"));
+    }
+
+    #[test]
+    fn the_messages_of_a_partition_have_one_scope_in_a_listener() {
+        assert_eq!(scope(&ORIGIN), "billing/orders/orders/3");
+        let later = Origin {
+            offset: 43,
+            timestamp_ms: 7,
+            ..ORIGIN
+        };
+        assert_eq!(scope(&later), scope(&ORIGIN));
+        for other in [
+            Origin {
+                group: "b",
+                ..ORIGIN
+            },
+            Origin {
+                listener: "b",
+                ..ORIGIN
+            },
+            Origin {
+                topic: "b",
+                ..ORIGIN
+            },
+            Origin {
+                partition: 30,
+                ..ORIGIN
+            },
+        ] {
+            assert_ne!(scope(&other), scope(&ORIGIN));
+        }
     }
 }

@@ -75,16 +75,39 @@ pub(crate) enum Isolation {
     Serializable,
 }
 
+/// The answer of [`Positions::committed`].
+pub(crate) type Committed = Pin<Box<dyn Future<Output = Option<i64>> + Send>>;
+
+/// How far a consumer has committed its partitions.
+pub(crate) trait Positions: fmt::Debug + Send + Sync {
+    /// `None` where this daemon does not have the partition, or does not know its committed offset.
+    fn committed(&self, topic: &str, partition: i32) -> Committed;
+}
+
+/// What the body of a `once` does, and the message for which it does that.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    /// Equal each time that it does the same for the same message.
+    pub(crate) text: String,
+    /// Of the listener, and of the partition of the message.
+    pub(crate) scope: String,
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    /// Those of the consumer of the listener.
+    pub(crate) positions: Arc<dyn Positions>,
+}
+
 /// A transaction that is to begin.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Begin {
     /// The name of the function, for errors.
     pub(crate) function: &'static str,
     /// `None`: that of the database.
     pub(crate) isolation: Option<Isolation>,
     pub(crate) is_read_only: bool,
-    /// Of `once`: the identity of what it does.
-    pub(crate) identity: Option<String>,
+    /// Of `once`.
+    pub(crate) identity: Option<Identity>,
     pub(crate) within_transaction: bool,
 }
 

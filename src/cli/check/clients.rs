@@ -189,7 +189,7 @@ pub(super) fn sql_as_lines(sql: &Sql) -> Vec<String> {
             sql.max_result
         ),
         format!(
-            "once keeps its rows in {} for {}",
+            "once keeps its rows in {} for {}, and until their messages are committed",
             sql.once_table.join("."),
             short(sql.once_retention)
         ),

@@ -35,7 +35,7 @@ pub(in crate::config) struct Sql {
     pub(in crate::config) prepare: bool,
     /// The table of `db:once`, also as `schema.table`.
     pub(in crate::config) once_table: String,
-    /// How long a row of that table is kept.
+    /// How long a row of that table is kept; longer while its message is not committed.
     pub(in crate::config) once_retention: Millis,
     /// TLS: true or false, or the certificates; absent: as `sslmode` of the address says.
     pub(in crate::config) tls: Option<Tls>,

@@ -7,7 +7,6 @@
 
 use std::ffi::{CStr, c_int};
 use std::sync::Arc;
-use std::time::Duration;
 
 use mlua::ffi::{self, lua_State};
 use tokio::sync::oneshot;
@@ -15,7 +14,7 @@ use tokio::sync::oneshot;
 use super::call::Ctx;
 use super::fields::unknown;
 use crate::lua::control::forms::{self, Own};
-use crate::lua::control::{Control, What};
+use crate::lua::control::{ANSWER, Control, What};
 use crate::lua::plain;
 use crate::lua::shared::{Shared, Stage};
 use crate::lua::stack::{bytes_at, push_bytes};
@@ -31,8 +30,6 @@ const METATABLE: &CStr = c"moontide.consumer";
 const NAME: c_int = 1;
 /// The most bytes of an argument.
 const BYTES_MAX: usize = 1 << 20;
-/// How long the consumer's thread may take to answer.
-const ANSWER: Duration = Duration::from_secs(10);
 
 /// The methods, by index.
 const METHODS: [&str; 7] = [

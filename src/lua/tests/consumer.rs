@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::lua::control::{Holdable, What};
 use crate::lua::tests::*;
+use crate::wait::sql::Positions as _;
 use crate::wait::{Fault, Value};
 
 #[derive(Default)]
@@ -203,6 +204,29 @@ fn a_question_waits_for_the_consumer_and_its_answer_is_returned_or_raised() {
         f.resume(id, Answer::Outside(Err(fault))),
         Step::Done
     ));
+}
+
+#[test]
+fn the_committed_offset_is_known_of_a_partition_that_is_here() {
+    let (_f, app, _held) = fixture("");
+    let control = app.consumers.of("default");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    for (answer, expected) in [
+        (Ok(Value::Integer(7)), Some(7)),
+        (Ok(Value::Nil), None),
+        (Err(Fault::new("notFound", "gone")), None),
+    ] {
+        let committed = control.committed("orders", 3);
+        let question = control.take_news().unwrap().questions.remove(0);
+        assert_eq!((question.key.1, question.what), (3, What::Committed));
+        question.reply.send(answer).unwrap();
+        assert_eq!(runtime.block_on(committed), expected);
+    }
+    assert_eq!(runtime.block_on(control.committed("orders", 9)), None);
+    assert!(control.take_news().is_none());
 }
 
 #[test]

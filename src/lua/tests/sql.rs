@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use crate::lua::FailureKind;
 use crate::lua::tests::*;
-use crate::wait::sql::{Begin, Databases, Prepared, Request, Transaction, Work};
+use crate::wait::sql::{Begin, Databases, Identity, Prepared, Request, Transaction, Work};
 use crate::wait::{Cancel, Fault, Value};
 
 /// What the databases were told, in order.
@@ -18,7 +18,7 @@ struct Fake(Told);
 #[derive(Debug)]
 struct FakeTransaction {
     told: Told,
-    identity: Option<String>,
+    identity: Option<Identity>,
     is_over: Mutex<bool>,
 }
 
@@ -94,7 +94,13 @@ impl FakeTransaction {
 /// The first `once` of a call has not run before, and the second one has.
 impl Transaction for FakeTransaction {
     fn begin(&self) -> Prepared {
-        let identity = self.identity.as_deref().unwrap_or("");
+        let identity = match &self.identity {
+            Some(identity) => {
+                self.tell(&format!("scope {} {}", identity.scope, identity.offset));
+                &*identity.text
+            }
+            None => "",
+        };
         self.tell(&format!("begin {identity}"));
         prepared(Ok(Value::Boolean(!identity.ends_with("/2"))))
     }
@@ -339,6 +345,10 @@ fn a_body_of_once_has_its_own_number_and_is_passed_over() {
         .collect();
     assert_eq!(ends, ["1", "2", "1.1.1"], "{told:?}");
     assert!(begun[0].starts_with("begin g/h/orders/3/0/"), "{told:?}");
+    assert!(
+        told.contains(&"scope g/h/orders/3 0".to_owned()),
+        "{told:?}"
+    );
     assert_eq!(told.iter().filter(|one| *one == "commit").count(), 2);
     assert_eq!(told.iter().filter(|one| *one == "rollback").count(), 1);
 }

@@ -13,16 +13,12 @@ use super::Client;
 use super::connection::{Connection, Key};
 use super::url::Origin;
 use crate::config::{Proxy, Secret};
-use crate::outgoing::sockets::dialing::{Until, dial};
+use crate::outgoing::sockets::dialing::{Until, addresses, dial, unreachable};
 use crate::outgoing::sockets::tls;
 use crate::wait::Fault;
 
 /// The most bytes of a proxy's answer.
 const ANSWER_BYTES_MAX: usize = 16 << 10;
-
-fn unreachable(message: String) -> Fault {
-    Fault::new("unreachable", message)
-}
 
 fn refused(message: String) -> Fault {
     Fault::new("refused", message)
@@ -73,7 +69,7 @@ impl Client {
         if !is_named && !allow.has_addresses() {
             return Err(not_allowed(origin, None));
         }
-        let mut addresses = self.addresses(&origin.host, until).await?;
+        let mut addresses = addresses(&self.shared.resolver, &origin.host, until).await?;
         if !is_named {
             let first = addresses.first().copied();
             addresses.retain(|address| allow.allows_address(*address));
@@ -82,17 +78,6 @@ impl Client {
             }
         }
         dial(&addresses, origin.port, until).await
-    }
-
-    async fn addresses(&self, host: &str, until: Until) -> Result<Vec<IpAddr>, Fault> {
-        if let Ok(address) = host.parse() {
-            return Ok(vec![address]);
-        }
-        let what = format!("the lookup of `{host}`");
-        let found = until
-            .wait(&what, self.shared.resolver.resolve(host))
-            .await?;
-        found.map_err(|reason| unreachable(format!("{what} failed: {reason}")))
     }
 
     /// The proxy looks the name up, so only what a name or a literal address allows is allowed.
@@ -106,7 +91,7 @@ impl Client {
         if !allow.allows_host(&origin.host, origin.port) {
             return Err(not_allowed(origin, None));
         }
-        let addresses = self.addresses(&proxy.host, until).await?;
+        let addresses = addresses(&self.shared.resolver, &proxy.host, until).await?;
         let mut stream = dial(&addresses, proxy.port, until).await.map_err(|fault| {
             unreachable(format!("no connection to the proxy: {}", fault.message))
         })?;

@@ -1,13 +1,15 @@
-//! From addresses to a socket, until a deadline.
+//! From a name to addresses, and from these to a socket, until a deadline.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use super::resolver::Resolver;
 use crate::duration::short;
 use crate::wait::Fault;
 
@@ -15,6 +17,7 @@ use crate::wait::Fault;
 /// after some 75 s. There is no limit for unacknowledged bytes beside the time-out of the request.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const PROBES: u32 = 4;
+
 /// A deadline, and how an error tells it.
 #[derive(Clone, Copy)]
 pub(in crate::outgoing) struct Until {
@@ -37,8 +40,22 @@ impl Until {
     }
 }
 
-fn unreachable(message: String) -> Fault {
+pub(in crate::outgoing) fn unreachable(message: String) -> Fault {
     Fault::new("unreachable", message)
+}
+
+/// The addresses of a host, which may be one itself.
+pub(in crate::outgoing) async fn addresses(
+    resolver: &Arc<Resolver>,
+    host: &str,
+    until: Until,
+) -> Result<Vec<IpAddr>, Fault> {
+    if let Ok(address) = host.parse() {
+        return Ok(vec![address]);
+    }
+    let what = format!("the lookup of `{host}`");
+    let found = until.wait(&what, resolver.resolve(host)).await?;
+    found.map_err(|reason| unreachable(format!("{what} failed: {reason}")))
 }
 
 /// The first address that answers; each has its share of the time.

@@ -14,6 +14,16 @@ pub(in crate::outgoing) enum Stream {
     Tls(Box<tls::Stream>),
 }
 
+impl Stream {
+    /// The hash of the certificate of the server, by which a log-in is bound to this connection; `None` without TLS.
+    pub(in crate::outgoing) fn server_end_point(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => tls::server_end_point(stream),
+        }
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(
         self: Pin<&mut Self>,

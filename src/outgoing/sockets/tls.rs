@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::pin::Pin;
 
 use openssl::error::ErrorStack;
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
 use openssl::pkey::PKey;
 use openssl::ssl::{SslConnector, SslMethod};
 use openssl::x509::store::X509StoreBuilder;
@@ -76,4 +78,17 @@ pub(in crate::outgoing) async fn connect(
     } else {
         Err(Failed::Untrusted(verified.error_string().to_owned()))
     }
+}
+
+/// `tls-server-end-point` of RFC 5929: the certificate of the server by the hash of its signature, or by SHA-256 where
+/// that one is too weak. `None` for a signature without a hash of its own, such as Ed25519.
+pub(super) fn server_end_point(stream: &Stream) -> Option<Vec<u8>> {
+    let certificate = stream.ssl().peer_certificate()?;
+    let signature = certificate.signature_algorithm().object().nid();
+    let digest = match signature.signature_algorithms()?.digest {
+        Nid::MD5 | Nid::SHA1 => MessageDigest::sha256(),
+        digest => MessageDigest::from_nid(digest)?,
+    };
+    let hash = certificate.digest(digest).ok()?;
+    Some(hash.to_vec())
 }

@@ -70,8 +70,9 @@ pub(super) trait Driver: Send + Sync + 'static {
     /// Where the database is, for errors.
     fn location(&self) -> String;
 
-    /// Deletes at most `most` rows of the table of `once` that are older than this.
-    fn delete_old(table: &str, age: Duration, most: usize) -> String;
+    /// Deletes at most `most` rows of the table of `once` that are older than this. Of its two parameters the first is
+    /// their `scope`, and the second the offset below which their messages are committed.
+    fn delete_done(table: &str, age: Duration, most: usize) -> String;
 
     /// A new connection. `open` counts it, until its end.
     fn connect(
@@ -106,7 +107,8 @@ pub(super) trait Connection: Reusable {
 
     fn rollback(&mut self) -> impl Future<Output = Result<(), Fault>> + Send;
 
-    /// Makes the table of `once` where it is not there.
+    /// Makes the table of `once` where it is not there: `id`, its key; `scope`; `message_offset`; and `at`, which is now by
+    /// default.
     fn make_once_table(
         &mut self,
         table: &[String],

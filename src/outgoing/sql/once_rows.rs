@@ -1,9 +1,9 @@
 //! The table of `once`: a row for each identity, in the transaction of what was done.
 //!
-//! Rows are deleted by age. The first deletion comes some time after the first use, so that a daemon which was down for
-//! long finds the rows of the messages that it had not committed.
+//! A row is deleted when it is old, **and its message is committed**: before that the message may come again, however
+//! long the consumer stood still. Only the daemon that has the partition knows what is committed, and only it deletes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tokio::time::timeout;
 
@@ -12,20 +12,35 @@ use super::driver::{Connection as _, Driver, Role};
 use super::insertion;
 use super::lease::Lease;
 use crate::log::log;
-use crate::wait::Fault;
-use crate::wait::sql::Statement;
+use crate::wait::sql::{Identity, Statement};
+use crate::wait::{Fault, Value};
 
 /// Rows that one statement deletes, so that none takes long.
 const ROWS: usize = 5_000;
+
+fn text(text: &str) -> Value {
+    Value::Bytes(text.as_bytes().into())
+}
 
 impl<D: Driver> Client<D> {
     fn once_table(&self) -> String {
         insertion::table(&self.settings.once_table)
     }
 
-    pub(super) fn once_text(&self) -> String {
+    /// Inserts a row, unless it is there.
+    pub(super) fn once_statement(&self, identity: &Identity) -> Statement {
         let table = self.once_table();
-        format!("INSERT INTO {table} (id) VALUES ($1) ON CONFLICT (id) DO NOTHING")
+        Statement {
+            text: format!(
+                "INSERT INTO {table} (id, scope, message_offset) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING"
+            ),
+            arguments: vec![
+                text(&identity.text),
+                text(&identity.scope),
+                Value::Integer(identity.offset),
+            ],
+            prepare: None,
+        }
     }
 
     pub(super) async fn make_once_table(&self, lease: &mut Lease<D>) -> Result<(), Fault> {
@@ -50,40 +65,47 @@ impl<D: Driver> Client<D> {
         fault
     }
 
-    /// Deletes old rows in the background, now and then.
+    /// Deletes rows in the background, now and then.
     pub(super) fn clean_once(self: &Arc<Self>) {
-        if !self.once.is_due() {
-            return;
+        if self.once.is_due() {
+            tokio::spawn(clean(Arc::downgrade(self)));
         }
-        let client = Arc::downgrade(self);
-        tokio::spawn(async move {
-            while let Some(client) = client.upgrade() {
-                match client.delete_old().await {
-                    Ok(count) if count >= ROWS as u64 => {}
-                    Ok(_) => return,
-                    Err(fault) => {
-                        let (database, error) = (&client.settings.name, fault.message);
-                        log!(
-                            warn,
-                            lua,
-                            database = %database,
-                            error = %error,
-                            "old rows of the table of `once` were not deleted; the next use tries again"
-                        );
-                        return;
-                    }
-                }
-            }
-        });
     }
 
-    async fn delete_old(&self) -> Result<u64, Fault> {
+    async fn delete_done(&self, scope: &str, committed: i64) -> Result<u64, Fault> {
         let mut lease = self.lease(Role::Writes, false).await?;
         let statement = Statement {
-            text: D::delete_old(&self.once_table(), self.settings.once_retention, ROWS),
-            arguments: Vec::new(),
+            text: D::delete_done(&self.once_table(), self.settings.once_retention, ROWS),
+            arguments: vec![text(scope), Value::Integer(committed)],
             prepare: Some(false),
         };
         self.execute(&mut lease, &statement).await
+    }
+}
+
+/// Ends early when nobody has the client any more.
+async fn clean<D: Driver>(client: Weak<Client<D>>) {
+    let committed = match client.upgrade() {
+        Some(client) => client.once.committed().await,
+        None => return,
+    };
+    for (scope, offset) in committed {
+        while let Some(client) = client.upgrade() {
+            match client.delete_done(&scope, offset).await {
+                Ok(count) if count >= ROWS as u64 => {}
+                Ok(_) => break,
+                Err(fault) => {
+                    let (database, error) = (&client.settings.name, fault.message);
+                    log!(
+                        warn,
+                        lua,
+                        database = %database,
+                        error = %error,
+                        "old rows of the table of `once` were not deleted; a later use tries again"
+                    );
+                    return;
+                }
+            }
+        }
     }
 }

@@ -1,14 +1,15 @@
-//! PostgreSQL, by a client of our own: the protocol is small, and a connection that the call itself owns is closed by
-//! the drop of the call, wherever that was.
+//! PostgreSQL. A library writes and reads the messages (`postgres-protocol`). The connection is our own: the call itself
+//! owns it, so that the drop of the call ends it, wherever that was.
 
 mod arrays;
+mod authentication;
 mod connection;
 mod copying;
 mod decode;
 mod encode;
+mod failed;
 mod faults;
 mod log_in;
-mod scram;
 mod statements;
 mod types;
 mod wire;
@@ -22,10 +23,12 @@ use super::driver::{self, Bounds, Driver, NotCommitted, Ran, Role};
 use super::{Shared, insertion};
 use crate::config::{Location, Sql as Settings};
 use crate::outgoing::pool::Open;
+use crate::outgoing::sockets::dialer::Dialer;
 use crate::wait::Fault;
 use crate::wait::sql::{Begin, Insert, Isolation, Statement};
 
-use connection::{Connection, Failed};
+use connection::Connection;
+use failed::Failed;
 use log_in::Server;
 
 pub(super) struct Postgres {
@@ -42,7 +45,9 @@ impl Driver for Postgres {
     fn new(settings: &Settings, shared: &Shared) -> Self {
         let server = match &settings.location {
             Location::Postgres(postgres) => {
-                Some(Server::new(postgres, settings.connect_timeout, shared))
+                let tls = postgres.tls.as_ref();
+                let dialer = Dialer::new(&shared.resolver, tls, settings.connect_timeout);
+                Some(Server::new(postgres, dialer))
             }
             Location::Sqlite(_) => None,
         };
@@ -58,11 +63,11 @@ impl Driver for Postgres {
             .map_or_else(String::new, |server| server.settings.address.to_string())
     }
 
-    fn delete_old(table: &str, age: Duration, most: usize) -> String {
+    fn delete_done(table: &str, age: Duration, most: usize) -> String {
         let seconds = age.as_secs_f64();
         format!(
-            "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE at < now() - interval '{seconds} s' \
-             LIMIT {most})"
+            "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE scope = $1 AND message_offset < $2 AND \
+             at < now() - interval '{seconds} s' LIMIT {most})"
         )
     }
 
@@ -151,8 +156,8 @@ impl driver::Connection for Connection {
         };
         drop(missing);
         let text = format!(
-            "CREATE TABLE IF NOT EXISTS {name} (id text PRIMARY KEY, at timestamptz NOT NULL DEFAULT now()); \
-             CREATE INDEX IF NOT EXISTS {index} ON {name} (at)"
+            "CREATE TABLE IF NOT EXISTS {name} (id text PRIMARY KEY, scope text NOT NULL, message_offset bigint NOT NULL, \
+             at timestamptz NOT NULL DEFAULT now()); CREATE INDEX IF NOT EXISTS {index} ON {name} (scope, at)"
         );
         // Two daemons that make it at once are in each other's way.
         for is_last in [false, true] {
@@ -178,7 +183,7 @@ impl driver::Connection for Connection {
     }
 }
 
-/// The name of the index by time.
+/// The name of the index by scope and time.
 fn index(table: &[String]) -> String {
     let name = table.last().map_or("moontide_once", String::as_str);
     insertion::quoted(&format!("{name}_at"))

@@ -47,10 +47,11 @@ impl Driver for Sqlite {
         self.path.display().to_string()
     }
 
-    fn delete_old(table: &str, age: Duration, most: usize) -> String {
+    fn delete_done(table: &str, age: Duration, most: usize) -> String {
         let seconds = age.as_secs();
         format!(
-            "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE at < unixepoch() - {seconds} LIMIT {most})"
+            "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE scope = ?1 AND message_offset < ?2 AND \
+             at < unixepoch() - {seconds} LIMIT {most})"
         )
     }
 
@@ -114,7 +115,8 @@ fn once_table(table: &[String]) -> String {
         insertion::quoted(bare),
     );
     format!(
-        "CREATE TABLE IF NOT EXISTS {name} (id TEXT PRIMARY KEY, at INTEGER NOT NULL DEFAULT (unixepoch())) WITHOUT \
-         ROWID; CREATE INDEX IF NOT EXISTS {schema}{index} ON {bare} (at)"
+        "CREATE TABLE IF NOT EXISTS {name} (id TEXT PRIMARY KEY, scope TEXT NOT NULL, message_offset INTEGER NOT NULL, at \
+         INTEGER NOT NULL DEFAULT (unixepoch())) WITHOUT ROWID; CREATE INDEX IF NOT EXISTS {schema}{index} ON {bare} \
+         (scope, at)"
     )
 }

@@ -2,8 +2,11 @@
 
 #[path = "../../../tests/it/support/postgres.rs"]
 mod server;
+#[path = "../../../tests/it/support/web.rs"]
+mod web;
 
 mod given_up;
+mod log_in;
 mod once;
 mod proxy;
 mod rows;

@@ -14,7 +14,7 @@ use super::driver::{Connection as _, Driver, NotCommitted, Role};
 use super::lease::Lease;
 use super::{checked, sentence, verb};
 use crate::duration::short;
-use crate::wait::sql::{Begin, Prepared, Request, Statement, Transaction};
+use crate::wait::sql::{Begin, Prepared, Request, Transaction};
 use crate::wait::{Fault, Value};
 
 pub(super) struct Own<D: Driver>(Arc<Inner<D>>);
@@ -147,13 +147,10 @@ impl<D: Driver> Inner<D> {
         begun.unwrap_or_else(|_| Err(too_slow(within)))?;
         lease.begun(client.counted());
         if let Some(identity) = &self.begin.identity {
-            let statement = Statement {
-                text: client.once_text(),
-                arguments: vec![Value::Bytes(identity.as_bytes().into())],
-                prepare: None,
-            };
+            let statement = client.once_statement(identity);
             let count = client.execute(&mut lease, &statement).await;
             let count = count.map_err(|fault| client.once_failed(fault))?;
+            client.once.note(identity);
             client.clean_once();
             if count == 0 {
                 // It holds nothing, so the next call need not wait for its end.

@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 
 use mlua::ffi::{self, lua_State};
 
+use super::objects::{self, Objects};
 use crate::lua::api::module::{Body, Entry};
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, push_bytes, type_name};
@@ -33,65 +34,62 @@ pub(super) const ENTRY: Entry = Entry {
 
 const UPDATE: &str = "update";
 
-/// The metatable of stores, the table of those that were made, and that of their indices.
-const METATABLE: &CStr = c"moontide.kv";
-const MADE: &CStr = c"moontide.kv.made";
+/// The table of the indices of the stores that were made.
 const INDICES: &CStr = c"moontide.kv.indices";
+
+const STORES: Objects = Objects {
+    path: "tide.kv",
+    article: "a store",
+    table: "kv",
+    metatable: c"moontide.kv",
+    made: c"moontide.kv.made",
+    push_methods,
+    unknown_method,
+};
 
 /// Makes the metatable of stores.
 pub(super) unsafe fn install(state: *mut lua_State, shared: &Shared) {
     // SAFETY: runs protected.
-    unsafe {
-        ffi::lua_createtable(state, 0, 2);
-        shared.push_function(state, unknown_method, 0);
-        ffi::lua_setfield(state, -2, c"__index".as_ptr());
-        push_bytes(state, b"tide.kv");
-        ffi::lua_setfield(state, -2, c"__name".as_ptr());
-        ffi::lua_setfield(state, ffi::LUA_REGISTRYINDEX, METATABLE.as_ptr());
-    }
+    unsafe { objects::install(state, shared, &STORES) }
 }
 
 /// The store of this name, which a VM makes once.
 unsafe extern "C-unwind" fn named(state: *mut lua_State) -> c_int {
-    // SAFETY: the name is checked before anything is pending; it stays on the stack.
+    // SAFETY: a C function of Lua, with nothing pending.
     unsafe {
         let shared = Shared::of(state);
-        ffi::lua_settop(state, 1);
-        let mut store = 0;
-        shared.attempt(state, || {
-            store = known(state, shared)?;
-            Ok(0)
-        });
-        ffi::luaL_getsubtable(state, ffi::LUA_REGISTRYINDEX, MADE.as_ptr());
-        ffi::lua_pushvalue(state, 1);
-        if ffi::lua_rawget(state, 2) == ffi::LUA_TTABLE {
-            return 1;
-        }
-        ffi::lua_pop(state, 1);
-        ffi::lua_createtable(state, 0, METHODS.len() as c_int + 1);
-        for (index, method) in METHODS.iter().enumerate() {
-            push_bytes(state, method.name.as_bytes());
-            push_method(state, shared, index, store, operations::run);
-            ffi::lua_rawset(state, 3);
-        }
-        push_bytes(state, UPDATE.as_bytes());
-        push_method(state, shared, 0, store, update::update);
-        ffi::lua_rawset(state, 3);
-        ffi::lua_getfield(state, ffi::LUA_REGISTRYINDEX, METATABLE.as_ptr());
-        ffi::lua_setmetatable(state, 3);
-        ffi::lua_pushvalue(state, 1);
-        ffi::lua_pushvalue(state, 3);
-        ffi::lua_rawset(state, 2);
-        ffi::luaL_getsubtable(state, ffi::LUA_REGISTRYINDEX, INDICES.as_ptr());
-        ffi::lua_pushvalue(state, 3);
-        ffi::lua_pushinteger(state, store as i64);
-        ffi::lua_rawset(state, -3);
-        ffi::lua_settop(state, 3);
-        1
+        let stores = &shared.config.kv;
+        objects::named(state, shared, &STORES, &|| {
+            stores.iter().map(|one| one.name.clone()).collect()
+        })
     }
 }
 
-/// The object lies at 3.
+unsafe fn push_methods(state: *mut lua_State, shared: &Shared) {
+    // SAFETY: a table is on top, and the name of a store at index 1; only plain data is pending.
+    unsafe {
+        let object = ffi::lua_gettop(state);
+        let name = bytes_at(state, 1).unwrap_or_default();
+        let mut stores = shared.config.kv.iter();
+        let store = stores.position(|one| one.name.as_bytes() == name);
+        let store = store.unwrap_or_default();
+        for (index, method) in METHODS.iter().enumerate() {
+            push_bytes(state, method.name.as_bytes());
+            push_method(state, shared, index, store, operations::run);
+            ffi::lua_rawset(state, object);
+        }
+        push_bytes(state, UPDATE.as_bytes());
+        push_method(state, shared, 0, store, update::update);
+        ffi::lua_rawset(state, object);
+        ffi::luaL_getsubtable(state, ffi::LUA_REGISTRYINDEX, INDICES.as_ptr());
+        ffi::lua_pushvalue(state, object);
+        ffi::lua_pushinteger(state, store as i64);
+        ffi::lua_rawset(state, -3);
+        ffi::lua_settop(state, object);
+    }
+}
+
+/// The object lies below the name of the method, which is on top.
 unsafe fn push_method(
     state: *mut lua_State,
     shared: &Shared,
@@ -103,33 +101,9 @@ unsafe fn push_method(
     unsafe {
         ffi::lua_pushinteger(state, method as i64);
         ffi::lua_pushinteger(state, store as i64);
-        ffi::lua_pushvalue(state, 3);
+        ffi::lua_pushvalue(state, -4);
         shared.push_function(state, function, 3);
     }
-}
-
-/// The index of the store that the first argument names. Raises nothing.
-unsafe fn known(state: *mut lua_State, shared: &Shared) -> Result<usize, String> {
-    // SAFETY: values are read, never converted in place.
-    let (name, found) = unsafe { (bytes_at(state, 1), type_name(state, 1)) };
-    let Some(name) = name else {
-        return Err(format!("`tide.kv` takes the name of a store, not {found}"));
-    };
-    let name = String::from_utf8_lossy(name);
-    let stores = &shared.config.kv;
-    if let Some(index) = stores.iter().position(|one| one.name == name) {
-        return Ok(index);
-    }
-    let names: Vec<&str> = stores.iter().map(|one| one.name.as_str()).collect();
-    let meant = if names.is_empty() {
-        "and none of another name".to_owned()
-    } else {
-        suggestion(&name, &names)
-    };
-    let name = name.escape_debug();
-    Err(format!(
-        "`tide.kv`: the configuration has no table `[kv.{name}]`, {meant}"
-    ))
 }
 
 /// The index of the store at `index`, if an object of `tide.kv` lies there. Raises nothing.

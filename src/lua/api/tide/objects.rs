@@ -1,4 +1,4 @@
-//! Objects by the name of a table of the configuration: a Redis server, a database. A VM makes each once.
+//! Objects by the name of a table of the configuration: a Redis server, a database, a store. A VM makes each once.
 
 #![expect(unsafe_code, reason = "C functions for Lua")]
 

@@ -1,16 +1,21 @@
 //! One connection to a PostgreSQL server: an exchange at a time, by the extended protocol.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fallible_iterator::FallibleIterator as _;
+use postgres_protocol::message::backend::{DataRowBody, Message, RowDescriptionBody};
+use postgres_protocol::message::frontend::{self, BindError};
 use tokio::time::timeout;
 
 use super::decode::{self, Column};
 use super::encode::{Parameter, parameter};
+use super::failed::{Failed, reported, too_large};
 use super::faults::{self, Reported};
 use super::log_in::{LoggedIn, Server};
 use super::statements::{Known, Statements};
-use super::wire::{Broken, MESSAGE_MAX, Parts, Wire, string, unexpected};
+use super::wire::{Broken, MESSAGE_MAX, Wire, unexpected};
 use crate::config::{Sql as Settings, Timestamps};
 use crate::outgoing::pool::{Open, Reusable};
 use crate::outgoing::sockets::stream::Stream;
@@ -39,55 +44,6 @@ pub(in crate::outgoing::sql) struct Connection {
     /// Of the server: `I` idle, `T` in a transaction, `E` in one that has failed.
     state: u8,
     _open: Open,
-}
-
-/// Why an exchange has no result.
-#[derive(Debug)]
-pub(super) enum Failed {
-    /// The connection is of no use any more.
-    Broken(Broken),
-    /// The server says so.
-    Reported(Reported),
-    /// An argument, or the statement, is wrong.
-    Fault(Fault),
-}
-
-impl From<Broken> for Failed {
-    fn from(broken: Broken) -> Self {
-        Self::Broken(broken)
-    }
-}
-
-impl Failed {
-    pub(super) fn fault(self) -> Fault {
-        match self {
-            Self::Broken(Broken::Closed(reason)) => {
-                let message = format!(
-                    "the connection ended before the result: {reason}; the statement may have run"
-                );
-                Fault::new("closed", message)
-            }
-            Self::Broken(Broken::TooLarge) => too_large_message(),
-            Self::Broken(Broken::Unexpected(what)) => {
-                let message = format!("the server does not speak as PostgreSQL: {what}");
-                Fault::new("closed", message)
-            }
-            Self::Reported(reported) => reported.fault(),
-            Self::Fault(fault) => fault,
-        }
-    }
-}
-
-fn too_large_message() -> Fault {
-    Fault::new("tooLarge", "a row is larger than `maxResult` allows")
-}
-
-fn too_large(bounds: Bounds) -> Fault {
-    let message = format!(
-        "the result has more than {} bytes, which `maxResult` of the table allows; read it in parts, by LIMIT",
-        bounds.bytes
-    );
-    Fault::new("tooLarge", message)
 }
 
 impl Connection {
@@ -136,8 +92,8 @@ impl Connection {
         if !self.is_clean && !self.wire.is_sending() {
             // Ends a COPY or an exchange that waits for its next part; otherwise the server ignores it.
             let output = &mut self.wire.output;
-            output.message(b'f', |body| string(body, b"given up"));
-            output.message(b'S', |_| {});
+            let _ = output.try_push(|buffer| frontend::copy_fail("given up", buffer));
+            output.push(frontend::sync);
             let _ = self.wire.send().await;
             loop {
                 self.server.cancel(&self.logged_in).await;
@@ -149,7 +105,7 @@ impl Connection {
             }
         }
         if !self.wire.is_sending() {
-            self.wire.output.message(b'X', |_| {});
+            self.wire.output.push(frontend::terminate);
             let _ = self.wire.send().await;
         }
         self.wire.shut_down().await;
@@ -195,7 +151,7 @@ impl Connection {
                 return Err(Failed::Fault(Fault::new("invalid", message)));
             }
         };
-        self.bind(&known, &parameters, bounds);
+        self.bind(&known, &parameters, bounds)?;
         self.send().await?;
         self.result(&known, bounds).await
     }
@@ -203,38 +159,33 @@ impl Connection {
     /// Prepares a statement, and learns its parameters and columns. The exchange goes on: a pool in front of the server
     /// would otherwise give the next part to another connection.
     pub(super) async fn prepare(&mut self, text: &str, keep: bool) -> Result<Known, Failed> {
-        let name = self.statements.name(text, keep, &mut self.wire.output);
         let output = &mut self.wire.output;
-        output.message(b'P', |body| {
-            string(body, name.as_bytes());
-            string(body, text.as_bytes());
-            body.extend_from_slice(&[0; 2]);
-        });
-        output.message(b'D', |body| {
-            body.push(b'S');
-            string(body, name.as_bytes());
-        });
-        output.message(b'H', |_| {});
+        let name = self.statements.name(text, keep, output)?;
+        output.try_push(|buffer| frontend::parse(&name, text, [], buffer))?;
+        output.try_push(|buffer| frontend::describe(b'S', &name, buffer))?;
+        output.push(frontend::flush);
         self.send().await?;
-        let mut parameters = Vec::new();
+        let mut parameters: Vec<u32> = Vec::new();
         loop {
-            let (letter, body) = self.wire.receive(MESSAGE_MAX).await?;
-            let columns = match letter {
-                b'E' => {
-                    let reported = faults::read(body);
+            let (letter, message) = self.wire.receive(MESSAGE_MAX).await?;
+            let columns = match message {
+                Message::ErrorResponse(body) => {
+                    let reported = faults::read(&body);
                     return Err(self.failed(reported).await);
                 }
-                b't' => {
-                    let mut parts = Parts(body);
-                    let count = parts.u16().unwrap_or_default();
-                    parameters = (0..count).filter_map(|_| parts.u32()).collect();
+                Message::ParameterDescription(body) => {
+                    let types = body.parameters().collect();
+                    parameters = types.map_err(Broken::Malformed)?;
                     continue;
                 }
-                b'T' => columns(body).ok_or_else(|| unexpected("the columns", letter))?,
-                b'n' => Vec::new(),
-                // Parsed, closed; a notice, a setting, a notification.
-                b'1' | b'3' | b'N' | b'S' | b'A' => continue,
-                letter => return Err(unexpected("the description of a statement", letter).into()),
+                Message::RowDescription(body) => columns(&body).map_err(Broken::Malformed)?,
+                Message::NoData => Vec::new(),
+                Message::ParseComplete
+                | Message::CloseComplete
+                | Message::NoticeResponse(_)
+                | Message::ParameterStatus(_)
+                | Message::NotificationResponse(_) => continue,
+                _ => return Err(unexpected("the description of a statement", letter).into()),
             };
             let known = Known {
                 name,
@@ -248,50 +199,48 @@ impl Connection {
         }
     }
 
-    fn bind(&mut self, known: &Known, parameters: &[Parameter], bounds: Bounds) {
+    fn bind(
+        &mut self,
+        known: &Known,
+        parameters: &[Parameter],
+        bounds: Bounds,
+    ) -> Result<(), Broken> {
         let timestamps = self.mode.timestamps;
+        let formats = parameters.iter().map(|one| i16::from(one.is_binary()));
+        let of_columns = known
+            .columns
+            .iter()
+            .map(|column| i16::from(decode::is_binary(column.oid, timestamps)));
         let output = &mut self.wire.output;
-        output.message(b'B', |body| {
-            body.push(0);
-            string(body, known.name.as_bytes());
-            let count = (parameters.len() as u16).to_be_bytes();
-            body.extend_from_slice(&count);
-            for parameter in parameters {
-                let is_binary = matches!(parameter, Parameter::Binary(_));
-                body.extend_from_slice(&u16::from(is_binary).to_be_bytes());
-            }
-            body.extend_from_slice(&count);
-            for parameter in parameters {
-                match parameter {
-                    Parameter::Null => body.extend_from_slice(&(-1i32).to_be_bytes()),
-                    Parameter::Text(bytes) | Parameter::Binary(bytes) => {
-                        body.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
-                        body.extend_from_slice(bytes);
-                    }
-                }
-            }
-            body.extend_from_slice(&(known.columns.len() as u16).to_be_bytes());
-            for column in &*known.columns {
-                let is_binary = decode::is_binary(column.oid, timestamps);
-                body.extend_from_slice(&u16::from(is_binary).to_be_bytes());
-            }
-        });
+        output.try_push(|buffer| {
+            let written = frontend::bind(
+                "",
+                &known.name,
+                formats,
+                parameters,
+                |parameter: &Parameter, buffer| Ok(parameter.write(buffer)),
+                of_columns,
+                buffer,
+            );
+            written.map_err(|error| match error {
+                BindError::Serialization(error) => error,
+                BindError::Conversion(error) => io::Error::other(error),
+            })
+        })?;
         // One row too many tells that there are more.
         let most = if bounds.only_count || known.columns.is_empty() {
             0
         } else {
             bounds.rows as u32 + 1
         };
-        output.message(b'E', |body| {
-            body.push(0);
-            body.extend_from_slice(&most.to_be_bytes());
-        });
-        output.message(b'S', |_| {});
+        output.try_push(|buffer| frontend::execute("", most as i32, buffer))?;
+        output.push(frontend::sync);
+        Ok(())
     }
 
     /// The end of the exchange without a result.
     pub(super) async fn sync(&mut self) -> Result<(), Failed> {
-        self.wire.output.message(b'S', |_| {});
+        self.wire.output.push(frontend::sync);
         self.send().await?;
         self.until_ready().await
     }
@@ -310,13 +259,17 @@ impl Connection {
     /// Reads until the server waits for the next exchange.
     pub(super) async fn until_ready(&mut self) -> Result<(), Failed> {
         loop {
-            let (letter, body) = self.wire.receive(MESSAGE_MAX).await?;
-            if letter == b'Z' {
-                self.state = body.first().copied().unwrap_or(b'I');
-                self.is_clean = true;
+            let (_, message) = self.wire.receive(MESSAGE_MAX).await?;
+            if let Message::ReadyForQuery(body) = message {
+                self.ready(body.status());
                 return Ok(());
             }
         }
+    }
+
+    fn ready(&mut self, state: u8) {
+        self.state = state;
+        self.is_clean = true;
     }
 
     async fn result(&mut self, known: &Known, bounds: Bounds) -> Result<Outcome, Failed> {
@@ -331,54 +284,56 @@ impl Connection {
         };
         let (mut bytes, mut wrong) = (0, None);
         loop {
-            let (letter, body) = self.wire.receive(bounds.bytes.max(MESSAGE_MAX)).await?;
-            match letter {
-                b'D' if bounds.only_count => {}
-                b'D' => {
-                    bytes += body.len() + known.columns.len() * VALUE_BYTES;
+            let (letter, message) = self.wire.receive(bounds.bytes.max(MESSAGE_MAX)).await?;
+            match message {
+                Message::DataRow(_) if bounds.only_count => {}
+                Message::DataRow(body) => {
+                    bytes += body.buffer().len() + known.columns.len() * VALUE_BYTES;
                     if bytes > bounds.bytes {
                         // The rest is not read, so the connection is of no use any more.
-                        return Err(Failed::Fault(too_large(bounds)));
+                        return Err(too_large(bounds));
                     }
-                    let row = row(body, &known.columns, timestamps);
-                    outcome
-                        .rows
-                        .push(row.ok_or_else(|| unexpected("a row", letter))?);
+                    let row = row(&body, &known.columns, timestamps);
+                    let row = row.ok_or_else(|| unexpected("a row", letter))?;
+                    outcome.rows.push(row);
                 }
-                b'C' => outcome.count = count(body),
-                b'E' => {
-                    let reported = faults::read(body);
-                    if reported.is_fatal {
-                        return Err(Failed::Reported(reported));
-                    }
+                Message::CommandComplete(body) => {
+                    outcome.count = count(body.tag().map_err(Broken::Malformed)?);
+                }
+                Message::ErrorResponse(body) => {
                     // Behind the refusal of a COPY it says no more.
-                    wrong = wrong.or(Some(Failed::Reported(reported)));
+                    wrong = wrong.or(Some(Failed::Reported(reported(&body)?)));
                 }
-                b'G' => {
-                    self.wire
-                        .output
-                        .message(b'f', |body| string(body, b"no data"));
+                Message::CopyInResponse(_) => {
+                    let output = &mut self.wire.output;
+                    output.try_push(|buffer| frontend::copy_fail("no data", buffer))?;
                     // The server has ended the exchange at this message, and wants another end.
-                    self.wire.output.message(b'S', |_| {});
+                    output.push(frontend::sync);
                     self.send().await?;
                     let message = "COPY FROM STDIN is not possible here; `insert` copies rows";
                     wrong = Some(Failed::Fault(Fault::new("invalid", message)));
                 }
-                b'H' => {
+                Message::CopyOutResponse(_) => {
                     let message = "COPY TO STDOUT is not possible here; write a query";
                     wrong = Some(Failed::Fault(Fault::new("invalid", message)));
                 }
-                b'Z' => {
-                    self.state = body.first().copied().unwrap_or(b'I');
-                    self.is_clean = true;
+                Message::ReadyForQuery(body) => {
+                    self.ready(body.status());
                     return match wrong {
                         Some(wrong) => Err(wrong),
                         None => Ok(outcome),
                     };
                 }
-                // Bound, an empty statement, no more rows; data of a COPY and its end; a notice, a setting, a notification.
-                b'2' | b'3' | b'I' | b's' | b'd' | b'c' | b'N' | b'S' | b'A' => {}
-                letter => return Err(unexpected("a result", letter).into()),
+                Message::BindComplete
+                | Message::CloseComplete
+                | Message::EmptyQueryResponse
+                | Message::PortalSuspended
+                | Message::CopyData(_)
+                | Message::CopyDone
+                | Message::NoticeResponse(_)
+                | Message::ParameterStatus(_)
+                | Message::NotificationResponse(_) => {}
+                _ => return Err(unexpected("a result", letter).into()),
             }
         }
     }
@@ -388,15 +343,14 @@ impl Connection {
     }
 
     /// Statements of our own, without arguments and rows.
-    pub(super) fn begin_command(&mut self, text: &str) {
-        self.wire
-            .output
-            .message(b'Q', |body| string(body, text.as_bytes()));
+    pub(super) fn begin_command(&mut self, text: &str) -> Result<(), Broken> {
+        let output = &mut self.wire.output;
+        output.try_push(|buffer| frontend::query(text, buffer))
     }
 
     /// Runs such statements. Returns the tag of the last one.
     pub(super) async fn command(&mut self, text: &str) -> Result<String, Failed> {
-        self.begin_command(text);
+        self.begin_command(text)?;
         self.send().await?;
         self.tag().await
     }
@@ -405,29 +359,26 @@ impl Connection {
     pub(super) async fn tag(&mut self) -> Result<String, Failed> {
         let (mut tag, mut wrong) = (String::new(), None);
         loop {
-            let (letter, body) = self.wire.receive(MESSAGE_MAX).await?;
-            match letter {
-                b'C' => {
-                    let text = Parts(body).string().unwrap_or_default();
-                    tag = String::from_utf8_lossy(text).into_owned();
+            let (letter, message) = self.wire.receive(MESSAGE_MAX).await?;
+            match message {
+                Message::CommandComplete(body) => {
+                    body.tag().map_err(Broken::Malformed)?.clone_into(&mut tag);
                 }
-                b'E' => {
-                    let reported = faults::read(body);
-                    if reported.is_fatal {
-                        return Err(Failed::Reported(reported));
-                    }
-                    wrong = Some(reported);
-                }
-                b'Z' => {
-                    self.state = body.first().copied().unwrap_or(b'I');
-                    self.is_clean = true;
+                Message::ErrorResponse(body) => wrong = Some(reported(&body)?),
+                Message::ReadyForQuery(body) => {
+                    self.ready(body.status());
                     return match wrong {
                         Some(reported) => Err(Failed::Reported(reported)),
                         None => Ok(tag),
                     };
                 }
-                b'T' | b'D' | b'I' | b'N' | b'S' | b'A' => {}
-                letter => return Err(unexpected("a command", letter).into()),
+                Message::RowDescription(_)
+                | Message::DataRow(_)
+                | Message::EmptyQueryResponse
+                | Message::NoticeResponse(_)
+                | Message::ParameterStatus(_)
+                | Message::NotificationResponse(_) => {}
+                _ => return Err(unexpected("a command", letter).into()),
             }
         }
     }
@@ -454,44 +405,31 @@ fn parameters(oids: &[u32], arguments: &[Value]) -> Result<Vec<Parameter>, Strin
     .collect()
 }
 
-fn columns(body: &[u8]) -> Option<Vec<Column>> {
-    let mut parts = Parts(body);
-    let count = parts.u16()?;
-    (0..count)
-        .map(|_| {
-            let name = parts.string()?.into();
-            parts.bytes(6)?;
-            let oid = parts.u32()?;
-            parts.bytes(8)?;
-            Some(Column { name, oid })
+fn columns(body: &RowDescriptionBody) -> io::Result<Vec<Column>> {
+    let fields = body.fields().map(|field| {
+        Ok(Column {
+            name: field.name().as_bytes().into(),
+            oid: field.type_oid(),
         })
-        .collect()
+    });
+    fields.collect()
 }
 
-fn row(body: &[u8], columns: &[Column], timestamps: Timestamps) -> Option<Vec<Value>> {
-    let mut parts = Parts(body);
-    if usize::from(parts.u16()?) != columns.len() {
-        return None;
+/// `None` where it has other columns.
+fn row(body: &DataRowBody, columns: &[Column], timestamps: Timestamps) -> Option<Vec<Value>> {
+    let mut ranges = body.ranges();
+    let mut values = Vec::with_capacity(columns.len());
+    for column in columns {
+        values.push(match ranges.next().ok()?? {
+            Some(range) => decode::value(column.oid, body.buffer().get(range)?, timestamps),
+            None => Value::Nil,
+        });
     }
-    columns
-        .iter()
-        .map(|column| {
-            let length = parts.u32()? as i32;
-            if length < 0 {
-                return Some(Value::Nil);
-            }
-            let bytes = parts.bytes(length as usize)?;
-            Some(decode::value(column.oid, bytes, timestamps))
-        })
-        .collect()
+    matches!(ranges.next(), Ok(None)).then_some(values)
 }
 
 /// The number of rows at the end of a tag: `INSERT 0 5`.
-fn count(body: &[u8]) -> u64 {
-    let tag = Parts(body).string().unwrap_or_default();
-    let last = tag.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
-    std::str::from_utf8(last)
-        .ok()
-        .and_then(|last| last.parse().ok())
-        .unwrap_or_default()
+fn count(tag: &str) -> u64 {
+    let last = tag.rsplit(' ').next();
+    last.and_then(|last| last.parse().ok()).unwrap_or_default()
 }

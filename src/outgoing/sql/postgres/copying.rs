@@ -1,9 +1,12 @@
 //! Many rows in one go: by `COPY`, or by `INSERT` with many rows where some may be there already.
 
-use super::connection::{Connection, Failed};
+use postgres_protocol::message::backend::Message;
+use postgres_protocol::message::frontend::{self, CopyData};
+
+use super::connection::Connection;
 use super::encode::copied;
-use super::faults;
-use super::wire::{MESSAGE_MAX, unexpected};
+use super::failed::{Failed, reported};
+use super::wire::{Broken, MESSAGE_MAX, unexpected};
 use crate::outgoing::sql::driver::Bounds;
 use crate::outgoing::sql::insertion;
 use crate::wait::Fault;
@@ -46,36 +49,33 @@ impl Connection {
 
     async fn copy(&mut self, insert: &Insert, rows: &[u8]) -> Result<u64, Failed> {
         let (table, columns) = (insertion::table(&insert.table), insertion::columns(insert));
-        self.begin_command(&format!("COPY {table} ({columns}) FROM STDIN"));
+        self.begin_command(&format!("COPY {table} ({columns}) FROM STDIN"))?;
         self.send().await?;
         let mut wrong = None;
         loop {
-            let (letter, body) = self.wire.receive(MESSAGE_MAX).await?;
-            match letter {
-                b'G' => break,
-                b'E' => {
-                    let reported = faults::read(body);
-                    if reported.is_fatal {
-                        return Err(Failed::Reported(reported));
-                    }
-                    wrong = Some(reported);
+            let (letter, message) = self.wire.receive(MESSAGE_MAX).await?;
+            match message {
+                Message::CopyInResponse(_) => break,
+                Message::ErrorResponse(body) => {
+                    wrong = Some(reported(&body)?);
                     self.until_ready().await?;
                     break;
                 }
-                b'N' | b'S' | b'A' => {}
-                letter => return Err(unexpected("a copy", letter).into()),
+                Message::NoticeResponse(_)
+                | Message::ParameterStatus(_)
+                | Message::NotificationResponse(_) => {}
+                _ => return Err(unexpected("a copy", letter).into()),
             }
         }
         if let Some(reported) = wrong {
             return Err(Failed::Reported(reported));
         }
         for chunk in rows.chunks(CHUNK) {
-            self.wire
-                .output
-                .message(b'd', |body| body.extend_from_slice(chunk));
+            let data = CopyData::new(chunk).map_err(Broken::Unwritable)?;
+            self.wire.output.push(|buffer| data.write(buffer));
             self.send().await?;
         }
-        self.wire.output.message(b'c', |_| {});
+        self.wire.output.push(frontend::copy_done);
         self.send().await?;
         self.tag().await.map(|_| insert.rows.len() as u64)
     }

@@ -2,6 +2,8 @@
 //!
 //! Columns come as text, in which every type has a form, but for `bytea` and for times in milliseconds.
 
+use postgres_protocol::types::{bytea_from_sql, date_from_sql, timestamp_from_sql};
+
 use super::arrays;
 use super::types::{Kind, kind};
 use crate::config::Timestamps;
@@ -31,7 +33,7 @@ pub(super) fn is_binary(oid: u32, timestamps: Timestamps) -> bool {
 pub(super) fn value(oid: u32, bytes: &[u8], timestamps: Timestamps) -> Value {
     let kind = kind(oid);
     match kind {
-        Kind::Bytea => Value::Bytes(bytes.into()),
+        Kind::Bytea => Value::Bytes(bytea_from_sql(bytes).into()),
         Kind::Timestamp | Kind::Date if timestamps == Timestamps::Ms => {
             time(kind, bytes).unwrap_or_else(|| Value::Bytes(bytes.into()))
         }
@@ -72,10 +74,10 @@ fn unhexed(text: &[u8]) -> Option<Value> {
 
 fn time(kind: Kind, bytes: &[u8]) -> Option<Value> {
     let (ms, is_least, is_most) = if kind == Kind::Date {
-        let days = i32::from_be_bytes(bytes.try_into().ok()?);
+        let days = date_from_sql(bytes).ok()?;
         (i64::from(days) * DAY, days == i32::MIN, days == i32::MAX)
     } else {
-        let micros = i64::from_be_bytes(bytes.try_into().ok()?);
+        let micros = timestamp_from_sql(bytes).ok()?;
         (
             micros.div_euclid(1_000),
             micros == i64::MIN,

@@ -1,9 +1,13 @@
 //! From the arguments of a handler to the parameters of a statement, by the types that the server has told. Pure.
 //!
-//! Parameters go as text, in which every type has a form, but for `bytea`.
-//! An error is the part of a sentence behind the place of the argument.
+//! Parameters go as text, in which every type has a form, but for `bytea`: the library has no binary form of `numeric` and
+//! of most others. An error is the part of a sentence behind the place of the argument.
 
 use std::io::Write as _;
+
+use bytes::BytesMut;
+use postgres_protocol::IsNull;
+use postgres_protocol::types::bytea_to_sql;
 
 use super::arrays;
 use super::types::{Kind, kind, name};
@@ -17,6 +21,22 @@ pub(super) enum Parameter {
     Text(Vec<u8>),
     /// The bytes of a `bytea` themselves.
     Binary(Vec<u8>),
+}
+
+impl Parameter {
+    pub(super) fn is_binary(&self) -> bool {
+        matches!(self, Self::Binary(_))
+    }
+
+    /// Appends its bytes to a message.
+    pub(super) fn write(&self, buffer: &mut BytesMut) -> IsNull {
+        match self {
+            Self::Null => return IsNull::Yes,
+            Self::Text(text) => buffer.extend_from_slice(text),
+            Self::Binary(bytes) => bytea_to_sql(bytes, buffer),
+        }
+        IsNull::No
+    }
 }
 
 pub(super) fn parameter(oid: u32, value: &Value) -> Result<Parameter, String> {

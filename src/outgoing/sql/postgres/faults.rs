@@ -3,6 +3,9 @@
 //! **The kind says whether the message is to blame.** A server that shuts down, only reads or has no connections left
 //! would refuse every message: such an error is one of `wait::AWAY`.
 
+use fallible_iterator::FallibleIterator as _;
+use postgres_protocol::message::backend::ErrorResponseBody;
+
 use crate::wait::{Fault, Value};
 
 /// The most characters of a server's sentence.
@@ -19,19 +22,13 @@ pub(super) struct Reported {
     pub(super) line: Option<usize>,
 }
 
-/// The fields of an error: a letter and a string each.
-pub(super) fn read(mut body: &[u8]) -> Reported {
+/// What is broken in it is left out.
+pub(super) fn read(body: &ErrorResponseBody) -> Reported {
     let mut reported = Reported::default();
-    while let Some((letter, rest)) = body.split_first() {
-        if *letter == 0 {
-            break;
-        }
-        let end = rest
-            .iter()
-            .position(|byte| *byte == 0)
-            .unwrap_or(rest.len());
-        let value = String::from_utf8_lossy(&rest[..end]).into_owned();
-        match letter {
+    let mut fields = body.fields();
+    while let Ok(Some(field)) = fields.next() {
+        let value = String::from_utf8_lossy(field.value_bytes()).into_owned();
+        match field.type_() {
             b'V' => reported.is_fatal = value == "FATAL" || value == "PANIC",
             b'C' => reported.sqlstate = value,
             b'M' => reported.text = value,
@@ -39,7 +36,6 @@ pub(super) fn read(mut body: &[u8]) -> Reported {
             b'W' => reported.line = line(&value),
             _ => {}
         }
-        body = rest.get(end + 1..).unwrap_or_default();
     }
     reported
 }
@@ -130,7 +126,19 @@ pub(super) fn harmless(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+    use postgres_protocol::message::backend::Message;
+
     use super::*;
+
+    fn read(body: &[u8]) -> Reported {
+        let length = (body.len() as u32 + 4).to_be_bytes();
+        let mut message = BytesMut::from(&[b"E", &length[..], body].concat()[..]);
+        match Message::parse(&mut message) {
+            Ok(Some(Message::ErrorResponse(body))) => super::read(&body),
+            _ => panic!("it is an error"),
+        }
+    }
 
     #[test]
     fn an_error_has_its_kind_its_state_and_its_constraint() {
@@ -183,7 +191,7 @@ mod tests {
     #[test]
     fn a_broken_report_is_an_error_still() {
         assert_eq!(read(b"").fault().kind, "refused");
-        assert_eq!(read(b"Mno end").text, "no end");
+        assert_eq!(read(b"Mnot whole\0Cno end").text, "not whole");
         let fault = read(b"C57P01\0Ma\x1b[2J\n\0\0").fault();
         assert_eq!(fault.message, "a\\u{1b}[2J\\n (57P01)");
         assert!(read(b"C26000\0Mx\0\0").is_stale());

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use postgres_protocol::message::frontend;
+
 use super::decode::Column;
-use super::wire::{Output, string};
+use super::wire::{Broken, Output};
 
 /// The most of a connection; the server keeps a plan for each.
 const STATEMENTS_MAX: usize = 256;
@@ -38,9 +40,14 @@ impl Statements {
     }
 
     /// The name of a statement that is to be prepared. What is forgotten is closed before.
-    pub(super) fn name(&mut self, text: &str, keep: bool, output: &mut Output) -> Arc<str> {
+    pub(super) fn name(
+        &mut self,
+        text: &str,
+        keep: bool,
+        output: &mut Output,
+    ) -> Result<Arc<str>, Broken> {
         if !keep || text.len() > TEXT_MAX {
-            return "".into();
+            return Ok("".into());
         }
         if self.by_text.len() >= STATEMENTS_MAX {
             let oldest = self.by_text.iter().min_by_key(|(_, (_, used))| *used);
@@ -49,13 +56,10 @@ impl Statements {
             }
         }
         for name in self.to_close.drain(..) {
-            output.message(b'C', |body| {
-                body.push(b'S');
-                string(body, name.as_bytes());
-            });
+            output.try_push(|buffer| frontend::close(b'S', &name, buffer))?;
         }
         self.last += 1;
-        format!("moontide{}", self.last).into()
+        Ok(format!("moontide{}", self.last).into())
     }
 
     pub(super) fn keep(&mut self, text: &str, known: Known) {
@@ -77,7 +81,7 @@ mod tests {
     use super::*;
 
     fn keep(statements: &mut Statements, text: &str, output: &mut Output) -> Arc<str> {
-        let name = statements.name(text, true, output);
+        let name = statements.name(text, true, output).unwrap();
         let known = Known {
             name: name.clone(),
             parameters: Arc::new([]),
@@ -106,7 +110,8 @@ mod tests {
     #[test]
     fn what_is_not_kept_has_no_name() {
         let (mut statements, mut output) = (Statements::default(), Output::default());
-        assert_eq!(&*statements.name("select 1", false, &mut output), "");
+        let name = statements.name("select 1", false, &mut output).unwrap();
+        assert_eq!(&*name, "");
         let long = "x".repeat(TEXT_MAX + 1);
         assert_eq!(&*keep(&mut statements, &long, &mut output), "");
         assert!(statements.known(&long).is_none());

@@ -1,26 +1,35 @@
-//! The messages of PostgreSQL's protocol, version 3, over one stream: a letter, a length and a body.
+//! The messages of PostgreSQL's protocol over one stream. The library writes and reads them; this file has the buffers
+//! and their bounds.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Waker};
 
+use bytes::BytesMut;
+use postgres_protocol::message::backend::{Header, Message};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 /// Bytes of one read.
 const CHUNK: usize = 16 << 10;
 /// A buffer that a message has made larger is given back.
 const KEPT: usize = 64 << 10;
+/// The letter of a message, and its length.
+const HEAD: usize = 5;
 /// What a message may have where there is no other bound: a description of columns, an error.
 pub(super) const MESSAGE_MAX: usize = 16 << 20;
 
-/// Why no message comes.
+/// Why no message comes, or goes.
 #[derive(Debug)]
 pub(super) enum Broken {
     /// The connection has ended.
     Closed(String),
     TooLarge,
-    /// What came is no message, or one that is not expected here.
+    /// What came is no message.
+    Malformed(io::Error),
+    /// A message that is not expected here.
     Unexpected(String),
+    /// A string of a message has a zero byte, or the message would be longer than 2 GiB. Nothing of it is sent.
+    Unwritable(io::Error),
 }
 
 impl From<io::Error> for Broken {
@@ -35,9 +44,10 @@ pub(super) fn unexpected(what: &str, letter: u8) -> Broken {
 
 pub(super) struct Wire<S> {
     stream: S,
-    /// What has been read, and how much of it was given.
-    input: Vec<u8>,
-    given: usize,
+    /// What has been read, and is no message yet.
+    input: BytesMut,
+    /// A message has made that buffer larger.
+    is_large: bool,
     /// A part of a message has been sent.
     is_sending: bool,
     /// What is to be sent.
@@ -45,14 +55,14 @@ pub(super) struct Wire<S> {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Output(Vec<u8>);
+pub(super) struct Output(BytesMut);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(super) fn new(stream: S) -> Self {
         Self {
             stream,
-            input: Vec::new(),
-            given: 0,
+            input: BytesMut::new(),
+            is_large: false,
             is_sending: false,
             output: Output::default(),
         }
@@ -63,39 +73,45 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.stream.write_all(&self.output.0).await?;
         self.stream.flush().await?;
         self.is_sending = false;
+        if self.output.0.capacity() > KEPT {
+            self.output = Output::default();
+        }
         self.output.0.clear();
-        self.output.0.shrink_to(KEPT);
         Ok(())
     }
 
-    /// The next message, of at most `most` bytes, until the following call.
-    pub(super) async fn receive(&mut self, most: usize) -> Result<(u8, &[u8]), Broken> {
-        self.fill(5).await?;
-        let head = &self.input[self.given..];
-        let letter = head[0];
-        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
-        let Some(length) = length.checked_sub(4) else {
-            return Err(Broken::Unexpected("a message without a length".to_owned()));
+    /// The next message, with its letter. One of more than `most` bytes is refused before it is read.
+    pub(super) async fn receive(&mut self, most: usize) -> Result<(u8, Message), Broken> {
+        let header = loop {
+            self.fill(HEAD).await?;
+            if let Some(header) = Header::parse(&self.input).map_err(Broken::Malformed)? {
+                break header;
+            }
         };
-        if length > most {
+        // With the four bytes of itself, and without the letter.
+        let length = header.len() as usize;
+        if length - 4 > most {
             return Err(Broken::TooLarge);
         }
-        self.fill(5 + length).await?;
-        let start = self.given + 5;
-        self.given = start + length;
-        Ok((letter, &self.input[start..start + length]))
+        loop {
+            self.fill(1 + length).await?;
+            // It shares the buffer, so nothing is copied.
+            let message = Message::parse(&mut self.input).map_err(Broken::Malformed)?;
+            if let Some(message) = message {
+                return Ok((header.tag(), message));
+            }
+        }
     }
 
     /// Reads until so many bytes are there.
     async fn fill(&mut self, count: usize) -> Result<(), Broken> {
-        if self.input.len() - self.given >= count {
+        if self.input.len() >= count {
             return Ok(());
         }
-        self.input.drain(..self.given);
-        self.given = 0;
-        if count < KEPT {
-            self.input.shrink_to(KEPT);
+        if self.is_large && count <= KEPT {
+            self.input = BytesMut::from(&self.input[..]);
         }
+        self.is_large = count > KEPT;
         while self.input.len() < count {
             let missing = count - self.input.len();
             self.input.reserve(missing.max(CHUNK));
@@ -112,7 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let mut byte = ReadBuf::new(&mut byte);
         let mut context = Context::from_waker(Waker::noop());
         let read = Pin::new(&mut self.stream).poll_read(&mut context, &mut byte);
-        self.input.len() == self.given && read.is_pending()
+        self.input.is_empty() && read.is_pending()
     }
 
     /// Whether a send was given up: the server waits for the rest of a message.
@@ -132,123 +148,120 @@ impl Output {
         self.0.len()
     }
 
-    /// The first message of a connection has no letter.
-    pub(super) fn start_up(&mut self, parameters: &[(&str, &str)]) {
-        self.framed(|body| {
-            body.extend_from_slice(&0x0003_0000u32.to_be_bytes());
-            for (name, value) in parameters {
-                string(body, name.as_bytes());
-                string(body, value.as_bytes());
-            }
-            body.push(0);
-        });
-    }
-
-    /// Asks for TLS, before anything else.
-    pub(super) fn ssl_request() -> [u8; 8] {
-        [0, 0, 0, 8, 4, 210, 22, 47]
-    }
-
-    pub(super) fn cancel_request(process: u32, secret: u32) -> Vec<u8> {
-        let mut bytes = vec![0, 0, 0, 16, 4, 210, 22, 46];
-        bytes.extend_from_slice(&process.to_be_bytes());
-        bytes.extend_from_slice(&secret.to_be_bytes());
-        bytes
-    }
-
-    pub(super) fn message(&mut self, letter: u8, write: impl FnOnce(&mut Vec<u8>)) {
-        self.0.push(letter);
-        self.framed(write);
-    }
-
-    fn framed(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let start = self.0.len();
-        self.0.extend_from_slice(&[0; 4]);
+    /// Appends a message by a function of the library.
+    pub(super) fn push(&mut self, write: impl FnOnce(&mut BytesMut)) {
         write(&mut self.0);
-        let length = (self.0.len() - start) as u32;
-        self.0[start..start + 4].copy_from_slice(&length.to_be_bytes());
-    }
-}
-
-/// A string with its end.
-pub(super) fn string(body: &mut Vec<u8>, bytes: &[u8]) {
-    body.extend_from_slice(bytes);
-    body.push(0);
-}
-
-/// Reads the parts of a body. Each is `None` where the body is too short.
-pub(super) struct Parts<'b>(pub(super) &'b [u8]);
-
-impl<'b> Parts<'b> {
-    pub(super) fn bytes(&mut self, count: usize) -> Option<&'b [u8]> {
-        let (bytes, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(bytes)
     }
 
-    pub(super) fn u16(&mut self) -> Option<u16> {
-        Some(u16::from_be_bytes(self.bytes(2)?.try_into().ok()?))
-    }
-
-    pub(super) fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_be_bytes(self.bytes(4)?.try_into().ok()?))
-    }
-
-    pub(super) fn string(&mut self) -> Option<&'b [u8]> {
-        let end = self.0.iter().position(|byte| *byte == 0)?;
-        let string = self.bytes(end)?;
-        self.bytes(1)?;
-        Some(string)
+    /// As `push`, by a function that may refuse. Nothing is left to send then: a message may be there in part.
+    pub(super) fn try_push(
+        &mut self,
+        write: impl FnOnce(&mut BytesMut) -> io::Result<()>,
+    ) -> Result<(), Broken> {
+        write(&mut self.0).map_err(|error| {
+            self.0.clear();
+            Broken::Unwritable(error)
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use postgres_protocol::message::frontend;
+
     use super::*;
+
+    fn message(letter: u8, body: &[u8]) -> Vec<u8> {
+        let length = (body.len() as u32 + 4).to_be_bytes();
+        [&[letter][..], &length, body].concat()
+    }
+
+    fn on_a_runtime(work: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(work);
+    }
 
     #[test]
     fn messages_come_in_any_pieces() {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let (near, far) = tokio::io::duplex(3);
-            let (mut sender, mut receiver) = (Wire::new(near), Wire::new(far));
-            sender.output.message(b'A', |body| string(body, b"hello"));
-            sender.output.message(b'B', |_| {});
-            sender
-                .output
-                .message(b'C', |body| body.resize(body.len() + 100_000, 7));
-            let (sent, ()) = tokio::join!(sender.send(), async {
-                let (letter, body) = receiver.receive(10).await.unwrap();
-                assert_eq!((letter, Parts(body).string()), (b'A', Some(&b"hello"[..])));
-                assert_eq!(receiver.receive(10).await.unwrap(), (b'B', &[][..]));
-                let (letter, body) = receiver.receive(100_000).await.unwrap();
-                assert_eq!((letter, body.len()), (b'C', 100_000));
+        on_a_runtime(async {
+            let (mut server, near) = tokio::io::duplex(3);
+            let mut wire = Wire::new(near);
+            let large = vec![7; 100_000];
+            let sent = [
+                message(b'C', b"hello\0"),
+                message(b'n', b""),
+                message(b'd', &large),
+                message(b'n', b""),
+            ];
+            let sent = sent.concat();
+            let (written, ()) = tokio::join!(server.write_all(&sent), async {
+                let Ok((b'C', Message::CommandComplete(body))) = wire.receive(10).await else {
+                    panic!("no tag");
+                };
+                assert_eq!(body.tag().unwrap(), "hello");
+                assert!(matches!(
+                    wire.receive(10).await,
+                    Ok((b'n', Message::NoData))
+                ));
+                let Ok((b'd', Message::CopyData(body))) = wire.receive(100_000).await else {
+                    panic!("no data");
+                };
+                assert_eq!(body.data(), large);
+                drop(body);
+                assert!(matches!(
+                    wire.receive(10).await,
+                    Ok((b'n', Message::NoData))
+                ));
+                assert!(wire.input.capacity() < KEPT);
             });
-            sent.unwrap();
-            assert!(receiver.is_quiet());
-            sender
-                .output
-                .message(b'D', |body| body.extend_from_slice(&[7; 11]));
-            tokio::select! {
-                // The pipe is too small for a message that nobody reads.
-                sent = sender.send() => panic!("{sent:?}"),
-                next = receiver.receive(10) => assert!(matches!(next, Err(Broken::TooLarge))),
-            }
-            drop(sender);
-            assert!(!receiver.is_quiet());
+            written.unwrap();
+            assert!(wire.is_quiet());
+            drop(server);
+            assert!(!wire.is_quiet());
         });
     }
 
     #[test]
-    fn a_short_body_has_no_parts() {
-        let mut parts = Parts(&[0, 1, b'a', 0, b'b']);
-        assert_eq!(parts.u16(), Some(1));
-        assert_eq!(parts.string(), Some(&b"a"[..]));
-        assert_eq!(
-            (parts.u16(), parts.string(), parts.u32()),
-            (None, None, None)
-        );
+    fn a_message_that_is_too_large_is_refused_by_its_head() {
+        on_a_runtime(async {
+            for head in [&b"d\0\0\0\x0f"[..], b"d\x7f\xff\xff\xff"] {
+                let (mut server, near) = tokio::io::duplex(64);
+                let mut wire = Wire::new(near);
+                // Its body never comes.
+                server.write_all(head).await.unwrap();
+                assert!(matches!(wire.receive(10).await, Err(Broken::TooLarge)));
+                assert!(wire.input.capacity() <= 2 * CHUNK);
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_no_message_is_told() {
+        on_a_runtime(async {
+            for wrong in [
+                message(b'?', b""),
+                message(b'C', b"no end"),
+                message(b'n', b"more"),
+                b"n\0\0\0\x03".to_vec(),
+                b"n\xff\xff\xff\xff".to_vec(),
+            ] {
+                let (mut server, near) = tokio::io::duplex(64);
+                let mut wire = Wire::new(near);
+                server.write_all(&wrong).await.unwrap();
+                assert!(
+                    matches!(wire.receive(10).await, Err(Broken::Malformed(_))),
+                    "{wrong:?}"
+                );
+            }
+        });
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_message_that_cannot_be_written() {
+        let mut output = Output::default();
+        output.push(frontend::sync);
+        let written = output.try_push(|buffer| frontend::query("SELECT '\0'", buffer));
+        assert!(matches!(written, Err(Broken::Unwritable(_))));
+        assert_eq!(output.len(), 0);
     }
 }

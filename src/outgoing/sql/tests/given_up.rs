@@ -263,10 +263,7 @@ async fn any(handle: Arc<Handle>, number: i64, dice: u32) -> Result<(), String> 
             let begin = if dice.is_multiple_of(2) {
                 plain()
             } else {
-                Begin {
-                    identity: Some(format!("{}", number / 2)),
-                    ..plain()
-                }
+                once::identified(&format!("{}", number / 2))
             };
             let transaction = handle.transaction("main", begin).unwrap();
             let runs = transaction.begin().requesting.await;

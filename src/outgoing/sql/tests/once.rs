@@ -1,11 +1,43 @@
 //! The identity in the transaction of what was done.
 
-use super::*;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
-fn identified(identity: &str) -> Begin {
+use super::*;
+use crate::wait::sql::{Committed, Identity, Positions};
+
+/// A consumer that has the partition of all messages, and has committed them up to an offset.
+#[derive(Debug, Default)]
+struct Position {
+    committed: AtomicI64,
+    /// How often somebody wanted to know it.
+    questions: AtomicUsize,
+}
+
+impl Positions for Position {
+    fn committed(&self, topic: &str, partition: i32) -> Committed {
+        assert_eq!((topic, partition), ("t", 0));
+        self.questions.fetch_add(1, Ordering::SeqCst);
+        let offset = self.committed.load(Ordering::SeqCst);
+        Box::pin(async move { Some(offset) })
+    }
+}
+
+pub(super) fn identified(identity: &str) -> Begin {
+    identified_by(identity, Arc::<Position>::default())
+}
+
+fn identified_by(identity: &str, positions: Arc<Position>) -> Begin {
+    let identity = Identity {
+        text: identity.to_owned(),
+        scope: "g/l/t/0".to_owned(),
+        topic: "t".to_owned(),
+        partition: 0,
+        offset: 7,
+        positions,
+    };
     Begin {
         function: "sql:once",
-        identity: Some(identity.to_owned()),
+        identity: Some(identity),
         ..plain()
     }
 }
@@ -86,15 +118,64 @@ fn its_table_is_made_once_and_its_old_rows_are_deleted() {
     );
     fixture.execute("CREATE SCHEMA app", &[]);
     begin("a").unwrap();
-    fixture.execute("INSERT INTO app.seen SELECT n::text, now() - interval '1 h' FROM generate_series(1, 12000) n", &[]);
-    fixture.execute("INSERT INTO app.seen VALUES ('new')", &[]);
-    let until = std::time::Instant::now() + SOON;
-    let old = "SELECT count(*) AS n FROM app.seen WHERE at < now() - interval '30 min'";
-    while field(&fixture.one(old, &[]), "n") != Value::Integer(0) {
-        assert!(std::time::Instant::now() < until);
-        begin("a").unwrap();
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    old_rows_wait_for_the_commit(&fixture, "app.seen", "now() - interval '1 h'");
+}
+
+/// The same for both kinds of databases: a consumer stands still for longer than the retention, and then goes on.
+pub(super) fn old_rows_wait_for_the_commit(fixture: &Fixture, table: &str, hour_ago: &str) {
+    let position = Arc::new(Position::default());
+    let put = |scope: &str, count: i64| {
+        let text = format!(
+            "INSERT INTO {table} (id, scope, message_offset, at) WITH RECURSIVE s(n) AS (SELECT 0 UNION ALL SELECT n + 1 \
+             FROM s WHERE n < {count} - 1) SELECT '{scope}/' || n, '{scope}', n, {hour_ago} FROM s"
+        );
+        assert_eq!(fixture.execute(&text, &[]), count);
+    };
+    let left = |scope: &str| {
+        let text = format!("SELECT count(*) AS n FROM {table} WHERE id LIKE '{scope}/%'");
+        field(&fixture.one(&text, &[]), "n")
+    };
+    // Calls go on meanwhile, and with them the deletions.
+    let until = |what: &str, is_so: &dyn Fn() -> bool| {
+        let until = std::time::Instant::now() + SOON;
+        while !is_so() {
+            assert!(std::time::Instant::now() < until, "{what}");
+            let transaction = fixture.transaction(identified_by("a", position.clone()));
+            fixture.ended(transaction.begin().requesting).unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    until("the first call", &|| {
+        fixture
+            .run(&format!("SELECT 1 FROM {table}"), &[], Shape::One)
+            .is_ok()
+    });
+    put("g/l/t/0", 12_000);
+    // Of a partition that another daemon has.
+    put("g/l/t/1", 10);
+    let later = hour_ago.replace('-', "+");
+    let young = format!(
+        "INSERT INTO {table} (id, scope, message_offset, at) VALUES ('young', 'g/l/t/0', 1, {later})"
+    );
+    fixture.execute(&young, &[]);
+    let questions = || position.questions.load(Ordering::SeqCst);
+    let before = questions();
+    until("two deletions", &|| questions() >= before + 3);
+    assert_eq!(left("g/l/t/0"), Value::Integer(12_000));
+    position.committed.store(9_000, Ordering::SeqCst);
+    until("what is committed is deleted", &|| {
+        left("g/l/t/0") != Value::Integer(12_000) && questions() >= before + 5
+    });
+    until("no more than that", &|| {
+        left("g/l/t/0") == Value::Integer(3_000)
+    });
+    position.committed.store(12_000, Ordering::SeqCst);
+    until("the rest is deleted", &|| {
+        left("g/l/t/0") == Value::Integer(0)
+    });
+    assert_eq!(left("g/l/t/1"), Value::Integer(10));
+    let found = format!("SELECT message_offset AS n FROM {table} WHERE id = 'young'");
+    assert_eq!(field(&fixture.one(&found, &[]), "n"), Value::Integer(1));
 }
 
 #[test]

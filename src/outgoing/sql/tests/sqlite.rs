@@ -157,6 +157,15 @@ fn a_body_whose_transaction_is_committed_does_not_run_again() {
     once::a_body_runs_once(&fixture);
 }
 
+#[test]
+fn old_rows_of_once_wait_for_the_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&folder);
+    settings.once_retention = Duration::from_secs(1);
+    let fixture = Fixture::new(&settings);
+    once::old_rows_wait_for_the_commit(&fixture, "moontide_once", "unixepoch() - 3600");
+}
+
 const ENDLESS: &str =
     "WITH RECURSIVE n(v) AS (SELECT 1 UNION ALL SELECT v + 1 FROM n) SELECT count(*) FROM n";
 

@@ -15,8 +15,9 @@ use crate::lua::api::fields;
 use crate::lua::plain;
 use crate::lua::shared::Shared;
 use crate::lua::stack::{bytes_at, push_bytes, type_name};
-use crate::lua::suspend::{self, Deed};
-use crate::wait::sql::{Begin, Prepared};
+use crate::lua::suspend;
+use crate::rules::identity::{identity, scope};
+use crate::wait::sql::{Begin, Identity, Prepared};
 use crate::wait::{Fault, Job, Value};
 
 pub(super) const FUNCTIONS: &[(&str, lua_CFunction)] =
@@ -165,7 +166,7 @@ unsafe fn opened(
     let name = String::from_utf8_lossy(name.unwrap_or_default()).into_owned();
     let identity = match which {
         Which::Transaction => None,
-        Which::Once => Some(suspend::identity_of(shared, Deed::Once).ok_or_else(|| {
+        Which::Once => Some(next_identity(shared).ok_or_else(|| {
             let message = format!(
                 "`{path}` needs the one message for which its call runs: not in a batch, a timer or init.lua; there, \
                  `transaction` and a unique column do it"
@@ -185,6 +186,20 @@ unsafe fn opened(
     let transaction = databases.transaction(&name, begin)?;
     wait(shared, "sql.begin", transaction.begin());
     Ok(shared.transactions.add(call, &name, transaction))
+}
+
+/// That of the next body of `once`. Bodies have numbers of their own: what else a handler does changes none of them.
+fn next_identity(shared: &Shared) -> Option<Identity> {
+    let (origin, consumer) = suspend::origin_of(shared)?;
+    let ordinal = shared.ordinals.next_once(shared.call.get());
+    Some(Identity {
+        text: identity(&origin, &ordinal),
+        scope: scope(&origin),
+        topic: origin.topic.to_owned(),
+        partition: origin.partition,
+        offset: origin.offset,
+        positions: shared.app.consumers.of(consumer),
+    })
 }
 
 fn wait(shared: &Shared, job: &'static str, prepared: Prepared) {
