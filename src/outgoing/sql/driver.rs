@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::insertion;
 use crate::config::Sql as Settings;
 use crate::outgoing::pool::{Open, Reusable};
 use crate::wait::sql::{Begin, Insert, Statement};
@@ -69,6 +70,16 @@ pub(super) trait Driver: Send + Sync + 'static {
 
     /// Where the database is, for errors.
     fn location(&self) -> String;
+
+    /// The name of a table, with its schema, as statements write it.
+    fn table(parts: &[String]) -> String {
+        insertion::table(parts)
+    }
+
+    /// Inserts an identity into the table of `once`, unless it is there: then the statement changes no row.
+    fn once_text(table: &str) -> String {
+        format!("INSERT INTO {table} (id) VALUES ($1) ON CONFLICT (id) DO NOTHING")
+    }
 
     /// Deletes at most `most` rows of the table of `once` that are older than this.
     fn delete_old(table: &str, age: Duration, most: usize) -> String;

@@ -9,7 +9,6 @@ use tokio::time::timeout;
 
 use super::client::{Client, too_slow};
 use super::driver::{Connection as _, Driver, Role};
-use super::insertion;
 use super::lease::Lease;
 use crate::log::log;
 use crate::wait::Fault;
@@ -20,12 +19,11 @@ const ROWS: usize = 5_000;
 
 impl<D: Driver> Client<D> {
     fn once_table(&self) -> String {
-        insertion::table(&self.settings.once_table)
+        D::table(&self.settings.once_table)
     }
 
     pub(super) fn once_text(&self) -> String {
-        let table = self.once_table();
-        format!("INSERT INTO {table} (id) VALUES ($1) ON CONFLICT (id) DO NOTHING")
+        D::once_text(&self.once_table())
     }
 
     pub(super) async fn make_once_table(&self, lease: &mut Lease<D>) -> Result<(), Fault> {

@@ -44,7 +44,7 @@ impl Driver for Postgres {
             Location::Postgres(postgres) => {
                 Some(Server::new(postgres, settings.connect_timeout, shared))
             }
-            Location::Sqlite(_) => None,
+            Location::MySql(_) | Location::Sqlite(_) => None,
         };
         Self {
             settings: settings.clone(),

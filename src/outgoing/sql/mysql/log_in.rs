@@ -1,0 +1,320 @@
+//! From the address of a server to a connection that is logged in, until a deadline.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use openssl::ssl::SslConnector;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::exchange::{Event, Exchange, Phase};
+use super::faults;
+use super::greeting::{self, Greeting};
+use super::scramble::{self, Method};
+use super::wire::{Broken, PACKET_MAX, Parts, Wire, unexpected};
+use crate::config::{MySql as Settings, Tls};
+use crate::outgoing::back_off::BackOff;
+use crate::outgoing::sockets::dialing::{Until, dial};
+use crate::outgoing::sockets::stream::Stream;
+use crate::outgoing::sockets::tls;
+use crate::outgoing::sql::Shared;
+use crate::wait::Fault;
+
+pub(super) const QUIT: &[u8] = &[1];
+const QUERY: u8 = 3;
+/// Times are those of UTC, so that they are milliseconds since the epoch. The SQL mode stays that of the server.
+const SESSION: &str = "SET time_zone = '+00:00'";
+/// A balancer may lead the next connection to another server, which has other connections with the same numbers.
+const ABOUT: &str = "SELECT @@max_allowed_packet, CONCAT(@@hostname, ':', @@port)";
+
+/// A server, and how it is reached.
+pub(super) struct Server {
+    pub(super) settings: Settings,
+    connect_timeout: Duration,
+    shared: Shared,
+    back_off: Mutex<BackOff>,
+    /// Made at the first use.
+    connector: Mutex<Option<SslConnector>>,
+}
+
+/// What the server tells at the log-in.
+#[derive(Debug, Default)]
+pub(super) struct LoggedIn {
+    /// The number of the connection, by which another one ends its statement.
+    pub(super) thread: u32,
+    /// The name of the server itself.
+    pub(super) server: Vec<u8>,
+    /// The longest packet that it takes.
+    pub(super) packet_max: usize,
+    /// It describes its own types of columns.
+    pub(super) is_extended: bool,
+}
+
+/// The command that runs statements without preparing them.
+pub(super) fn query(text: &str) -> Vec<u8> {
+    [&[QUERY], text.as_bytes()].concat()
+}
+
+fn unreachable(message: String) -> Fault {
+    Fault::new("unreachable", message)
+}
+
+fn broken(broken: Broken) -> Fault {
+    unreachable(match broken {
+        Broken::Closed(reason) => format!("the connection ended: {reason}"),
+        Broken::TooLarge => "a packet is too large".to_owned(),
+        Broken::Unexpected(what) => format!("the server does not speak as MySQL: {what}"),
+    })
+}
+
+/// A server that lets nobody in is away.
+fn refused(body: &[u8]) -> Fault {
+    let fault = faults::read(body).fault();
+    let kind = if fault.kind == "busy" {
+        "busy"
+    } else {
+        "unreachable"
+    };
+    Fault { kind, ..fault }
+}
+
+impl Server {
+    pub(super) fn new(settings: &Settings, connect_timeout: Duration, shared: &Shared) -> Self {
+        Self {
+            settings: settings.clone(),
+            connect_timeout,
+            shared: shared.clone(),
+            back_off: Mutex::default(),
+            connector: Mutex::default(),
+        }
+    }
+
+    /// Its error says nothing of the call, whose statement has not been sent.
+    pub(super) async fn log_in(
+        &self,
+        deadline: Instant,
+    ) -> Result<(Wire<Stream>, LoggedIn), Fault> {
+        let now = Instant::now();
+        let address = &self.settings.address;
+        self.back_off().begin(address, now)?;
+        let at = deadline.min(now + self.connect_timeout);
+        let within = Duration::from_millis((at - now).as_millis() as u64);
+        let connected = self.connect(Until { at, within }).await;
+        let mut back_off = self.back_off();
+        match &connected {
+            Ok(_) => back_off.succeeded(address),
+            Err(fault) => back_off.failed(address, Instant::now(), fault),
+        }
+        connected
+    }
+
+    /// A server that accepts and never answers is found out here.
+    async fn connect(&self, until: Until) -> Result<(Wire<Stream>, LoggedIn), Fault> {
+        let address = &self.settings.address;
+        let mut wire = Wire::new(self.socket(until).await?, 0);
+        let what = format!("the log-in at {address}");
+        let failed = |fault: Fault| Fault {
+            message: format!("{what} failed: {}", fault.message),
+            ..fault
+        };
+        let greeted = until.wait(&what, greeted(&mut wire)).await?;
+        let greeting = greeted.map_err(failed)?;
+        let own = greeting::capabilities(&self.settings, &greeting);
+        let mut wire = match &self.settings.tls {
+            None => {
+                let (socket, number) = wire.into_stream().map_err(broken)?;
+                Wire::new(Stream::Plain(socket), number)
+            }
+            Some(_) if !greeting.has_tls() => {
+                let message = format!("{address} has no TLS; `tls` of its table asks for it");
+                return Err(unreachable(message));
+            }
+            Some(tls) => {
+                wire.packet(&greeting::head(own, &greeting));
+                let sent = until.wait(&what, wire.send()).await?;
+                sent.map_err(broken)?;
+                let (socket, number) = wire.into_stream().map_err(broken)?;
+                Wire::new(self.secured(tls, socket, until).await?, number)
+            }
+        };
+        wire.packet(&greeting::response(&self.settings, own, &greeting));
+        let logging_in = async {
+            wire.send().await.map_err(broken)?;
+            authenticate(&self.settings, &greeting, &mut wire).await?;
+            about(&mut wire).await
+        };
+        let logged_in = until.wait(&what, logging_in).await?.map_err(failed)?;
+        let logged_in = LoggedIn {
+            thread: greeting.thread,
+            is_extended: greeting.is_extended(),
+            ..logged_in
+        };
+        Ok((wire, logged_in))
+    }
+
+    async fn socket(&self, until: Until) -> Result<TcpStream, Fault> {
+        let address = &self.settings.address;
+        let addresses = if let Ok(one) = address.host.parse() {
+            vec![one]
+        } else {
+            let what = format!("the lookup of `{}`", address.host);
+            let found = until.wait(&what, self.shared.resolver.resolve(&address.host));
+            let found = found.await?;
+            found.map_err(|reason| unreachable(format!("{what} failed: {reason}")))?
+        };
+        dial(&addresses, address.port, until).await
+    }
+
+    async fn secured(&self, tls: &Tls, socket: TcpStream, until: Until) -> Result<Stream, Fault> {
+        let address = &self.settings.address;
+        let connector = self.connector(tls)?;
+        let what = format!("the TLS handshake with {address}");
+        let handshake = tls::connect(&connector, &address.host, socket);
+        match until.wait(&what, handshake).await? {
+            Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+            Err(tls::Failed::Untrusted(reason)) => Err(unreachable(format!(
+                "the certificate of {address} is not valid: {reason}"
+            ))),
+            Err(tls::Failed::Other(reason)) => Err(unreachable(format!("{what} failed: {reason}"))),
+        }
+    }
+
+    /// Tells the server to end the statement of a connection, over a connection of its own. It may do so later.
+    pub(super) async fn kill(&self, logged_in: &LoggedIn) {
+        let at = Instant::now() + self.connect_timeout;
+        let within = self.connect_timeout;
+        let killing = async {
+            let (mut wire, other) = self.connect(Until { at, within }).await.ok()?;
+            if other.server == logged_in.server {
+                let text = format!("KILL QUERY {}", logged_in.thread);
+                wire.command(&query(&text));
+                wire.send().await.ok()?;
+                wire.receive(PACKET_MAX).await.ok()?;
+            }
+            wire.command(QUIT);
+            wire.send().await.ok()?;
+            wire.shut_down().await;
+            Some(())
+        };
+        // The statement has ended meanwhile, or the next attempt succeeds.
+        let _ = timeout_at(at, killing).await;
+    }
+
+    fn connector(&self, tls: &Tls) -> Result<SslConnector, Fault> {
+        let mut made = self
+            .connector
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(connector) = &*made {
+            return Ok(connector.clone());
+        }
+        let connector = tls::connector(tls.ca.as_ref(), tls.certificate.as_ref())
+            .map_err(|error| unreachable(format!("no TLS is possible here: {error}")))?;
+        Ok(made.insert(connector).clone())
+    }
+
+    fn back_off(&self) -> MutexGuard<'_, BackOff> {
+        self.back_off.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn greeted(wire: &mut Wire<TcpStream>) -> Result<Greeting, Fault> {
+    let body = wire.receive(PACKET_MAX).await.map_err(broken)?;
+    if body.first() == Some(&0xFF) {
+        return Err(refused(body));
+    }
+    Greeting::read(body).ok_or_else(|| broken(unexpected("its greeting")))
+}
+
+/// Answers what the server asks, until it is content.
+async fn authenticate(
+    settings: &Settings,
+    greeting: &Greeting,
+    wire: &mut Wire<Stream>,
+) -> Result<(), Fault> {
+    let password = settings.password.as_ref().map_or("", |one| one.0.as_str());
+    let is_secure = settings.tls.is_some();
+    let (mut method, mut nonce) = (greeting.method(), greeting.nonce.clone());
+    loop {
+        let body = wire.receive(PACKET_MAX).await.map_err(broken)?;
+        let (first, rest) = body
+            .split_first()
+            .ok_or_else(|| broken(unexpected("an empty packet")))?;
+        let answer = match (first, rest) {
+            (0x00, _) => return Ok(()),
+            (0xFF, _) => return Err(refused(body)),
+            (0xFE, rest) => {
+                (method, nonce) = switched(rest)?;
+                if method == Method::Clear && !is_secure {
+                    let message = "the server asks for the password itself; `tls` of its table has to be set for that";
+                    return Err(unreachable(message.to_owned()));
+                }
+                method.answer(password, &nonce)
+            }
+            // The server knows the password already.
+            (0x01, [3]) if method == Method::Sha2 => continue,
+            (0x01, [4]) if method == Method::Sha2 && is_secure => {
+                scramble::clear(password.as_bytes())
+            }
+            // It sends its key first.
+            (0x01, [4]) if method == Method::Sha2 => vec![2],
+            (0x01, key) if method == Method::Sha2 && key.starts_with(b"-----BEGIN") => {
+                let encrypted = scramble::encrypted(password, &nonce, key);
+                encrypted.map_err(|error| unreachable(format!("the key of the server: {error}")))?
+            }
+            _ => return Err(broken(unexpected("the log-in"))),
+        };
+        wire.packet(&answer);
+        wire.send().await.map_err(broken)?;
+    }
+}
+
+/// The server wants another method.
+fn switched(body: &[u8]) -> Result<(Method, Vec<u8>), Fault> {
+    let mut parts = Parts(body);
+    // The password hashes of MySQL 4.0 have no name.
+    let name = parts.string().unwrap_or(b"mysql_old_password");
+    let method = Method::of(name).ok_or_else(|| {
+        let name = String::from_utf8_lossy(name).escape_debug().to_string();
+        unreachable(format!(
+            "the server asks for the log-in method `{name}`, and `mysql_native_password`, `caching_sha2_password` and, \
+             with TLS, `mysql_clear_password` are possible"
+        ))
+    })?;
+    let nonce = parts.0.strip_suffix(b"\0").unwrap_or(parts.0);
+    Ok((method, nonce.to_vec()))
+}
+
+/// Prepares the session, and learns about the server.
+async fn about(wire: &mut Wire<Stream>) -> Result<LoggedIn, Fault> {
+    let mut logged_in = LoggedIn::default();
+    for text in [SESSION, ABOUT] {
+        let mut exchange = Exchange::new();
+        exchange.begin(Phase::Answer);
+        wire.command(&query(text));
+        wire.send().await.map_err(broken)?;
+        while !exchange.is_idle() {
+            let body = wire.receive(PACKET_MAX).await.map_err(broken)?;
+            match exchange.step(body).map_err(broken)? {
+                Event::Failed(reported) => {
+                    let fault = reported.fault();
+                    let kind = "unreachable";
+                    return Err(Fault { kind, ..fault });
+                }
+                Event::Row(row) => {
+                    let mut parts = Parts(row);
+                    let packet_max = parts.counted().and_then(number);
+                    let server = parts.counted().unwrap_or_default();
+                    logged_in.packet_max = packet_max.unwrap_or(PACKET_MAX);
+                    logged_in.server = server.to_vec();
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(logged_in)
+}
+
+fn number(text: &[u8]) -> Option<usize> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
