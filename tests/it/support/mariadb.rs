@@ -108,6 +108,8 @@ impl MariaDb {
                 "--innodb-buffer-pool-size=32M",
             ])
             .arg(format!("--datadir={}", folder.join("data").display()))
+            // A server removes the temporary tables that it finds at its start, also those of another one.
+            .env("TMPDIR", folder)
             .current_dir("/")
             .output()
             .unwrap();
@@ -149,6 +151,7 @@ impl MariaDb {
         words.extend([
             format!("--port={}", self.port),
             format!("--datadir={}", path("data")),
+            format!("--tmpdir={}", folder.display()),
             format!("--socket={}", path("socket")),
             format!("--pid-file={}", path("pid")),
             format!("--init-file={}", path("users.sql")),

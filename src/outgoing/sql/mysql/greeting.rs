@@ -139,11 +139,13 @@ pub(super) fn response(settings: &Settings, own: u32, greeting: &Greeting) -> Ve
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::{Address, Secret};
 
-    fn packet(capabilities: u32, method: &[u8]) -> Vec<u8> {
+    pub(in super::super) const NO_TLS: u32 = !TLS;
+
+    pub(in super::super) fn packet(capabilities: u32, method: &[u8]) -> Vec<u8> {
         let mut body = vec![10];
         put_string(&mut body, b"5.5.5-10.11");
         body.extend_from_slice(&7u32.to_le_bytes());
@@ -160,7 +162,7 @@ mod tests {
         body
     }
 
-    fn settings() -> Settings {
+    pub(in super::super) fn settings() -> Settings {
         Settings {
             address: Address {
                 host: "h".to_owned(),

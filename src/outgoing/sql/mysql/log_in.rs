@@ -318,3 +318,91 @@ async fn about(wire: &mut Wire<Stream>) -> Result<LoggedIn, Fault> {
 fn number(text: &[u8]) -> Option<usize> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use openssl::pkey::Private;
+    use openssl::rsa::{Padding, Rsa};
+    use tokio::net::TcpListener;
+
+    use super::super::greeting::tests::{NO_TLS, packet, settings};
+    use super::super::wire::put_bytes;
+    use super::*;
+    use crate::outgoing::sockets::resolver::{self, Resolver};
+
+    const NONCE: &[u8] = b"01234567890123456789";
+    const OK: &[u8] = &[0, 0, 0, 2, 0, 0, 0];
+    const END: &[u8] = &[0xFE, 0, 0, 2, 0];
+
+    /// A server of MySQL 8, which has the password in its cache or not. Returns the password that it got.
+    async fn serve(listener: &TcpListener, key: &Rsa<Private>, is_cached: bool) -> Vec<u8> {
+        let (socket, _) = listener.accept().await.unwrap();
+        let mut wire = Wire::new(socket, 0);
+        wire.packet(&packet(NO_TLS, b"caching_sha2_password"));
+        wire.send().await.unwrap();
+        wire.receive(PACKET_MAX).await.unwrap();
+        let mut password = Vec::new();
+        if is_cached {
+            wire.packet(&[1, 3]);
+        } else {
+            wire.packet(&[1, 4]);
+            wire.send().await.unwrap();
+            assert_eq!(wire.receive(PACKET_MAX).await.unwrap(), [2]);
+            wire.packet(&[&[1], &*key.public_key_to_pem().unwrap()].concat());
+            wire.send().await.unwrap();
+            let sent = wire.receive(PACKET_MAX).await.unwrap();
+            let mut found = vec![0; key.size() as usize];
+            let length = key
+                .private_decrypt(sent, &mut found, Padding::PKCS1_OAEP)
+                .unwrap();
+            let mask = NONCE.iter().cycle();
+            let mixed = found.iter().take(length).zip(mask);
+            password = mixed.map(|(one, other)| one ^ other).collect();
+        }
+        wire.packet(OK);
+        wire.send().await.unwrap();
+        assert_eq!(wire.receive(PACKET_MAX).await.unwrap(), query(SESSION));
+        wire.packet(OK);
+        wire.send().await.unwrap();
+        assert_eq!(wire.receive(PACKET_MAX).await.unwrap(), query(ABOUT));
+        let mut row = Vec::new();
+        put_bytes(&mut row, b"1000");
+        put_bytes(&mut row, b"h:1");
+        for body in [&[2][..], b"\x03def", b"\x03def", END, &row[..], END] {
+            wire.packet(body);
+        }
+        wire.send().await.unwrap();
+        password
+    }
+
+    #[test]
+    fn the_password_goes_encrypted_where_the_server_needs_it_without_tls() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut settings = settings();
+            settings.address.host = "127.0.0.1".to_owned();
+            settings.address.port = listener.local_addr().unwrap().port();
+            let shared = Shared {
+                resolver: Arc::new(Resolver::new(resolver::system())),
+            };
+            let within = Duration::from_secs(30);
+            let server = Server::new(&settings, within, &shared);
+            let key = Rsa::generate(2048).unwrap();
+            for (is_cached, expected) in [(false, &b"secret\0"[..]), (true, &b""[..])] {
+                let logging_in = server.log_in(Instant::now() + within);
+                let (logged_in, password) =
+                    tokio::join!(logging_in, serve(&listener, &key, is_cached));
+                let (_, logged_in) = logged_in.unwrap();
+                assert_eq!(password, expected);
+                assert_eq!((logged_in.thread, logged_in.packet_max), (7, 1_000));
+                assert_eq!(logged_in.server, b"h:1");
+            }
+        });
+    }
+}
