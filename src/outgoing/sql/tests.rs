@@ -314,11 +314,11 @@ fn a_database_that_does_not_exist_is_told_with_the_nearest() {
 
 #[test]
 fn unreachable_busy_and_slow_are_three_errors() {
-    let Some(server) = server::shared() else {
-        return;
-    };
-    let database = server.database();
-    let mut settings = settings(server, &database);
+    scenes().iter().for_each(three_errors);
+}
+
+fn three_errors(scene: &Scene) {
+    let mut settings = scene.settings.clone();
     settings.size = 2;
     settings.acquire_timeout = Duration::from_millis(50);
     settings.timeout = Duration::from_millis(300);
@@ -346,13 +346,13 @@ fn unreachable_busy_and_slow_are_three_errors() {
     assert!(fault.message.contains(expected), "{}", fault.message);
     one.end();
 
-    let fault = fixture.fails("SELECT pg_sleep(60)", &[]);
+    let fault = fixture.fails(scene.endless, &[]);
     assert_eq!(fault.kind, "timeout");
     let expected =
         "`sql:query`: SELECT in `main`: no result within 300ms; the statement is cancelled";
     assert!(fault.message.contains(expected), "{}", fault.message);
     // Not only here: the server does not go on with it.
-    server.wait_for_activity(&database, |now| !now.contains("active"));
+    scene.wait_for_activity(|now| !now.contains("active"));
 }
 
 #[test]

@@ -164,7 +164,8 @@ impl Connection {
             let statement = Statement {
                 text: text(insert, rows.len()),
                 arguments: rows.iter().flatten().cloned().collect(),
-                prepare: Some(rows.len() == 1),
+                // A text of many rows is made for one call.
+                prepare: (rows.len() > 1).then_some(false),
             };
             let bounds = Bounds {
                 rows: 0,

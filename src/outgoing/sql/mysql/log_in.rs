@@ -22,8 +22,9 @@ use crate::wait::Fault;
 
 pub(super) const QUIT: &[u8] = &[1];
 const QUERY: u8 = 3;
-/// Times are those of UTC, so that they are milliseconds since the epoch. The SQL mode stays that of the server.
-const SESSION: &str = "SET time_zone = '+00:00'";
+/// Times are those of UTC, so that they are milliseconds since the epoch. A statement outside of a transaction commits by
+/// itself. The SQL mode stays that of the server.
+const SESSION: &str = "SET time_zone = '+00:00', autocommit = 1";
 /// A balancer may lead the next connection to another server, which has other connections with the same numbers.
 const ABOUT: &str = "SELECT @@max_allowed_packet, CONCAT(@@hostname, ':', @@port)";
 
