@@ -136,14 +136,16 @@ return function(message, ctx)
   local row = db:one("SHOW STATUS LIKE 'Ssl_cipher'")
   assert(row.Value ~= "", "no TLS")
   assert(#db:one("SELECT repeat('x', 300000) AS x").x == 300000)
-  local ok, err = pcall(function() tide.sql("untrusted"):query("SELECT 1") end)
-  assert(not ok and err.kind == "unreachable" and tostring(err):find("the certificate of 127.0.0.1:", 1, true), tostring(err))
+  for name, part in pairs{ untrusted = "the certificate of 127.0.0.1:", anonymous = "Access denied for user" } do
+    local ok, err = pcall(function() tide.sql(name):query("SELECT 1") end)
+    assert(not ok and err.kind == "unreachable" and tostring(err):find(part, 1, true), tostring(err))
+  end
   record.line("done", message, ctx)
 end
 "#;
 
 #[test]
-fn tls_checks_the_server() {
+fn tls_checks_the_server_and_the_client() {
     let Some(kafka) = kafka::shared() else { return };
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -162,14 +164,21 @@ fn tls_checks_the_server() {
     if !mariadb::own_key(&key) {
         return;
     }
-    let options = [format!("--ssl-cert={cert}"), format!("--ssl-key={key}")];
-    let Some(server) = MariaDb::start_own(&[&options[0], &options[1]]) else {
+    let options = [
+        format!("--ssl-cert={cert}"),
+        format!("--ssl-key={key}"),
+        format!("--ssl-ca={cert}"),
+    ];
+    let Some(server) = MariaDb::start_own(&options.each_ref().map(String::as_str)) else {
         return;
     };
+    let user = mariadb::USER;
+    server.sql("mysql", &format!("ALTER USER {user} REQUIRE X509"));
     let (database, topic) = (server.database(), kafka.topic("mysql-tls", 1));
     let url = server.url(&database);
     let project = Project::new(kafka).sections(&format!(
-        "[sql.secured]\nurl = \"{url}?ssl-mode=VERIFY_IDENTITY\"\ntls = {{ ca = \"{cert}\" }}\n\
+        "[sql.secured]\nurl = \"{url}?ssl-mode=VERIFY_IDENTITY\"\ntls = {{ ca = \"{cert}\", cert = \"{cert}\", key = \"{key}\" }}\n\
+         [sql.anonymous]\nurl = \"{url}\"\ntls = {{ ca = \"{cert}\" }}\n\
          [sql.untrusted]\nurl = \"{url}\"\ntls = {{ ca = \"{other}\" }}\n"
     ));
     project.handler("tls.lua", SECURED);
