@@ -65,7 +65,7 @@ use scene::Scene;
 pub(crate) use server::{Address, Tls};
 pub(crate) use shape::schema;
 pub(crate) use sources::Sources;
-pub(crate) use sql::{Location, Postgres, Sql, Timestamps};
+pub(crate) use sql::{Location, MySql, Postgres, Sql, Timestamps};
 
 /// The name of the consumer of `[consumerConfig]`.
 pub(crate) const DEFAULT_CONSUMER: &str = "default";

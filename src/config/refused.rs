@@ -397,9 +397,10 @@ fn kv(key: &str) -> Option<&'static str> {
 fn sql(key: &str) -> Option<&'static str> {
     match key {
         "host" | "port" | "address" | "db" | "database" | "dbname" | "path" | "file" | "driver"
-        | "type" | "dialect" | "connectionString" | "dsn" => {
-            Some("write `url = \"postgres://user@host:5432/database\"`, or `url = \"sqlite:path\"`")
-        }
+        | "type" | "dialect" | "connectionString" | "dsn" => Some(
+            "write `url = \"postgres://user@host:5432/database\"`, `url = \"mysql://user@host:3306/database\"`, or \
+                 `url = \"sqlite:path\"`",
+        ),
         "username" => Some("write `user`"),
         "pass" => Some("write `password`"),
         "pool" | "poolSize" | "max" | "connections" | "maxConnections" => Some("write `size`"),

@@ -1,28 +1,26 @@
 //! `[sql.NAME]`: the databases of handlers.
 
+mod url;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::certificates::Secret;
 pub(crate) use super::file::Timestamps;
 use super::file::{self, File};
-use super::http_client::decoded;
 use super::names::is_word;
 use super::scene::Scene;
 use super::server::{Address, Table, Tls};
 use super::unit::{Millis, Size};
-use crate::nearest::suggestion;
 
-const PORT: u16 = 5432;
+use url::{FORM, Scheme, Url};
+
 const ROWS_MAX: u32 = 10_000_000;
 const RESULT_MAX: Size = Size(1 << 30);
 const HOUR: Millis = Millis(3_600_000);
 const YEARS: Millis = Millis(10 * 366 * 24 * 3_600_000);
 /// The longest name that PostgreSQL keeps whole.
 const NAME_BYTES: usize = 63;
-const FORM: &str = "\"postgres://user@host:5432/database\" or \"sqlite:path\"";
-const PARAMETERS: [&str; 3] = ["application_name", "options", "sslmode"];
-const SSL_MODES: [&str; 4] = ["disable", "require", "verify-ca", "verify-full"];
 
 /// A database of handlers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +48,8 @@ pub(crate) struct Sql {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Location {
     Postgres(Box<Postgres>),
+    /// MySQL or MariaDB.
+    MySql(Box<MySql>),
     /// Its file.
     Sqlite(PathBuf),
 }
@@ -66,16 +66,15 @@ pub(crate) struct Postgres {
     pub(crate) options: Option<String>,
 }
 
-/// The address of a PostgreSQL server, as it is written.
-#[derive(Debug, PartialEq, Eq)]
-struct Url {
-    user: Option<String>,
-    password: Option<String>,
-    address: Address,
-    database: Option<String>,
-    application: Option<String>,
-    options: Option<String>,
-    is_tls: Option<bool>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MySql {
+    pub(crate) address: Address,
+    pub(crate) user: String,
+    pub(crate) password: Option<Secret>,
+    /// `None`: statements name it.
+    pub(crate) database: Option<String>,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) application: String,
 }
 
 #[cfg(test)]
@@ -85,7 +84,7 @@ impl Sql {
         let location = Location::Postgres(Box::new(Postgres {
             address: Address {
                 host: "127.0.0.1".to_owned(),
-                port: PORT,
+                port: Scheme::Postgres.port(),
             },
             user: "moontide".to_owned(),
             password: None,
@@ -142,7 +141,7 @@ fn one(name: &str, sql: &file::Sql, scene: &mut Scene<'_, '_>) -> Option<Sql> {
     };
     let location = match url.strip_prefix("sqlite:") {
         Some(path) => sqlite(path, sql, &table, scene)?,
-        None => postgres(name, url, sql, &table, scene)?,
+        None => server(name, url, sql, &table, scene)?,
     };
     Some(Sql::of(name, sql, location))
 }
@@ -224,180 +223,59 @@ fn sqlite(
 }
 
 /// No error shows the address: it may have a password.
-fn postgres(
+fn server(
     name: &str,
     text: &str,
     sql: &file::Sql,
     table: &Table<'_>,
     scene: &mut Scene<'_, '_>,
 ) -> Option<Location> {
-    let url = match url(text) {
+    let url = match url::url(text) {
         Ok(url) => url,
         Err(message) => {
             table.error(&["url"], message, scene);
             return None;
         }
     };
+    let Url { scheme, .. } = url;
     let Some(user) = sql.user.clone().or(url.user) else {
-        let message = "there is no user; write `user`, or \"postgres://user@host/database\"";
+        let word = scheme.word();
+        let message = format!("there is no user; write `user`, or \"{word}://user@host/database\"");
         table.error(&["url"], message, scene);
         return None;
     };
-    let says_tls = (url.is_tls == Some(true)).then_some("has an `sslmode` that requires it");
+    let key = scheme.tls_parameter();
+    let says_tls = format!("has an `{key}` that requires it");
+    let says_tls = (url.is_tls == Some(true)).then_some(&*says_tls);
     let mut tls = table.tls(sql.tls.as_ref(), says_tls, scene);
     if url.is_tls == Some(false) && tls.is_some() {
-        let message = "`tls` is set, but `url` has `sslmode=disable`; remove one of them";
+        let message =
+            format!("`tls` is set, but `url` has an `{key}` without it; remove one of them");
         table.error(&["tls"], message, scene);
         tls = None;
     }
-    Some(Location::Postgres(Box::new(Postgres {
-        address: url.address,
-        database: url.database.unwrap_or_else(|| user.clone()),
-        user,
-        password: sql.password.clone().or(url.password).map(Secret),
-        tls,
-        application: url
-            .application
-            .unwrap_or_else(|| format!("moontide:{name}")),
-        options: url.options,
-    })))
-}
-
-/// An error is a sentence on the key `url`.
-fn url(text: &str) -> Result<Url, String> {
-    let form = || format!("`url` is not as {FORM}");
-    let (scheme, rest) = text.split_once(':').ok_or_else(form)?;
-    if !matches!(scheme, "postgres" | "postgresql") {
-        // A scheme alone is no secret.
-        let is_word = scheme.len() <= 12 && scheme.bytes().all(|byte| byte.is_ascii_alphabetic());
-        return Err(match scheme {
-            "mysql" | "mariadb" => "`url` is that of MySQL, which is not supported yet".to_owned(),
-            _ if is_word && rest.starts_with("//") => {
-                format!("`url` begins with `{scheme}://`, and not as {FORM}")
-            }
-            _ => form(),
-        });
-    }
-    let rest = rest.strip_prefix("//").ok_or_else(form)?;
-    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (credentials, rest) = match rest.rsplit_once('@') {
-        None => (None, rest),
-        Some((credentials, rest)) => (Some(credentials), rest),
-    };
-    let (user, password) = match credentials.map(|both| both.split_once(':')) {
-        None => (None, None),
-        Some(None) => (credentials, None),
-        Some(Some((user, password))) => (Some(user), Some(password)),
-    };
-    let text = |part: Option<&str>| match part.filter(|part| !part.is_empty()) {
-        None => Ok(None),
-        Some(part) => decoded(part).map(Some).ok_or_else(form),
-    };
-    let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
-    if authority.contains(',') {
-        return Err(
-            "`url` has several servers, and takes one; write that of the primary, or of a proxy before it"
-                .to_owned(),
-        );
-    }
-    if authority.is_empty() || authority.starts_with('%') {
-        return Err("`url` has no host; a Unix socket is not supported, write a host".to_owned());
-    }
-    let mut url = Url {
-        user: text(user)?,
-        password: text(password)?,
-        address: Address::parse(authority, PORT).ok_or_else(form)?,
-        database: text(Some(database))?,
-        application: None,
-        options: None,
-        is_tls: None,
-    };
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').ok_or_else(form)?;
-        parameter(&mut url, key, decoded(value).ok_or_else(form)?)?;
-    }
-    Ok(url)
-}
-
-fn parameter(url: &mut Url, key: &str, value: String) -> Result<(), String> {
-    match key {
-        "application_name" => url.application = Some(value),
-        "options" => url.options = Some(value),
-        "sslmode" if value == "disable" => url.is_tls = Some(false),
-        "sslmode" if SSL_MODES.contains(&value.as_str()) => url.is_tls = Some(true),
-        "sslmode" => {
-            return Err(format!(
-                "`url` has another `sslmode` than {}; with TLS, certificates are always checked",
-                SSL_MODES.join(", ")
-            ));
-        }
-        "connect_timeout" => {
-            return Err("`url` has `connect_timeout`; write the key `connectTimeout`".to_owned());
-        }
-        "sslrootcert" | "sslcert" | "sslkey" => {
-            return Err(format!("`url` has `{key}`; write it below `tls`"));
-        }
-        _ => {
-            let meant = suggestion(key, &PARAMETERS);
-            return Err(format!("`url` has a parameter that is not known, {meant}"));
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_has_its_parts() {
-        let found = url(
-            "postgresql://al%40ice:p%3A%2Fw@Db.example:5433/my%20db?sslmode=verify-full&application_name=a&options=-c%20x=1",
-        );
-        let expected = Url {
-            user: Some("al@ice".to_owned()),
-            password: Some("p:/w".to_owned()),
-            address: Address {
-                host: "db.example".to_owned(),
-                port: 5433,
-            },
-            database: Some("my db".to_owned()),
-            application: Some("a".to_owned()),
-            options: Some("-c x=1".to_owned()),
-            is_tls: Some(true),
-        };
-        assert_eq!(found, Ok(expected));
-        let short = url("postgres://h").unwrap();
-        assert_eq!(short.address.to_string(), "h:5432");
-        assert_eq!(
-            (short.user, short.database, short.is_tls),
-            (None, None, None)
-        );
-        assert_eq!(
-            url("postgres://[::1]/d").unwrap().address.to_string(),
-            "[::1]:5432"
-        );
-    }
-
-    #[test]
-    fn anything_else_is_told_without_a_secret() {
-        for (text, expected) in [
-            ("db.example:5432", "is not as"),
-            ("mysql://u:secret@h/d", "that of MySQL"),
-            ("mongodb://u:secret@h/d", "begins with `mongodb://`"),
-            ("secret", "is not as"),
-            ("postgres:secret", "is not as"),
-            ("postgres://u:secret@h:port/d", "is not as"),
-            ("postgres://u:secret@a,b/d", "several servers"),
-            ("postgres:///d?host=/run", "no host"),
-            ("postgres://h/d?sslmode=prefer", "another `sslmode`"),
-            ("postgres://h/d?password=secret", "not known"),
-            ("postgres://h/d?sslrootcert=x", "below `tls`"),
-            ("postgres://h/d?connect_timeout=1", "`connectTimeout`"),
-        ] {
-            let error = url(text).unwrap_err();
-            assert!(error.contains(expected), "{text}: {error}");
-            assert!(!error.contains("secret"), "{error}");
-        }
-    }
+    let (address, database) = (url.address, url.database);
+    let password = sql.password.clone().or(url.password).map(Secret);
+    let application = url
+        .application
+        .unwrap_or_else(|| format!("moontide:{name}"));
+    Some(match scheme {
+        Scheme::Postgres => Location::Postgres(Box::new(Postgres {
+            address,
+            database: database.unwrap_or_else(|| user.clone()),
+            user,
+            password,
+            tls,
+            application,
+            options: url.options,
+        })),
+        Scheme::MySql => Location::MySql(Box::new(MySql {
+            address,
+            user,
+            password,
+            database,
+            tls,
+            application,
+        })),
+    })
 }

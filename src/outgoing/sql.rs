@@ -10,6 +10,7 @@ mod driver;
 mod insertion;
 mod json;
 mod lease;
+mod mysql;
 mod once;
 mod once_rows;
 mod postgres;
@@ -34,6 +35,7 @@ use crate::wait::sql::{Begin, Databases, Prepared, Request, Transaction, Work};
 
 use client::Client;
 use driver::Driver;
+use mysql::MySql;
 use postgres::Postgres;
 use sqlite::Sqlite;
 
@@ -74,6 +76,7 @@ trait Database: Send + Sync {
 fn open(settings: &Settings, shared: &Shared) -> Arc<dyn Database> {
     match settings.location {
         Location::Postgres(_) => Arc::new(Client::<Postgres>::new(settings, shared)),
+        Location::MySql(_) => Arc::new(Client::<MySql>::new(settings, shared)),
         Location::Sqlite(_) => Arc::new(Client::<Sqlite>::new(settings, shared)),
     }
 }

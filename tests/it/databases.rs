@@ -1,6 +1,7 @@
 //! Statements that handlers run by `tide.sql`, against real databases.
 
 mod away;
+mod mysql;
 mod once;
 mod secured;
 
@@ -8,12 +9,13 @@ use crate::support::client::{Message, numbered};
 use crate::support::daemon::{Daemon, moontide};
 use crate::support::http::{address, scrape};
 use crate::support::kafka;
-use crate::support::postgres::{self, Postgres};
+use crate::support::postgres;
 use crate::support::project::{Project, from_beginning};
+use crate::support::sql_server::SqlServer;
 use crate::support::wait::DEADLINE;
 
 /// Runs the value of each message as a chunk, with `db`, `file` and `fails(kind, f, ...)`, and records its error.
-const CHUNKS: &str = r#"
+pub(super) const CHUNKS: &str = r#"
 local record, tide = require "record", require "tide"
 local env = setmetatable({ tide = tide, db = tide.sql("main"), file = tide.sql("file") }, { __index = _G })
 function env.fails(kind, f, ...)
@@ -33,7 +35,7 @@ end
 "#;
 
 /// `[sql.main]` for this database, with further lines.
-pub(super) fn main_table(server: &Postgres, database: &str, lines: &str) -> String {
+pub(super) fn main_table(server: &dyn SqlServer, database: &str, lines: &str) -> String {
     format!("[sql.main]\nurl = \"{}\"\n{lines}\n", server.url(database))
 }
 

@@ -148,6 +148,10 @@ fn location(sql: &Sql) -> String {
         Location::Postgres(postgres) => {
             format!("postgres://{}/{}", postgres.address, postgres.database)
         }
+        Location::MySql(mysql) => {
+            let database = mysql.database.as_deref().unwrap_or_default();
+            format!("mysql://{}/{database}", mysql.address)
+        }
         Location::Sqlite(path) => format!("sqlite:{}", path.display()),
     }
 }
@@ -156,26 +160,30 @@ pub(super) fn sql_head(sql: &Sql) -> String {
     format!("sql {} at {}", sql.name, location(sql))
 }
 
+/// Of a server: the user, whether there is a password, and TLS.
+fn log_in(sql: &Sql) -> Option<(&str, bool, Option<&Tls>)> {
+    match &sql.location {
+        Location::Postgres(one) => Some((&one.user, one.password.is_some(), one.tls.as_ref())),
+        Location::MySql(one) => Some((&one.user, one.password.is_some(), one.tls.as_ref())),
+        Location::Sqlite(_) => None,
+    }
+}
+
 pub(super) fn sql_as_lines(sql: &Sql) -> Vec<String> {
-    let first = match &sql.location {
-        Location::Postgres(postgres) => {
-            let password = if postgres.password.is_some() {
-                "with"
-            } else {
-                "without"
-            };
+    let first = match log_in(sql) {
+        Some((user, has_password, certificates)) => {
+            let password = if has_password { "with" } else { "without" };
             let prepared = if sql.prepare {
                 "stay prepared"
             } else {
                 "are prepared for each call"
             };
             format!(
-                "as {}, {password} a password, {}; statements {prepared}",
-                postgres.user,
-                tls(postgres.tls.as_ref())
+                "as {user}, {password} a password, {}; statements {prepared}",
+                tls(certificates)
             )
         }
-        Location::Sqlite(_) => "one connection writes, and the others read".to_owned(),
+        None => "one connection writes, and the others read".to_owned(),
     };
     vec![
         first,
@@ -197,16 +205,13 @@ pub(super) fn sql_as_lines(sql: &Sql) -> Vec<String> {
 }
 
 pub(super) fn sql_as_json(sql: &Sql) -> Json {
-    let postgres = match &sql.location {
-        Location::Postgres(postgres) => Some(postgres),
-        Location::Sqlite(_) => None,
-    };
+    let log_in = log_in(sql);
     json!({
         "name": sql.name,
         "url": location(sql),
-        "user": postgres.map(|one| &one.user),
-        "password": postgres.is_some_and(|one| one.password.is_some()),
-        "tls": postgres.is_some_and(|one| one.tls.is_some()),
+        "user": log_in.map(|(user, ..)| user),
+        "password": log_in.is_some_and(|(_, has_password, _)| has_password),
+        "tls": log_in.is_some_and(|(.., certificates)| certificates.is_some()),
         "size": sql.size,
         "acquireTimeout": sql.acquire_timeout.as_millis() as u64,
         "connectTimeout": sql.connect_timeout.as_millis() as u64,

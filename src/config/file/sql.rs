@@ -11,7 +11,7 @@ use super::tls::Tls;
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub(in crate::config) struct Sql {
-    /// The address, as `postgres://user@host:port/database`, or `sqlite:path`.
+    /// The address, as `postgres://user@host:port/database`, `mysql://user@host:port/database`, or `sqlite:path`.
     pub(in crate::config) url: Option<String>,
     /// The user; absent: that of the address.
     pub(in crate::config) user: Option<String>,
@@ -37,7 +37,7 @@ pub(in crate::config) struct Sql {
     pub(in crate::config) once_table: String,
     /// How long a row of that table is kept; longer while its message is not committed.
     pub(in crate::config) once_retention: Millis,
-    /// TLS: true or false, or the certificates; absent: as `sslmode` of the address says.
+    /// TLS: true or false, or the certificates; absent: as `sslmode` or `ssl-mode` of the address says.
     pub(in crate::config) tls: Option<Tls>,
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::insertion;
 use crate::config::Sql as Settings;
 use crate::outgoing::pool::{Open, Reusable};
 use crate::wait::sql::{Begin, Insert, Statement};
@@ -69,6 +70,19 @@ pub(super) trait Driver: Send + Sync + 'static {
 
     /// Where the database is, for errors.
     fn location(&self) -> String;
+
+    /// The name of a table, with its schema, as statements write it.
+    fn table(parts: &[String]) -> String {
+        insertion::table(parts)
+    }
+
+    /// Inserts an identity, its `scope` and the offset of its message into the table of `once`, unless it is there: then
+    /// the statement changes no row.
+    fn once_text(table: &str) -> String {
+        format!(
+            "INSERT INTO {table} (id, scope, message_offset) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING"
+        )
+    }
 
     /// Deletes at most `most` rows of the table of `once` that are older than this. Of its two parameters the first is
     /// their `scope`, and the second the offset below which their messages are committed.

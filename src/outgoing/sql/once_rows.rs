@@ -9,7 +9,6 @@ use tokio::time::timeout;
 
 use super::client::{Client, too_slow};
 use super::driver::{Connection as _, Driver, Role};
-use super::insertion;
 use super::lease::Lease;
 use crate::log::log;
 use crate::wait::sql::{Identity, Statement};
@@ -24,16 +23,13 @@ fn text(text: &str) -> Value {
 
 impl<D: Driver> Client<D> {
     fn once_table(&self) -> String {
-        insertion::table(&self.settings.once_table)
+        D::table(&self.settings.once_table)
     }
 
     /// Inserts a row, unless it is there.
     pub(super) fn once_statement(&self, identity: &Identity) -> Statement {
-        let table = self.once_table();
         Statement {
-            text: format!(
-                "INSERT INTO {table} (id, scope, message_offset) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING"
-            ),
+            text: D::once_text(&self.once_table()),
             arguments: vec![
                 text(&identity.text),
                 text(&identity.scope),

@@ -49,7 +49,7 @@ impl Driver for Postgres {
                 let dialer = Dialer::new(&shared.resolver, tls, settings.connect_timeout);
                 Some(Server::new(postgres, dialer))
             }
-            Location::Sqlite(_) => None,
+            Location::MySql(_) | Location::Sqlite(_) => None,
         };
         Self {
             settings: settings.clone(),

@@ -35,7 +35,7 @@ impl Driver for Sqlite {
     fn new(settings: &Settings, _: &Shared) -> Self {
         let path = match &settings.location {
             Location::Sqlite(path) => path.clone(),
-            Location::Postgres(_) => PathBuf::new(),
+            Location::Postgres(_) | Location::MySql(_) => PathBuf::new(),
         };
         Self {
             path,

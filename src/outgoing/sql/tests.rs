@@ -1,12 +1,17 @@
 //! The client against a real server, which answers, refuses, is away, and stands still.
 
+#[path = "../../../tests/it/support/mariadb.rs"]
+mod mariadb;
 #[path = "../../../tests/it/support/postgres.rs"]
 mod server;
+#[path = "../../../tests/it/support/sql_server.rs"]
+mod sql_server;
 #[path = "../../../tests/it/support/web.rs"]
 mod web;
 
 mod given_up;
 mod log_in;
+mod mysql;
 mod once;
 mod proxy;
 mod rows;
@@ -16,11 +21,13 @@ mod statements;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Address, Postgres as Connecting, Secret};
+use crate::config::{Address, MySql as ConnectingToMySql, Postgres as Connecting, Secret};
 use crate::telemetry::status::PoolStatus;
 use crate::wait::sql::{Insert, OnConflict, Requesting, Shape, Statement};
 use crate::wait::{AWAY, Value};
+use mariadb::MariaDb;
 use server::Postgres as Server;
+use sql_server::SqlServer;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -49,12 +56,84 @@ fn settings(server: &Server, database: &str) -> Settings {
     settings
 }
 
+/// The same of MariaDB.
+fn settings_of_mariadb(server: &MariaDb, database: &str) -> Settings {
+    let mut settings = Settings::named("main");
+    settings.location = Location::MySql(Box::new(ConnectingToMySql {
+        address: Address {
+            host: "127.0.0.1".to_owned(),
+            port: server.port,
+        },
+        user: mariadb::USER.to_owned(),
+        password: Some(Secret(server::PASSWORD.to_owned())),
+        database: Some(database.to_owned()),
+        tls: None,
+        application: "moontide:main".to_owned(),
+    }));
+    settings
+}
+
 /// The same server by another port.
 fn at_port(mut settings: Settings, port: u16) -> Settings {
-    if let Location::Postgres(postgres) = &mut settings.location {
-        postgres.address.port = port;
+    match &mut settings.location {
+        Location::Postgres(postgres) => postgres.address.port = port,
+        Location::MySql(mysql) => mysql.address.port = port,
+        Location::Sqlite(_) => {}
     }
     settings
+}
+
+/// A new database of one kind of server, and how statements of that kind say what tests need.
+struct Scene {
+    server: &'static dyn SqlServer,
+    database: String,
+    settings: Settings,
+    /// It runs until it is ended.
+    endless: &'static str,
+    endless_rows: &'static str,
+    /// Within a transaction: nobody else inserts.
+    lock_table: &'static str,
+    /// Returns its argument as `v`, after a while.
+    slow: &'static str,
+    /// Inserts its argument.
+    a_hundred_rows: &'static str,
+}
+
+/// Each kind of server that is there; of any other a line says that it is not.
+fn scenes() -> Vec<Scene> {
+    let postgres = server::shared().map(|server| {
+        let database = server.database();
+        Scene {
+            server,
+            settings: settings(server, &database),
+            database,
+            endless: "SELECT pg_sleep(600)",
+            endless_rows: "SELECT repeat('x', 1000) FROM generate_series(1, 100000000)",
+            lock_table: "LOCK TABLE t",
+            slow: "SELECT $1::bigint AS v, pg_sleep(0.002)",
+            a_hundred_rows: "INSERT INTO t SELECT $1 FROM generate_series(1, 100)",
+        }
+    });
+    let mysql = mariadb::shared().map(|server| {
+        let database = server.database();
+        Scene {
+            server,
+            settings: settings_of_mariadb(server, &database),
+            database,
+            endless: "SELECT SLEEP(600)",
+            endless_rows: "SELECT repeat('x', 1000) FROM seq_1_to_100000000",
+            lock_table: "SELECT id FROM t FOR UPDATE",
+            slow: "SELECT ? AS v, SLEEP(0.002)",
+            a_hundred_rows: "INSERT INTO t SELECT ? FROM seq_1_to_100",
+        }
+    });
+    postgres.into_iter().chain(mysql).collect()
+}
+
+impl Scene {
+    fn wait_for_activity(&self, is_it: impl Fn(&str) -> bool) {
+        sql_server::wait_for_activity(self.server, &self.database, &is_it);
+    }
 }
 
 impl Fixture {
@@ -238,11 +317,11 @@ fn a_database_that_does_not_exist_is_told_with_the_nearest() {
 
 #[test]
 fn unreachable_busy_and_slow_are_three_errors() {
-    let Some(server) = server::shared() else {
-        return;
-    };
-    let database = server.database();
-    let mut settings = settings(server, &database);
+    scenes().iter().for_each(three_errors);
+}
+
+fn three_errors(scene: &Scene) {
+    let mut settings = scene.settings.clone();
     settings.size = 2;
     settings.acquire_timeout = Duration::from_millis(50);
     settings.timeout = Duration::from_millis(300);
@@ -270,13 +349,13 @@ fn unreachable_busy_and_slow_are_three_errors() {
     assert!(fault.message.contains(expected), "{}", fault.message);
     one.end();
 
-    let fault = fixture.fails("SELECT pg_sleep(60)", &[]);
+    let fault = fixture.fails(scene.endless, &[]);
     assert_eq!(fault.kind, "timeout");
     let expected =
         "`sql:query`: SELECT in `main`: no result within 300ms; the statement is cancelled";
     assert!(fault.message.contains(expected), "{}", fault.message);
     // Not only here: the server does not go on with it.
-    server.wait_for_activity(&database, |now| !now.contains("active"));
+    scene.wait_for_activity(|now| !now.contains("active"));
 }
 
 #[test]

@@ -36,6 +36,8 @@ struct Slot<D: Driver> {
     is_over: bool,
 }
 
+/// Attempts to insert an identity. Where several wait for one that rolls back, a server may call that a deadlock.
+const ATTEMPTS: usize = 10;
 const NOT_BEGUN: &str = "the transaction has not begun";
 const OVER: &str = "the transaction has ended";
 const LOST: &str =
@@ -148,7 +150,15 @@ impl<D: Driver> Inner<D> {
         lease.begun(client.counted());
         if let Some(identity) = &self.begin.identity {
             let statement = client.once_statement(identity);
-            let count = client.execute(&mut lease, &statement).await;
+            let mut count = client.execute(&mut lease, &statement).await;
+            for _ in 1..ATTEMPTS {
+                let is_refused = count.as_ref().is_err_and(|fault| fault.kind == "conflict");
+                if !is_refused || !lease.is_clean() {
+                    break;
+                }
+                self.begin_again(&mut lease).await?;
+                count = client.execute(&mut lease, &statement).await;
+            }
             let count = count.map_err(|fault| client.once_failed(fault))?;
             client.once.note(identity);
             client.clean_once();
@@ -167,6 +177,18 @@ impl<D: Driver> Inner<D> {
         slot.lease = Some(lease);
         slot.missing = LOST;
         Ok(true)
+    }
+
+    /// For a transaction in which nothing has been done yet.
+    async fn begin_again(&self, lease: &mut Lease<D>) -> Result<(), Fault> {
+        let within = self.client.settings.timeout;
+        let connection = lease.connection()?;
+        let beginning = async {
+            connection.rollback().await?;
+            connection.begin(&self.begin).await
+        };
+        let begun = timeout(within, beginning).await;
+        begun.unwrap_or_else(|_| Err(too_slow(within)))
     }
 
     /// The connection, for one who has the turn.

@@ -5,9 +5,10 @@ use crate::support::daemon::Daemon;
 use crate::support::kafka;
 use crate::support::postgres::Postgres;
 use crate::support::project::{Project, from_beginning};
+use crate::support::sql_server::SqlServer;
 use crate::support::wait::DEADLINE;
 
-const HANDLER: &str = r#"
+pub(super) const HANDLER: &str = r#"
 local record, tide = require "record", require "tide"
 local db = tide.sql("main")
 local M = {}
@@ -23,29 +24,39 @@ return M
 "#;
 
 /// A daemon whose messages each need the database once.
-struct Scene<'k> {
-    project: Project,
-    topic: Topic<'k>,
-    server: Postgres,
-    database: String,
-    daemon: Daemon,
+pub(super) struct Scene<S> {
+    pub(super) project: Project,
+    topic: Topic<'static>,
+    pub(super) server: S,
+    pub(super) database: String,
+    pub(super) daemon: Daemon,
     sent: u64,
 }
 
-fn scene(policy: &str) -> Option<Scene<'static>> {
-    let kafka = kafka::shared()?;
+fn scene(policy: &str) -> Option<Scene<Postgres>> {
     let server = Postgres::start_own("")?;
+    let role = "CREATE ROLE app LOGIN PASSWORD 'pw'; GRANT ALL ON t TO app";
+    begun(server, "postgres", role, HANDLER, policy)
+}
+
+/// `role` makes the user `app`.
+pub(super) fn begun<S: SqlServer>(
+    server: S,
+    scheme: &str,
+    role: &str,
+    handler: &str,
+    policy: &str,
+) -> Option<Scene<S>> {
+    let kafka = kafka::shared()?;
     let (topic, database) = (kafka.topic("sql-away", 1), server.database());
-    server.sql(
-        &database,
-        "CREATE TABLE t (id bigint PRIMARY KEY); CREATE ROLE app LOGIN PASSWORD 'pw'; GRANT ALL ON t TO app",
-    );
+    let table = "CREATE TABLE t (id bigint PRIMARY KEY)";
+    server.sql(&database, &format!("{table}; {role}"));
     let project = Project::new(kafka).sections(&format!(
-        "[sql.main]\nurl = \"postgres://app:pw@127.0.0.1:{}/{database}\"\nsize = 4\nconnectTimeout = \"2s\"\n\
+        "[sql.main]\nurl = \"{scheme}://app:pw@127.0.0.1:{}/{database}\"\nsize = 4\nconnectTimeout = \"2s\"\n\
          timeout = \"1s\"\n",
-        server.port
+        server.port()
     ));
-    project.handler("rows.lua", HANDLER);
+    project.handler("rows.lua", handler);
     project.config(
         &(from_beginning("rows", &topic.name, "rows.put") + "ordering = \"none\"\n" + policy),
     );
@@ -60,10 +71,15 @@ fn scene(policy: &str) -> Option<Scene<'static>> {
     })
 }
 
-impl Scene<'_> {
+impl<S> Scene<S> {
     /// Ten messages meet the fault, until some have failed by these words; then it is over, and all of them are done.
     #[track_caller]
-    fn meets(&mut self, kinds: &[&str], fault: impl FnOnce(&Self), over: impl FnOnce(&Self)) {
+    pub(super) fn meets(
+        &mut self,
+        kinds: &[&str],
+        fault: impl FnOnce(&Self),
+        over: impl FnOnce(&Self),
+    ) {
         let failed = self.project.entries_of("fail").len();
         fault(self);
         self.topic.produce(numbered(self.sent..self.sent + 10, 0));
@@ -78,7 +94,9 @@ impl Scene<'_> {
         let count = usize::try_from(self.sent).unwrap();
         self.project.wait_for_entries("done", count, 2 * DEADLINE);
     }
+}
 
+impl Scene<Postgres> {
     /// Changes the role of the daemon, and ends its connections, which have the old settings.
     fn alter(&self, how: &str) {
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'";

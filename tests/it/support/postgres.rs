@@ -8,11 +8,9 @@
 
 #![allow(dead_code, reason = "the two suites use different parts")]
 
-use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::thread;
@@ -20,23 +18,11 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-const USER: &str = "postgres";
-pub(crate) const PASSWORD: &str = "a secret/with:signs";
-const SOON: Duration = Duration::from_secs(45);
+use super::sql_server::{self, Running, SqlServer, is_alive, own, said_if_absent, signal};
 
-/// Runs the server, tells its process id, and ends it with its data once the pipe is closed.
-const GUARD: &str = r#"
-exec 3>&1 >&2
-trap '' INT HUP
-"$@" </dev/null >>"$LOG" 2>&1 3>&- &
-server=$!
-echo $server >&3
-exec 3>&-
-read -r _ || true
-kill -9 $server 2>/dev/null
-wait $server 2>/dev/null
-[ -z "$REMOVE" ] || rm -rf "$REMOVE"
-"#;
+const USER: &str = "postgres";
+pub(crate) const PASSWORD: &str = sql_server::PASSWORD;
+const SOON: Duration = Duration::from_secs(45);
 
 pub(crate) struct Postgres {
     pub(crate) port: u16,
@@ -47,25 +33,12 @@ pub(crate) struct Postgres {
     running: Mutex<Option<Running>>,
 }
 
-struct Running {
-    pid: i32,
-    guard: Child,
-    pipe: Option<ChildStdin>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.pipe.take());
-        drop(self.guard.wait());
-    }
-}
-
 /// The server of all tests that leave it alone; `None` where there can be none, which is then said.
 pub(crate) fn shared() -> Option<&'static Postgres> {
     static SHARED: OnceLock<Option<Postgres>> = OnceLock::new();
     let shared =
         SHARED.get_or_init(|| programs().map(|programs| Postgres::new(programs, true, "")));
-    said_if_absent(shared.as_ref())
+    said_if_absent("PostgreSQL", shared.as_ref())
 }
 
 /// Where the programs of the newest version are.
@@ -86,74 +59,21 @@ fn programs() -> Option<PathBuf> {
     found.pop().map(|(_, programs)| programs)
 }
 
-fn said_if_absent<T>(postgres: Option<T>) -> Option<T> {
-    if postgres.is_none() {
-        let test = thread::current().name().unwrap_or("a test").to_owned();
-        let sentence = format!("SKIPPED {test}: PostgreSQL is needed to run it\n");
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "{sentence}");
-        // Past the test runner, which swallows what a passing test prints.
-        std::io::stderr().write_all(sentence.as_bytes()).unwrap();
-    }
-    postgres
-}
-
 /// The command line that runs a program as a user that PostgreSQL accepts.
 fn as_user(program: &Path) -> Vec<String> {
-    let is_root = Command::new("id")
-        .arg("-u")
-        .output()
-        .is_ok_and(|id| id.stdout == b"0\n");
-    let mut words = Vec::new();
-    if is_root {
-        let user = user();
-        words.extend(
-            [
-                "setpriv",
-                "--reuid",
-                user,
-                "--regid",
-                &group(user),
-                "--clear-groups",
-            ]
-            .map(str::to_owned),
-        );
-    }
-    words.push(program.display().to_string());
-    words
-}
-
-fn user() -> &'static str {
-    let has_own = Command::new("id")
-        .arg(USER)
-        .output()
-        .is_ok_and(|id| id.status.success());
-    if has_own { USER } else { "nobody" }
+    sql_server::as_user(USER, program)
 }
 
 /// Gives a key to the user of the server, who alone may read it. Returns whether there is a server.
 pub(crate) fn own_key(path: &str) -> bool {
-    if said_if_absent(programs()).is_none() {
-        return false;
-    }
-    let mut commands = vec![vec!["chmod", "600", path]];
-    if as_user(Path::new("")).len() > 1 {
-        commands.push(vec!["chown", user(), path]);
-    }
-    commands.iter().all(|words| {
-        let status = Command::new(words[0]).args(&words[1..]).status();
-        status.is_ok_and(|status| status.success())
-    })
-}
-
-fn group(user: &str) -> String {
-    let id = Command::new("id").args(["-g", user]).output().unwrap();
-    String::from_utf8(id.stdout).unwrap().trim().to_owned()
+    said_if_absent("PostgreSQL", programs()).is_some() && sql_server::own_key(USER, path)
 }
 
 impl Postgres {
     /// A server that its test may stop and fill, with further settings, each a line.
     pub(crate) fn start_own(settings: &str) -> Option<Self> {
-        said_if_absent(programs().map(|programs| Self::new(programs, false, settings)))
+        let started = programs().map(|programs| Self::new(programs, false, settings));
+        said_if_absent("PostgreSQL", started)
     }
 
     fn new(programs: PathBuf, is_shared: bool, settings: &str) -> Self {
@@ -175,13 +95,7 @@ impl Postgres {
         };
         let folder = postgres.directory.path();
         std::fs::write(folder.join("password"), PASSWORD).unwrap();
-        if as_user(Path::new("")).len() > 1 {
-            let owned = Command::new("chown")
-                .args(["-R", user()])
-                .arg(folder)
-                .status();
-            assert!(owned.unwrap().success());
-        }
+        own(USER, folder);
         let initdb = as_user(&postgres.programs.join("initdb"));
         let made = Command::new(&initdb[0])
             .args(&initdb[1..])
@@ -221,28 +135,9 @@ impl Postgres {
         } else {
             Path::new("")
         };
-        let mut guard = Command::new("sh")
-            .args(["-c", GUARD, "postgres-guard"])
-            .args(as_user(&self.programs.join("postgres")))
-            .arg("-D")
-            .arg(folder.join("data"))
-            .env("LOG", folder.join("server.log"))
-            .env("REMOVE", remove)
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("there is a shell");
-        let pipe = guard.stdin.take();
-        let mut pid = String::new();
-        let told = guard.stdout.take().expect("it is piped");
-        BufReader::new(told).read_line(&mut pid).unwrap();
-        *running = Some(Running {
-            pid: pid.trim().parse().expect("the guard tells the process id"),
-            guard,
-            pipe,
-        });
+        let mut words = as_user(&self.programs.join("postgres"));
+        words.extend(["-D".to_owned(), folder.join("data").display().to_string()]);
+        *running = Some(Running::start(&words, &folder.join("server.log"), remove));
         drop(running);
         self.until("the server answers", || {
             self.try_sql(USER, "SELECT 1").is_ok()
@@ -309,14 +204,7 @@ impl Postgres {
     }
 
     pub(crate) fn url(&self, database: &str) -> String {
-        let password = PASSWORD.bytes().fold(String::new(), |mut text, byte| {
-            write!(text, "%{byte:02X}").unwrap();
-            text
-        });
-        format!(
-            "postgres://{USER}:{password}@127.0.0.1:{}/{database}",
-            self.port
-        )
+        sql_server::url("postgres", USER, self.port, database)
     }
 
     pub(crate) fn try_sql(&self, database: &str, text: &str) -> Result<String, String> {
@@ -366,28 +254,36 @@ impl Postgres {
     }
 
     pub(crate) fn wait_for_activity(&self, database: &str, is_it: impl Fn(&str) -> bool) {
-        let until = Instant::now() + SOON;
-        loop {
-            let seen = self.activity(database);
-            if is_it(&seen) {
-                return;
-            }
-            assert!(Instant::now() < until, "in vain: {seen}");
-            thread::sleep(Duration::from_millis(10));
-        }
+        sql_server::wait_for_activity(self, database, &is_it);
     }
 }
 
-fn signal(pid: i32, name: &str) {
-    let status = Command::new("kill")
-        .args([&format!("-{name}"), &pid.to_string()])
-        .stderr(Stdio::null())
-        .status();
-    // A process of the server may have ended meanwhile.
-    assert!(status.is_ok());
-}
+impl SqlServer for Postgres {
+    fn port(&self) -> u16 {
+        self.port
+    }
 
-fn is_alive(pid: i32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-    status.is_ok_and(|status| !status.contains(") Z"))
+    fn database(&self) -> String {
+        self.database()
+    }
+
+    fn url(&self, database: &str) -> String {
+        self.url(database)
+    }
+
+    fn try_sql(&self, database: &str, text: &str) -> Result<String, String> {
+        self.try_sql(database, text)
+    }
+
+    fn activity(&self, database: &str) -> String {
+        self.activity(database)
+    }
+
+    fn start(&self) {
+        self.start();
+    }
+
+    fn kill(&self) {
+        self.kill();
+    }
 }

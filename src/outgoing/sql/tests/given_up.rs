@@ -21,106 +21,116 @@ fn give_up<T: Send + 'static>(
     );
 }
 
-fn is_gone(server: &Server, database: &str) {
-    server.wait_for_activity(database, |now| {
-        !now.contains("active") && !now.contains("transaction")
-    });
+fn is_gone(scene: &Scene) {
+    scene.wait_for_activity(|now| !now.contains("active") && !now.contains("transaction"));
+}
+
+fn count(fixture: &Fixture) -> Value {
+    field(&fixture.one("SELECT count(*) AS n FROM t", &[]), "n")
 }
 
 #[test]
 fn while_it_connects_and_while_it_waits() {
-    let Some(server) = server::shared() else {
-        return;
-    };
-    let database = server.database();
-    let mut settings = settings(server, &database);
-    settings.size = 1;
-    // It accepts and never answers.
-    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let fixture = Fixture::new(&at_port(
-        settings.clone(),
-        mute.local_addr().unwrap().port(),
-    ));
-    let connecting = fixture.begin(run("SELECT 1", &[], Shape::Rows));
-    give_up(&fixture, connecting, || {
-        fixture.settles("it connects", |pool| pool.open == 1);
-    });
-    fixture.is_at_rest();
+    for scene in scenes() {
+        let mut settings = scene.settings.clone();
+        settings.size = 1;
+        // It accepts and never answers.
+        let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let fixture = Fixture::new(&at_port(
+            settings.clone(),
+            mute.local_addr().unwrap().port(),
+        ));
+        let connecting = fixture.begin(run("SELECT 1", &[], Shape::Rows));
+        give_up(&fixture, connecting, || {
+            fixture.settles("it connects", |pool| pool.open == 1);
+        });
+        fixture.is_at_rest();
 
-    let fixture = Fixture::new(&settings);
-    let transaction = fixture.begun();
-    let waiting = fixture.begin(run("SELECT 1", &[], Shape::Rows));
-    give_up(&fixture, waiting, || {
-        fixture.settles("it waits", |pool| pool.waiting == 1);
-    });
-    transaction.end();
-    fixture.is_at_rest();
-    assert_eq!(fixture.pool().open, 1);
+        let fixture = Fixture::new(&settings);
+        let transaction = fixture.begun();
+        let waiting = fixture.begin(run("SELECT 1", &[], Shape::Rows));
+        give_up(&fixture, waiting, || {
+            fixture.settles("it waits", |pool| pool.waiting == 1);
+        });
+        transaction.end();
+        fixture.is_at_rest();
+        assert_eq!(fixture.pool().open, 1);
+    }
 }
 
 #[test]
 fn in_a_statement_and_in_its_result() {
-    let Some(server) = server::shared() else {
-        return;
-    };
-    let database = server.database();
-    let mut settings = settings(server, &database);
-    (settings.max_rows, settings.max_result) = (usize::MAX >> 33, 1 << 30);
-    let fixture = Fixture::new(&settings);
-    for statement in [
-        "SELECT pg_sleep(600)",
-        "SELECT repeat('x', 1000) FROM generate_series(1, 100000000)",
-    ] {
-        let work = fixture.begin(run(statement, &[], Shape::Rows));
+    for scene in scenes() {
+        let mut settings = scene.settings.clone();
+        (settings.max_rows, settings.max_result) = (usize::MAX >> 33, 1 << 30);
+        let fixture = Fixture::new(&settings);
+        fixture.execute("CREATE TABLE t (id int)", &[]);
+        for statement in [scene.endless, scene.endless_rows] {
+            let work = fixture.begin(run(statement, &[], Shape::Rows));
+            give_up(&fixture, work, || {
+                scene.wait_for_activity(|now| now.contains("active"));
+            });
+            fixture.is_at_rest();
+            is_gone(&scene);
+        }
+        // One that waits for a lock, too.
+        let transaction = fixture.begun();
+        fixture.within(&transaction, scene.lock_table).unwrap();
+        let work = fixture.begin(run("INSERT INTO t VALUES (1)", &[], Shape::Count));
         give_up(&fixture, work, || {
-            server.wait_for_activity(&database, |now| now.contains("active"));
+            scene.wait_for_activity(|now| now.contains("active 1"));
         });
+        scene.wait_for_activity(|now| !now.contains("active"));
+        drop(transaction);
         fixture.is_at_rest();
-        is_gone(server, &database);
+        assert_eq!(count(&fixture), Value::Integer(0));
     }
-    // One that waits for a lock, too.
-    fixture.execute("CREATE TABLE t (id int)", &[]);
-    let transaction = fixture.begun();
-    fixture.within(&transaction, "LOCK TABLE t").unwrap();
-    let work = fixture.begin(run("INSERT INTO t VALUES (1)", &[], Shape::Count));
-    give_up(&fixture, work, || {
-        server.wait_for_activity(&database, |now| now.contains("active 1"));
-    });
-    server.wait_for_activity(&database, |now| !now.contains("active"));
-    drop(transaction);
-    fixture.is_at_rest();
-    assert_eq!(
-        field(&fixture.one("SELECT count(*) AS n FROM t", &[]), "n"),
-        Value::Integer(0)
-    );
 }
 
 #[test]
 fn in_a_transaction() {
-    let Some(server) = server::shared() else {
-        return;
-    };
-    let database = server.database();
-    let fixture = Fixture::new(&settings(server, &database));
-    fixture.execute("CREATE TABLE t (id int)", &[]);
-    // Behind BEGIN, and nobody ends it but its drop, on a thread without a runtime.
+    for scene in scenes() {
+        let fixture = Fixture::new(&scene.settings);
+        fixture.execute("CREATE TABLE t (id int)", &[]);
+        fixture.execute("CREATE TABLE locks (id int PRIMARY KEY)", &[]);
+        fixture.execute("INSERT INTO locks VALUES (7)", &[]);
+        // Behind BEGIN, and nobody ends it but its drop, on a thread without a runtime.
+        let transaction = fixture.begun();
+        fixture
+            .within(&transaction, "INSERT INTO t VALUES (1)")
+            .unwrap();
+        std::thread::spawn(move || drop(transaction))
+            .join()
+            .unwrap();
+        fixture.is_at_rest();
+        is_gone(&scene);
+        a_statement_takes_its_transaction_with_it(&scene, &fixture);
+        // A transaction that is told to end while a statement runs ends behind it.
+        let lock = "SELECT id FROM locks WHERE id = 7 FOR UPDATE";
+        let holder = fixture.begun();
+        fixture.within(&holder, lock).unwrap();
+        let transaction = fixture.begun();
+        let work = run(lock, &[], Shape::Count);
+        let work = transaction.request(request(work)).unwrap().requesting;
+        let running = fixture.runtime.spawn(work);
+        scene.wait_for_activity(|now| now.contains("active"));
+        transaction.end();
+        drop(holder);
+        fixture.ended(running).unwrap().unwrap();
+        fixture.is_at_rest();
+        is_gone(&scene);
+        assert_eq!(count(&fixture), Value::Integer(0));
+    }
+}
+
+fn a_statement_takes_its_transaction_with_it(scene: &Scene, fixture: &Fixture) {
     let transaction = fixture.begun();
     fixture
         .within(&transaction, "INSERT INTO t VALUES (1)")
         .unwrap();
-    std::thread::spawn(move || drop(transaction))
-        .join()
-        .unwrap();
-    fixture.is_at_rest();
-    is_gone(server, &database);
-    // In a statement: the transaction is lost with it.
-    let transaction = fixture.begun();
-    fixture
-        .within(&transaction, "INSERT INTO t VALUES (1)")
-        .unwrap();
-    let work = transaction.request(request(run("SELECT pg_sleep(600)", &[], Shape::Rows)));
-    give_up(&fixture, work.unwrap().requesting, || {
-        server.wait_for_activity(&database, |now| now.contains("active"));
+    let work = transaction.request(request(run(scene.endless, &[], Shape::Rows)));
+    give_up(fixture, work.unwrap().requesting, || {
+        scene.wait_for_activity(|now| now.contains("active"));
     });
     let fault = fixture
         .within(&transaction, "INSERT INTO t VALUES (2)")
@@ -134,41 +144,22 @@ fn in_a_transaction() {
     assert_eq!(fixture.commit(&transaction).unwrap_err().kind, "closed");
     drop(transaction);
     fixture.is_at_rest();
-    is_gone(server, &database);
-    // A transaction that is told to end while a statement runs ends behind it.
-    let holder = fixture.begun();
-    fixture
-        .within(&holder, "SELECT pg_advisory_xact_lock(7)")
-        .unwrap();
-    let transaction = fixture.begun();
-    let work = run("SELECT pg_advisory_xact_lock(7)", &[], Shape::Count);
-    let work = transaction.request(request(work)).unwrap().requesting;
-    let running = fixture.runtime.spawn(work);
-    server.wait_for_activity(&database, |now| now.contains("active"));
-    transaction.end();
-    drop(holder);
-    fixture.ended(running).unwrap().unwrap();
-    fixture.is_at_rest();
-    is_gone(server, &database);
-    assert_eq!(
-        field(&fixture.one("SELECT count(*) AS n FROM t", &[]), "n"),
-        Value::Integer(0)
-    );
+    is_gone(scene);
 }
 
 #[test]
 fn a_commit_without_an_answer_is_neither_done_nor_undone() {
-    let Some(server) = server::shared() else {
-        return;
-    };
-    let database = server.database();
-    let direct = Fixture::new(&settings(server, &database));
+    scenes().iter().for_each(commits_without_an_answer);
+}
+
+fn commits_without_an_answer(scene: &Scene) {
+    let direct = Fixture::new(&scene.settings);
     direct.execute("CREATE TABLE t (id int)", &[]);
-    let proxy = Proxy::start(direct.runtime.handle(), server.port);
-    let mut settings = at_port(settings(server, &database), proxy.port);
+    let proxy = Proxy::start(direct.runtime.handle(), scene.server.port());
+    let mut settings = at_port(scene.settings.clone(), proxy.port);
     settings.timeout = Duration::from_millis(400);
     let fixture = Fixture::new(&settings);
-    let count = || field(&direct.one("SELECT count(*) AS n FROM t", &[]), "n");
+    let count = || count(&direct);
     let begun = || {
         let transaction = fixture.begun();
         fixture
@@ -220,7 +211,7 @@ fn a_commit_without_an_answer_is_neither_done_nor_undone() {
     });
     drop(transaction);
     fixture.is_at_rest();
-    is_gone(server, &database);
+    is_gone(scene);
 }
 
 fn seed() -> u64 {
@@ -230,16 +221,17 @@ fn seed() -> u64 {
 }
 
 /// One call, which tells whether it saw what is not its own.
-async fn any(handle: Arc<Handle>, number: i64, dice: u32) -> Result<(), String> {
+async fn any(
+    handle: Arc<Handle>,
+    [slow, a_hundred_rows]: [&'static str; 2],
+    number: i64,
+    dice: u32,
+) -> Result<(), String> {
     let send = |work| handle.request("main", request(work)).unwrap().requesting;
     let own = Value::Integer(number);
     match dice % 4 {
         0 => {
-            let work = run(
-                "SELECT $1::bigint AS v, pg_sleep(0.002)",
-                std::slice::from_ref(&own),
-                Shape::One,
-            );
+            let work = run(slow, std::slice::from_ref(&own), Shape::One);
             match send(work).await {
                 Ok(found) if field(&found, "v") == own => Ok(()),
                 Ok(found) => Err(format!("{number}: {found:?}")),
@@ -271,11 +263,7 @@ async fn any(handle: Arc<Handle>, number: i64, dice: u32) -> Result<(), String> 
                 return Ok(());
             }
             for _ in 0..2 {
-                let work = run(
-                    "INSERT INTO t SELECT $1 FROM generate_series(1, 100)",
-                    std::slice::from_ref(&own),
-                    Shape::Count,
-                );
+                let work = run(a_hundred_rows, std::slice::from_ref(&own), Shape::Count);
                 let work = transaction.request(request(work)).unwrap().requesting;
                 work.await.map_err(|fault| fault.message)?;
             }
@@ -291,23 +279,29 @@ async fn any(handle: Arc<Handle>, number: i64, dice: u32) -> Result<(), String> 
 
 #[test]
 #[expect(clippy::print_stderr, reason = "the seed of a failed run")]
-fn at_some_hundred_random_moments() {
-    let Some(server) = server::shared() else {
-        return;
-    };
-    let database = server.database();
-    let mut settings = settings(server, &database);
+fn at_a_thousand_random_moments() {
+    let seed = seed();
+    eprintln!("MOONTIDE_SQL_SEED={seed}");
+    for scene in scenes() {
+        at_random_moments(&scene, seed);
+    }
+}
+
+fn at_random_moments(scene: &Scene, seed: u64) {
+    let mut settings = scene.settings.clone();
     settings.size = 6;
     let fixture = Fixture::new(&settings);
     fixture.execute("CREATE TABLE t (id bigint)", &[]);
-    let seed = seed();
-    eprintln!("MOONTIDE_SQL_SEED={seed}");
+    let words = [scene.slow, scene.a_hundred_rows];
     let mut random = fastrand::Rng::with_seed(seed);
     let handle = Arc::new(Handle(vec![fixture.clients.client(&settings)]));
     let mut tasks = Vec::new();
-    for number in 0..400 {
+    for number in 0..1000 {
         let (dice, after) = (random.u32(..), random.f64().powi(3) * 0.5);
-        let (work, pause) = (any(handle.clone(), number, dice), random.f64() * 0.004);
+        let (work, pause) = (
+            any(handle.clone(), words, number, dice),
+            random.f64() * 0.004,
+        );
         tasks.push(fixture.runtime.spawn(async move {
             tokio::time::timeout(Duration::from_secs_f64(after), work).await
         }));
@@ -320,9 +314,9 @@ fn at_some_hundred_random_moments() {
             Err(_) => given_up += 1,
         }
     }
-    assert!((30..390).contains(&given_up), "seed {seed}: {given_up}");
+    assert!((75..975).contains(&given_up), "seed {seed}: {given_up}");
     fixture.is_at_rest();
-    is_gone(server, &database);
+    is_gone(scene);
     // Each transaction is whole or nothing.
     let parts = "SELECT count(*) AS n FROM (SELECT id FROM t GROUP BY id HAVING count(*) <> 200) s";
     assert_eq!(
@@ -330,6 +324,6 @@ fn at_some_hundred_random_moments() {
         Value::Integer(0),
         "seed {seed}"
     );
-    let open = server.activity(&database);
+    let open = scene.server.activity(&scene.database);
     assert_eq!(open, format!("idle {}", fixture.pool().open), "seed {seed}");
 }

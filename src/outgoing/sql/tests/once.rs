@@ -42,7 +42,7 @@ fn identified_by(identity: &str, positions: Arc<Position>) -> Begin {
     }
 }
 
-/// The same for both kinds of databases.
+/// The same for every kind of database.
 pub(super) fn a_body_runs_once(fixture: &Fixture) {
     let begin = |identity: &str| {
         let transaction = fixture.transaction(identified(identity));
@@ -69,32 +69,58 @@ pub(super) fn a_body_runs_once(fixture: &Fixture) {
 
 #[test]
 fn a_body_whose_transaction_is_committed_does_not_run_again() {
-    let Some(server) = server::shared() else {
-        return;
-    };
-    let fixture = Fixture::new(&settings(server, &server.database()));
-    fixture.execute("CREATE TABLE t (id int)", &[]);
-    a_body_runs_once(&fixture);
+    for scene in scenes() {
+        let fixture = Fixture::new(&scene.settings);
+        fixture.execute("CREATE TABLE t (id int)", &[]);
+        a_body_runs_once(&fixture);
+    }
 }
 
 /// The second one waits for the first, and learns of its commit.
 #[test]
 fn two_at_once_do_not_both_run() {
-    let Some(server) = server::shared() else {
-        return;
-    };
-    let database = server.database();
-    let fixture = Fixture::new(&settings(server, &database));
-    let first = fixture.transaction(identified("a"));
-    assert_eq!(
-        fixture.ended(first.begin().requesting),
-        Ok(Value::Boolean(true))
-    );
-    let second = fixture.transaction(identified("a"));
-    let waiting = fixture.runtime.spawn(second.begin().requesting);
-    server.wait_for_activity(&database, |now| now.contains("active"));
-    fixture.commit(&first).unwrap();
-    assert_eq!(fixture.ended(waiting).unwrap(), Ok(Value::Boolean(false)));
+    for scene in scenes() {
+        let fixture = Fixture::new(&scene.settings);
+        let first = fixture.transaction(identified("a"));
+        assert_eq!(
+            fixture.ended(first.begin().requesting),
+            Ok(Value::Boolean(true))
+        );
+        let second = fixture.transaction(identified("a"));
+        let waiting = fixture.runtime.spawn(second.begin().requesting);
+        scene.wait_for_activity(|now| now.contains("active"));
+        fixture.commit(&first).unwrap();
+        assert_eq!(fixture.ended(waiting).unwrap(), Ok(Value::Boolean(false)));
+    }
+}
+
+/// Many wait for one that rolls back: one of them runs, and none fails.
+#[test]
+fn after_a_rollback_one_of_those_that_wait_runs() {
+    for scene in scenes() {
+        let fixture = Fixture::new(&scene.settings);
+        let holder = fixture.transaction(identified("a"));
+        fixture.ended(holder.begin().requesting).unwrap();
+        let waiting: Vec<_> = (0..6)
+            .map(|_| {
+                let transaction = fixture.transaction(identified("a"));
+                fixture.runtime.spawn(async move {
+                    let runs = transaction.begin().requesting.await?;
+                    if runs == Value::Boolean(true) {
+                        transaction.commit().requesting.await?;
+                    }
+                    Ok::<_, Fault>(runs)
+                })
+            })
+            .collect();
+        scene.wait_for_activity(|now| now.contains("active 6"));
+        drop(holder);
+        let ran = waiting
+            .into_iter()
+            .map(|one| fixture.ended(one).unwrap().unwrap())
+            .filter(|runs| *runs == Value::Boolean(true));
+        assert_eq!(ran.count(), 1);
+    }
 }
 
 #[test]

@@ -130,7 +130,7 @@ fn rows_are_inserted_whole_or_not_at_all() {
         "CREATE TABLE t (id INTEGER PRIMARY KEY, name, raw, at, own DEFAULT 7)",
         &[],
     );
-    rows::rows_are_copied(&fixture);
+    rows::rows_are_copied(&fixture, "row 3: ");
     let transaction = fixture.begun();
     let insert = |id: i64| {
         Work::Insert(Insert {
