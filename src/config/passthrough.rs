@@ -144,7 +144,7 @@ fn set_for_consumers(property: &str) -> Option<&'static str> {
 fn set_for_producers(property: &str) -> Option<&'static str> {
     Some(match property {
         "linger.ms" | "queue.buffering.max.ms" => {
-            "is set by Moontide: a send waits for its answer, so its records do not linger"
+            "is set by Moontide: an awaited record leaves at once, and an emitted one within 5 ms"
         }
         "queue.buffering.max.messages" | "queue.buffering.max.kbytes" => {
             "is set by Moontide: write `bufferMemory`"
@@ -154,7 +154,7 @@ fn set_for_producers(property: &str) -> Option<&'static str> {
         }
         "enable.gapless.guarantee" => "would end the producer for good where one record is refused",
         "transactional.id" | "transaction.timeout.ms" => {
-            "needs transactions, which this version does not have"
+            "is set by Moontide for a consumer with `exactlyOnce`; `transaction` of its table has the time-out"
         }
         "delivery.report.only.error" | "produce.offset.report" => {
             "is set by Moontide: a send returns the offset of each record"

@@ -146,7 +146,7 @@ fn producer(key: &str) -> Option<&'static str> {
             "write `transaction = { timeout = … }` in `[consumerConfig]`, beside `exactlyOnce = true`",
         ),
         "lingerMs" | "linger" => {
-            Some("a send waits for its answer, so its records do not linger; remove it")
+            Some("an awaited record leaves at once, and an emitted one within 5 ms; remove it")
         }
         "batchSize" => Some("write `librdkafka.\"batch.size\"`"),
         "requestTimeoutMs" | "deliveryTimeout" => Some("write `timeout`"),

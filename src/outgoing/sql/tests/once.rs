@@ -153,7 +153,8 @@ pub(super) fn old_rows_wait_for_the_commit(fixture: &Fixture, table: &str, hour_
     let put = |scope: &str, count: i64| {
         let text = format!(
             "INSERT INTO {table} (id, scope, message_offset, at) WITH RECURSIVE s(n) AS (SELECT 0 UNION ALL SELECT n + 1 \
-             FROM s WHERE n < {count} - 1) SELECT '{scope}/' || n, '{scope}', n, {hour_ago} FROM s"
+             FROM s WHERE n < 109), t(n) AS (SELECT a.n * 110 + b.n FROM s a, s b) SELECT concat('{scope}/', n), \
+             '{scope}', n, {hour_ago} FROM t WHERE n < {count}"
         );
         assert_eq!(fixture.execute(&text, &[]), count);
     };
@@ -173,7 +174,11 @@ pub(super) fn old_rows_wait_for_the_commit(fixture: &Fixture, table: &str, hour_
     };
     until("the first call", &|| {
         fixture
-            .run(&format!("SELECT 1 FROM {table}"), &[], Shape::One)
+            .run(
+                &format!("SELECT count(*) AS n FROM {table}"),
+                &[],
+                Shape::One,
+            )
             .is_ok()
     });
     put("g/l/t/0", 12_000);

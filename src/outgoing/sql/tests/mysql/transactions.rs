@@ -214,14 +214,6 @@ fn the_table_of_once_is_made_and_its_old_rows_are_deleted() {
     }) else {
         return;
     };
-    let begin = |identity: &str| {
-        fixture.ended(
-            fixture
-                .transaction(once::identified(identity))
-                .begin()
-                .requesting,
-        )
-    };
     // Letters differ by their case, and by their accents.
     for identity in ["a", "A", "ä"] {
         let transaction = fixture.transaction(once::identified(identity));
@@ -231,17 +223,7 @@ fn the_table_of_once_is_made_and_its_old_rows_are_deleted() {
         );
         fixture.commit(&transaction).unwrap();
     }
-    fixture.execute(
-        "INSERT INTO moontide_once SELECT seq, NOW() - INTERVAL 1 HOUR FROM seq_1_to_12000",
-        &[],
-    );
-    let until = std::time::Instant::now() + SOON;
-    let old = "SELECT count(*) AS n FROM moontide_once WHERE at < NOW() - INTERVAL 30 MINUTE";
-    while field(&fixture.one(old, &[]), "n") != number(0) {
-        assert!(std::time::Instant::now() < until);
-        begin("a").unwrap();
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    once::old_rows_wait_for_the_commit(&fixture, "moontide_once", "NOW() - INTERVAL 1 HOUR");
 }
 
 #[test]
