@@ -9,7 +9,7 @@ mod exchange;
 mod redirects;
 mod stats;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod url;
 
 use std::collections::HashMap;

@@ -17,7 +17,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use crate::chaos::proxy::Proxy;
+use crate::proxy::Proxy;
 use crate::support::kafka::{Extras, Kafka, available, free_port, java, said_if_absent};
 use crate::support::wait::{DEADLINE, wait_for};
 

@@ -11,7 +11,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::chaos::cluster::committed;
+use crate::cluster::committed;
 use crate::support::daemon::Daemon;
 use crate::support::project::{Project, from_beginning};
 use crate::support::wait::{DEADLINE, wait_for};

@@ -7,10 +7,10 @@
 use rdkafka::message::{BorrowedMessage, Message as _};
 use std::collections::BTreeMap;
 
-use crate::chaos::driver::{Load, PARTITIONS_MAX};
-use crate::chaos::fate::{has_twin, key_of};
-use crate::chaos::floor::Floor;
-use crate::chaos::oracle::Order;
+use crate::driver::{Load, PARTITIONS_MAX};
+use crate::fate::{has_twin, key_of};
+use crate::floor::Floor;
+use crate::oracle::Order;
 
 pub(crate) const PARTITIONS: i32 = 3;
 

@@ -15,8 +15,8 @@ use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
 
-use crate::chaos::cluster::Cluster;
-use crate::chaos::fate::key_of;
+use crate::cluster::Cluster;
+use crate::fate::key_of;
 
 /// Partitions are added up to this many.
 pub(crate) const PARTITIONS_MAX: usize = 24;

@@ -5,9 +5,9 @@
 
 use rdkafka::message::BorrowedMessage;
 
-use crate::chaos::copies::{Emitted, emitted};
-use crate::chaos::driver::{Load, PARTITIONS_MAX};
-use crate::chaos::floor::Floor;
+use crate::copies::{Emitted, emitted};
+use crate::driver::{Load, PARTITIONS_MAX};
+use crate::floor::Floor;
 
 pub(crate) const PARTITIONS: i32 = 3;
 

@@ -23,43 +23,21 @@ pub(crate) fn has_twin(offset: i64) -> bool {
     offset % 7 == 3
 }
 
-/// Its handler returns early, and a timer finishes it, or fails its first attempt: other messages of its lane run meanwhile.
-pub(crate) fn is_deferred(offset: i64) -> bool {
-    offset % 43 == 21
-}
-
 /// The time-out of a call: that of one that waits for longer, on purpose, and of no other.
 pub(crate) const TIMEOUT: &str = "2s";
 
 /// The same in Lua: fails the first attempts of some messages, waits in others, here and outside, records what it has done,
-/// and emits an echo. The first attempt of a few waits until its time-out. What is deferred is recorded when it is done.
+/// and emits an echo. The first attempt of a few waits until its time-out.
 pub(crate) const HANDLER: &str = r#"
 local tide = require "tide"
 local file = assert(io.open("@RECORD@", "ab"))
 file:setvbuf("full", 4096)
 local instance, version = "@INSTANCE@", "@VERSION@"
-local open = {}
--- One line, one system call: a daemon that is killed leaves no half of it.
-local function record(line)
-  file:write(line)
-  file:flush()
-end
-tide.every("20ms", function()
-  local some = open
-  open = {}
-  for _, one in ipairs(some) do
-    if one.line then
-      record(one.line)
-      one.deferral:done()
-    else
-      one.deferral:fail("not yet")
-    end
-  end
-end, { each = "worker" })
 return function(message, ctx)
   local offset, number = message.offset, math.tointeger(tonumber(message.value))
   if not number then
-    record("? " .. message.partition .. " " .. offset .. " " .. tostring(message.value) .. "\n")
+    file:write("? " .. message.partition .. " " .. offset .. " " .. tostring(message.value) .. "\n")
+    file:flush()
   end
   if offset % 503 == 17 then error("hopeless") end
   if offset % 101 == 5 and ctx.attempt <= 1 + offset % 3 then error("not yet") end
@@ -74,16 +52,13 @@ return function(message, ctx)
       function() return tide.echo.later({ message.value }, math.random(0, 8)) end,
     }
     if results[1] ~= offset or results[2] ~= number or results[3][1] ~= message.value then
-      record("? " .. message.partition .. " " .. offset .. " was answered otherwise\n")
+      file:write("? " .. message.partition .. " " .. offset .. " was answered otherwise\n")
+      file:flush()
     end
   end
-  local line = message.partition .. " " .. offset .. " " .. number .. " " .. ctx.attempt .. " " .. instance .. " " .. version .. "\n"
-  if offset % 43 == 21 then
-    local fails = offset % 129 == 21 and ctx.attempt == 1
-    open[#open + 1] = { deferral = ctx.defer{ timeout = "20s" }, line = not fails and line }
-  else
-    record(line)
-  end
+  -- One line, one system call: a daemon that is killed leaves no half of it.
+  file:write(message.partition .. " " .. offset .. " " .. number .. " " .. ctx.attempt .. " " .. instance .. " " .. version .. "\n")
+  file:flush()
   ctx.emit{ topic = "@ECHOES@", key = message.key, value = message.partition .. " " .. offset .. " " .. number .. " echo" }
 end
 "#;

@@ -13,8 +13,8 @@ mod side; // a topic beside the load
 mod topics; // made anew, cut off, grown, full of odd data
 mod transactions; // records that nobody is to see
 
-use crate::chaos::dice::Dice;
-use crate::chaos::stage::Stage;
+use crate::dice::Dice;
+use crate::stage::Stage;
 
 pub(crate) type Fault = fn(&mut Stage, &mut Dice);
 

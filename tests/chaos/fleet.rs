@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use crate::chaos::fate::{COPIES, HANDLER, SIDE, TIMEOUT};
-use crate::chaos::oracle::Order;
+use crate::fate::{COPIES, HANDLER, SIDE, TIMEOUT};
+use crate::oracle::Order;
 use crate::support::daemon::{Daemon, Jobs, Line, moontide};
 use crate::support::kafka::unique;
 use crate::support::project::{Project, from_beginning};
@@ -177,8 +177,6 @@ impl Fleet {
             + "runConfig = { autoCommitInterval = \"500ms\" }\n"
             + &format!("limits = {{ timeout = \"{TIMEOUT}\", blocking = \"{TIMEOUT}\" }}\n")
             + "retry = { attempts = 5, initialDelay = 20, maxDelay = \"200ms\" }\n"
-            // Behind an outage the partitions begin with what fails on purpose, at places that are the same in all of them.
-            + "breaker = { minimumRuns = 1000 }\n"
             + "deadLetter = { topic = \"{topic}.dead\", maxPerMinute = 60000 }\n";
         let side = self
             .side_topic

@@ -2,7 +2,7 @@
 
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 
-use crate::chaos::fate::key_of;
+use crate::fate::key_of;
 
 pub(crate) struct Letter {
     pub(crate) partition: usize,

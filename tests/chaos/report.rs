@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use crate::chaos::fleet::{Fleet, Sample};
-use crate::chaos::oracle::Oracle;
-use crate::chaos::stage::Setting;
+use crate::fleet::{Fleet, Sample};
+use crate::oracle::Oracle;
+use crate::stage::Setting;
 
 /// The faults of which each has a fail point after the other.
 const AT_FAIL_POINTS: [&str; 2] = ["killed at fail points", "a worker panics"];

@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::TopicReplication;
 use rdkafka::consumer::BaseConsumer;
 
-use crate::chaos::cluster::{self, Cluster};
-use crate::chaos::copies::{self, Copies};
-use crate::chaos::dice::Dice;
-use crate::chaos::driver::{Driver, Load};
-use crate::chaos::echoes::{self, Echoes};
-use crate::chaos::faults::Fault;
-use crate::chaos::fleet::{Fleet, Protocol, copies_of, echoes_of};
-use crate::chaos::letters;
-use crate::chaos::oracle::{Oracle, Order};
-use crate::chaos::report::{self, Happened, Report, Totals};
+use crate::cluster::{self, Cluster};
+use crate::copies::{self, Copies};
+use crate::dice::Dice;
+use crate::driver::{Driver, Load};
+use crate::echoes::{self, Echoes};
+use crate::faults::Fault;
+use crate::fleet::{Fleet, Protocol, copies_of, echoes_of};
+use crate::letters;
+use crate::oracle::{Oracle, Order};
+use crate::report::{self, Happened, Report, Totals};
 
 /// Without a fault, no partition may stand still before messages for so long.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -168,7 +168,7 @@ impl Stage {
         fault(self, dice);
         let healed = Instant::now();
         *self.watch.calm_since.lock().unwrap() = Some(healed);
-        let goals: Vec<i64> = (0..crate::chaos::driver::PARTITIONS_MAX)
+        let goals: Vec<i64> = (0..crate::driver::PARTITIONS_MAX)
             .map(|partition| self.load().acked(partition))
             .collect();
         self.wait(&format!("recovery from {name}"), RECOVERY, |stage| {
@@ -299,7 +299,7 @@ impl Stage {
         });
         self.wait("everything is committed", RECOVERY, |stage| {
             let oracle = stage.oracle();
-            (0..crate::chaos::driver::PARTITIONS_MAX)
+            (0..crate::driver::PARTITIONS_MAX)
                 .all(|partition| oracle.committed_at(partition) == stage.load().acked(partition))
         });
         self.wait("every message has its copy", RECOVERY, |stage| {

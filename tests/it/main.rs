@@ -8,8 +8,6 @@ mod admin; // topics, groups and settings by `tide.kafka.admin`
 mod at_once; // functions of `tide` that answer at once
 mod automatic; // when automatic listeners commit, and how much of a topic runs at once
 mod batches; // handlers that get batches, and the message that fails one
-#[path = "../chaos/mod.rs"]
-mod chaos; // three brokers, a network that fails, members that are killed, and an oracle
 mod check; // what `moontide check` refuses, word for word, and what it prints
 mod commits; // what is committed, and when
 mod connect; // which servers `moontide check --connect` reaches

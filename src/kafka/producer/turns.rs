@@ -92,12 +92,11 @@ impl Turns {
             then(answer);
             turns.answered();
         });
-        match self.client.upgrade() {
-            Some(client) => send_then(&client, &self.brokers, record, then),
-            None => {
-                let purged = KafkaError::MessageProduction(Code::PurgeQueue);
-                then(Err(self.brokers.failure(&record.topic, &purged)));
-            }
+        if let Some(client) = self.client.upgrade() {
+            send_then(&client, &self.brokers, record, then);
+        } else {
+            let purged = KafkaError::MessageProduction(Code::PurgeQueue);
+            then(Err(self.brokers.failure(&record.topic, &purged)));
         }
     }
 

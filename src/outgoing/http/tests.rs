@@ -1,7 +1,7 @@
 //! The client against a server that answers well and badly.
 
 #[path = "../../../tests/it/support/web.rs"]
-mod web;
+pub(in crate::outgoing) mod web;
 
 mod given_up;
 mod secured;

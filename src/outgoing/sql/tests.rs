@@ -6,8 +6,6 @@ mod mariadb;
 mod server;
 #[path = "../../../tests/it/support/sql_server.rs"]
 mod sql_server;
-#[path = "../../../tests/it/support/web.rs"]
-mod web;
 
 mod given_up;
 mod log_in;

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use crate::chaos::dice::Dice;
-use crate::chaos::fleet::Member;
-use crate::chaos::stage::Stage;
+use crate::dice::Dice;
+use crate::fleet::Member;
+use crate::stage::Stage;
 
 pub(crate) fn kill(stage: &mut Stage, dice: &mut Dice) {
     let node = dice.below(stage.cluster.nodes.len());

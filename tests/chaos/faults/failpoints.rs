@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::chaos::dice::Dice;
-use crate::chaos::stage::Stage;
+use crate::dice::Dice;
+use crate::stage::Stage;
 use crate::support::kafka::send_signal;
 
 /// What makes a daemon pass a place.

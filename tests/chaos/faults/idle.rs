@@ -11,8 +11,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::chaos::dice::Dice;
-use crate::chaos::stage::Stage;
+use crate::dice::Dice;
+use crate::stage::Stage;
 use crate::support::http::get;
 
 const HTTP: usize = 500;

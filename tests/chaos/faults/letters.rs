@@ -7,8 +7,8 @@ use rdkafka::Message as _;
 use rdkafka::consumer::BaseConsumer;
 
 use super::side::{HANDLED, Ledger, forget, topic};
-use crate::chaos::dice::Dice;
-use crate::chaos::stage::Stage;
+use crate::dice::Dice;
+use crate::stage::Stage;
 use crate::support::client::Message;
 use crate::support::kafka::unique;
 

@@ -1,8 +1,8 @@
 //! Daemons that are killed, frozen, or that come and go.
 
-use crate::chaos::dice::Dice;
-use crate::chaos::fleet::{PROTOCOLS, Protocol, SESSION};
-use crate::chaos::stage::Stage;
+use crate::dice::Dice;
+use crate::fleet::{PROTOCOLS, Protocol, SESSION};
+use crate::stage::Stage;
 use crate::support::kafka::send_signal;
 
 /// One is killed amid its work, and comes back a little later.

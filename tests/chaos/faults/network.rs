@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::chaos::dice::Dice;
-use crate::chaos::stage::Stage;
+use crate::dice::Dice;
+use crate::stage::Stage;
 
 pub(crate) fn delay(stage: &mut Stage, dice: &mut Dice) {
     for proxy in &stage.cluster.proxies {
@@ -49,7 +49,7 @@ pub(crate) fn swallow_all(stage: &mut Stage, dice: &mut Dice) {
             .cluster
             .proxies
             .iter()
-            .for_each(crate::chaos::proxy::Proxy::reset);
+            .for_each(crate::proxy::Proxy::reset);
         stage.pass(Duration::from_millis(100));
     }
     heal(stage);
@@ -60,5 +60,5 @@ fn heal(stage: &mut Stage) {
         .cluster
         .proxies
         .iter()
-        .for_each(crate::chaos::proxy::Proxy::heal);
+        .for_each(crate::proxy::Proxy::heal);
 }

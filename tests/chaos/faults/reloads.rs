@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::chaos::dice::Dice;
-use crate::chaos::stage::Stage;
+use crate::dice::Dice;
+use crate::stage::Stage;
 
 /// The last version is the one that runs in the end, in every member.
 const ARRIVES: Duration = Duration::from_secs(60);

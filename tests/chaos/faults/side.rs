@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
-use crate::chaos::cluster::{Cluster, committed};
-use crate::chaos::stage::Stage;
+use crate::cluster::{Cluster, committed};
+use crate::stage::Stage;
 use crate::support::client::{Message, Topic};
 use crate::support::kafka::unique;
 

@@ -9,9 +9,9 @@ use rdkafka::admin::TopicReplication;
 
 use super::members::{start_all, stop_all};
 use super::side::{HANDLED, forget, listen, listen_to, produce, topic, wait_for};
-use crate::chaos::dice::Dice;
-use crate::chaos::driver::PARTITIONS_MAX;
-use crate::chaos::stage::Stage;
+use crate::dice::Dice;
+use crate::driver::PARTITIONS_MAX;
+use crate::stage::Stage;
 use crate::support::client::Message;
 use crate::support::kafka::{send_signal, unique};
 

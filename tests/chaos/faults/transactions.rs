@@ -10,9 +10,9 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _,
 
 use super::members::{start_all, stop_all};
 use super::side::{Ledger, forget, listen};
-use crate::chaos::cluster::Cluster;
-use crate::chaos::dice::Dice;
-use crate::chaos::stage::Stage;
+use crate::cluster::Cluster;
+use crate::dice::Dice;
+use crate::stage::Stage;
 use crate::support::kafka::unique;
 
 const PARTITIONS: i32 = 3;

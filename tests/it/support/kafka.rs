@@ -21,6 +21,7 @@ use super::wait::{DEADLINE, wait_for, wait_some};
 const POM: &str = include_str!("kafka/pom.xml");
 
 /// The newest version, on which a short list of tests runs too.
+#[allow(dead_code, reason = "of the binaries that share this, one uses it")]
 pub(crate) const NEWEST: &str = "4.4.0";
 /// The environment variable that chooses the version of a run.
 pub(crate) const VERSION: &str = "MOONTIDE_TEST_KAFKA";
@@ -107,6 +108,7 @@ impl Kafka {
     }
 
     /// One of several that make a cluster: formatted, with ports that the caller knows, and not started.
+    #[allow(dead_code, reason = "of the binaries that share this, one uses it")]
     pub(crate) fn prepare(ports: (u16, u16), extras: &Extras) -> Self {
         let data = tempfile::Builder::new()
             .prefix("moontide-kafka-")
@@ -122,6 +124,7 @@ impl Kafka {
         kafka
     }
 
+    #[allow(dead_code, reason = "of the binaries that share this, one uses it")]
     pub(crate) fn is_running(&self) -> bool {
         self.running.lock().unwrap().is_some()
     }
@@ -159,6 +162,7 @@ impl Kafka {
     }
 
     /// Where the controllers speak to each other, which is no port for clients.
+    #[allow(dead_code, reason = "of the binaries that share this, one uses it")]
     pub(crate) fn controller(&self) -> String {
         format!("127.0.0.1:{}", self.ports.1)
     }

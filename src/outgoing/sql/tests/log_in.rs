@@ -10,9 +10,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_openssl::SslStream;
 
-use super::web::Identity;
 use super::*;
 use crate::config::{Certificate, Tls};
+use crate::outgoing::http::tests::web::Identity;
 
 /// Who logs in how.
 const METHODS: &str = "\
@@ -83,8 +83,8 @@ impl Secured {
     }
 }
 
-fn secret(text: &str) -> Option<Secret> {
-    Some(Secret(text.to_owned()))
+fn secret(text: &str) -> Secret {
+    Secret(text.to_owned())
 }
 
 #[test]
@@ -109,14 +109,14 @@ fn each_way_to_log_in_works_and_one_who_stands_between_is_found_out() {
     ] {
         let change = |one: &mut Connecting| {
             name.clone_into(&mut one.user);
-            one.password = secret(password);
+            one.password = Some(secret(password));
             one.tls = is_tls.then(|| secured.tls());
         };
         let found = secured.log_in(change);
         assert_eq!(found, Ok((text(name), Value::Boolean(is_tls))));
         let fault = secured.log_in(|one| {
             change(one);
-            one.password = secret("another");
+            one.password = Some(secret("another"));
         });
         let message = fault.unwrap_err().message;
         assert!(message.contains("28P01"), "{message}");
@@ -157,7 +157,7 @@ fn one_who_stands_between(secured: &Secured) {
     let found = secured.log_in(|one| {
         trusting(one);
         "plain_user".clone_into(&mut one.user);
-        one.password = secret("of plain");
+        one.password = Some(secret("of plain"));
     });
     assert_eq!(found, Ok((text("plain_user"), Value::Boolean(true))));
 }

@@ -4,6 +4,10 @@
 //! One short round belongs to the test command; `tests/chaos/soak MINUTES` goes on for as long as it is told. Every run
 //! prints its seed, and the same seed brings the same faults.
 
+#![expect(clippy::unwrap_used, reason = "a test ends by a panic")]
+
+mod support;
+
 mod cluster; // three brokers, and what an administrator does to them
 mod commits; // what a coordinator can answer to a commit
 mod copies; // what exactly-once consumers have emitted
@@ -84,7 +88,7 @@ fn a_round_of_every_fault_loses_nothing() {
         stage.suffer(name, fault, &mut dice.fork());
     }
     let report = stage.finish();
-    report::say(&report.markdown("cargo test --test it chaos::"));
+    report::say(&report.markdown("cargo test --test chaos"));
 }
 
 /// `tests/chaos/soak`: random faults for as long as it is told.
