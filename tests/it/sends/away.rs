@@ -63,7 +63,9 @@ fn idempotent_through_a_restart_of_the_broker() {
         return;
     };
     let restarted = own.topic("restarted", 1);
-    let sections = format!("[producers.other]\nbrokers = [\"{}\"]\n", own.bootstrap());
+    // A broker of a slow machine needs more than the 30 s of the default for its restart.
+    let bootstrap = own.bootstrap();
+    let sections = format!("[producers.other]\nbrokers = [\"{bootstrap}\"]\ntimeout = \"2m\"\n");
     let body = r#"
         tide.sleep(5)
         tide.kafka.producer("other").send{ topic = "@OUT@", value = message.value }
@@ -78,7 +80,7 @@ fn idempotent_through_a_restart_of_the_broker() {
     });
     own.kill();
     own.start();
-    let done = project.wait_for_entries("done", 150, DEADLINE);
+    let done = project.wait_for_entries("done", 150, 2 * DEADLINE);
     assert!(done.iter().all(|one| one.attempt == 1), "no send failed");
     let sent = values(&own.read(&restarted.name, 1, 150));
     let expected: Vec<String> = (0..150).map(|number| number.to_string()).collect();
