@@ -8,7 +8,6 @@
 mod brokers;
 mod reports;
 mod topic;
-mod turns;
 
 use std::collections::BTreeMap;
 use std::ptr;
@@ -35,7 +34,6 @@ pub(crate) use reports::{Numbers, Reported};
 use reports::{Opaque, Reports, Waiting};
 pub(super) use topic::Handle as TopicHandle;
 pub(crate) use topic::Topic;
-use turns::Turns;
 
 pub(crate) use super::outgoing::Together;
 
@@ -98,7 +96,6 @@ pub(crate) type Then = Box<dyn FnOnce(Result<Acknowledged, Failure>) + Send>;
 pub(crate) struct Producer {
     client: Arc<BaseProducer<Reports>>,
     brokers: Arc<Brokers>,
-    turns: Arc<Turns>,
     deadline: Duration,
     is_over: Arc<AtomicBool>,
     /// The thread that serves the delivery reports.
@@ -181,7 +178,6 @@ impl Producer {
             }
         })?;
         Ok(Self {
-            turns: Turns::new(&client, &brokers),
             client,
             brokers,
             deadline: settings.deadline,
@@ -253,22 +249,15 @@ impl Producer {
     /// Sends one record without waiting. `then` is called exactly once, by a thread of the producer, which it must
     /// not block. If librdkafka does not take the record, `then` is called before this returns.
     pub(crate) fn send_then(&self, record: &Outgoing, then: Then) {
-        send_then(&self.client, &self.brokers, record, then);
-    }
-
-    /// As `send_then`, for records that may wait a moment for others: while more than a few records that came this way
-    /// have no answer. Returns whether these wait. They do so until those have their answers, or until `release`.
-    pub(crate) fn send_in_turn(
-        &self,
-        records: &[Outgoing],
-        then: impl FnMut(usize) -> Then,
-    ) -> bool {
-        self.turns.send(records, then)
-    }
-
-    /// Sends what waits for its turn.
-    pub(crate) fn release(&self) {
-        self.turns.release();
+        let opaque = Opaque::Waiting(Box::new(Waiting::new(&record.topic, then))).into_ptr();
+        // SAFETY: the handle belongs to this producer, whose delivery callback takes an `Opaque`.
+        if let Err(error) = unsafe { record.enqueue(self.native(), opaque) } {
+            // SAFETY: `into_ptr` above made the pointer, and no delivery report has it when the record was refused.
+            if let Opaque::Waiting(waiting) = unsafe { Opaque::from_ptr(opaque) } {
+                let error = KafkaError::MessageProduction(error);
+                waiting.answer(Err(self.brokers.failure(&record.topic, &error)));
+            }
+        }
     }
 
     /// Whether the client has ended for good; it would refuse every further record.
@@ -325,18 +314,6 @@ impl Producer {
             if let Err(error) = self.client.flush(REPORT_GRACE) {
                 log!(warn, kafka, %error, "a producer closed with unacknowledged records");
             }
-        }
-    }
-}
-
-fn send_then(client: &BaseProducer<Reports>, brokers: &Brokers, record: &Outgoing, then: Then) {
-    let opaque = Opaque::Waiting(Box::new(Waiting::new(&record.topic, then))).into_ptr();
-    // SAFETY: the handle belongs to this client, whose delivery callback takes an `Opaque`.
-    if let Err(error) = unsafe { record.enqueue(client.client().native_ptr(), opaque) } {
-        // SAFETY: `into_ptr` above made the pointer, and no delivery report has it when the record was refused.
-        if let Opaque::Waiting(waiting) = unsafe { Opaque::from_ptr(opaque) } {
-            let error = KafkaError::MessageProduction(error);
-            waiting.answer(Err(brokers.failure(&record.topic, &error)));
         }
     }
 }

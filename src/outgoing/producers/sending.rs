@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout_at;
 
 use crate::duration::short;
 use crate::kafka::Refusal;
-use crate::kafka::producer::{Acknowledged, Failure, Producer, Then, Way};
+use crate::kafka::producer::{Acknowledged, Failure, Producer, Way};
 use crate::message::Outgoing;
 use crate::wait::Fault;
 use crate::wait::send::{Acks, Coordinates, Failed, Fate, Few, Request};
@@ -18,9 +18,6 @@ use crate::wait::send::{Acks, Coordinates, Failed, Fate, Few, Request};
 use super::clients::{Pair, Use};
 use super::group::{Counted, Group};
 use super::stats::Stats;
-
-/// How long records wait for the answers to earlier ones, so that all that come meanwhile share a request.
-const TURN: Duration = Duration::from_millis(2);
 
 /// The answer to one record, by its index in the request.
 type Report = (usize, Way, Result<Acknowledged, Failure>);
@@ -130,28 +127,10 @@ impl Call {
             .await
             .map_err(|fault| self.none(&fault))?;
         let clients = self.clients().await.map_err(|fault| self.none(&fault))?;
-        let mut waits = false;
-        match clients.first() {
-            // They have one client.
-            Some((_, client)) if self.kind == Kind::Awaited => {
-                let then = |index| self.then(index, Way::Together);
-                waits = client.send_in_turn(&self.records, then);
-            }
-            _ => {
-                for (index, (way, producer)) in clients.iter().enumerate() {
-                    self.enqueue(index, *way, producer);
-                }
-            }
+        for (index, (way, producer)) in clients.iter().enumerate() {
+            self.enqueue(index, *way, producer);
         }
-        let mut answers = answers;
-        let mut first = None;
-        if waits {
-            first = timeout(TURN, answers.recv()).await.ok().flatten();
-            if first.is_none() {
-                clients[0].1.release();
-            }
-        }
-        self.wait(first, answers).await;
+        self.wait(answers).await;
         let error = clients
             .iter()
             .find_map(|(_, producer)| producer.last_error());
@@ -238,33 +217,25 @@ impl Call {
     }
 
     fn enqueue(&self, index: usize, way: Way, producer: &Producer) {
-        producer.send_then(&self.records[index], self.then(index, way));
-    }
-
-    /// What the answer to a record is for. From here on the record counts as sent.
-    fn then(&self, index: usize, way: Way) -> Then {
+        let record = &self.records[index];
         let (stats, held) = (self.group.stats.clone(), self.held.clone());
-        let (reports, bytes) = (self.reports.clone(), self.records[index].size());
+        let (reports, bytes) = (self.reports.clone(), record.size());
         stats.sent(1, bytes);
-        Box::new(move |answer| {
+        let then = move |answer| {
             stats.reported(1, bytes);
             drop(held);
             // The call may have been given up.
             let _ = reports.send((index, way, answer));
-        })
+        };
+        producer.send_then(record, Box::new(then));
     }
 
     /// Until every record has its answer, or the time is over.
-    async fn wait(&mut self, first: Option<Report>, mut answers: UnboundedReceiver<Report>) {
-        let (mut open, mut first) = (self.records.len(), first);
+    async fn wait(&mut self, mut answers: UnboundedReceiver<Report>) {
+        let mut open = self.records.len();
         while open > 0 {
-            let next = async {
-                match first.take() {
-                    Some(first) => Some(first),
-                    None => answers.recv().await,
-                }
-            };
-            let Ok(Some((index, way, answer))) = timeout_at(self.deadline, next).await else {
+            let Ok(Some((index, way, answer))) = timeout_at(self.deadline, answers.recv()).await
+            else {
                 return;
             };
             let fate = match answer {
