@@ -5,6 +5,7 @@ pub(crate) mod batch;
 pub(crate) mod breaker;
 pub(crate) mod commit_metadata;
 pub(crate) mod config_changes;
+pub(crate) mod hex;
 pub(crate) mod identity;
 pub(crate) mod lanes;
 pub(crate) mod offsets;

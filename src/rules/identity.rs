@@ -7,6 +7,8 @@
 
 use std::fmt::Write as _;
 
+use super::hex;
+
 /// Longer ones are hashed: services limit the length of such keys.
 const BYTES_MAX: usize = 200;
 
@@ -53,11 +55,7 @@ fn shortened(text: String) -> String {
     if text.len() <= BYTES_MAX {
         return text;
     }
-    let mut hashed = "sha256:".to_owned();
-    for byte in openssl::sha::sha256(text.as_bytes()) {
-        let _ = write!(hashed, "{byte:02x}");
-    }
-    hashed
+    "sha256:".to_owned() + &hex::encoded(&openssl::sha::sha256(text.as_bytes()))
 }
 
 /// What separates parts, or may not stand in a header, is written as `%2F`.

@@ -11,6 +11,8 @@
 
 /* Messages without an acknowledgement: less than two batches, else an idempotent producer polls busily. */
 #define OPEN_MAX 8192
+/* Reports that one look at an event takes. */
+#define REPORTS 1000
 #define COMMIT_EVERY_NS 100000000LL
 
 static rd_kafka_t *consumer, *producer;
@@ -46,20 +48,26 @@ static void commit(void) {
   rd_kafka_topic_partition_list_destroy(list);
 }
 
+/* The reports of an event, all of which have to be acknowledgements. Returns how many; 0 behind the last. */
+static size_t acknowledgements(rd_kafka_event_t *event) {
+  const rd_kafka_message_t *reports[REPORTS];
+  size_t taken = rd_kafka_event_message_array(event, reports, REPORTS);
+  for (size_t i = 0; i < taken; i++)
+    if (reports[i]->err) {
+      fprintf(stderr, "not acknowledged: %s\n", rd_kafka_err2str(reports[i]->err));
+      exit(1);
+    }
+  return taken;
+}
+
 static void *take_reports(void *nothing) {
   (void)nothing;
-  const rd_kafka_message_t *reports[1000];
   rd_kafka_queue_t *queue = rd_kafka_queue_get_main(producer);
   long long count = 0, committed_at = now_ns(CLOCK_MONOTONIC);
   while (count < total) {
     rd_kafka_event_t *event = rd_kafka_queue_poll(queue, 100);
     size_t taken;
-    while (event && (taken = rd_kafka_event_message_array(event, reports, 1000)) > 0) {
-      for (size_t i = 0; i < taken; i++)
-        if (reports[i]->err) {
-          fprintf(stderr, "not acknowledged: %s\n", rd_kafka_err2str(reports[i]->err));
-          exit(1);
-        }
+    while (event && (taken = acknowledgements(event)) > 0) {
       count += taken;
       atomic_store(&position, atomic_load(&behind[(count - 1) % OPEN_MAX]));
       atomic_store(&acknowledged, count);
@@ -86,18 +94,10 @@ static void produce(rd_kafka_topic_t *topic, rd_kafka_message_t *all, int count)
 
 /* Counts the reports that are there. Where there are none, waits for the first. */
 static long long take_some(rd_kafka_queue_t *queue) {
-  const rd_kafka_message_t *reports[100];
   long long count = 0;
   rd_kafka_event_t *event = rd_kafka_queue_poll(queue, 100);
   size_t taken;
-  while (event && (taken = rd_kafka_event_message_array(event, reports, 100)) > 0) {
-    for (size_t i = 0; i < taken; i++)
-      if (reports[i]->err) {
-        fprintf(stderr, "not acknowledged: %s\n", rd_kafka_err2str(reports[i]->err));
-        exit(1);
-      }
-    count += taken;
-  }
+  while (event && (taken = acknowledgements(event)) > 0) count += taken;
   if (event) rd_kafka_event_destroy(event);
   return count;
 }

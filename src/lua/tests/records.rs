@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use crate::lua::tests::*;
+use crate::rules::hex;
 
 /// Fails with all of the message as text: headers by name, a list in brackets.
 const TELLS: &str = r#"
@@ -33,20 +34,16 @@ end
 error(table.concat(text, " "), 0)
 "#;
 
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for byte in bytes {
-        write!(text, "{byte:02x}").unwrap();
-    }
-    text
-}
-
 fn told(record: &OwnedRecord) -> String {
-    let or_nil = |bytes: &Option<Box<[u8]>>| bytes.as_deref().map_or_else(|| "nil".to_owned(), hex);
+    let or_nil = |bytes: &Option<Box<[u8]>>| {
+        bytes
+            .as_deref()
+            .map_or_else(|| "nil".to_owned(), hex::encoded)
+    };
     let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in &record.headers {
-        let values = headers.entry(hex(name)).or_default();
-        values.push(hex(value.as_deref().unwrap_or_default()));
+        let values = headers.entry(hex::encoded(name)).or_default();
+        values.push(hex::encoded(value.as_deref().unwrap_or_default()));
     }
     let timestamp = match record.timestamp_ms {
         -1 => "nil".to_owned(),

@@ -1,6 +1,5 @@
 //! One call: a connection for its commands, and their replies, until its deadline.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use super::reply::Reply;
 use super::{Client, faults};
 use crate::config::Address;
 use crate::duration::short;
+use crate::rules::hex;
 use crate::wait::redis::{Command, Work};
 use crate::wait::{Fault, Value};
 
@@ -104,11 +104,7 @@ impl Call<'_> {
         keys: Vec<Vec<u8>>,
         arguments: Vec<Vec<u8>>,
     ) -> Result<Value, Fault> {
-        let digest = sha1(&text).iter().fold(String::new(), |mut hex, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        });
+        let digest = hex::encoded(&sha1(&text));
         let count = keys.len().to_string().into_bytes();
         let mut command = vec![b"EVALSHA".to_vec(), digest.into_bytes(), count];
         command.extend(keys);

@@ -34,6 +34,22 @@ pub(super) struct Bounds {
     pub(super) only_count: bool,
 }
 
+impl Bounds {
+    /// The result has more bytes.
+    pub(super) fn too_large(&self) -> Fault {
+        let message = format!(
+            "the result has more than {} bytes, which `maxResult` of the table allows; read it in parts, by LIMIT",
+            self.bytes
+        );
+        Fault::new("tooLarge", message)
+    }
+}
+
+/// One row alone has more bytes than a result may have.
+pub(super) fn row_too_large() -> Fault {
+    Fault::new("tooLarge", "a row is larger than `maxResult` allows")
+}
+
 /// What a statement has given.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {

@@ -4,9 +4,9 @@ mod short;
 
 use openssl::hash::{Hasher, MessageDigest};
 
-use super::hex;
 use crate::lua::api::arguments::{Arguments, Results};
 use crate::lua::api::module::{Body, Entry, Module};
+use crate::rules::hex;
 use crate::wait::{Fault, Value};
 
 /// The largest block of a digest: that of SHA-512.
@@ -150,7 +150,7 @@ fn result(
 ) -> Result<Results, Fault> {
     match digest {
         Ok(digest) if is_raw => Ok(digest.into()),
-        Ok(digest) => Ok(hex::encoded(&digest).into()),
+        Ok(digest) => Ok(hex::encoded(&digest).into_bytes().into()),
         Err(error) => Err(arguments.fault("internal", format!("OpenSSL fails: {error}"))),
     }
 }

@@ -2,9 +2,8 @@
 
 use crate::lua::api::arguments::{Arguments, Results};
 use crate::lua::api::module::{Body, Entry, Module};
+use crate::rules::hex::{digit, encoded};
 use crate::wait::Fault;
-
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 pub(super) const MODULE: Module = Module {
     path: "tide.hex",
@@ -28,17 +27,12 @@ pub(super) const MODULE: Module = Module {
                 "@param data string",
                 "@return string",
             ],
-            body: Body::Now(|arguments| Ok(encoded(arguments.bytes(1, "data")?).into())),
+            body: Body::Now(|arguments| {
+                Ok(encoded(arguments.bytes(1, "data")?).into_bytes().into())
+            }),
         },
     ],
 };
-
-pub(super) fn encoded(bytes: &[u8]) -> Vec<u8> {
-    let digits = bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15].map(|digit| DIGITS[usize::from(digit)]));
-    digits.collect()
-}
 
 fn decode(arguments: &Arguments<'_>) -> Result<Results, Fault> {
     let text = arguments.bytes(1, "text")?;
@@ -57,9 +51,4 @@ fn decode(arguments: &Arguments<'_>) -> Result<Results, Fault> {
         return Err(arguments.invalid(message));
     }
     Ok(bytes.into())
-}
-
-/// The value of a hexadecimal digit.
-pub(super) fn digit(byte: u8) -> Option<u8> {
-    char::from(byte).to_digit(16).map(|digit| digit as u8)
 }

@@ -2,9 +2,9 @@
 
 use openssl::rand::rand_bytes;
 
-use super::hex;
 use crate::lua::api::arguments::{Arguments, Results};
 use crate::lua::api::module::{Body, Entry, Module};
+use crate::rules::hex;
 use crate::wait::{Fault, Value};
 
 const BYTES_MAX: i64 = 1 << 20;
@@ -181,7 +181,7 @@ fn written(mut bytes: [u8; 16], version: u8) -> Vec<u8> {
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let digits = hex::encoded(&bytes);
     let groups = [0..8, 8..12, 12..16, 16..20, 20..32].map(|range| &digits[range]);
-    groups.join(&b'-')
+    groups.join("-").into_bytes()
 }
 
 /// The bytes of `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`.

@@ -1,10 +1,10 @@
 //! `tide.url`: addresses in their parts, and percent-encoding, RFC 3986.
 
 use super::form;
-use super::hex;
 use super::options::{Fields, integer, kind};
 use crate::lua::api::arguments::{Arguments, Results};
 use crate::lua::api::module::{Body, Entry, Module};
+use crate::rules::hex;
 use crate::wait::{Fault, Value};
 
 const PARTS: [&str; 8] = [

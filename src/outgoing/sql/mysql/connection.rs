@@ -15,7 +15,7 @@ use super::wire::{Broken, PACKET_MAX, Wire, unexpected};
 use crate::config::{Sql as Settings, Timestamps};
 use crate::outgoing::pool::{Open, Reusable};
 use crate::outgoing::sockets::stream::Stream;
-use crate::outgoing::sql::driver::{Bounds, Outcome, VALUE_BYTES};
+use crate::outgoing::sql::driver::{Bounds, Outcome, VALUE_BYTES, row_too_large};
 use crate::wait::Fault;
 use crate::wait::sql::Statement;
 
@@ -80,9 +80,7 @@ impl Failed {
                 );
                 Fault::new("closed", message)
             }
-            Self::Broken(Broken::TooLarge) => {
-                Fault::new("tooLarge", "a row is larger than `maxResult` allows")
-            }
+            Self::Broken(Broken::TooLarge) => row_too_large(),
             Self::Broken(Broken::Unexpected(what)) => {
                 let message = format!("the server does not speak as MySQL: {what}");
                 Fault::new("closed", message)
@@ -91,14 +89,6 @@ impl Failed {
             Self::Fault(fault) => fault,
         }
     }
-}
-
-fn too_large(bounds: Bounds) -> Failed {
-    let message = format!(
-        "the result has more than {} bytes, which `maxResult` of the table allows; read it in parts, by LIMIT",
-        bounds.bytes
-    );
-    Failed::Fault(Fault::new("tooLarge", message))
 }
 
 /// The rows of a result, as they come.
@@ -135,7 +125,7 @@ impl Reading {
             return if has_all {
                 Ok(Next::Enough)
             } else {
-                Err(too_large(self.bounds))
+                Err(Failed::Fault(self.bounds.too_large()))
             };
         }
         if !has_all {

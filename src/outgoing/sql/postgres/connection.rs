@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::decode::{self, Column};
 use super::encode::{Parameter, parameter};
-use super::failed::{Failed, reported, too_large};
+use super::failed::{Failed, reported};
 use super::faults::{self, Reported};
 use super::log_in::{LoggedIn, Server};
 use super::statements::{Known, Statements};
@@ -291,7 +291,7 @@ impl Connection {
                     bytes += body.buffer().len() + known.columns.len() * VALUE_BYTES;
                     if bytes > bounds.bytes {
                         // The rest is not read, so the connection is of no use any more.
-                        return Err(too_large(bounds));
+                        return Err(Failed::Fault(bounds.too_large()));
                     }
                     let row = row(&body, &known.columns, timestamps);
                     let row = row.ok_or_else(|| unexpected("a row", letter))?;

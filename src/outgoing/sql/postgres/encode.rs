@@ -10,6 +10,7 @@ use postgres_protocol::types::bytea_to_sql;
 use super::arrays;
 use super::types::{Kind, kind, name};
 use crate::outgoing::sql::{calendar, json};
+use crate::rules::hex;
 use crate::wait::Value;
 
 /// A parameter in the form of its type.
@@ -50,22 +51,8 @@ pub(super) fn copied(oid: u32, value: &Value) -> Result<Option<Vec<u8>>, String>
     Ok(match parameter(oid, value)? {
         Parameter::Null => None,
         Parameter::Text(text) => Some(text),
-        Parameter::Binary(bytes) => Some(hex(&bytes)),
+        Parameter::Binary(bytes) => Some(format!("\\x{}", hex::encoded(&bytes)).into_bytes()),
     })
-}
-
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
-
-fn hex(bytes: &[u8]) -> Vec<u8> {
-    let mut text = Vec::with_capacity(2 + 2 * bytes.len());
-    text.extend_from_slice(b"\\x");
-    // A formatter for each byte would cost most of the time of an insert.
-    text.extend(
-        bytes
-            .iter()
-            .flat_map(|byte| [byte >> 4, byte & 15].map(|digit| DIGITS[usize::from(digit)])),
-    );
-    text
 }
 
 fn text(oid: u32, kind: Kind, value: &Value) -> Result<Vec<u8>, String> {

@@ -4,7 +4,7 @@ use postgres_protocol::message::backend::ErrorResponseBody;
 
 use super::faults::{self, Reported};
 use super::wire::Broken;
-use crate::outgoing::sql::driver::Bounds;
+use crate::outgoing::sql::driver::row_too_large;
 use crate::wait::Fault;
 
 #[derive(Debug)]
@@ -32,9 +32,7 @@ impl Failed {
                 );
                 Fault::new("closed", message)
             }
-            Self::Broken(Broken::TooLarge) => {
-                Fault::new("tooLarge", "a row is larger than `maxResult` allows")
-            }
+            Self::Broken(Broken::TooLarge) => row_too_large(),
             Self::Broken(Broken::Malformed(error)) => alien(&error.to_string()),
             Self::Broken(Broken::Unexpected(what)) => alien(&what),
             Self::Broken(Broken::Unwritable(error)) => {
@@ -49,14 +47,6 @@ impl Failed {
 fn alien(what: &str) -> Fault {
     let message = format!("the server does not speak as PostgreSQL: {what}");
     Fault::new("closed", message)
-}
-
-pub(super) fn too_large(bounds: Bounds) -> Failed {
-    let message = format!(
-        "the result has more than {} bytes, which `maxResult` of the table allows; read it in parts, by LIMIT",
-        bounds.bytes
-    );
-    Failed::Fault(Fault::new("tooLarge", message))
 }
 
 /// An error after which the exchange goes on to its end. Behind a fatal one the server ends the connection.

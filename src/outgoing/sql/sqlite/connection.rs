@@ -250,14 +250,7 @@ fn run(
         }
         outcome.rows.push(values);
         if bytes > bounds.bytes {
-            return Err(Fault::new(
-                "tooLarge",
-                format!(
-                    "the result has more than {} bytes, which `maxResult` of the table allows; read it in parts, by \
-                     LIMIT",
-                    bounds.bytes
-                ),
-            ));
+            return Err(bounds.too_large());
         }
         // One row too many tells that there are more.
         if is_read && outcome.rows.len() > bounds.rows {
