@@ -2,6 +2,7 @@
 //!
 //! This module knows neither Kafka's client nor Lua, so that each side can be tested without the other.
 
+pub(crate) mod prefetch;
 pub(crate) mod trace;
 
 use std::sync::Arc;

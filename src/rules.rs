@@ -13,6 +13,7 @@ pub(crate) mod pace;
 pub(crate) mod retry;
 pub(crate) mod route;
 pub(crate) mod seek;
+pub(crate) mod spread;
 pub(crate) mod start_offset;
 pub(crate) mod timers;
 pub(crate) mod topic_ids;

@@ -158,6 +158,16 @@ pub(crate) struct Job {
     /// For log lines: `echo.later`.
     pub(crate) name: &'static str,
     pub(crate) start: Box<dyn FnOnce(Told) -> Work + Send>,
+    pub(crate) ends: Ends,
+}
+
+/// How work ends that is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ends {
+    /// It is dropped, which is all that it needs.
+    ByDrop,
+    /// It hears of it, and has a grace period.
+    Itself,
 }
 
 impl Job {
@@ -168,14 +178,8 @@ impl Job {
     ) -> Self {
         Self {
             name,
-            start: Box::new(move |mut told| {
-                Box::pin(async move {
-                    tokio::select! {
-                        answer = work => answer,
-                        () = told.told() => Err(Fault::new("closed", "given up")),
-                    }
-                })
-            }),
+            start: Box::new(move |_| Box::pin(work)),
+            ends: Ends::ByDrop,
         }
     }
 }

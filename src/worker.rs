@@ -57,6 +57,7 @@ use crate::failpoint::failpoint;
 use crate::kafka::Message;
 use crate::lua::{App, CallId, Pulse, Vm};
 use crate::rules::route::{self, Plan};
+use crate::rules::spread::Map;
 use crate::rules::turns::Turns;
 use crate::threads::mailbox::Mailbox;
 use crate::threads::progress::Beat;
@@ -86,6 +87,8 @@ const QUANTUM: usize = 256;
 /// The longest time of such a row, measured every few messages. Until the row ends, none of its messages is reported,
 /// hence committed, and no timer fires.
 const QUANTUM_TIME: Duration = Duration::from_millis(50);
+/// The time of a turn that answers to waits may take.
+const ANSWERS_TIME: Duration = Duration::from_millis(1);
 const LOOK_EVERY: usize = 8;
 /// How long short turns may follow each other before their finished messages are reported.
 const REPORT_EVERY: Duration = Duration::from_millis(1);
@@ -104,7 +107,7 @@ pub(crate) struct Worker {
     answers: VecDeque<(u64, CallId, WaitId, Answer)>,
     engine: Vms,
     /// By epoch.
-    slots: HashMap<u64, Slot>,
+    slots: Map<u64, Slot>,
     /// Partitions with something to run.
     ready: Turns,
     /// Partitions and lanes that were woken while a turn had them out of their maps.
@@ -207,7 +210,7 @@ impl Worker {
             app: start.app.clone(),
             answers: VecDeque::new(),
             engine: Vms::new(start.app, start.pulse, start.bundle, start.vm),
-            slots: HashMap::new(),
+            slots: Map::default(),
             ready: Turns::default(),
             woken: Vec::new(),
             calls: Calls::default(),

@@ -9,14 +9,13 @@ use std::ptr::{self, NonNull};
 
 use rdkafka_sys as sys;
 
+use crate::message::prefetch::prefetch;
 use crate::message::{EachHeader, OwnedRecord, Record};
 
 /// A message taken from a partition. It must be dropped before its client is: an owner of messages also owns the
 /// client, through their partition.
 pub(crate) struct Message(Body);
 
-/// Bytes of a cache line of the processor.
-const LINE: usize = 64;
 /// Bytes before a message, and from its start on, that are read sooner or later.
 const BEFORE: usize = 128;
 const FROM: usize = 256;
@@ -253,18 +252,6 @@ impl Drop for Message {
 pub(super) fn prefetch_message(message: NonNull<sys::rd_kafka_message_t>) {
     let start = message.as_ptr().cast::<u8>();
     prefetch(start.wrapping_sub(BEFORE), BEFORE + FROM);
-}
-
-/// Gives the processor a hint, not an access: any address is allowed.
-pub(super) fn prefetch(start: *const u8, len: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for at in (0..len).step_by(LINE) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: the instruction neither reads nor faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(at).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (start, len);
 }
 
 /// False when the message certainly has no headers. librdkafka makes a buffer to find that out, which takes longer

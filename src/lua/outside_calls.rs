@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::clock::now_ms;
+use crate::rules::spread::Map;
 use crate::telemetry::metrics::OutsideSnapshot;
 use crate::telemetry::status::OutsideWait;
 use crate::wait::{Fault, Job, Value};
@@ -18,7 +19,7 @@ pub(crate) struct OutsideCalls(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     last: u64,
-    open: HashMap<u64, Open>,
+    open: Map<u64, Open>,
     ended: BTreeMap<&'static str, OutsideSnapshot>,
 }
 
@@ -54,9 +55,10 @@ impl OutsideCalls {
         listener: Option<String>,
     ) -> Job {
         let calls = Arc::clone(self);
-        let Job { name, start } = job;
+        let Job { name, start, ends } = job;
         Job {
             name,
+            ends,
             start: Box::new(move |told| {
                 let mut watched = calls.begin(name, about, listener);
                 let work = start(told.clone());
@@ -157,7 +159,7 @@ impl Drop for Watched {
 mod tests {
     use super::*;
     use crate::threads::outside::Outside;
-    use crate::wait::{Answer, Reply};
+    use crate::wait::{Answer, Ends, Reply};
 
     fn job(answer: Option<Result<Value, Fault>>) -> Job {
         Job {
@@ -171,6 +173,7 @@ mod tests {
                     Ok(Value::Nil)
                 })
             }),
+            ends: Ends::Itself,
         }
     }
 

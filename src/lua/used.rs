@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::message::Outgoing;
+use crate::message::prefetch::prefetch;
 use crate::wait::send::Emitted;
 
 /// Emissions that are over.
@@ -16,6 +17,10 @@ pub(super) struct Used {
 /// The most bytes of those that are kept, and of one of them.
 const USED_MAX: usize = 4 << 20;
 const USED_ONE_MAX: usize = 4 << 10;
+
+/// How many emissions ahead an entry of the list is prefetched, and the emission itself; its value follows later.
+const ENTRY_AHEAD: usize = 8;
+const ONE_AHEAD: usize = 3;
 
 /// The names of topics that were emitted to last: they are few, and valid.
 #[derive(Default)]
@@ -45,6 +50,20 @@ pub(super) fn size_of_plain(record: &Outgoing) -> usize {
 }
 
 impl Used {
+    /// Prefetches those that are taken next.
+    fn prefetch(&self) {
+        let behind = |ahead: usize| self.all.len().checked_sub(ahead);
+        if let Some(entry) = behind(ENTRY_AHEAD).and_then(|at| self.all.get(at)) {
+            prefetch((&raw const *entry).cast(), 1);
+        }
+        if let Some((one, _)) = behind(ONE_AHEAD).and_then(|at| self.all.get(at)) {
+            Emitted::prefetch(one);
+        }
+        if let Some((one, _)) = self.all.last() {
+            one.prefetch_value();
+        }
+    }
+
     /// Nobody else has the emission.
     pub(super) fn keep(&mut self, one: Arc<Emitted>) {
         // Its records are in no cache any more, and are not looked at.
@@ -58,6 +77,7 @@ impl Used {
     pub(super) fn take(&mut self) -> Option<Arc<Emitted>> {
         let (one, bytes) = self.all.pop()?;
         self.bytes -= bytes;
+        self.prefetch();
         Some(one)
     }
 }

@@ -26,7 +26,6 @@ pub(crate) mod ticket;
 pub(crate) mod watchdog;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::c_int;
 use std::ptr;
 use std::sync::Arc;
@@ -39,6 +38,7 @@ use super::shared::Frame;
 use super::shared::Shared;
 use super::{Call, CallId, Failure, FailureKind, How, Step, Verdict};
 use crate::config::Config;
+use crate::rules::spread::Map;
 use crate::rules::timers::Timer;
 use crate::wait::send::Emitted;
 use crate::wait::{Answer, Requested, Value, WaitId};
@@ -161,7 +161,7 @@ pub(crate) struct Vm {
     pub(super) hooks: Hooks,
     pub(super) last_call: u64,
     pub(super) free: RefCell<Vec<Coroutine>>,
-    waiting: HashMap<CallId, Waiting>,
+    waiting: Map<CallId, Waiting>,
     /// The `__close` methods of a call that was given up had to be ended, so no further ones run.
     closes_no_more: bool,
 }
@@ -207,7 +207,7 @@ impl Vm {
             hooks: Hooks::default(),
             last_call: 0,
             free: RefCell::default(),
-            waiting: HashMap::new(),
+            waiting: Map::default(),
             closes_no_more: false,
         }
     }

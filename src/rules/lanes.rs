@@ -8,11 +8,12 @@
 //! A lane exists only while its head has begun and is not done. A message that is done at once never makes a lane. So
 //! an idle key costs nothing, and a handler that never waits pays nothing for the order by key.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::Hasher as _;
 
 use crate::config::{NullKeys, Ordering};
 use crate::message::Record;
+use crate::rules::spread::Map;
 
 mod batches;
 #[cfg(test)]
@@ -33,7 +34,7 @@ pub(crate) struct Lanes<M> {
     incoming: VecDeque<(u64, M)>,
     /// Above every number that has arrived.
     end: u64,
-    open: HashMap<u64, Lane<M>>,
+    open: Map<u64, Lane<M>>,
     /// Open lanes that may have something to run, each once.
     ready: VecDeque<u64>,
     /// Messages below this number had arrived at the last `each_old`.
@@ -68,7 +69,7 @@ impl<M> Lanes<M> {
         Self {
             incoming: VecDeque::new(),
             end: 0,
-            open: HashMap::new(),
+            open: Map::default(),
             ready: VecDeque::new(),
             looked: 0,
         }

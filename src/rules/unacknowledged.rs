@@ -3,34 +3,17 @@
 //! Pure. **A message is final when its own emissions and those of every earlier message of its lane are acknowledged.**
 //! So a lane goes on meanwhile, and the position does not.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::VecDeque;
+
+use super::spread::Map;
+
+/// Answers come together, and in order: that of so many messages behind one follows soon.
+const SOON: usize = 3;
 
 /// By lane, in the order of the lane.
 #[derive(Debug)]
 pub(crate) struct Unacknowledged<T> {
-    lanes: HashMap<u64, VecDeque<Entry<T>>, BuildHasherDefault<Spread>>,
-}
-
-/// Lanes are hashes that nobody outside can choose, or numbers that follow each other: no further hash is needed.
-#[derive(Default)]
-struct Spread(u64);
-
-impl Hasher for Spread {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, lane: u64) {
-        // By the golden ratio: each bit of the lane reaches the upper ones.
-        self.0 = (self.0 ^ lane).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
+    lanes: Map<u64, VecDeque<Entry<T>>>,
 }
 
 #[derive(Debug)]
@@ -44,7 +27,7 @@ struct Entry<T> {
 impl<T> Default for Unacknowledged<T> {
     fn default() -> Self {
         Self {
-            lanes: HashMap::default(),
+            lanes: Map::default(),
         }
     }
 }
@@ -81,12 +64,13 @@ impl<T> Unacknowledged<T> {
     }
 
     /// An emission of this message is acknowledged, which `note` writes down. Calls `is_final` for each message that is
-    /// final by that. Returns whether the message is here.
+    /// final by that, and `soon` with one whose acknowledgement comes in a moment. Returns whether the message is here.
     pub(crate) fn acknowledged(
         &mut self,
         lane: u64,
         number: u64,
         note: impl FnOnce(&mut T),
+        soon: impl FnOnce(&T),
         mut is_final: impl FnMut(u64, T),
     ) -> bool {
         let Some(entries) = self.lanes.get_mut(&lane) else {
@@ -95,6 +79,9 @@ impl<T> Unacknowledged<T> {
         let Some(index) = index_of(entries, number) else {
             return false;
         };
+        if let Some(entry) = entries.get(index + SOON) {
+            soon(&entry.message);
+        }
         entries[index].open = entries[index].open.saturating_sub(1);
         note(&mut entries[index].message);
         while entries.front().is_some_and(|first| first.open == 0)
@@ -170,7 +157,7 @@ mod tests {
 
     fn finals(all: &mut Unacknowledged<&'static str>, lane: u64, number: u64) -> Vec<&'static str> {
         let mut found = Vec::new();
-        all.acknowledged(lane, number, |_| (), |_, name| found.push(name));
+        all.acknowledged(lane, number, |_| (), |_| (), |_, name| found.push(name));
         found
     }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::log::log;
-use crate::wait::{Answer, Cancel, Fault, Job, Reply};
+use crate::wait::{Answer, Cancel, Ends, Fault, Job, Reply};
 
 /// Threads of the runtime: they mostly wait for sockets, and compute little.
 const THREADS: usize = 2;
@@ -95,19 +95,25 @@ impl Outside {
             // The value is moved as a whole, so that a panic counts too.
             let mut end = end;
             let mut own = told.clone();
-            let name = job.name;
-            let mut work = (job.start)(told);
+            let (name, ends) = (job.name, job.ends);
+            let work = (job.start)(told);
             let over = async {
                 own.told().await;
-                tokio::time::sleep(grace).await;
+                if ends == Ends::Itself {
+                    tokio::time::sleep(grace).await;
+                }
             };
             let result = tokio::select! {
                 biased;
-                result = &mut work => Some(result),
+                result = work => Some(result),
                 () = over => None,
             };
             end.was = Some(match result {
                 Some(_) if own.is_told() => {
+                    reply.forget();
+                    Was::Told
+                }
+                None if ends == Ends::ByDrop => {
                     reply.forget();
                     Was::Told
                 }
@@ -231,6 +237,7 @@ mod tests {
         Job {
             name: "test",
             start: Box::new(|told| Box::pin(start(told))),
+            ends: Ends::Itself,
         }
     }
 

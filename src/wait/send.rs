@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 
 use super::{Fault, Requested};
 use crate::message::Outgoing;
+use crate::message::prefetch::prefetch;
 
 /// The replicas that must have a record before it is acknowledged, as kafkajs numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +70,9 @@ impl Compression {
         Self::WORDS[self as usize]
     }
 }
+
+/// In a long value, the processor soon predicts the next bytes by itself.
+const VALUE_AHEAD: usize = 512;
 
 /// One, and seldom more: they lie side by side with what holds them.
 pub(crate) type Few<T> = SmallVec<[T; 1]>;
@@ -168,6 +172,27 @@ pub(crate) trait Senders: fmt::Debug + Send + Sync {
 
     /// Sends records of requests that `may_emit` has passed, however long that takes, in their order.
     fn emit(&self, requests: Few<Request>, troubled: Troubled) -> Emission;
+}
+
+impl Emitted {
+    /// Prefetches the emission: it is needed in a moment.
+    pub(crate) fn prefetch(one: &Arc<Self>) {
+        // The counts of an `Arc` are before what it holds.
+        const COUNTS: usize = 2 * size_of::<usize>();
+        let start = Arc::as_ptr(one).cast::<u8>();
+        prefetch(start.wrapping_sub(COUNTS), COUNTS + size_of::<Self>());
+    }
+
+    /// Prefetches the value of its first record. The emission itself should have arrived.
+    pub(crate) fn prefetch_value(&self) {
+        let record = self
+            .requests
+            .first()
+            .and_then(|request| request.records.first());
+        if let Some(value) = record.and_then(|record| record.value.as_deref()) {
+            prefetch(value.as_ptr(), value.len().min(VALUE_AHEAD));
+        }
+    }
 }
 
 /// What a call has emitted: the records leave when its handler has returned.

@@ -144,7 +144,7 @@ impl Worker {
         };
         let is_final = |number, settled| ended.push((number, settled));
         let unacknowledged = &mut slot.unacknowledged;
-        if !unacknowledged.acknowledged(lane.lane, number, note, is_final)
+        if !unacknowledged.acknowledged(lane.lane, number, note, Settled::prefetch, is_final)
             && let Some(emitting) = slot.emitting.get_mut(&number)
             && let Some(emitter) = emitting.acknowledged(id)
         {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::assignment::Partition;
 use crate::lua::CallId;
 use crate::rules::route::Plan;
+use crate::rules::spread::Map;
 use crate::wait::{Cancel, WaitId};
 
 use super::commit_requests::Who;
@@ -15,7 +16,7 @@ use super::ids::LaneId;
 /// Calls that wait; a lane has one at most.
 #[derive(Default)]
 pub(super) struct Calls {
-    open: HashMap<(u64, CallId), Open>,
+    open: Map<(u64, CallId), Open>,
 }
 
 #[derive(Debug)]

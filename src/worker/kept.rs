@@ -168,6 +168,14 @@ impl Settled {
         }
     }
 
+    /// Prefetches what its end reads.
+    pub(super) fn prefetch(&self) {
+        if let Self::Plain { message, kept, .. } = self {
+            message.prefetch();
+            Emitted::prefetch(&kept.emitted);
+        }
+    }
+
     pub(super) fn detach(&mut self) {
         match self {
             Self::Plain { message, .. } | Self::Member { message, .. } => message.detach(),

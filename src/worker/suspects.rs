@@ -15,6 +15,7 @@ use crate::lua::{Failure, FailureKind};
 use crate::message::Record as _;
 use crate::message::trace::TraceId;
 use crate::rules::lanes::Stage;
+use crate::rules::spread::Map;
 use crate::telemetry::shell;
 
 use super::Worker;
@@ -30,7 +31,7 @@ pub(super) struct Running {
     /// The entry of the call that Lua runs now.
     now: Option<journal::Slot>,
     /// The entries of calls that wait.
-    waiting: HashMap<LaneId, journal::Slot>,
+    waiting: Map<LaneId, journal::Slot>,
     /// Those of batches, by epoch and batch: for the first message and for the last one.
     batches: HashMap<(u64, u64), [journal::Slot; 2]>,
 }
@@ -45,7 +46,7 @@ impl Running {
         Self {
             page,
             now: None,
-            waiting: HashMap::new(),
+            waiting: Map::default(),
             batches: HashMap::new(),
         }
     }

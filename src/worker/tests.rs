@@ -1,5 +1,6 @@
 //! A worker without its thread: turn by turn, by a virtual clock that moves on wherever the worker would wait.
 
+mod answers;
 mod away;
 mod batches;
 mod deferred;

@@ -120,7 +120,7 @@ impl Worker {
                 let mut ended = Vec::new();
                 let is_final = |number, settled| ended.push((number, settled));
                 slot.unacknowledged
-                    .acknowledged(*lane, *number, |_| (), is_final);
+                    .acknowledged(*lane, *number, |_| (), |_| (), is_final);
                 for (number, settled) in ended {
                     if let Settled::Member { call, .. } = settled {
                         slot.settled_member(call);

@@ -20,7 +20,7 @@ use super::head::Head;
 use super::outcomes::named;
 use super::slot::Slot;
 use super::timers::Wake;
-use super::{QUANTUM_TIME, Worker};
+use super::{ANSWERS_TIME, Worker};
 
 /// The longest sleep, because the clock's range is finite.
 const SLEEP_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -147,9 +147,9 @@ impl Worker {
         });
     }
 
-    /// Takes the answers that arrived, for as long as a turn may take.
+    /// Takes the answers that arrived. Many may have come at once; new messages wait for a part of them only.
     pub(super) fn take_answers(&mut self, now: Instant) {
-        while self.clock.since(now) < QUANTUM_TIME
+        while self.clock.since(now) < ANSWERS_TIME
             && let Some((vm, call, wait, answer)) = self.answers.pop_front()
         {
             self.resume(vm, call, wait, answer);

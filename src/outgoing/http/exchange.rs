@@ -105,7 +105,8 @@ impl Client {
             let is_reused = idle.is_some();
             let mut connection = match idle.take() {
                 Some(connection) => connection,
-                None => self.connect(&key, deadline).await?,
+                // In a box: most requests need none, and each has room for what it may do.
+                None => Box::pin(self.connect(&key, deadline)).await?,
             };
             let sending = send(&mut connection, self.written(request, url)?);
             let begun = match timeout_at(deadline, sending).await {

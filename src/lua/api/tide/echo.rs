@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::lua::api::module::{Body, Caller, Entry, Module};
-use crate::wait::{Fault, Job, Told, Value};
+use crate::wait::{Ends, Fault, Job, Told, Value};
 
 pub(super) const MODULE: Module = Module {
     path: "tide.echo",
@@ -61,6 +61,7 @@ where
     Job {
         name,
         start: Box::new(|told| Box::pin(start(told))),
+        ends: Ends::Itself,
     }
 }
 
