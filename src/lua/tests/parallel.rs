@@ -169,6 +169,51 @@ fn a_long_list_makes_no_more_coroutines_than_run() {
 }
 
 #[test]
+fn many_begin_in_parts_and_other_calls_have_their_turn_between() {
+    let body = "
+        local list = {}
+        for index = 1, 1000 do list[index] = index end
+        local running, most = 0, 0
+        local results = tide.parallel(list, function(value)
+            running = running + 1
+            most = math.max(most, running)
+            tide.sleep(100)
+            running = running - 1
+            return value
+        end, { concurrency = 1000 })
+        assert(most == 1000 and results.n == 1000 and results[999] == 999)";
+    let mut served = Served::new(&handler(body));
+    let mut step = served.f.run();
+    let mut slices = 0;
+    while let Step::Waits(call, waits) = step {
+        assert!(waits.begun.len() <= 65, "{}", waits.begun.len());
+        slices += usize::from(!waits.begun.is_empty());
+        served.begin(waits);
+        let (wait, answer) = served.next();
+        step = served.f.vm.resume(&served.f.pulse, call, wait, answer);
+    }
+    assert!(matches!(step, Step::Done), "{step:?}");
+    assert_eq!((slices, served.now_ms), (16, 100));
+}
+
+#[test]
+fn a_failure_during_the_pause_gives_it_up() {
+    let body = "
+        local list = {}
+        for index = 1, 100 do list[index] = index end
+        local begun = 0
+        local ok, reason = pcall(tide.parallel, list, function(value)
+            begun = begun + 1
+            if value == 1 then tide.sleep(0) error('first') end
+            tide.sleep(100)
+        end, { concurrency = 100 })
+        assert(not ok and reason:find('first'), reason)
+        assert(begun == 64, begun)
+        tide.sleep(1)";
+    assert_eq!(passes(body), 1);
+}
+
+#[test]
 fn it_nests_and_passes_through_coroutines_and_pcall() {
     let body = "
         local results = tide.parallel({ 1, 2, 3 }, function(outer)

@@ -3,6 +3,7 @@
 
 mod arrays;
 mod authentication;
+mod binary;
 mod connection;
 mod copying;
 mod decode;

@@ -8,6 +8,7 @@
 #![expect(unsafe_code, reason = "C functions for Lua")]
 
 use std::ffi::c_int;
+use std::time::Duration;
 
 use mlua::ffi::{self, lua_KContext, lua_State};
 
@@ -17,7 +18,7 @@ use crate::lua::stack::{bytes_at, push_bytes, type_name};
 use crate::lua::suspend;
 use crate::lua::vm::{coroutine, failure, hook};
 use crate::nearest::suggestion;
-use crate::wait::WaitId;
+use crate::wait::{Wait, WaitId};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "parallel",
@@ -36,6 +37,10 @@ pub(super) const ENTRY: Entry = Entry {
 const OPTIONS: [&str; 1] = ["concurrency"];
 /// A coroutine takes some 1.3 kB of the VM, so a list of a million does not make a million coroutines.
 const CONCURRENCY: i64 = 64;
+/// After so many waits have begun, other calls of the VM have their turn before the next ones begin.
+const BEGUN_MAX: u64 = 64;
+/// In place of the index of a coroutine: the wait is the pause.
+const PAUSE: i64 = -1;
 
 /// The stack of the function.
 const LIST: c_int = 1;
@@ -53,6 +58,8 @@ struct Progress {
     count: i64,
     active: i64,
     concurrency: i64,
+    /// Nothing starts before the pause is over.
+    is_paused: bool,
     /// Its number among what the call does outside.
     ordinal: u64,
 }
@@ -82,6 +89,7 @@ unsafe extern "C-unwind" fn parallel(state: *mut lua_State) -> c_int {
             count,
             active: 0,
             concurrency,
+            is_paused: false,
             ordinal: number(shared),
         });
         go_on(state, shared)
@@ -184,8 +192,18 @@ unsafe fn go_on(state: *mut lua_State, shared: &Shared) -> c_int {
     // SAFETY: the stack is as `parallel` made it.
     unsafe {
         let progress = ffi::lua_touserdata(state, PROGRESS).cast::<Progress>();
-        while (*progress).active < (*progress).concurrency && (*progress).next <= (*progress).count
+        let before = shared.last_wait();
+        while !(*progress).is_paused
+            && (*progress).active < (*progress).concurrency
+            && (*progress).next <= (*progress).count
         {
+            if shared.last_wait().0 - before.0 >= BEGUN_MAX {
+                shared.begin(Wait::Sleep(Duration::ZERO));
+                ffi::lua_pushinteger(state, PAUSE);
+                ffi::lua_rawseti(state, OWNERS, shared.last_wait().0 as i64);
+                (*progress).is_paused = true;
+                break;
+            }
             let index = (*progress).next;
             (*progress).next += 1;
             (*progress).active += 1;
@@ -202,7 +220,7 @@ unsafe fn go_on(state: *mut lua_State, shared: &Shared) -> c_int {
             ffi::lua_xmove(state, inner, if has_each { 3 } else { 1 });
             drive(state, shared, inner, index, if has_each { 2 } else { 0 });
         }
-        if (*progress).active > 0 {
+        if (*progress).active > 0 || (*progress).is_paused {
             suspend::push_token(state);
             return ffi::lua_yieldk(state, 1, 0, Some(answered));
         }
@@ -222,6 +240,12 @@ unsafe extern "C-unwind" fn answered(state: *mut lua_State, _: c_int, _: lua_KCo
         let index = ffi::lua_tointegerx(state, -1, std::ptr::null_mut());
         ffi::lua_pushnil(state);
         ffi::lua_rawseti(state, OWNERS, wait);
+        if index == PAUSE {
+            shared.answer.take();
+            let progress = ffi::lua_touserdata(state, PROGRESS).cast::<Progress>();
+            (*progress).is_paused = false;
+            return go_on(state, shared);
+        }
         ffi::lua_rawgeti(state, COROUTINES, index);
         let inner = ffi::lua_tothread(state, -1);
         ffi::lua_settop(state, PROGRESS);
@@ -301,7 +325,9 @@ unsafe fn drive(
 unsafe fn own_waits_since(outer: *mut lua_State, shared: &Shared, before: WaitId, index: i64) {
     // SAFETY: nothing is borrowed while the table grows, which may raise or run a finalizer.
     unsafe {
-        let mut at = 0;
+        // Their numbers rise.
+        let is_earlier = |(wait, _): &(WaitId, Wait)| wait.0 <= before.0;
+        let mut at = shared.waits.borrow().begun.partition_point(is_earlier);
         loop {
             let wait = {
                 let waits = shared.waits.borrow();
@@ -311,10 +337,8 @@ unsafe fn own_waits_since(outer: *mut lua_State, shared: &Shared, before: WaitId
                 wait.0
             };
             at += 1;
-            if wait > before.0 {
-                ffi::lua_pushinteger(outer, index);
-                ffi::lua_rawseti(outer, OWNERS, wait as i64);
-            }
+            ffi::lua_pushinteger(outer, index);
+            ffi::lua_rawseti(outer, OWNERS, wait as i64);
         }
     }
 }

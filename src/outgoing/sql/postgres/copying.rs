@@ -3,6 +3,7 @@
 use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend::{self, CopyData};
 
+use super::binary;
 use super::connection::Connection;
 use super::encode::copied;
 use super::failed::{Failed, reported};
@@ -29,9 +30,12 @@ impl Connection {
             return self.insert_rows(insert).await;
         }
         let types = self.types(insert).await?;
+        if let Some(rows) = binary::rows(insert, &types) {
+            return self.copy(insert, " (FORMAT binary)", &rows).await;
+        }
         let rows = rows(insert, &types)
             .map_err(|message| Failed::Fault(Fault::new("invalid", message)))?;
-        self.copy(insert, &rows).await
+        self.copy(insert, "", &rows).await
     }
 
     /// The types of the columns, which the server knows.
@@ -47,9 +51,10 @@ impl Connection {
         Ok(known.parameters.to_vec())
     }
 
-    async fn copy(&mut self, insert: &Insert, rows: &[u8]) -> Result<u64, Failed> {
+    /// `form` is the end of the command.
+    async fn copy(&mut self, insert: &Insert, form: &str, rows: &[u8]) -> Result<u64, Failed> {
         let (table, columns) = (insertion::table(&insert.table), insertion::columns(insert));
-        self.begin_command(&format!("COPY {table} ({columns}) FROM STDIN"))?;
+        self.begin_command(&format!("COPY {table} ({columns}) FROM STDIN{form}"))?;
         self.send().await?;
         let mut wrong = None;
         loop {

@@ -127,3 +127,60 @@ fn rows_are_copied_within_a_transaction() {
     let count = fixture.one("SELECT count(*) AS n FROM t", &[]);
     assert_eq!(field(&count, "n"), Value::Integer(0));
 }
+
+#[test]
+fn rows_are_the_same_in_the_binary_form_and_as_text() {
+    let Some(server) = server::shared() else {
+        return;
+    };
+    let fixture = Fixture::new(&settings(server, &server.database()));
+    let columns = "a bool, b smallint, c int, d bigint, e float8, f text, g varchar(9), h char(5), i bytea, j json, \
+                   k jsonb, l timestamp, m timestamptz, n date";
+    let values = |number: i64| {
+        let odd = Value::Table(vec![(text("a"), Value::Number(0.5))]);
+        vec![
+            Value::Boolean(number == 0),
+            Value::Integer(-number),
+            Value::Integer(i64::from(i32::MIN) + number),
+            Value::Integer(i64::MAX - number),
+            Value::Number(0.1 + number as f64),
+            text("a\tb\\N\u{1F600}"),
+            text("\\."),
+            text("ab"),
+            Value::Bytes(b"\0\\\n\xff".as_slice().into()),
+            text("{\"a\": 1}"),
+            odd,
+            Value::Integer(-1 - number),
+            Value::Integer(1_709_210_096_789),
+            Value::Integer(-86_400_001 + number),
+        ]
+    };
+    let rows = || (0..3).map(values).chain([vec![Value::Null; 14]]);
+    let put = |table: &str, more: Option<Value>| {
+        let mut columns: Vec<_> = ('a'..='n').map(String::from).collect();
+        columns.extend(more.is_some().then(|| "o".to_owned()));
+        let rows = rows().map(|row| row.into_iter().chain(more.clone()).collect());
+        let insert = Insert {
+            table: vec![table.to_owned()],
+            columns,
+            rows: rows.collect(),
+            on_conflict: None,
+        };
+        let put = fixture.ended(fixture.begin(Work::Insert(insert)));
+        assert_eq!(put, Ok(Value::Integer(4)));
+    };
+    fixture.execute(&format!("CREATE TABLE t ({columns})"), &[]);
+    put("t", None);
+    // `numeric` has no binary form.
+    fixture.execute(&format!("CREATE TABLE u ({columns}, o numeric)"), &[]);
+    put("u", Some(Value::Integer(1)));
+    let all = "SELECT a, b, c, d, e, f, g, h, i, j::text, k, l, m, n";
+    let differs = format!("SELECT count(*) AS n FROM ({all} FROM t EXCEPT ALL {all} FROM u) x");
+    let count = fixture.one(&differs, &[]);
+    assert_eq!(field(&count, "n"), Value::Integer(0));
+    let count = fixture.one(
+        "SELECT count(*) AS n FROM t WHERE d IS NULL OR length(g) = 2",
+        &[],
+    );
+    assert_eq!(field(&count, "n"), Value::Integer(4));
+}
