@@ -56,9 +56,19 @@ fn one(words: &mut Words<'_>, allowed: &[String]) -> bool {
     is_met
 }
 
+/// The platform of this machine, as cargo calls it.
+fn host() -> String {
+    let output = Command::new("rustc").arg("-vV").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    host.expect("rustc tells its host").to_owned()
+}
+
+/// Those of this platform: a build has fetched no others.
 fn packages() -> Vec<serde_json::Value> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--locked", "--offline", "--format-version", "1"])
+        .args(["--filter-platform", &host()])
         .current_dir(root())
         .output()
         .unwrap();
