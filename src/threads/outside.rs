@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::io;
-use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,8 +14,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use crate::log::log;
 use crate::wait::{Answer, Cancel, Ends, Fault, Job, Reply};
 
-/// The most threads of the runtime.
-const THREADS_MAX: usize = 4;
+/// Threads of the runtime: they mostly wait for sockets, and compute little.
+const THREADS: usize = 2;
 /// The grace period of a job that was told to end.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -137,20 +136,13 @@ impl Outside {
         cancel
     }
 
-    /// Half of the cores: workers and librdkafka have the others. With more threads than that, those that take turns on
-    /// a core hand sockets and wakers to each other, which costs more than it brings.
-    fn threads() -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        (cores / 2).clamp(1, THREADS_MAX)
-    }
-
     fn handle(&self) -> io::Result<Handle> {
         let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runtime) = &*runtime {
             return Ok(runtime.handle().clone());
         }
         let made = Builder::new_multi_thread()
-            .worker_threads(Self::threads())
+            .worker_threads(THREADS)
             .thread_name("outside")
             .enable_all()
             .build()?;
