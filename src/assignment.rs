@@ -4,7 +4,7 @@
 mod starts;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
@@ -74,6 +74,8 @@ pub(crate) struct Partition {
     pub(crate) inbox: Arc<Mailbox<ToConsumer>>,
     /// `OVER`, `HELD` and `RESTS`: one read tells a worker all of them.
     state: AtomicU8,
+    /// Messages below this offset were left when the epoch began: those around them were finished.
+    left_below: AtomicI64,
     blocked: Mutex<Option<Blocked>>,
     client: Arc<kafka::Client>,
 }
@@ -386,6 +388,7 @@ impl Partition {
             is_exactly_once: of.is_exactly_once,
             inbox: of.inbox,
             state: AtomicU8::new(0),
+            left_below: AtomicI64::new(0),
             blocked: Mutex::default(),
             client: of.client,
         }
@@ -411,6 +414,14 @@ impl Partition {
 
     pub(crate) fn rests(&self) -> bool {
         self.state.load(Ordering::Acquire) & RESTS != 0
+    }
+
+    pub(crate) fn set_left_below(&self, offset: i64) {
+        self.left_below.store(offset, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_left(&self, offset: i64) -> bool {
+        offset < self.left_below.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_over(&self) -> bool {

@@ -229,6 +229,9 @@ impl Consumer {
                 ranges = finished.ranges.len(),
                 "messages beyond the committed offset are finished already"
             );
+            if let Some(last) = finished.ranges.last() {
+                held.epoch.partition.set_left_below(last.end);
+            }
             held.epoch.tracker.seed(finished);
             let changes = held.epoch.tracker.changes();
             held.epoch.committed_changes = held.epoch.committed_changes.and(Some(changes));

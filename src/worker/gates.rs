@@ -331,15 +331,17 @@ impl Gates {
         }
     }
 
-    /// A run of this listener failed.
-    pub(super) fn failed(&mut self, listener: usize, id: LaneId) {
+    /// A run of this listener failed. `is_left`: of a message that was left when its partition came. Mostly those are
+    /// left that fail, so a row of them says nothing of the listener.
+    pub(super) fn failed(&mut self, listener: usize, id: LaneId, is_left: bool) {
         let now = self.clock.now();
         self.flush(now);
         let Some(one) = self.listeners.get_mut(listener) else {
             return;
         };
-        if !one.breaker.is_closed() && one.probe != Some(id) {
-            // The run began before the breaker opened.
+        let is_closed = one.breaker.is_closed();
+        // Or the run began before the breaker opened.
+        if is_closed && is_left || !is_closed && one.probe != Some(id) {
             return;
         }
         one.probe = None;

@@ -156,7 +156,10 @@ impl Worker {
             return Stage::Due;
         }
         if let Some(number) = head.number() {
-            self.gates.failed(number, head.id());
+            // What is away says nothing of the message, whichever it is.
+            let offset = head.lane.message.offset();
+            let is_left = failure.kind != FailureKind::Away && head.slot.partition.is_left(offset);
+            self.gates.failed(number, head.id(), is_left);
         }
         if failure.kind == FailureKind::Away
             && listener.retry.infrastructure == Infrastructure::Wait

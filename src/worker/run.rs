@@ -354,7 +354,8 @@ impl Worker {
             turn.kept.push(key);
             return Next::LaneBlocked;
         }
-        let failed = head.progress().failing_since.is_some();
+        let failed = head.progress().failing_since.is_some()
+            || head.slot.partition.is_left(head.lane.message.offset());
         if let Gate::Wait = self.gates.gate(listener, id, failed) {
             self.end_alone(id);
             head.progress().stage = Stage::Held;

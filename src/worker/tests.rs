@@ -23,6 +23,7 @@ use crate::crash::journal::Journal;
 use crate::lua::Watchdog;
 use crate::lua::control::Holdable as _;
 use crate::message::OwnedRecord;
+use crate::rules::breaker;
 use crate::rules::offsets::Moved;
 use crate::telemetry::status::Pause;
 use crate::threads::progress::Progress;
@@ -302,6 +303,23 @@ fn an_open_breaker_lets_a_probe_pass_after_its_pause() {
     );
     fixture.send(&["a"]);
     assert_eq!(fixture.finish(), Duration::from_millis(63_500));
+}
+
+/// Behind a restart, the messages are left that fail: the breaker waits for others. The last one opens it.
+#[test]
+fn messages_that_were_left_open_no_breaker() {
+    for (left, is_closed) in [(7, true), (0, false)] {
+        let mut fixture = Fixture::new(
+            "retry = { initialDelay = \"1s\", multiplier = 1.0, jitter = 0.0 }\nordering = \"none\"\n\
+             breaker = { failureRatio = 0.5, minimumRuns = 4, window = \"10s\", pause = \"1m\", probes = 1 }",
+            "return function() error('hopeless') end",
+        );
+        fixture.partition.set_left_below(left);
+        fixture.send(&["a", "b", "c", "d", "e", "f", "g"]);
+        fixture.pass(Duration::from_secs(4));
+        let found = fixture.worker.gates.states().next().unwrap().breaker;
+        assert_eq!(matches!(found, breaker::State::Closed), is_closed, "{left}");
+    }
 }
 
 /// 4 a second: a run each 250 ms. The third run, a retry, counts too.
