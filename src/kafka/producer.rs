@@ -365,6 +365,11 @@ impl Failure {
         self.code.map_or(Refusal::Transient, Refusal::of)
     }
 
+    /// Whether librdkafka has given the record up, which may be written.
+    pub(crate) fn is_timeout(&self) -> bool {
+        self.code == Some(Code::MessageTimedOut)
+    }
+
     /// Whether the record would be refused again, until somebody changes the topic or the rights of this user.
     pub(crate) fn is_for_good(&self) -> bool {
         let is_forbidden = matches!(

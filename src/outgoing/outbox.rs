@@ -5,6 +5,7 @@
 //! must not depend on the meaning of the records.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -58,10 +59,59 @@ pub(crate) struct Outbox {
 #[derive(Default)]
 struct Producers {
     is_closed: bool,
-    together: Option<Arc<Producer>>,
-    alone: Option<Arc<Producer>>,
+    together: Option<Open>,
+    alone: Option<Open>,
     /// A thread drops the failed producers: the drop waits, and a sender must not wait.
     buried: Vec<Handle>,
+}
+
+#[derive(Clone)]
+struct Open {
+    producer: Arc<Producer>,
+    trust: Arc<Trust>,
+}
+
+impl Open {
+    fn may_be_used(&self) -> bool {
+        !self.producer.is_dead() && !self.trust.is_lost.load(Ordering::Relaxed)
+    }
+}
+
+/// Whether acknowledgements of a producer count.
+///
+/// An idempotent librdkafka numbers the records behind one that it has given up as if that one had never been. The
+/// broker may have written it nevertheless, takes the next one for a repetition, and says so, which librdkafka tells as
+/// an acknowledgement (<https://github.com/confluentinc/librdkafka/issues/4134>). Two dead letters were lost that way.
+#[derive(Default)]
+struct Trust {
+    is_lost: AtomicBool,
+}
+
+impl Trust {
+    /// The answer, or why it does not count: the record is sent again, by another producer.
+    fn judge(
+        &self,
+        answer: Result<Acknowledged, Failure>,
+        topic: &str,
+    ) -> Result<Acknowledged, Judged> {
+        match answer {
+            Ok(_) if self.is_lost.load(Ordering::Relaxed) => Err(Judged::Uncertain(format!(
+                "topic `{topic}`: acknowledged behind a record that was given up, so it may not be written"
+            ))),
+            Ok(acknowledged) => Ok(acknowledged),
+            Err(failure) => {
+                if failure.is_timeout() {
+                    self.is_lost.store(true, Ordering::Relaxed);
+                }
+                Err(Judged::Failed(failure))
+            }
+        }
+    }
+}
+
+enum Judged {
+    Failed(Failure),
+    Uncertain(String),
 }
 
 impl Outbox {
@@ -87,8 +137,8 @@ impl Outbox {
     }
 
     fn send_by(self: &Arc<Self>, way: Way, record: Outgoing, then: Then) {
-        let producer = match self.producer(way) {
-            Ok(producer) => producer,
+        let open = match self.open(way) {
+            Ok(open) => open,
             Err(error) => {
                 let sentence = format!("topic `{}`: {error:#}", record.topic);
                 return then(Err(Refused::Other(sentence)));
@@ -96,11 +146,13 @@ impl Outbox {
         };
         let record = Arc::new(record);
         let (outbox, sent) = (self.clone(), record.clone());
-        let then = move |answer: Result<Acknowledged, Failure>| match answer {
+        let trust = open.trust;
+        let then = move |answer| match trust.judge(answer, &sent.topic) {
             Ok(acknowledged) => then(Ok(acknowledged)),
-            Err(failure) => outbox.failed(way, sent, &failure, then),
+            Err(Judged::Uncertain(sentence)) => then(Err(Refused::Other(sentence))),
+            Err(Judged::Failed(failure)) => outbox.failed(way, sent, &failure, then),
         };
-        producer.send_then(&record, Box::new(then));
+        open.producer.send_then(&record, Box::new(then));
     }
 
     fn failed(self: &Arc<Self>, way: Way, record: Arc<Outgoing>, failure: &Failure, then: Then) {
@@ -118,7 +170,7 @@ impl Outbox {
         }
     }
 
-    fn producer(&self, way: Way) -> Result<Arc<Producer>> {
+    fn open(&self, way: Way) -> Result<Open> {
         let mut producers = self.lock();
         if producers.is_closed {
             anyhow::bail!("not sent, as the consumer is closing");
@@ -128,7 +180,7 @@ impl Outbox {
             Way::Alone => &mut producers.alone,
         };
         match slot {
-            Some(producer) if !producer.is_dead() => return Ok(producer.clone()),
+            Some(open) if open.may_be_used() => return Ok(open.clone()),
             _ => {}
         }
         let producer = Arc::new(Producer::with(&producer::Settings {
@@ -140,7 +192,11 @@ impl Outbox {
             extra: &PROPERTIES,
             numbers: None,
         })?);
-        if let Some(dead) = slot.replace(producer.clone()) {
+        let open = Open {
+            producer,
+            trust: Arc::default(),
+        };
+        if let Some(dead) = slot.replace(open.clone()) {
             producers.buried.retain(|thread| !thread.has_ended());
             let name = format!("outbox-{}", self.name);
             let thread = self
@@ -151,7 +207,7 @@ impl Outbox {
                 })?;
             producers.buried.push(thread);
         }
-        Ok(producer)
+        Ok(open)
     }
 
     /// Waits for the answers until `deadline`. Then every record without an answer is refused, and so is every later
@@ -163,8 +219,8 @@ impl Outbox {
             let open = [producers.together.take(), producers.alone.take()];
             (open, std::mem::take(&mut producers.buried))
         };
-        for producer in open.into_iter().flatten() {
-            producer.close(deadline);
+        for open in open.into_iter().flatten() {
+            open.producer.close(deadline);
         }
         for thread in buried {
             thread.join(deadline);
@@ -280,6 +336,40 @@ mod tests {
         answer(&outbox, letter(0, "k")).unwrap();
     }
 
+    #[test]
+    fn behind_a_record_that_was_given_up_no_acknowledgement_counts() {
+        let broker = Broker::start().unwrap();
+        broker.create_topic("dead", 1).unwrap();
+        let outbox = outbox(broker.address(), &[]);
+        let acknowledged = answer(&outbox, letter(0, "k")).unwrap();
+        let first = outbox.open(Way::Together).unwrap();
+        assert!(first.trust.judge(Ok(acknowledged), "dead").is_ok());
+
+        let away = producer::Producer::new(
+            &BTreeMap::from([(
+                "bootstrap.servers".to_owned(),
+                Value {
+                    text: "127.0.0.1:1".to_owned(),
+                    secret: false,
+                },
+            )]),
+            Duration::from_millis(100),
+        )
+        .unwrap();
+        let (sender, receiver) = mpsc::channel();
+        let then = move |answer| sender.send(answer).unwrap();
+        away.send_then(&letter(0, "k"), Box::new(then));
+        let given_up = receiver.recv_timeout(Duration::from_secs(40)).unwrap();
+        let judged = first.trust.judge(given_up, "dead");
+        assert!(matches!(judged, Err(Judged::Failed(failure)) if failure.is_timeout()));
+
+        let judged = first.trust.judge(Ok(acknowledged), "dead");
+        assert!(matches!(judged, Err(Judged::Uncertain(_))));
+        answer(&outbox, letter(0, "k")).unwrap();
+        let second = outbox.open(Way::Together).unwrap();
+        assert!(!Arc::ptr_eq(&first.producer, &second.producer));
+    }
+
     /// What became of a record with a timestamp of its own after each request was answered with the next of `codes`.
     #[track_caller]
     fn answer_after(codes: &[Code]) -> Result<Acknowledged, Refused> {
@@ -352,7 +442,9 @@ mod tests {
         let (endings, mut heard) = tokio::sync::mpsc::unbounded_channel();
         let outbox = outbox_of(broker.address(), &[], &Supervisor::new(endings));
         answer(&outbox, letter(0, "k")).unwrap();
-        outbox.lock().together.as_ref().unwrap().end_for_good();
+        let open = outbox.lock().together.clone().unwrap();
+        open.producer.end_for_good();
+        drop(open);
         answer(&outbox, letter(0, "k")).unwrap();
         assert_eq!(outbox.lock().buried.len(), 1);
         outbox.close(Instant::now() + Duration::from_secs(20));
