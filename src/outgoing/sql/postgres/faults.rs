@@ -40,9 +40,11 @@ pub(super) fn read(body: &ErrorResponseBody) -> Reported {
     reported
 }
 
-/// `COPY t, line 3, column a: "…"`.
+/// `COPY t, line 3, column a: "…"`. The context of a document within the row comes before it, and has lines of its own.
 fn line(context: &str) -> Option<usize> {
-    let (_, rest) = context.split_once(", line ")?;
+    let mut lines = context.lines();
+    let own = lines.find(|line| line.starts_with("COPY "))?;
+    let (_, rest) = own.split_once(", line ")?;
     let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
     digits.parse().ok()
 }
@@ -157,6 +159,13 @@ mod tests {
             ("constraint", string("orders_pkey")),
         ];
         assert_eq!(fault.fields, fields);
+    }
+
+    #[test]
+    fn the_row_of_a_copy_is_not_the_line_of_a_document_in_it() {
+        let copied = "JSON data, line 1: ada\nCOPY orders, line 3, column body: \"ada\"";
+        assert_eq!(line(copied), Some(3));
+        assert_eq!(line("JSON data, line 1: ada"), None);
     }
 
     #[test]
