@@ -29,10 +29,6 @@ pub(crate) const PROTOCOLS: [Protocol; 3] =
 /// A member that was frozen for longer than this is no member any more.
 pub(crate) const SESSION: Duration = Duration::from_secs(6);
 
-/// Behind an outage the messages are left that fail on purpose: all but they are finished beyond the position. The usual
-/// breaker sees twenty failures in a row, and holds the partition for longer than it may stand still.
-const BREAKER: &str = "breaker = { minimumRuns = 1000 }\n";
-
 /// A worker that panics leaves another one that has to drain.
 const SECTIONS: &str =
     "[http]\nlisten = \"127.0.0.1:0\"\n[lua]\nworkers = 2\n[daemon]\ndrainDeadline = \"5s\"";
@@ -181,8 +177,7 @@ impl Fleet {
             + "runConfig = { autoCommitInterval = \"500ms\" }\n"
             + &format!("limits = {{ timeout = \"{TIMEOUT}\", blocking = \"{TIMEOUT}\" }}\n")
             + "retry = { attempts = 5, initialDelay = 20, maxDelay = \"200ms\" }\n"
-            + "deadLetter = { topic = \"{topic}.dead\", maxPerMinute = 60000 }\n"
-            + BREAKER;
+            + "deadLetter = { topic = \"{topic}.dead\", maxPerMinute = 60000 }\n";
         let side = self
             .side_topic
             .iter()
@@ -203,7 +198,6 @@ impl Fleet {
         let group = self.copying_group();
         from_beginning("copies", &self.topic, "copies")
             + &format!("consumer = \"copies\"\nordering = \"{ordering}\"\n")
-            + BREAKER
             + "retry = { initialDelay = 20, maxDelay = \"200ms\" }\n"
             + &format!("[consumers.copies]\ngroupId = \"{group}\"\nexactlyOnce = true\n")
             + "transaction = { interval = \"1s\", timeout = \"10s\" }\n"
