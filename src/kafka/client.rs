@@ -20,7 +20,7 @@ use rdkafka_sys as sys;
 use super::callbacks::{self, Bell, Event, LOG_LEVEL_MIN, Shared};
 use super::list::{self, List};
 use super::{Error, Message, TopicPartition, message};
-use crate::message::prefetch::prefetch as prefetch_bytes;
+use crate::message::prefetch;
 
 pub(crate) struct Client {
     pub(super) rk: NonNull<sys::rd_kafka_t>,
@@ -445,7 +445,7 @@ fn prefetch(messages: &[*mut sys::rd_kafka_message_t]) {
     if let Some(message) = at(HEADERS_AHEAD) {
         // SAFETY: a message of the batch that has not been handed out is alive; the prefetched bytes are not read.
         let (value, len) = unsafe { (message.as_ref().payload, message.as_ref().len) };
-        prefetch_bytes(value.cast::<u8>().wrapping_add(len), 1);
+        prefetch::prefetch(value.cast::<u8>().wrapping_add(len), 1);
     }
 }
 

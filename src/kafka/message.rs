@@ -9,7 +9,7 @@ use std::ptr::{self, NonNull};
 
 use rdkafka_sys as sys;
 
-use crate::message::prefetch::prefetch;
+use crate::message::prefetch::{prefetch, prefetch_bytes};
 use crate::message::{EachHeader, OwnedRecord, Record};
 
 /// A message taken from a partition. It must be dropped before its client is: an owner of messages also owns the
@@ -21,8 +21,6 @@ const BEFORE: usize = 128;
 const FROM: usize = 256;
 /// The smallest page size of any Linux.
 const PAGE: usize = 4096;
-/// In a long value, the processor soon predicts the next bytes by itself.
-const BYTES_AHEAD: usize = 512;
 
 /// What librdkafka allocates for one message, and the entries of trackers, lanes and queues.
 const BOOKKEEPING: usize = 640;
@@ -80,7 +78,7 @@ impl Message {
     /// Prefetches the bytes of the message. Its description should have arrived.
     pub(crate) fn prefetch_bytes(&self) {
         if let Some(value) = self.value() {
-            prefetch(value.as_ptr(), value.len().min(BYTES_AHEAD));
+            prefetch_bytes(value);
         }
     }
 

@@ -6,6 +6,8 @@
 
 /// Bytes of a cache line of the processor.
 const LINE: usize = 64;
+/// In a long value, the processor soon predicts the next bytes by itself.
+const AHEAD: usize = 512;
 
 /// Gives the processor a hint, not an access: any address is allowed.
 pub(crate) fn prefetch(start: *const u8, len: usize) {
@@ -17,4 +19,9 @@ pub(crate) fn prefetch(start: *const u8, len: usize) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (start, len);
+}
+
+/// The same for bytes that are read from their start on.
+pub(crate) fn prefetch_bytes(bytes: &[u8]) {
+    prefetch(bytes.as_ptr(), bytes.len().min(AHEAD));
 }

@@ -81,7 +81,7 @@ impl Open {
 ///
 /// An idempotent librdkafka numbers the records behind one that it has given up as if that one had never been. The
 /// broker may have written it nevertheless, takes the next one for a repetition, and says so, which librdkafka tells as
-/// an acknowledgement (<https://github.com/confluentinc/librdkafka/issues/4134>). Two dead letters were lost that way.
+/// an acknowledgement (<https://github.com/confluentinc/librdkafka/issues/4134>).
 #[derive(Default)]
 struct Trust {
     is_lost: AtomicBool,

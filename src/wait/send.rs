@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 
 use super::{Fault, Requested};
 use crate::message::Outgoing;
-use crate::message::prefetch::prefetch;
+use crate::message::prefetch::{prefetch, prefetch_bytes};
 
 /// The replicas that must have a record before it is acknowledged, as kafkajs numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,9 +70,6 @@ impl Compression {
         Self::WORDS[self as usize]
     }
 }
-
-/// In a long value, the processor soon predicts the next bytes by itself.
-const VALUE_AHEAD: usize = 512;
 
 /// One, and seldom more: they lie side by side with what holds them.
 pub(crate) type Few<T> = SmallVec<[T; 1]>;
@@ -174,6 +171,20 @@ pub(crate) trait Senders: fmt::Debug + Send + Sync {
     fn emit(&self, requests: Few<Request>, troubled: Troubled) -> Emission;
 }
 
+/// What a call has emitted: the records leave when its handler has returned.
+#[derive(Clone, Debug)]
+pub(crate) struct Emitted {
+    pub(crate) senders: Arc<dyn Senders>,
+    pub(crate) requests: Few<Request>,
+    pub(crate) bytes: usize,
+    /// The bytes of memory that serves another emission after this one; 0: its memory serves none.
+    pub(crate) kept: usize,
+    /// The bytes of the last request.
+    pub(crate) last_bytes: usize,
+    /// The commit that the handler requested after that, without a wait: it follows the acknowledgement.
+    pub(crate) asked: Option<Requested>,
+}
+
 impl Emitted {
     /// Prefetches the emission: it is needed in a moment.
     pub(crate) fn prefetch(one: &Arc<Self>) {
@@ -190,21 +201,7 @@ impl Emitted {
             .first()
             .and_then(|request| request.records.first());
         if let Some(value) = record.and_then(|record| record.value.as_deref()) {
-            prefetch(value.as_ptr(), value.len().min(VALUE_AHEAD));
+            prefetch_bytes(value);
         }
     }
-}
-
-/// What a call has emitted: the records leave when its handler has returned.
-#[derive(Clone, Debug)]
-pub(crate) struct Emitted {
-    pub(crate) senders: Arc<dyn Senders>,
-    pub(crate) requests: Few<Request>,
-    pub(crate) bytes: usize,
-    /// The bytes of memory that serves another emission after this one; 0: its memory serves none.
-    pub(crate) kept: usize,
-    /// The bytes of the last request.
-    pub(crate) last_bytes: usize,
-    /// The commit that the handler requested after that, without a wait: it follows the acknowledgement.
-    pub(crate) asked: Option<Requested>,
 }
